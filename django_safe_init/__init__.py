@@ -1,0 +1,79 @@
+"""Exactly one replica initializes the database; the others wait for it and go on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django_safe_init.version import __version__
+
+if TYPE_CHECKING:
+    from django_safe_init.exceptions import (
+        ConfigurationError,
+        DatabaseUnreachable,
+        InitializationFailed,
+        LeaderFailed,
+        LockLost,
+        MissingPrivilege,
+        SafeInitError,
+        UnfinishedMigration,
+        UnsafeConnection,
+        UnsupportedEngine,
+        ValidationFailed,
+        WaitTimeout,
+    )
+    from django_safe_init.runner import Outcome, initialize
+    from django_safe_init.states import State
+    from django_safe_init.status import Status, get_status, is_ready
+
+#: Where each public name lives. They are imported when first used: this package is itself
+#: imported by `INSTALLED_APPS`, before Django is set up.
+_HOMES = {
+    "runner": ("Outcome", "initialize"),
+    "states": ("State",),
+    "status": ("Status", "get_status", "is_ready"),
+    "exceptions": (
+        "ConfigurationError",
+        "DatabaseUnreachable",
+        "InitializationFailed",
+        "LeaderFailed",
+        "LockLost",
+        "MissingPrivilege",
+        "SafeInitError",
+        "UnfinishedMigration",
+        "UnsafeConnection",
+        "UnsupportedEngine",
+        "ValidationFailed",
+        "WaitTimeout",
+    ),
+}
+
+__all__ = [
+    "ConfigurationError",
+    "DatabaseUnreachable",
+    "InitializationFailed",
+    "LeaderFailed",
+    "LockLost",
+    "MissingPrivilege",
+    "Outcome",
+    "SafeInitError",
+    "State",
+    "Status",
+    "UnfinishedMigration",
+    "UnsafeConnection",
+    "UnsupportedEngine",
+    "ValidationFailed",
+    "WaitTimeout",
+    "__version__",
+    "get_status",
+    "initialize",
+    "is_ready",
+]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

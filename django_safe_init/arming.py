@@ -1,0 +1,134 @@
+"""Django's connections during a run: direct, unpooled, marked with the work key, and led."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
+
+from django_safe_init.connections import make_wrapper, protect
+from django_safe_init.exceptions import ConfigurationError, LockLost, UnsafeConnection
+from django_safe_init.locks.postgresql import LeaderLock, holders_sql
+
+_registry: dict[str, ArmedConnections] = {}
+_registry_lock = threading.Lock()
+
+
+def _present(alias: str) -> BaseDatabaseWrapper | None:
+    """This thread's wrapper of the alias, if it has one."""
+    wrapper: BaseDatabaseWrapper | None = getattr(connections._connections, alias, None)
+    return wrapper
+
+
+def require_no_transaction(alias: str) -> None:
+    """Raise `ConfigurationError` inside `transaction.atomic()`: the run would not see its work."""
+    wrapper = _present(alias)
+    if wrapper is not None and wrapper.in_atomic_block:
+        raise ConfigurationError(
+            f"The database {alias!r} cannot be initialized inside transaction.atomic(): "
+            "the work happens on a connection of its own. Call it outside."
+        )
+
+
+class ArmedConnections:
+    """While open, each connection that the run makes to the alias can be fenced off.
+
+    Every such connection takes the work key *before* it looks whether this process still
+    leads. A successor takes the leader lock *before* it ends the holders of the work key. So
+    a connection that a successor does not see cannot believe that its process leads.
+
+    The run's threads are the one that entered and those started later; what other threads of
+    the process do with the alias is none of its business.
+    """
+
+    def __init__(self, alias: str, lock: LeaderLock, direct: Mapping[str, Any] | None) -> None:
+        self.alias = alias
+        self.lock = lock
+        self.direct = direct
+        self._process = os.getpid()
+        self._leader_pid = lock.session.raw.info.backend_pid
+        self._strangers = weakref.WeakSet(
+            thread for thread in threading.enumerate() if thread is not threading.current_thread()
+        )
+
+    def __enter__(self) -> BaseDatabaseWrapper:
+        self._previous = _present(self.alias)
+        with _registry_lock:
+            _registry[self.alias] = self
+            # The only way to the connections of threads that a migration starts: those are
+            # made by the handler, from settings that may name a pool or a pooler.
+            connections.create_connection = _create_connection  # type: ignore[method-assign]
+        connection_created.connect(self._arm)
+        self._wrapper = make_wrapper(self.alias, self.direct)
+        connections[self.alias] = self._wrapper
+        return self._wrapper
+
+    def __exit__(self, *exc_info: object) -> None:
+        connection_created.disconnect(self._arm)
+        with _registry_lock:
+            del _registry[self.alias]
+            if not _registry:
+                del connections.create_connection  # type: ignore[method-assign]
+        self._wrapper.close()
+        if self._previous is None:
+            del connections[self.alias]
+        else:
+            connections[self.alias] = self._previous
+
+    def covers(self, thread: threading.Thread) -> bool:
+        """Whether what this thread does belongs to the run."""
+        return thread not in self._strangers
+
+    def _arm(self, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
+        if connection.alias != self.alias or not self.covers(threading.current_thread()):
+            return
+        raw = connection.connection
+        try:
+            self._require_own_server_session(raw)
+            protect(raw)
+            psycopg.ClientCursor(raw).execute(
+                "SELECT pg_try_advisory_lock_shared(%s)", [self.lock.work_key]
+            )
+            self._verify(raw)
+            if not raw.autocommit:
+                raw.commit()
+        except BaseException:
+            # Django leaves a connection whose receiver raised open and usable.
+            raw.close()
+            connection.connection = None
+            raise
+
+    def _require_own_server_session(self, raw: psycopg.Connection[Any]) -> None:
+        [(pid,)] = psycopg.ClientCursor(raw).execute("SELECT pg_backend_pid()").fetchall()
+        if pid != raw.info.backend_pid and self.direct is None:
+            raise UnsafeConnection(
+                f"A connection to {self.alias!r} goes through a connection pooler. "
+                'Name the server itself in SAFE_INIT["DIRECT"].'
+            )
+
+    def _verify(self, raw: psycopg.Connection[Any]) -> None:
+        if os.getpid() == self._process:
+            self.lock.verify()
+            return
+        # A forked child is cut off from the leader session; it can still see who leads.
+        cursor = psycopg.ClientCursor(raw).execute(
+            f"SELECT 1 WHERE %(leader)s IN ({holders_sql('key')})",
+            {"leader": self._leader_pid, "key": self.lock.key},
+        )
+        if cursor.fetchone() is None:
+            raise LockLost("The process that started this one no longer leads.")
+
+
+def _create_connection(alias: str) -> BaseDatabaseWrapper:
+    armed = _registry.get(alias)
+    if armed is not None and armed.covers(threading.current_thread()):
+        return make_wrapper(alias, armed.direct)
+    wrapper: BaseDatabaseWrapper = type(connections).create_connection(connections, alias)
+    return wrapper

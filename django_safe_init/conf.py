@@ -1,0 +1,182 @@
+"""The settings of this package: `SAFE_INIT` in the project's settings, every key with a default."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from django.conf import settings as django_settings
+
+from django_safe_init.exceptions import ConfigurationError
+
+MODES = ("self", "external", "off")
+MODE_VARIABLE = "DB_INIT_MODE"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """`SAFE_INIT` as it is now. Durations are in seconds."""
+
+    #: Who initializes: "self", "external" (somebody else) or "off". The environment
+    #: variable `DB_INIT_MODE` wins.
+    mode: str = "self"
+    #: Whether to work inside Django's test environment too.
+    in_tests: bool = False
+    #: The aliases that `safe_migrate` initializes.
+    databases: tuple[str, ...] = ("default",)
+    #: Tells projects apart that share one database.
+    lock_key: str | None = None
+    #: "auto", or "none" to accept an engine without a lock.
+    lock: str = "auto"
+    #: Per alias, settings that reach the server without a transaction pooler.
+    direct: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    #: How often to try to reach the server.
+    connect_attempts: int = 10
+    #: The longest pause between two attempts.
+    connect_max_wait: float = 30
+    #: How long one attempt may take.
+    connect_timeout: float = 10
+    #: How long to wait for a leader that makes no progress.
+    wait_timeout: float = 600
+    #: How long to wait in all; `None` for no limit.
+    max_wait: float | None = None
+    #: How often a leader that lost its lock or its connection starts over.
+    restarts: int = 3
+    #: What to do with a non-atomic migration that was interrupted: "rerun" or "report".
+    unfinished: str = "rerun"
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something wrong in `SAFE_INIT`: what it is, and what to do."""
+
+    kind: str
+    message: str
+    hint: str
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_names(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and bool(value)
+        and all(isinstance(item, str) for item in value)
+    )
+
+
+def _is_direct(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        isinstance(alias, str) and isinstance(entry, Mapping) for alias, entry in value.items()
+    )
+
+
+def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
+    return lambda value: value in choices, "one of " + ", ".join(f'"{c}"' for c in choices)
+
+
+_DURATION: tuple[Callable[[Any], bool], str] = (
+    lambda value: _is_number(value) and value > 0,
+    "a positive number of seconds",
+)
+
+#: What each key may hold, and the words for it.
+RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "MODE": _one_of(*MODES),
+    "IN_TESTS": (lambda value: isinstance(value, bool), "True or False"),
+    "DATABASES": (_is_names, "a list of database aliases"),
+    "LOCK_KEY": (lambda value: value is None or isinstance(value, str), "a string or None"),
+    "LOCK": _one_of("auto", "none"),
+    "DIRECT": (_is_direct, "a dictionary of alias to connection settings"),
+    "CONNECT_ATTEMPTS": (lambda value: _is_count(value) and value > 0, "a positive integer"),
+    "CONNECT_MAX_WAIT": _DURATION,
+    "CONNECT_TIMEOUT": _DURATION,
+    "WAIT_TIMEOUT": _DURATION,
+    "MAX_WAIT": (
+        lambda value: value is None or (_is_number(value) and value > 0),
+        "a positive number of seconds or None",
+    ),
+    "RESTARTS": (_is_count, "an integer, 0 or more"),
+    "UNFINISHED": _one_of("rerun", "report"),
+}
+
+
+def problems() -> Iterator[Problem]:
+    """What is wrong in `SAFE_INIT` and in `DB_INIT_MODE`; nothing when all is well."""
+    raw = getattr(django_settings, "SAFE_INIT", {})
+    if not isinstance(raw, Mapping):
+        yield Problem("type", "SAFE_INIT is not a dictionary.", "Write SAFE_INIT = {}.")
+        return
+    for key, value in raw.items():
+        if key not in RULES:
+            yield Problem(
+                "unknown",
+                f"SAFE_INIT has an unknown key {key!r}.",
+                "Known keys: " + ", ".join(sorted(RULES)) + ".",
+            )
+        elif not RULES[key][0](value):
+            yield Problem(
+                "type",
+                f"SAFE_INIT[{key!r}] is {value!r}.",
+                f"It must be {RULES[key][1]}.",
+            )
+        else:
+            yield from _unknown_aliases(key, value)
+    mode = os.environ.get(MODE_VARIABLE)
+    if mode and mode not in MODES:
+        yield Problem(
+            "type",
+            f"The environment variable {MODE_VARIABLE} is {mode!r}.",
+            f"It must be {RULES['MODE'][1]}.",
+        )
+
+
+def _unknown_aliases(key: str, value: Any) -> Iterator[Problem]:
+    if key in ("DATABASES", "DIRECT"):
+        for alias in value:
+            if alias not in django_settings.DATABASES:
+                yield Problem(
+                    "type",
+                    f"SAFE_INIT[{key!r}] names {alias!r}, which is no database of this project.",
+                    "Use an alias of DATABASES: " + ", ".join(django_settings.DATABASES) + ".",
+                )
+
+
+def in_test_environment() -> bool:
+    """Whether Django's test environment is set up in this process."""
+    utils = sys.modules.get("django.test.utils")  # importing it would cost every start
+    return utils is not None and hasattr(utils._TestState, "saved_data")
+
+
+def effective_mode(settings: Settings, requested: str | None = None) -> str:
+    """The mode to work in; a project's own tests never notice this package."""
+    if in_test_environment() and not settings.in_tests:
+        return "off"
+    if requested is not None and requested not in MODES:
+        raise ConfigurationError(f"There is no mode {requested!r}. Use {RULES['MODE'][1]}.")
+    return requested or settings.mode
+
+
+def get_settings() -> Settings:
+    """The settings as they are now, so that `override_settings` works.
+
+    Raises `ConfigurationError` with the first problem and its remedy.
+    """
+    for problem in problems():
+        raise ConfigurationError(f"{problem.message} {problem.hint}")
+    raw = getattr(django_settings, "SAFE_INIT", {})
+    values = {key.lower(): value for key, value in raw.items()}
+    if mode := os.environ.get(MODE_VARIABLE):
+        values["mode"] = mode
+    if "databases" in values:
+        values["databases"] = tuple(values["databases"])
+    return Settings(**values)

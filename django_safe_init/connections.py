@@ -1,0 +1,325 @@
+"""Dedicated sessions to the server, outside Django's wrappers and outside every pool.
+
+Settings that a session needs are set with SQL after connecting, never as start-up options:
+PgBouncer and RDS Proxy refuse those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import psycopg
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.utils import load_backend
+from psycopg import sql
+
+from django_safe_init.conf import Settings
+from django_safe_init.exceptions import (
+    ConfigurationError,
+    DatabaseUnreachable,
+    UnsupportedEngine,
+    WaitTimeout,
+)
+
+logger = logging.getLogger("django_safe_init")
+
+#: The client's side of noticing a dead network: an error after 5 s instead of two hours.
+KEEPALIVES = {
+    "keepalives": 1,
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+}
+
+#: The server's side: a dead client is noticed, and no time-out of the role ends the session.
+#: One of the two alone is not enough while a statement runs.
+PROTECTION = {
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "transaction_timeout": "0",  # PostgreSQL 17 and newer
+    "client_connection_check_interval": "100ms",
+    "tcp_keepalives_idle": "2",
+    "tcp_keepalives_interval": "1",
+    "tcp_keepalives_count": "3",
+}
+
+#: Read by `Session.read`: a reader never waits long for a table that a migration has locked.
+_READ_LIMITS = "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'; "
+
+_refused_settings: set[str] = set()
+
+
+def one_line(error: BaseException) -> str:
+    """The error's text on one line."""
+    return " ".join(str(error).split())
+
+
+def check_alias(alias: str) -> None:
+    """Raise `ConfigurationError` unless `alias` is a database of this project."""
+    if alias not in connections.settings:
+        raise ConfigurationError(
+            f"There is no database {alias!r} in DATABASES. "
+            f"Use one of: {', '.join(connections.settings)}."
+        )
+
+
+def is_postgresql(alias: str) -> bool:
+    """Whether the alias is a PostgreSQL database by its Django backend."""
+    return str(connections[alias].vendor) == "postgresql"
+
+
+def require_postgresql(alias: str) -> None:
+    """Raise `UnsupportedEngine` unless the alias is a PostgreSQL database."""
+    if not is_postgresql(alias):
+        raise UnsupportedEngine(
+            f"The database {alias!r} is {connections[alias].display_name}, for which there is "
+            "no leader lock. Use PostgreSQL, or accept the risk of concurrent initialization "
+            'with SAFE_INIT = {"LOCK": "none"}.'
+        )
+
+
+def make_wrapper(alias: str, direct: Mapping[str, Any] | None = None) -> BaseDatabaseWrapper:
+    """A new, unpooled Django wrapper of the alias, changed by the settings in `direct`.
+
+    The settings that other code sees are not touched.
+    """
+    values = {**connections.settings[alias], **(direct or {})}
+    options = {**KEEPALIVES, **values["OPTIONS"]}
+    options.pop("pool", None)
+    values["OPTIONS"] = options
+    wrapper: BaseDatabaseWrapper = load_backend(values["ENGINE"]).DatabaseWrapper(values, alias)
+    return wrapper
+
+
+class Session:
+    """One dedicated autocommit connection to the server of an alias.
+
+    Statements are sent with the simple protocol (`ClientCursor`): an extended-protocol
+    statement can keep a snapshot, and a snapshot stops `CREATE INDEX CONCURRENTLY`.
+    Safe to use from several threads. Not usable in a forked child (see `_forget_in_child`).
+    """
+
+    def __init__(self, wrapper: BaseDatabaseWrapper, name: str, connect_timeout: float) -> None:
+        params = wrapper.get_connection_params()
+        for key in ("context", "cursor_factory"):
+            params.pop(key, None)
+        params.update(
+            autocommit=True,
+            prepare_threshold=None,
+            connect_timeout=max(1, round(connect_timeout)),
+            application_name=name,
+        )
+        self.alias = wrapper.alias
+        self.role: str | None = wrapper.settings_dict["OPTIONS"].get("assume_role")
+        self.raw = psycopg.connect(**params, cursor_factory=psycopg.ClientCursor)
+        self._lock = threading.RLock()
+        _sessions.add(self)
+
+    def rows(self, statement: str, params: Mapping[str, Any] | None = None) -> list[Any]:
+        """The rows of the statement (of the last one, if there are several)."""
+        with self._lock:
+            cursor = self.raw.execute(statement, params)  # type: ignore[arg-type]  # own SQL
+            while cursor.nextset():
+                pass
+            return cursor.fetchall() if cursor.description else []
+
+    def read(self, statement: str, params: Mapping[str, Any] | None = None) -> list[Any]:
+        """The rows of a query, within limits that hold for this query alone.
+
+        One message, so one implicit transaction: nothing is left behind in a pooler.
+        """
+        role = f"SET LOCAL ROLE {_quoted(self.role)}; " if self.role else ""
+        return self.rows(_READ_LIMITS + role + statement, params)
+
+    def protect(self) -> None:
+        """Arm the session against dead clients and against the role's time-outs."""
+        protect(self.raw)
+        if self.role:
+            self.rows(f"SET ROLE {_quoted(self.role)}")
+
+    @property
+    def handshake_pid(self) -> int:
+        """The server process that the protocol's handshake named; a pooler invents one."""
+        return self.raw.info.backend_pid
+
+    def behind_pooler(self) -> bool:
+        """Whether another process answers than the handshake named (pgbouncer#945)."""
+        [(pid,)] = self.read("SELECT pg_backend_pid()")
+        return bool(pid != self.handshake_pid)
+
+    def close(self) -> None:
+        """End the session; its advisory locks are free then."""
+        self.raw.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    """Cut a forked child off the parent's sessions.
+
+    A child that closes one would end the parent's session, and a child that keeps the socket
+    open would keep a dead parent's lock.
+    """
+    devnull = os.open(os.devnull, os.O_RDWR)
+    for session in list(_sessions):
+        with contextlib.suppress(psycopg.OperationalError):  # already closed: no socket
+            os.dup2(devnull, session.raw.fileno(), inheritable=False)
+    os.close(devnull)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def _quoted(name: str) -> str:
+    return sql.Identifier(name).as_string(None)
+
+
+def protect(raw: psycopg.Connection[Any]) -> None:
+    """Set `PROTECTION` on a connection. A setting the server refuses is logged once."""
+    known = {
+        name: value
+        for name, value in PROTECTION.items()
+        if name not in _refused_settings
+        and (name != "transaction_timeout" or raw.info.server_version >= 170000)
+    }
+    try:
+        _set_config(raw, known.items())
+    except psycopg.errors.DatabaseError:
+        for item in known.items():
+            _set_or_skip(raw, item)
+
+
+def _set_or_skip(raw: psycopg.Connection[Any], item: tuple[str, str]) -> None:
+    try:
+        _set_config(raw, [item])
+    except (psycopg.errors.DataError, psycopg.errors.ProgrammingError, psycopg.NotSupportedError) as exc:
+        _refused_settings.add(item[0])
+        logger.warning("The server refuses the setting %s: %s", item[0], exc)
+
+
+def _set_config(raw: psycopg.Connection[Any], items: Iterable[tuple[str, str]]) -> None:
+    calls = sql.SQL(", ").join(
+        sql.SQL("set_config({}, {}, false)").format(name, value) for name, value in items
+    )
+    psycopg.ClientCursor(raw).execute(sql.SQL("SELECT ") + calls)
+
+
+class Deadline:
+    """How long all of it may take; `None` seconds for no limit."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
+        self._end = None if seconds is None else time.monotonic() + seconds
+
+    def passed(self) -> bool:
+        """Whether the time is over."""
+        return self._end is not None and time.monotonic() >= self._end
+
+    def clip(self, seconds: float) -> float:
+        """`seconds`, or what is left if that is less."""
+        return seconds if self._end is None else max(0.0, min(seconds, self._end - time.monotonic()))
+
+
+#: The server is there and has no room or no time for us just now (SQLSTATE 53300, 57P03).
+#: libpq gives a connection error no SQLSTATE, so the text has to do; a text in another
+#: language is retried like any other error.
+_BUSY = (
+    "too many clients",
+    "too many connections",
+    "remaining connection slots",
+    "no more connections allowed",
+    "starting up",
+    "shutting down",
+    "not yet accepting connections",
+    "in recovery mode",
+)
+#: Trying again would not help (SQLSTATE class 28, and a role that does not exist).
+_FINAL = (
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "is not permitted to log in",
+    "invalid connection option",
+)
+
+
+def _is_final(text: str) -> bool:
+    return any(part in text for part in _FINAL) or (
+        'role "' in text and '" does not exist' in text
+    )
+
+
+def is_busy(error: psycopg.Error) -> bool:
+    """Whether a failed connection means "wait" and not "broken"."""
+    return any(part in str(error) for part in _BUSY)
+
+
+def connect(
+    wrapper: BaseDatabaseWrapper, settings: Settings, deadline: Deadline, name: str
+) -> Session:
+    """A session, as soon as the server gives one.
+
+    Exponential backoff with jitter for a server that does not answer, flat jitter for one that
+    is full or starting. Raises `DatabaseUnreachable`, or `WaitTimeout` for a full server.
+    """
+    patience = Deadline(settings.wait_timeout)
+    pauses = _backoff(settings)
+    while True:
+        try:
+            return Session(wrapper, name, deadline.clip(settings.connect_timeout))
+        except psycopg.OperationalError as exc:
+            _pause_before_retry(wrapper, exc, pauses, patience, deadline)
+
+
+def _backoff(settings: Settings) -> Iterator[float]:
+    for attempt in range(settings.connect_attempts - 1):
+        yield min(0.5 * 2**attempt, settings.connect_max_wait) * random.uniform(0.75, 1.0)
+
+
+def _pause_before_retry(
+    wrapper: BaseDatabaseWrapper,
+    error: psycopg.OperationalError,
+    pauses: Iterator[float],
+    patience: Deadline,
+    deadline: Deadline,
+) -> None:
+    reason = one_line(error)
+    if _is_final(reason):
+        raise DatabaseUnreachable(
+            f"The server of the database {wrapper.alias!r} refuses us: {reason}. "
+            "Correct USER, PASSWORD or the server's access rules; trying again will not help."
+        ) from error
+    if is_busy(error):
+        if patience.passed() or deadline.passed():
+            raise WaitTimeout(
+                f"The server of the database {wrapper.alias!r} had no connection for us "
+                f"in time: {reason}. Raise max_connections, or start fewer replicas at once."
+            ) from error
+        pause: float | None = random.uniform(0.1, 2.0)
+    else:
+        pause = None if deadline.passed() else next(pauses, None)
+    if pause is None:
+        raise DatabaseUnreachable(
+            f"The database {wrapper.alias!r} cannot be reached: {reason}. "
+            "Check HOST and PORT, and that the server is running."
+        ) from error
+    logger.info("%s: waiting for the server: %s", wrapper.alias, reason)
+    time.sleep(deadline.clip(pause))

@@ -1,0 +1,91 @@
+"""Every error this package raises. The docstring is the message where none is given."""
+
+from __future__ import annotations
+
+
+class SafeInitError(Exception):
+    """The database could not be initialized."""
+
+    #: Exit code of `safe_migrate`.
+    exit_code = 1
+    #: `result` in the JSON of `safe_migrate`.
+    result = "failed"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or self.__doc__)
+
+
+class InitializationFailed(SafeInitError):
+    """The initialization failed.
+
+    `applied` names the migrations that this run finished (they stay), `failed_migration` the
+    one it was in, if any. The cause is in `__cause__`.
+    """
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        applied: tuple[str, ...] = (),
+        failed_migration: str | None = None,
+        run: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.applied = applied
+        self.failed_migration = failed_migration
+        self.run = run
+
+
+class LeaderFailed(InitializationFailed):
+    """The leader that was followed failed; the message holds its reason."""
+
+
+class UnfinishedMigration(InitializationFailed):
+    """A non-atomic migration was interrupted, and `UNFINISHED` is "report"."""
+
+
+class ValidationFailed(InitializationFailed):
+    """The work is done, and the database is not what this build needs."""
+
+
+class ConfigurationError(SafeInitError):
+    """A setting or an argument is wrong."""
+
+    exit_code = 2
+    result = "usage"
+
+
+class UnsafeConnection(SafeInitError):
+    """Advisory locks would not exclude anybody on this connection."""
+
+    exit_code = 2
+    result = "unsafe"
+
+
+class UnsupportedEngine(UnsafeConnection):
+    """This database engine has no lock that this package knows."""
+
+
+class MissingPrivilege(UnsafeConnection):
+    """The role may not do what an initialization must do; the message holds the GRANT."""
+
+
+class WaitTimeout(SafeInitError, TimeoutError):
+    """Gave up waiting."""
+
+    exit_code = 3
+    result = "timeout"
+
+
+class DatabaseUnreachable(SafeInitError, ConnectionError):
+    """The database server cannot be reached."""
+
+    exit_code = 4
+    result = "unreachable"
+
+
+class LockLost(SafeInitError):
+    """The leader lock, or a connection of the run, was lost."""
+
+    exit_code = 5
+    result = "lock_lost"

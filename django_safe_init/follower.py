@@ -1,0 +1,274 @@
+"""Following: wait for the leader at no cost to it, learn how it ended, say what it does.
+
+No wait holds a snapshot, a transaction or a blocking lock call. A follower keeps a connection,
+on which it listens, only while the server has room; otherwise each look is a short connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from enum import Enum, auto
+from typing import Any
+
+import psycopg
+
+from django_safe_init.activity import Activity, leader_activity
+from django_safe_init.build import Build
+from django_safe_init.conf import Settings
+from django_safe_init.connections import Deadline, Session, connect, make_wrapper, one_line
+from django_safe_init.exceptions import LeaderFailed, WaitTimeout
+from django_safe_init.locks import channel
+from django_safe_init.status import Glance, Reader, Reading, RunRow
+
+logger = logging.getLogger("django_safe_init")
+
+#: Half of the server's slots is what all followers together may keep.
+_ROOM = """
+    SELECT (SELECT sum(numbackends) FROM pg_stat_database) * 2
+           <= current_setting('max_connections')::int
+"""
+_SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_DIAGNOSES = 5.0
+_SECONDS_BETWEEN_REMINDERS = 30.0
+
+
+class Verdict(Enum):
+    """What a follower should do next."""
+
+    #: Go on: this build is initialized.
+    READY = auto()
+    #: Try to take the lock: nobody leads, or whoever led has left work to do.
+    TRY = auto()
+
+
+class Watch:
+    """A follower's eyes: one kept session that listens, or short ones where slots are scarce."""
+
+    def __init__(
+        self, alias: str, build: Build, settings: Settings, deadline: Deadline
+    ) -> None:
+        self.alias = alias
+        self.build = build
+        self.settings = settings
+        self.deadline = deadline
+        self.session: Session | None = None
+        self._is_direct = False
+        self._reader: Reader | None = None
+        self._listening = False
+
+    def reader(self) -> Reader:
+        """A reader on the session there is, or on a new one, which may go through a pooler."""
+        if self.session is None:
+            self._open(None)
+        return self._present_reader()
+
+    def direct_reader(self) -> Reader:
+        """A reader on a session that goes straight to the server and may hold a lock."""
+        if self.session is None or not self._is_direct:
+            self.close()
+            self._open(self.settings.direct.get(self.alias))
+            self._is_direct = True
+        return self._present_reader()
+
+    def _open(self, direct: Mapping[str, Any] | None) -> None:
+        wrapper = make_wrapper(self.alias, direct)
+        self.session = connect(wrapper, self.settings, self.deadline, "safe_init waiting")
+
+    def _present_reader(self) -> Reader:
+        assert self.session is not None
+        if self._reader is None:
+            self._reader = Reader(self.session, self.build, self.settings.lock_key)
+        return self._reader
+
+    def pause(self) -> None:
+        """Until the leader says that it has ended, or until it is time to look again."""
+        if self._keep():
+            assert self.session is not None
+            seconds = self.deadline.clip(random.uniform(0.5, 1.0))
+            for _ in self.session.raw.notifies(timeout=seconds, stop_after=1):
+                pass
+        else:
+            self.close()
+            # Most look rarely, since each look costs the server a connection; a few look
+            # often, so that a dead leader is seen.
+            slow = random.random() < 0.875
+            time.sleep(self.deadline.clip(random.uniform(2.0, 3.0) if slow else 0.75))
+
+    def _keep(self) -> bool:
+        if self.session is None:
+            return False
+        if not self._listening:
+            [(room,)] = self.session.read(_ROOM)
+            if not room or self.session.behind_pooler():
+                return False
+            self.session.rows(f"LISTEN {channel(self.settings.lock_key)}")
+            self._listening = True
+        return True
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self.session is not None:
+            self.session.close()
+        self.session = self._reader = None
+        self._listening = self._is_direct = False
+
+
+class Follower:
+    """Waits until there is something to do, or nothing left to do.
+
+    `since` is the newest run when the waiting began: only what happened after that counts.
+    `satisfied` says whether a reading is all that is wanted; `leads` whether this process may
+    lead itself.
+    """
+
+    def __init__(
+        self,
+        watch: Watch,
+        since: RunRow | None,
+        report: Callable[[str], None],
+        *,
+        satisfied: Callable[[Reading], bool],
+        leads: bool,
+        shares_failure: bool = True,
+    ) -> None:
+        self.watch = watch
+        self.since = since
+        self.report = report
+        self.satisfied = satisfied
+        self.leads = leads
+        self.shares_failure = shares_failure
+        self.started = time.monotonic()
+        self._progress = Progress(watch.settings, report)
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long this follower has been waiting."""
+        return time.monotonic() - self.started
+
+    def follow(self) -> Verdict:
+        """Wait for a verdict. Raises `LeaderFailed`, `WaitTimeout` or `DatabaseUnreachable`."""
+        while True:
+            try:
+                verdict = self._look()
+                if verdict is not None:
+                    return verdict
+                self.watch.pause()
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
+                self.watch.pause()
+            except psycopg.OperationalError as exc:
+                logger.info("The server ended a follower's connection: %s", one_line(exc))
+                self.watch.close()
+                time.sleep(random.uniform(0.1, 0.5))
+
+    def _look(self) -> Verdict | None:
+        reader = self.watch.reader()
+        glance = reader.glance()
+        if not (glance.at_work and self.leads):
+            verdict = self.judge(reader.read_carefully())
+            if verdict is not None:
+                return verdict
+        self._progress.note(glance, reader.session)
+        self._progress.check(self.watch.deadline)
+        return None
+
+    def judge(self, reading: Reading) -> Verdict | None:
+        """What a reading means for this process; None to go on waiting."""
+        run = reading.latest
+        if run is not None and not run.open and self._is_news(run):
+            self._raise_shared_failure(run)
+            if self.leads:
+                done = run.outcome == "ready" and self.satisfied(reading)
+                return Verdict.READY if done else Verdict.TRY
+        if not self.leads:
+            return Verdict.READY if self.satisfied(reading) else None
+        return Verdict.TRY if reading.leader_pid is None else None
+
+    def _is_news(self, run: RunRow) -> bool:
+        since = self.since
+        return since is None or run.id > since.id or (run.id == since.id and since.open)
+
+    def _raise_shared_failure(self, run: RunRow) -> None:
+        same_build = run.build == self.watch.build.fingerprint
+        if run.outcome == "failed" and same_build and self.shares_failure:
+            raise LeaderFailed(f"The leader ({run.leader}) failed: {run.error}", run=run.id)
+
+
+class Progress:
+    """Tells a person what the leader does, and when it no longer does anything."""
+
+    def __init__(self, settings: Settings, report: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.report = report
+        self._seen: tuple[object, ...] = ()
+        self._moved = self._told = self._diagnosed = time.monotonic()
+        self._told_news: tuple[object, ...] = ()
+        self._activity: Activity | None = None
+        self._glance = Glance(None, None)
+
+    def note(self, glance: Glance, session: Session) -> None:
+        """Take in what was seen, and say so if it is worth a line."""
+        now = time.monotonic()
+        run = glance.latest
+        self._glance = glance
+        seen = (run.id, run.done, run.message, run.state) if run else (glance.leader_pid,)
+        if seen != self._seen:
+            self._seen = seen
+            self._moved = now
+        if now - self._diagnosed >= _SECONDS_BETWEEN_DIAGNOSES:
+            self._diagnose(session, now)
+        self._tell(now)
+
+    def _diagnose(self, session: Session, now: float) -> None:
+        self._diagnosed = now
+        self._activity = leader_activity(session, self.settings.lock_key)
+        if self._activity.progressing:
+            self._moved = now
+
+    def _tell(self, now: float) -> None:
+        news = (*self._seen, bool(self._activity and self._activity.blockers))
+        silence = now - self._told
+        changed = news != self._told_news and silence >= _SECONDS_BETWEEN_LINES
+        if not self._told_news or changed or silence >= _SECONDS_BETWEEN_REMINDERS:
+            self._told_news, self._told = news, now
+            self.report(self._full(what_the_leader_does(self._glance)))
+
+    def _full(self, line: str) -> str:
+        activity = str(self._activity or "")
+        end = ""
+        if self._activity and self._activity.blockers:
+            end = f". To end it: SELECT pg_terminate_backend({self._activity.blockers[0].pid});"
+        return f"{line}; {activity}{end}" if activity else line
+
+    def check(self, deadline: Deadline) -> None:
+        """Raise `WaitTimeout` when the time for waiting is over."""
+        silence = time.monotonic() - self._moved
+        if deadline.passed():
+            raise WaitTimeout(f"Gave up after {deadline.seconds:g} s. {self._remedy()}")
+        if silence > self.settings.wait_timeout:
+            raise WaitTimeout(
+                f"Gave up: no progress for {self.settings.wait_timeout:g} s. {self._remedy()}"
+            )
+
+    def _remedy(self) -> str:
+        pid = self._glance.leader_pid
+        if pid is None:
+            return "Nobody initializes this database: run `manage.py safe_migrate` somewhere."
+        text = self._full(what_the_leader_does(self._glance))
+        return f"{text}. To end the leader: SELECT pg_terminate_backend({pid});"
+
+
+def what_the_leader_does(glance: Glance) -> str:
+    """One line for a person: who leads, since when, what it does, n of total."""
+    run = glance.latest
+    if run is None or not run.open:
+        if glance.leader_pid is None:
+            return "waiting for somebody to initialize this database"
+        return f"waiting for the leader (backend {glance.leader_pid}), which is starting"
+    step = f" {min(run.done + 1, run.total)}/{run.total}" if run.total else ""
+    return (
+        f"waiting for {run.leader}, leader of run {run.id} for {run.age_seconds:.0f} s: "
+        f"{run.state}{step} {run.message}".rstrip()
+    )

@@ -1,0 +1,232 @@
+"""Leading: take over, do the work, record it, let go."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from django_safe_init.arming import ArmedConnections
+from django_safe_init.build import Build
+from django_safe_init.conf import Settings
+from django_safe_init.connections import one_line
+from django_safe_init.exceptions import (
+    LeaderFailed,
+    LockLost,
+    SafeInitError,
+    ValidationFailed,
+)
+from django_safe_init.locks.postgresql import LeaderLock
+from django_safe_init.recorder import Heartbeat, Recorder
+from django_safe_init.states import State, StateMachine
+from django_safe_init.status import Reader
+from django_safe_init.tables import ensure_tables
+from django_safe_init.tracking import Tracker
+from django_safe_init.unfinished import Unfinished
+from django_safe_init.validation import invalid_indexes, repair
+
+logger = logging.getLogger("django_safe_init")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a leader is to do, and how it may speak."""
+
+    #: Runs Django's `migrate`, which finds its tracker with `current_tracker`.
+    migrate: Callable[[], None]
+    #: The command's name, for people who read the run's row.
+    command: str
+    #: Whether the work is to bring the database to this build, not to some other target.
+    complete: bool = True
+    #: Unfinished migrations that may run again.
+    rerun: tuple[str, ...] = ()
+    #: Takes a line for the person who waits.
+    report: Callable[[str], None] = lambda line: None
+
+
+@dataclass(frozen=True)
+class Led:
+    """How a run ended for its leader."""
+
+    run: int
+    applied: tuple[str, ...]
+    #: Whether this build is initialized now.
+    ready: bool
+
+
+#: Where this thread leads: the tracker of the run that is under way, by alias.
+_leading = threading.local()
+
+
+def current_tracker(alias: str) -> Tracker | None:
+    """The tracker of the run that this thread leads, if it leads one."""
+    trackers: dict[str, Tracker] = _leading.__dict__
+    return trackers.get(alias)
+
+
+class Leader:
+    """One tenure: from the lock that was just taken to its release."""
+
+    def __init__(
+        self,
+        lock: LeaderLock,
+        build: Build,
+        settings: Settings,
+        machine: StateMachine,
+        work: Work,
+        direct: Mapping[str, Any] | None,
+    ) -> None:
+        self.lock = lock
+        self.settings = settings
+        self.machine = machine
+        self.work = work
+        self.recorder = Recorder(lock.session, build, settings.lock_key)
+        self.reader = Reader(lock.session, build, settings.lock_key)
+        self.armed = ArmedConnections(machine.database, lock, direct)
+        self._tracker: Tracker | None = None
+
+    def lead(self) -> Led:
+        """Do the work under the lock, which is free afterwards.
+
+        Raises `LockLost` if leadership, or a connection of the run, was lost: whoever comes
+        next does the rest. Raises whatever ended the work otherwise; the run's row says so.
+        """
+        try:
+            led = self._run()
+        except BaseException as exc:
+            with suppress(LockLost):  # nothing new to whoever handles the reason
+                self.lock.release()
+            if is_lost_connection(exc):
+                raise LockLost(f"A connection of the run was lost: {one_line(exc)}") from exc
+            raise
+        self.lock.release()
+        return led
+
+    def _run(self) -> Led:
+        self.machine.to(State.CHECKING_SCHEMA)
+        ensure_tables(self.lock.session)
+        unfinished = Unfinished(self.lock.session, self.settings.unfinished, self.work.rerun)
+        reason = self.recorder.open_run(self.work.command)
+        if reason is not None:
+            raise LeaderFailed(reason, run=self.recorder.run)
+        with self._recorded(), Heartbeat(self.recorder):
+            self._migrate(unfinished)
+            return self._validate()
+
+    def _migrate(self, unfinished: Unfinished) -> None:
+        with self.armed as connection:
+            self.machine.to(State.MIGRATING)
+            self.recorder.update(State.MIGRATING, "reading migrations")
+            unfinished.settle_reversals(connection)
+            self._tracker = Tracker(connection, self.lock, self.recorder, unfinished)
+            with self._tracker, _leading_with(self.machine.database, self._tracker):
+                self.work.migrate()
+
+    def _validate(self) -> Led:
+        self.machine.to(State.VALIDATING)
+        self.lock.verify()
+        self.recorder.update(State.VALIDATING)
+        for index in invalid_indexes(self.lock.session):
+            logger.warning("The index %s is invalid. Repair it: %s", index, repair(index))
+            self.work.report(f"The index {index} is invalid. Repair it: {repair(index)}")
+        missing = self.reader.read_carefully().missing
+        if missing and self.work.complete:
+            raise ValidationFailed(f"Not applied after `migrate`: {', '.join(missing)}.")
+        state = State.UNINITIALIZED if missing else State.READY
+        self.recorder.finish_run("ready" if self.work.complete else "partial", state)
+        self.machine.to(state)
+        return Led(self.recorder.run, self.applied, not missing)
+
+    @property
+    def applied(self) -> tuple[str, ...]:
+        """The migrations that this run has finished."""
+        return tuple(self._tracker.applied) if self._tracker else ()
+
+    @contextmanager
+    def _recorded(self) -> Iterator[None]:
+        """Close the run's row with the reason when the work ends with an error."""
+        try:
+            yield
+        except BaseException as exc:
+            self._close_run(exc)
+            raise
+
+    @property
+    def failed_migration(self) -> str | None:
+        """The migration that the run is in, or broke off in."""
+        return self._tracker.current if self._tracker else None
+
+    def _close_run(self, exc: BaseException) -> None:
+        try:
+            # A non-atomic step that broke off stays open: what it has done is unknown.
+            if self._tracker and self._tracker.current_is_atomic:
+                self.recorder.finish_step("failed")
+            self.recorder.finish_run(self._outcome(exc), State.ERROR, self.reason(exc))
+        except LockLost:
+            logger.info("The leader session is gone: the next leader closes run %s.", self.recorder.run)
+
+    def reason(self, exc: BaseException) -> str:
+        """The error in one line, with the migration it happened in."""
+        step = self.failed_migration
+        text = one_line(exc) if isinstance(exc, SafeInitError) else f"{type(exc).__name__}: {one_line(exc)}"
+        return f"{step}: {text}" if step and step not in text else text
+
+    @staticmethod
+    def _outcome(exc: BaseException) -> str:
+        if isinstance(exc, KeyboardInterrupt):
+            return "interrupted"
+        return "transient" if is_lost_connection(exc) or is_transient(exc) else "failed"
+
+
+@contextmanager
+def _leading_with(alias: str, tracker: Tracker) -> Iterator[None]:
+    _leading.__dict__[alias] = tracker
+    try:
+        yield
+    finally:
+        del _leading.__dict__[alias]
+
+
+#: Errors that say nothing about the migration: somebody else may have more luck.
+_TRANSIENT = (
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.LockNotAvailable,
+)
+_SHUTDOWN = (
+    psycopg.errors.AdminShutdown,
+    psycopg.errors.CrashShutdown,
+    psycopg.errors.CannotConnectNow,
+)
+
+
+def is_transient(exc: BaseException) -> bool:
+    """Whether an error is worth another try, by what caused it."""
+    return any(isinstance(cause, _TRANSIENT) for cause in _causes(exc))
+
+
+def is_lost_connection(exc: BaseException) -> bool:
+    """Whether the server or the network ended a connection; one that we closed is not lost."""
+    return isinstance(exc, LockLost) or any(
+        isinstance(cause, _SHUTDOWN) or _broke_off(cause) for cause in _causes(exc)
+    )
+
+
+def _broke_off(exc: BaseException) -> bool:
+    # What libpq finds out by itself has no SQLSTATE; neither has the use of a closed connection.
+    return (
+        type(exc) is psycopg.OperationalError
+        and exc.sqlstate is None
+        and "the connection is closed" not in str(exc)
+    )
+
+
+def _causes(exc: BaseException | None) -> Iterator[BaseException]:
+    while exc is not None:
+        yield exc
+        exc = exc.__cause__ or exc.__context__

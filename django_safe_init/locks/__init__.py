@@ -1,0 +1,30 @@
+"""Who may initialize: the leader lock and the work key.
+
+The keys are 64-bit, because two-integer and small fixed keys collide between projects. They are
+frozen: two versions of this package that meet in one rollout must exclude each other.
+PostgreSQL's advisory locks are per database (PostgreSQL manual, section 13.3.5).
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+
+def leader_key(lock_key: str | None = None) -> int:
+    """The key whose exclusive holder leads. `lock_key` is the setting `LOCK_KEY`."""
+    return _key("leader", lock_key)
+
+
+def work_key(lock_key: str | None = None) -> int:
+    """The key that every connection of a run holds shared, as a mark; nobody waits for it."""
+    return _key("work", lock_key)
+
+
+def channel(lock_key: str | None = None) -> str:
+    """The NOTIFY channel on which a leader says that the lock is free."""
+    return f"django_safe_init_{leader_key(lock_key) & 0xFFFFFFFFFFFFFFFF:016x}"
+
+
+def _key(purpose: str, lock_key: str | None) -> int:
+    text = f"django_safe_init:{purpose}" + (f":{lock_key}" if lock_key else "")
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)

@@ -1,0 +1,195 @@
+"""The leader lock and the work key on PostgreSQL, and the proof that they exclude."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psycopg
+
+from django_safe_init.connections import Deadline, Session, one_line
+from django_safe_init.exceptions import LockLost, UnsafeConnection, WaitTimeout
+from django_safe_init.locks import channel, leader_key, work_key
+
+logger = logging.getLogger("django_safe_init")
+
+#: pg_locks shows a 64-bit key as two halves (PostgreSQL manual, section 53.13).
+HOLDERS = """
+    SELECT pid FROM pg_locks
+    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND classid = ((%(key)s::bigint >> 32) & 4294967295)::oid
+      AND objid = (%(key)s::bigint & 4294967295)::oid
+"""
+
+
+def holders_sql(parameter: str) -> str:
+    """SQL for the backends that hold the key given as the parameter of that name."""
+    return HOLDERS.replace("%(key)s", f"%({parameter})s")
+
+
+class LeaderLock:
+    """The leader lock, on a session of its own.
+
+    It is polled, never waited for: a blocked `pg_advisory_lock()` is a running statement with
+    a snapshot, and `CREATE INDEX CONCURRENTLY` of the leader would wait for it for ever.
+    """
+
+    def __init__(self, session: Session, lock_key: str | None = None) -> None:
+        self.session = session
+        self.key = leader_key(lock_key)
+        self.work_key = work_key(lock_key)
+        self.channel = channel(lock_key)
+
+    def try_acquire(self) -> bool:
+        """Take the lock if it is free; never waits."""
+        [(acquired,)] = self.session.rows(
+            "SELECT pg_try_advisory_lock(%(key)s)", {"key": self.key}
+        )
+        return bool(acquired)
+
+    def verify(self) -> None:
+        """Raise `LockLost` unless this session holds the lock at this moment."""
+        try:
+            held = self.session.rows(
+                f"SELECT 1 WHERE pg_backend_pid() IN ({HOLDERS})", {"key": self.key}
+            )
+        except psycopg.Error as exc:
+            raise LockLost(f"The leader session is gone: {one_line(exc)}") from exc
+        if not held:
+            raise LockLost("The leader session no longer holds the leader lock.")
+
+    def release(self) -> None:
+        """Free the lock and wake all who wait. Raises `LockLost` if it was not held."""
+        try:
+            [(released, _)] = self.session.rows(
+                "SELECT pg_advisory_unlock(%(key)s), pg_notify(%(channel)s, '')",
+                {"key": self.key, "channel": self.channel},
+            )
+        except psycopg.Error as exc:
+            raise LockLost(f"The leader session is gone: {one_line(exc)}") from exc
+        if not released:
+            raise LockLost("The leader lock was not held any more when it was to be released.")
+
+    def end_predecessors(self, report: Callable[[str], None], deadline: Deadline) -> None:
+        """End every backend that holds the work key, and wait until they are gone.
+
+        What a dead leader left running inside the server cannot overlap with this one. A
+        backend of another role cannot be ended: it is waited for, and named.
+        """
+        named: set[int] = set()
+        while left := self._predecessors():
+            for pid, role in left:
+                if not self._terminate(pid) and pid not in named:
+                    named.add(pid)
+                    report(_refusal(pid, role))
+            if deadline.passed():
+                raise WaitTimeout(
+                    "Work that an earlier leader left running did not end in time: "
+                    + " ".join(_refusal(pid, role) for pid, role in left)
+                )
+            time.sleep(0.02)
+
+    def _predecessors(self) -> list[tuple[int, str]]:
+        return self.session.rows(
+            f"SELECT pid, usename FROM pg_stat_activity WHERE pid IN ({HOLDERS})"
+            " AND pid <> pg_backend_pid()",
+            {"key": self.work_key},
+        )
+
+    def _terminate(self, pid: int) -> bool:
+        # The right to end a backend belongs to the role that logged in, not to `assume_role`.
+        role = self.session.role
+        try:
+            if role:
+                self.session.rows("RESET ROLE")
+            self.session.rows("SELECT pg_terminate_backend(%(pid)s)", {"pid": pid})
+        except psycopg.errors.InsufficientPrivilege:
+            return False
+        finally:
+            if role:
+                self.session.protect()
+        return True
+
+
+def _refusal(pid: int, role: str) -> str:
+    return (
+        f"Backend {pid} of the role {role} still works for an earlier leader and may not be "
+        f"ended by this role; an administrator can: SELECT pg_terminate_backend({pid});"
+    )
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a session's server looks like from the client."""
+
+    backend_pid: int
+    handshake_pid: int
+    is_standby: bool
+
+    @property
+    def behind_pooler(self) -> bool:
+        """A pooler invents the process id of the handshake (pgbouncer#945)."""
+        return self.backend_pid != self.handshake_pid
+
+
+def look(session: Session) -> Surroundings:
+    """The session's surroundings, in one round trip."""
+    [(pid, standby)] = session.rows("SELECT pg_backend_pid(), pg_is_in_recovery()")
+    return Surroundings(pid, session.handshake_pid, standby)
+
+
+def require_own_server_session(session: Session, *, declared: bool) -> None:
+    """Raise `UnsafeConnection` behind a pooler or on a standby.
+
+    `declared` says that `DIRECT` promises one server session per client.
+    """
+    found = look(session)
+    if found.behind_pooler and not declared:
+        raise UnsafeConnection(
+            f"The database {session.alias!r} is reached through a connection pooler, where a "
+            "session lock excludes nobody. Name settings that go straight to the server: "
+            f'SAFE_INIT = {{"DIRECT": {{"{session.alias}": {{"HOST": ..., "PORT": ...}}}}}}.'
+        )
+    if found.is_standby:
+        raise UnsafeConnection(
+            f"The database {session.alias!r} is a read-only standby. Connect to the primary: "
+            f'SAFE_INIT = {{"DIRECT": {{"{session.alias}": {{"HOST": ..., "PORT": ...}}}}}}.'
+        )
+
+
+def require_exclusion(first: Session, second: Session) -> None:
+    """Raise `UnsafeConnection` unless a lock of one session really excludes the other.
+
+    CockroachDB and some versions of YugabyteDB answer `true` to everybody, and a pooler in
+    transaction mode gives one backend to two clients.
+    """
+    key = secrets.randbits(62)
+    if not (_separate_backends(first, second) and _excludes(first, second, key)):
+        raise UnsafeConnection(
+            f"The database {first.alias!r} gives one lock to two sessions, so it would not "
+            "keep two leaders apart. Behind a pooler in transaction mode, let "
+            f'SAFE_INIT["DIRECT"]["{first.alias}"] name the server itself.'
+        )
+
+
+def _separate_backends(first: Session, second: Session) -> bool:
+    """Whether each of the two keeps a backend of its own while the other has a transaction."""
+    mine = look(first).backend_pid
+    for _ in range(3):
+        with second.raw.transaction():
+            theirs = look(second).backend_pid
+            if theirs == mine or look(first).backend_pid != mine:
+                return False
+    return True
+
+
+def _excludes(first: Session, second: Session, key: int) -> bool:
+    attempt = "SELECT pg_try_advisory_lock(%(key)s)"
+    [(mine,)] = first.rows(attempt, {"key": key})
+    [(theirs,)] = second.rows(attempt, {"key": key})
+    [(released,)] = first.rows("SELECT pg_advisory_unlock(%(key)s)", {"key": key})
+    return bool(mine) and not theirs and bool(released)

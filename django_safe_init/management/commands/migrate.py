@@ -1,0 +1,76 @@
+"""Django's `migrate`, whole, under the leader lock and with the same tracking."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from django.core.management import CommandError
+from django.db.migrations import Migration
+
+from django_safe_init.conf import effective_mode, get_settings
+from django_safe_init.connections import is_postgresql
+from django_safe_init.exceptions import InitializationFailed
+from django_safe_init.leader import Work, current_tracker
+from django_safe_init.management.interrupts import Interrupted, interruptible
+from django_safe_init.management.output import command_errors, report_to
+from django_safe_init.migrating import next_migrate
+from django_safe_init.runner import Initializer, Request, wait_for_server
+
+
+class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
+    """Overrides `migrate`: exactly one process migrates a database at a time."""
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        """Wait for the server before Django's system checks, which may open the database."""
+        if self._is_protected(options):
+            with command_errors():
+                wait_for_server(options["database"])
+        output: str | None = super().execute(*args, **options)
+        return output
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Lead, or follow until it is possible to lead; then do what Django does."""
+        self._alias = options["database"]
+        if not self._is_protected(options):
+            super().handle(*args, **options)
+            return
+        work = Work(
+            migrate=lambda: super(Command, self).handle(*args, **options),
+            command="migrate",
+            complete=not options["app_label"],
+            report=report_to(self.stderr),
+        )
+        try:
+            self._lead(Request(work, self._alias, mode="self", accepts_success=False))
+        except CommandError as exc:
+            failure = exc.__cause__
+            if type(failure) is InitializationFailed and failure.__cause__ is not None:
+                raise failure.__cause__ from None  # what Django's own `migrate` would raise
+            raise
+        except Interrupted as exc:
+            sys.exit(exc.exit_code)
+
+    def _lead(self, request: Request) -> None:
+        with interruptible(), command_errors():
+            Initializer(request).run()
+
+    def _is_protected(self, options: dict[str, Any]) -> bool:
+        alias = options["database"]
+        if options["plan"] or options["check_unapplied"] or current_tracker(alias) is not None:
+            return False
+        with command_errors():
+            mode = effective_mode(get_settings())
+        return mode != "off" and is_postgresql(alias)
+
+    def migration_progress_callback(
+        self, action: str, migration: Migration | None = None, fake: bool = False
+    ) -> None:
+        """Pass on to the run's tracker what Django says."""
+        tracker = current_tracker(self._alias)
+        if tracker is not None and migration is not None:
+            if action in ("apply_start", "unapply_start"):
+                tracker.started(migration, backwards=action == "unapply_start", fake=fake)
+            else:
+                tracker.finished(fake=fake)
+        super().migration_progress_callback(action, migration, fake)

@@ -1,0 +1,122 @@
+"""What is true about a database, for people and for scripts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DEFAULT_DB_ALIAS
+
+from django_safe_init.conf import get_settings
+from django_safe_init.connections import Deadline
+from django_safe_init.exceptions import SafeInitError
+from django_safe_init.leader import Work
+from django_safe_init.management.interrupts import Interrupted, interruptible
+from django_safe_init.management.output import command_errors, report_to
+from django_safe_init.runner import Initializer, Request
+from django_safe_init.states import State
+from django_safe_init.status import Reader, RunRow, Status, describe, open_reader
+
+NOT_READY = 3
+
+
+class Command(BaseCommand):
+    """Shows the state of a database; writes nothing and takes no lock."""
+
+    help = (
+        "Shows whether the database is initialized for this build, and what a leader is doing. "
+        "Exit code: 0 ready, 1 error, 2 usage, 3 not ready, 4 unreachable."
+    )
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """The options."""
+        add = parser.add_argument
+        add("--database", default=DEFAULT_DB_ALIAS, metavar="ALIAS")
+        add("--json", action="store_true", help="Print one JSON object.")
+        add("--watch", action="store_true", help="A line at each change, until ready or error.")
+        add("--wait", action="store_true", help="Wait until this build is ready.")
+        add("--timeout", type=float, metavar="SECONDS", help="With --wait: for how long.")
+        add("--history", type=int, default=0, metavar="N", help="Show the last N runs, too.")
+
+    def handle(self, **options: Any) -> None:
+        """Show it, and exit by it."""
+        try:
+            with interruptible(), command_errors():
+                status, history = self._status(options)
+        except Interrupted as exc:
+            sys.exit(exc.exit_code)
+        except CommandError as exc:
+            if options["json"]:
+                self._print_json({"database": options["database"], "error": str(exc)})
+            raise
+        if options["json"]:
+            self._print_json({**as_json(status), "history": [_run_json(run) for run in history]})
+        else:
+            self._print(status, history)
+        if not status.ready:
+            sys.exit(1 if status.state is State.ERROR else NOT_READY)
+
+    def _status(self, options: dict[str, Any]) -> tuple[Status, list[RunRow]]:
+        alias = options["database"]
+        if options["wait"]:
+            work = Work(lambda: None, "safe_init_status", report=report_to(self.stderr))
+            Initializer(Request(work, alias, "external", options["timeout"])).run()
+        reader = open_reader(alias, get_settings(), Deadline(0))
+        with reader.session:
+            status = describe(alias, reader.read_carefully())
+            if options["watch"]:
+                status = self._watch(alias, reader, status)
+            return status, reader.history(options["history"])
+
+    def _watch(self, alias: str, reader: Reader, status: Status) -> Status:
+        while not status.ready and status.state is not State.ERROR:
+            message = status.message
+            self.stdout.write(f"{alias}: {message}")
+            self.stdout.flush()
+            while status.message == message:
+                time.sleep(0.5)
+                status = describe(alias, reader.read_carefully())
+        return status
+
+    def _print_json(self, value: dict[str, Any]) -> None:
+        self.stdout.write(json.dumps(value))
+
+    def _print(self, status: Status, history: list[RunRow]) -> None:
+        self.stdout.write(f"{status.database}: {status.state} - {status.message}")
+        if status.pending:
+            self.stdout.write(f"  to apply: {', '.join(status.pending)}")
+        for run in history:
+            self.stdout.write(f"  {_run_line(run)}")
+
+
+def as_json(status: Status) -> dict[str, Any]:
+    """The JSON object of `safe_init_status --json`."""
+    return {
+        "database": status.database,
+        "state": status.state.value,
+        "ready": status.ready,
+        "progress": status.progress,
+        "message": status.message,
+        "led": status.led,
+        "run": _run_json(status.run) if status.run else None,
+        "pending": list(status.pending),
+        "error": status.error,
+    }
+
+
+def _run_json(run: RunRow) -> dict[str, Any]:
+    return {**dataclasses.asdict(run), "state": run.state.value}
+
+
+def _run_line(run: RunRow) -> str:
+    end = run.outcome or "open"
+    reason = f": {run.error}" if run.error else ""
+    return (
+        f"run {run.id} ({run.command}, {run.leader}, {run.started_at[:19]}) "
+        f"{end}, {run.done} of {run.total} done in {run.duration_seconds:.1f} s{reason}"
+    )

@@ -1,0 +1,178 @@
+"""The entrypoint of a replica: be ready, then become the server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser, SystemCheckError
+from django.db import DEFAULT_DB_ALIAS
+
+from django_safe_init.conf import get_settings
+from django_safe_init.exceptions import ConfigurationError, InitializationFailed, SafeInitError
+from django_safe_init.leader import Work
+from django_safe_init.management.interrupts import Interrupted, interruptible
+from django_safe_init.management.output import JsonOnly, report_to
+from django_safe_init.management.replace import become, require_command, split
+from django_safe_init.migrating import run_migrate
+from django_safe_init.runner import Initializer, Outcome, Request
+from django_safe_init.status import get_status
+
+#: Exit codes from the worst to the best, where several databases end differently.
+WORST_FIRST = (2, 1, 5, 4, 3, 0)
+
+
+class Command(BaseCommand):
+    """Initializes the database exactly once, however many replicas start at the same time."""
+
+    help = (
+        "Waits for the database server, then makes sure that every migration of this build is "
+        "applied: one process of all applies them, the others wait for it. "
+        "With `-- COMMAND ...`, becomes that command afterwards."
+    )
+    # Run by us, after the server has answered and only if there is anything to do.
+    requires_system_checks: list[str] = []
+    _json: JsonOnly | None = None
+    _command: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """The options."""
+        parser.usage = "%(prog)s [options] [-- COMMAND ...]"
+        add = parser.add_argument
+        add("--database", action="append", metavar="ALIAS", help="Default: SAFE_INIT's DATABASES.")
+        add("--mode", choices=("self", "external"), help="Who initializes: this process or not.")
+        add("--timeout", type=float, metavar="SECONDS", help="How long to wait in all.")
+        add("--force", action="store_true", help="Run even if this build is initialized.")
+        add("--rerun", action="append", default=[], metavar="APP.NAME",
+            help="Run an unfinished non-atomic migration again.")  # fmt: skip
+        add("--plan", action="store_true", help="Show what would be done; change nothing.")
+        add("--check", action="store_true", help="Exit with 1 unless ready; change nothing.")
+        add("--json", action="store_true", help="Print one JSON object, and nothing else.")
+        add("--skip-checks", action="store_true", help="Skip system checks.")
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        """A parser whose errors are exceptions if they have to become JSON."""
+        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        if self._json is not None:
+            parser.called_from_command_line = False  # type: ignore[attr-defined]
+        return parser
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run from the command line: with signals, JSON, and `-- COMMAND`."""
+        own, command = split(argv)
+        self._command = command
+        with contextlib.ExitStack() as stack:
+            if "--json" in own:
+                self._json = stack.enter_context(JsonOnly())
+            stack.enter_context(interruptible())
+            try:
+                super().run_from_argv(own)
+            except CommandError as exc:  # from the parser, under --json
+                self._emit([Outcome("usage", "none", DEFAULT_DB_ALIAS, error=str(exc))])
+                sys.exit(2)
+        if command:
+            become(command)
+
+    def handle(self, **options: Any) -> None:
+        """Initialize one database after the other, then report."""
+        ended: list[tuple[Outcome, int]] = []
+        for alias in _aliases(options):
+            ended.append(self._one(alias, options))
+            if ended[-1][0].result == "interrupted":
+                break
+        ended.sort(key=lambda pair: _badness(pair[1]))
+        code = ended[0][1]
+        if options["json"]:
+            self._emit([outcome for outcome, _ in ended])
+        if code:
+            errors = (f"{outcome.database}: {outcome.error}" for outcome, _ in ended if outcome.error)
+            raise CommandError("\n".join(errors), returncode=code)
+        if options["verbosity"] > 0 and not (options["plan"] or options["json"]):
+            for outcome, _ in ended:
+                self.stdout.write(_summary(outcome))
+
+    def _one(self, alias: str, options: dict[str, Any]) -> tuple[Outcome, int]:
+        initializer = Initializer(self._request(alias, options))
+        try:
+            require_command(self._command)
+            if options["plan"] or options["check"]:
+                return self._look(initializer, options), 0
+            return initializer.run(), 0
+        except SafeInitError as exc:
+            return initializer.outcome(exc.result, str(exc)), exc.exit_code
+        except SystemCheckError as exc:
+            return initializer.outcome("usage", str(exc)), 2
+        except Interrupted as exc:
+            return initializer.outcome("interrupted", str(exc)), exc.exit_code
+
+    def _request(self, alias: str, options: dict[str, Any]) -> Request:
+        work = Work(
+            migrate=lambda: self._migrate(alias, options),
+            command="safe_migrate",
+            rerun=tuple(options["rerun"]),
+            report=report_to(self.stderr),
+        )
+        return Request(
+            work,
+            alias,
+            mode=options["mode"],
+            timeout=options["timeout"],
+            force=options["force"] or bool(options["rerun"]),
+            before_lock=lambda: None if options["skip_checks"] else self.check(databases=[alias]),
+        )
+
+    def _look(self, initializer: Initializer, options: dict[str, Any]) -> Outcome:
+        status = get_status(initializer.database)
+        if options["plan"]:
+            self._migrate(initializer.database, {**options, "plan": True})
+        if options["check"] and not status.ready:
+            raise InitializationFailed(
+                f"not ready: {status.message}; {len(status.pending)} migrations to apply"
+            )
+        return initializer.outcome("ready")
+
+    def _migrate(self, alias: str, options: dict[str, Any]) -> None:
+        run_migrate(
+            alias,
+            plan=options["plan"],
+            verbosity=options["verbosity"],
+            stdout=self.stdout._out,
+            stderr=self.stderr._out,
+            no_color=options["no_color"],
+            force_color=options["force_color"],
+        )
+
+    def _emit(self, outcomes: list[Outcome]) -> None:
+        """One JSON object; the worst outcome comes first."""
+        value = outcomes[0].as_json()
+        if len(outcomes) > 1:
+            value = {
+                "result": outcomes[0].result,
+                "databases": [outcome.as_json() for outcome in outcomes],
+            }
+        if self._json is not None:
+            self._json.emit(value)
+        else:
+            self.stdout.write(json.dumps(value))
+
+
+def _aliases(options: dict[str, Any]) -> list[str]:
+    if options["database"]:
+        return list(dict.fromkeys(options["database"]))
+    try:
+        return list(get_settings().databases)
+    except ConfigurationError:
+        return [DEFAULT_DB_ALIAS]  # which then fails with that error
+
+
+def _badness(code: int) -> int:
+    """Signals first, then as in `WORST_FIRST`."""
+    return WORST_FIRST.index(code) if code in WORST_FIRST else -1
+
+
+def _summary(outcome: Outcome) -> str:
+    applied = f", {len(outcome.applied)} migrations applied" if outcome.role == "leader" else ""
+    role = "nothing to do" if outcome.role == "none" else outcome.role
+    return f"{outcome.database}: ready ({role}{applied}, {outcome.duration_seconds:.1f} s)"

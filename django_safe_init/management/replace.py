@@ -1,0 +1,35 @@
+"""`-- COMMAND`: become another program once the database is ready."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+from typing import NoReturn
+
+from django_safe_init.exceptions import ConfigurationError
+
+
+def split(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments before the first `--`, and the command after it."""
+    if "--" not in argv:
+        return argv, []
+    at = argv.index("--")
+    return argv[:at], argv[at + 1 :]
+
+
+def require_command(command: list[str]) -> None:
+    """Raise `ConfigurationError` if there is no such program: before any work, not after."""
+    if command and shutil.which(command[0]) is None:
+        raise ConfigurationError(f"There is no command {command[0]!r} to start after `--`.")
+
+
+def become(command: list[str]) -> NoReturn:
+    """Replace this process by the command: same PID, so that signals reach it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Python ignores these two, and what is ignored stays ignored in the new program.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    os.execvp(command[0], command)

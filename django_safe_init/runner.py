@@ -1,0 +1,310 @@
+"""Lead or follow: what `safe_migrate`, `migrate` and `initialize` do for one database."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from django_safe_init.arming import require_no_transaction
+from django_safe_init.build import current_build
+from django_safe_init.conf import effective_mode, get_settings
+from django_safe_init.connections import (
+    Deadline,
+    Session,
+    check_alias,
+    connect,
+    is_postgresql,
+    make_wrapper,
+    one_line,
+    require_postgresql,
+)
+from django_safe_init.exceptions import (
+    ConfigurationError,
+    InitializationFailed,
+    LockLost,
+    SafeInitError,
+    WaitTimeout,
+)
+from django_safe_init.follower import Follower, Verdict, Watch
+from django_safe_init.leader import Leader, Work
+from django_safe_init.locks.postgresql import (
+    LeaderLock,
+    require_exclusion,
+    require_own_server_session,
+)
+from django_safe_init.migrating import run_migrate
+from django_safe_init.states import State, StateMachine
+from django_safe_init.status import Reader, Reading
+
+logger = logging.getLogger("django_safe_init")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an initialization ended for this process. Durations are in seconds."""
+
+    #: "ready", or the `result` of the error that was raised.
+    result: str
+    #: "leader", "follower", or "none" where neither was needed.
+    role: str
+    database: str
+    #: The run that was led or followed.
+    run: int | None = None
+    #: The migrations that this process has done, in order.
+    applied: tuple[str, ...] = ()
+    #: Until this process led, or needed to wait no longer.
+    waited_seconds: float = 0.0
+    duration_seconds: float = 0.0
+    error: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The JSON object of `safe_migrate --json`."""
+        return {
+            "result": self.result,
+            "role": self.role,
+            "database": self.database,
+            "run": self.run,
+            "applied": list(self.applied),
+            "waited_seconds": round(self.waited_seconds, 3),
+            "duration_seconds": round(self.duration_seconds, 3),
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is wanted of an initialization."""
+
+    work: Work
+    database: str = "default"
+    #: "self", "external" or "off"; None for the setting.
+    mode: str | None = None
+    #: How long all of it may take, in seconds; None for the setting `MAX_WAIT`.
+    timeout: float | None = None
+    #: Do the work even if this build is initialized already.
+    force: bool = False
+    #: Whether another leader's success is enough, or the work is to be done in any case.
+    accepts_success: bool = True
+    #: Called once, after the server answered and before any lock is tried.
+    before_lock: Callable[[], None] = lambda: None
+
+
+def wait_for_server(database: str) -> None:
+    """Return as soon as the server of the alias answers. Raises `DatabaseUnreachable`."""
+    settings = get_settings()
+    wrapper = make_wrapper(database, settings.direct.get(database))
+    with connect(wrapper, settings, Deadline(settings.max_wait), "safe_init waiting"):
+        pass
+
+
+class Initializer:
+    """One process's initialization of one database."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.database = request.database
+        self.role = "none"
+        self.run_id: int | None = None
+        self.applied: tuple[str, ...] = ()
+        self._started = time.monotonic()
+        self._waited: float | None = None
+        self._checked = False
+
+    def run(self) -> Outcome:
+        """Initialize, or wait until somebody has. Raises a `SafeInitError` for every failure.
+
+        A `KeyboardInterrupt` ends it cleanly: the statement is cancelled, the run is closed
+        as interrupted, and the lock is free.
+        """
+        self._prepare()
+        if self.mode == "off" or not is_postgresql(self.database):
+            self.request.work.migrate()
+            return self.outcome("ready")
+        restarts = 0
+        while True:
+            try:
+                return self._attempt()
+            except (LockLost, psycopg.OperationalError) as exc:
+                self.machine.to(State.ERROR)
+                restarts += 1
+                if restarts > self.settings.restarts:
+                    raise LockLost(f"Lost {restarts} times, the last time: {one_line(exc)}") from exc
+                self._say(f"{one_line(exc)} Starting over.")
+            except BaseException:
+                self.machine.to(State.ERROR)
+                raise
+
+    def _prepare(self) -> None:
+        self.settings = get_settings()
+        self.mode = effective_mode(self.settings, self.request.mode)
+        timeout = self.settings.max_wait if self.request.timeout is None else self.request.timeout
+        if timeout is not None and timeout < 0:
+            raise ConfigurationError(f"A time-out of {timeout:g} seconds is not possible.")
+        self.deadline = Deadline(timeout)
+        check_alias(self.database)
+        if self.mode != "off":
+            if self.settings.lock == "auto":
+                require_postgresql(self.database)
+            require_no_transaction(self.database)
+        self.build = current_build()
+        self.machine = StateMachine(self.database)
+        self.direct = self.settings.direct.get(self.database)
+
+    def outcome(self, result: str, error: str | None = None) -> Outcome:
+        """What there is to say now."""
+        duration = time.monotonic() - self._started
+        return Outcome(
+            result=result,
+            role=self.role,
+            database=self.database,
+            run=self.run_id,
+            applied=self.applied,
+            waited_seconds=duration if self._waited is None else self._waited,
+            duration_seconds=duration,
+            error=error,
+        )
+
+    def _say(self, line: str) -> None:
+        logger.info("%s: %s", self.database, line)
+        self.request.work.report(line)
+
+    def _attempt(self) -> Outcome:
+        self.machine.to(State.CONNECTING)
+        watch = Watch(self.database, self.build, self.settings, self.deadline)
+        try:
+            return self._wait_only(watch) if self.mode == "external" else self._compete(watch)
+        finally:
+            watch.close()
+
+    def _wait_only(self, watch: Watch) -> Outcome:
+        reading = self._first_reading(watch, watch.reader)
+        if not reading.ready:
+            self.machine.to(State.ACQUIRING_LOCK)
+            self.role = "follower"
+            self._follower(watch, reading, leads=False).follow()
+        return self._ready(reading)
+
+    def _first_reading(self, watch: Watch, reader: Callable[[], Reader]) -> Reading:
+        """The first look, which a migration that has locked our tables may delay."""
+        while True:
+            try:
+                return reader().read()
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:
+                if self.deadline.passed():
+                    raise WaitTimeout(f"The status tables stayed locked: {one_line(exc)}") from exc
+                self._say("The status tables are locked at the moment, probably by a migration.")
+                watch.pause()
+
+    def _compete(self, watch: Watch) -> Outcome:
+        reading = self._first_reading(watch, watch.direct_reader)
+        if reading.initialized and self.request.accepts_success and not self.request.force:
+            return self._ready(reading)
+        if not self._checked:
+            self.request.before_lock()
+            self._checked = True
+        self.machine.to(State.ACQUIRING_LOCK)
+        follower = self._follower(watch, reading, leads=True)
+        while True:
+            lock = self._try_lock(watch)
+            if lock is None:
+                self.role = "follower"
+                verdict = follower.follow()
+            else:
+                verdict = self._judge_again(lock, watch, follower)
+                if verdict is not Verdict.READY:
+                    return self._lead(lock)
+            if verdict is Verdict.READY:
+                return self._ready(reading)
+
+    def _follower(self, watch: Watch, reading: Reading, *, leads: bool) -> Follower:
+        return Follower(
+            watch,
+            reading.latest,
+            self._say,
+            satisfied=self._satisfied,
+            leads=leads,
+            shares_failure=self.request.work.complete,
+        )
+
+    def _satisfied(self, reading: Reading) -> bool:
+        if reading.latest is not None:
+            self.run_id = reading.latest.id
+        return reading.ready and self.request.accepts_success
+
+    def _try_lock(self, watch: Watch) -> LeaderLock | None:
+        session = watch.direct_reader().session
+        require_own_server_session(session, declared=self.direct is not None)
+        lock = LeaderLock(session, self.settings.lock_key)
+        return lock if lock.try_acquire() else None
+
+    def _judge_again(self, lock: LeaderLock, watch: Watch, follower: Follower) -> Verdict | None:
+        """With the lock in hand: did somebody finish, or fail, in the meantime?
+
+        What an earlier leader left running is ended first: it may hold locks on our own tables.
+        """
+        try:
+            with self._connect("safe_init probe") as second:
+                require_exclusion(lock.session, second)
+            lock.end_predecessors(self._say, Deadline(self.settings.wait_timeout))
+            verdict = follower.judge(watch.direct_reader().read_carefully())
+        except BaseException:
+            lock.release()
+            raise
+        if verdict is Verdict.READY:
+            lock.release()
+        return verdict
+
+    def _connect(self, name: str) -> Session:
+        wrapper = make_wrapper(self.database, self.direct)
+        return connect(wrapper, self.settings, self.deadline, name)
+
+    def _lead(self, lock: LeaderLock) -> Outcome:
+        self.role = "leader"
+        self._waited = time.monotonic() - self._started
+        work = self.request.work
+        lock.session.protect()
+        leader = Leader(lock, self.build, self.settings, self.machine, work, self.direct)
+        try:
+            leader.lead()
+        except (SafeInitError, KeyboardInterrupt):
+            raise
+        except (Exception, SystemExit) as exc:
+            raise InitializationFailed(
+                leader.reason(exc),
+                applied=(*self.applied, *leader.applied),
+                failed_migration=leader.failed_migration,
+                run=leader.recorder.run,
+            ) from exc
+        finally:
+            self.applied += leader.applied
+            self.run_id = leader.recorder.run or self.run_id
+        return self.outcome("ready")
+
+    def _ready(self, reading: Reading) -> Outcome:
+        self.machine.to(State.READY)
+        if self.run_id is None and reading.own is not None:
+            self.run_id = reading.own.id
+        return self.outcome("ready")
+
+
+def initialize(
+    database: str = "default", *, mode: str | None = None, timeout: float | None = None
+) -> Outcome:
+    """Initialize the database, or wait until another process has: what `safe_migrate` does.
+
+    `mode` is "self", "external" or "off" (None: the setting `MODE`), `timeout` the seconds all
+    waiting may take (None: the setting `MAX_WAIT`). Prints nothing, installs no signal
+    handler. Returns when this build is ready; raises a `SafeInitError` for everything else:
+    `InitializationFailed`, `LeaderFailed`, `WaitTimeout`, `DatabaseUnreachable`, `LockLost`,
+    `UnsafeConnection`, `ConfigurationError`.
+
+    While it leads, new connections of this thread, and of threads started meanwhile, to the
+    alias belong to the run. Call it before a process serves requests.
+    """
+    work = Work(migrate=lambda: run_migrate(database), command="initialize")
+    return Initializer(Request(work, database, mode=mode, timeout=timeout)).run()

@@ -1,0 +1,129 @@
+"""Django's `migrate`, watched: each migration is fenced, recorded, and done exactly once.
+
+Django records a migration with deferred SQL, and every reversal, in a transaction of its own
+after that of the work. A process that dies between the two leaves a database that no `migrate`
+can repair. Here both happen in one transaction, which is opened when Django says that it
+starts a migration and committed when it says that it is done. Those two moments are what
+`migration_progress_callback` tells a command, and they enclose doing and recording in every
+executor; so no executor has to be replaced, and other packages may bring theirs.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations import Migration
+from django.db.models.signals import pre_migrate
+
+from django_safe_init.exceptions import InitializationFailed, LockLost
+from django_safe_init.locks.base import Lock
+from django_safe_init.recorder import Recorder
+from django_safe_init.states import State
+from django_safe_init.unfinished import Unfinished, start_detail
+
+logger = logging.getLogger("django_safe_init")
+
+
+class Tracker:
+    """One `migrate` of a leader, from plan to `post_migrate`. A context manager.
+
+    `started` and `finished` are to be called where Django calls its progress callback.
+    """
+
+    def __init__(
+        self,
+        connection: BaseDatabaseWrapper,
+        lock: Lock,
+        recorder: Recorder,
+        unfinished: Unfinished,
+    ) -> None:
+        self.connection = connection
+        self.lock = lock
+        self.recorder = recorder
+        self.unfinished = unfinished
+        #: The migrations that are done and recorded, in order.
+        self.applied: list[str] = []
+        #: The migration that is being done.
+        self.current: str | None = None
+        #: Whether that one is undone as a whole if it fails.
+        self.current_is_atomic = False
+        self._transaction: transaction.Atomic | None = None
+
+    def __enter__(self) -> Tracker:
+        pre_migrate.connect(self._planned)
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        pre_migrate.disconnect(self._planned)
+        if self.current is not None:
+            self._close_transaction(*exc_info)
+
+    def _planned(
+        self, using: str, plan: list[tuple[Migration, bool]] | None = None, **kwargs: Any
+    ) -> None:
+        # Sent once per app, before the first migration.
+        if using == self.connection.alias and plan is not None and not self.recorder.total:
+            self.recorder.total = len(plan)
+            self.recorder.update(State.MIGRATING, "pre_migrate" if plan else "")
+
+    def started(self, migration: Migration, *, backwards: bool, fake: bool) -> None:
+        """Django is about to do the migration."""
+        self.lock.verify()
+        name = f"{migration.app_label}.{migration.name}"
+        self.current = name
+        atomic = migration.atomic or fake
+        detail = None
+        if not fake:
+            self.unfinished.settle(self.connection, migration)
+        if not atomic:
+            detail = start_detail(self.connection, migration)
+        self.current_is_atomic = atomic
+        self.recorder.start_step(name, backwards=backwards, atomic=atomic, detail=detail)
+        if atomic:
+            self._open_transaction(migration, backwards)
+
+    def finished(self, *, fake: bool) -> None:
+        """Django has done and recorded the migration; on return it is committed."""
+        self._close_transaction(None, None, None)
+        name, self.current = self.current, None
+        assert name is not None  # Django says "start" before it says "success"
+        self.current_is_atomic = False
+        self.applied.append(name)
+        self.recorder.finish_step("faked" if fake else "done")
+        if self.recorder.done == self.recorder.total:
+            self.recorder.update(State.MIGRATING, "post_migrate")
+
+    def _open_transaction(self, migration: Migration, backwards: bool) -> None:
+        self._transaction = transaction.atomic(using=self.connection.alias)
+        self._transaction.__enter__()
+        if self._is_recorded(migration) is not backwards:
+            raise LockLost(
+                f"{self.current} was {'reversed' if backwards else 'applied'} meanwhile by "
+                "somebody who does not take the leader lock."
+            )
+
+    def _is_recorded(self, migration: Migration) -> bool:
+        with self.connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT EXISTS (SELECT FROM django_migrations WHERE app = %s AND name = %s)",
+                [migration.app_label, migration.name],
+            )
+            [recorded] = cursor.fetchone()
+        return bool(recorded)
+
+    def _close_transaction(self, *exc_info: Any) -> None:
+        opened, self._transaction = self._transaction, None
+        if opened is None:
+            return
+        doomed = self.connection.needs_rollback or self.connection.closed_in_transaction
+        if exc_info[0] is None and doomed:
+            # Django's atomic() would roll back here without a word.
+            opened.__exit__(InitializationFailed, InitializationFailed(), None)
+            raise InitializationFailed(
+                f"{self.current} left its transaction broken: everything it did is undone."
+            )
+        opened.__exit__(*exc_info)
+

@@ -1,0 +1,184 @@
+"""Non-atomic migrations that an earlier leader started and did not finish.
+
+What such a migration has done is unknown, except where all it does is to add or remove indexes
+concurrently: what those left behind can be seen, removed, and made again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations import Migration
+from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.operations import SeparateDatabaseAndState
+from django.db.migrations.operations.base import Operation
+
+from django_safe_init.connections import Session
+from django_safe_init.exceptions import ConfigurationError, UnfinishedMigration
+from django_safe_init.tables import STEP_TABLE
+
+logger = logging.getLogger("django_safe_init")
+
+_MARKS = f"""
+    SELECT name, backwards, detail FROM (
+      SELECT DISTINCT ON (name) name, backwards, atomic, finished_at, detail
+      FROM {STEP_TABLE} WHERE kind = 'migration' ORDER BY name, id DESC) newest
+    WHERE NOT atomic AND finished_at IS NULL
+"""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """The start of a non-atomic migration, as its leader noted it."""
+
+    name: str
+    backwards: bool
+    #: Indexes named by the migration that existed before it started: never dropped.
+    indexes_before: frozenset[str]
+
+
+def read_marks(session: Session) -> dict[str, Mark]:
+    """The newest marks without an end, by the migration's name."""
+    return {
+        name: Mark(name, backwards, frozenset((detail or {}).get("indexes_before", ())))
+        for name, backwards, detail in session.rows(_MARKS)
+    }
+
+
+def operations(migration: Migration) -> Iterator[Operation]:
+    """What the migration does to the database, without wrappers."""
+    yield from _flatten(migration.operations)
+
+
+def _flatten(items: Iterable[Operation]) -> Iterator[Operation]:
+    for operation in items:
+        if isinstance(operation, SeparateDatabaseAndState):
+            yield from _flatten(operation.database_operations)
+        else:
+            yield operation
+
+
+def _index_name(operation: Operation) -> str | None:
+    """The index that the operation adds or removes concurrently; None for anything else."""
+    from django.contrib.postgres.operations import AddIndexConcurrently, RemoveIndexConcurrently
+
+    if isinstance(operation, AddIndexConcurrently):
+        return str(operation.index.name)
+    if isinstance(operation, RemoveIndexConcurrently):
+        return str(operation.name)
+    return None
+
+
+def concurrent_indexes(migration: Migration) -> list[str]:
+    """The indexes that the migration adds or removes concurrently."""
+    names = (_index_name(operation) for operation in operations(migration))
+    return [name for name in names if name is not None]
+
+
+def does_nothing_else(migration: Migration) -> bool:
+    """Whether all that the migration does is to add and remove indexes concurrently."""
+    return all(_index_name(operation) is not None for operation in operations(migration))
+
+
+def existing_indexes(
+    connection: BaseDatabaseWrapper, names: list[str], *, valid: bool = False
+) -> set[str]:
+    """Those of the names that are indexes now; with `valid`, only if they are usable."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT c.relname FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid"
+            " WHERE c.relname = ANY(%s) AND pg_table_is_visible(c.oid)"
+            " AND (i.indisvalid OR NOT %s)",
+            [names, valid],
+        )
+        return {name for (name,) in cursor.fetchall()}
+
+
+class Unfinished:
+    """The marks that a leader found, and what is to be done about each.
+
+    `policy` is the setting `UNFINISHED`; `rerun` names the migrations that may run again
+    whatever the policy says. Raises `ConfigurationError` for a name that is not unfinished.
+    """
+
+    def __init__(self, session: Session, policy: str, rerun: tuple[str, ...]) -> None:
+        self.marks = read_marks(session)
+        self.policy = policy
+        self.rerun = frozenset(rerun)
+        for name in rerun:
+            if name not in self.marks:
+                known = ", ".join(sorted(self.marks)) or "none is"
+                raise ConfigurationError(
+                    f"--rerun {name}: that migration is not unfinished. Unfinished: {known}."
+                )
+
+    def settle_reversals(self, connection: BaseDatabaseWrapper) -> None:
+        """Complete reversals that were interrupted, before the plan is made.
+
+        Their migrations are still recorded, so no plan would ever touch them again, although
+        what they made may be gone already.
+        """
+        marks = [mark for mark in self.marks.values() if mark.backwards]
+        if not marks:
+            return
+        executor = MigrationExecutor(connection)
+        for mark in marks:
+            app_label, name = mark.name.split(".", 1)
+            migration = executor.loader.disk_migrations.get((app_label, name))
+            recorded = (app_label, name) in executor.loader.applied_migrations
+            if migration is not None and recorded and self._begun(connection, mark, migration):
+                logger.warning("%s was being reversed: that is completed now.", mark.name)
+                self.settle(connection, migration)
+                state = executor.loader.project_state((app_label, name), at_end=False)
+                executor.unapply_migration(state, migration)
+
+    def _begun(self, connection: BaseDatabaseWrapper, mark: Mark, migration: Migration) -> bool:
+        """Whether a reversal can have changed anything."""
+        if not does_nothing_else(migration):
+            return True
+        names = concurrent_indexes(migration)
+        return existing_indexes(connection, names, valid=True) != mark.indexes_before
+
+    def settle(self, connection: BaseDatabaseWrapper, migration: Migration) -> None:
+        """Make it possible to run the migration, or its reversal, again.
+
+        Raises `UnfinishedMigration` when a person has to decide.
+        """
+        mark = self.marks.get(f"{migration.app_label}.{migration.name}")
+        if mark is None:
+            return
+        if not does_nothing_else(migration):
+            self._judge(mark)
+        names = concurrent_indexes(migration)
+        for name in sorted(existing_indexes(connection, names) - mark.indexes_before):
+            _drop(connection, name)
+
+    def _judge(self, mark: Mark) -> None:
+        if mark.name in self.rerun:
+            return
+        if self.policy == "report":
+            app, name = mark.name.split(".", 1)
+            raise UnfinishedMigration(
+                f"{mark.name} is not atomic and was interrupted, so what it has done is "
+                "unknown. Look at the database, then either run it again: "
+                f"python manage.py safe_migrate --rerun {mark.name} -- or record it as done: "
+                f"python manage.py migrate --fake {app} {name}",
+                failed_migration=mark.name,
+            )
+        logger.warning("%s is not atomic and was interrupted: it runs again.", mark.name)
+
+
+def _drop(connection: BaseDatabaseWrapper, index: str) -> None:
+    logger.warning("Dropping the index %s, left behind by an interrupted migration.", index)
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {connection.ops.quote_name(index)}")
+
+
+def start_detail(connection: BaseDatabaseWrapper, migration: Migration) -> dict[str, Any] | None:
+    """What the start mark of a non-atomic migration has to remember."""
+    names = concurrent_indexes(migration)
+    return {"indexes_before": sorted(existing_indexes(connection, names))} if names else None
