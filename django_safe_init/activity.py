@@ -56,7 +56,9 @@ class Activity:
             return ""
         text = f"running for {self.seconds:.0f} s: {_short(self.query)}"
         if self.blockers:
-            text += "; blocked by " + ", ".join(str(blocker) for blocker in self.blockers)
+            text += "; blocked by " + ", ".join(
+                str(blocker) for blocker in self.blockers
+            )
         return text
 
 
@@ -78,7 +80,9 @@ def leader_activity(session: Session, lock_key: str | None) -> Activity:
 def _blockers(session: Session, pids: list[int]) -> tuple[Blocker, ...]:
     rows = session.read(_BLOCKERS, {"pids": pids}) if pids else []
     return tuple(
-        Blocker(pid, role or "?", name or "", state or "?", float(seconds or 0), query or "")
+        Blocker(
+            pid, role or "?", name or "", state or "?", float(seconds or 0), query or ""
+        )
         for pid, role, name, state, seconds, query in rows
     )
 

@@ -23,7 +23,8 @@ _registry_lock = threading.Lock()
 
 def _present(alias: str) -> BaseDatabaseWrapper | None:
     """This thread's wrapper of the alias, if it has one."""
-    wrapper: BaseDatabaseWrapper | None = getattr(connections._connections, alias, None)
+    present = connections._connections  # type: ignore[attr-defined]  # no public way to look
+    wrapper: BaseDatabaseWrapper | None = getattr(present, alias, None)
     return wrapper
 
 
@@ -48,14 +49,18 @@ class ArmedConnections:
     the process do with the alias is none of its business.
     """
 
-    def __init__(self, alias: str, lock: LeaderLock, direct: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self, alias: str, lock: LeaderLock, direct: Mapping[str, Any] | None
+    ) -> None:
         self.alias = alias
         self.lock = lock
         self.direct = direct
         self._process = os.getpid()
         self._leader_pid = lock.session.raw.info.backend_pid
         self._strangers = weakref.WeakSet(
-            thread for thread in threading.enumerate() if thread is not threading.current_thread()
+            thread
+            for thread in threading.enumerate()
+            if thread is not threading.current_thread()
         )
 
     def __enter__(self) -> BaseDatabaseWrapper:
@@ -75,7 +80,7 @@ class ArmedConnections:
         with _registry_lock:
             del _registry[self.alias]
             if not _registry:
-                del connections.create_connection  # type: ignore[method-assign]
+                del connections.create_connection
         self._wrapper.close()
         if self._previous is None:
             del connections[self.alias]
@@ -87,7 +92,9 @@ class ArmedConnections:
         return thread not in self._strangers
 
     def _arm(self, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
-        if connection.alias != self.alias or not self.covers(threading.current_thread()):
+        if connection.alias != self.alias or not self.covers(
+            threading.current_thread()
+        ):
             return
         raw = connection.connection
         try:
@@ -106,7 +113,9 @@ class ArmedConnections:
             raise
 
     def _require_own_server_session(self, raw: psycopg.Connection[Any]) -> None:
-        [(pid,)] = psycopg.ClientCursor(raw).execute("SELECT pg_backend_pid()").fetchall()
+        [(pid,)] = (
+            psycopg.ClientCursor(raw).execute("SELECT pg_backend_pid()").fetchall()
+        )
         if pid != raw.info.backend_pid and self.direct is None:
             raise UnsafeConnection(
                 f"A connection to {self.alias!r} goes through a connection pooler. "
@@ -130,5 +139,7 @@ def _create_connection(alias: str) -> BaseDatabaseWrapper:
     armed = _registry.get(alias)
     if armed is not None and armed.covers(threading.current_thread()):
         return make_wrapper(alias, armed.direct)
-    wrapper: BaseDatabaseWrapper = type(connections).create_connection(connections, alias)
+    wrapper: BaseDatabaseWrapper = type(connections).create_connection(
+        connections, alias
+    )
     return wrapper

@@ -34,7 +34,9 @@ def current_build() -> Build:
     Raises `ConfigurationError` when `MIGRATION_MODULES` names a module that is not there.
     """
     configs = list(apps.get_app_configs())
-    migrations = frozenset(name for config in configs for name in _migration_names(config))
+    migrations = frozenset(
+        name for config in configs for name in _migration_names(config)
+    )
     return Build(migrations, _fingerprint(migrations, configs))
 
 
@@ -60,7 +62,9 @@ def _migration_names(config: AppConfig) -> Iterator[str]:
 def _migrations_path(config: AppConfig) -> list[str]:
     explicit = config.label in settings.MIGRATION_MODULES
     name = (
-        settings.MIGRATION_MODULES[config.label] if explicit else f"{config.name}.migrations"
+        settings.MIGRATION_MODULES[config.label]
+        if explicit
+        else f"{config.name}.migrations"
     )
     if name is None:
         return []

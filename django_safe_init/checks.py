@@ -21,7 +21,9 @@ _SETTING_IDS = {"unknown": "safe_init.E001", "type": "safe_init.E002"}
 
 
 @register("safe_init")
-def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+def check_settings(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
     """E001: an unknown key in SAFE_INIT. E002: a value it cannot have."""
     return [
         Error(problem.message, hint=problem.hint, id=_SETTING_IDS[problem.kind])
@@ -30,7 +32,9 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
 
 
 @register("safe_init")
-def check_engines(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+def check_engines(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
     """W001: a database to be initialized has an engine without a lock."""
     try:
         settings = get_settings()
@@ -51,7 +55,9 @@ def check_engines(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> lis
 
 
 @register("safe_init")
-def check_executor(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+def check_executor(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
     """E003: an app migrates schema by schema, with executors that no single run describes."""
     return [
         Error(
@@ -65,13 +71,14 @@ def check_executor(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
 
 
 @register("safe_init")
-def check_migrate(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+def check_migrate(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
     """W002: another app's `migrate` is used instead of ours."""
     from django_safe_init.management.commands.migrate import Command
 
     app = get_commands()["migrate"]
-    winner = load_command_class(app, "migrate") if isinstance(app, str) else app
-    if isinstance(winner, Command):
+    if isinstance(load_command_class(app, "migrate"), Command):
         return []
     return [
         Warning(

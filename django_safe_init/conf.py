@@ -76,12 +76,15 @@ def _is_names(value: Any) -> bool:
 
 def _is_direct(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
-        isinstance(alias, str) and isinstance(entry, Mapping) for alias, entry in value.items()
+        isinstance(alias, str) and isinstance(entry, Mapping)
+        for alias, entry in value.items()
     )
 
 
 def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
-    return lambda value: value in choices, "one of " + ", ".join(f'"{c}"' for c in choices)
+    return lambda value: value in choices, "one of " + ", ".join(
+        f'"{c}"' for c in choices
+    )
 
 
 _DURATION: tuple[Callable[[Any], bool], str] = (
@@ -94,10 +97,16 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "MODE": _one_of(*MODES),
     "IN_TESTS": (lambda value: isinstance(value, bool), "True or False"),
     "DATABASES": (_is_names, "a list of database aliases"),
-    "LOCK_KEY": (lambda value: value is None or isinstance(value, str), "a string or None"),
+    "LOCK_KEY": (
+        lambda value: value is None or isinstance(value, str),
+        "a string or None",
+    ),
     "LOCK": _one_of("auto", "none"),
     "DIRECT": (_is_direct, "a dictionary of alias to connection settings"),
-    "CONNECT_ATTEMPTS": (lambda value: _is_count(value) and value > 0, "a positive integer"),
+    "CONNECT_ATTEMPTS": (
+        lambda value: _is_count(value) and value > 0,
+        "a positive integer",
+    ),
     "CONNECT_MAX_WAIT": _DURATION,
     "CONNECT_TIMEOUT": _DURATION,
     "WAIT_TIMEOUT": _DURATION,
@@ -147,7 +156,9 @@ def _unknown_aliases(key: str, value: Any) -> Iterator[Problem]:
                 yield Problem(
                     "type",
                     f"SAFE_INIT[{key!r}] names {alias!r}, which is no database of this project.",
-                    "Use an alias of DATABASES: " + ", ".join(django_settings.DATABASES) + ".",
+                    "Use an alias of DATABASES: "
+                    + ", ".join(django_settings.DATABASES)
+                    + ".",
                 )
 
 
@@ -162,7 +173,9 @@ def effective_mode(settings: Settings, requested: str | None = None) -> str:
     if in_test_environment() and not settings.in_tests:
         return "off"
     if requested is not None and requested not in MODES:
-        raise ConfigurationError(f"There is no mode {requested!r}. Use {RULES['MODE'][1]}.")
+        raise ConfigurationError(
+            f"There is no mode {requested!r}. Use {RULES['MODE'][1]}."
+        )
     return requested or settings.mode
 
 

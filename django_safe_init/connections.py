@@ -88,7 +88,9 @@ def require_postgresql(alias: str) -> None:
         )
 
 
-def make_wrapper(alias: str, direct: Mapping[str, Any] | None = None) -> BaseDatabaseWrapper:
+def make_wrapper(
+    alias: str, direct: Mapping[str, Any] | None = None
+) -> BaseDatabaseWrapper:
     """A new, unpooled Django wrapper of the alias, changed by the settings in `direct`.
 
     The settings that other code sees are not touched.
@@ -97,7 +99,9 @@ def make_wrapper(alias: str, direct: Mapping[str, Any] | None = None) -> BaseDat
     options = {**KEEPALIVES, **values["OPTIONS"]}
     options.pop("pool", None)
     values["OPTIONS"] = options
-    wrapper: BaseDatabaseWrapper = load_backend(values["ENGINE"]).DatabaseWrapper(values, alias)
+    wrapper: BaseDatabaseWrapper = load_backend(values["ENGINE"]).DatabaseWrapper(
+        values, alias
+    )
     return wrapper
 
 
@@ -109,7 +113,9 @@ class Session:
     Safe to use from several threads. Not usable in a forked child (see `_forget_in_child`).
     """
 
-    def __init__(self, wrapper: BaseDatabaseWrapper, name: str, connect_timeout: float) -> None:
+    def __init__(
+        self, wrapper: BaseDatabaseWrapper, name: str, connect_timeout: float
+    ) -> None:
         params = wrapper.get_connection_params()
         for key in ("context", "cursor_factory"):
             params.pop(key, None)
@@ -125,15 +131,19 @@ class Session:
         self._lock = threading.RLock()
         _sessions.add(self)
 
-    def rows(self, statement: str, params: Mapping[str, Any] | None = None) -> list[Any]:
+    def rows(
+        self, statement: str, params: Mapping[str, Any] | None = None
+    ) -> list[Any]:
         """The rows of the statement (of the last one, if there are several)."""
         with self._lock:
-            cursor = self.raw.execute(statement, params)  # type: ignore[arg-type]  # own SQL
+            cursor = self.raw.execute(statement, params)
             while cursor.nextset():
                 pass
             return cursor.fetchall() if cursor.description else []
 
-    def read(self, statement: str, params: Mapping[str, Any] | None = None) -> list[Any]:
+    def read(
+        self, statement: str, params: Mapping[str, Any] | None = None
+    ) -> list[Any]:
         """The rows of a query, within limits that hold for this query alone.
 
         One message, so one implicit transaction: nothing is left behind in a pooler.
@@ -202,7 +212,7 @@ def protect(raw: psycopg.Connection[Any]) -> None:
     }
     try:
         _set_config(raw, known.items())
-    except psycopg.errors.DatabaseError:
+    except (psycopg.DataError, psycopg.ProgrammingError):
         for item in known.items():
             _set_or_skip(raw, item)
 
@@ -210,14 +220,15 @@ def protect(raw: psycopg.Connection[Any]) -> None:
 def _set_or_skip(raw: psycopg.Connection[Any], item: tuple[str, str]) -> None:
     try:
         _set_config(raw, [item])
-    except (psycopg.errors.DataError, psycopg.errors.ProgrammingError, psycopg.NotSupportedError) as exc:
+    except (psycopg.DataError, psycopg.ProgrammingError) as exc:
         _refused_settings.add(item[0])
         logger.warning("The server refuses the setting %s: %s", item[0], exc)
 
 
 def _set_config(raw: psycopg.Connection[Any], items: Iterable[tuple[str, str]]) -> None:
     calls = sql.SQL(", ").join(
-        sql.SQL("set_config({}, {}, false)").format(name, value) for name, value in items
+        sql.SQL("set_config({}, {}, false)").format(name, value)
+        for name, value in items
     )
     psycopg.ClientCursor(raw).execute(sql.SQL("SELECT ") + calls)
 
@@ -235,7 +246,9 @@ class Deadline:
 
     def clip(self, seconds: float) -> float:
         """`seconds`, or what is left if that is less."""
-        return seconds if self._end is None else max(0.0, min(seconds, self._end - time.monotonic()))
+        if self._end is None:
+            return seconds
+        return max(0.0, min(seconds, self._end - time.monotonic()))
 
 
 #: The server is there and has no room or no time for us just now (SQLSTATE 53300, 57P03).
@@ -291,7 +304,9 @@ def connect(
 
 def _backoff(settings: Settings) -> Iterator[float]:
     for attempt in range(settings.connect_attempts - 1):
-        yield min(0.5 * 2**attempt, settings.connect_max_wait) * random.uniform(0.75, 1.0)
+        yield min(0.5 * 2**attempt, settings.connect_max_wait) * random.uniform(
+            0.75, 1.0
+        )
 
 
 def _pause_before_retry(

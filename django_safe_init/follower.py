@@ -18,7 +18,13 @@ import psycopg
 from django_safe_init.activity import Activity, leader_activity
 from django_safe_init.build import Build
 from django_safe_init.conf import Settings
-from django_safe_init.connections import Deadline, Session, connect, make_wrapper, one_line
+from django_safe_init.connections import (
+    Deadline,
+    Session,
+    connect,
+    make_wrapper,
+    one_line,
+)
 from django_safe_init.exceptions import LeaderFailed, WaitTimeout
 from django_safe_init.locks import channel
 from django_safe_init.status import Glance, Reader, Reading, RunRow
@@ -75,7 +81,9 @@ class Watch:
 
     def _open(self, direct: Mapping[str, Any] | None) -> None:
         wrapper = make_wrapper(self.alias, direct)
-        self.session = connect(wrapper, self.settings, self.deadline, "safe_init waiting")
+        self.session = connect(
+            wrapper, self.settings, self.deadline, "safe_init waiting"
+        )
 
     def _present_reader(self) -> Reader:
         assert self.session is not None
@@ -159,7 +167,9 @@ class Follower:
             except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
                 self.watch.pause()
             except psycopg.OperationalError as exc:
-                logger.info("The server ended a follower's connection: %s", one_line(exc))
+                logger.info(
+                    "The server ended a follower's connection: %s", one_line(exc)
+                )
                 self.watch.close()
                 time.sleep(random.uniform(0.1, 0.5))
 
@@ -193,7 +203,9 @@ class Follower:
     def _raise_shared_failure(self, run: RunRow) -> None:
         same_build = run.build == self.watch.build.fingerprint
         if run.outcome == "failed" and same_build and self.shares_failure:
-            raise LeaderFailed(f"The leader ({run.leader}) failed: {run.error}", run=run.id)
+            raise LeaderFailed(
+                f"The leader ({run.leader}) failed: {run.error}", run=run.id
+            )
 
 
 class Progress:
@@ -213,7 +225,9 @@ class Progress:
         now = time.monotonic()
         run = glance.latest
         self._glance = glance
-        seen = (run.id, run.done, run.message, run.state) if run else (glance.leader_pid,)
+        seen = (
+            (run.id, run.done, run.message, run.state) if run else (glance.leader_pid,)
+        )
         if seen != self._seen:
             self._seen = seen
             self._moved = now
@@ -266,7 +280,9 @@ def what_the_leader_does(glance: Glance) -> str:
     if run is None or not run.open:
         if glance.leader_pid is None:
             return "waiting for somebody to initialize this database"
-        return f"waiting for the leader (backend {glance.leader_pid}), which is starting"
+        return (
+            f"waiting for the leader (backend {glance.leader_pid}), which is starting"
+        )
     step = f" {min(run.done + 1, run.total)}/{run.total}" if run.total else ""
     return (
         f"waiting for {run.leader}, leader of run {run.id} for {run.age_seconds:.0f} s: "

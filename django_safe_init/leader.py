@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -29,24 +28,9 @@ from django_safe_init.tables import ensure_tables
 from django_safe_init.tracking import Tracker
 from django_safe_init.unfinished import Unfinished
 from django_safe_init.validation import invalid_indexes, repair
+from django_safe_init.work import Work, leading_with
 
 logger = logging.getLogger("django_safe_init")
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a leader is to do, and how it may speak."""
-
-    #: Runs Django's `migrate`, which finds its tracker with `current_tracker`.
-    migrate: Callable[[], None]
-    #: The command's name, for people who read the run's row.
-    command: str
-    #: Whether the work is to bring the database to this build, not to some other target.
-    complete: bool = True
-    #: Unfinished migrations that may run again.
-    rerun: tuple[str, ...] = ()
-    #: Takes a line for the person who waits.
-    report: Callable[[str], None] = lambda line: None
 
 
 @dataclass(frozen=True)
@@ -57,16 +41,6 @@ class Led:
     applied: tuple[str, ...]
     #: Whether this build is initialized now.
     ready: bool
-
-
-#: Where this thread leads: the tracker of the run that is under way, by alias.
-_leading = threading.local()
-
-
-def current_tracker(alias: str) -> Tracker | None:
-    """The tracker of the run that this thread leads, if it leads one."""
-    trackers: dict[str, Tracker] = _leading.__dict__
-    return trackers.get(alias)
 
 
 class Leader:
@@ -102,7 +76,9 @@ class Leader:
             with suppress(LockLost):  # nothing new to whoever handles the reason
                 self.lock.release()
             if is_lost_connection(exc):
-                raise LockLost(f"A connection of the run was lost: {one_line(exc)}") from exc
+                raise LockLost(
+                    f"A connection of the run was lost: {one_line(exc)}"
+                ) from exc
             raise
         self.lock.release()
         return led
@@ -110,7 +86,9 @@ class Leader:
     def _run(self) -> Led:
         self.machine.to(State.CHECKING_SCHEMA)
         ensure_tables(self.lock.session)
-        unfinished = Unfinished(self.lock.session, self.settings.unfinished, self.work.rerun)
+        unfinished = Unfinished(
+            self.lock.session, self.settings.unfinished, self.work.rerun
+        )
         reason = self.recorder.open_run(self.work.command)
         if reason is not None:
             raise LeaderFailed(reason, run=self.recorder.run)
@@ -124,7 +102,7 @@ class Leader:
             self.recorder.update(State.MIGRATING, "reading migrations")
             unfinished.settle_reversals(connection)
             self._tracker = Tracker(connection, self.lock, self.recorder, unfinished)
-            with self._tracker, _leading_with(self.machine.database, self._tracker):
+            with self._tracker, leading_with(self.machine.database, self._tracker):
                 self.work.migrate()
 
     def _validate(self) -> Led:
@@ -132,11 +110,17 @@ class Leader:
         self.lock.verify()
         self.recorder.update(State.VALIDATING)
         for index in invalid_indexes(self.lock.session):
-            logger.warning("The index %s is invalid. Repair it: %s", index, repair(index))
-            self.work.report(f"The index {index} is invalid. Repair it: {repair(index)}")
+            logger.warning(
+                "The index %s is invalid. Repair it: %s", index, repair(index)
+            )
+            self.work.report(
+                f"The index {index} is invalid. Repair it: {repair(index)}"
+            )
         missing = self.reader.read_carefully().missing
         if missing and self.work.complete:
-            raise ValidationFailed(f"Not applied after `migrate`: {', '.join(missing)}.")
+            raise ValidationFailed(
+                f"Not applied after `migrate`: {', '.join(missing)}."
+            )
         state = State.UNINITIALIZED if missing else State.READY
         self.recorder.finish_run("ready" if self.work.complete else "partial", state)
         self.machine.to(state)
@@ -168,12 +152,14 @@ class Leader:
                 self.recorder.finish_step("failed")
             self.recorder.finish_run(self._outcome(exc), State.ERROR, self.reason(exc))
         except LockLost:
-            logger.info("The leader session is gone: the next leader closes run %s.", self.recorder.run)
+            logger.info("The next leader closes run %s.", self.recorder.run)
 
     def reason(self, exc: BaseException) -> str:
         """The error in one line, with the migration it happened in."""
         step = self.failed_migration
-        text = one_line(exc) if isinstance(exc, SafeInitError) else f"{type(exc).__name__}: {one_line(exc)}"
+        text = one_line(exc)
+        if not isinstance(exc, SafeInitError):
+            text = f"{type(exc).__name__}: {text}"
         return f"{step}: {text}" if step and step not in text else text
 
     @staticmethod
@@ -181,15 +167,6 @@ class Leader:
         if isinstance(exc, KeyboardInterrupt):
             return "interrupted"
         return "transient" if is_lost_connection(exc) or is_transient(exc) else "failed"
-
-
-@contextmanager
-def _leading_with(alias: str, tracker: Tracker) -> Iterator[None]:
-    _leading.__dict__[alias] = tracker
-    try:
-        yield
-    finally:
-        del _leading.__dict__[alias]
 
 
 #: Errors that say nothing about the migration: somebody else may have more luck.

@@ -5,10 +5,15 @@ from __future__ import annotations
 import io
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, TextIO
+from typing import Any
 
 from django.apps import apps
-from django.core.management import BaseCommand, call_command, get_commands, load_command_class
+from django.core.management import (
+    BaseCommand,
+    call_command,
+    get_commands,
+    load_command_class,
+)
 
 OUR_APP = "django_safe_init"
 
@@ -31,7 +36,9 @@ def next_migrate() -> type[BaseCommand]:
     """
     names = apps_with_migrate()
     later = names[names.index(OUR_APP) + 1 :] if OUR_APP in names else []
-    module = import_module(f"{(later or ['django.core'])[0]}.management.commands.migrate")
+    module = import_module(
+        f"{(later or ['django.core'])[0]}.management.commands.migrate"
+    )
     command: type[BaseCommand] = module.Command
     return command
 
@@ -40,8 +47,7 @@ def migrate_command() -> BaseCommand:
     """The project's `migrate`, if it extends ours; otherwise ours."""
     from django_safe_init.management.commands.migrate import Command
 
-    app = get_commands()["migrate"]
-    winner = load_command_class(app, "migrate") if isinstance(app, str) else app
+    winner = load_command_class(get_commands()["migrate"], "migrate")
     return winner if isinstance(winner, Command) else Command()
 
 
@@ -49,7 +55,7 @@ def run_migrate(
     database: str,
     *,
     verbosity: int = 0,
-    stdout: TextIO | None = None,
+    stdout: Any = None,
     **options: Any,
 ) -> None:
     """Run the project's `migrate` for all apps, silently unless told otherwise."""

@@ -44,7 +44,9 @@ class Step(models.Model):
     """One migration of a run."""
 
     id = models.BigAutoField(primary_key=True)
-    run = models.ForeignKey(Run, models.DO_NOTHING, db_constraint=False, related_name="steps")
+    run = models.ForeignKey(
+        Run, models.DO_NOTHING, db_constraint=False, related_name="steps"
+    )
     position = models.IntegerField()
     kind = models.TextField()
     name = models.TextField()

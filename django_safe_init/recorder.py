@@ -202,7 +202,9 @@ class Recorder:
         with self._guard:
             self._try_to_write()
 
-    def start_step(self, name: str, *, backwards: bool, atomic: bool, detail: Any = None) -> None:
+    def start_step(
+        self, name: str, *, backwards: bool, atomic: bool, detail: Any = None
+    ) -> None:
         """Mark a step as started; the mark of a non-atomic one is on disk on return."""
         with self._guard:
             self.message = name
@@ -229,7 +231,12 @@ class Recorder:
         with self._guard:
             self.state = state
             self._insist(self._write)
-            params = {**self._identity, **self._present(), "outcome": outcome, "error": error}
+            params = {
+                **self._identity,
+                **self._present(),
+                "outcome": outcome,
+                "error": error,
+            }
             [(written,)] = self._insist(lambda: self.session.rows(_CLOSE_RUN, params))
             return str(written)
 
@@ -269,7 +276,9 @@ class Recorder:
         try:
             self._write()
         except psycopg.errors.LockNotAvailable:
-            logger.debug("The status tables are locked: a write of progress was dropped.")
+            logger.debug(
+                "The status tables are locked: a write of progress was dropped."
+            )
         except psycopg.Error as exc:
             raise LockLost(f"The leader session is gone: {one_line(exc)}") from exc
 
@@ -294,7 +303,9 @@ class Heartbeat:
         self.recorder = recorder
         self.seconds = seconds
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="safe_init heartbeat", daemon=True)
+        self._thread = threading.Thread(
+            target=self._beat, name="safe_init heartbeat", daemon=True
+        )
 
     def _beat(self) -> None:
         while not self._stop.wait(self.seconds):

@@ -31,7 +31,6 @@ from django_safe_init.exceptions import (
     WaitTimeout,
 )
 from django_safe_init.follower import Follower, Verdict, Watch
-from django_safe_init.leader import Leader, Work
 from django_safe_init.locks.postgresql import (
     LeaderLock,
     require_exclusion,
@@ -40,6 +39,7 @@ from django_safe_init.locks.postgresql import (
 from django_safe_init.migrating import run_migrate
 from django_safe_init.states import State, StateMachine
 from django_safe_init.status import Reader, Reading
+from django_safe_init.work import Work
 
 logger = logging.getLogger("django_safe_init")
 
@@ -133,7 +133,9 @@ class Initializer:
                 self.machine.to(State.ERROR)
                 restarts += 1
                 if restarts > self.settings.restarts:
-                    raise LockLost(f"Lost {restarts} times, the last time: {one_line(exc)}") from exc
+                    raise LockLost(
+                        f"Lost the leader lock {restarts} times, the last time: {one_line(exc)}"
+                    ) from exc
                 self._say(f"{one_line(exc)} Starting over.")
             except BaseException:
                 self.machine.to(State.ERROR)
@@ -142,9 +144,15 @@ class Initializer:
     def _prepare(self) -> None:
         self.settings = get_settings()
         self.mode = effective_mode(self.settings, self.request.mode)
-        timeout = self.settings.max_wait if self.request.timeout is None else self.request.timeout
+        timeout = (
+            self.settings.max_wait
+            if self.request.timeout is None
+            else self.request.timeout
+        )
         if timeout is not None and timeout < 0:
-            raise ConfigurationError(f"A time-out of {timeout:g} seconds is not possible.")
+            raise ConfigurationError(
+                f"A time-out of {timeout:g} seconds is not possible."
+            )
         self.deadline = Deadline(timeout)
         check_alias(self.database)
         if self.mode != "off":
@@ -177,7 +185,11 @@ class Initializer:
         self.machine.to(State.CONNECTING)
         watch = Watch(self.database, self.build, self.settings, self.deadline)
         try:
-            return self._wait_only(watch) if self.mode == "external" else self._compete(watch)
+            return (
+                self._wait_only(watch)
+                if self.mode == "external"
+                else self._compete(watch)
+            )
         finally:
             watch.close()
 
@@ -194,15 +206,26 @@ class Initializer:
         while True:
             try:
                 return reader().read()
-            except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:
+            except (
+                psycopg.errors.LockNotAvailable,
+                psycopg.errors.QueryCanceled,
+            ) as exc:
                 if self.deadline.passed():
-                    raise WaitTimeout(f"The status tables stayed locked: {one_line(exc)}") from exc
-                self._say("The status tables are locked at the moment, probably by a migration.")
+                    raise WaitTimeout(
+                        f"The status tables stayed locked: {one_line(exc)}"
+                    ) from exc
+                self._say(
+                    "The status tables are locked at the moment, probably by a migration."
+                )
                 watch.pause()
 
     def _compete(self, watch: Watch) -> Outcome:
         reading = self._first_reading(watch, watch.direct_reader)
-        if reading.initialized and self.request.accepts_success and not self.request.force:
+        if (
+            reading.initialized
+            and self.request.accepts_success
+            and not self.request.force
+        ):
             return self._ready(reading)
         if not self._checked:
             self.request.before_lock()
@@ -213,12 +236,12 @@ class Initializer:
             lock = self._try_lock(watch)
             if lock is None:
                 self.role = "follower"
-                verdict = follower.follow()
+                done = follower.follow() is Verdict.READY
             else:
-                verdict = self._judge_again(lock, watch, follower)
-                if verdict is not Verdict.READY:
+                done = self._is_done(lock, watch, follower)
+                if not done:
                     return self._lead(lock)
-            if verdict is Verdict.READY:
+            if done:
                 return self._ready(reading)
 
     def _follower(self, watch: Watch, reading: Reading, *, leads: bool) -> Follower:
@@ -242,7 +265,7 @@ class Initializer:
         lock = LeaderLock(session, self.settings.lock_key)
         return lock if lock.try_acquire() else None
 
-    def _judge_again(self, lock: LeaderLock, watch: Watch, follower: Follower) -> Verdict | None:
+    def _is_done(self, lock: LeaderLock, watch: Watch, follower: Follower) -> bool:
         """With the lock in hand: did somebody finish, or fail, in the meantime?
 
         What an earlier leader left running is ended first: it may hold locks on our own tables.
@@ -251,24 +274,30 @@ class Initializer:
             with self._connect("safe_init probe") as second:
                 require_exclusion(lock.session, second)
             lock.end_predecessors(self._say, Deadline(self.settings.wait_timeout))
-            verdict = follower.judge(watch.direct_reader().read_carefully())
+            reading = watch.direct_reader().read_carefully()
+            done = follower.judge(reading) is Verdict.READY
         except BaseException:
             lock.release()
             raise
-        if verdict is Verdict.READY:
+        if done:
             lock.release()
-        return verdict
+        return done
 
     def _connect(self, name: str) -> Session:
         wrapper = make_wrapper(self.database, self.direct)
         return connect(wrapper, self.settings, self.deadline, name)
 
     def _lead(self, lock: LeaderLock) -> Outcome:
+        # Here, because the start of a replica that has nothing to do should not pay for it.
+        from django_safe_init.leader import Leader
+
         self.role = "leader"
         self._waited = time.monotonic() - self._started
         work = self.request.work
         lock.session.protect()
-        leader = Leader(lock, self.build, self.settings, self.machine, work, self.direct)
+        leader = Leader(
+            lock, self.build, self.settings, self.machine, work, self.direct
+        )
         try:
             leader.lead()
         except (SafeInitError, KeyboardInterrupt):

@@ -93,7 +93,9 @@ class Glance:
     @property
     def at_work(self) -> bool:
         """Whether a leader is alive and its run is open."""
-        return self.leader_pid is not None and self.latest is not None and self.latest.open
+        return (
+            self.leader_pid is not None and self.latest is not None and self.latest.open
+        )
 
 
 @dataclass(frozen=True)
@@ -118,8 +120,10 @@ class Reading:
         """Whether everything this build knows is done, and no run of it says otherwise."""
         if self.missing:
             return False
-        return self.own is None or self.own.outcome in ("ready", "partial") or (
-            self.superseded and not self.own.open
+        return (
+            self.own is None
+            or self.own.outcome in ("ready", "partial")
+            or (self.superseded and not self.own.open)
         )
 
     @property
@@ -217,7 +221,9 @@ class Reader:
             " ORDER BY id DESC LIMIT %(count)s",
             {**self.params, "count": count},
         )
-        return [run for run in (_run_row(values) for (values,) in rows) if run is not None]
+        return [
+            run for run in (_run_row(values) for (values,) in rows) if run is not None
+        ]
 
     def _runs_readable(self) -> bool:
         self._seen_runs = self._seen_runs or self._readable(RUN_TABLE)
@@ -225,10 +231,16 @@ class Reader:
 
     def _query(self, missing: str, runs: str) -> Reading:
         [(names, latest, own, finished, superseded, leader_pid)] = self.session.read(
-            f"SELECT {missing}, {runs}, ({holders_sql('leader_key')} LIMIT 1)", self.params
+            f"SELECT {missing}, {runs}, ({holders_sql('leader_key')} LIMIT 1)",
+            self.params,
         )
         return Reading(
-            tuple(sorted(names)), _run_row(latest), _run_row(own), finished, superseded, leader_pid
+            tuple(sorted(names)),
+            _run_row(latest),
+            _run_row(own),
+            finished,
+            superseded,
+            leader_pid,
         )
 
     def _readable(self, table: str) -> bool:
@@ -312,7 +324,9 @@ def describe(database: str, reading: Reading) -> Status:
     return Status(
         database=database,
         state=state,
-        progress=100 if state is State.READY else (run.progress if run and run.open else 0),
+        progress=100
+        if state is State.READY
+        else (run.progress if run and run.open else 0),
         message=error or _message(state, run),
         run=run,
         led=reading.leader_pid is not None,
@@ -336,5 +350,9 @@ def _message(state: State, run: RunRow | None) -> str:
         return "not initialized for this build"
     if run is None or not run.open:
         return "a leader is starting"
-    step = f" {min(run.done + 1, run.total)}/{run.total} {run.message}" if run.total else ""
+    step = (
+        f" {min(run.done + 1, run.total)}/{run.total} {run.message}"
+        if run.total
+        else ""
+    )
     return f"{state}{step or ' ' + run.message}".strip()

@@ -74,7 +74,9 @@ def missing_privilege(session: Session, error: psycopg.Error) -> MissingPrivileg
     role = _role(session)
     grantee = sql.Identifier(role).as_string(None)
     if _columns(session, STEP_TABLE):
-        grant = f"GRANT SELECT, INSERT, UPDATE ON {RUN_TABLE}, {STEP_TABLE} TO {grantee};"
+        grant = (
+            f"GRANT SELECT, INSERT, UPDATE ON {RUN_TABLE}, {STEP_TABLE} TO {grantee};"
+        )
     else:
         [(schema,)] = session.rows("SELECT quote_ident(current_schema())")
         grant = f"GRANT CREATE ON SCHEMA {schema} TO {grantee};"
@@ -90,7 +92,9 @@ def _ensure_table(session: Session, table: str) -> None:
     if not present:
         _create(session, table)
     for name in columns.keys() - present if present else ():
-        session.rows(f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {name} {columns[name]}")
+        session.rows(
+            f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {name} {columns[name]}"
+        )
 
 
 def _create(session: Session, table: str) -> None:

@@ -62,10 +62,17 @@ class Tracker:
             self._close_transaction(*exc_info)
 
     def _planned(
-        self, using: str, plan: list[tuple[Migration, bool]] | None = None, **kwargs: Any
+        self,
+        using: str,
+        plan: list[tuple[Migration, bool]] | None = None,
+        **kwargs: Any,
     ) -> None:
         # Sent once per app, before the first migration.
-        if using == self.connection.alias and plan is not None and not self.recorder.total:
+        if (
+            using == self.connection.alias
+            and plan is not None
+            and not self.recorder.total
+        ):
             self.recorder.total = len(plan)
             self.recorder.update(State.MIGRATING, "pre_migrate" if plan else "")
 
@@ -81,7 +88,9 @@ class Tracker:
         if not atomic:
             detail = start_detail(self.connection, migration)
         self.current_is_atomic = atomic
-        self.recorder.start_step(name, backwards=backwards, atomic=atomic, detail=detail)
+        self.recorder.start_step(
+            name, backwards=backwards, atomic=atomic, detail=detail
+        )
         if atomic:
             self._open_transaction(migration, backwards)
 
@@ -126,4 +135,3 @@ class Tracker:
                 f"{self.current} left its transaction broken: everything it did is undone."
             )
         opened.__exit__(*exc_info)
-

@@ -64,7 +64,10 @@ def _flatten(items: Iterable[Operation]) -> Iterator[Operation]:
 
 def _index_name(operation: Operation) -> str | None:
     """The index that the operation adds or removes concurrently; None for anything else."""
-    from django.contrib.postgres.operations import AddIndexConcurrently, RemoveIndexConcurrently
+    from django.contrib.postgres.operations import (
+        AddIndexConcurrently,
+        RemoveIndexConcurrently,
+    )
 
     if isinstance(operation, AddIndexConcurrently):
         return str(operation.index.name)
@@ -81,7 +84,9 @@ def concurrent_indexes(migration: Migration) -> list[str]:
 
 def does_nothing_else(migration: Migration) -> bool:
     """Whether all that the migration does is to add and remove indexes concurrently."""
-    return all(_index_name(operation) is not None for operation in operations(migration))
+    return all(
+        _index_name(operation) is not None for operation in operations(migration)
+    )
 
 
 def existing_indexes(
@@ -130,13 +135,21 @@ class Unfinished:
             app_label, name = mark.name.split(".", 1)
             migration = executor.loader.disk_migrations.get((app_label, name))
             recorded = (app_label, name) in executor.loader.applied_migrations
-            if migration is not None and recorded and self._begun(connection, mark, migration):
-                logger.warning("%s was being reversed: that is completed now.", mark.name)
+            if (
+                migration is not None
+                and recorded
+                and self._begun(connection, mark, migration)
+            ):
+                logger.warning(
+                    "%s was being reversed: that is completed now.", mark.name
+                )
                 self.settle(connection, migration)
                 state = executor.loader.project_state((app_label, name), at_end=False)
                 executor.unapply_migration(state, migration)
 
-    def _begun(self, connection: BaseDatabaseWrapper, mark: Mark, migration: Migration) -> bool:
+    def _begun(
+        self, connection: BaseDatabaseWrapper, mark: Mark, migration: Migration
+    ) -> bool:
         """Whether a reversal can have changed anything."""
         if not does_nothing_else(migration):
             return True
@@ -169,16 +182,28 @@ class Unfinished:
                 f"python manage.py migrate --fake {app} {name}",
                 failed_migration=mark.name,
             )
-        logger.warning("%s is not atomic and was interrupted: it runs again.", mark.name)
+        logger.warning(
+            "%s is not atomic and was interrupted: it runs again.", mark.name
+        )
 
 
 def _drop(connection: BaseDatabaseWrapper, index: str) -> None:
-    logger.warning("Dropping the index %s, left behind by an interrupted migration.", index)
+    logger.warning(
+        "Dropping the index %s, left behind by an interrupted migration.", index
+    )
     with connection.cursor() as cursor:
-        cursor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {connection.ops.quote_name(index)}")
+        cursor.execute(
+            f"DROP INDEX CONCURRENTLY IF EXISTS {connection.ops.quote_name(index)}"
+        )
 
 
-def start_detail(connection: BaseDatabaseWrapper, migration: Migration) -> dict[str, Any] | None:
+def start_detail(
+    connection: BaseDatabaseWrapper, migration: Migration
+) -> dict[str, Any] | None:
     """What the start mark of a non-atomic migration has to remember."""
     names = concurrent_indexes(migration)
-    return {"indexes_before": sorted(existing_indexes(connection, names))} if names else None
+    return (
+        {"indexes_before": sorted(existing_indexes(connection, names))}
+        if names
+        else None
+    )

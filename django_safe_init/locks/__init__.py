@@ -27,4 +27,6 @@ def channel(lock_key: str | None = None) -> str:
 
 def _key(purpose: str, lock_key: str | None) -> int:
     text = f"django_safe_init:{purpose}" + (f":{lock_key}" if lock_key else "")
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+    return int.from_bytes(
+        blake2b(text.encode(), digest_size=8).digest(), "big", signed=True
+    )

@@ -72,9 +72,13 @@ class LeaderLock:
         except psycopg.Error as exc:
             raise LockLost(f"The leader session is gone: {one_line(exc)}") from exc
         if not released:
-            raise LockLost("The leader lock was not held any more when it was to be released.")
+            raise LockLost(
+                "The leader lock was not held any more when it was to be released."
+            )
 
-    def end_predecessors(self, report: Callable[[str], None], deadline: Deadline) -> None:
+    def end_predecessors(
+        self, report: Callable[[str], None], deadline: Deadline
+    ) -> None:
         """End every backend that holds the work key, and wait until they are gone.
 
         What a dead leader left running inside the server cannot overlap with this one. A

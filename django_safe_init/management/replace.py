@@ -22,7 +22,9 @@ def split(argv: list[str]) -> tuple[list[str], list[str]]:
 def require_command(command: list[str]) -> None:
     """Raise `ConfigurationError` if there is no such program: before any work, not after."""
     if command and shutil.which(command[0]) is None:
-        raise ConfigurationError(f"There is no command {command[0]!r} to start after `--`.")
+        raise ConfigurationError(
+            f"There is no command {command[0]!r} to start after `--`."
+        )
 
 
 def become(command: list[str]) -> NoReturn:

@@ -11,11 +11,11 @@ from django.db.migrations import Migration
 from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.connections import is_postgresql
 from django_safe_init.exceptions import InitializationFailed
-from django_safe_init.leader import Work, current_tracker
 from django_safe_init.management.interrupts import Interrupted, interruptible
 from django_safe_init.management.output import command_errors, report_to
 from django_safe_init.migrating import next_migrate
 from django_safe_init.runner import Initializer, Request, wait_for_server
+from django_safe_init.work import Work, current_tracker
 
 
 class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
@@ -57,7 +57,11 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
 
     def _is_protected(self, options: dict[str, Any]) -> bool:
         alias = options["database"]
-        if options["plan"] or options["check_unapplied"] or current_tracker(alias) is not None:
+        if (
+            options["plan"]
+            or options["check_unapplied"]
+            or current_tracker(alias) is not None
+        ):
             return False
         with command_errors():
             mode = effective_mode(get_settings())
@@ -70,7 +74,9 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
         tracker = current_tracker(self._alias)
         if tracker is not None and migration is not None:
             if action in ("apply_start", "unapply_start"):
-                tracker.started(migration, backwards=action == "unapply_start", fake=fake)
+                tracker.started(
+                    migration, backwards=action == "unapply_start", fake=fake
+                )
             else:
                 tracker.finished(fake=fake)
         super().migration_progress_callback(action, migration, fake)

@@ -13,13 +13,12 @@ from django.db import DEFAULT_DB_ALIAS
 
 from django_safe_init.conf import get_settings
 from django_safe_init.connections import Deadline
-from django_safe_init.exceptions import SafeInitError
-from django_safe_init.leader import Work
 from django_safe_init.management.interrupts import Interrupted, interruptible
 from django_safe_init.management.output import command_errors, report_to
 from django_safe_init.runner import Initializer, Request
 from django_safe_init.states import State
 from django_safe_init.status import Reader, RunRow, Status, describe, open_reader
+from django_safe_init.work import Work
 
 NOT_READY = 3
 
@@ -38,10 +37,25 @@ class Command(BaseCommand):
         add = parser.add_argument
         add("--database", default=DEFAULT_DB_ALIAS, metavar="ALIAS")
         add("--json", action="store_true", help="Print one JSON object.")
-        add("--watch", action="store_true", help="A line at each change, until ready or error.")
+        add(
+            "--watch",
+            action="store_true",
+            help="A line at each change, until ready or error.",
+        )
         add("--wait", action="store_true", help="Wait until this build is ready.")
-        add("--timeout", type=float, metavar="SECONDS", help="With --wait: for how long.")
-        add("--history", type=int, default=0, metavar="N", help="Show the last N runs, too.")
+        add(
+            "--timeout",
+            type=float,
+            metavar="SECONDS",
+            help="With --wait: for how long.",
+        )
+        add(
+            "--history",
+            type=int,
+            default=0,
+            metavar="N",
+            help="Show the last N runs, too.",
+        )
 
     def handle(self, **options: Any) -> None:
         """Show it, and exit by it."""
@@ -55,7 +69,9 @@ class Command(BaseCommand):
                 self._print_json({"database": options["database"], "error": str(exc)})
             raise
         if options["json"]:
-            self._print_json({**as_json(status), "history": [_run_json(run) for run in history]})
+            self._print_json(
+                {**as_json(status), "history": [_run_json(run) for run in history]}
+            )
         else:
             self._print(status, history)
         if not status.ready:

@@ -7,18 +7,27 @@ import json
 import sys
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser, SystemCheckError
+from django.core.management.base import (
+    BaseCommand,
+    CommandError,
+    CommandParser,
+    SystemCheckError,
+)
 from django.db import DEFAULT_DB_ALIAS
 
 from django_safe_init.conf import get_settings
-from django_safe_init.exceptions import ConfigurationError, InitializationFailed, SafeInitError
-from django_safe_init.leader import Work
+from django_safe_init.exceptions import (
+    ConfigurationError,
+    InitializationFailed,
+    SafeInitError,
+)
 from django_safe_init.management.interrupts import Interrupted, interruptible
 from django_safe_init.management.output import JsonOnly, report_to
 from django_safe_init.management.replace import become, require_command, split
 from django_safe_init.migrating import run_migrate
 from django_safe_init.runner import Initializer, Outcome, Request
 from django_safe_init.status import get_status
+from django_safe_init.work import Work
 
 #: Exit codes from the worst to the best, where several databases end differently.
 WORST_FIRST = (2, 1, 5, 4, 3, 0)
@@ -41,22 +50,49 @@ class Command(BaseCommand):
         """The options."""
         parser.usage = "%(prog)s [options] [-- COMMAND ...]"
         add = parser.add_argument
-        add("--database", action="append", metavar="ALIAS", help="Default: SAFE_INIT's DATABASES.")
-        add("--mode", choices=("self", "external"), help="Who initializes: this process or not.")
+        add(
+            "--database",
+            action="append",
+            metavar="ALIAS",
+            help="Default: SAFE_INIT's DATABASES.",
+        )
+        add(
+            "--mode",
+            choices=("self", "external"),
+            help="Who initializes: this process or not.",
+        )
         add("--timeout", type=float, metavar="SECONDS", help="How long to wait in all.")
-        add("--force", action="store_true", help="Run even if this build is initialized.")
+        add(
+            "--force",
+            action="store_true",
+            help="Run even if this build is initialized.",
+        )
         add("--rerun", action="append", default=[], metavar="APP.NAME",
             help="Run an unfinished non-atomic migration again.")  # fmt: skip
-        add("--plan", action="store_true", help="Show what would be done; change nothing.")
-        add("--check", action="store_true", help="Exit with 1 unless ready; change nothing.")
-        add("--json", action="store_true", help="Print one JSON object, and nothing else.")
+        add(
+            "--plan",
+            action="store_true",
+            help="Show what would be done; change nothing.",
+        )
+        add(
+            "--check",
+            action="store_true",
+            help="Exit with 1 unless ready; change nothing.",
+        )
+        add(
+            "--json",
+            action="store_true",
+            help="Print one JSON object, and nothing else.",
+        )
         add("--skip-checks", action="store_true", help="Skip system checks.")
 
-    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+    def create_parser(
+        self, prog_name: str, subcommand: str, **kwargs: Any
+    ) -> CommandParser:
         """A parser whose errors are exceptions if they have to become JSON."""
         parser = super().create_parser(prog_name, subcommand, **kwargs)
         if self._json is not None:
-            parser.called_from_command_line = False  # type: ignore[attr-defined]
+            parser.called_from_command_line = False
         return parser
 
     def run_from_argv(self, argv: list[str]) -> None:
@@ -87,8 +123,9 @@ class Command(BaseCommand):
         if options["json"]:
             self._emit([outcome for outcome, _ in ended])
         if code:
-            errors = (f"{outcome.database}: {outcome.error}" for outcome, _ in ended if outcome.error)
-            raise CommandError("\n".join(errors), returncode=code)
+            failed = [outcome for outcome, _ in ended if outcome.error]
+            text = "\n".join(f"{each.database}: {each.error}" for each in failed)
+            raise CommandError(text, returncode=code)
         if options["verbosity"] > 0 and not (options["plan"] or options["json"]):
             for outcome, _ in ended:
                 self.stdout.write(_summary(outcome))
@@ -120,7 +157,9 @@ class Command(BaseCommand):
             mode=options["mode"],
             timeout=options["timeout"],
             force=options["force"] or bool(options["rerun"]),
-            before_lock=lambda: None if options["skip_checks"] else self.check(databases=[alias]),
+            before_lock=lambda: (
+                None if options["skip_checks"] else self.check(databases=[alias])
+            ),
         )
 
     def _look(self, initializer: Initializer, options: dict[str, Any]) -> Outcome:
@@ -173,6 +212,12 @@ def _badness(code: int) -> int:
 
 
 def _summary(outcome: Outcome) -> str:
-    applied = f", {len(outcome.applied)} migrations applied" if outcome.role == "leader" else ""
+    applied = (
+        f", {len(outcome.applied)} migrations applied"
+        if outcome.role == "leader"
+        else ""
+    )
     role = "nothing to do" if outcome.role == "none" else outcome.role
-    return f"{outcome.database}: ready ({role}{applied}, {outcome.duration_seconds:.1f} s)"
+    return (
+        f"{outcome.database}: ready ({role}{applied}, {outcome.duration_seconds:.1f} s)"
+    )

@@ -1,0 +1,48 @@
+"""What a leader is asked to do, and where Django's `migrate` finds who watches it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from django_safe_init.tracking import Tracker
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a leader is to do, and how it may speak."""
+
+    #: Runs Django's `migrate`, which finds its tracker with `current_tracker`.
+    migrate: Callable[[], None]
+    #: The command's name, for people who read the run's row.
+    command: str
+    #: Whether the work is to bring the database to this build, not to some other target.
+    complete: bool = True
+    #: Unfinished migrations that may run again.
+    rerun: tuple[str, ...] = ()
+    #: Takes a line for the person who waits.
+    report: Callable[[str], None] = lambda line: None
+
+
+#: Where this thread leads: the tracker of the run that is under way, by alias.
+_leading = threading.local()
+
+
+def current_tracker(alias: str) -> Tracker | None:
+    """The tracker of the run that this thread leads, if it leads one."""
+    trackers: dict[str, Tracker] = _leading.__dict__
+    return trackers.get(alias)
+
+
+@contextmanager
+def leading_with(alias: str, tracker: Tracker) -> Iterator[None]:
+    """While entered, `current_tracker` finds the tracker."""
+    _leading.__dict__[alias] = tracker
+    try:
+        yield
+    finally:
+        del _leading.__dict__[alias]
