@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import psycopg
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import load_backend
@@ -128,6 +129,7 @@ class Session:
         self.alias = wrapper.alias
         self.role: str | None = wrapper.settings_dict["OPTIONS"].get("assume_role")
         self.raw = psycopg.connect(**params, cursor_factory=psycopg.ClientCursor)
+        self._protected = False
         self._lock = threading.RLock()
         _sessions.add(self)
 
@@ -152,8 +154,14 @@ class Session:
         return self.rows(_READ_LIMITS + role + statement, params)
 
     def protect(self) -> None:
-        """Arm the session against dead clients and against the role's time-outs."""
-        protect(self.raw)
+        """Arm the session against dead clients and against the role's time-outs, once."""
+        if not self._protected:
+            protect(self.raw)
+            self.assume_role()
+            self._protected = True
+
+    def assume_role(self) -> None:
+        """Be the role that owns the tables, where that is not the one that logs in."""
         if self.role:
             self.rows(f"SET ROLE {_quoted(self.role)}")
 
@@ -161,11 +169,6 @@ class Session:
     def handshake_pid(self) -> int:
         """The server process that the protocol's handshake named; a pooler invents one."""
         return self.raw.info.backend_pid
-
-    def behind_pooler(self) -> bool:
-        """Whether another process answers than the handshake named (pgbouncer#945)."""
-        [(pid,)] = self.read("SELECT pg_backend_pid()")
-        return bool(pid != self.handshake_pid)
 
     def close(self) -> None:
         """End the session; its advisory locks are free then."""
@@ -300,6 +303,10 @@ def connect(
             return Session(wrapper, name, deadline.clip(settings.connect_timeout))
         except psycopg.OperationalError as exc:
             _pause_before_retry(wrapper, exc, pauses, patience, deadline)
+        except (psycopg.ProgrammingError, ImproperlyConfigured) as exc:
+            raise ConfigurationError(
+                f"DATABASES[{wrapper.alias!r}] cannot be used: {one_line(exc)}."
+            ) from exc
 
 
 def _backoff(settings: Settings) -> Iterator[float]:

@@ -34,8 +34,10 @@ logger = logging.getLogger("django_safe_init")
 #: Half of the server's slots is what all followers together may keep.
 _ROOM = """
     SELECT (SELECT sum(numbackends) FROM pg_stat_database) * 2
-           <= current_setting('max_connections')::int
+           <= current_setting('max_connections')::int, pg_backend_pid()
 """
+#: For how long an answer to that holds.
+_SECONDS_OF_ROOM = 10.0
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_BETWEEN_DIAGNOSES = 5.0
 _SECONDS_BETWEEN_REMINDERS = 30.0
@@ -51,25 +53,32 @@ class Verdict(Enum):
 
 
 class Watch:
-    """A follower's eyes: one kept session that listens, or short ones where slots are scarce."""
+    """A follower's eyes.
+
+    On the server itself, a session is kept, and listens, only while the server has room;
+    otherwise each look is a short connection. A client's connection to a pooler is cheap: it
+    is kept, and looks.
+    """
 
     def __init__(
         self, alias: str, build: Build, settings: Settings, deadline: Deadline
     ) -> None:
         self.alias = alias
-        self.build = build
         self.settings = settings
         self.deadline = deadline
         self.session: Session | None = None
+        self._build = build
         self._is_direct = False
         self._reader: Reader | None = None
+        self._pooled = False
         self._listening = False
+        self._room_seen = 0.0
 
     def reader(self) -> Reader:
         """A reader on the session there is, or on a new one, which may go through a pooler."""
         if self.session is None:
             self._open(None)
-        return self._present_reader()
+        return self._current_reader()
 
     def direct_reader(self) -> Reader:
         """A reader on a session that goes straight to the server and may hold a lock."""
@@ -77,7 +86,7 @@ class Watch:
             self.close()
             self._open(self.settings.direct.get(self.alias))
             self._is_direct = True
-        return self._present_reader()
+        return self._current_reader()
 
     def _open(self, direct: Mapping[str, Any] | None) -> None:
         wrapper = make_wrapper(self.alias, direct)
@@ -85,34 +94,39 @@ class Watch:
             wrapper, self.settings, self.deadline, "safe_init waiting"
         )
 
-    def _present_reader(self) -> Reader:
+    def _current_reader(self) -> Reader:
         assert self.session is not None
         if self._reader is None:
-            self._reader = Reader(self.session, self.build, self.settings.lock_key)
+            self._reader = Reader(self.session, self._build, self.settings.lock_key)
+        self._reader.session = self.session
         return self._reader
 
     def pause(self) -> None:
         """Until the leader says that it has ended, or until it is time to look again."""
-        if self._keep():
-            assert self.session is not None
+        if self.session is not None and self._may_keep(self.session):
             seconds = self.deadline.clip(random.uniform(0.5, 1.0))
-            for _ in self.session.raw.notifies(timeout=seconds, stop_after=1):
-                pass
-        else:
-            self.close()
-            # Most look rarely, since each look costs the server a connection; a few look
-            # often, so that a dead leader is seen.
-            slow = random.random() < 0.875
-            time.sleep(self.deadline.clip(random.uniform(2.0, 3.0) if slow else 0.75))
+            if self._listening:
+                list(self.session.raw.notifies(timeout=seconds, stop_after=1))
+            else:
+                time.sleep(seconds)
+            return
+        self.close()
+        # Most look rarely, since each look costs the server a connection; a few look often,
+        # so that a dead leader is seen.
+        slow = random.random() < 0.875
+        time.sleep(self.deadline.clip(random.uniform(2.0, 3.0) if slow else 0.75))
 
-    def _keep(self) -> bool:
-        if self.session is None:
+    def _may_keep(self, session: Session) -> bool:
+        if self._pooled or time.monotonic() - self._room_seen < _SECONDS_OF_ROOM:
+            return True
+        [(room, pid)] = session.read(_ROOM)
+        self._pooled = pid != session.handshake_pid
+        if not room and not self._pooled:
             return False
-        if not self._listening:
-            [(room,)] = self.session.read(_ROOM)
-            if not room or self.session.behind_pooler():
-                return False
-            self.session.rows(f"LISTEN {channel(self.settings.lock_key)}")
+        self._room_seen = time.monotonic()
+        if not self._listening and not self._pooled:
+            session.protect()
+            session.rows(f"LISTEN {channel(self.settings.lock_key)}")
             self._listening = True
         return True
 
@@ -120,8 +134,9 @@ class Watch:
         """Give the connection back."""
         if self.session is not None:
             self.session.close()
-        self.session = self._reader = None
-        self._listening = self._is_direct = False
+        self.session = None
+        self._room_seen = 0.0
+        self._listening = self._is_direct = self._pooled = False
 
 
 class Follower:
@@ -135,6 +150,7 @@ class Follower:
     def __init__(
         self,
         watch: Watch,
+        build: Build,
         since: RunRow | None,
         report: Callable[[str], None],
         *,
@@ -143,18 +159,12 @@ class Follower:
         shares_failure: bool = True,
     ) -> None:
         self.watch = watch
+        self.build = build.fingerprint
         self.since = since
-        self.report = report
         self.satisfied = satisfied
         self.leads = leads
         self.shares_failure = shares_failure
-        self.started = time.monotonic()
         self._progress = Progress(watch.settings, report)
-
-    @property
-    def waited_seconds(self) -> float:
-        """How long this follower has been waiting."""
-        return time.monotonic() - self.started
 
     def follow(self) -> Verdict:
         """Wait for a verdict. Raises `LeaderFailed`, `WaitTimeout` or `DatabaseUnreachable`."""
@@ -201,7 +211,7 @@ class Follower:
         return since is None or run.id > since.id or (run.id == since.id and since.open)
 
     def _raise_shared_failure(self, run: RunRow) -> None:
-        same_build = run.build == self.watch.build.fingerprint
+        same_build = run.build == self.build
         if run.outcome == "failed" and same_build and self.shares_failure:
             raise LeaderFailed(
                 f"The leader ({run.leader}) failed: {run.error}", run=run.id

@@ -15,13 +15,14 @@ from django_safe_init.build import Build
 from django_safe_init.conf import Settings
 from django_safe_init.connections import one_line
 from django_safe_init.exceptions import (
+    InitializationFailed,
     LeaderFailed,
     LockLost,
     SafeInitError,
     ValidationFailed,
 )
 from django_safe_init.locks.postgresql import LeaderLock
-from django_safe_init.recorder import Heartbeat, Recorder
+from django_safe_init.recorder import STRIKES, Heartbeat, Recorder
 from django_safe_init.states import State, StateMachine
 from django_safe_init.status import Reader
 from django_safe_init.tables import ensure_tables
@@ -75,7 +76,7 @@ class Leader:
         except BaseException as exc:
             with suppress(LockLost):  # nothing new to whoever handles the reason
                 self.lock.release()
-            if is_lost_connection(exc):
+            if is_lost_connection(exc) and not isinstance(exc, SafeInitError):
                 raise LockLost(
                     f"A connection of the run was lost: {one_line(exc)}"
                 ) from exc
@@ -137,7 +138,10 @@ class Leader:
         try:
             yield
         except BaseException as exc:
-            self._close_run(exc)
+            if self._close_run(exc) == "failed" and is_lost_connection(exc):
+                raise InitializationFailed(
+                    f"{STRIKES} times in a row: {self.reason(exc)}"
+                ) from exc
             raise
 
     @property
@@ -145,14 +149,18 @@ class Leader:
         """The migration that the run is in, or broke off in."""
         return self._tracker.current if self._tracker else None
 
-    def _close_run(self, exc: BaseException) -> None:
+    def _close_run(self, exc: BaseException) -> str | None:
+        """Returns the outcome that was written, or None if the session is gone."""
         try:
             # A non-atomic step that broke off stays open: what it has done is unknown.
             if self._tracker and self._tracker.current_is_atomic:
                 self.recorder.finish_step("failed")
-            self.recorder.finish_run(self._outcome(exc), State.ERROR, self.reason(exc))
+            return self.recorder.finish_run(
+                self._outcome(exc), State.ERROR, self.reason(exc)
+            )
         except LockLost:
             logger.info("The next leader closes run %s.", self.recorder.run)
+            return None
 
     def reason(self, exc: BaseException) -> str:
         """The error in one line, with the migration it happened in."""

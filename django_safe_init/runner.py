@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -227,6 +228,7 @@ class Initializer:
             and not self.request.force
         ):
             return self._ready(reading)
+        watch.direct_reader().session.protect()
         if not self._checked:
             self.request.before_lock()
             self._checked = True
@@ -247,6 +249,7 @@ class Initializer:
     def _follower(self, watch: Watch, reading: Reading, *, leads: bool) -> Follower:
         return Follower(
             watch,
+            self.build,
             reading.latest,
             self._say,
             satisfied=self._satisfied,
@@ -261,6 +264,7 @@ class Initializer:
 
     def _try_lock(self, watch: Watch) -> LeaderLock | None:
         session = watch.direct_reader().session
+        session.protect()
         require_own_server_session(session, declared=self.direct is not None)
         lock = LeaderLock(session, self.settings.lock_key)
         return lock if lock.try_acquire() else None
@@ -277,7 +281,8 @@ class Initializer:
             reading = watch.direct_reader().read_carefully()
             done = follower.judge(reading) is Verdict.READY
         except BaseException:
-            lock.release()
+            with suppress(LockLost):
+                lock.release()
             raise
         if done:
             lock.release()
@@ -294,7 +299,6 @@ class Initializer:
         self.role = "leader"
         self._waited = time.monotonic() - self._started
         work = self.request.work
-        lock.session.protect()
         leader = Leader(
             lock, self.build, self.settings, self.machine, work, self.direct
         )

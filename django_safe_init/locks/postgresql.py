@@ -115,7 +115,7 @@ class LeaderLock:
             return False
         finally:
             if role:
-                self.session.protect()
+                self.session.assume_role()
         return True
 
 
