@@ -142,7 +142,7 @@ class Watch:
 class Follower:
     """Waits until there is something to do, or nothing left to do.
 
-    `since` is the newest run when the waiting began: only what happened after that counts.
+    `since` is what was read before the waiting began: only what happened after that counts.
     `satisfied` says whether a reading is all that is wanted; `leads` whether this process may
     lead itself.
     """
@@ -151,7 +151,7 @@ class Follower:
         self,
         watch: Watch,
         build: Build,
-        since: RunRow | None,
+        since: Reading,
         report: Callable[[str], None],
         *,
         satisfied: Callable[[Reading], bool],
@@ -160,10 +160,12 @@ class Follower:
     ) -> None:
         self.watch = watch
         self.build = build.fingerprint
-        self.since = since
+        self.since = since.latest
         self.satisfied = satisfied
         self.leads = leads
         self.shares_failure = shares_failure
+        #: The reading that was judged last.
+        self.reading = since
         self._progress = Progress(watch.settings, report)
 
     def follow(self) -> Verdict:
@@ -186,7 +188,7 @@ class Follower:
     def _look(self) -> Verdict | None:
         reader = self.watch.reader()
         glance = reader.glance()
-        if not (glance.at_work and self.leads):
+        if not (self.leads and glance.at_work_for(self.build)):
             verdict = self.judge(reader.read_carefully())
             if verdict is not None:
                 return verdict
@@ -196,25 +198,32 @@ class Follower:
 
     def judge(self, reading: Reading) -> Verdict | None:
         """What a reading means for this process; None to go on waiting."""
-        run = reading.latest
-        if run is not None and not run.open and self._is_news(run):
-            self._raise_shared_failure(run)
-            if self.leads:
-                done = run.outcome == "ready" and self.satisfied(reading)
-                return Verdict.READY if done else Verdict.TRY
+        self.reading = reading
+        own, latest = reading.own, reading.latest
+        self._raise_shared_failure(own)
         if not self.leads:
             return Verdict.READY if self.satisfied(reading) else None
+        ready = self.satisfied(reading)
+        if ready and (self._ended_ready(own) or self._ended_ready(latest)):
+            return Verdict.READY
         return Verdict.TRY if reading.leader_pid is None else None
 
-    def _is_news(self, run: RunRow) -> bool:
+    def _has_ended(self, run: RunRow | None) -> bool:
+        """Whether the run ended while this process waited."""
         since = self.since
+        if run is None or run.open:
+            return False
         return since is None or run.id > since.id or (run.id == since.id and since.open)
 
-    def _raise_shared_failure(self, run: RunRow) -> None:
-        same_build = run.build == self.build
-        if run.outcome == "failed" and same_build and self.shares_failure:
+    def _ended_ready(self, run: RunRow | None) -> bool:
+        return run is not None and run.outcome == "ready" and self._has_ended(run)
+
+    def _raise_shared_failure(self, own: RunRow | None) -> None:
+        if own is None or own.outcome != "failed" or not self.shares_failure:
+            return
+        if self._has_ended(own):
             raise LeaderFailed(
-                f"The leader ({run.leader}) failed: {run.error}", run=run.id
+                f"The leader ({own.leader}) failed: {own.error}", run=own.id
             )
 
 

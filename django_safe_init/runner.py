@@ -199,7 +199,9 @@ class Initializer:
         if not reading.ready:
             self.machine.to(State.ACQUIRING_LOCK)
             self.role = "follower"
-            self._follower(watch, reading, leads=False).follow()
+            follower = self._follower(watch, reading, leads=False)
+            follower.follow()
+            reading = follower.reading
         return self._ready(reading)
 
     def _first_reading(self, watch: Watch, reader: Callable[[], Reader]) -> Reading:
@@ -244,13 +246,13 @@ class Initializer:
                 if not done:
                     return self._lead(lock)
             if done:
-                return self._ready(reading)
+                return self._ready(follower.reading)
 
     def _follower(self, watch: Watch, reading: Reading, *, leads: bool) -> Follower:
         return Follower(
             watch,
             self.build,
-            reading.latest,
+            reading,
             self._say,
             satisfied=self._satisfied,
             leads=leads,
@@ -258,8 +260,6 @@ class Initializer:
         )
 
     def _satisfied(self, reading: Reading) -> bool:
-        if reading.latest is not None:
-            self.run_id = reading.latest.id
         return reading.ready and self.request.accepts_success
 
     def _try_lock(self, watch: Watch) -> LeaderLock | None:
@@ -320,8 +320,8 @@ class Initializer:
 
     def _ready(self, reading: Reading) -> Outcome:
         self.machine.to(State.READY)
-        if self.run_id is None and reading.own is not None:
-            self.run_id = reading.own.id
+        run = reading.own or reading.latest
+        self.run_id = run.id if run is not None else None
         return self.outcome("ready")
 
 

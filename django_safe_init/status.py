@@ -90,12 +90,12 @@ class Glance:
     latest: RunRow | None
     leader_pid: int | None
 
-    @property
-    def at_work(self) -> bool:
-        """Whether a leader is alive and its run is open."""
-        return (
-            self.leader_pid is not None and self.latest is not None and self.latest.open
-        )
+    def at_work_for(self, build: str) -> bool:
+        """Whether a leader is alive and its open run is one of this build."""
+        run = self.latest
+        if run is None or self.leader_pid is None:
+            return False
+        return run.open and run.build == build
 
 
 @dataclass(frozen=True)
