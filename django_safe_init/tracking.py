@@ -50,6 +50,7 @@ class Tracker:
         self.current: str | None = None
         #: Whether that one is undone as a whole if it fails.
         self.current_is_atomic = False
+        self._has_plan = False
         self._transaction: transaction.Atomic | None = None
 
     def __enter__(self) -> Tracker:
@@ -68,13 +69,10 @@ class Tracker:
         **kwargs: Any,
     ) -> None:
         # Sent once per app, before the first migration.
-        if (
-            using == self.connection.alias
-            and plan is not None
-            and not self.recorder.total
-        ):
+        if using == self.connection.alias and plan is not None and not self._has_plan:
+            self._has_plan = True
             self.recorder.total = len(plan)
-            self.recorder.update(State.MIGRATING, "pre_migrate" if plan else "")
+            self.recorder.update(State.MIGRATING, "pre_migrate")
 
     def started(self, migration: Migration, *, backwards: bool, fake: bool) -> None:
         """Django is about to do the migration."""
