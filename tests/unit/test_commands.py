@@ -1,0 +1,153 @@
+"""The small parts of the commands: arguments, signals, output, and whose `migrate` it is."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from django.core.management import CommandError, get_commands, load_command_class
+from django.core.management.base import OutputWrapper
+from django.core.management.commands.migrate import Command as DjangoMigrate
+
+from django_safe_init.exceptions import ConfigurationError, WaitTimeout
+from django_safe_init.management.commands.migrate import Command as OurMigrate
+from django_safe_init.management.interrupts import Interrupted, interruptible
+from django_safe_init.management.output import JsonOnly, command_errors, report_to
+from django_safe_init.management.replace import require_command, split
+from django_safe_init.migrating import apps_with_migrate, migrate_command, next_migrate
+
+
+@pytest.mark.parametrize(
+    ("argv", "own", "command"),
+    [
+        (["m", "safe_migrate"], ["m", "safe_migrate"], []),
+        (["m", "--", "a", "--", "b"], ["m"], ["a", "--", "b"]),
+        (["m", "--json", "--"], ["m", "--json"], []),
+    ],
+)
+def test_split(argv, own, command) -> None:
+    """What stands before the first `--` is ours, the rest is the command."""
+    assert split(argv) == (own, command)
+
+
+def test_require_command() -> None:
+    """A program that is not there is refused before any work."""
+    require_command([])
+    require_command(["sh", "-c", "true"])
+    with pytest.raises(
+        ConfigurationError, match="There is no command 'no-such-program'"
+    ):
+        require_command(["no-such-program"])
+
+
+def _kill_twice(number: int) -> None:
+    try:
+        os.kill(os.getpid(), number)
+    finally:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interruptible(number) -> None:
+    """A signal becomes `Interrupted`, with the exit code of a shell; later ones are ignored."""
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(Interrupted) as caught, interruptible():
+        _kill_twice(number)
+    assert caught.value.exit_code == 128 + number
+    assert str(caught.value) == f"ended by {signal.Signals(number).name}"
+    after = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    assert after == before
+
+
+def test_interruptible_in_a_thread() -> None:
+    """In a thread, where Python allows no handlers, it does nothing."""
+    found = []
+
+    def enter() -> None:
+        with interruptible():
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert found == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_command_errors() -> None:
+    """An error of ours becomes one line with its exit code."""
+    with pytest.raises(CommandError, match="too long") as caught, command_errors():
+        raise WaitTimeout("too long")
+    assert caught.value.returncode == 3
+    assert isinstance(caught.value.__cause__, WaitTimeout)
+
+
+def test_report_to() -> None:
+    """A line for a person is marked as ours."""
+    stream = io.StringIO()
+    report_to(OutputWrapper(stream))("waiting")
+    assert stream.getvalue() == "[safe_init] waiting\n"
+
+
+def test_json_only(capfd, monkeypatch) -> None:
+    """Standard output is kept for the object; prints, also of children, go elsewhere."""
+    with open(1, "w", closefd=False) as stdout, JsonOnly() as json:
+        # pytest's own does not write to descriptor 1.
+        monkeypatch.setattr(sys, "stdout", stdout)
+        print("from Python")
+        subprocess.run(["sh", "-c", "echo from a child"], check=True, timeout=10)
+        json.emit({"a": 1})
+        stdout.flush()
+    os.write(1, b"afterwards\n")
+    out, err = capfd.readouterr()
+    assert out == '{"a": 1}\nafterwards\n'
+    assert err == "from a child\nfrom Python\n"
+
+
+# Whose `migrate`
+
+
+def test_ours_wins() -> None:
+    """The first app's `migrate` is the project's."""
+    assert get_commands()["migrate"] == "django_safe_init"
+    assert apps_with_migrate() == ["django_safe_init"]
+    assert next_migrate() is DjangoMigrate
+
+
+def test_ours_extends_the_next(settings) -> None:
+    """Behind ours, another app's `migrate` is the one that ours extends."""
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "syzygy"]
+    assert apps_with_migrate() == ["django_safe_init", "syzygy"]
+    assert next_migrate().__module__ == "syzygy.management.commands.migrate"
+
+
+def test_ours_does_not_extend_an_earlier_one(settings) -> None:
+    """An app before ours may extend ours; ours extends what comes later."""
+    settings.INSTALLED_APPS = ["syzygy", *settings.INSTALLED_APPS]
+    assert next_migrate() is DjangoMigrate
+
+
+def test_not_installed(settings) -> None:
+    """Without our app, `migrate` is Django's."""
+    settings.INSTALLED_APPS = ["django.contrib.contenttypes"]
+    assert next_migrate() is DjangoMigrate
+
+
+def test_the_command_that_runs(settings, monkeypatch) -> None:
+    """The project's `migrate` runs if it extends ours; otherwise ours does."""
+    assert type(migrate_command()) is OurMigrate
+    settings.INSTALLED_APPS = ["syzygy", *settings.INSTALLED_APPS]
+    assert not isinstance(load_command_class("syzygy", "migrate"), OurMigrate)
+    assert type(migrate_command()) is OurMigrate
+
+    class Theirs(OurMigrate):
+        pass
+
+    from syzygy.management.commands import migrate
+
+    monkeypatch.setattr(migrate, "Command", Theirs)
+    assert type(migrate_command()) is Theirs

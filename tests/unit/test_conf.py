@@ -1,0 +1,198 @@
+"""SAFE_INIT: defaults, live reading, and one clear sentence for everything that is wrong."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+from django.test import override_settings
+
+from django_safe_init.conf import (
+    RULES,
+    Settings,
+    effective_mode,
+    get_settings,
+    in_test_environment,
+    problems,
+)
+from django_safe_init.exceptions import ConfigurationError
+
+#: For each key: values it may have, and values it may not.
+VALUES = {
+    "MODE": (["self", "external", "off"], ["SELF", "", None, 1]),
+    "IN_TESTS": ([True, False], [1, 0, "yes", None]),
+    "DATABASES": ([["default"], ("default",)], ["default", [], [1], None, {}]),
+    "LOCK_KEY": ([None, "", "shop"], [1, b"shop", ["shop"]]),
+    "LOCK": (["auto", "none"], [None, "file", True]),
+    "DIRECT": (
+        [{}, {"default": {}}, {"default": {"HOST": "db"}}],
+        [None, [], {"default": None}, {"default": "db"}],
+    ),
+    "CONNECT_ATTEMPTS": ([1, 10], [0, -1, 1.5, True, "10", None]),
+    "CONNECT_MAX_WAIT": ([1, 0.5], [0, -1, True, "30", None]),
+    "CONNECT_TIMEOUT": ([1, 0.5], [0, -1, True, "30", None]),
+    "WAIT_TIMEOUT": ([1, 0.5], [0, -1, True, "30", None]),
+    "MAX_WAIT": ([None, 1, 0.5], [0, -1, True, "30"]),
+    "RESTARTS": ([0, 3], [-1, 1.5, True, "3", None]),
+    "UNFINISHED": (["rerun", "report"], ["RERUN", None, True]),
+}
+GOOD = [(key, value) for key, (good, _) in VALUES.items() for value in good]
+BAD = [(key, value) for key, (_, bad) in VALUES.items() for value in bad]
+
+
+def test_defaults() -> None:
+    """Without any setting, all of these hold."""
+    assert get_settings() == Settings(
+        mode="self",
+        in_tests=False,
+        databases=("default",),
+        lock_key=None,
+        lock="auto",
+        direct={},
+        connect_attempts=10,
+        connect_max_wait=30,
+        connect_timeout=10,
+        wait_timeout=600,
+        max_wait=None,
+        restarts=3,
+        unfinished="rerun",
+    )
+
+
+def test_no_setting_at_all(settings) -> None:
+    """A project that does not define SAFE_INIT has the defaults."""
+    del settings.SAFE_INIT
+    assert get_settings() == Settings()
+    assert list(problems()) == []
+
+
+def test_every_key_has_a_rule_and_a_test() -> None:
+    """Settings, rules and this module know the same keys."""
+    fields = {field.name.upper() for field in dataclasses.fields(Settings)}
+    assert fields == set(RULES) == set(VALUES)
+
+
+@pytest.mark.parametrize(("key", "value"), GOOD)
+def test_good_values(key, value) -> None:
+    """A value that a key may have is what the settings say."""
+    with override_settings(SAFE_INIT={key: value}):
+        expected = tuple(value) if key == "DATABASES" else value
+        assert getattr(get_settings(), key.lower()) == expected
+
+
+@pytest.mark.parametrize(("key", "value"), BAD)
+def test_wrong_values(key, value) -> None:
+    """A value that a key may not have is named, with what it must be."""
+    with override_settings(SAFE_INIT={key: value}):
+        [problem] = problems()
+        assert problem.kind == "type"
+        assert problem.message == f"SAFE_INIT[{key!r}] is {value!r}."
+        assert problem.hint.startswith("It must be ")
+        with pytest.raises(ConfigurationError) as caught:
+            get_settings()
+    assert str(caught.value) == f"{problem.message} {problem.hint}"
+
+
+def test_unknown_key() -> None:
+    """An unknown key is named, with all keys there are."""
+    with override_settings(SAFE_INIT={"MODUS": "self"}):
+        [problem] = problems()
+    assert (problem.kind, problem.message) == (
+        "unknown",
+        "SAFE_INIT has an unknown key 'MODUS'.",
+    )
+    assert problem.hint == "Known keys: " + ", ".join(sorted(RULES)) + "."
+
+
+def test_not_a_dictionary() -> None:
+    """A SAFE_INIT that is no dictionary is said to be none."""
+    with override_settings(SAFE_INIT=["MODE"]):
+        assert [problem.message for problem in problems()] == [
+            "SAFE_INIT is not a dictionary."
+        ]
+
+
+def test_all_problems_are_found_at_once() -> None:
+    """Whoever runs the checks sees every problem, not only the first."""
+    with override_settings(SAFE_INIT={"MODUS": 1, "LOCK": 1, "RESTARTS": -1}):
+        assert len(list(problems())) == 3
+
+
+@pytest.mark.parametrize("key", ["DATABASES", "DIRECT"])
+def test_unknown_alias(key) -> None:
+    """An alias that the project does not have is named, with those it has."""
+    value = ["default", "nowhere"] if key == "DATABASES" else {"nowhere": {}}
+    with override_settings(SAFE_INIT={key: value}):
+        [problem] = problems()
+    assert "'nowhere'" in problem.message
+    assert problem.hint == "Use an alias of DATABASES: default."
+
+
+def test_settings_are_read_live() -> None:
+    """Nothing is cached: `override_settings` works."""
+    with override_settings(SAFE_INIT={"RESTARTS": 7}):
+        assert get_settings().restarts == 7
+    assert get_settings().restarts == 3
+
+
+def test_the_users_dictionary_is_never_changed() -> None:
+    """What the project gave stays as it was."""
+    given = {"DATABASES": ["default"], "DIRECT": {"default": {"HOST": "db"}}}
+    before = copy.deepcopy(given)
+    with override_settings(SAFE_INIT=given):
+        get_settings()
+        list(problems())
+    assert given == before
+
+
+def test_the_environments_mode_wins(monkeypatch) -> None:
+    """DB_INIT_MODE wins over SAFE_INIT."""
+    monkeypatch.setenv("DB_INIT_MODE", "external")
+    with override_settings(SAFE_INIT={"MODE": "off"}):
+        assert get_settings().mode == "external"
+
+
+def test_an_empty_environment_variable_is_none(monkeypatch) -> None:
+    """An empty DB_INIT_MODE says nothing."""
+    monkeypatch.setenv("DB_INIT_MODE", "")
+    with override_settings(SAFE_INIT={"MODE": "off"}):
+        assert get_settings().mode == "off"
+
+
+def test_an_unknown_mode_in_the_environment(monkeypatch) -> None:
+    """An unknown DB_INIT_MODE is an error that names the variable and the modes."""
+    monkeypatch.setenv("DB_INIT_MODE", "maybe")
+    with pytest.raises(ConfigurationError) as caught:
+        get_settings()
+    assert str(caught.value) == (
+        "The environment variable DB_INIT_MODE is 'maybe'. "
+        'It must be one of "self", "external", "off".'
+    )
+
+
+def test_off_in_the_test_environment() -> None:
+    """In Django's test environment the mode is "off", whatever else was asked for."""
+    assert in_test_environment()
+    assert effective_mode(Settings(mode="self")) == "off"
+    assert effective_mode(Settings(mode="self"), "external") == "off"
+
+
+def test_in_tests_switches_it_on() -> None:
+    """With IN_TESTS the mode is the one asked for, and the setting's otherwise."""
+    settings = Settings(mode="external", in_tests=True)
+    assert effective_mode(settings) == "external"
+    assert effective_mode(settings, "self") == "self"
+
+
+def test_outside_of_tests(monkeypatch) -> None:
+    """Where no test environment is set up, IN_TESTS does not matter."""
+    monkeypatch.delitem(__import__("sys").modules, "django.test.utils")
+    assert not in_test_environment()
+    assert effective_mode(Settings()) == "self"
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    """A mode that does not exist is an error that names those which do."""
+    with pytest.raises(ConfigurationError, match="There is no mode 'both'"):
+        effective_mode(Settings(in_tests=True), "both")

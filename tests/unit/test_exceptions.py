@@ -1,0 +1,45 @@
+"""Errors: the docstring is the message, builtin bases where they fit, a code for each."""
+
+from __future__ import annotations
+
+import pytest
+
+from django_safe_init import exceptions
+from django_safe_init.exceptions import InitializationFailed, SafeInitError
+
+CODES = {
+    "SafeInitError": (1, "failed"),
+    "InitializationFailed": (1, "failed"),
+    "LeaderFailed": (1, "failed"),
+    "UnfinishedMigration": (1, "failed"),
+    "ValidationFailed": (1, "failed"),
+    "ConfigurationError": (2, "usage"),
+    "UnsafeConnection": (2, "unsafe"),
+    "UnsupportedEngine": (2, "unsafe"),
+    "MissingPrivilege": (2, "unsafe"),
+    "WaitTimeout": (3, "timeout"),
+    "DatabaseUnreachable": (4, "unreachable"),
+    "LockLost": (5, "lock_lost"),
+}
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_error(name) -> None:
+    """Every error is a SafeInitError with this exit code and result, and speaks by itself."""
+    error = getattr(exceptions, name)
+    assert issubclass(error, SafeInitError)
+    assert (error.exit_code, error.result) == CODES[name]
+    assert str(error()) == error.__doc__
+    assert str(error("because")) == "because"
+
+
+def test_builtin_bases() -> None:
+    """Callers that catch the builtin errors catch ours."""
+    assert issubclass(exceptions.WaitTimeout, TimeoutError)
+    assert issubclass(exceptions.DatabaseUnreachable, ConnectionError)
+
+
+def test_a_failure_carries_what_was_done() -> None:
+    """`InitializationFailed` says what was applied, where it broke off, and in which run."""
+    error = InitializationFailed("x", applied=("a.1",), failed_migration="a.2", run=3)
+    assert (error.applied, error.failed_migration, error.run) == (("a.1",), "a.2", 3)

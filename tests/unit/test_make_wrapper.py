@@ -1,0 +1,88 @@
+"""Wrappers of our own: unpooled, direct, and nothing else changed."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+from django.db import connections
+
+from django_safe_init.connections import (
+    KEEPALIVES,
+    check_alias,
+    is_postgresql,
+    make_wrapper,
+    require_postgresql,
+)
+from django_safe_init.exceptions import ConfigurationError, UnsupportedEngine
+
+
+@pytest.fixture
+def options(monkeypatch):
+    """The OPTIONS of `default`, to be filled by the test."""
+    chosen: dict[str, object] = {}
+    monkeypatch.setitem(connections.settings["default"], "OPTIONS", chosen)
+    return chosen
+
+
+@pytest.fixture
+def sqlite(monkeypatch):
+    """`lite`, a database on SQLite."""
+    configured = connections.configure_settings(
+        {
+            "default": {},
+            "lite": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"},
+        }
+    )
+    monkeypatch.setitem(connections.settings, "lite", configured["lite"])
+    connections["lite"].close()
+    yield
+    del connections["lite"]
+
+
+def test_the_pool_is_left_out(options) -> None:
+    """A pool keeps a session lock after close(): our wrapper has none, theirs keeps it."""
+    options["pool"] = {"min_size": 1}
+    before = copy.deepcopy(connections.settings["default"])
+    assert "pool" not in make_wrapper("default").settings_dict["OPTIONS"]
+    assert connections.settings["default"] == before
+
+
+def test_keepalives(options) -> None:
+    """A dead network is noticed by keepalives, unless the project chose others."""
+    options["keepalives_idle"] = 99
+    found = make_wrapper("default").settings_dict["OPTIONS"]
+    assert found == {**KEEPALIVES, "keepalives_idle": 99}
+
+
+@pytest.mark.usefixtures("options")
+def test_direct() -> None:
+    """What DIRECT says wins over DATABASES, for this wrapper only."""
+    wrapper = make_wrapper("default", {"HOST": "server", "PORT": 5433})
+    assert wrapper.settings_dict["HOST"] == "server"
+    assert wrapper.settings_dict["PORT"] == 5433
+    assert wrapper.settings_dict["NAME"] == connections.settings["default"]["NAME"]
+    assert connections.settings["default"]["HOST"] != "server"
+    assert wrapper.alias == "default"
+
+
+def test_check_alias() -> None:
+    """An alias that is not there is an error that lists those that are."""
+    check_alias("default")
+    with pytest.raises(ConfigurationError) as caught:
+        check_alias("nowhere")
+    assert str(caught.value) == (
+        "There is no database 'nowhere' in DATABASES. Use one of: default."
+    )
+
+
+@pytest.mark.usefixtures("sqlite")
+def test_only_postgresql_has_a_lock() -> None:
+    """Another engine is refused, with the way to accept the risk."""
+    require_postgresql("default")
+    assert is_postgresql("default")
+    assert not is_postgresql("lite")
+    with pytest.raises(UnsupportedEngine) as caught:
+        require_postgresql("lite")
+    assert "The database 'lite' is SQLite" in str(caught.value)
+    assert '"LOCK": "none"' in str(caught.value)

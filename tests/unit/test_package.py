@@ -1,0 +1,59 @@
+"""The public names, and what importing them costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import django_safe_init
+
+
+@pytest.mark.parametrize("name", django_safe_init.__all__)
+def test_public_name(name) -> None:
+    """Every name in `__all__` can be imported from the package."""
+    assert getattr(django_safe_init, name) is not None
+
+
+def test_unknown_name() -> None:
+    """Any other name is an ordinary AttributeError."""
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = django_safe_init.nothing
+
+
+def test_import_is_free_of_django() -> None:
+    """Importing the package imports neither Django nor a driver: INSTALLED_APPS names it."""
+    code = (
+        "import sys, django_safe_init\n"
+        "print(sorted(m for m in sys.modules if m.split('.')[0] in ('django', 'psycopg')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_models_are_read_only() -> None:
+    """The models are views of our tables: not managed, not to be added, changed or deleted."""
+    from django_safe_init.models import Run, Step
+
+    for model in (Run, Step):
+        assert not model._meta.managed
+        assert model._meta.default_permissions == ("view",)
+    assert str(Run(pk=3)) == "run 3"
+    assert str(Step(name="shop.0001_initial")) == "shop.0001_initial"
+
+
+def test_models_have_the_tables_columns() -> None:
+    """Models and tables have the same columns."""
+    from django_safe_init.models import Run, Step
+    from django_safe_init.tables import COLUMNS
+
+    for model in (Run, Step):
+        columns = {field.column for field in model._meta.fields}
+        assert columns == set(COLUMNS[model._meta.db_table])
