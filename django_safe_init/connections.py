@@ -272,6 +272,7 @@ _FINAL = (
     "authentication failed",
     "no password supplied",
     "no pg_hba.conf entry",
+    "pg_hba.conf rejects connection",
     "is not permitted to log in",
     "invalid connection option",
 )
