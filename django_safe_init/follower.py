@@ -176,22 +176,22 @@ class Follower:
                 if verdict is not None:
                     return verdict
                 self.watch.pause()
-            except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
-                self.watch.pause()
             except psycopg.OperationalError as exc:
-                logger.info(
-                    "The server ended a follower's connection: %s", one_line(exc)
-                )
+                logger.info("A follower's connection ended: %s", one_line(exc))
                 self.watch.close()
+                self._progress.check(self.watch.deadline)
                 time.sleep(random.uniform(0.1, 0.5))
 
     def _look(self) -> Verdict | None:
         reader = self.watch.reader()
-        glance = reader.glance()
-        if not (self.leads and glance.at_work_for(self.build)):
-            verdict = self.judge(reader.read_carefully())
-            if verdict is not None:
-                return verdict
+        try:
+            glance = reader.glance()
+            if not (self.leads and glance.at_work_for(self.build)):
+                verdict = self.judge(reader.read_carefully())
+                if verdict is not None:
+                    return verdict
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
+            glance = self._progress.glance  # a migration has locked our tables
         self._progress.note(glance, reader.session)
         self._progress.check(self.watch.deadline)
         return None
@@ -237,13 +237,14 @@ class Progress:
         self._moved = self._told = self._diagnosed = time.monotonic()
         self._told_news: tuple[object, ...] = ()
         self._activity: Activity | None = None
-        self._glance = Glance(None, None)
+        #: What was seen last.
+        self.glance = Glance(None, None)
 
     def note(self, glance: Glance, session: Session) -> None:
         """Take in what was seen, and say so if it is worth a line."""
         now = time.monotonic()
         run = glance.latest
-        self._glance = glance
+        self.glance = glance
         seen = (
             (run.id, run.done, run.message, run.state) if run else (glance.leader_pid,)
         )
@@ -266,7 +267,7 @@ class Progress:
         changed = news != self._told_news and silence >= _SECONDS_BETWEEN_LINES
         if not self._told_news or changed or silence >= _SECONDS_BETWEEN_REMINDERS:
             self._told_news, self._told = news, now
-            self.report(self._full(what_the_leader_does(self._glance)))
+            self.report(self._full(what_the_leader_does(self.glance)))
 
     def _full(self, line: str) -> str:
         activity = str(self._activity or "")
@@ -286,10 +287,10 @@ class Progress:
             )
 
     def _remedy(self) -> str:
-        pid = self._glance.leader_pid
+        pid = self.glance.leader_pid
         if pid is None:
             return "Nobody initializes this database: run `manage.py safe_migrate` somewhere."
-        text = self._full(what_the_leader_does(self._glance))
+        text = self._full(what_the_leader_does(self.glance))
         return f"{text}. To end the leader: SELECT pg_terminate_backend({pid});"
 
 

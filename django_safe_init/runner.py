@@ -206,6 +206,7 @@ class Initializer:
 
     def _first_reading(self, watch: Watch, reader: Callable[[], Reader]) -> Reading:
         """The first look, which a migration that has locked our tables may delay."""
+        patience = Deadline(self.settings.wait_timeout)
         while True:
             try:
                 return reader().read()
@@ -213,7 +214,7 @@ class Initializer:
                 psycopg.errors.LockNotAvailable,
                 psycopg.errors.QueryCanceled,
             ) as exc:
-                if self.deadline.passed():
+                if self.deadline.passed() or patience.passed():
                     raise WaitTimeout(
                         f"The status tables stayed locked: {one_line(exc)}"
                     ) from exc
