@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations import Migration
 from django.db.migrations.executor import MigrationExecutor
@@ -19,7 +20,7 @@ from django.db.migrations.operations.base import Operation
 
 from django_safe_init.connections import Session
 from django_safe_init.exceptions import ConfigurationError, UnfinishedMigration
-from django_safe_init.tables import STEP_TABLE
+from django_safe_init.tables import STEP_TABLE, missing_privilege
 
 logger = logging.getLogger("django_safe_init")
 
@@ -43,9 +44,13 @@ class Mark:
 
 def read_marks(session: Session) -> dict[str, Mark]:
     """The newest marks without an end, by the migration's name."""
+    try:
+        rows = session.rows(_MARKS)
+    except psycopg.errors.InsufficientPrivilege as exc:
+        raise missing_privilege(session, exc) from exc
     return {
         name: Mark(name, backwards, frozenset((detail or {}).get("indexes_before", ())))
-        for name, backwards, detail in session.rows(_MARKS)
+        for name, backwards, detail in rows
     }
 
 
