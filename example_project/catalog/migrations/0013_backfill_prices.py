@@ -1,0 +1,36 @@
+from django.conf import settings
+from django.db import migrations
+
+BACKFILL = """
+    INSERT INTO catalog_productprice (product_id, day, price)
+    SELECT product.id, CURRENT_DATE - days, product.price
+    FROM catalog_product AS product CROSS JOIN generate_series(1, 365) AS days
+"""
+
+
+def backfill(apps, schema_editor):
+    """A year of prices for every product; slow, as in a shop with a million of them."""
+    with schema_editor.connection.cursor() as cursor:
+        cursor.execute(BACKFILL)
+        rows = cursor.rowcount
+        cursor.execute("SELECT pg_sleep(%s)", [settings.SHOP_SLOW_SECONDS])
+    ChangeLog = apps.get_model("catalog", "ChangeLog")
+    ChangeLog.objects.create(
+        migration="catalog.0013_backfill_prices", text=f"{rows} prices"
+    )
+
+
+def clear(apps, schema_editor):
+    """Forget the prices, and that they were filled in."""
+    apps.get_model("catalog", "ProductPrice").objects.all().delete()
+    apps.get_model("catalog", "ChangeLog").objects.filter(
+        migration="catalog.0013_backfill_prices"
+    ).delete()
+
+
+class Migration(migrations.Migration):
+    dependencies = [("catalog", "0012_productprice")]
+
+    operations = [
+        migrations.RunPython(backfill, clear),
+    ]

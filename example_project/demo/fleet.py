@@ -1,0 +1,172 @@
+"""The replicas: N real processes that wait at a barrier and start at the same moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+MANAGE = Path(__file__).resolve().parent.parent / "manage.py"
+# Each shell takes one newline, a single byte, off the shared pipe, and becomes the replica.
+# If the pipe closes without one, we died: nothing is started then.
+BARRIER = 'read -r _ || exit 1; exec "$@" </dev/null'
+
+
+@dataclass
+class Replica:
+    """One process, and what it wrote."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    output: IO[bytes]
+    errors: IO[bytes]
+    ended_after: float | None = None
+    killed: bool = False
+    _report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """Negative is the signal that ended it; None while it runs."""
+        return self.process.returncode
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it said something for people to read: it has got as far as that."""
+        return os.fstat(self.errors.fileno()).st_size > 0
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The JSON object that `safe_migrate --json` ends with; empty if there is none."""
+        if not self._report:
+            try:
+                self._report = json.loads(self._read(self.output))
+            except ValueError:
+                return {}
+        return self._report
+
+    @property
+    def error_text(self) -> str:
+        return self._read(self.errors)
+
+    def _read(self, file: IO[bytes]) -> str:
+        file.seek(0)
+        return file.read().decode(errors="replace")
+
+
+class Fleet:
+    """`size` processes of one management command; `with` guarantees that none is left.
+
+    `guarded` says whether they are expected to agree on a leader.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        *,
+        guarded: bool = False,
+    ) -> None:
+        self.size = size
+        self.guarded = guarded
+        self.replicas: list[Replica] = []
+        self._arguments = [sys.executable, str(MANAGE), *arguments]
+        self._environment = {**replica_environment(), **environment}
+        self._barrier = -1
+        self._released_at = 0.0
+
+    def __enter__(self) -> Fleet:
+        reading, self._barrier = os.pipe()
+        try:
+            for number in range(1, self.size + 1):
+                self.replicas.append(self._spawn(number, reading))
+        except BaseException:
+            self._end()
+            raise
+        finally:
+            os.close(reading)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end()
+
+    def start(self) -> None:
+        """Open the barrier."""
+        self._released_at = time.monotonic()
+        os.write(self._barrier, b"\n" * self.size)
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self._released_at
+
+    def poll(self) -> bool:
+        """Notice who has ended; true while somebody runs."""
+        for replica in self.replicas:
+            if replica.ended_after is None and replica.process.poll() is not None:
+                replica.ended_after = self.elapsed
+        return any(replica.ended_after is None for replica in self.replicas)
+
+    def find(self, pid: int) -> Replica | None:
+        return next((replica for replica in self.replicas if replica.pid == pid), None)
+
+    def kill(self, replica: Replica) -> None:
+        """What the kernel's OOM killer or a cut power cord does."""
+        replica.killed = True
+        replica.process.send_signal(signal.SIGKILL)
+
+    def _spawn(self, number: int, barrier: int) -> Replica:
+        # Files without a name: nothing to remove, however we end.
+        output, errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", BARRIER, "replica", *self._arguments],
+            stdin=barrier,
+            stdout=output,
+            stderr=errors,
+            env=self._environment,
+            # Out of the terminal's process group: Ctrl-C is for the demo, which ends them.
+            start_new_session=True,
+        )
+        return Replica(number, process, output, errors)
+
+    def _end(self) -> None:
+        if self._barrier >= 0:
+            os.close(self._barrier)
+        for replica in self.replicas:
+            if replica.process.poll() is None:
+                replica.process.kill()
+        for replica in self.replicas:
+            replica.process.wait()
+            replica.output.close()
+            replica.errors.close()
+
+
+def replica_environment() -> dict[str, str]:
+    """Our environment without what would make a replica behave differently than the demo says."""
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "mysite.settings"}
+    for name in (
+        "DB_INIT_MODE",
+        "SHOP_STOCK",
+        "DJANGO_AUTO_COMPLETE",
+        "PYTHONDEVMODE",
+        "PYTHONINSPECT",
+    ):
+        environment.pop(name, None)
+    return environment

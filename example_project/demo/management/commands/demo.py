@@ -1,0 +1,83 @@
+"""`manage.py demo`: see a fleet start."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any
+
+import psycopg
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from demo.errors import DemoError, Stopped, stopping_on_signals
+from demo.servers import Server, open_server
+
+MOST_REPLICAS = 200
+
+
+class Command(BaseCommand):
+    help = "Start replicas of the shop at once on an empty database, and show who does what."
+    # Checks may open the default database, and the demo never uses that.
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--replicas", default="10", metavar="N", help="how many (default: 10)"
+        )
+        parser.add_argument(
+            "--kill-leader",
+            action="store_true",
+            help="kill the leader in the middle, and show who takes over",
+        )
+        parser.add_argument(
+            "--compare",
+            action="store_true",
+            help="first show what Django's own migrate does in the same places",
+        )
+
+    def handle(self, **options: Any) -> None:
+        replicas = whole_number(options["replicas"])
+        if options["kill_leader"] and replicas == 1:
+            raise CommandError(
+                "--kill-leader needs 2 replicas: one must take over.", returncode=2
+            )
+        # psycopg warns about a connection that is closed in the middle of a query, by a signal.
+        logging.getLogger("psycopg").setLevel(logging.ERROR)
+        try:
+            with (
+                stopping_on_signals(),
+                open_server(os.environ.get("DATABASE_URL")) as server,
+            ):
+                good = self._play(server, replicas, options)
+        except DemoError as error:
+            raise CommandError(str(error), returncode=error.code) from error
+        except psycopg.Error as error:
+            reason = str(error).strip().splitlines()[0]
+            raise CommandError(f"The server failed: {reason}", returncode=4) from error
+        except Stopped as stop:
+            self.stderr.write(
+                "Stopped: the replicas are ended, the database is removed."
+            )
+            sys.exit(128 + stop.number)
+        sys.exit(0 if good else 1)
+
+    def _play(self, server: Server, replicas: int, options: dict[str, Any]) -> bool:
+        try:
+            from demo.scenes import Stage, make_console, play
+        except ImportError as error:
+            raise DemoError(
+                f"The demo needs {error.name}: pip install -e '.[demo]'", 2
+            ) from error
+        stage = Stage(make_console(), server, replicas)
+        return play(
+            stage, compare=options["compare"], kill_leader=options["kill_leader"]
+        )
+
+
+def whole_number(text: str) -> int:
+    """How many replicas, or one sentence about what is wrong."""
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_REPLICAS:
+        sentence = f"--replicas must be a whole number from 1 to {MOST_REPLICAS}, not '{text}'."
+        raise CommandError(sentence, returncode=2)
+    return int(text)

@@ -1,0 +1,182 @@
+"""What you see meanwhile: a picture that redraws itself, or in a log a line for each change."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from .fleet import Fleet
+from .observer import Progress
+from .standing import Standing, numbers, standing
+
+REDRAW_SECONDS = 0.1
+LINE_SECONDS = 1.0
+STYLES = {
+    "starting": "default",
+    "waiting": "yellow",
+    "running": "yellow",
+    "ready": "green",
+    "exited 0": "green",
+    "failed": "red",
+    "killed": "red",
+}
+
+
+class View(Protocol):
+    """Told again and again how things stand."""
+
+    def __enter__(self) -> View: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+    def show(self, fleet: Fleet, progress: Progress | None, note: str) -> None: ...
+
+
+def make_view(console: Console) -> View:
+    """The right one for where the output goes."""
+    return (
+        LiveView(console)
+        if console.is_terminal and not console.is_dumb_terminal
+        else PlainView(console)
+    )
+
+
+class LiveView:
+    """Draws over itself, and leaves nothing on the screen: the table says it all."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(console=console, auto_refresh=False, transient=True)
+        self._drawn_at = 0.0
+
+    def __enter__(self) -> LiveView:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._live.__exit__(kind, error, traceback)
+
+    def show(self, fleet: Fleet, progress: Progress | None, note: str) -> None:
+        if time.monotonic() - self._drawn_at < REDRAW_SECONDS:
+            return
+        self._drawn_at = time.monotonic()
+        self._live.update(picture(fleet, progress, note), refresh=True)
+
+
+def picture(fleet: Fleet, progress: Progress | None, note: str) -> RenderableType:
+    """One frame: always the same lines in the same places."""
+    now = standing(fleet, progress)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(width=10, justify="right")
+    grid.add_column()
+    if fleet.guarded:
+        grid.add_row("leads", _leader(now, progress))
+        grid.add_row("", _bar(progress))
+    for label, replicas in now.groups.items():
+        if replicas or label != "killed":
+            style = STYLES[label] if replicas else "dim"
+            grid.add_row(label, Text(numbers(replicas) or "nobody", style=style))
+    if note:
+        grid.add_row("", note)
+    grid.add_row("elapsed", Text(f"{fleet.elapsed:.1f} s"))
+    return Group(Text(), grid)
+
+
+def _leader(now: Standing, progress: Progress | None) -> Text:
+    if now.leader is None or progress is None:
+        return Text("nobody", style="dim")
+    text = Text().append(f"replica {now.leader.number}", style="bold")
+    return text.append(
+        f"   run {progress.run}, process {progress.leader_pid}", style="dim"
+    )
+
+
+def _bar(progress: Progress | None) -> RenderableType:
+    row = Table.grid(padding=(0, 2))
+    row.add_column(width=24)
+    row.add_column()
+    done, total = (progress.done, progress.total) if progress else (0, 0)
+    text = Text(
+        f"{done} of {total}" if total else "", no_wrap=True, overflow="ellipsis"
+    )
+    if progress and total:
+        text.append(f"  {progress.migration or progress.state}", style="dim")
+    bar = ProgressBar(
+        total or 1, done, 24, complete_style="cyan", finished_style="green"
+    )
+    row.add_row(bar, text)
+    return row
+
+
+class PlainView:
+    """Prints what has changed, with the time, and no more often than one can read."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._run = 0
+        self._noted = ""
+        self._said = ""
+        self._said_at = 0.0
+
+    def __enter__(self) -> PlainView:
+        self._console.print()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        pass
+
+    def show(self, fleet: Fleet, progress: Progress | None, note: str) -> None:
+        now = standing(fleet, progress)
+        if now.leader and progress and progress.run != self._run:
+            self._run = progress.run
+            leader = f"replica {now.leader.number} leads"
+            self._print(
+                fleet, f"{leader} (run {progress.run}, process {progress.leader_pid})"
+            )
+        if note != self._noted:
+            self._noted = note
+            self._print(fleet, note)
+        text = summary(now, progress)
+        over = all(replica.ended_after is not None for replica in fleet.replicas)
+        if text != self._said and (
+            over or time.monotonic() - self._said_at >= LINE_SECONDS
+        ):
+            self._print(fleet, text)
+            self._said, self._said_at = text, time.monotonic()
+
+    def _print(self, fleet: Fleet, text: str) -> None:
+        self._console.print(f"{fleet.elapsed:7.1f} s  {text}", soft_wrap=True)
+        self._console.file.flush()
+
+
+def summary(now: Standing, progress: Progress | None) -> str:
+    """How things stand, in one line."""
+    parts = [
+        f"{len(replicas)} {label}" for label, replicas in now.groups.items() if replicas
+    ]
+    if now.leader and progress and progress.total:
+        parts.append(f"{progress.done} of {progress.total} done")
+        if progress.migration:
+            parts.append(f"now {progress.migration}")
+    return ", ".join(parts)

@@ -1,0 +1,75 @@
+"""A small shop. What it needs for django-safe-init is marked (1) to (3), as in the README."""
+
+import os
+from pathlib import Path
+
+from mysite.database_url import database_settings
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+INSTALLED_APPS = [
+    "django_safe_init",  # (1) first, so that its `migrate` is the one that runs
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "catalog",
+    "customers",
+    "orders",
+    "demo",
+]
+
+# (2) as you have it; here manage.py sets DATABASE_URL when it is missing
+DATABASE_URL = (
+    os.environ.get("DATABASE_URL") or "postgres://postgres@localhost:5432/shop"
+)
+DATABASES = {"default": database_settings(DATABASE_URL)}
+
+SAFE_INIT = {}  # (3) every key has a default
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+# An example on the developer's own machine: do not copy these three.
+SECRET_KEY = "django-insecure-example"
+DEBUG = True
+ALLOWED_HOSTS = ["localhost", "127.0.0.1"]
+
+ROOT_URLCONF = "mysite.urls"
+WSGI_APPLICATION = "mysite.wsgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+STATIC_URL = "static/"
+LANGUAGE_CODE = "en-us"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+
+# How long the slow migration (catalog 0013) takes.
+SHOP_SLOW_SECONDS = float(os.environ.get("SHOP_SLOW_SECONDS", "3"))
+
+# The same shop with Django alone, for `manage.py demo --compare`.
+if os.environ.get("SHOP_STOCK") == "1":
+    INSTALLED_APPS.remove("django_safe_init")
