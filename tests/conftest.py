@@ -1,0 +1,122 @@
+"""Servers and databases: one server of each version a session, one database a test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+import pytest
+from django.db import connections
+
+from example_project.embedded import EmbeddedServer
+from tests.support import Database, wait_until
+
+EMPTY = "template0"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Smoke tests run on both embedded versions of PostgreSQL, the others on the newest."""
+    if "version" in metafunc.fixturenames and list(
+        metafunc.definition.iter_markers("smoke")
+    ):
+        metafunc.parametrize("version", [18, 16], ids=["pg18", "pg16"])
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the caller's shell says about this package must not reach a test."""
+    for name in list(os.environ):
+        if name.startswith("SAFE_INIT_") or name == "DB_INIT_MODE":
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(18) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def server16() -> Iterator[EmbeddedServer]:
+    with EmbeddedServer(16) as running:
+        yield running
+
+
+@pytest.fixture
+def version() -> int:
+    """The PostgreSQL of this test; smoke tests get both."""
+    return 18
+
+
+@pytest.fixture
+def chosen_server(version: int, request: pytest.FixtureRequest) -> EmbeddedServer:
+    return request.getfixturevalue("server" if version == 18 else "server16")
+
+
+_numbers = count(1)
+
+
+def _connected(admin: Database, database: Database) -> list[str]:
+    rows = admin.rows(
+        "SELECT pid, application_name, state, query FROM pg_stat_activity"
+        " WHERE datname = %s AND backend_type = 'client backend'",
+        database.name,
+    )
+    return [str(row) for row in rows]
+
+
+def _assert_nobody_connected(admin: Database, database: Database) -> None:
+    database.close()
+    wait_until(
+        lambda: not _connected(admin, database),
+        10,
+        lambda: f"still connected: {_connected(admin, database)}",
+    )
+
+
+@pytest.fixture
+def make_database(chosen_server: EmbeddedServer) -> Iterator[Callable[..., Database]]:
+    """Creates databases; at the end nobody may be connected to one, and they are dropped."""
+    admin = Database("postgres", chosen_server.params())
+    made: list[Database] = []
+
+    def make(template: str = EMPTY) -> Database:
+        name = f"test_{os.getpid()}_{next(_numbers)}"
+        chosen_server.create_database(name, template)
+        made.append(Database(name, chosen_server.params()))
+        return made[-1]
+
+    try:
+        yield make
+        for database in made:
+            _assert_nobody_connected(admin, database)
+    finally:
+        for database in made:
+            database.close()
+            admin.rows(f'DROP DATABASE IF EXISTS "{database.name}" WITH (FORCE)')
+        admin.close()
+
+
+@pytest.fixture
+def database(make_database: Callable[..., Database]) -> Database:
+    """A fresh, empty database."""
+    return make_database()
+
+
+@pytest.fixture
+def django_database(
+    database: Database, django_db_blocker: Any, settings: Any
+) -> Iterator[Database]:
+    """`database` as Django's `default` in this process, with this package switched on."""
+    before = dict(connections.settings["default"])
+    settings.SAFE_INIT = {"IN_TESTS": True}
+    with django_db_blocker.unblock():
+        connections["default"].close()
+        connections.settings["default"].update(database.settings())
+        try:
+            yield database
+        finally:
+            connections["default"].close()
+            connections.settings["default"].update(before)

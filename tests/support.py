@@ -1,0 +1,143 @@
+"""What database tests and process tests share: waiting, and looking into a database."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.rows import dict_row
+
+T = TypeVar("T")
+#: The application name of the tests' own sessions: they are not counted as anybody's.
+OBSERVER = "test observer"
+
+
+def wait_until(
+    condition: Callable[[], T],
+    timeout: float = 20,
+    message: str | Callable[[], str] = "",
+) -> T:
+    """Return the first true value of `condition`, or fail after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            detail = message() if callable(message) else message
+            raise AssertionError(f"not within {timeout} s: {detail or condition}")
+        time.sleep(0.02)
+    return value
+
+
+class Database:
+    """One database of a server, seen through a raw autocommit session of its own."""
+
+    def __init__(self, name: str, parameters: dict[str, Any]) -> None:
+        self.name = name
+        self.parameters = {**parameters, "dbname": name}
+        self._session: psycopg.Connection[dict[str, Any]] | None = None
+
+    def settings(self, **changes: Any) -> dict[str, Any]:
+        """This database as an entry of Django's `DATABASES`."""
+        names = {"host": "HOST", "port": "PORT", "user": "USER", "password": "PASSWORD"}
+        known = {
+            django: str(self.parameters[libpq])
+            for libpq, django in names.items()
+            if self.parameters.get(libpq)
+        }
+        engine = "django.db.backends.postgresql"
+        return {"ENGINE": engine, "NAME": self.name, **known, **changes}
+
+    def connect(self, **changes: Any) -> psycopg.Connection[dict[str, Any]]:
+        """A new autocommit session; the caller closes it."""
+        return psycopg.connect(
+            **{**self.parameters, "application_name": OBSERVER, **changes},
+            autocommit=True,
+            row_factory=dict_row,
+        )
+
+    def rows(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
+        """Run one statement; reconnects when the server was restarted meanwhile."""
+        if self._session is None:
+            self._session = self.connect()
+        try:
+            cursor = self._session.execute(statement, parameters or None)  # type: ignore[arg-type]
+            return cursor.fetchall() if cursor.description else []
+        except psycopg.OperationalError:
+            self.close()
+            raise
+
+    def value(self, statement: str, *parameters: Any) -> Any:
+        """The first column of the first row."""
+        return next(iter(self.rows(statement, *parameters)[0].values()))
+
+    def close(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    # What Django recorded
+
+    def applied_counts(self) -> Counter[str]:
+        """How often each migration is recorded in `django_migrations`."""
+        if not self.value("SELECT to_regclass('django_migrations') IS NOT NULL"):
+            return Counter()
+        rows = self.rows("SELECT app || '.' || name AS name FROM django_migrations")
+        return Counter(row["name"] for row in rows)
+
+    def applied_once(self, app: str = "shop") -> list[str]:
+        """The names of the recorded migrations of `app`; fails when any is there twice."""
+        counts = self.applied_counts()
+        assert set(counts.values()) <= {1}, counts
+        return sorted(name for name in counts if name.startswith(f"{app}."))
+
+    # What we recorded
+
+    def runs(self) -> list[dict[str, Any]]:
+        """All runs, the oldest first."""
+        return self.rows("SELECT * FROM django_safe_init_run ORDER BY id")
+
+    def newest_run(self) -> dict[str, Any]:
+        return self.runs()[-1]
+
+    def steps(self) -> list[dict[str, Any]]:
+        return self.rows("SELECT * FROM django_safe_init_step ORDER BY id")
+
+    def leader_pid(self) -> int:
+        """The process id of the leader of the newest run."""
+        return int(self.newest_run()["leader"].rsplit(":", 1)[1])
+
+    # Who is connected
+
+    def backends(self, where: str = "true") -> list[dict[str, Any]]:
+        """The client sessions of this database that are not a test's own."""
+        return self.rows(
+            "SELECT * FROM pg_stat_activity WHERE datname = current_database()"
+            f" AND backend_type = 'client backend' AND application_name <> '{OBSERVER}'"
+            f" AND ({where})"
+        )
+
+    def followers(self) -> list[dict[str, Any]]:
+        return self.backends("application_name LIKE 'safe_init waiting%'")
+
+    def holders(self, key: int) -> list[int]:
+        """The backends that hold the 64-bit advisory lock `key` here, shared or not."""
+        rows = self.rows(
+            "SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = database"
+            " WHERE datname = current_database() AND locktype = 'advisory' AND granted"
+            " AND objsubid = 1 AND classid::bigint = %s AND objid::bigint = %s",
+            (key >> 32) & 0xFFFFFFFF,
+            key & 0xFFFFFFFF,
+        )
+        return [row["pid"] for row in rows]
+
+
+@contextmanager
+def closing_all(sessions: list[psycopg.Connection[Any]]) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for session in sessions:
+            session.close()

@@ -1,0 +1,269 @@
+"""The documentation and the code say the same."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from django.core.management import load_command_class
+from django.core.management.base import BaseCommand
+from django.core.management.commands import migrate as django_migrate
+
+import django_safe_init
+from django_safe_init import exceptions, recorder
+from django_safe_init.conf import MODES, Settings
+from django_safe_init.exceptions import SafeInitError
+from django_safe_init.management.commands import safe_init_status
+from django_safe_init.runner import Outcome
+from django_safe_init.states import TRANSITIONS, State
+from django_safe_init.status import Status
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PACKAGE = Path(django_safe_init.__file__).parent
+PAGES = [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
+COMMANDS = {
+    "demo": "python3 -m venv .venv && .venv/bin/pip install -e '.[demo]'"
+    " && .venv/bin/python example_project/manage.py demo",
+    "test": "python3 -m venv .venv && .venv/bin/pip install -e '.[test]'"
+    " && .venv/bin/python -m pytest",
+}
+
+
+def rows(page: str, first_header: str, occurrence: int = 0) -> list[list[str]]:
+    """The cells of a table of a page, found by its first header, without the header."""
+    lines = (ROOT / page).read_text().splitlines()
+    starts = [
+        i for i, line in enumerate(lines) if line.startswith(f"| {first_header} |")
+    ]
+    found = []
+    for line in lines[starts[occurrence] + 2 :]:
+        if not line.startswith("|"):
+            break
+        cells = re.split(r"(?<!\\)\|", line.strip("|"))
+        found.append([cell.strip().replace("\\|", "|") for cell in cells])
+    return found
+
+
+def codes(cell: str) -> list[str]:
+    """What stands in backquotes."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def own_errors(
+    base: type[SafeInitError] = SafeInitError,
+) -> Iterator[type[SafeInitError]]:
+    yield base
+    for error in base.__subclasses__():
+        yield from own_errors(error)
+
+
+# Settings
+
+
+def default_as_written(field: dataclasses.Field[object]) -> object:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return list(field.default) if isinstance(field.default, tuple) else field.default
+
+
+def test_settings_and_defaults() -> None:
+    """docs/settings.md lists every key with its default, and no other key."""
+    written = {
+        codes(row[0])[0]: codes(row[1])[0] for row in rows("docs/settings.md", "key")
+    }
+    actual = {
+        field.name.upper(): json.dumps(default_as_written(field))
+        for field in dataclasses.fields(Settings)
+    }
+    python = {"null": "None", "false": "False", "true": "True"}
+    assert {key: python.get(text, text) for key, text in actual.items()} == written
+
+
+def test_modes() -> None:
+    """docs/settings.md explains every mode."""
+    text = (DOCS / "settings.md").read_text()
+    assert set(re.findall(r'^- `"(\w+)"`:', text, re.MULTILINE)) >= set(MODES)
+
+
+# States, outcomes
+
+
+def test_states_and_transitions() -> None:
+    """docs/states.md shows the table of transitions."""
+    written = {
+        codes(row[0])[0]: set(codes(row[2])) for row in rows("docs/states.md", "state")
+    }
+    assert written == {
+        state.value: {next_.value for next_ in TRANSITIONS[state]} for state in State
+    }
+
+
+def test_outcomes() -> None:
+    """docs/states.md lists every outcome of a run."""
+    written = [codes(row[0])[0] for row in rows("docs/states.md", "outcome")]
+    assert sorted(written) == sorted(recorder.OUTCOMES)
+
+
+def test_transient_outcomes() -> None:
+    """docs/states.md says which outcomes count towards giving up."""
+    text = (DOCS / "states.md").read_text()
+    sentence = re.search(r"^.* are nobody's fault once", text, re.MULTILINE)
+    assert sentence is not None
+    assert set(codes(sentence[0])) == set(recorder.TRANSIENT_OUTCOMES)
+
+
+# Errors and exit codes
+
+
+def test_errors() -> None:
+    """docs/errors.md lists every error with its bases, exit code and result."""
+    written = {
+        codes(row[0])[0]: (codes(row[1]), int(row[2]), codes(row[3])[0])
+        for row in rows("docs/errors.md", "error")
+    }
+    actual = {
+        error.__name__: (
+            [base.__name__ for base in error.__bases__],
+            error.exit_code,
+            error.result,
+        )
+        for error in own_errors()
+        if error.__module__ == exceptions.__name__
+    }
+    assert actual == written
+
+
+def test_exit_codes_of_safe_migrate() -> None:
+    """docs/commands.md lists every exit code of safe_migrate."""
+    written = [row[0] for row in rows("docs/commands.md", "exit code")]
+    assert written == [
+        "0",
+        *sorted({str(error.exit_code) for error in own_errors()}),
+        "128 + n",
+    ]
+
+
+def test_results_in_json() -> None:
+    """docs/commands.md lists every `result`."""
+    [row] = [row for row in rows("docs/commands.md", "key") if row[0] == "`result`"]
+    results = {error.result for error in own_errors()}
+    assert set(codes(row[1])) == results | {"ready", "interrupted"}
+
+
+def test_keys_of_safe_migrate_json() -> None:
+    """docs/commands.md lists the keys of `safe_migrate --json`, and shows an example."""
+    actual = list(Outcome("ready", "none", "default").as_json())
+    example = re.search(
+        r"```json\n(.*?)```", (DOCS / "commands.md").read_text(), re.DOTALL
+    )
+    assert example is not None
+    assert actual == [codes(row[0])[0] for row in rows("docs/commands.md", "key")]
+    assert actual == list(json.loads(example[1]))
+
+
+def test_keys_of_safe_init_status_json() -> None:
+    """docs/commands.md lists the keys of `safe_init_status --json`."""
+    table = rows("docs/commands.md", "key of the JSON object")
+    actual = [
+        *safe_init_status.as_json(Status("default", State.READY, 100, "")),
+        "history",
+    ]
+    assert actual == [codes(row[0])[0] for row in table]
+
+
+# Options
+
+
+class _Django(BaseCommand):
+    """For the options that every command has."""
+
+
+def options(command: BaseCommand) -> set[str]:
+    parser: argparse.ArgumentParser = command.create_parser("manage.py", "x")
+    return {
+        max(action.option_strings, key=len)
+        for action in parser._actions
+        if action.option_strings
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "occurrence"), [("safe_migrate", 0), ("safe_init_status", 1)]
+)
+def test_options(name: str, occurrence: int) -> None:
+    """docs/commands.md lists every option that is not one of Django's."""
+    command = load_command_class("django_safe_init", name)
+    table = rows("docs/commands.md", "option", occurrence)
+    written = {codes(row[0])[0].split()[0] for row in table}
+    djangos = options(_Django()) | options(django_migrate.Command())
+    assert options(command) - djangos <= written <= options(command)
+
+
+# System checks
+
+
+def test_check_ids() -> None:
+    """docs/checks.md lists every check that there is."""
+    ids = re.compile(r"safe_init\.[EW]\d{3}")
+    written = [codes(row[0])[0] for row in rows("docs/checks.md", "check")]
+    in_code = set(ids.findall((PACKAGE / "checks.py").read_text()))
+    assert sorted(written) == sorted(in_code)
+
+
+# The map
+
+
+def test_map_of_modules() -> None:
+    """CONTRIBUTING.md says what every module is for."""
+    written = [
+        path
+        for row in rows("CONTRIBUTING.md", "module of `django_safe_init`")
+        for path in codes(row[0])
+    ]
+    modules = {
+        str(path.relative_to(PACKAGE).with_suffix("")).removesuffix("/__init__")
+        for path in PACKAGE.rglob("*.py")
+        if path.read_text().strip()
+    }
+    assert sorted(written) == sorted(modules)
+
+
+# README
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_of_the_readme(name: str) -> None:
+    """The two commands stand in the README on a line of their own; .ci/run takes one from it."""
+    assert COMMANDS[name] in (ROOT / "README.md").read_text().splitlines()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links(page: Path) -> None:
+    """Every link inside the repository leads somewhere."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text())
+    for target in targets:
+        if "://" not in target:
+            file, _, heading = target.partition("#")
+            linked = (page.parent / file).resolve() if file else page
+            assert linked.is_file(), target
+            assert not heading or heading in anchors(linked), target
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as they are made of Markdown commonly."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", text).lower().replace(" ", "-") for text in headings}
+
+
+def test_version_has_a_changelog() -> None:
+    """CHANGELOG.md has an entry for this version, or for what is not released yet."""
+    headings = re.findall(
+        r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+    assert {django_safe_init.__version__, "Unreleased"} & set(headings)
