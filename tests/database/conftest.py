@@ -1,0 +1,270 @@
+"""An app with migrations of the test's own, and the sessions and threads a test needs."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connections
+
+from django_safe_init.build import Build, current_build
+from django_safe_init.conf import get_settings
+from django_safe_init.connections import Deadline, Session, connect, make_wrapper
+from django_safe_init.recorder import Recorder
+from django_safe_init.tables import ensure_tables
+from example_project.embedded import EmbeddedServer
+from tests.support import Database
+
+_ID = "('id', models.BigAutoField(primary_key=True))"
+INITIAL = f"migrations.CreateModel('Product', [{_ID}, ('name', models.TextField(default=''))])"
+#: With a foreign key, whose constraint is deferred SQL.
+SALE = (
+    f"migrations.CreateModel('Sale', [{_ID},"
+    " ('product', models.ForeignKey('shop.Product', models.CASCADE))])"
+)
+INDEX = "AddIndexConcurrently('product', models.Index(fields=['name'], name='product_name'))"
+
+_TEMPLATE = """\
+from django.contrib.postgres.operations import (
+    AddIndexConcurrently, RemoveIndexConcurrently
+)
+from django.db import migrations, models
+from tests.database.conftest import act
+
+
+class Migration(migrations.Migration):
+    initial = {initial}
+    atomic = {atomic}
+    dependencies = {dependencies}
+    operations = [{operations}]
+"""
+_packages = count(1)
+_acts: dict[str, Callable[..., object]] = {}
+
+
+def act(name: str) -> Callable[..., None]:
+    """For `RunPython` in a migration: what the test has put under that name."""
+
+    def run(apps: Any, schema_editor: Any) -> None:
+        _acts[name](schema_editor.connection)
+
+    return run
+
+
+class Shop:
+    """The app `shop`; its migrations are files that the test writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.package = f"shop_migrations_{next(_packages)}"
+        self.folder = folder / self.package
+        self.folder.mkdir()
+        (self.folder / "__init__.py").write_text("")
+        self.acts = _acts
+        self.names: list[str] = []
+
+    def write(self, name: str, *operations: str, atomic: bool = True) -> str:
+        """Write a migration that depends on the one before; returns its full name."""
+        before = [("shop", self.names[-1])] if self.names else []
+        self.names.append(name)
+        text = _TEMPLATE.format(
+            initial=not before,
+            atomic=atomic,
+            dependencies=before,
+            operations=", ".join(operations),
+        )
+        (self.folder / f"{name}.py").write_text(text)
+        importlib.invalidate_caches()
+        return f"shop.{name}"
+
+    def run(
+        self,
+        name: str,
+        forwards: Callable[..., object],
+        backwards: Callable[..., object] = lambda connection: None,
+        *,
+        atomic: bool = True,
+    ) -> str:
+        """Write a migration that calls these functions with the connection."""
+        self.acts[name], self.acts[f"{name} back"] = forwards, backwards
+        return self.write(
+            name,
+            f"migrations.RunPython(act({name!r}), act({name + ' back'!r}))",
+            atomic=atomic,
+        )
+
+    def remove(self, name: str) -> None:
+        """Make an older build, which does not know the migration."""
+        self.names.remove(name)
+        (self.folder / f"{name}.py").unlink()
+        importlib.invalidate_caches()
+        # What is on disk decides, for Django's loader too.
+        sys.modules.pop(f"{self.package}.{name}", None)
+
+    def build(self) -> Build:
+        return current_build()
+
+
+@pytest.fixture
+def shop(tmp_path, settings, monkeypatch) -> Iterator[Shop]:
+    """The app `shop` is all there is to migrate; at first it has no migration."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    made = Shop(tmp_path)
+    settings.INSTALLED_APPS = ["django_safe_init", "tests.database.shop"]
+    settings.MIGRATION_MODULES = {"shop": made.package}
+    yield made
+    _acts.clear()
+    for name in [name for name in sys.modules if name.startswith(made.package)]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def small_shop(shop) -> Shop:
+    """`shop` with a table, and one that refers to it."""
+    shop.write("0001_initial", INITIAL)
+    shop.write("0002_sale", SALE)
+    return shop
+
+
+@pytest.fixture
+def sessions() -> Iterator[ExitStack]:
+    """Sessions entered here are closed after the test."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def open_session(django_database, sessions) -> Callable[..., Session]:
+    """Opens sessions of ours to the database."""
+
+    def open_one(name: str = "safe_init test", **direct: Any) -> Session:
+        wrapper = make_wrapper("default", direct)
+        return sessions.enter_context(
+            connect(wrapper, get_settings(), Deadline(5), name)
+        )
+
+    return open_one
+
+
+@pytest.fixture
+def session(open_session) -> Session:
+    return open_session()
+
+
+@pytest.fixture
+def recorder(session) -> Recorder:
+    """A recorder of a build "x" on `session`, with its tables."""
+    ensure_tables(session)
+    return Recorder(session, Build(frozenset(), "x"), None)
+
+
+@pytest.fixture
+def connect_raw(django_database, sessions) -> Callable[..., Any]:
+    """Opens raw sessions of the test's own, for locks and transactions that disturb."""
+
+    def open_one(**changes: Any) -> Any:
+        raw = django_database.connect(**changes)
+        # Not `with`: that would commit.
+        sessions.callback(raw.close)
+        return raw
+
+    return open_one
+
+
+@pytest.fixture
+def observer(connect_raw):
+    return connect_raw()
+
+
+@pytest.fixture
+def new_role(chosen_server) -> Iterator[Callable[..., str]]:
+    """Creates roles that may log in and nothing else; they are gone after the test."""
+    made: list[str] = []
+    admin = Database("postgres", chosen_server.params())
+
+    def new(name: str, options: str = "LOGIN") -> str:
+        admin.rows(f'CREATE ROLE "{name}" {options}')
+        made.append(name)
+        return name
+
+    yield new
+    for name in made:
+        for row in admin.rows(
+            "SELECT datname FROM pg_database WHERE datname LIKE 'test_%'"
+        ):
+            database = Database(row["datname"], chosen_server.params())
+            database.rows(f'DROP OWNED BY "{name}"')
+            database.close()
+        admin.rows(f'DROP ROLE "{name}"')
+    admin.close()
+
+
+@pytest.fixture
+def log_in_as(django_database) -> Callable[..., None]:
+    """Lets Django, and us, log in as another role, or with other settings."""
+
+    def change(**settings: Any) -> None:
+        connections["default"].close()
+        connections.settings["default"].update(settings)
+        del connections["default"]
+
+    yield change
+    connections["default"].close()
+    del connections["default"]
+    connections.settings["default"].update(OPTIONS={})
+
+
+class Background(threading.Thread):
+    """Runs a function with Django connections of its own; `result()` is what came of it."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        super().__init__(daemon=True)
+        self.function = function
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.value = self.function()
+        except BaseException as exc:  # noqa: BLE001  (raised again by `result`)
+            self.error = exc
+        finally:
+            connections.close_all()
+
+    def result(self, timeout: float = 20) -> Any:
+        """What the function returned; raises what it raised."""
+        self.join(timeout)
+        assert not self.is_alive(), "the thread did not end"
+        if self.error is not None:
+            raise self.error
+        return self.value
+
+
+@pytest.fixture
+def in_background() -> Iterator[Callable[[Callable[[], Any]], Background]]:
+    """Starts functions in threads; each has ended when the test has."""
+    started: list[Background] = []
+
+    def start(function: Callable[[], Any]) -> Background:
+        started.append(Background(function))
+        started[-1].start()
+        return started[-1]
+
+    yield start
+    for thread in started:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def spare_server() -> Iterator[EmbeddedServer]:
+    """A small server that a test may restart; the test leaves it as it was."""
+    with EmbeddedServer(18, settings={"max_connections": "10"}) as running:
+        yield running

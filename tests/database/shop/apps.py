@@ -1,0 +1,9 @@
+"""An app whose migrations each test writes for itself: see `tests.database.conftest`."""
+
+from django.apps import AppConfig
+
+
+class ShopConfig(AppConfig):
+    name = "tests.database.shop"
+    label = "shop"
+    default_auto_field = "django.db.models.BigAutoField"

@@ -1,0 +1,1 @@
+"""No models: the migrations of the tests make the tables."""

@@ -1,0 +1,309 @@
+"""What is true about a database, as anybody may read it."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from django.core.management import call_command
+from django.core.management.commands.migrate import Command as DjangoMigrate
+
+from django_safe_init import State, get_status, initialize, is_ready, status
+from django_safe_init.build import Build, current_build
+from django_safe_init.exceptions import (
+    ConfigurationError,
+    DatabaseUnreachable,
+    UnsupportedEngine,
+)
+from django_safe_init.locks.postgresql import LeaderLock
+from django_safe_init.recorder import Recorder
+from django_safe_init.status import Reader
+from django_safe_init.tables import COLUMNS, RUN_TABLE, ensure_tables
+from tests.support import wait_until
+
+
+@pytest.fixture
+def lead(open_session, small_shop):
+    """Opens a run as a leader of this build, or of another, would."""
+
+    def open_run(build: Build | None = None) -> Recorder:
+        session = open_session()
+        LeaderLock(session).try_acquire()
+        ensure_tables(session)
+        recorder = Recorder(session, build or current_build(), None)
+        recorder.open_run("test")
+        return recorder
+
+    return open_run
+
+
+OTHER = Build(frozenset(), "another build")
+
+
+def test_nothing_there(django_database, small_shop) -> None:
+    """On an empty database nothing is initialized, and nothing is created by looking."""
+    found = get_status()
+    assert found.state is State.UNINITIALIZED
+    assert found.pending == ("shop.0001_initial", "shop.0002_sale")
+    assert (found.run, found.led, found.error, found.ready) == (
+        None,
+        False,
+        None,
+        False,
+    )
+    assert (
+        django_database.rows("SELECT * FROM pg_tables WHERE schemaname = 'public'")
+        == []
+    )
+    assert not is_ready()
+
+
+def test_initialized(django_database, small_shop) -> None:
+    """After an initialization this build is ready, and no leader is left."""
+    initialize()
+    found = get_status()
+    assert (found.state, found.progress, found.pending) == (State.READY, 100, ())
+    assert found.run.outcome == "ready"
+    assert not found.led
+    assert is_ready()
+
+
+def test_behind(django_database, small_shop) -> None:
+    """A build with one more migration is not ready."""
+    initialize()
+    small_shop.write("0003_more")
+    found = get_status()
+    assert found.state is State.UNINITIALIZED
+    assert found.pending == ("shop.0003_more",)
+
+
+def test_ahead(django_database, small_shop) -> None:
+    """An older build is ready on a database that is ahead of it."""
+    small_shop.write("0003_more")
+    initialize()
+    small_shop.remove("0003_more")
+    assert is_ready()
+
+
+def test_diverged(django_database, small_shop) -> None:
+    """Migrations that this build does not know do not make up for one that is missing."""
+    small_shop.write("0003_theirs")
+    initialize()
+    small_shop.remove("0003_theirs")
+    small_shop.write("0003_ours")
+    assert get_status().pending == ("shop.0003_ours",)
+
+
+def test_migrated_by_hand(django_database, small_shop) -> None:
+    """A database migrated by plain Django is ready."""
+    call_command(DjangoMigrate(), verbosity=0)
+    assert is_ready()
+    assert get_status().run is None
+
+
+def test_a_leader_at_work(lead) -> None:
+    """While a leader works, its state and progress are what everybody reads."""
+    leader = lead()
+    leader.total = 4
+    leader.update(State.MIGRATING, "shop.0001_initial")
+    found = get_status()
+    assert (found.state, found.led) == (State.MIGRATING, True)
+    assert found.message == "migrating 1/4 shop.0001_initial"
+    assert found.run.age_seconds >= found.run.silence_seconds >= 0
+
+
+def test_a_dead_leader(lead) -> None:
+    """An open run whose lock nobody holds is an error: its leader died."""
+    leader = lead()
+    leader.update(State.MIGRATING, "shop.0001_initial")
+    leader.session.close()
+    found = wait_until(lambda: not (now := get_status()).led and now)
+    assert found.state is State.ERROR
+    assert found.error == (
+        f"the leader of run {leader.run} ({found.run.leader}) died in shop.0001_initial"
+    )
+
+
+def test_a_starting_leader(session, small_shop) -> None:
+    """A leader that has no run yet is starting."""
+    LeaderLock(session).try_acquire()
+    found = get_status()
+    assert (found.state, found.message) == (
+        State.CHECKING_SCHEMA,
+        "a leader is starting",
+    )
+
+
+def test_a_failed_run(lead) -> None:
+    """A failed run is an error with its reason."""
+    leader = lead()
+    leader.finish_run("failed", State.ERROR, "ValueError: it broke")
+    found = get_status()
+    assert (found.state, found.error) == (State.ERROR, "ValueError: it broke")
+
+
+def test_an_old_build_while_a_newer_one_migrates(django_database, lead) -> None:
+    """A covered build stays ready, whatever a newer one does or fails to do."""
+    initialize()
+    newer = lead(OTHER)
+    assert is_ready()
+    newer.finish_run("failed", State.ERROR, "it broke")
+    assert is_ready()
+
+
+def test_a_failure_that_another_build_made_good(django_database, lead) -> None:
+    """After this build failed, a later run of another build that ended ready decides."""
+    initialize()
+    lead().finish_run("failed", State.ERROR, "it broke")
+    assert not is_ready()
+    lead(OTHER).finish_run("ready", State.READY)
+    assert is_ready()
+
+
+def test_other_projects(lead, settings) -> None:
+    """Runs and locks of another LOCK_KEY are not seen."""
+    lead()
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "LOCK_KEY": "other"}
+    found = get_status()
+    assert (found.run, found.led) == (None, False)
+
+
+# Who may read what
+
+
+@pytest.mark.parametrize("table", [RUN_TABLE, "django_migrations"])
+def test_a_table_that_may_not_be_read(
+    django_database, log_in_as, new_role, small_shop, caplog, monkeypatch, table
+) -> None:
+    """Without SELECT nothing crashes, and the missing GRANT is logged once; it helps."""
+    monkeypatch.setattr(status, "_named_grants", set())
+    initialize()
+    role = new_role("web server")
+    for other in (RUN_TABLE, "django_migrations"):
+        if other != table:
+            django_database.rows(f'GRANT SELECT ON {other} TO "{role}"')
+    log_in_as(USER=role)
+    with caplog.at_level(logging.WARNING, "django_safe_init"):
+        for _ in range(2):
+            ready = is_ready()
+    grant = f'GRANT SELECT ON {table} TO "web server";'
+    [message] = caplog.messages
+    assert message.endswith(f"As its owner: {grant}")
+    assert ready is (table == RUN_TABLE)
+    django_database.rows(grant)
+    assert is_ready()
+
+
+def test_first_reading_of_what_may_not_be_read(
+    django_database, log_in_as, new_role, open_session, small_shop, monkeypatch
+) -> None:
+    """The quick reading, too, falls back to what can be known."""
+    monkeypatch.setattr(status, "_named_grants", set())
+    initialize()
+    log_in_as(USER=new_role("web"))
+    reader = Reader(open_session(), current_build(), None)
+    assert reader.read().missing == ("shop.0001_initial", "shop.0002_sale")
+    assert reader.history(5) == []
+
+
+def test_one_round_trip(session, small_shop, monkeypatch) -> None:
+    """Where the tables exist, a reading is one statement."""
+    initialize()
+    sent = []
+    real = session.rows
+    monkeypatch.setattr(
+        session, "rows", lambda *args: (sent.append(args), real(*args))[1]
+    )
+    assert Reader(session, current_build(), None).read().initialized
+    assert len(sent) == 1
+
+
+def test_a_poll_leaves_no_error_in_the_log(session, small_shop, server) -> None:
+    """Looking carefully at an empty database is no error for the server."""
+    before = server.log.read_text().count("does not exist")
+    reader = Reader(session, current_build(), None)
+    reader.read_carefully()
+    reader.glance()
+    assert server.log.read_text().count("does not exist") == before
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["error", "done", "total", "progress", "message", "command", "backend_pid"],
+)
+def test_rows_of_an_older_version(
+    django_database, small_shop, lead, open_session, column
+) -> None:
+    """A row without a column that came later is still read."""
+    leader = lead()
+    django_database.rows(f"ALTER TABLE {RUN_TABLE} DROP COLUMN {column}")
+    found = Reader(open_session(), current_build(), None).read_carefully()
+    assert found.latest.id == leader.run
+    assert found.latest.open
+
+
+def test_rows_of_a_newer_version(django_database, small_shop) -> None:
+    """A column of a later version does not disturb a reader."""
+    initialize()
+    django_database.rows(
+        f"ALTER TABLE {RUN_TABLE} ADD COLUMN phase text DEFAULT 'schema'"
+    )
+    assert is_ready()
+    assert set(COLUMNS[RUN_TABLE]) < set(django_database.newest_run())
+
+
+# History
+
+
+def test_history(django_database, session, small_shop) -> None:
+    """The newest runs come first, and no more than asked for."""
+    initialize()
+    small_shop.write("0003_more")
+    initialize()
+    reader = Reader(session, current_build(), None)
+    ids = [run["id"] for run in django_database.runs()]
+    assert [run.id for run in reader.history(5)] == ids[::-1]
+    assert [run.id for run in reader.history(1)] == ids[-1:]
+    assert reader.history(0) == []
+    [newest] = reader.history(1)
+    assert newest.duration_seconds >= 0
+    assert newest.finished_at
+
+
+# What cannot be read
+
+
+def test_unreachable(django_database, log_in_as, small_shop) -> None:
+    """A server that does not answer is an error at once: a status does not wait."""
+    log_in_as(PORT="1")
+    with pytest.raises(DatabaseUnreachable):
+        get_status()
+
+
+def test_unknown_alias() -> None:
+    """An alias that is not there is an error of usage."""
+    with pytest.raises(ConfigurationError, match="There is no database 'nowhere'"):
+        get_status("nowhere")
+
+
+def test_unsupported_engine(django_database, log_in_as) -> None:
+    """A database of another engine has no status."""
+    log_in_as(ENGINE="django.db.backends.sqlite3", NAME=":memory:")
+    try:
+        with pytest.raises(UnsupportedEngine):
+            get_status()
+    finally:
+        log_in_as(ENGINE="django.db.backends.postgresql")
+
+
+def test_through_assume_role(django_database, log_in_as, new_role, small_shop) -> None:
+    """What counts is what the assumed role may do."""
+    role = new_role("owner")
+    django_database.rows(f"GRANT CREATE ON SCHEMA public TO {role}")
+    log_in_as(OPTIONS={"assume_role": role})
+    initialize()
+    assert is_ready()
+    owner = django_database.value(
+        "SELECT tableowner FROM pg_tables WHERE tablename = %s", RUN_TABLE
+    )
+    assert owner == role

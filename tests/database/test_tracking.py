@@ -1,0 +1,263 @@
+"""Doing and recording happen in one transaction, forwards and backwards."""
+
+from __future__ import annotations
+
+import pytest
+from django.core.management import call_command
+from django.db import DatabaseError, connection, transaction
+from django.db.migrations.recorder import MigrationRecorder
+
+from django_safe_init import InitializationFailed, LockLost, initialize
+
+TABLE = "SELECT to_regclass('shop_sale') IS NOT NULL"
+CONSTRAINTS = """
+    SELECT count(*)::int FROM pg_constraint
+    WHERE conrelid = 'shop_sale'::regclass AND contype = 'f'
+"""
+
+
+def migrate(*target: str) -> None:
+    call_command("migrate", *target, verbosity=0)
+
+
+def break_off(monkeypatch, method: str, name: str) -> None:
+    """Let recording the migration fail, in the moment in which a process may die."""
+    real = getattr(MigrationRecorder, method)
+
+    def fail(recorder, app, migration_name) -> None:
+        if migration_name == name:
+            raise RuntimeError("died")
+        real(recorder, app, migration_name)
+
+    monkeypatch.setattr(MigrationRecorder, method, fail)
+
+
+def test_a_migration_with_deferred_sql(
+    django_database, small_shop, monkeypatch
+) -> None:
+    """A process that dies before the record leaves nothing of a migration's work."""
+    with monkeypatch.context() as patched:
+        break_off(patched, "record_applied", "0002_sale")
+        with pytest.raises(InitializationFailed, match="RuntimeError: died") as caught:
+            initialize()
+    assert caught.value.applied == ("shop.0001_initial",)
+    assert caught.value.failed_migration == "shop.0002_sale"
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert not django_database.value(TABLE)
+    assert django_database.applied_once() == ["shop.0001_initial"]
+    assert initialize().applied == ("shop.0002_sale",)
+    assert django_database.value(CONSTRAINTS) == 1
+
+
+def test_a_reversal(django_database, small_shop, monkeypatch) -> None:
+    """Nor does a reversal that is not recorded change anything."""
+    initialize()
+    with monkeypatch.context() as patched:
+        break_off(patched, "record_unapplied", "0002_sale")
+        with pytest.raises(RuntimeError, match="died"):
+            migrate("shop", "0001")
+    assert django_database.value(TABLE)
+    assert len(django_database.applied_once()) == 2
+    migrate("shop", "0001")
+    assert not django_database.value(TABLE)
+    assert django_database.applied_once() == ["shop.0001_initial"]
+
+
+def test_the_rows_of_a_failure(django_database, small_shop, monkeypatch) -> None:
+    """A failed run leaves its row, its error, and what it had finished."""
+    break_off(monkeypatch, "record_applied", "0002_sale")
+    with pytest.raises(InitializationFailed):
+        initialize()
+    run = django_database.newest_run()
+    assert (run["outcome"], run["state"], run["done"]) == ("failed", "error", 1)
+    assert run["error"] == "shop.0002_sale: RuntimeError: died"
+    assert [(step["name"], step["outcome"]) for step in django_database.steps()] == [
+        ("shop.0001_initial", "done"),
+        ("shop.0002_sale", "failed"),
+    ]
+
+
+def test_somebody_without_the_lock_was_faster(django_database, small_shop) -> None:
+    """A migration that was recorded meanwhile by plain Django is not done twice."""
+
+    def record(name: str) -> None:
+        django_database.rows(
+            "INSERT INTO django_migrations (app, name, applied) VALUES ('shop', %s, now())",
+            name,
+        )
+
+    done = []
+    small_shop.run("0003_fast", lambda connection: record("0004_raced"))
+    small_shop.run("0004_raced", done.append)
+    outcome = initialize()
+    # The first attempt stopped; the second found that nothing was left.
+    assert outcome.result == "ready"
+    assert done == []
+    assert django_database.applied_counts()["shop.0004_raced"] == 1
+    first = django_database.runs()[0]
+    assert first["outcome"] == "transient"
+    assert first["error"] == (
+        "shop.0004_raced was applied meanwhile by somebody who does not take the leader lock."
+    )
+
+
+def test_somebody_reversed_it_already(django_database, small_shop, settings) -> None:
+    """A reversal that plain Django made meanwhile is not made twice, either."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "RESTARTS": 0}
+
+    def forget(connection) -> None:
+        django_database.rows("DELETE FROM django_migrations WHERE name = '0003_raced'")
+
+    undone = []
+    small_shop.run("0003_raced", lambda connection: None, undone.append)
+    small_shop.run("0004_slow", lambda connection: None, forget)
+    initialize()
+    with pytest.raises(Exception, match="was reversed meanwhile by somebody"):
+        migrate("shop", "0002")
+    assert undone == []
+
+
+@pytest.mark.parametrize("way", ["set_rollback", "swallowed"])
+def test_a_broken_transaction(django_database, small_shop, way) -> None:
+    """A migration that leaves its transaction to be rolled back is not taken for done."""
+
+    def spoil(connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE spoilt ()")
+        if way == "set_rollback":
+            transaction.set_rollback(True)
+        else:
+            connection.needs_rollback = True
+
+    small_shop.run("0003_spoil", spoil)
+    with pytest.raises((InitializationFailed, DatabaseError)) as caught:
+        initialize()
+    assert "0003_spoil" in str(caught.value)
+    assert django_database.value("SELECT to_regclass('spoilt')") is None
+    assert "shop.0003_spoil" not in django_database.applied_counts()
+    assert django_database.newest_run()["outcome"] == "failed"
+
+
+def test_a_migration_that_fails(django_database, small_shop) -> None:
+    """What a migration raises is told in one line, with its name, and is the cause."""
+
+    def fail(connection) -> None:
+        raise ValueError("not\nthis way")
+
+    small_shop.run("0003_fail", fail)
+    with pytest.raises(InitializationFailed) as caught:
+        initialize()
+    assert str(caught.value) == "shop.0003_fail: ValueError: not this way"
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_a_migration_that_exits(django_database, small_shop) -> None:
+    """A migration that calls sys.exit() has failed, too."""
+
+    def leave(connection) -> None:
+        raise SystemExit(0)
+
+    small_shop.run("0003_leave", leave)
+    with pytest.raises(InitializationFailed, match="SystemExit"):
+        initialize()
+    assert django_database.newest_run()["outcome"] == "failed"
+
+
+def test_a_migration_is_interrupted(django_database, small_shop) -> None:
+    """Ctrl-C in a migration closes the run as interrupted and undoes the migration."""
+
+    def interrupt(connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE half ()")
+        raise KeyboardInterrupt
+
+    small_shop.run("0003_interrupt", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        initialize()
+    run = django_database.newest_run()
+    assert (run["outcome"], run["done"]) == ("interrupted", 2)
+    assert django_database.value("SELECT to_regclass('half')") is None
+    assert (
+        django_database.rows("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'") == []
+    )
+
+
+def test_a_connection_lost_within_a_migration(django_database, small_shop) -> None:
+    """A migration whose connection was ended is undone and done again, by the same process."""
+    pids = []
+
+    def work(connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            pids.append(cursor.fetchone()[0])
+            cursor.execute("CREATE TABLE made ()")
+        if len(pids) == 1:
+            django_database.rows("SELECT pg_terminate_backend(%s, 5000)", pids[0])
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+
+    small_shop.run("0003_work", work)
+    outcome = initialize()
+    assert len(pids) == 2
+    assert outcome.applied == (
+        "shop.0001_initial",
+        "shop.0002_sale",
+        "shop.0003_work",
+    )
+    assert [run["outcome"] for run in django_database.runs()] == ["transient", "ready"]
+
+
+def test_the_leader_session_is_lost(django_database, small_shop) -> None:
+    """A leader that lost its session stops, and starts over like anyone else."""
+    lost = []
+
+    def lose(connection) -> None:
+        if not lost:
+            lost.append(django_database.newest_run()["backend_pid"])
+            django_database.rows("SELECT pg_terminate_backend(%s, 5000)", lost[0])
+
+    small_shop.run("0003_lose", lose)
+    small_shop.run("0004_more", lambda connection: None)
+    outcome = initialize()
+    assert outcome.role == "leader"
+    assert django_database.applied_once()[-1] == "shop.0004_more"
+    first, second = django_database.runs()
+    assert first["outcome"] == "abandoned"
+    assert second["outcome"] == "ready"
+
+
+def test_it_is_lost_too_often(django_database, small_shop, settings) -> None:
+    """After RESTARTS losses the process gives up, and says how often."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "RESTARTS": 1}
+
+    def lose(connection) -> None:
+        pid = django_database.newest_run()["backend_pid"]
+        django_database.rows("SELECT pg_terminate_backend(%s, 5000)", pid)
+
+    small_shop.run("0003_lose", lose)
+    small_shop.run("0004_never", lambda connection: None)
+    small_shop.run("0005_lose", lose)
+    small_shop.run("0006_never", lambda connection: None)
+    with pytest.raises(
+        LockLost, match=r"^Lost the leader lock 2 times, the last time: "
+    ):
+        initialize()
+
+
+def test_a_fake_is_recorded_as_such(django_database, small_shop) -> None:
+    """`--fake` is told as what it is."""
+    call_command("migrate", fake=True, verbosity=0)
+    assert {step["outcome"] for step in django_database.steps()} == {"faked"}
+    assert not django_database.value("SELECT to_regclass('shop_product') IS NOT NULL")
+
+
+def test_a_closed_connection_inside_a_migration(django_database, small_shop) -> None:
+    """A migration that closes its connection has undone itself, and is told so."""
+
+    def close(schema_connection) -> None:
+        connection.close()
+
+    small_shop.run("0003_close", close)
+    with pytest.raises(InitializationFailed, match="0003_close"):
+        initialize()
+    assert "shop.0003_close" not in django_database.applied_counts()
