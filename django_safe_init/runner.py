@@ -40,7 +40,7 @@ from django_safe_init.locks.postgresql import (
 from django_safe_init.migrating import run_migrate
 from django_safe_init.states import State, StateMachine
 from django_safe_init.status import Reader, Reading
-from django_safe_init.work import Work
+from django_safe_init.work import Work, leading_with
 
 logger = logging.getLogger("django_safe_init")
 
@@ -95,11 +95,12 @@ class Request:
     before_lock: Callable[[], None] = lambda: None
 
 
-def wait_for_server(database: str) -> None:
+def wait_for_server(database: str, report: Callable[[str], None]) -> None:
     """Return as soon as the server of the alias answers. Raises `DatabaseUnreachable`."""
     settings = get_settings()
     wrapper = make_wrapper(database, settings.direct.get(database))
-    with connect(wrapper, settings, Deadline(settings.max_wait), "safe_init waiting"):
+    deadline = Deadline(settings.max_wait)
+    with connect(wrapper, settings, deadline, "safe_init waiting", report):
         pass
 
 
@@ -124,7 +125,8 @@ class Initializer:
         """
         self._prepare()
         if self.mode == "off" or not is_postgresql(self.database):
-            self.request.work.migrate()
+            with leading_with(self.database, None):
+                self.request.work.migrate()
             return self.outcome("ready")
         restarts = 0
         while True:
@@ -184,7 +186,9 @@ class Initializer:
 
     def _attempt(self) -> Outcome:
         self.machine.to(State.CONNECTING)
-        watch = Watch(self.database, self.build, self.settings, self.deadline)
+        watch = Watch(
+            self.database, self.build, self.settings, self.deadline, self._say
+        )
         try:
             return (
                 self._wait_only(watch)
@@ -291,7 +295,7 @@ class Initializer:
 
     def _connect(self, name: str) -> Session:
         wrapper = make_wrapper(self.database, self.direct)
-        return connect(wrapper, self.settings, self.deadline, name)
+        return connect(wrapper, self.settings, self.deadline, name, self._say)
 
     def _lead(self, lock: LeaderLock) -> Outcome:
         # Here, because the start of a replica that has nothing to do should not pay for it.

@@ -34,13 +34,21 @@ _leading = threading.local()
 
 def current_tracker(alias: str) -> Tracker | None:
     """The tracker of the run that this thread leads, if it leads one."""
-    trackers: dict[str, Tracker] = _leading.__dict__
+    trackers: dict[str, Tracker | None] = _leading.__dict__
     return trackers.get(alias)
 
 
+def is_under_way(alias: str) -> bool:
+    """Whether this thread is inside `leading_with`: a `migrate` here is a part of that."""
+    return alias in _leading.__dict__
+
+
 @contextmanager
-def leading_with(alias: str, tracker: Tracker) -> Iterator[None]:
-    """While entered, `current_tracker` finds the tracker."""
+def leading_with(alias: str, tracker: Tracker | None) -> Iterator[None]:
+    """While entered, `current_tracker` finds the tracker, and no `migrate` takes the lock.
+
+    Without a tracker nobody watches: the mode is "off".
+    """
     _leading.__dict__[alias] = tracker
     try:
         yield

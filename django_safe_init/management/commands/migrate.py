@@ -15,7 +15,7 @@ from django_safe_init.management.interrupts import Interrupted, interruptible
 from django_safe_init.management.output import command_errors, report_to
 from django_safe_init.migrating import next_migrate
 from django_safe_init.runner import Initializer, Request, wait_for_server
-from django_safe_init.work import Work, current_tracker
+from django_safe_init.work import Work, current_tracker, is_under_way
 
 
 class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
@@ -25,7 +25,7 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
         """Wait for the server before Django's system checks, which may open the database."""
         if self._is_protected(options):
             with command_errors():
-                wait_for_server(options["database"])
+                wait_for_server(options["database"], report_to(self.stderr))
         output: str | None = super().execute(*args, **options)
         return output
 
@@ -57,11 +57,7 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
 
     def _is_protected(self, options: dict[str, Any]) -> bool:
         alias = options["database"]
-        if (
-            options["plan"]
-            or options["check_unapplied"]
-            or current_tracker(alias) is not None
-        ):
+        if options["plan"] or options["check_unapplied"] or is_under_way(alias):
             return False
         with command_errors():
             mode = effective_mode(get_settings())
