@@ -229,8 +229,9 @@ class Recorder:
         A transient outcome that is the third of this build in a row is written as "failed".
         """
         with self._guard:
-            self.state = state
             self._insist(self._write)
+            # Not before: an open run in one of these two states would be a lie.
+            self.state = state
             params = {
                 **self._identity,
                 **self._present(),
