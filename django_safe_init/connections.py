@@ -13,7 +13,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import psycopg
@@ -290,20 +290,30 @@ def is_busy(error: psycopg.Error) -> bool:
 
 
 def connect(
-    wrapper: BaseDatabaseWrapper, settings: Settings, deadline: Deadline, name: str
+    wrapper: BaseDatabaseWrapper,
+    settings: Settings,
+    deadline: Deadline,
+    name: str,
+    report: Callable[[str], None] = logger.info,
 ) -> Session:
-    """A session, as soon as the server gives one.
+    """A session, as soon as the server gives one; `report` takes the reason for each wait.
 
     Exponential backoff with jitter for a server that does not answer, flat jitter for one that
     is full or starting. Raises `DatabaseUnreachable`, or `WaitTimeout` for a full server.
     """
     patience = Deadline(settings.wait_timeout)
     pauses = _backoff(settings)
+    told = ""
     while True:
         try:
             return Session(wrapper, name, deadline.clip(settings.connect_timeout))
         except psycopg.OperationalError as exc:
-            _pause_before_retry(wrapper, exc, pauses, patience, deadline)
+            pause = _pause_before_retry(wrapper, exc, pauses, patience, deadline)
+            line = f"waiting for the server: {one_line(exc)}"
+            if line != told:
+                report(line)
+                told = line
+            time.sleep(deadline.clip(pause))
         except (psycopg.ProgrammingError, ImproperlyConfigured) as exc:
             raise ConfigurationError(
                 f"DATABASES[{wrapper.alias!r}] cannot be used: {one_line(exc)}."
@@ -323,7 +333,8 @@ def _pause_before_retry(
     pauses: Iterator[float],
     patience: Deadline,
     deadline: Deadline,
-) -> None:
+) -> float:
+    """How many seconds to wait before the next attempt; raises if there should be none."""
     reason = one_line(error)
     if _is_final(reason):
         raise DatabaseUnreachable(
@@ -344,5 +355,4 @@ def _pause_before_retry(
             f"The database {wrapper.alias!r} cannot be reached: {reason}. "
             "Check HOST and PORT, and that the server is running."
         ) from error
-    logger.info("%s: waiting for the server: %s", wrapper.alias, reason)
-    time.sleep(deadline.clip(pause))
+    return pause

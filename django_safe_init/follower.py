@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
 
@@ -61,11 +62,17 @@ class Watch:
     """
 
     def __init__(
-        self, alias: str, build: Build, settings: Settings, deadline: Deadline
+        self,
+        alias: str,
+        build: Build,
+        settings: Settings,
+        deadline: Deadline,
+        report: Callable[[str], None] = logger.info,
     ) -> None:
         self.alias = alias
         self.settings = settings
         self.deadline = deadline
+        self.report = report
         self.session: Session | None = None
         self._build = build
         self._is_direct = False
@@ -76,6 +83,8 @@ class Watch:
 
     def reader(self) -> Reader:
         """A reader on the session there is, or on a new one, which may go through a pooler."""
+        if self._is_direct and self.settings.direct.get(self.alias):
+            self.close()  # the way past the pooler is for whoever leads
         if self.session is None:
             self._open(None)
         return self._current_reader()
@@ -91,7 +100,7 @@ class Watch:
     def _open(self, direct: Mapping[str, Any] | None) -> None:
         wrapper = make_wrapper(self.alias, direct)
         self.session = connect(
-            wrapper, self.settings, self.deadline, "safe_init waiting"
+            wrapper, self.settings, self.deadline, "safe_init waiting", self.report
         )
 
     def _current_reader(self) -> Reader:
@@ -191,7 +200,10 @@ class Follower:
                 if verdict is not None:
                     return verdict
         except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
-            glance = self._progress.glance  # a migration has locked our tables
+            # A migration has locked our tables. Who leads can be seen nevertheless.
+            glance = replace(self._progress.glance, leader_pid=reader.leader_pid())
+            if self.leads and glance.leader_pid is None:
+                return Verdict.TRY
         self._progress.note(glance, reader.session)
         self._progress.check(self.watch.deadline)
         return None

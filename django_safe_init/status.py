@@ -212,6 +212,13 @@ class Reader:
         )
         return Glance(_run_row(run), leader_pid)
 
+    def leader_pid(self) -> int | None:
+        """The backend that holds the leader lock; works while our tables are locked."""
+        [(pid,)] = self.session.read(
+            f"SELECT ({holders_sql('leader_key')} LIMIT 1)", self.params
+        )
+        return None if pid is None else int(pid)
+
     def history(self, count: int) -> list[RunRow]:
         """The newest runs of all builds, newest first."""
         if count < 1 or not self._runs_readable():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import psycopg
 from psycopg import sql
 
-from django_safe_init.connections import Session, one_line
+from django_safe_init.connections import Session
 from django_safe_init.exceptions import MissingPrivilege
 
 RUN_TABLE = "django_safe_init_run"
@@ -81,7 +81,7 @@ def missing_privilege(session: Session, error: psycopg.Error) -> MissingPrivileg
         [(schema,)] = session.rows("SELECT quote_ident(current_schema())")
         grant = f"GRANT CREATE ON SCHEMA {schema} TO {grantee};"
     return MissingPrivilege(
-        f"The role {role} may not keep the status tables ({one_line(error)}). "
+        f"The role {role} may not keep the status tables ({error.diag.message_primary}). "
         f"As their owner or as an administrator: {grant}"
     )
 

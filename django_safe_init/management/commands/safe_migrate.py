@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import sys
 from typing import Any
 
@@ -16,6 +17,7 @@ from django.core.management.base import (
 from django.db import DEFAULT_DB_ALIAS
 
 from django_safe_init.conf import get_settings
+from django_safe_init.connections import one_line
 from django_safe_init.exceptions import (
     ConfigurationError,
     InitializationFailed,
@@ -28,6 +30,8 @@ from django_safe_init.migrating import run_migrate
 from django_safe_init.runner import Initializer, Outcome, Request
 from django_safe_init.status import get_status
 from django_safe_init.work import Work
+
+logger = logging.getLogger("django_safe_init")
 
 #: Exit codes from the worst to the best, where several databases end differently.
 WORST_FIRST = (2, 1, 5, 4, 3, 0)
@@ -143,6 +147,13 @@ class Command(BaseCommand):
             return initializer.outcome("usage", str(exc)), 2
         except Interrupted as exc:
             return initializer.outcome("interrupted", str(exc)), exc.exit_code
+        except Exception as exc:
+            if not options["json"]:
+                raise
+            # Whoever reads the JSON gets one object whatever happens; the log has the rest.
+            logger.exception("%s: unexpected error", alias)
+            text = f"{type(exc).__name__}: {one_line(exc)}"
+            return initializer.outcome("failed", text), 1
 
     def _request(self, alias: str, options: dict[str, Any]) -> Request:
         work = Work(
