@@ -1,0 +1,266 @@
+"""Real `manage.py` processes: started together, watched, and ended whatever happens."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tests.support import Database, wait_until
+
+T = TypeVar("T")
+PROJECT = Path(__file__).parent / "project"
+#: Seconds for whatever must happen: generous, because two cores start fifty processes.
+PATIENCE = 40.0
+
+
+class Replica:
+    """One process of `manage.py`."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: dict[str, str],
+        output: Path,
+        pass_fds: Iterable[int] = (),
+    ) -> None:
+        self._stdout, self._stderr = (
+            output.with_suffix(".out"),
+            output.with_suffix(".err"),
+        )
+        self.command = command
+        with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
+            self._process = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=tuple(pass_fds),
+            )
+        self.pid = self._process.pid
+
+    def wait(self, timeout: float = PATIENCE) -> int:
+        """The exit code, as a shell counts it (137 for SIGKILL); fails when there is none."""
+        wait_until(
+            lambda: self._process.poll() is not None, timeout, lambda: f"runs: {self}"
+        )
+        code = self._process.returncode
+        return 128 - code if code < 0 else code
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        self._process.send_signal(number)
+
+    def end(self) -> None:
+        """Kill the process if it still runs; never fails."""
+        with suppress(ProcessLookupError):
+            self._process.kill()
+        self._process.wait()
+
+    @property
+    def stdout(self) -> str:
+        return self._stdout.read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self._stderr.read_text()
+
+    @property
+    def written_at(self) -> float:
+        """When the process wrote to standard output last, in seconds since the epoch."""
+        return self._stdout.stat().st_mtime
+
+    @property
+    def json(self) -> dict[str, Any]:
+        """Standard output, which must be exactly one JSON object."""
+        document = json.loads(self.stdout)
+        assert isinstance(document, dict)
+        return document
+
+    def __repr__(self) -> str:
+        code = self._process.poll()
+        return (
+            f"{' '.join(self.command[1:])} (pid {self.pid}, exit {code})\n"
+            f"--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
+        )
+
+
+class Fleet:
+    """Starts replicas against one database.
+
+    `use()` sets what all of them get; `start(...)`, `run(...)` and `start_together(...)` take
+    the same keywords for one call. The keywords are those of `_environment`.
+    """
+
+    def __init__(self, database: Database, directory: Path) -> None:
+        self.database = database
+        self.directory = directory
+        self.replicas: list[Replica] = []
+        #: Whether a traceback is what the test expects: plain Django shows them.
+        self.tracebacks = False
+        self._defaults: dict[str, Any] = {"scenario": "plain"}
+
+    def use(self, **settings: Any) -> None:
+        self._defaults.update(settings)
+
+    def start(
+        self, *arguments: str, wrapper: Sequence[str] = (), **settings: Any
+    ) -> Replica:
+        """Start `manage.py ARGUMENTS`, behind `wrapper` if there is one."""
+        return self._start(arguments, self._environment(**settings), wrapper=wrapper)
+
+    def run(
+        self, *arguments: str, timeout: float = PATIENCE, **settings: Any
+    ) -> Replica:
+        """Start it and wait for its end."""
+        replica = self.start(*arguments, **settings)
+        replica.wait(timeout)
+        return replica
+
+    def start_together(
+        self, *commands: Sequence[str], **settings: Any
+    ) -> list[Replica]:
+        """Start one process for each command; all go on at the same moment, once loaded."""
+        arrived, arrive = os.pipe()
+        go, gate = os.pipe()
+        environment = self._environment(**settings)
+        environment["SCENARIO_BARRIER"] = f"{arrive},{go}"
+        try:
+            started = [self._start(c, environment, (arrive, go)) for c in commands]
+            self._wait_for_arrival(arrived, started)
+        finally:
+            for end in (arrived, arrive, go, gate):
+                os.close(end)
+        return started
+
+    def _wait_for_arrival(self, arrived: int, replicas: list[Replica]) -> None:
+        missing = len(replicas)
+        while missing:
+            readable, _, _ = select.select([arrived], [], [], 60)
+            assert readable, f"{missing} replicas were not loaded within 60 s"
+            missing -= len(os.read(arrived, missing))
+
+    def _start(
+        self,
+        arguments: Sequence[str],
+        environment: dict[str, str],
+        pass_fds: Iterable[int] = (),
+        wrapper: Sequence[str] = (),
+    ) -> Replica:
+        command = [*wrapper, sys.executable, str(PROJECT / "manage.py"), *arguments]
+        output = self.directory / f"replica-{len(self.replicas)}"
+        self.replicas.append(Replica(command, environment, output, pass_fds))
+        return self.replicas[-1]
+
+    def _environment(self, **settings: Any) -> dict[str, str]:
+        chosen = {"database": self.database, **self._defaults, **settings}
+        return _environment(self.directory, **chosen)
+
+    def end(self) -> None:
+        for replica in self.replicas:
+            replica.end()
+
+    def wait_until(self, condition: Callable[[], T], what: str) -> T:
+        """What `condition` returns once it is true; fails at once if no replica is left."""
+
+        def look() -> T | None:
+            alive = not all(replica.ended for replica in self.replicas)
+            value = condition()
+            assert value or alive, f"{what}: nobody is left of\n{self}"
+            return value
+
+        return wait_until(look, PATIENCE, lambda: f"{what}, of\n{self}")
+
+    # What the migrations of the scenario say, and what they wait for
+
+    def allow(self, name: str = "go") -> None:
+        """Let the migrations go on that wait for `name`."""
+        (self.directory / f"allowed-{name}").touch()
+
+    def notes(self, prefix: str = "") -> list[tuple[int, str]]:
+        """`(pid, text)` of each note whose text starts with `prefix`."""
+        file = self.directory / "notes"
+        lines = file.read_text().splitlines() if file.exists() else []
+        pairs = [line.split(" ", 1) for line in lines]
+        return [(int(pid), text) for pid, text in pairs if text.startswith(prefix)]
+
+    def wait_for_note(self, prefix: str, count: int = 1) -> list[tuple[int, str]]:
+        """The notes with this prefix, when there are at least `count`."""
+        return self.wait_until(
+            lambda: notes if len(notes := self.notes(prefix)) >= count else [],
+            f"note {prefix!r}",
+        )
+
+    def replica(self, pid: int) -> Replica:
+        return next(replica for replica in self.replicas if replica.pid == pid)
+
+    def leader(self) -> Replica:
+        """The replica that leads the newest run."""
+        return self.replica(self.database.leader_pid())
+
+    def wait_for_followers(self, count: int) -> None:
+        """Return when `count` replicas have said that they wait for a leader."""
+        self.wait_until(
+            lambda: (
+                sum("waiting for" in replica.stderr for replica in self.replicas)
+                >= count
+            ),
+            f"{count} followers",
+        )
+
+    def __repr__(self) -> str:
+        return "\n".join(str(replica) for replica in self.replicas)
+
+
+def _environment(
+    directory: Path,
+    *,
+    database: Database,
+    scenario: str,
+    apps: Sequence[str] = ("django_safe_init",),
+    safe_init: dict[str, Any] | None = None,
+    database_settings: dict[str, Any] | None = None,
+    databases: dict[str, Database] | None = None,
+    env: dict[str, str] | None = None,
+    **variables: str,
+) -> dict[str, str]:
+    """The environment of a replica; `kill_at="x"` becomes `SCENARIO_KILL_AT=x`."""
+    aliases = {
+        "default": database.settings(**(database_settings or {})),
+        **{alias: other.settings() for alias, other in (databases or {}).items()},
+    }
+    return {
+        **os.environ,
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONWARNINGS": "always::ResourceWarning",
+        "SCENARIO": scenario,
+        "SCENARIO_APPS": json.dumps(list(apps)),
+        "SCENARIO_DATABASES": json.dumps(aliases),
+        "SCENARIO_DIR": str(directory),
+        "SCENARIO_SAFE_INIT": json.dumps(safe_init or {}),
+        **{f"SCENARIO_{name.upper()}": value for name, value in variables.items()},
+        **(env or {}),
+    }
+
+
+def entries(database: Database) -> list[str]:
+    """What the data migrations of a scenario entered, in the order of their commits."""
+    return [
+        row["text"] for row in database.rows("SELECT text FROM shop_entry ORDER BY id")
+    ]
+
+
+def exit_codes(replicas: Iterable[Replica], timeout: float = PATIENCE) -> list[int]:
+    """Wait for all of them; the codes in the order of the replicas."""
+    return [replica.wait(timeout) for replica in replicas]

@@ -1,0 +1,1 @@
+"""Like `gated`, but never idle: short statements in autocommit, so that no time-out bites."""

@@ -1,0 +1,1 @@
+"""A migration that closes its connection: `SCENARIO_CLOSE`, `SCENARIO_ATOMIC`."""

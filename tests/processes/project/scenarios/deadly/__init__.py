@@ -1,0 +1,1 @@
+"""A migration that kills every process that runs it."""

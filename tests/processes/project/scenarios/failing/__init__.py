@@ -1,0 +1,1 @@
+"""A data migration that fails, once the test allows "go"."""

@@ -1,0 +1,1 @@
+"""A data migration that stays inside until the test allows "go"."""

@@ -1,0 +1,1 @@
+"""The build after `plain`: its five migrations, and two more."""

@@ -1,0 +1,1 @@
+"""Five quick migrations, the last a data migration."""

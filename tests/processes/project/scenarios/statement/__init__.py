@@ -1,0 +1,1 @@
+"""One long statement; whoever comes second looks whether it still runs. `SCENARIO_ATOMIC`."""

@@ -1,0 +1,1 @@
+"""A migration whose threads use the ORM; the first process stays until it is killed."""

@@ -1,0 +1,21 @@
+"""One project for all scenarios: `SCENARIO` names the migrations of its only app."""
+
+import json
+import os
+
+SCENARIO = os.environ["SCENARIO"]
+
+SECRET_KEY = "scenario"
+USE_TZ = True
+DATABASES = json.loads(os.environ["SCENARIO_DATABASES"])
+SAFE_INIT = json.loads(os.environ.get("SCENARIO_SAFE_INIT", "{}"))
+
+INSTALLED_APPS = [
+    *json.loads(os.environ.get("SCENARIO_APPS", '["django_safe_init"]')),
+    # Before the others: what it does at post_migrate comes before permissions are made.
+    "shop",
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+]
+MIGRATION_MODULES = {"shop": f"scenarios.{SCENARIO}"}
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -1,0 +1,61 @@
+"""The app of the scenarios, with the points where `SCENARIO_KILL_AT` can end the process."""
+
+from collections.abc import Callable
+from typing import Any
+
+from django.apps import AppConfig
+from django.core.management.commands.migrate import Command
+from django.db.migrations.recorder import MigrationRecorder
+from django.db.models.signals import post_migrate, pre_migrate
+
+import acts
+
+
+class ShopConfig(AppConfig):
+    name = "shop"
+
+    def ready(self) -> None:
+        pre_migrate.connect(report_pre_migrate, sender=self)
+        post_migrate.connect(report_post_migrate, sender=self)
+        for method in ("record_applied", "record_unapplied"):
+            setattr(
+                MigrationRecorder, method, deadly(getattr(MigrationRecorder, method))
+            )
+        Command.migration_progress_callback = deadly_progress(
+            Command.migration_progress_callback
+        )
+
+
+def report_pre_migrate(**kwargs: Any) -> None:
+    if acts.chosen("PRINT"):
+        print("printed by a pre_migrate receiver")
+
+
+def report_post_migrate(**kwargs: Any) -> None:
+    acts.note("post_migrate")
+    if acts.chosen("PRINT"):
+        print("printed by a post_migrate receiver")
+    acts.die_once("post_migrate")
+
+
+def deadly(method: Callable[..., None]) -> Callable[..., None]:
+    """Die before or after a migration is recorded: `before record_applied shop.0002_sale`."""
+
+    def wrapper(self: MigrationRecorder, app: str, name: str) -> None:
+        acts.die_once(f"before {method.__name__} {app}.{name}")
+        method(self, app, name)
+        acts.die_once(f"after {method.__name__} {app}.{name}")
+
+    return wrapper
+
+
+def deadly_progress(method: Callable[..., None]) -> Callable[..., None]:
+    """Die at a moment of Django's progress: `apply_success shop.0002_sale`."""
+
+    def wrapper(
+        self: Command, action: str, migration: Any = None, fake: bool = False
+    ) -> None:
+        acts.die_once(f"{action} {migration}")
+        method(self, action, migration, fake)
+
+    return wrapper

@@ -1,0 +1,118 @@
+"""What the commands print, and what they leave alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from django_safe_init.locks import leader_key
+from tests.processes.harness import Fleet, exit_codes
+from tests.support import Database
+
+SAFE = ["safe_migrate", "--json"]
+KEYS = {"result", "role", "database", "run", "applied", "error"}
+KEYS |= {"waited_seconds", "duration_seconds"}
+PRINTED = [
+    "printed by a migration",
+    "written past sys.stdout",
+    "printed by a pre_migrate receiver",
+    "printed by a post_migrate receiver",
+]
+
+
+@pytest.mark.smoke
+def test_json_alone_on_standard_output(fleet: Fleet, database: Database) -> None:
+    """Under `--json` all that migrations and receivers print goes to standard error."""
+    fleet.use(scenario="printing", print="1")
+    replica = fleet.run(*SAFE)
+    assert replica.wait() == 0, replica
+    assert set(replica.json) == KEYS
+    assert replica.json["result"] == "ready"
+    assert all(text in replica.stderr for text in PRINTED), replica
+
+
+def test_without_json(fleet: Fleet, database: Database) -> None:
+    """Without `--json` Django's own output is on standard output."""
+    fleet.use(scenario="printing", print="1")
+    replica = fleet.run("safe_migrate")
+    assert replica.wait() == 0, replica
+    assert "Applying shop.0001_initial... OK" in replica.stdout
+    assert all(text in replica.stdout for text in PRINTED), replica
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--database", "nowhere"],
+        ["--mode", "sometimes"],
+        ["--timeout", "-1"],
+        ["--timeout", "soon"],
+        ["--rerun", "shop.9999_missing"],
+        ["--unknown-option"],
+    ],
+    ids=" ".join,
+)
+def test_usage_errors(fleet: Fleet, database: Database, arguments: list[str]) -> None:
+    """A usage error is exit 2 and one JSON object, with the sentence a person needs."""
+    wrong = fleet.run(*SAFE, *arguments)
+    assert wrong.wait() == 2, wrong
+    assert wrong.json["result"] == "usage"
+    assert wrong.json["error"]
+    assert database.applied_counts() == {}
+
+
+def test_wrong_setting(fleet: Fleet, database: Database) -> None:
+    """A wrong type in `SAFE_INIT` is exit 2, with the key."""
+    wrong = fleet.run(*SAFE, safe_init={"WAIT_TIMEOUT": "ten"})
+    assert wrong.wait() == 2, wrong
+    assert "WAIT_TIMEOUT" in wrong.json["error"]
+
+
+@pytest.mark.parametrize("command", ["safe_migrate", "migrate"])
+def test_plan_and_check_take_no_lock(
+    fleet: Fleet, database: Database, command: str
+) -> None:
+    """`--plan` and `--check` do not wait for a leader, and write nothing."""
+    with database.connect() as holder:
+        holder.execute("SELECT pg_advisory_lock(%s)", [leader_key()])
+        plan = fleet.run(command, "--plan")
+        check = fleet.run(command, "--check")
+    assert plan.wait() == 0, plan
+    assert "shop.0005_data" in plan.stdout
+    assert check.wait() == 1, check
+    assert (
+        database.value("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
+        == 0
+    )
+
+
+def test_several_databases(
+    fleet: Fleet, database: Database, make_database: Callable[..., Database]
+) -> None:
+    """Two aliases make one object with one entry each, both initialized."""
+    other = make_database()
+    fleet.use(databases={"other": other})
+    replica = fleet.run(*SAFE, "--database", "default", "--database", "other")
+    assert replica.wait() == 0, replica
+    assert replica.json["result"] == "ready"
+    assert [each["database"] for each in replica.json["databases"]] == [
+        "default",
+        "other",
+    ]
+    assert len(database.applied_once()) == len(other.applied_once()) == 5
+
+
+@pytest.mark.parametrize(
+    "apps", [("django_safe_init", "syzygy"), ("syzygy", "django_safe_init")]
+)
+def test_with_another_migrate(
+    fleet: Fleet, database: Database, apps: tuple[str, ...]
+) -> None:
+    """`safe_migrate` runs the project's `migrate`, django-syzygy's too; ours composes with it."""
+    pytest.importorskip("syzygy")
+    fleet.use(apps=apps)
+    first = ["migrate"] if apps[0] == "django_safe_init" else SAFE
+    started = fleet.start_together(SAFE, first, SAFE)
+    assert exit_codes(started) == [0, 0, 0], fleet
+    assert len(database.applied_once()) == 5

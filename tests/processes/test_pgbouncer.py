@@ -1,0 +1,90 @@
+"""Behind PgBouncer: refused where a lock means nothing, served where it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.processes.harness import Fleet, entries, exit_codes
+from tests.processes.pgbouncer import clients, pgbouncer
+from tests.support import Database, wait_until
+
+SAFE = ["safe_migrate", "--json"]
+
+
+@pytest.fixture
+def transaction_pooled(database: Database) -> Iterator[Database]:
+    with pgbouncer(database, "transaction") as pooled:
+        yield pooled
+
+
+@pytest.fixture
+def session_pooled(database: Database) -> Iterator[Database]:
+    with pgbouncer(database, "session") as pooled:
+        yield pooled
+
+
+def direct(database: Database) -> dict[str, object]:
+    """`SAFE_INIT` with the way to the server that passes the pooler by."""
+    address = database.parameters
+    return {"DIRECT": {"default": {"HOST": address["host"], "PORT": address["port"]}}}
+
+
+@pytest.mark.parametrize(
+    "command", [SAFE, ["migrate"]], ids=["safe_migrate", "migrate"]
+)
+def test_transaction_mode_is_refused(
+    fleet: Fleet, database: Database, transaction_pooled: Database, command: list[str]
+) -> None:
+    """Behind a pooler in transaction mode nobody leads: exit 2, and `DIRECT` is named."""
+    refused = fleet.run(*command, database=transaction_pooled)
+    assert refused.wait() == 2, refused
+    assert "DIRECT" in refused.stderr + refused.stdout
+    assert database.applied_counts() == {}
+
+
+def test_transaction_mode_declared_safe_is_refused(
+    fleet: Fleet, database: Database, transaction_pooled: Database
+) -> None:
+    """An empty `DIRECT` declares one session per client; the probes find that it is not so."""
+    refused = fleet.run(
+        *SAFE, database=transaction_pooled, safe_init={"DIRECT": {"default": {}}}
+    )
+    assert refused.wait() == 2, refused
+    assert refused.json["result"] == "unsafe"
+    assert "DIRECT" in refused.json["error"]
+    assert database.applied_counts() == {}
+
+
+def test_true_direct(
+    fleet: Fleet, database: Database, transaction_pooled: Database
+) -> None:
+    """With a true `DIRECT` the leader goes past the pooler, and the followers through it."""
+    fleet.use(scenario="gated", database=transaction_pooled, safe_init=direct(database))
+    leader = fleet.start(*SAFE)
+    fleet.wait_for_note("inside")
+    assert clients(transaction_pooled) == []
+    followers = fleet.start_together(SAFE, SAFE)
+    wait_until(lambda: len(clients(transaction_pooled)) == 2, message=repr(fleet))
+    fleet.allow()
+    assert exit_codes([leader, *followers]) == [0, 0, 0], fleet
+    assert [follower.json["role"] for follower in followers] == ["follower", "follower"]
+    assert entries(database) == ["gate", "data"]
+    status = fleet.run("safe_init_status", "--json")
+    assert status.wait() == 0, status
+
+
+def test_session_mode(
+    fleet: Fleet, database: Database, session_pooled: Database
+) -> None:
+    """A pooler in session mode is refused too, until `DIRECT` declares it safe."""
+    fleet.use(database=session_pooled)
+    refused = fleet.run(*SAFE)
+    assert refused.wait() == 2, refused
+    assert "DIRECT" in refused.json["error"]
+    fleet.use(safe_init={"DIRECT": {"default": {}}})
+    started = fleet.start_together(SAFE, SAFE, ["migrate"])
+    assert exit_codes(started) == [0, 0, 0], fleet
+    assert len(database.applied_once()) == 5
+    assert entries(database) == ["data"]

@@ -1,0 +1,137 @@
+"""SIGTERM, SIGINT, and the command after `--`, as an ordinary process and as PID 1."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+
+from django_safe_init.locks import leader_key
+from tests.processes import namespaces
+from tests.processes.harness import Fleet, entries, exit_codes
+from tests.support import Database, wait_until
+
+SAFE = ["safe_migrate", "--json"]
+SLEEPING = "state = 'active' AND query LIKE '%pg_sleep%'"
+#: A command that says it runs, and ends with 7 when it gets SIGTERM.
+SERVE = """
+import os, signal
+signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
+print("serving as", os.getpid(), flush=True)
+signal.pause()
+"""
+COMMAND = ["--", sys.executable, "-c", SERVE]
+
+
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.smoke), signal.SIGINT]
+)
+def test_leader_is_told_to_end(
+    fleet: Fleet, database: Database, number: signal.Signals
+) -> None:
+    """A leader that gets a signal closes its run as interrupted; a follower takes over."""
+    fleet.use(scenario="gated")
+    started = fleet.start_together(SAFE, SAFE, SAFE)
+    fleet.wait_for_note("inside")
+    fleet.wait_for_followers(2)
+    leader = fleet.leader()
+    leader.kill(number)
+    assert leader.wait() == 128 + number, leader
+    assert (leader.json["result"], leader.json["role"]) == ("interrupted", "leader")
+    fleet.wait_for_note("inside", 2)
+    fleet.allow()
+    assert sorted(exit_codes(started)) == [0, 0, 128 + number], fleet
+    assert entries(database) == ["gate", "data"]
+    interrupted = database.runs()[0]
+    assert interrupted["outcome"] == "interrupted"
+    assert interrupted["finished_at"]
+
+
+@pytest.mark.parametrize("atomic", ["1", "0"], ids=["atomic", "non-atomic"])
+def test_long_statement_is_cancelled(
+    fleet: Fleet, database: Database, atomic: str
+) -> None:
+    """SIGTERM cancels the statement and frees the lock; nothing of the statement stays."""
+    fleet.use(scenario="statement", atomic=atomic)
+    leader = fleet.start(*SAFE)
+    fleet.wait_until(lambda: database.backends(SLEEPING), "the statement runs")
+    leader.kill(signal.SIGTERM)
+    assert leader.wait() == 143, leader
+    assert database.holders(leader_key()) == []
+    assert database.backends(SLEEPING) == []
+    assert database.newest_run()["outcome"] == "interrupted"
+    assert fleet.run("safe_migrate").wait() == 0, fleet
+    assert entries(database) == ["successor"]
+
+
+def test_follower_is_told_to_end(fleet: Fleet, database: Database) -> None:
+    """A follower that gets a signal ends; the leader goes on."""
+    fleet.use(scenario="gated")
+    leader = fleet.start(*SAFE)
+    fleet.wait_for_note("inside")
+    follower = fleet.start(*SAFE)
+    fleet.wait_for_followers(1)
+    follower.kill(signal.SIGTERM)
+    assert follower.wait() == 143, follower
+    assert (follower.json["result"], follower.json["role"]) == (
+        "interrupted",
+        "follower",
+    )
+    fleet.allow()
+    assert leader.wait() == 0, leader
+    assert [run["outcome"] for run in database.runs()] == ["ready"]
+
+
+def test_migrate_is_told_to_end(fleet: Fleet, database: Database) -> None:
+    """`migrate` closes its run as interrupted, too."""
+    fleet.use(scenario="gated")
+    leader = fleet.start("migrate")
+    fleet.wait_for_note("inside")
+    leader.kill(signal.SIGTERM)
+    assert leader.wait() == 143, leader
+    assert database.newest_run()["outcome"] == "interrupted"
+    assert database.holders(leader_key()) == []
+
+
+@pytest.mark.smoke
+def test_becomes_the_command(fleet: Fleet, database: Database) -> None:
+    """Once ready the process is the command: the same process id, and signals reach it."""
+    replica = fleet.start("safe_migrate", *COMMAND)
+    wait_until(
+        lambda: f"serving as {replica.pid}" in replica.stdout, message=repr(replica)
+    )
+    assert len(database.applied_once()) == 5
+    assert database.backends() == []
+    replica.kill(signal.SIGTERM)
+    assert replica.wait() == 7, replica
+
+
+def test_failure_runs_no_command(fleet: Fleet, database: Database) -> None:
+    """The command does not run when the initialization failed."""
+    fleet.use(scenario="failing")
+    fleet.allow()
+    replica = fleet.run("safe_migrate", *COMMAND)
+    assert replica.wait() == 1, replica
+    assert "serving" not in replica.stdout
+
+
+def test_pid_one_is_told_to_end(fleet: Fleet, database: Database) -> None:
+    """As PID 1 of a container `safe_migrate` ends on SIGTERM in the middle of its work."""
+    fleet.use(scenario="gated")
+    container = fleet.start(*SAFE, wrapper=namespaces.wrapper())
+    fleet.wait_for_note("inside")
+    assert database.newest_run()["leader"].endswith(":1")
+    os.kill(namespaces.pid_one(container), signal.SIGTERM)
+    assert container.wait() == 143, container
+    assert container.json["result"] == "interrupted"
+    assert database.newest_run()["outcome"] == "interrupted"
+
+
+def test_pid_one_becomes_the_command(fleet: Fleet, database: Database) -> None:
+    """As PID 1 the command is PID 1 after it, and SIGTERM reaches it."""
+    container = fleet.start("safe_migrate", *COMMAND, wrapper=namespaces.wrapper())
+    wait_until(lambda: "serving as 1" in container.stdout, message=repr(container))
+    os.kill(namespaces.pid_one(container), signal.SIGTERM)
+    assert container.wait() == 7, container

@@ -1,0 +1,114 @@
+"""Databases where nobody can lead: one clear sentence, exit 2, no traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from example_project.embedded import EmbeddedServer, bin_dir
+from tests.processes.harness import Fleet
+from tests.support import Database
+
+SAFE = ["safe_migrate", "--json"]
+_numbers = count(1)
+
+
+@pytest.fixture
+def guest(database: Database) -> Iterator[Callable[[str], Database]]:
+    """`database` for a new role that has only what the given GRANT says."""
+    made: list[Database] = []
+
+    def make(grant: str = "") -> Database:
+        role = f"guest_{next(_numbers)}"
+        database.rows(f"CREATE ROLE {role} LOGIN")
+        if grant:
+            database.rows(f"GRANT {grant} TO {role}")
+        made.append(Database(database.name, {**database.parameters, "user": role}))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.mark.parametrize(
+    "command", [SAFE, ["migrate"]], ids=["safe_migrate", "migrate"]
+)
+def test_missing_privilege(
+    fleet: Fleet,
+    database: Database,
+    guest: Callable[[str], Database],
+    command: list[str],
+) -> None:
+    """Without CREATE on the schema it is exit 2, with the role and the GRANT."""
+    role = guest("")
+    refused = fleet.run(*command, database=role)
+    assert refused.wait() == 2, refused
+    name = role.parameters["user"]
+    assert f'GRANT CREATE ON SCHEMA public TO "{name}";' in refused.stderr, refused
+    assert database.applied_counts() == {}
+
+
+def test_unreadable_tables(
+    fleet: Fleet, database: Database, guest: Callable[[str], Database]
+) -> None:
+    """A role that may not read our tables is ready when the migrations it knows are recorded."""
+    assert fleet.run(*SAFE).wait() == 0, fleet
+    role = guest("SELECT ON django_migrations")
+    reader = fleet.run(*SAFE, "--mode", "external", database=role)
+    assert reader.wait() == 0, reader
+    assert (reader.json["result"], reader.json["role"]) == ("ready", "none")
+
+
+@pytest.fixture
+def standby(
+    server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Database]:
+    """A read-only standby of `server`."""
+    directory = tmp_path_factory.mktemp("standby")
+    backup(server, directory / "data")
+    with EmbeddedServer(18, data_dir=directory) as copy:
+        database = Database("postgres", copy.params())
+        yield database
+        database.close()
+
+
+def backup(server: EmbeddedServer, target: Path) -> None:
+    address = ["-h", server.host, "-p", str(server.port), "-U", "postgres"]
+    options = ["-D", str(target), "-c", "fast", "-R", "-X", "stream", "--no-sync"]
+    command = [bin_dir(18) / "pg_basebackup", *address, *options]
+    subprocess.run(command, check=True, capture_output=True)
+    if os.geteuid() == 0:
+        owner = server.data.stat().st_uid
+        for path in (target, *target.rglob("*")):
+            os.chown(path, owner, -1)
+
+
+def test_standby(fleet: Fleet, standby: Database) -> None:
+    """Locks of a standby exclude nobody: exit 2 on it, naming `DIRECT`."""
+    refused = fleet.run(*SAFE, database=standby)
+    assert refused.wait() == 2, refused
+    assert refused.json["result"] == "unsafe"
+    assert "DIRECT" in refused.json["error"]
+
+
+def sqlite(fleet: Fleet) -> dict[str, object]:
+    file = str(fleet.directory / "db.sqlite3")
+    return {"database_settings": {"ENGINE": "django.db.backends.sqlite3", "NAME": file}}
+
+
+def test_unsupported_engine(fleet: Fleet) -> None:
+    """An engine without a lock of ours is refused, unless `LOCK` accepts that."""
+    refused = fleet.run(*SAFE, **sqlite(fleet))
+    assert refused.wait() == 2, refused
+    assert refused.json["result"] == "unsafe"
+    assert "LOCK" in refused.json["error"]
+    accepted = fleet.run(
+        *SAFE, **sqlite(fleet), safe_init={"LOCK": "none"}, scenario="portable"
+    )
+    assert accepted.wait() == 0, accepted
