@@ -1,0 +1,103 @@
+"""Waiters that have already imported everything: forked processes with threads.
+
+    python -m tests.benchmarks.fleet PROCESSES THREADS
+
+Prints `imported`, waits for a line on standard input, and then each thread of each
+process calls `initialize()`. A waiter that comes into one of `STATES`, and its end, are
+printed as a JSON object with the time. The processes stay until standard input ends, as a
+replica stays: what their end costs belongs to no figure.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import threading
+import time
+from typing import Any
+
+STATES = ("acquiring_lock", "migrating")
+STDIN, STDOUT = 0, 1
+PIPE_BUF = 4096
+
+
+def main(processes: int, threads: int) -> None:
+    """Fork the waiters, let them all go at once, and stay with them."""
+    import_everything()
+    gc.freeze()  # or each child copies all of these objects when it collects
+    waiting, go = os.pipe()
+    children = [fork(number, threads, waiting, go) for number in range(processes)]
+    os.close(waiting)
+    tell("imported")
+    sys.stdin.readline()
+    os.close(go)
+    for child in children:
+        os.waitpid(child, 0)
+
+
+def import_everything() -> None:
+    import django
+
+    django.setup()
+
+    import django.db.backends.postgresql.base
+
+    import django_safe_init.runner  # noqa: F401
+    from django_safe_init.signals import state_changed
+
+    state_changed.connect(report_state)
+
+
+def fork(number: int, threads: int, waiting: int, go: int) -> int:
+    pid = os.fork()
+    if pid:
+        return pid
+    os.close(go)
+    os.read(waiting, 1)  # returns when the parent closes the other end
+    try:
+        run_threads(number, threads)
+        os.read(STDIN, 1)
+    finally:
+        os._exit(0)
+
+
+def run_threads(number: int, threads: int) -> None:
+    names = [f"{number}.{thread}" for thread in range(threads)]
+    started = [threading.Thread(target=wait, name=name) for name in names]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join()
+
+
+def wait() -> None:
+    """One waiter, from its call to its report."""
+    from django_safe_init import initialize
+
+    try:
+        outcome = initialize()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the waiter has failed
+        report(error=f"{type(error).__name__}: {error}"[:1000])
+    else:
+        report(role=str(outcome.role), error=None)
+
+
+def report_state(new: object, **kwargs: object) -> None:
+    if new in STATES:
+        report(state=str(new))
+
+
+def report(**content: Any) -> None:
+    content = {"at": time.time(), "waiter": threading.current_thread().name, **content}
+    tell(json.dumps(content))
+
+
+def tell(line: str) -> None:
+    """One write, which a pipe does not mix with those of other processes."""
+    os.write(STDOUT, f"{line}\n".encode()[-PIPE_BUF:])
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,6 @@
+"""A project has some URLs: system checks look at them."""
+
+from django.contrib import admin
+from django.urls import path
+
+urlpatterns = [path("admin/", admin.site.urls)]

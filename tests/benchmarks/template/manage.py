@@ -1,0 +1,8 @@
+"""The usual entry point; the environment names the settings."""
+
+import sys
+
+from django.core.management import execute_from_command_line
+
+if __name__ == "__main__":
+    execute_from_command_line(sys.argv)
