@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.checks.registry import registry
+from django.core.management import BaseCommand
 from django.db import connections
 
 from django_safe_init.build import Build, current_build
@@ -119,6 +122,13 @@ def shop(tmp_path, settings, monkeypatch) -> Iterator[Shop]:
     made = Shop(tmp_path)
     settings.INSTALLED_APPS = ["django_safe_init", "tests.database.shop"]
     settings.MIGRATION_MODULES = {"shop": made.package}
+    # Checks stay registered when their app is no longer installed.
+    own = {
+        check
+        for check in registry.registered_checks
+        if not check.__module__.startswith("django.contrib.")
+    }
+    monkeypatch.setattr(registry, "registered_checks", own)
     yield made
     _acts.clear()
     for name in [name for name in sys.modules if name.startswith(made.package)]:
@@ -268,3 +278,35 @@ def spare_server() -> Iterator[EmbeddedServer]:
     """A small server that a test may restart; the test leaves it as it was."""
     with EmbeddedServer(18, settings={"max_connections": "10"}) as running:
         yield running
+
+
+class Ended:
+    """How a command line ended."""
+
+    def __init__(self, code: int, stdout: str, stderr: str) -> None:
+        self.code, self.stdout, self.stderr = code, stdout, stderr
+
+    @property
+    def json(self) -> Any:
+        """The one object that standard output must be."""
+        [line] = self.stdout.splitlines()
+        return json.loads(line)
+
+
+@pytest.fixture
+def command_line(capfd, monkeypatch) -> Callable[..., Ended]:
+    """Runs a command from a command line, as manage.py would."""
+
+    def run(command: type[BaseCommand], name: str, *arguments: str) -> Ended:
+        capfd.readouterr()
+        code: Any = 0
+        with open(1, "w", closefd=False) as stdout, monkeypatch.context() as patched:
+            # pytest's own does not write to descriptor 1.
+            patched.setattr(sys, "stdout", stdout)
+            try:
+                command().run_from_argv(["manage.py", name, *arguments])
+            except SystemExit as exc:
+                code = exc.code
+        return Ended(code, *capfd.readouterr())
+
+    return run

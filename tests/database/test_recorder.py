@@ -58,6 +58,26 @@ def test_a_run(recorder, django_database) -> None:
     ] == [(1, "shop.0001", False, "done"), (2, "shop.0002", True, "faked")]
 
 
+@pytest.mark.parametrize("state", [State.READY, State.ERROR])
+def test_an_open_run_is_never_at_its_end(
+    recorder, django_database, monkeypatch, state
+) -> None:
+    """Whoever looks while a run is being closed sees it at work, or closed."""
+    opened(recorder).update(State.VALIDATING)
+    seen = []
+    real = recorder.session.rows
+
+    def look_after(*args):
+        found = real(*args)
+        run = django_database.newest_run()
+        seen.append((run["outcome"], run["state"]))
+        return found
+
+    monkeypatch.setattr(recorder.session, "rows", look_after)
+    recorder.finish_run("failed", state)
+    assert seen == [(None, "validating"), ("failed", state.value)]
+
+
 @pytest.mark.parametrize("character", ["x", "é", "試", "🚀"])
 def test_application_name_fits(recorder, django_database, character) -> None:
     """PostgreSQL shows the first 63 bytes of the name, whatever a migration is called."""
