@@ -5,9 +5,14 @@ from __future__ import annotations
 import pytest
 from django.core.management import call_command
 from django.db import DatabaseError, connection, transaction
+from django.db.migrations import Migration
 from django.db.migrations.recorder import MigrationRecorder
+from django.db.models.signals import pre_migrate
 
 from django_safe_init import InitializationFailed, LockLost, initialize
+from django_safe_init.locks.postgresql import LeaderLock
+from django_safe_init.tracking import Tracker
+from django_safe_init.unfinished import Unfinished
 
 TABLE = "SELECT to_regclass('shop_sale') IS NOT NULL"
 CONSTRAINTS = """
@@ -261,3 +266,39 @@ def test_a_closed_connection_inside_a_migration(django_database, small_shop) -> 
     with pytest.raises(InitializationFailed, match="0003_close"):
         initialize()
     assert "shop.0003_close" not in django_database.applied_counts()
+
+
+@pytest.fixture
+def tracker(session, recorder):
+    """A tracker of a run that leads, with the connection to work on."""
+    lock = LeaderLock(session)
+    assert lock.try_acquire()
+    recorder.open_run("test")
+    MigrationRecorder(connection).ensure_schema()
+    unfinished = Unfinished(session, "rerun", ())
+    with Tracker(connection, lock, recorder, unfinished) as tracker:
+        yield tracker
+
+
+def test_an_executor_that_does_not_look(tracker, django_database) -> None:
+    """A transaction that is to be rolled back is refused, not silently undone."""
+    tracker.started(Migration("0001_x", "shop"), backwards=False, fake=False)
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE undone ()")
+    transaction.set_rollback(True)
+    with pytest.raises(InitializationFailed) as caught:
+        tracker.finished(fake=False)
+    assert str(caught.value) == (
+        "shop.0001_x left its transaction broken: everything it did is undone."
+    )
+    assert django_database.value("SELECT to_regclass('undone')") is None
+    assert tracker.applied == []
+
+
+def test_other_aliases_plans(tracker, recorder) -> None:
+    """What Django says about another alias is not counted."""
+    pre_migrate.send(sender=None, using="other", plan=[1, 2, 3])
+    assert recorder.total == 0
+    pre_migrate.send(sender=None, using="default", plan=[1, 2])
+    pre_migrate.send(sender=None, using="default", plan=[1, 2, 3])
+    assert recorder.total == 2
