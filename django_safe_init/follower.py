@@ -220,20 +220,22 @@ class Follower:
             return Verdict.READY
         return Verdict.TRY if reading.leader_pid is None else None
 
-    def _has_ended(self, run: RunRow | None) -> bool:
+    def _is_news(self, ended: RunRow) -> bool:
         """Whether the run ended while this process waited."""
         since = self.since
-        if run is None or run.open:
-            return False
-        return since is None or run.id > since.id or (run.id == since.id and since.open)
+        return (
+            since is None
+            or ended.id > since.id
+            or (ended.id == since.id and since.open)
+        )
 
     def _ended_ready(self, run: RunRow | None) -> bool:
-        return run is not None and run.outcome == "ready" and self._has_ended(run)
+        return run is not None and run.outcome == "ready" and self._is_news(run)
 
     def _raise_shared_failure(self, own: RunRow | None) -> None:
         if own is None or own.outcome != "failed" or not self.shares_failure:
             return
-        if self._has_ended(own):
+        if self._is_news(own):
             raise LeaderFailed(
                 f"The leader ({own.leader}) failed: {own.error}", run=own.id
             )
