@@ -156,6 +156,35 @@ def test_a_locked_status_table(leader, in_background, observer, mode) -> None:
         waiting.result()
 
 
+def test_tables_that_are_locked_at_first(
+    leader, in_background, observer, django_database
+) -> None:
+    """Who comes while our tables are locked says so, and goes on when they are free."""
+    observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
+    waiting = Waiting(in_background)
+    wait_until(lambda: waiting.lines)
+    assert waiting.lines == [
+        "The status tables are locked at the moment, probably by a migration."
+    ]
+    observer.execute("COMMIT")
+    finish(leader, django_database)
+    assert waiting.result().run == leader.run
+
+
+def test_an_orphan_that_locks_our_tables(
+    leader, in_background, observer, django_database
+) -> None:
+    """A dead leader whose backend still locks our tables is replaced nevertheless."""
+    waiting = Waiting(in_background, migrate=lambda: run_migrate("default"))
+    wait_until(lambda: waiting.lines)
+    observer.execute("SELECT pg_advisory_lock_shared(%s)", [work_key()])
+    observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
+    leader.session.close()
+    assert waiting.result().role == "leader"
+    with pytest.raises(psycopg.OperationalError):
+        observer.execute("COMMIT")
+
+
 def test_a_table_that_is_locked_later(
     leader, in_background, observer, django_database
 ) -> None:
@@ -274,6 +303,20 @@ def test_room_is_asked_for_again(watch, monkeypatch) -> None:
     watch._room_seen -= 10
     watch.pause()
     assert len(asked) == 2
+
+
+def test_followers_use_the_pooler(watch, settings, django_database) -> None:
+    """The direct way is for who may lead; a follower looks through the alias's own settings."""
+    direct = {"OPTIONS": {"options": "-c work_mem=777kB"}}
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "DIRECT": {"default": direct}}
+    watch.settings = get_settings()
+    leading = watch.direct_reader().session
+    assert leading.rows("SHOW work_mem") == [("777kB",)]
+    assert watch.direct_reader().session is leading
+    following = watch.reader().session
+    assert following.rows("SHOW work_mem") == [("4MB",)]
+    assert leading.raw.closed
+    assert watch.reader().session is following
 
 
 # What the leader's backends are doing

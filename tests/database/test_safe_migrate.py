@@ -68,9 +68,8 @@ def test_nothing_to_do(run, django_database, small_shop) -> None:
     ended = run()
     assert ended.code == 0
     assert ended.stdout.startswith("default: ready (nothing to do, ")
-    assert not [
-        name for name in sys.modules if name.startswith(small_shop.package + ".")
-    ]
+    imported = {f"{small_shop.package}.{name}" for name in small_shop.names}
+    assert not imported & set(sys.modules)
 
 
 def test_quiet(run, django_database, small_shop) -> None:
@@ -323,6 +322,23 @@ def test_failing_checks(run, django_database, small_shop) -> None:
     assert "It is Friday." in ended.json["error"]
     assert there_is_no_table(django_database)
     assert run("--skip-checks").code == 0
+
+
+def test_an_unforeseen_error(run, django_database, small_shop, caplog) -> None:
+    """Under --json even an error that nobody foresaw is an object; its traceback is logged."""
+
+    @register
+    def check_and_break(app_configs, **kwargs):
+        raise LookupError("no such app")
+
+    ended = run("--json")
+    assert (ended.code, ended.json["result"]) == (1, "failed")
+    assert ended.json["error"] == "LookupError: no such app"
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [
+        LookupError
+    ]
+    with pytest.raises(LookupError):
+        run()
 
 
 def test_no_checks_where_there_is_nothing_to_do(

@@ -38,6 +38,15 @@ def test_import_is_free_of_django() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_import_where_nothing_forks() -> None:
+    """On a system without fork() the modules can be imported."""
+    code = (
+        "import os; del os.fork, os.register_at_fork; "
+        "import django_safe_init.connections, django_safe_init.runner"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 def test_models_are_read_only() -> None:
     """The models are views of our tables: not managed, not to be added, changed or deleted."""
     from django_safe_init.models import Run, Step
