@@ -22,6 +22,7 @@ from django_safe_init.connections import (
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
+    MissingPrivilege,
     WaitTimeout,
 )
 from tests.support import wait_until
@@ -298,6 +299,21 @@ def test_assume_role(django_database, log_in_as, new_role, open_session) -> None
     assert session.rows("SELECT current_user") == [("postgres",)]
     session.protect()
     assert session.rows("SELECT current_user") == [("the owner",)]
+
+
+@pytest.mark.parametrize("role", ["the owner", "nobody_here"])
+def test_a_role_that_may_not_be_assumed(
+    django_database, log_in_as, new_role, open_session, role
+) -> None:
+    """A role that cannot be assumed is an error with the GRANT."""
+    new_role("the owner")
+    log_in_as(USER=new_role("login"), OPTIONS={"assume_role": role})
+    with pytest.raises(MissingPrivilege) as caught:
+        open_session()
+    assert str(caught.value).startswith(
+        f"The role login cannot be {role}, as `assume_role`"
+    )
+    assert str(caught.value).endswith(f'GRANT "{role}" TO "login";')
 
 
 def test_protection(session) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import psycopg
@@ -369,40 +370,123 @@ def test_sqlite_without_lock(sqlite, shop, settings) -> None:
 # With the lock in hand
 
 
+@pytest.fixture
+def before_the_lock():
+    """Calls a function once, when this process is about to try the lock."""
+    calls: list = []
+
+    def call(new: State, **kwargs) -> None:
+        if new is State.ACQUIRING_LOCK and calls:
+            calls.pop()()
+
+    state_changed.connect(call)
+    yield calls.append
+    state_changed.disconnect(call)
+
+
 def test_somebody_finished_in_the_meantime(
-    django_database, small_shop, monkeypatch
+    django_database, small_shop, before_the_lock
 ) -> None:
     """Who gets the lock after another leader's success does nothing more."""
-    outcomes = []
-
-    def other_first() -> None:
-        if not outcomes:
-            outcomes.append(None)
-            outcomes.append(initialize())
-
-    work = Work(lambda: pytest.fail("led"), "test")
-    outcome = Initializer(Request(work, before_lock=other_first)).run()
-    assert outcomes[1].role == "leader"
-    assert (outcome.result, outcome.run) == ("ready", outcomes[1].run)
-    assert django_database.rows(ADVISORY) == []
+    before_the_lock(initialize)
+    outcome = Initializer(Request(Work(lambda: pytest.fail("led"), "test"))).run()
+    [found] = django_database.runs()
+    assert (outcome.result, outcome.run) == ("ready", found["id"])
+    wait_until(lambda: not django_database.rows(ADVISORY))
 
 
-def test_somebody_failed_in_the_meantime(django_database, small_shop) -> None:
+def test_somebody_failed_in_the_meantime(
+    django_database, small_shop, before_the_lock
+) -> None:
     """Who gets the lock after another leader's failure fails with its reason."""
 
     def fail(connection) -> None:
         raise ValueError("no")
 
-    small_shop.run("0003_fail", fail)
-
-    def other_first() -> None:
+    def fail_first() -> None:
         with pytest.raises(InitializationFailed):
             initialize()
 
-    work = Work(lambda: pytest.fail("led"), "test")
+    small_shop.run("0003_fail", fail)
+    before_the_lock(fail_first)
     with pytest.raises(LeaderFailed, match=r"shop\.0003_fail: ValueError: no"):
-        Initializer(Request(work, before_lock=other_first)).run()
+        Initializer(Request(Work(lambda: pytest.fail("led"), "test"))).run()
     wait_until(lambda: not django_database.rows(ADVISORY))
+
+
+def test_what_comes_before_leading(django_database, small_shop) -> None:
+    """What a leader does before its work happens once, under the lock; its error frees it."""
+    seen = []
+
+    def check() -> None:
+        seen.append(len(django_database.holders(leader_key())))
+        raise ConfigurationError("not like this")
+
+    work = Work(lambda: pytest.fail("led"), "test")
+    with pytest.raises(ConfigurationError, match="not like this"):
+        Initializer(Request(work, before_leading=check)).run()
+    assert seen == [1]
+    wait_until(lambda: not django_database.rows(ADVISORY))
+
+
+def test_it_is_checked_once(django_database, small_shop) -> None:
+    """A leader that starts over does not check again."""
+    checks, lost = [], []
+
+    def lose(connection) -> None:
+        if not lost:
+            lost.extend(django_database.holders(leader_key()))
+            django_database.rows("SELECT pg_terminate_backend(%s, 5000)", lost[0])
+
+    small_shop.run("0003_lose", lose)
+    small_shop.run("0004_more", lambda connection: None)
+    work = Work(lambda: run_migrate("default"), "test")
+    Initializer(Request(work, before_leading=lambda: checks.append(True))).run()
+    assert checks == [True]
+    assert lost
+
+
+def test_in_an_event_loop(django_database, small_shop) -> None:
+    """In an event loop it is refused, with the way to call it there, which works."""
+
+    async def call() -> None:
+        initialize()
+
+    async def call_in_a_thread() -> str:
+        def work() -> str:
+            try:
+                return initialize().role
+            finally:
+                connections.close_all()
+
+        return await asyncio.to_thread(work)
+
+    with pytest.raises(ConfigurationError, match=r"await asyncio\.to_thread"):
+        asyncio.run(call())
+    assert asyncio.run(call_in_a_thread()) == "leader"
+
+
+def test_async_unsafe(django_database, small_shop, monkeypatch) -> None:
+    """Who told Django that it is safe there may do it."""
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+
+    async def call() -> str:
+        return initialize().role
+
+    assert asyncio.run(call()) == "leader"
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3)])
+def test_a_failure_while_off(django_database, small_shop, error) -> None:
+    """With mode "off" a failure is an `InitializationFailed`, too."""
+
+    def fail(connection) -> None:
+        raise error
+
+    small_shop.run("0003_fail", fail)
+    with pytest.raises(InitializationFailed, match=type(error).__name__) as caught:
+        initialize(mode="off")
+    assert caught.value.__cause__ is error
 
 
 def test_force(django_database, small_shop) -> None:

@@ -268,10 +268,14 @@ def test_external_mode(run, django_database, small_shop, monkeypatch) -> None:
     assert django_database.newest_run()["outcome"] == "ready"
 
 
-def test_sqlite(run, django_database, log_in_as, shop) -> None:
+def test_sqlite(run, django_database, log_in_as, shop, tmp_path) -> None:
     """On an engine without a lock it is Django's own."""
     shop.write("0001_initial", INITIAL)
-    log_in_as(ENGINE="django.db.backends.sqlite3", NAME=":memory:", OPTIONS={})
+    log_in_as(
+        ENGINE="django.db.backends.sqlite3",
+        NAME=str(tmp_path / "db.sqlite3"),
+        OPTIONS={},
+    )
     ended = run("--skip-checks")
     names = connections["default"].introspection.table_names()
     log_in_as(**django_database.settings())

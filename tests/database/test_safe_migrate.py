@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 from django.core.checks import Error, register
 from django.core.management import CommandError, call_command
-from django.db import connections
+from django.db import OperationalError, connections
 
 from django_safe_init import initialize
 from django_safe_init.locks import leader_key
@@ -292,9 +292,9 @@ def test_an_unknown_mode_in_the_environment(run, django_database, monkeypatch) -
     assert "The environment variable DB_INIT_MODE is 'maybe'." in ended.stderr
 
 
-def test_unsafe(run, django_database, log_in_as, small_shop) -> None:
+def test_unsafe(run, django_database, log_in_as, small_shop, tmp_path) -> None:
     """Unsafe surroundings are exit code 2 and result "unsafe"."""
-    log_in_as(ENGINE="django.db.backends.sqlite3", NAME=":memory:")
+    log_in_as(ENGINE="django.db.backends.sqlite3", NAME=str(tmp_path / "db.sqlite3"))
     ended = run("--json")
     log_in_as(**django_database.settings())
     assert (ended.code, ended.json["result"]) == (2, "unsafe")
@@ -507,3 +507,71 @@ def test_called_from_python(django_database, small_shop) -> None:
     with pytest.raises(CommandError) as caught:
         call_command("safe_migrate", timeout=-1.0)
     assert caught.value.returncode == 2
+
+
+# Another engine
+
+
+@pytest.fixture
+def sqlite(log_in_as, django_database, settings, tmp_path):
+    """`default` is a file of SQLite, whose lack of a lock is accepted."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "LOCK": "none"}
+    file = str(tmp_path / "db.sqlite3")
+    log_in_as(ENGINE="django.db.backends.sqlite3", NAME=file, OPTIONS={})
+    yield file
+    log_in_as(**django_database.settings())
+
+
+def test_check_without_a_lock(run, sqlite, shop) -> None:
+    """--check works for an engine without a lock, by what Django says."""
+    shop.write("0001_initial", INITIAL)
+    ended = run("--check")
+    assert ended.code == 1
+    assert "not ready: migrations to apply" in ended.stderr
+    assert run().code == 0
+    assert run("--check").code == 0
+
+
+def test_check_of_an_unknown_database(run, django_database) -> None:
+    """--check of an alias that is not there is an error of usage."""
+    assert run("--check", "--database", "nowhere").code == 2
+
+
+# Checks that open the database
+
+
+@pytest.fixture
+def busy_check():
+    """A check that finds the server full a number of times, as Django's own may."""
+    left = [1]
+
+    @register
+    def check_version(app_configs, **kwargs):
+        if left[0]:
+            left[0] -= 1
+            raise OperationalError("FATAL:  sorry, too many clients already")
+        return []
+
+    return left
+
+
+def test_a_check_that_finds_the_server_full(
+    run, django_database, small_shop, busy_check, monkeypatch
+) -> None:
+    """A check that gets no connection is repeated: a full server is waited for."""
+    monkeypatch.setattr("django_safe_init.runner.random.uniform", lambda low, high: low)
+    ended = run()
+    assert ended.code == 0
+    assert "[safe_init] waiting for the server: FATAL: sorry, too many" in ended.stderr
+
+
+def test_a_check_that_finds_it_full_for_too_long(
+    run, django_database, small_shop, busy_check, settings, monkeypatch
+) -> None:
+    """It is waited for no longer than WAIT_TIMEOUT."""
+    monkeypatch.setattr("django_safe_init.runner.random.uniform", lambda low, high: low)
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "WAIT_TIMEOUT": 0.3}
+    busy_check[0] = 1000
+    ended = run("--json")
+    assert (ended.code, ended.json["result"]) == (4, "unreachable")
+    assert "sorry, too many clients" in ended.json["error"]

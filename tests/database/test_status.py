@@ -252,6 +252,33 @@ def test_rows_of_a_newer_version(django_database, small_shop) -> None:
     assert set(COLUMNS[RUN_TABLE]) < set(django_database.newest_run())
 
 
+# While a migration locks our tables
+
+
+@pytest.mark.parametrize("led", [True, False])
+def test_locked_tables(session, small_shop, observer, led) -> None:
+    """While our tables are locked, what can be known is told."""
+    initialize()
+    if led:
+        assert LeaderLock(session).try_acquire()
+    observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
+    found = get_status()
+    assert found.state is State.MIGRATING
+    assert found.message == "the status tables are locked, probably by a migration"
+    assert found.led is led
+    assert not found.ready
+
+
+def test_a_connection_that_ends(session, small_shop, django_database) -> None:
+    """A connection that ends while reading means that the database is unreachable."""
+    reader = Reader(session, current_build(), None)
+    django_database.rows("SELECT pg_terminate_backend(%s, 5000)", session.handshake_pid)
+    with pytest.raises(
+        DatabaseUnreachable, match="The connection to 'default' ended: "
+    ):
+        status.look("default", reader)
+
+
 # History
 
 
@@ -286,14 +313,14 @@ def test_unknown_alias() -> None:
         get_status("nowhere")
 
 
-def test_unsupported_engine(django_database, log_in_as) -> None:
+def test_unsupported_engine(django_database, log_in_as, tmp_path) -> None:
     """A database of another engine has no status."""
-    log_in_as(ENGINE="django.db.backends.sqlite3", NAME=":memory:")
+    log_in_as(ENGINE="django.db.backends.sqlite3", NAME=str(tmp_path / "db.sqlite3"))
     try:
         with pytest.raises(UnsupportedEngine):
             get_status()
     finally:
-        log_in_as(ENGINE="django.db.backends.postgresql")
+        log_in_as(**django_database.settings())
 
 
 def test_through_assume_role(django_database, log_in_as, new_role, small_shop) -> None:

@@ -10,6 +10,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.db.models.signals import pre_migrate
 
 from django_safe_init import InitializationFailed, LockLost, initialize
+from django_safe_init.locks import work_key
 from django_safe_init.locks.postgresql import LeaderLock
 from django_safe_init.tracking import Tracker
 from django_safe_init.unfinished import Unfinished
@@ -102,7 +103,8 @@ def test_somebody_without_the_lock_was_faster(django_database, small_shop) -> No
     first = django_database.runs()[0]
     assert first["outcome"] == "transient"
     assert first["error"] == (
-        "shop.0004_raced was applied meanwhile by somebody who does not take the leader lock."
+        "The record of shop.0004_raced was changed meanwhile by somebody who does not take "
+        "the leader lock."
     )
 
 
@@ -117,7 +119,7 @@ def test_somebody_reversed_it_already(django_database, small_shop, settings) -> 
     small_shop.run("0003_raced", lambda connection: None, undone.append)
     small_shop.run("0004_slow", lambda connection: None, forget)
     initialize()
-    with pytest.raises(Exception, match="was reversed meanwhile by somebody"):
+    with pytest.raises(Exception, match=r"The record of shop\.0003_raced was changed"):
         migrate("shop", "0002")
     assert undone == []
 
@@ -276,7 +278,7 @@ def tracker(session, recorder):
     recorder.open_run("test")
     MigrationRecorder(connection).ensure_schema()
     unfinished = Unfinished(session, "rerun", ())
-    with Tracker(connection, lock, recorder, unfinished) as tracker:
+    with Tracker(connection, lock.verify, recorder, unfinished) as tracker:
         yield tracker
 
 
@@ -302,3 +304,62 @@ def test_other_aliases_plans(tracker, recorder) -> None:
     pre_migrate.send(sender=None, using="default", plan=[1, 2])
     pre_migrate.send(sender=None, using="default", plan=[1, 2, 3])
     assert recorder.total == 2
+
+
+def test_a_squashed_migration(django_database, small_shop) -> None:
+    """A migration that replaces recorded ones is recorded with them, and not done."""
+    initialize()
+    small_shop.write("0003_squashed")
+    file = small_shop.folder / "0003_squashed.py"
+    replaces = "replaces = [('shop', '0001_initial'), ('shop', '0002_sale')]"
+    text = file.read_text().replace("atomic = True", f"atomic = True\n    {replaces}")
+    file.write_text(text.replace("dependencies = [('shop', '0002_sale')]", ""))
+    assert initialize().result == "ready"
+    assert "shop.0003_squashed" in django_database.applied_counts()
+
+
+def test_discard_all(django_database, small_shop) -> None:
+    """A migration that drops the session's locks does not lose the mark for those after it."""
+    marks = []
+
+    def discard(connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_unlock_all()")
+
+    def look(connection) -> None:
+        marks.extend(django_database.holders(work_key()))
+
+    small_shop.run("0003_discard", discard)
+    small_shop.run("0004_look", look)
+    initialize()
+    assert len(marks) == 1
+
+
+@pytest.mark.parametrize("text", ["a \0 in it", "half a pair: \ud800"])
+def test_an_error_that_cannot_be_stored(django_database, small_shop, text) -> None:
+    """An error with characters that PostgreSQL cannot store is recorded nevertheless."""
+
+    def fail(connection) -> None:
+        raise ValueError(text)
+
+    small_shop.run("0003_fail", fail)
+    with pytest.raises(InitializationFailed):
+        initialize()
+    run = django_database.newest_run()
+    assert run["outcome"] == "failed"
+    assert run["error"].startswith("shop.0003_fail: ValueError: ")
+
+
+def test_a_connection_of_the_migrations_own(django_database, small_shop, connect_raw):
+    """A lost connection that is not the run's is a failure of the migration, not of the run."""
+    own = connect_raw()
+
+    def lose(connection) -> None:
+        pid = own.info.backend_pid
+        django_database.rows("SELECT pg_terminate_backend(%s, 5000)", pid)
+        own.execute("SELECT 1")
+
+    small_shop.run("0003_lose", lose)
+    with pytest.raises(InitializationFailed, match="AdminShutdown"):
+        initialize()
+    assert [run["outcome"] for run in django_database.runs()] == ["failed"]

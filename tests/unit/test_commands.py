@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 from django.core.management import CommandError, get_commands, load_command_class
@@ -15,6 +16,7 @@ from django.core.management.base import OutputWrapper
 from django.core.management.commands.migrate import Command as DjangoMigrate
 
 from django_safe_init.exceptions import ConfigurationError, WaitTimeout
+from django_safe_init.management import interrupts
 from django_safe_init.management.commands.migrate import Command as OurMigrate
 from django_safe_init.management.interrupts import Interrupted, interruptible
 from django_safe_init.management.output import JsonOnly, command_errors, report_to
@@ -62,6 +64,21 @@ def test_interruptible(number) -> None:
     assert str(caught.value) == f"ended by {signal.Signals(number).name}"
     after = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     assert after == before
+
+
+def test_a_swallowed_signal(monkeypatch) -> None:
+    """Once the time for cleaning up is over, another signal ends the process after all."""
+    now = [100.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(interrupts, "time", clock)
+    with interruptible():
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+        now[0] += 1.9
+        os.kill(os.getpid(), signal.SIGTERM)
+        now[0] += 0.1
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_interruptible_in_a_thread() -> None:
