@@ -56,7 +56,11 @@ class ArmedConnections:
         self.lock = lock
         self.direct = direct
         self._process = os.getpid()
-        self._leader_pid = lock.session.raw.info.backend_pid
+        [(self._leader_pid,)] = lock.session.rows("SELECT pg_backend_pid()")
+        #: Whether a connection of the leading thread was gone before the run ended.
+        self.broken = False
+        self._thread = threading.current_thread()
+        self._raw: psycopg.Connection[Any] | None = None
         self._strangers = weakref.WeakSet(
             thread
             for thread in threading.enumerate()
@@ -76,6 +80,8 @@ class ArmedConnections:
         return self._wrapper
 
     def __exit__(self, *exc_info: object) -> None:
+        # Now, because from here on we close it ourselves.
+        self.broken = self._is_gone()
         connection_created.disconnect(self._arm)
         with _registry_lock:
             del _registry[self.alias]
@@ -87,23 +93,51 @@ class ArmedConnections:
         else:
             connections[self.alias] = self._previous
 
+    def _is_gone(self) -> bool:
+        return self.broken or (self._raw is not None and self._raw.closed)
+
+    def verify(self) -> None:
+        """Raise `LockLost` unless this process leads; mark the connection again if need be.
+
+        A migration may have run `DISCARD ALL` or `pg_advisory_unlock_all()`.
+        """
+        self.lock.verify()
+        raw = self._wrapper.connection
+        if raw is not None and not self._is_marked(raw):
+            self._mark(raw)
+
+    def _is_marked(self, raw: psycopg.Connection[Any]) -> bool:
+        cursor = psycopg.ClientCursor(raw).execute(
+            f"SELECT pg_backend_pid() IN ({holders_sql('key')})",
+            {"key": self.lock.work_key},
+        )
+        [(marked,)] = cursor.fetchall()
+        return bool(marked)
+
+    def _mark(self, raw: psycopg.Connection[Any]) -> None:
+        """First the mark, then the look whether this process still leads: see above."""
+        protect(raw)
+        psycopg.ClientCursor(raw).execute(
+            "SELECT pg_try_advisory_lock_shared(%s)", [self.lock.work_key]
+        )
+        self._verify_from(raw)
+
     def covers(self, thread: threading.Thread) -> bool:
         """Whether what this thread does belongs to the run."""
         return thread not in self._strangers
 
     def _arm(self, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
-        if connection.alias != self.alias or not self.covers(
-            threading.current_thread()
-        ):
+        thread = threading.current_thread()
+        if connection.alias != self.alias or not self.covers(thread):
             return
         raw = connection.connection
+        if thread is self._thread:
+            # Django reconnects by itself, when it could not roll back.
+            self.broken = self._is_gone()
+            self._raw = raw
         try:
             self._require_own_server_session(raw)
-            protect(raw)
-            psycopg.ClientCursor(raw).execute(
-                "SELECT pg_try_advisory_lock_shared(%s)", [self.lock.work_key]
-            )
-            self._verify(raw)
+            self._mark(raw)
             if not raw.autocommit:
                 raw.commit()
         except BaseException:
@@ -122,7 +156,7 @@ class ArmedConnections:
                 'Name the server itself in SAFE_INIT["DIRECT"].'
             )
 
-    def _verify(self, raw: psycopg.Connection[Any]) -> None:
+    def _verify_from(self, raw: psycopg.Connection[Any]) -> None:
         if os.getpid() == self._process:
             self.lock.verify()
             return
@@ -133,6 +167,15 @@ class ArmedConnections:
         )
         if cursor.fetchone() is None:
             raise LockLost("The process that started this one no longer leads.")
+
+
+def _answers(raw: psycopg.Connection[Any]) -> bool:
+    """Whether the connection is alive; one that the server ended can look as if it were."""
+    try:
+        psycopg.ClientCursor(raw).execute("SELECT 1")
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 def _create_connection(alias: str) -> BaseDatabaseWrapper:

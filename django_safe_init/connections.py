@@ -27,6 +27,7 @@ from django_safe_init.conf import Settings
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
+    MissingPrivilege,
     UnsupportedEngine,
     WaitTimeout,
 )
@@ -63,6 +64,11 @@ _refused_settings: set[str] = set()
 def one_line(error: BaseException) -> str:
     """The error's text on one line."""
     return " ".join(str(error).split())
+
+
+def printable(text: str) -> str:
+    """The text without what PostgreSQL cannot store: NUL, and halves of surrogate pairs."""
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 
 
 def check_alias(alias: str) -> None:
@@ -131,7 +137,22 @@ class Session:
         self.raw = psycopg.connect(**params, cursor_factory=psycopg.ClientCursor)
         self._protected = False
         self._lock = threading.RLock()
+        self._require_role()
         _sessions.add(self)
+
+    def _require_role(self) -> None:
+        if self.role is None:
+            return
+        try:
+            self.rows(f"SET LOCAL ROLE {_quoted(self.role)}; SELECT 1")
+        except psycopg.errors.DatabaseError as exc:
+            user = self.raw.info.user
+            self.close()
+            raise MissingPrivilege(
+                f"The role {user} cannot be {self.role}, as `assume_role` asks "
+                f"({exc.diag.message_primary}). As an administrator: "
+                f"GRANT {_quoted(self.role)} TO {_quoted(user)};"
+            ) from exc
 
     def rows(
         self, statement: str, params: Mapping[str, Any] | None = None
@@ -284,7 +305,7 @@ def _is_final(text: str) -> bool:
     )
 
 
-def is_busy(error: psycopg.Error) -> bool:
+def is_busy(error: Exception) -> bool:
     """Whether a failed connection means "wait" and not "broken"."""
     return any(part in str(error) for part in _BUSY)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -13,7 +12,7 @@ import psycopg
 from django_safe_init.arming import ArmedConnections
 from django_safe_init.build import Build
 from django_safe_init.conf import Settings
-from django_safe_init.connections import one_line
+from django_safe_init.connections import one_line, printable
 from django_safe_init.exceptions import (
     InitializationFailed,
     LeaderFailed,
@@ -32,16 +31,6 @@ from django_safe_init.validation import invalid_indexes, repair
 from django_safe_init.work import Work, leading_with
 
 logger = logging.getLogger("django_safe_init")
-
-
-@dataclass(frozen=True)
-class Led:
-    """How a run ended for its leader."""
-
-    run: int
-    applied: tuple[str, ...]
-    #: Whether this build is initialized now.
-    ready: bool
 
 
 class Leader:
@@ -65,26 +54,25 @@ class Leader:
         self.armed = ArmedConnections(machine.database, lock, direct)
         self._tracker: Tracker | None = None
 
-    def lead(self) -> Led:
+    def lead(self) -> None:
         """Do the work under the lock, which is free afterwards.
 
         Raises `LockLost` if leadership, or a connection of the run, was lost: whoever comes
         next does the rest. Raises whatever ended the work otherwise; the run's row says so.
         """
         try:
-            led = self._run()
+            self._run()
         except BaseException as exc:
             with suppress(LockLost):  # nothing new to whoever handles the reason
                 self.lock.release()
-            if is_lost_connection(exc) and not isinstance(exc, SafeInitError):
+            if self._is_lost(exc) and not isinstance(exc, SafeInitError):
                 raise LockLost(
                     f"A connection of the run was lost: {one_line(exc)}"
                 ) from exc
             raise
         self.lock.release()
-        return led
 
-    def _run(self) -> Led:
+    def _run(self) -> None:
         self.machine.to(State.CHECKING_SCHEMA)
         ensure_tables(self.lock.session)
         unfinished = Unfinished(
@@ -95,18 +83,20 @@ class Leader:
             raise LeaderFailed(reason, run=self.recorder.run)
         with self._recorded(), Heartbeat(self.recorder):
             self._migrate(unfinished)
-            return self._validate()
+            self._validate()
 
     def _migrate(self, unfinished: Unfinished) -> None:
         with self.armed as connection:
             self.machine.to(State.MIGRATING)
             self.recorder.update(State.MIGRATING, "reading migrations")
             unfinished.settle_reversals(connection)
-            self._tracker = Tracker(connection, self.lock, self.recorder, unfinished)
+            self._tracker = Tracker(
+                connection, self.armed.verify, self.recorder, unfinished
+            )
             with self._tracker, leading_with(self.machine.database, self._tracker):
                 self.work.migrate()
 
-    def _validate(self) -> Led:
+    def _validate(self) -> None:
         self.machine.to(State.VALIDATING)
         self.lock.verify()
         self.recorder.update(State.VALIDATING)
@@ -118,14 +108,14 @@ class Leader:
                 f"The index {index} is invalid. Repair it: {repair(index)}"
             )
         missing = self.reader.read_carefully().missing
-        if missing and self.work.complete:
+        if missing and self.work.promises_ready:
             raise ValidationFailed(
                 f"Not applied after `migrate`: {', '.join(missing)}."
             )
         state = State.UNINITIALIZED if missing else State.READY
-        self.recorder.finish_run("ready" if self.work.complete else "partial", state)
+        whole = self.work.complete and not missing
+        self.recorder.finish_run("ready" if whole else "partial", state)
         self.machine.to(state)
-        return Led(self.recorder.run, self.applied, not missing)
 
     @property
     def applied(self) -> tuple[str, ...]:
@@ -138,7 +128,7 @@ class Leader:
         try:
             yield
         except BaseException as exc:
-            if self._close_run(exc) == "failed" and is_lost_connection(exc):
+            if self._close_run(exc) == "failed" and self._is_lost(exc):
                 raise InitializationFailed(
                     f"{STRIKES} times in a row: {self.reason(exc)}"
                 ) from exc
@@ -165,16 +155,20 @@ class Leader:
     def reason(self, exc: BaseException) -> str:
         """The error in one line, with the migration it happened in."""
         step = self.failed_migration
-        text = one_line(exc)
+        text = printable(one_line(exc))
         if not isinstance(exc, SafeInitError):
             text = f"{type(exc).__name__}: {text}"
         return f"{step}: {text}" if step and step not in text else text
 
-    @staticmethod
-    def _outcome(exc: BaseException) -> str:
+    def _outcome(self, exc: BaseException) -> str:
         if isinstance(exc, KeyboardInterrupt):
             return "interrupted"
-        return "transient" if is_lost_connection(exc) or is_transient(exc) else "failed"
+        return "transient" if self._is_lost(exc) or is_transient(exc) else "failed"
+
+    def _is_lost(self, exc: BaseException) -> bool:
+        """Whether it was the run that lost a connection, and not some other client of its own."""
+        ours = self.armed.broken or self.lock.session.raw.closed
+        return isinstance(exc, LockLost) or (ours and is_lost_connection(exc))
 
 
 #: Errors that say nothing about the migration: somebody else may have more luck.
@@ -197,7 +191,7 @@ def is_transient(exc: BaseException) -> bool:
 
 def is_lost_connection(exc: BaseException) -> bool:
     """Whether the server or the network ended a connection; one that we closed is not lost."""
-    return isinstance(exc, LockLost) or any(
+    return any(
         isinstance(cause, _SHUTDOWN) or _broke_off(cause) for cause in _causes(exc)
     )
 

@@ -1,13 +1,18 @@
-"""Read-only models of the two tables, which `recorder` creates and writes: never migrations.
+"""Read-only models of the two tables, which `tables` creates and `recorder` writes.
 
-A project's tests, `makemigrations` and `migrate` leave them alone (`managed = False`).
+They live in a registry of their own, as Django's model of `django_migrations` does: the tables
+belong to one database and may be missing in another, so `migrate`, `makemigrations`,
+`dumpdata`, content types and permissions must not know them.
 """
 
 from __future__ import annotations
 
+from django.apps.registry import Apps
 from django.db import models
 
 from django_safe_init.states import State
+
+_registry = Apps()
 
 
 class Run(models.Model):
@@ -32,9 +37,10 @@ class Run(models.Model):
     error = models.TextField(null=True)
 
     class Meta:
+        apps = _registry
+        app_label = "django_safe_init"
         managed = False
         db_table = "django_safe_init_run"
-        default_permissions = ("view",)
 
     def __str__(self) -> str:
         return f"run {self.pk}"
@@ -58,9 +64,10 @@ class Step(models.Model):
     detail = models.JSONField(null=True)
 
     class Meta:
+        apps = _registry
+        app_label = "django_safe_init"
         managed = False
         db_table = "django_safe_init_step"
-        default_permissions = ("view",)
 
     def __str__(self) -> str:
         return self.name

@@ -232,14 +232,20 @@ class Recorder:
             self._insist(self._write)
             # Not before: an open run in one of these two states would be a lie.
             self.state = state
-            params = {
-                **self._identity,
-                **self._present(),
-                "outcome": outcome,
-                "error": error,
-            }
-            [(written,)] = self._insist(lambda: self.session.rows(_CLOSE_RUN, params))
-            return str(written)
+            try:
+                return self._close(outcome, error)
+            except psycopg.DataError:  # this database's encoding lacks a character
+                return self._close(outcome, ascii(error))
+
+    def _close(self, outcome: str, error: str | None) -> str:
+        params = {
+            **self._identity,
+            **self._present(),
+            "outcome": outcome,
+            "error": error,
+        }
+        [(written,)] = self._insist(lambda: self.session.rows(_CLOSE_RUN, params))
+        return str(written)
 
     def _present(self) -> dict[str, Any]:
         progress = 100 if self.state is State.READY else self._percent()
@@ -291,6 +297,8 @@ class Recorder:
             except psycopg.errors.LockNotAvailable:
                 if time.monotonic() > end:
                     raise
+            except psycopg.DataError:
+                raise
             except psycopg.errors.InsufficientPrivilege as exc:
                 raise missing_privilege(self.session, exc) from exc
             except psycopg.Error as exc:

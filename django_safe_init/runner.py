@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from django.db import OperationalError
 
 from django_safe_init.arming import require_no_transaction
 from django_safe_init.build import current_build
@@ -19,6 +23,7 @@ from django_safe_init.connections import (
     Session,
     check_alias,
     connect,
+    is_busy,
     is_postgresql,
     make_wrapper,
     one_line,
@@ -26,6 +31,7 @@ from django_safe_init.connections import (
 )
 from django_safe_init.exceptions import (
     ConfigurationError,
+    DatabaseUnreachable,
     InitializationFailed,
     LockLost,
     SafeInitError,
@@ -91,8 +97,8 @@ class Request:
     force: bool = False
     #: Whether another leader's success is enough, or the work is to be done in any case.
     accepts_success: bool = True
-    #: Called once, after the server answered and before any lock is tried.
-    before_lock: Callable[[], None] = lambda: None
+    #: Called once, with the lock in hand and before any work.
+    before_leading: Callable[[], None] = lambda: None
 
 
 def wait_for_server(database: str, report: Callable[[str], None]) -> None:
@@ -102,6 +108,36 @@ def wait_for_server(database: str, report: Callable[[str], None]) -> None:
     deadline = Deadline(settings.max_wait)
     with connect(wrapper, settings, deadline, "safe_init waiting", report):
         pass
+
+
+def _require_no_event_loop() -> None:
+    """Django refuses the database there; better now than in a run that fails for all."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    if not os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"):
+        raise ConfigurationError(
+            "initialize() was called in an event loop. "
+            "Call it in a thread: await asyncio.to_thread(initialize)."
+        )
+
+
+def retry_while_busy(
+    call: Callable[[], None], database: str, report: Callable[[str], None]
+) -> None:
+    """Call it again as long as Django gets no connection because the server is full."""
+    patience = Deadline(get_settings().wait_timeout)
+    while True:
+        try:
+            return call()
+        except OperationalError as exc:
+            if patience.passed() or not is_busy(exc):
+                raise DatabaseUnreachable(
+                    f"The database {database!r} failed: {one_line(exc)}"
+                ) from exc
+            report(f"waiting for the server: {one_line(exc)}")
+            time.sleep(random.uniform(0.1, 2.0))
 
 
 class Initializer:
@@ -125,9 +161,7 @@ class Initializer:
         """
         self._prepare()
         if self.mode == "off" or not is_postgresql(self.database):
-            with leading_with(self.database, None):
-                self.request.work.migrate()
-            return self.outcome("ready")
+            return self._unprotected()
         restarts = 0
         while True:
             try:
@@ -144,7 +178,18 @@ class Initializer:
                 self.machine.to(State.ERROR)
                 raise
 
+    def _unprotected(self) -> Outcome:
+        """Django as it is."""
+        try:
+            with leading_with(self.database, None):
+                self.request.work.migrate()
+        except (Exception, SystemExit) as exc:
+            text = f"{type(exc).__name__}: {one_line(exc)}"
+            raise InitializationFailed(text) from exc
+        return self.outcome("ready")
+
     def _prepare(self) -> None:
+        _require_no_event_loop()
         self.settings = get_settings()
         self.mode = effective_mode(self.settings, self.request.mode)
         timeout = (
@@ -235,10 +280,6 @@ class Initializer:
             and not self.request.force
         ):
             return self._ready(reading)
-        watch.direct_reader().session.protect()
-        if not self._checked:
-            self.request.before_lock()
-            self._checked = True
         self.machine.to(State.ACQUIRING_LOCK)
         follower = self._follower(watch, reading, leads=True)
         while True:
@@ -249,6 +290,7 @@ class Initializer:
             else:
                 done = self._is_done(lock, watch, follower)
                 if not done:
+                    self._check_once(lock)
                     return self._lead(lock)
             if done:
                 return self._ready(follower.reading)
@@ -292,6 +334,18 @@ class Initializer:
         if done:
             lock.release()
         return done
+
+    def _check_once(self, lock: LeaderLock) -> None:
+        """The system checks, in the leader alone: each may need a connection of its own."""
+        if self._checked:
+            return
+        try:
+            self.request.before_leading()
+        except BaseException:
+            with suppress(LockLost):
+                lock.release()
+            raise
+        self._checked = True
 
     def _connect(self, name: str) -> Session:
         wrapper = make_wrapper(self.database, self.direct)

@@ -20,8 +20,10 @@ from django_safe_init.connections import (
     check_alias,
     connect,
     make_wrapper,
+    one_line,
     require_postgresql,
 )
+from django_safe_init.exceptions import DatabaseUnreachable
 from django_safe_init.locks import leader_key
 from django_safe_init.locks.postgresql import holders_sql
 from django_safe_init.states import State
@@ -311,12 +313,30 @@ def open_reader(
 def get_status(database: str = "default") -> Status:
     """The truth about a database, read without any lock and without waiting for the server.
 
-    Raises `DatabaseUnreachable`, `ConfigurationError` or `UnsupportedEngine`.
+    Raises `DatabaseUnreachable`, `WaitTimeout` (no connection to be had), `ConfigurationError`
+    or `UnsupportedEngine`.
     """
-    settings = get_settings()
-    reader = open_reader(database, settings, Deadline(0))
+    reader = open_reader(database, get_settings(), Deadline(0))
     with reader.session:
+        return look(database, reader)
+
+
+def look(database: str, reader: Reader) -> Status:
+    """The status as the reader sees it now, also while a migration has locked our tables."""
+    try:
         return describe(database, reader.read_carefully())
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
+        return Status(
+            database,
+            State.MIGRATING,
+            progress=0,
+            message="the status tables are locked, probably by a migration",
+            led=reader.leader_pid() is not None,
+        )
+    except psycopg.OperationalError as exc:
+        raise DatabaseUnreachable(
+            f"The connection to {database!r} ended: {one_line(exc)}"
+        ) from exc
 
 
 def is_ready(database: str = "default") -> bool:

@@ -11,15 +11,16 @@ executor; so no executor has to be replaced, and other packages may bring theirs
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations import Migration
+from django.db.migrations.recorder import MigrationRecorder
 from django.db.models.signals import pre_migrate
 
 from django_safe_init.exceptions import InitializationFailed, LockLost
-from django_safe_init.locks.base import Lock
 from django_safe_init.recorder import Recorder
 from django_safe_init.states import State
 from django_safe_init.unfinished import Unfinished, start_detail
@@ -30,18 +31,19 @@ logger = logging.getLogger("django_safe_init")
 class Tracker:
     """One `migrate` of a leader, from plan to `post_migrate`. A context manager.
 
+    `verify` raises `LockLost` unless this process leads; it is called at every boundary.
     `started` and `finished` are to be called where Django calls its progress callback.
     """
 
     def __init__(
         self,
         connection: BaseDatabaseWrapper,
-        lock: Lock,
+        verify: Callable[[], None],
         recorder: Recorder,
         unfinished: Unfinished,
     ) -> None:
         self.connection = connection
-        self.lock = lock
+        self.verify = verify
         self.recorder = recorder
         self.unfinished = unfinished
         #: The migrations that are done and recorded, in order.
@@ -51,9 +53,12 @@ class Tracker:
         #: Whether that one is undone as a whole if it fails.
         self.current_is_atomic = False
         self._has_plan = False
+        self._recorded_before: frozenset[tuple[str, str]] = frozenset()
         self._transaction: transaction.Atomic | None = None
 
     def __enter__(self) -> Tracker:
+        recorded = MigrationRecorder(self.connection).applied_migrations()
+        self._recorded_before = frozenset(recorded)
         pre_migrate.connect(self._planned)
         return self
 
@@ -76,7 +81,7 @@ class Tracker:
 
     def started(self, migration: Migration, *, backwards: bool, fake: bool) -> None:
         """Django is about to do the migration."""
-        self.lock.verify()
+        self.verify()
         name = f"{migration.app_label}.{migration.name}"
         self.current = name
         atomic = migration.atomic or fake
@@ -90,7 +95,7 @@ class Tracker:
             name, backwards=backwards, atomic=atomic, detail=detail
         )
         if atomic:
-            self._open_transaction(migration, backwards)
+            self._open_transaction(migration)
 
     def finished(self, *, fake: bool) -> None:
         """Django has done and recorded the migration; on return it is committed."""
@@ -103,23 +108,23 @@ class Tracker:
         if self.recorder.done == self.recorder.total:
             self.recorder.update(State.MIGRATING, "post_migrate")
 
-    def _open_transaction(self, migration: Migration, backwards: bool) -> None:
+    def _open_transaction(self, migration: Migration) -> None:
         self._transaction = transaction.atomic(using=self.connection.alias)
         self._transaction.__enter__()
-        if self._is_recorded(migration) is not backwards:
+        names = {(migration.app_label, migration.name), *migration.replaces}
+        if self._recorded_now(names) != names & self._recorded_before:
             raise LockLost(
-                f"{self.current} was {'reversed' if backwards else 'applied'} meanwhile by "
-                "somebody who does not take the leader lock."
+                f"The record of {self.current} was changed meanwhile by somebody who does not "
+                "take the leader lock."
             )
 
-    def _is_recorded(self, migration: Migration) -> bool:
+    def _recorded_now(self, names: set[tuple[str, str]]) -> set[tuple[str, str]]:
         with self.connection.cursor() as cursor:
             cursor.execute(
-                "SELECT EXISTS (SELECT FROM django_migrations WHERE app = %s AND name = %s)",
-                [migration.app_label, migration.name],
+                "SELECT app, name FROM django_migrations WHERE app || '.' || name = ANY(%s)",
+                [[f"{app}.{name}" for app, name in names]],
             )
-            [recorded] = cursor.fetchone()
-        return bool(recorded)
+            return set(cursor.fetchall())
 
     def _close_transaction(self, *exc_info: Any) -> None:
         opened, self._transaction = self._transaction, None

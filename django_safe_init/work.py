@@ -22,6 +22,9 @@ class Work:
     command: str
     #: Whether the work is to bring the database to this build, not to some other target.
     complete: bool = True
+    #: Whether it is an error if the database is not there afterwards. Another package's
+    #: `migrate` may do a part on purpose.
+    promises_ready: bool = True
     #: Unfinished migrations that may run again.
     rerun: tuple[str, ...] = ()
     #: Takes a line for the person who waits.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_CLEANING_SECONDS = 2.0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -23,11 +25,20 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    # The first signal counts; a second must not break off the cleaning up.
-    for each in _SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
-    raise Interrupted(number)
+class _Handler:
+    """Raises on a signal; not again while the process is cleaning up after the last one.
+
+    Later it does: a migration that catches everything may have swallowed the first.
+    """
+
+    def __init__(self) -> None:
+        self._last = time.monotonic() - _CLEANING_SECONDS
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if now - self._last >= _CLEANING_SECONDS:
+            self._last = now
+            raise Interrupted(number)
 
 
 @contextlib.contextmanager
@@ -36,9 +47,10 @@ def interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    previous = {number: signal.signal(number, _interrupt) for number in _SIGNALS}
+    handler = _Handler()
+    previous = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
         yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        for number, before in previous.items():
+            signal.signal(number, before)

@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from django.core.management import CommandError
+from django.db import connections
 from django.db.migrations import Migration
 
 from django_safe_init.conf import effective_mode, get_settings
@@ -14,7 +15,12 @@ from django_safe_init.exceptions import InitializationFailed
 from django_safe_init.management.interrupts import Interrupted, interruptible
 from django_safe_init.management.output import command_errors, report_to
 from django_safe_init.migrating import next_migrate
-from django_safe_init.runner import Initializer, Request, wait_for_server
+from django_safe_init.runner import (
+    Initializer,
+    Request,
+    retry_while_busy,
+    wait_for_server,
+)
 from django_safe_init.work import Work, current_tracker, is_under_way
 
 
@@ -23,26 +29,42 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         """Wait for the server before Django's system checks, which may open the database."""
+        self._alias = alias = options["database"]
+        self._was_connected = connections[alias].connection is not None
         if self._is_protected(options):
             with command_errors():
-                wait_for_server(options["database"], report_to(self.stderr))
+                wait_for_server(alias, report_to(self.stderr))
         output: str | None = super().execute(*args, **options)
         return output
 
+    def check(self, *args: Any, **kwargs: Any) -> None:
+        """Django's system checks, which may open the database, also while it is full."""
+        with command_errors():
+            retry_while_busy(
+                lambda: super(Command, self).check(*args, **kwargs),
+                self._alias,
+                report_to(self.stderr),
+            )
+
     def handle(self, *args: Any, **options: Any) -> None:
         """Lead, or follow until it is possible to lead; then do what Django does."""
-        self._alias = options["database"]
+        alias = options["database"]
         if not self._is_protected(options):
-            super().handle(*args, **options)
+            self._migrate(*args, **options)
             return
+        if not self._was_connected:
+            connections[
+                alias
+            ].close()  # opened by the checks, and a slot less for others
         work = Work(
-            migrate=lambda: super(Command, self).handle(*args, **options),
+            migrate=lambda: self._migrate(*args, **options),
             command="migrate",
             complete=not options["app_label"],
+            promises_ready=False,
             report=report_to(self.stderr),
         )
         try:
-            self._lead(Request(work, self._alias, mode="self", accepts_success=False))
+            self._lead(Request(work, alias, mode="self", accepts_success=False))
         except CommandError as exc:
             failure = exc.__cause__
             if type(failure) is InitializationFailed and failure.__cause__ is not None:
@@ -50,6 +72,13 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
             raise
         except Interrupted as exc:
             sys.exit(exc.exit_code)
+
+    def _migrate(self, *args: Any, **options: Any) -> None:
+        """Do what Django does, watched if a run of this thread is under way."""
+        tracker = current_tracker(options["database"])
+        # A `migrate` that a migration calls is a part of that migration.
+        self._tracker = tracker if tracker and tracker.current is None else None
+        super().handle(*args, **options)
 
     def _lead(self, request: Request) -> None:
         with interruptible(), command_errors():
@@ -67,7 +96,7 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
         self, action: str, migration: Migration | None = None, fake: bool = False
     ) -> None:
         """Pass on to the run's tracker what Django says."""
-        tracker = current_tracker(self._alias)
+        tracker = self._tracker
         if tracker is not None and migration is not None:
             if action in ("apply_start", "unapply_start"):
                 tracker.started(

@@ -17,7 +17,7 @@ from django_safe_init.management.interrupts import Interrupted, interruptible
 from django_safe_init.management.output import command_errors, report_to
 from django_safe_init.runner import Initializer, Request
 from django_safe_init.states import State
-from django_safe_init.status import Reader, RunRow, Status, describe, open_reader
+from django_safe_init.status import Reader, RunRow, Status, look, open_reader
 from django_safe_init.work import Work
 
 NOT_READY = 3
@@ -84,7 +84,7 @@ class Command(BaseCommand):
             Initializer(Request(work, alias, "external", options["timeout"])).run()
         reader = open_reader(alias, get_settings(), Deadline(0))
         with reader.session:
-            status = describe(alias, reader.read_carefully())
+            status = look(alias, reader)
             if options["watch"]:
                 status = self._watch(alias, reader, status)
             return status, reader.history(options["history"])
@@ -96,7 +96,7 @@ class Command(BaseCommand):
             self.stdout.flush()
             while status.message == message:
                 time.sleep(0.5)
-                status = describe(alias, reader.read_carefully())
+                status = look(alias, reader)
         return status
 
     def _print_json(self, value: dict[str, Any]) -> None:

@@ -14,10 +14,10 @@ from django.core.management.base import (
     CommandParser,
     SystemCheckError,
 )
-from django.db import DEFAULT_DB_ALIAS
+from django.db import DEFAULT_DB_ALIAS, connections
 
 from django_safe_init.conf import get_settings
-from django_safe_init.connections import one_line
+from django_safe_init.connections import check_alias, is_postgresql, one_line
 from django_safe_init.exceptions import (
     ConfigurationError,
     InitializationFailed,
@@ -27,7 +27,7 @@ from django_safe_init.management.interrupts import Interrupted, interruptible
 from django_safe_init.management.output import JsonOnly, report_to
 from django_safe_init.management.replace import become, require_command, split
 from django_safe_init.migrating import run_migrate
-from django_safe_init.runner import Initializer, Outcome, Request
+from django_safe_init.runner import Initializer, Outcome, Request, retry_while_busy
 from django_safe_init.status import get_status
 from django_safe_init.work import Work
 
@@ -94,7 +94,9 @@ class Command(BaseCommand):
         self, prog_name: str, subcommand: str, **kwargs: Any
     ) -> CommandParser:
         """A parser whose errors are exceptions if they have to become JSON."""
-        parser = super().create_parser(prog_name, subcommand, **kwargs)
+        parser = super().create_parser(
+            prog_name, subcommand, allow_abbrev=False, **kwargs
+        )
         if self._json is not None:
             parser.called_from_command_line = False
         return parser
@@ -168,27 +170,46 @@ class Command(BaseCommand):
             mode=options["mode"],
             timeout=options["timeout"],
             force=options["force"] or bool(options["rerun"]),
-            before_lock=lambda: (
-                None if options["skip_checks"] else self.check(databases=[alias])
-            ),
+            before_leading=lambda: self._check(alias, options),
         )
 
+    def _check(self, alias: str, options: dict[str, Any]) -> None:
+        """Django's system checks, and then no connection kept that they may have opened."""
+        if not options["skip_checks"]:
+            report = report_to(self.stderr)
+            retry_while_busy(lambda: self.check(databases=[alias]), alias, report)
+            connections[alias].close()
+
     def _look(self, initializer: Initializer, options: dict[str, Any]) -> Outcome:
-        status = get_status(initializer.database)
+        alias = initializer.database
         if options["plan"]:
-            self._migrate(initializer.database, {**options, "plan": True})
-        if options["check"] and not status.ready:
-            raise InitializationFailed(
-                f"not ready: {status.message}; {len(status.pending)} migrations to apply"
-            )
+            self._migrate(alias, {**options, "plan": True})
+        if options["check"]:
+            self._require_ready(alias)
         return initializer.outcome("ready")
 
+    def _require_ready(self, alias: str) -> None:
+        check_alias(alias)
+        if is_postgresql(alias):
+            status = get_status(alias)
+            if not status.ready:
+                count = len(status.pending)
+                raise InitializationFailed(
+                    f"not ready: {status.message}; {count} migrations to apply"
+                )
+            return
+        try:
+            run_migrate(alias, check_unapplied=True)
+        except SystemExit as exc:
+            raise InitializationFailed("not ready: migrations to apply") from exc
+
     def _migrate(self, alias: str, options: dict[str, Any]) -> None:
+        output = self.stderr if options["json"] else self.stdout
         run_migrate(
             alias,
             plan=options["plan"],
             verbosity=options["verbosity"],
-            stdout=self.stdout._out,
+            stdout=output._out,
             stderr=self.stderr._out,
             no_color=options["no_color"],
             force_color=options["force_color"],
