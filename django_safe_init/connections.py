@@ -295,6 +295,7 @@ _FINAL = (
     "no pg_hba.conf entry",
     "pg_hba.conf rejects connection",
     "is not permitted to log in",
+    "permission denied for database",
     "invalid connection option",
 )
 

@@ -21,7 +21,7 @@ from django_safe_init.exceptions import (
     ValidationFailed,
 )
 from django_safe_init.locks.postgresql import LeaderLock
-from django_safe_init.recorder import STRIKES, Heartbeat, Recorder
+from django_safe_init.recorder import STRIKES, Heartbeat, Lost, Recorder
 from django_safe_init.states import State, StateMachine
 from django_safe_init.status import Reader
 from django_safe_init.tables import ensure_tables
@@ -44,8 +44,10 @@ class Leader:
         machine: StateMachine,
         work: Work,
         direct: Mapping[str, Any] | None,
+        lost: Lost,
     ) -> None:
         self.lock = lock
+        self.lost = lost
         self.settings = settings
         self.machine = machine
         self.work = work
@@ -75,10 +77,9 @@ class Leader:
     def _run(self) -> None:
         self.machine.to(State.CHECKING_SCHEMA)
         ensure_tables(self.lock.session)
-        unfinished = Unfinished(
-            self.lock.session, self.settings.unfinished, self.work.rerun
-        )
-        reason = self.recorder.open_run(self.work.command)
+        unfinished = Unfinished(self.lock.session, self.settings, self.work.rerun)
+        reason = self.recorder.open_run(self.work.command, self.lost)
+        self.lost.runs.append(self.recorder.run)
         if reason is not None:
             raise LeaderFailed(reason, run=self.recorder.run)
         with self._recorded(), Heartbeat(self.recorder):
@@ -89,7 +90,8 @@ class Leader:
         with self.armed as connection:
             self.machine.to(State.MIGRATING)
             self.recorder.update(State.MIGRATING, "reading migrations")
-            unfinished.settle_reversals(connection)
+            if not self.work.fake:
+                unfinished.settle_reversals(connection)
             self._tracker = Tracker(
                 connection, self.armed.verify, self.recorder, unfinished
             )

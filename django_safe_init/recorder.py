@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import psycopg
 
 from django_safe_init.build import Build
-from django_safe_init.connections import Session, one_line
+from django_safe_init.connections import Session, one_line, printable
 from django_safe_init.exceptions import LockLost
 from django_safe_init.states import State
 from django_safe_init.tables import missing_privilege
@@ -41,6 +41,7 @@ _PATIENCE_SECONDS = 60.0
 _PRIOR_STRIKES = """
     SELECT count(*) FROM django_safe_init_run
     WHERE lock_key = %(lock_key)s AND build = %(build)s AND outcome = ANY(%(transient)s)
+      AND id <> ALL(%(lost)s::bigint[])
       AND id > coalesce((
         SELECT max(id) FROM django_safe_init_run
         WHERE lock_key = %(lock_key)s AND build = %(build)s
@@ -50,21 +51,25 @@ _PRIOR_STRIKES = """
 _OPEN_RUN = f"""
     WITH dead AS (
       UPDATE django_safe_init_run
-      SET outcome = 'abandoned', state = 'error', finished_at = clock_timestamp(),
-          error = 'the leader ' || leader || ' died' ||
-                  CASE WHEN message = '' THEN '' ELSE ' in ' || message END
+      SET state = 'error', finished_at = clock_timestamp(),
+          outcome = CASE WHEN id = ANY(%(lost)s::bigint[])
+                    THEN 'transient' ELSE 'abandoned' END,
+          error = CASE WHEN id = ANY(%(lost)s::bigint[]) THEN %(reason)s
+                  ELSE 'the leader ' || leader || ' died' ||
+                  CASE WHEN message = '' THEN '' ELSE ' in ' || message END END
       WHERE lock_key = %(lock_key)s AND finished_at IS NULL
       RETURNING id, build),
-    dying AS (SELECT max(id) AS id FROM dead WHERE build = %(build)s),
-    strikes AS (
-      SELECT ({_PRIOR_STRIKES}) + (SELECT count(*) FROM dead WHERE build = %(build)s) AS n),
+    dying AS (
+      SELECT max(id) AS id, count(*) AS n FROM dead
+      WHERE build = %(build)s AND id <> ALL(%(lost)s::bigint[])),
+    strikes AS (SELECT ({_PRIOR_STRIKES}) + (SELECT n FROM dying) AS n),
     opened AS (
       INSERT INTO django_safe_init_run
         (lock_key, build, state, leader, backend_pid, command, version,
          started_at, heartbeat_at)
       SELECT %(lock_key)s, %(build)s, %(state)s, %(leader)s, pg_backend_pid(), %(command)s,
              %(version)s, clock_timestamp(), clock_timestamp()
-      FROM strikes, dying WHERE n < %(strikes)s OR dying.id IS NULL
+      FROM strikes, dying WHERE strikes.n < %(strikes)s OR dying.id IS NULL
       RETURNING id)
     SELECT (SELECT id FROM opened), (SELECT id FROM dying)
 """
@@ -137,6 +142,14 @@ class _Step:
         }
 
 
+@dataclass
+class Lost:
+    """The runs that this process has led and lost, and why it lost the last one."""
+
+    runs: list[int] = field(default_factory=list)
+    reason: str = ""
+
+
 class Recorder:
     """Writes one run and its steps; safe to use from the heartbeat's thread too.
 
@@ -152,18 +165,20 @@ class Recorder:
         self.done = 0
         self.total = 0
         self.message = ""
-        self._identity = {
+        self._identity: dict[str, Any] = {
             "lock_key": lock_key or "",
             "build": build.fingerprint,
             "transient": list(TRANSIENT_OUTCOMES),
             "strikes": STRIKES,
+            "lost": [],
         }
         self._dirty: list[_Step] = []
         self._guard = threading.RLock()
 
-    def open_run(self, command: str) -> str | None:
+    def open_run(self, command: str, lost: Lost) -> str | None:
         """Close what a dead leader left open and open a run, in one statement.
 
+        Runs that this process has lost are no strikes: it lives, and `RESTARTS` limits it.
         If that was the third transient end of this build in a row, no run is opened: the dead
         one is marked as failed, so that all who wait stop, and its reason is returned.
         """
@@ -171,8 +186,10 @@ class Recorder:
             f"SELECT set_config('lock_timeout', '{_LOCK_TIMEOUT}', false),"
             " set_config('synchronous_commit', 'off', false)"
         )
+        self._identity["lost"] = list(lost.runs)
         params = {
             **self._identity,
+            "reason": printable(lost.reason),
             "state": self.state.value,
             "leader": f"{socket.gethostname()}:{os.getpid()}",
             "command": command,

@@ -44,9 +44,10 @@ from django_safe_init.locks.postgresql import (
     require_own_server_session,
 )
 from django_safe_init.migrating import run_migrate
+from django_safe_init.recorder import Lost
 from django_safe_init.states import State, StateMachine
 from django_safe_init.status import Reader, Reading
-from django_safe_init.work import Work, leading_with
+from django_safe_init.work import Work, is_under_way, leading_with
 
 logger = logging.getLogger("django_safe_init")
 
@@ -152,6 +153,7 @@ class Initializer:
         self._started = time.monotonic()
         self._waited: float | None = None
         self._checked = False
+        self.lost = Lost()
 
     def run(self) -> Outcome:
         """Initialize, or wait until somebody has. Raises a `SafeInitError` for every failure.
@@ -173,6 +175,7 @@ class Initializer:
                     raise LockLost(
                         f"Lost the leader lock {restarts} times, the last time: {one_line(exc)}"
                     ) from exc
+                self.lost.reason = one_line(exc)
                 self._say(f"{one_line(exc)} Starting over.")
             except BaseException:
                 self.machine.to(State.ERROR)
@@ -197,9 +200,13 @@ class Initializer:
             if self.request.timeout is None
             else self.request.timeout
         )
-        if timeout is not None and timeout < 0:
+        if timeout is not None and not timeout >= 0:  # neither is "not a number"
             raise ConfigurationError(
                 f"A time-out of {timeout:g} seconds is not possible."
+            )
+        if is_under_way(self.database):
+            raise ConfigurationError(
+                f"A migration of {self.database!r} must not initialize {self.database!r}."
             )
         self.deadline = Deadline(timeout)
         check_alias(self.database)
@@ -359,7 +366,13 @@ class Initializer:
         self._waited = time.monotonic() - self._started
         work = self.request.work
         leader = Leader(
-            lock, self.build, self.settings, self.machine, work, self.direct
+            lock,
+            self.build,
+            self.settings,
+            self.machine,
+            work,
+            self.direct,
+            self.lost,
         )
         try:
             leader.lead()

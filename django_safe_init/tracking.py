@@ -14,6 +14,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations import Migration
@@ -26,6 +27,12 @@ from django_safe_init.states import State
 from django_safe_init.unfinished import Unfinished, start_detail
 
 logger = logging.getLogger("django_safe_init")
+
+#: How Django finds out, when it leaves a savepoint of the transaction.
+_ENDED_BY_ITSELF = (
+    psycopg.errors.NoActiveSqlTransaction,
+    psycopg.errors.InvalidSavepointSpecification,
+)
 
 
 class Tracker:
@@ -66,6 +73,12 @@ class Tracker:
         pre_migrate.disconnect(self._planned)
         if self.current is not None:
             self._close_transaction(*exc_info)
+            if isinstance(getattr(exc_info[1], "__cause__", None), _ENDED_BY_ITSELF):
+                raise InitializationFailed(
+                    f"{self.current} ended its own transaction (COMMIT or ROLLBACK in its SQL), "
+                    "so what it did may be committed and is not recorded. "
+                    "Such a migration needs atomic = False."
+                ) from exc_info[1]
 
     def _planned(
         self,
@@ -87,7 +100,7 @@ class Tracker:
         atomic = migration.atomic or fake
         detail = None
         if not fake:
-            self.unfinished.settle(self.connection, migration)
+            self.unfinished.settle(self.connection, migration, backwards)
         if not atomic:
             detail = start_detail(self.connection, migration)
         self.current_is_atomic = atomic

@@ -18,16 +18,19 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.operations import SeparateDatabaseAndState
 from django.db.migrations.operations.base import Operation
 
+from django_safe_init.conf import Settings
 from django_safe_init.connections import Session
 from django_safe_init.exceptions import ConfigurationError, UnfinishedMigration
-from django_safe_init.tables import STEP_TABLE, missing_privilege
+from django_safe_init.tables import RUN_TABLE, STEP_TABLE, missing_privilege
 
 logger = logging.getLogger("django_safe_init")
 
 _MARKS = f"""
     SELECT name, backwards, detail FROM (
-      SELECT DISTINCT ON (name) name, backwards, atomic, finished_at, detail
-      FROM {STEP_TABLE} WHERE kind = 'migration' ORDER BY name, id DESC) newest
+      SELECT DISTINCT ON (name) name, backwards, atomic, s.finished_at, detail
+      FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = s.run_id
+      WHERE kind = 'migration' AND r.lock_key = %(lock_key)s
+      ORDER BY name, s.id DESC) newest
     WHERE NOT atomic AND finished_at IS NULL
 """
 
@@ -42,10 +45,10 @@ class Mark:
     indexes_before: frozenset[str]
 
 
-def read_marks(session: Session) -> dict[str, Mark]:
+def read_marks(session: Session, lock_key: str | None) -> dict[str, Mark]:
     """The newest marks without an end, by the migration's name."""
     try:
-        rows = session.rows(_MARKS)
+        rows = session.rows(_MARKS, {"lock_key": lock_key or ""})
     except psycopg.errors.InsufficientPrivilege as exc:
         raise missing_privilege(session, exc) from exc
     return {
@@ -111,13 +114,15 @@ def existing_indexes(
 class Unfinished:
     """The marks that a leader found, and what is to be done about each.
 
-    `policy` is the setting `UNFINISHED`; `rerun` names the migrations that may run again
+    The setting `UNFINISHED` is the policy; `rerun` names the migrations that may run again
     whatever the policy says. Raises `ConfigurationError` for a name that is not unfinished.
     """
 
-    def __init__(self, session: Session, policy: str, rerun: tuple[str, ...]) -> None:
-        self.marks = read_marks(session)
-        self.policy = policy
+    def __init__(
+        self, session: Session, settings: Settings, rerun: tuple[str, ...]
+    ) -> None:
+        self.marks = read_marks(session, settings.lock_key)
+        self.policy = settings.unfinished
         self.rerun = frozenset(rerun)
         for name in rerun:
             if name not in self.marks:
@@ -145,10 +150,10 @@ class Unfinished:
                 and recorded
                 and self._begun(connection, mark, migration)
             ):
+                self.settle(connection, migration, backwards=True)
                 logger.warning(
                     "%s was being reversed: that is completed now.", mark.name
                 )
-                self.settle(connection, migration)
                 state = executor.loader.project_state((app_label, name), at_end=False)
                 executor.unapply_migration(state, migration)
 
@@ -161,35 +166,47 @@ class Unfinished:
         names = concurrent_indexes(migration)
         return existing_indexes(connection, names, valid=True) != mark.indexes_before
 
-    def settle(self, connection: BaseDatabaseWrapper, migration: Migration) -> None:
+    def settle(
+        self, connection: BaseDatabaseWrapper, migration: Migration, backwards: bool
+    ) -> None:
         """Make it possible to run the migration, or its reversal, again.
 
         Raises `UnfinishedMigration` when a person has to decide.
         """
         mark = self.marks.get(f"{migration.app_label}.{migration.name}")
-        if mark is None:
-            return
+        if mark is None or mark.backwards is not backwards:
+            return  # the opposite is asked for: what was begun has been recorded since
         if not does_nothing_else(migration):
-            self._judge(mark)
+            self._judge(mark, migration)
         names = concurrent_indexes(migration)
         for name in sorted(existing_indexes(connection, names) - mark.indexes_before):
             _drop(connection, name)
 
-    def _judge(self, mark: Mark) -> None:
+    def _judge(self, mark: Mark, migration: Migration) -> None:
         if mark.name in self.rerun:
             return
         if self.policy == "report":
-            app, name = mark.name.split(".", 1)
             raise UnfinishedMigration(
-                f"{mark.name} is not atomic and was interrupted, so what it has done is "
-                "unknown. Look at the database, then either run it again: "
-                f"python manage.py safe_migrate --rerun {mark.name} -- or record it as done: "
-                f"python manage.py migrate --fake {app} {name}",
-                failed_migration=mark.name,
+                _ways_on(mark, migration), failed_migration=mark.name
             )
         logger.warning(
             "%s is not atomic and was interrupted: it runs again.", mark.name
         )
+
+
+def _ways_on(mark: Mark, migration: Migration) -> str:
+    app = migration.app_label
+    what, again, done, name = "", "run it again", "done", migration.name
+    if mark.backwards:
+        what, again, done = " while it was reversed", "reverse and apply it", "reversed"
+        before = (name for label, name in migration.dependencies if label == app)
+        name = next(before, "zero")
+    return (
+        f"{mark.name} is not atomic and was interrupted{what}, so what it has done is "
+        f"unknown. Look at the database, then either {again}: "
+        f"python manage.py safe_migrate --rerun {mark.name} -- or record it as {done}: "
+        f"python manage.py migrate --fake {app} {name}"
+    )
 
 
 def _drop(connection: BaseDatabaseWrapper, index: str) -> None:

@@ -25,6 +25,8 @@ class Work:
     #: Whether it is an error if the database is not there afterwards. Another package's
     #: `migrate` may do a part on purpose.
     promises_ready: bool = True
+    #: Whether migrations are only recorded, or forgotten, without being done.
+    fake: bool = False
     #: Unfinished migrations that may run again.
     rerun: tuple[str, ...] = ()
     #: Takes a line for the person who waits.

@@ -10,6 +10,8 @@ from typing import NoReturn
 
 from django_safe_init.exceptions import ConfigurationError
 
+CANNOT_START = 2
+
 
 def split(argv: list[str]) -> tuple[list[str], list[str]]:
     """The arguments before the first `--`, and the command after it."""
@@ -34,4 +36,8 @@ def become(command: list[str]) -> NoReturn:
     # Python ignores these two, and what is ignored stays ignored in the new program.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
-    os.execvp(command[0], command)
+    try:
+        os.execvp(command[0], command)
+    except OSError as exc:
+        sys.stderr.write(f"{command[0]} cannot be started: {exc.strerror}\n")
+        sys.exit(CANNOT_START)

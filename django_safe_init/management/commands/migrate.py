@@ -32,10 +32,16 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
         self._alias = alias = options["database"]
         self._was_connected = connections[alias].connection is not None
         if self._is_protected(options):
-            with command_errors():
-                wait_for_server(alias, report_to(self.stderr))
+            self._wait_for_server(alias)
         output: str | None = super().execute(*args, **options)
         return output
+
+    def _wait_for_server(self, alias: str) -> None:
+        try:
+            with interruptible(), command_errors():
+                wait_for_server(alias, report_to(self.stderr))
+        except Interrupted as exc:
+            sys.exit(exc.exit_code)
 
     def check(self, *args: Any, **kwargs: Any) -> None:
         """Django's system checks, which may open the database, also while it is full."""
@@ -61,6 +67,7 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
             command="migrate",
             complete=not options["app_label"],
             promises_ready=False,
+            fake=options["fake"],
             report=report_to(self.stderr),
         )
         try:

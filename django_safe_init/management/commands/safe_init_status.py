@@ -6,13 +6,21 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import (
+    BaseCommand,
+    CommandError,
+    CommandParser,
+    OutputWrapper,
+)
 from django.db import DEFAULT_DB_ALIAS
 
 from django_safe_init.conf import get_settings
 from django_safe_init.connections import Deadline
+from django_safe_init.exceptions import DatabaseUnreachable
 from django_safe_init.management.interrupts import Interrupted, interruptible
 from django_safe_init.management.output import command_errors, report_to
 from django_safe_init.runner import Initializer, Request
@@ -82,22 +90,25 @@ class Command(BaseCommand):
         if options["wait"]:
             work = Work(lambda: None, "safe_init_status", report=report_to(self.stderr))
             Initializer(Request(work, alias, "external", options["timeout"])).run()
+        if options["watch"]:
+            self._watch(alias, self.stderr if options["json"] else self.stdout)
         reader = open_reader(alias, get_settings(), Deadline(0))
         with reader.session:
-            status = look(alias, reader)
-            if options["watch"]:
-                status = self._watch(alias, reader, status)
-            return status, reader.history(options["history"])
+            return look(alias, reader), reader.history(options["history"])
 
-    def _watch(self, alias: str, reader: Reader, status: Status) -> Status:
-        while not status.ready and status.state is not State.ERROR:
-            message = status.message
-            self.stdout.write(f"{alias}: {message}")
-            self.stdout.flush()
-            while status.message == message:
-                time.sleep(0.5)
-                status = look(alias, reader)
-        return status
+    def _watch(self, alias: str, output: OutputWrapper) -> None:
+        """A line at each change, also over a restart of the server."""
+        told = ""
+        while True:
+            reader = open_reader(alias, get_settings(), Deadline(None))
+            with reader.session, suppress(DatabaseUnreachable):
+                for status in _looks(alias, reader):
+                    if status.ready or status.state is State.ERROR:
+                        return
+                    if status.message != told:
+                        told = status.message
+                        output.write(f"{alias}: {told}")
+                        output.flush()
 
     def _print_json(self, value: dict[str, Any]) -> None:
         self.stdout.write(json.dumps(value))
@@ -108,6 +119,12 @@ class Command(BaseCommand):
             self.stdout.write(f"  to apply: {', '.join(status.pending)}")
         for run in history:
             self.stdout.write(f"  {_run_line(run)}")
+
+
+def _looks(alias: str, reader: Reader) -> Iterator[Status]:
+    while True:
+        yield look(alias, reader)
+        time.sleep(0.5)
 
 
 def as_json(status: Status) -> dict[str, Any]:

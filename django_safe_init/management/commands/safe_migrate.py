@@ -140,6 +140,10 @@ class Command(BaseCommand):
         initializer = Initializer(self._request(alias, options))
         try:
             require_command(self._command)
+            if self._command and options["plan"]:
+                raise ConfigurationError(
+                    "--plan changes nothing, so no command can follow it."
+                )
             if options["plan"] or options["check"]:
                 return self._look(initializer, options), 0
             return initializer.run(), 0
