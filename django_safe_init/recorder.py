@@ -175,7 +175,7 @@ class Recorder:
         self._dirty: list[_Step] = []
         self._guard = threading.RLock()
 
-    def open_run(self, command: str, lost: Lost) -> str | None:
+    def open_run(self, command: str, lost: Lost | None = None) -> str | None:
         """Close what a dead leader left open and open a run, in one statement.
 
         Runs that this process has lost are no strikes: it lives, and `RESTARTS` limits it.
@@ -186,6 +186,7 @@ class Recorder:
             f"SELECT set_config('lock_timeout', '{_LOCK_TIMEOUT}', false),"
             " set_config('synchronous_commit', 'off', false)"
         )
+        lost = lost or Lost()
         self._identity["lost"] = list(lost.runs)
         params = {
             **self._identity,
