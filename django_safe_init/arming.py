@@ -169,15 +169,6 @@ class ArmedConnections:
             raise LockLost("The process that started this one no longer leads.")
 
 
-def _answers(raw: psycopg.Connection[Any]) -> bool:
-    """Whether the connection is alive; one that the server ended can look as if it were."""
-    try:
-        psycopg.ClientCursor(raw).execute("SELECT 1")
-    except psycopg.OperationalError:
-        return False
-    return True
-
-
 def _create_connection(alias: str) -> BaseDatabaseWrapper:
     armed = _registry.get(alias)
     if armed is not None and armed.covers(threading.current_thread()):

@@ -27,7 +27,10 @@ from django_safe_init.conf import Settings
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
+    InitializationFailed,
+    LockLost,
     MissingPrivilege,
+    SafeInitError,
     UnsupportedEngine,
     WaitTimeout,
 )
@@ -64,6 +67,32 @@ _refused_settings: set[str] = set()
 def one_line(error: BaseException) -> str:
     """The error's text on one line."""
     return " ".join(str(error).split())
+
+
+_SHUTDOWN = (
+    psycopg.errors.AdminShutdown,
+    psycopg.errors.CrashShutdown,
+    psycopg.errors.CannotConnectNow,
+)
+
+
+def is_connection_loss(error: BaseException | None) -> bool:
+    """Whether the server or the network ended a connection.
+
+    What libpq finds out by itself has no SQLSTATE.
+    """
+    return isinstance(error, _SHUTDOWN) or (
+        type(error) is psycopg.OperationalError and error.sqlstate is None
+    )
+
+
+def session_error(error: psycopg.Error) -> SafeInitError:
+    """What an error of the leader session means: its loss, or a refusal of the server."""
+    if is_connection_loss(error):
+        return LockLost(f"The leader session is gone: {one_line(error)}")
+    return InitializationFailed(
+        f"The run cannot be recorded: {type(error).__name__}: {one_line(error)}"
+    )
 
 
 def printable(text: str) -> str:

@@ -12,7 +12,7 @@ import psycopg
 from django_safe_init.arming import ArmedConnections
 from django_safe_init.build import Build
 from django_safe_init.conf import Settings
-from django_safe_init.connections import one_line, printable
+from django_safe_init.connections import is_connection_loss, one_line, printable
 from django_safe_init.exceptions import (
     InitializationFailed,
     LeaderFailed,
@@ -165,7 +165,10 @@ class Leader:
     def _outcome(self, exc: BaseException) -> str:
         if isinstance(exc, KeyboardInterrupt):
             return "interrupted"
-        return "transient" if self._is_lost(exc) or is_transient(exc) else "failed"
+        if self._is_lost(exc) or is_transient(exc):
+            return "transient"
+        # A target that was mistyped, or cannot be reached, says nothing about the build.
+        return "failed" if self.work.complete else "partial"
 
     def _is_lost(self, exc: BaseException) -> bool:
         """Whether it was the run that lost a connection, and not some other client of its own."""
@@ -179,11 +182,6 @@ _TRANSIENT = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.LockNotAvailable,
 )
-_SHUTDOWN = (
-    psycopg.errors.AdminShutdown,
-    psycopg.errors.CrashShutdown,
-    psycopg.errors.CannotConnectNow,
-)
 
 
 def is_transient(exc: BaseException) -> bool:
@@ -192,18 +190,10 @@ def is_transient(exc: BaseException) -> bool:
 
 
 def is_lost_connection(exc: BaseException) -> bool:
-    """Whether the server or the network ended a connection; one that we closed is not lost."""
+    """Whether a connection was lost; one that we closed is not."""
     return any(
-        isinstance(cause, _SHUTDOWN) or _broke_off(cause) for cause in _causes(exc)
-    )
-
-
-def _broke_off(exc: BaseException) -> bool:
-    # What libpq finds out by itself has no SQLSTATE; neither has the use of a closed connection.
-    return (
-        type(exc) is psycopg.OperationalError
-        and exc.sqlstate is None
-        and "the connection is closed" not in str(exc)
+        is_connection_loss(cause) and "the connection is closed" not in str(cause)
+        for cause in _causes(exc)
     )
 
 

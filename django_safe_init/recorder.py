@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 import psycopg
 
 from django_safe_init.build import Build
-from django_safe_init.connections import Session, one_line, printable
-from django_safe_init.exceptions import LockLost
+from django_safe_init.connections import Session, printable, session_error
+from django_safe_init.exceptions import SafeInitError
 from django_safe_init.states import State
 from django_safe_init.tables import missing_privilege
 from django_safe_init.version import __version__
@@ -155,7 +155,8 @@ class Recorder:
 
     Progress is written when it can be: a write that meets a lock on our tables (a migration
     may hold one) is dropped, and the next one makes up for it. What must be there is tried
-    again. Every method raises `LockLost` when the leader session is gone.
+    again. Every method raises `LockLost` when the leader session is gone, and
+    `InitializationFailed` when the server refuses to write.
     """
 
     def __init__(self, session: Session, build: Build, lock_key: str | None) -> None:
@@ -305,7 +306,7 @@ class Recorder:
                 "The status tables are locked: a write of progress was dropped."
             )
         except psycopg.Error as exc:
-            raise LockLost(f"The leader session is gone: {one_line(exc)}") from exc
+            raise session_error(exc) from exc
 
     def _insist(self, write: Callable[[], T]) -> T:
         end = time.monotonic() + _PATIENCE_SECONDS
@@ -320,7 +321,7 @@ class Recorder:
             except psycopg.errors.InsufficientPrivilege as exc:
                 raise missing_privilege(self.session, exc) from exc
             except psycopg.Error as exc:
-                raise LockLost(f"The leader session is gone: {one_line(exc)}") from exc
+                raise session_error(exc) from exc
 
 
 class Heartbeat:
@@ -338,7 +339,7 @@ class Heartbeat:
         while not self._stop.wait(self.seconds):
             try:
                 self.recorder.heartbeat()
-            except LockLost:
+            except SafeInitError:
                 return  # the leading thread finds out at its next boundary
 
     def __enter__(self) -> None:

@@ -183,6 +183,7 @@ class Initializer:
 
     def _unprotected(self) -> Outcome:
         """Django as it is."""
+        self.request.before_leading()
         try:
             with leading_with(self.database, None):
                 self.request.work.migrate()
@@ -318,8 +319,11 @@ class Initializer:
 
     def _try_lock(self, watch: Watch) -> LeaderLock | None:
         session = watch.direct_reader().session
+        found = require_own_server_session(session, declared=self.direct is not None)
+        if found.behind_pooler:
+            # Before any try: a lock that such a pooler leaked would stay with its server.
+            self._require_exclusion(session)
         session.protect()
-        require_own_server_session(session, declared=self.direct is not None)
         lock = LeaderLock(session, self.settings.lock_key)
         return lock if lock.try_acquire() else None
 
@@ -329,8 +333,7 @@ class Initializer:
         What an earlier leader left running is ended first: it may hold locks on our own tables.
         """
         try:
-            with self._connect("safe_init probe") as second:
-                require_exclusion(lock.session, second)
+            self._require_exclusion(lock.session)
             lock.end_predecessors(self._say, Deadline(self.settings.wait_timeout))
             reading = watch.direct_reader().read_carefully()
             done = follower.judge(reading) is Verdict.READY
@@ -341,6 +344,10 @@ class Initializer:
         if done:
             lock.release()
         return done
+
+    def _require_exclusion(self, session: Session) -> None:
+        with self._connect("safe_init probe") as second:
+            require_exclusion(session, second)
 
     def _check_once(self, lock: LeaderLock) -> None:
         """The system checks, in the leader alone: each may need a connection of its own."""

@@ -60,6 +60,13 @@ class RunRow:
         return self.outcome is None
 
 
+def _state(values: dict[str, Any]) -> State:
+    try:
+        return State(values["state"])
+    except ValueError:  # of a newer version
+        return State.MIGRATING if values.get("outcome") is None else State.ERROR
+
+
 def _run_row(values: dict[str, Any] | None) -> RunRow | None:
     """From a row as JSON, as any version of this package may have written it."""
     if values is None:
@@ -67,7 +74,7 @@ def _run_row(values: dict[str, Any] | None) -> RunRow | None:
     return RunRow(
         id=values["id"],
         build=values["build"],
-        state=State(values["state"]),
+        state=_state(values),
         outcome=values.get("outcome"),
         done=values.get("done", 0),
         total=values.get("total", 0),
@@ -119,14 +126,11 @@ class Reading:
 
     @property
     def ready(self) -> bool:
-        """Whether everything this build knows is done, and no run of it says otherwise."""
-        if self.missing:
+        """Whether everything this build knows is done, and no run of it is open or failed."""
+        own = self.own
+        if self.missing or (own is not None and own.open):
             return False
-        return (
-            self.own is None
-            or self.own.outcome in ("ready", "partial")
-            or (self.superseded and not self.own.open)
-        )
+        return own is None or own.outcome != "failed" or self.superseded
 
     @property
     def initialized(self) -> bool:

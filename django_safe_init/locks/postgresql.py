@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from django_safe_init.connections import Deadline, Session, one_line
+from django_safe_init.connections import Deadline, Session, session_error
 from django_safe_init.exceptions import LockLost, UnsafeConnection, WaitTimeout
 from django_safe_init.locks import channel, leader_key, work_key
 
@@ -58,7 +58,7 @@ class LeaderLock:
                 f"SELECT 1 WHERE pg_backend_pid() IN ({HOLDERS})", {"key": self.key}
             )
         except psycopg.Error as exc:
-            raise LockLost(f"The leader session is gone: {one_line(exc)}") from exc
+            raise session_error(exc) from exc
         if not held:
             raise LockLost("The leader session no longer holds the leader lock.")
 
@@ -70,7 +70,7 @@ class LeaderLock:
                 {"key": self.key, "channel": self.channel},
             )
         except psycopg.Error as exc:
-            raise LockLost(f"The leader session is gone: {one_line(exc)}") from exc
+            raise session_error(exc) from exc
         if not released:
             raise LockLost(
                 "The leader lock was not held any more when it was to be released."
@@ -146,7 +146,7 @@ def look(session: Session) -> Surroundings:
     return Surroundings(pid, session.handshake_pid, standby)
 
 
-def require_own_server_session(session: Session, *, declared: bool) -> None:
+def require_own_server_session(session: Session, *, declared: bool) -> Surroundings:
     """Raise `UnsafeConnection` behind a pooler or on a standby.
 
     `declared` says that `DIRECT` promises one server session per client.
@@ -163,6 +163,7 @@ def require_own_server_session(session: Session, *, declared: bool) -> None:
             f"The database {session.alias!r} is a read-only standby. Connect to the primary: "
             f'SAFE_INIT = {{"DIRECT": {{"{session.alias}": {{"HOST": ..., "PORT": ...}}}}}}.'
         )
+    return found
 
 
 def require_exclusion(first: Session, second: Session) -> None:
@@ -183,7 +184,7 @@ def require_exclusion(first: Session, second: Session) -> None:
 def _separate_backends(first: Session, second: Session) -> bool:
     """Whether each of the two keeps a backend of its own while the other has a transaction."""
     mine = look(first).backend_pid
-    for _ in range(3):
+    for _ in range(5):
         with second.raw.transaction():
             theirs = look(second).backend_pid
             if theirs == mine or look(first).backend_pid != mine:
