@@ -196,22 +196,39 @@ def test_a_third_death(django_database, session, small_shop) -> None:
     assert initialize().role == "leader"
 
 
-def test_a_third_loss(django_database, small_shop, settings) -> None:
-    """The third lost connection of this build in a row is a failure, whose name is told."""
+def test_more_losses_than_restarts(django_database, small_shop, settings) -> None:
+    """A process that loses its connection more than `RESTARTS` times gives up with exit code 5."""
+    settings.SAFE_INIT = {"IN_TESTS": True, "RESTARTS": 1}
 
     def lose(schema_connection) -> None:
         with schema_connection.cursor() as cursor:
             cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
 
     small_shop.run("0003_lose", lose)
+    with pytest.raises(LockLost) as caught:
+        initialize()
+    assert caught.value.exit_code == 5
+    assert str(caught.value).startswith("Lost the leader lock 2 times")
+    assert [run["outcome"] for run in django_database.runs()] == ["transient"] * 2
+
+
+def test_the_third_loss_of_a_fleet(django_database, small_shop, settings) -> None:
+    """A loss after two transient ends of others is a failure, and the number is told."""
+    settings.SAFE_INIT = {"IN_TESTS": True, "RESTARTS": 0}
+
+    def lose(schema_connection) -> None:
+        with schema_connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    small_shop.run("0003_lose", lose)
+    for _ in range(2):
+        with pytest.raises(LockLost):
+            initialize()
     with pytest.raises(InitializationFailed) as caught:
         initialize()
     assert str(caught.value).startswith("3 times in a row: shop.0003_lose: ")
-    assert [run["outcome"] for run in django_database.runs()] == [
-        "transient",
-        "transient",
-        "failed",
-    ]
+    outcomes = [run["outcome"] for run in django_database.runs()]
+    assert outcomes == ["transient", "transient", "failed"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.db.models.signals import pre_migrate
 
 from django_safe_init import InitializationFailed, LockLost, initialize
+from django_safe_init.conf import Settings
 from django_safe_init.locks import work_key
 from django_safe_init.locks.postgresql import LeaderLock
 from django_safe_init.tracking import Tracker
@@ -229,7 +230,7 @@ def test_the_leader_session_is_lost(django_database, small_shop) -> None:
     assert outcome.role == "leader"
     assert django_database.applied_once()[-1] == "shop.0004_more"
     first, second = django_database.runs()
-    assert first["outcome"] == "abandoned"
+    assert first["outcome"] == "transient"
     assert second["outcome"] == "ready"
 
 
@@ -277,7 +278,7 @@ def tracker(session, recorder):
     assert lock.try_acquire()
     recorder.open_run("test")
     MigrationRecorder(connection).ensure_schema()
-    unfinished = Unfinished(session, "rerun", ())
+    unfinished = Unfinished(session, Settings(), ())
     with Tracker(connection, lock.verify, recorder, unfinished) as tracker:
         yield tracker
 
