@@ -347,6 +347,30 @@ def test_interrupted(run, django_database, small_shop) -> None:
     assert django_database.newest_run()["outcome"] == "interrupted"
 
 
+def test_interrupted_while_waiting_for_the_server(
+    run, django_database, log_in_as, small_shop, monkeypatch
+) -> None:
+    """A signal ends also the wait for a server that does not answer."""
+    log_in_as(PORT="1")
+
+    def interrupt(low: float, high: float) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return high
+
+    # Called to choose the pause between two attempts: in the middle of the waiting.
+    monkeypatch.setattr("django_safe_init.connections.random.uniform", interrupt)
+    assert run().code == 143
+
+
+def test_an_open_connection_stays_open(django_database, small_shop) -> None:
+    """A caller's connection that was open before is open afterwards, the same one."""
+    connections["default"].ensure_connection()
+    raw = connections["default"].connection
+    call_command("migrate", verbosity=0)
+    assert connections["default"].connection is raw
+    assert not raw.closed
+
+
 def test_a_failure_of_ours(
     run, django_database, log_in_as, new_role, small_shop
 ) -> None:

@@ -6,7 +6,11 @@ import pytest
 
 from django_safe_init import recorder as module
 from django_safe_init.build import Build
-from django_safe_init.exceptions import LockLost, MissingPrivilege
+from django_safe_init.exceptions import (
+    InitializationFailed,
+    LockLost,
+    MissingPrivilege,
+)
 from django_safe_init.recorder import Heartbeat, Recorder
 from django_safe_init.states import State
 from django_safe_init.tables import RUN_TABLE, STEP_TABLE
@@ -274,3 +278,16 @@ def test_a_heartbeat_ends_with_its_session(recorder, django_database) -> None:
     with heartbeat:
         recorder.session.close()
         wait_until(lambda: not heartbeat._thread.is_alive())
+
+
+def test_a_table_that_cannot_be_written(recorder, django_database) -> None:
+    """A refusal that is no loss of the session is said to be what it is."""
+    opened(recorder)
+    django_database.rows(f"ALTER TABLE {RUN_TABLE} DROP COLUMN message")
+    with pytest.raises(InitializationFailed) as caught:
+        recorder.update(State.MIGRATING, "x")
+    assert str(caught.value).startswith(
+        "The run cannot be recorded: UndefinedColumn: column "
+    )
+    with pytest.raises(InitializationFailed, match="cannot be recorded"):
+        recorder.finish_run("failed", State.ERROR)

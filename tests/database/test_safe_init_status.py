@@ -127,7 +127,7 @@ def open_run(session) -> Recorder:
 
 
 def test_watch(run, django_database, small_shop, session, monkeypatch) -> None:
-    """--watch tells each change, until the database is ready or failed."""
+    """--watch tells each change, also over a lost connection, until ready or failed."""
     recorder = open_run(session)
     recorder.total = 2
     recorder.update(State.MIGRATING, "shop.0001_initial")
@@ -139,6 +139,12 @@ def test_watch(run, django_database, small_shop, session, monkeypatch) -> None:
         yield
         recorder.done = 1
         recorder.update(State.MIGRATING, "shop.0002_sale")
+        yield
+        # Nothing has changed: no line.
+        yield
+        [watcher] = django_database.backends("application_name ~ 'status'")
+        django_database.rows("SELECT pg_terminate_backend(%s, 5000)", watcher["pid"])
+        # It looks again over another connection: no line, either.
         yield
         recorder.finish_run("failed", State.ERROR, "it broke")
         yield

@@ -242,6 +242,10 @@ def test_what_was_applied_before_a_failure(run, django_database, small_shop) -> 
         (["--timeout", "-1"], "A time-out of -1 seconds is not possible."),
         (["--rerun", "shop.0001_initial"], "that migration is not unfinished"),
         (["--", "no-such-program"], "There is no command 'no-such-program'"),
+        (
+            ["--plan", "--", "true"],
+            "--plan changes nothing, so no command can follow it.",
+        ),
     ],
 )
 def test_usage(run, django_database, small_shop, arguments, text) -> None:
@@ -500,6 +504,16 @@ def test_it_does_not_become_the_command(start, django_database) -> None:
     assert ended.returncode == 2
     assert ended.stdout == ""
     assert "CommandError: default: The role postgres has no schema" in ended.stderr
+
+
+def test_a_command_that_cannot_be_started(start, django_database, tmp_path) -> None:
+    """A program that the system cannot run is one line and exit code 2, no traceback."""
+    program = tmp_path / "program"
+    program.write_bytes(b"\0 no program")
+    program.chmod(0o755)
+    ended = start("safe_migrate", "--", str(program))
+    assert ended.returncode == 2
+    assert ended.stderr.endswith(f"{program} cannot be started: Exec format error\n")
 
 
 def test_called_from_python(django_database, small_shop) -> None:

@@ -279,6 +279,16 @@ def test_a_connection_that_ends(session, small_shop, django_database) -> None:
         status.look("default", reader)
 
 
+def test_a_state_of_a_newer_version(lead, django_database) -> None:
+    """A state that only a newer version knows is no crash: the run is at work, or ended."""
+    leader = lead()
+    django_database.rows(f"UPDATE {RUN_TABLE} SET state = 'polishing'")
+    assert get_status().state is State.MIGRATING
+    leader.finish_run("failed", State.ERROR, "it broke")
+    django_database.rows(f"UPDATE {RUN_TABLE} SET state = 'polished'")
+    assert get_status().state is State.ERROR
+
+
 # History
 
 

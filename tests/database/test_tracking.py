@@ -15,6 +15,7 @@ from django_safe_init.locks import work_key
 from django_safe_init.locks.postgresql import LeaderLock
 from django_safe_init.tracking import Tracker
 from django_safe_init.unfinished import Unfinished
+from tests.support import Database
 
 TABLE = "SELECT to_regclass('shop_sale') IS NOT NULL"
 CONSTRAINTS = """
@@ -364,3 +365,44 @@ def test_a_connection_of_the_migrations_own(django_database, small_shop, connect
     with pytest.raises(InitializationFailed, match="AdminShutdown"):
         initialize()
     assert [run["outcome"] for run in django_database.runs()] == ["failed"]
+
+
+@pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK"])
+def test_a_migration_that_ends_its_transaction(
+    django_database, small_shop, statement
+) -> None:
+    """A migration that ends its own transaction is told to be non-atomic."""
+    small_shop.write("0003_end", f"migrations.RunSQL({statement!r})")
+    with pytest.raises(InitializationFailed) as caught:
+        initialize()
+    text = str(caught.value)
+    assert text.startswith(
+        "shop.0003_end ended its own transaction (COMMIT or ROLLBACK"
+    )
+    assert text.endswith("Such a migration needs atomic = False.")
+    assert "shop.0003_end" not in django_database.applied_counts()
+
+
+def test_an_encoding_that_lacks_a_character(django_database, log_in_as, small_shop):
+    """An error that the database's encoding cannot hold is recorded in ASCII."""
+
+    def fail(connection) -> None:
+        raise ValueError("試 is not a name")
+
+    name = f"{django_database.name}_latin"
+    small_shop.run("0003_fail", fail)
+    django_database.rows(
+        f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'"
+    )
+    log_in_as(NAME=name)
+    latin = Database(name, django_database.parameters)
+    try:
+        with pytest.raises(InitializationFailed, match="is not a name"):
+            initialize()
+        run = latin.newest_run()
+        assert run["outcome"] == "failed"
+        assert r"ValueError: \u8a66 is not a name" in run["error"]
+    finally:
+        latin.close()
+        log_in_as(NAME=django_database.name)
+        django_database.rows(f"DROP DATABASE {name} WITH (FORCE)")

@@ -219,3 +219,37 @@ def test_a_reversal_of_what_is_gone(django_database, index_shop) -> None:
     django_database.rows("DELETE FROM django_migrations WHERE name = '0002_index'")
     django_database.rows("DROP INDEX product_name")
     assert initialize().applied == ("shop.0002_index",)
+
+
+@pytest.mark.parametrize("depends", [True, False])
+def test_report_of_a_reversal(django_database, shop, settings, depends) -> None:
+    """For a reversal, the ways to go on are those of a reversal; each of them helps."""
+    if depends:
+        shop.write("0001_initial", INITIAL)
+    undone: list[object] = []
+    name = "0002_other" if depends else "0001_other"
+    shop.run(name, lambda connection: None, undone.append, atomic=False)
+    initialize()
+    interrupted(django_database, f"shop.{name}", backwards=True)
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "UNFINISHED": "report"}
+    shop.write("0009_more")
+    with pytest.raises(UnfinishedMigration) as caught:
+        initialize()
+    before = "0001_initial" if depends else "zero"
+    text = str(caught.value)
+    assert "was interrupted while it was reversed" in text
+    assert (
+        f"reverse and apply it: python manage.py safe_migrate --rerun shop.{name}"
+        in text
+    )
+    assert text.endswith(
+        f"record it as reversed: python manage.py migrate --fake shop {before}"
+    )
+    assert undone == []
+    if depends:
+        assert rerun(f"shop.{name}").applied == (f"shop.{name}", "shop.0009_more")
+        assert len(undone) == 1
+    else:
+        call_command("migrate", "shop", before, fake=True, verbosity=0)
+        assert initialize().applied == (f"shop.{name}", "shop.0009_more")
+        assert undone == []
