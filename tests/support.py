@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import psycopg
@@ -132,12 +131,3 @@ class Database:
             key & 0xFFFFFFFF,
         )
         return [row["pid"] for row in rows]
-
-
-@contextmanager
-def closing_all(sessions: list[psycopg.Connection[Any]]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        for session in sessions:
-            session.close()

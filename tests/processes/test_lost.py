@@ -149,19 +149,28 @@ def impatient(database: Database) -> Iterator[Database]:
 def test_time_outs_of_the_role(
     fleet: Fleet, database: Database, impatient: Database
 ) -> None:
-    """Time-outs of the role end neither the leader's session nor the waiting ones."""
-    fleet.use(scenario="busy", database=impatient)
+    """Time-outs of the role end neither a session of the leader nor a waiting one."""
+    fleet.use(scenario="gated", database=impatient)
     started = fleet.start_together(SAFE, SAFE, STOCK)
     fleet.wait_for_note("inside")
     fleet.wait_for_followers(2)
-    before = {follower["pid"] for follower in database.followers()}
-    age = "SELECT clock_timestamp() - max(started_at) > interval '3 s' FROM django_safe_init_run"
+    before = {backend["pid"] for backend in database.backends()}
+    age = "SELECT clock_timestamp() - started_at > interval '3 s' FROM django_safe_init_run"
     wait_until(lambda: database.value(age), message="the run is 3 s old")
-    assert before == {follower["pid"] for follower in database.followers()}
+    assert before == {backend["pid"] for backend in database.backends()}
     fleet.allow()
     assert exit_codes(started) == [0, 0, 0], fleet
     assert len(fleet.notes("inside")) == 1
-    assert entries(database) == ["busy"]
+    assert entries(database) == ["gate", "data"]
+
+
+def test_statement_longer_than_the_roles_time_out(
+    fleet: Fleet, database: Database, impatient: Database
+) -> None:
+    """A migration may take longer than the role's `statement_timeout`."""
+    replica = fleet.run(*SAFE, scenario="locking", database=impatient)
+    assert replica.wait() == 0, replica
+    assert entries(database) == ["locking"]
 
 
 def test_migration_locks_our_tables(fleet: Fleet, database: Database) -> None:

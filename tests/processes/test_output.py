@@ -45,9 +45,7 @@ def test_without_json(fleet: Fleet, database: Database) -> None:
     "arguments",
     [
         ["--database", "nowhere"],
-        ["--mode", "sometimes"],
         ["--timeout", "-1"],
-        ["--timeout", "soon"],
         ["--rerun", "shop.9999_missing"],
         ["--unknown-option"],
     ],

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Callable, Iterator
 from itertools import count
-from pathlib import Path
 
 import pytest
 
-from example_project.embedded import EmbeddedServer, bin_dir
 from tests.processes.harness import Fleet
 from tests.support import Database
 
@@ -63,38 +59,6 @@ def test_unreadable_tables(
     reader = fleet.run(*SAFE, "--mode", "external", database=role)
     assert reader.wait() == 0, reader
     assert (reader.json["result"], reader.json["role"]) == ("ready", "none")
-
-
-@pytest.fixture
-def standby(
-    server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Database]:
-    """A read-only standby of `server`."""
-    directory = tmp_path_factory.mktemp("standby")
-    backup(server, directory / "data")
-    with EmbeddedServer(18, data_dir=directory) as copy:
-        database = Database("postgres", copy.params())
-        yield database
-        database.close()
-
-
-def backup(server: EmbeddedServer, target: Path) -> None:
-    address = ["-h", server.host, "-p", str(server.port), "-U", "postgres"]
-    options = ["-D", str(target), "-c", "fast", "-R", "-X", "stream", "--no-sync"]
-    command = [bin_dir(18) / "pg_basebackup", *address, *options]
-    subprocess.run(command, check=True, capture_output=True)
-    if os.geteuid() == 0:
-        owner = server.data.stat().st_uid
-        for path in (target, *target.rglob("*")):
-            os.chown(path, owner, -1)
-
-
-def test_standby(fleet: Fleet, standby: Database) -> None:
-    """Locks of a standby exclude nobody: exit 2 on it, naming `DIRECT`."""
-    refused = fleet.run(*SAFE, database=standby)
-    assert refused.wait() == 2, refused
-    assert refused.json["result"] == "unsafe"
-    assert "DIRECT" in refused.json["error"]
 
 
 def sqlite(fleet: Fleet) -> dict[str, object]:

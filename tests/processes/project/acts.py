@@ -7,7 +7,6 @@ survives both a rollback and SIGKILL.
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 PATIENCE = 120.0
@@ -32,13 +31,12 @@ def first_time(name: str) -> bool:
     return True
 
 
-def wait_for(name: str, meanwhile: Callable[[], object] = lambda: None) -> None:
-    """Return when the test has allowed `name`; call `meanwhile` at every look."""
+def wait_for(name: str) -> None:
+    """Return when the test has allowed `name`."""
     deadline = time.monotonic() + PATIENCE
     while not (_directory() / f"allowed-{name}").exists():
         if time.monotonic() > deadline:
             raise TimeoutError(f"the test never allowed {name!r}")
-        meanwhile()
         time.sleep(0.01)
 
 

@@ -1,1 +1,0 @@
-"""Like `gated`, but never idle: short statements in autocommit, so that no time-out bites."""
