@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from django_safe_init.connections import Session
-from django_safe_init.exceptions import MissingPrivilege
+from django_safe_init.exceptions import MissingPrivilege, UnsafeConnection
 
 RUN_TABLE = "django_safe_init_run"
 STEP_TABLE = "django_safe_init_step"
@@ -64,6 +64,11 @@ def ensure_tables(session: Session) -> None:
         raise MissingPrivilege(
             f"The role {_role(session)} has no schema to create tables in. "
             "Create one, or set the role's search_path."
+        ) from exc
+    except psycopg.errors.ReadOnlySqlTransaction as exc:
+        raise UnsafeConnection(
+            f"The database {session.alias!r} is read-only at the moment: "
+            f"{exc.diag.message_primary}. Connect to the primary, or lift the restriction."
         ) from exc
     except psycopg.errors.InsufficientPrivilege as exc:
         raise missing_privilege(session, exc) from exc

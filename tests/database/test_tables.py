@@ -6,7 +6,7 @@ import pytest
 from django.core.management import call_command
 
 from django_safe_init import initialize
-from django_safe_init.exceptions import MissingPrivilege
+from django_safe_init.exceptions import MissingPrivilege, UnsafeConnection
 from django_safe_init.models import Run, Step
 from django_safe_init.tables import COLUMNS, RUN_TABLE, STEP_TABLE, ensure_tables
 from tests.support import wait_until
@@ -45,6 +45,14 @@ def test_a_newer_versions_column_stays(session, django_database) -> None:
     django_database.rows(f"ALTER TABLE {RUN_TABLE} ADD COLUMN phase text")
     ensure_tables(session)
     assert "phase" in columns(django_database, RUN_TABLE)
+
+
+def test_a_read_only_database(session) -> None:
+    """A database that takes no writes is refused in one sentence."""
+    session.rows("SET default_transaction_read_only = on")
+    with pytest.raises(UnsafeConnection, match="is read-only at the moment") as caught:
+        ensure_tables(session)
+    assert caught.value.exit_code == 2
 
 
 def test_two_projects_at_once(open_session, observer, in_background, django_database):
