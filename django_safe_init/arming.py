@@ -13,7 +13,8 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
-from django_safe_init.connections import make_wrapper, protect
+from django_safe_init.conf import get_settings
+from django_safe_init.connections import make_patient, make_wrapper, protect
 from django_safe_init.exceptions import ConfigurationError, LockLost, UnsafeConnection
 from django_safe_init.locks.postgresql import LeaderLock, holders_sql
 
@@ -75,7 +76,7 @@ class ArmedConnections:
             # made by the handler, from settings that may name a pool or a pooler.
             connections.create_connection = _create_connection  # type: ignore[method-assign]
         connection_created.connect(self._arm)
-        self._wrapper = make_wrapper(self.alias, self.direct)
+        self._wrapper = self.new_wrapper()
         connections[self.alias] = self._wrapper
         return self._wrapper
 
@@ -92,6 +93,11 @@ class ArmedConnections:
             del connections[self.alias]
         else:
             connections[self.alias] = self._previous
+
+    def new_wrapper(self) -> BaseDatabaseWrapper:
+        """An unpooled wrapper of the alias, by the direct settings."""
+        wrapper = make_wrapper(self.alias, self.direct)
+        return make_patient(wrapper, get_settings().wait_timeout)
 
     def _is_gone(self) -> bool:
         return self.broken or (self._raw is not None and self._raw.closed)
@@ -172,7 +178,7 @@ class ArmedConnections:
 def _create_connection(alias: str) -> BaseDatabaseWrapper:
     armed = _registry.get(alias)
     if armed is not None and armed.covers(threading.current_thread()):
-        return make_wrapper(alias, armed.direct)
+        return armed.new_wrapper()
     wrapper: BaseDatabaseWrapper = type(connections).create_connection(
         connections, alias
     )

@@ -286,6 +286,27 @@ def _set_config(raw: psycopg.Connection[Any], items: Iterable[tuple[str, str]]) 
     psycopg.ClientCursor(raw).execute(sql.SQL("SELECT ") + calls)
 
 
+def make_patient(wrapper: BaseDatabaseWrapper, seconds: float) -> BaseDatabaseWrapper:
+    """The wrapper, which from now on waits for a connection while the server is full.
+
+    A leader that got no connection for its work would fail the whole fleet.
+    """
+    connect_once = wrapper.get_new_connection
+
+    def get_new_connection(params: dict[str, Any]) -> Any:
+        patience = Deadline(seconds)
+        while True:
+            try:
+                return connect_once(params)
+            except psycopg.OperationalError as exc:
+                if patience.passed() or not is_busy(exc):
+                    raise
+                time.sleep(random.uniform(0.05, 0.5))
+
+    wrapper.get_new_connection = get_new_connection  # type: ignore[method-assign, assignment]
+    return wrapper
+
+
 class Deadline:
     """How long all of it may take; `None` seconds for no limit."""
 

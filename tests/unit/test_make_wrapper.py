@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import psycopg
 import pytest
 from django.db import connections
 
@@ -11,6 +12,7 @@ from django_safe_init.connections import (
     KEEPALIVES,
     check_alias,
     is_postgresql,
+    make_patient,
     make_wrapper,
     require_postgresql,
 )
@@ -86,3 +88,33 @@ def test_only_postgresql_has_a_lock() -> None:
         require_postgresql("lite")
     assert "The database 'lite' is SQLite" in str(caught.value)
     assert '"LOCK": "none"' in str(caught.value)
+
+
+class FullServer:
+    """A wrapper whose server refuses the first connections, each with the next text."""
+
+    def __init__(self, *refusals: str) -> None:
+        self.refusals = list(refusals)
+
+    def get_new_connection(self, params: dict[str, object]) -> dict[str, object]:
+        if self.refusals:
+            raise psycopg.OperationalError(self.refusals.pop(0))
+        return params
+
+
+def test_a_full_server_is_waited_for() -> None:
+    """A run's connection is had as soon as the server has one."""
+    full = "FATAL: sorry, too many clients already"
+    wrapper = make_patient(FullServer(full, full), 60)
+    assert wrapper.get_new_connection({"dbname": "shop"}) == {"dbname": "shop"}
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("connection refused", 60), ("sorry, too many clients already", 0)],
+)
+def test_other_refusals_are_not(text, seconds) -> None:
+    """Another error, or a server that stays full, is the caller's."""
+    wrapper = make_patient(FullServer(text), seconds)
+    with pytest.raises(psycopg.OperationalError, match=text):
+        wrapper.get_new_connection({})
