@@ -65,7 +65,7 @@ class Leader:
         try:
             self._run()
         except BaseException as exc:
-            with suppress(LockLost):  # nothing new to whoever handles the reason
+            with suppress(SafeInitError):  # nothing new to whoever handles the reason
                 self.lock.release()
             if self._is_lost(exc) and not isinstance(exc, SafeInitError):
                 raise LockLost(
@@ -105,9 +105,6 @@ class Leader:
         for index in invalid_indexes(self.lock.session):
             logger.warning(
                 "The index %s is invalid. Repair it: %s", index, repair(index)
-            )
-            self.work.report(
-                f"The index {index} is invalid. Repair it: {repair(index)}"
             )
         missing = self.reader.read_carefully().missing
         if missing and self.work.promises_ready:
@@ -150,8 +147,8 @@ class Leader:
             return self.recorder.finish_run(
                 self._outcome(exc), State.ERROR, self.reason(exc)
             )
-        except LockLost:
-            logger.info("The next leader closes run %s.", self.recorder.run)
+        except SafeInitError as error:
+            logger.info("Run %s is left open: %s", self.recorder.run, error)
             return None
 
     def reason(self, exc: BaseException) -> str:
