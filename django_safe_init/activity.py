@@ -71,7 +71,8 @@ def leader_activity(session: Session, lock_key: str | None) -> Activity:
             query=query,
             seconds=float(seconds),
             pid=pid,
-            progressing=not waiting,
+            # A moment passes between the lock that is missing and the wait that is shown.
+            progressing=not (waiting or blocking),
             blockers=_blockers(session, blocking),
         )
     return Activity(None, 0.0, None, False, ())
