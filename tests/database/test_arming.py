@@ -279,4 +279,4 @@ def test_nobody_waits_for_the_work_key(armed, observer) -> None:
     """A stranger's exclusive hold of the work key does not stop a connection from opening."""
     observer.execute("SELECT pg_advisory_lock(%s)", [work_key()])
     with armed:
-        my_pid()
+        assert my_pid() != observer.info.backend_pid

@@ -53,6 +53,12 @@ def try_to_connect(deadline: float | None = None, **changes):
     return connect(wrapper, settings, Deadline(deadline), "safe_init test")
 
 
+def connected_role(**changes) -> str:
+    """The role of a connection, once there is one."""
+    with try_to_connect(**changes) as session:
+        return session.rows("SELECT current_user")[0][0]
+
+
 def test_nobody_listens(django_database, log_in_as, short_pauses) -> None:
     """A server that does not answer is tried as often as CONNECT_ATTEMPTS says."""
     log_in_as(PORT="1")
@@ -205,10 +211,10 @@ def test_room_again(
 ) -> None:
     """As soon as there is room, the session is there."""
     log_in_at(log_in_as, full_server)
-    waiting = in_background(lambda: try_to_connect().close())
+    waiting = in_background(lambda: connected_role())
     wait_until(lambda: short_pauses)
     sessions.close()
-    waiting.result()
+    assert waiting.result() == "postgres"
 
 
 def test_a_server_that_starts(
@@ -227,10 +233,10 @@ def test_a_server_that_starts(
     try:
         starting = in_background(spare_server.start)
         wait_until(lambda: "starting up" in _answer(spare_server))
-        waiting = in_background(lambda: try_to_connect(connect_attempts=1).close())
+        waiting = in_background(lambda: connected_role(connect_attempts=1))
         wait_until(lambda: short_pauses)
         gate.touch()
-        waiting.result()
+        assert waiting.result() == "postgres"
         starting.result()
     finally:
         gate.touch()

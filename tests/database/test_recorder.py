@@ -269,6 +269,9 @@ def test_heartbeat(recorder, django_database) -> None:
     first = django_database.newest_run()["heartbeat_at"]
     with Heartbeat(recorder, 0.01):
         wait_until(lambda: django_database.newest_run()["heartbeat_at"] > first)
+    last = django_database.newest_run()
+    assert last["heartbeat_at"] > first
+    assert last["outcome"] is None
 
 
 def test_a_heartbeat_ends_with_its_session(recorder, django_database) -> None:
@@ -278,6 +281,8 @@ def test_a_heartbeat_ends_with_its_session(recorder, django_database) -> None:
     with heartbeat:
         recorder.session.close()
         wait_until(lambda: not heartbeat._thread.is_alive())
+    with pytest.raises(LockLost):
+        recorder.heartbeat()
 
 
 def test_a_table_that_cannot_be_written(recorder, django_database) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from types import SimpleNamespace
 
 import pytest
@@ -47,25 +46,6 @@ def test_require_command() -> None:
         require_command(["no-such-program"])
 
 
-def _kill_twice(number: int) -> None:
-    try:
-        os.kill(os.getpid(), number)
-    finally:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_interruptible(number) -> None:
-    """A signal becomes `Interrupted`, with the exit code of a shell; later ones are ignored."""
-    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
-    with pytest.raises(Interrupted) as caught, interruptible():
-        _kill_twice(number)
-    assert caught.value.exit_code == 128 + number
-    assert str(caught.value) == f"ended by {signal.Signals(number).name}"
-    after = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
-    assert after == before
-
-
 def test_a_swallowed_signal(monkeypatch) -> None:
     """Once the time for cleaning up is over, another signal ends the process after all."""
     now = [100.0]
@@ -79,20 +59,6 @@ def test_a_swallowed_signal(monkeypatch) -> None:
         now[0] += 0.1
         with pytest.raises(Interrupted):
             os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_interruptible_in_a_thread() -> None:
-    """In a thread, where Python allows no handlers, it does nothing."""
-    found = []
-
-    def enter() -> None:
-        with interruptible():
-            found.append(signal.getsignal(signal.SIGTERM))
-
-    thread = threading.Thread(target=enter)
-    thread.start()
-    thread.join()
-    assert found == [signal.getsignal(signal.SIGTERM)]
 
 
 def test_command_errors() -> None:

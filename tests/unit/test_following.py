@@ -273,6 +273,9 @@ def test_a_step_is_progress(observed, change) -> None:
     observed.see(59, **change)
     observed.see(59, **change)
     observed.progress.check(Deadline(None))
+    observed.see(2, **change)
+    with pytest.raises(WaitTimeout):
+        observed.progress.check(Deadline(None))
 
 
 def test_a_running_statement_is_progress(observed) -> None:
@@ -281,6 +284,10 @@ def test_a_running_statement_is_progress(observed) -> None:
     observed.see(0)
     for _ in range(10):
         observed.see(59)
+        observed.progress.check(Deadline(None))
+    observed.activity = Activity(None, 0.0, None, False, ())
+    observed.see(61)
+    with pytest.raises(WaitTimeout):
         observed.progress.check(Deadline(None))
 
 
