@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from django_safe_init.connections import Session
 from django_safe_init.locks import leader_key, work_key
-from django_safe_init.locks.postgresql import holders_sql
+from django_safe_init.locks.held import holders_sql
 
 _BACKENDS = f"""
     SELECT pid, usename, state, wait_event_type = 'Lock', pg_blocking_pids(pid),

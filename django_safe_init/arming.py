@@ -14,29 +14,18 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
 from django_safe_init.conf import get_settings
-from django_safe_init.connections import make_patient, make_wrapper, protect
-from django_safe_init.exceptions import ConfigurationError, LockLost, UnsafeConnection
-from django_safe_init.locks.postgresql import LeaderLock, holders_sql
+from django_safe_init.connections import (
+    make_patient,
+    make_wrapper,
+    present_wrapper,
+    protect,
+)
+from django_safe_init.exceptions import LockLost, UnsafeConnection
+from django_safe_init.locks.held import holders_sql
+from django_safe_init.locks.postgresql import LeaderLock, Proof
 
 _registry: dict[str, ArmedConnections] = {}
 _registry_lock = threading.Lock()
-
-
-def _present(alias: str) -> BaseDatabaseWrapper | None:
-    """This thread's wrapper of the alias, if it has one."""
-    present = connections._connections  # type: ignore[attr-defined]  # no public way to look
-    wrapper: BaseDatabaseWrapper | None = getattr(present, alias, None)
-    return wrapper
-
-
-def require_no_transaction(alias: str) -> None:
-    """Raise `ConfigurationError` inside `transaction.atomic()`: the run would not see its work."""
-    wrapper = _present(alias)
-    if wrapper is not None and wrapper.in_atomic_block:
-        raise ConfigurationError(
-            f"The database {alias!r} cannot be initialized inside transaction.atomic(): "
-            "the work happens on a connection of its own. Call it outside."
-        )
 
 
 class ArmedConnections:
@@ -62,6 +51,7 @@ class ArmedConnections:
         self.broken = False
         self._thread = threading.current_thread()
         self._raw: psycopg.Connection[Any] | None = None
+        self._raw_pid = 0
         self._strangers = weakref.WeakSet(
             thread
             for thread in threading.enumerate()
@@ -69,7 +59,7 @@ class ArmedConnections:
         )
 
     def __enter__(self) -> BaseDatabaseWrapper:
-        self._previous = _present(self.alias)
+        self._previous = present_wrapper(self.alias)
         with _registry_lock:
             _registry[self.alias] = self
             # The only way to the connections of threads that a migration starts: those are
@@ -102,23 +92,16 @@ class ArmedConnections:
     def _is_gone(self) -> bool:
         return self.broken or (self._raw is not None and self._raw.closed)
 
-    def verify(self) -> None:
+    def verify(self, proof: Proof | None = None) -> None:
         """Raise `LockLost` unless this process leads; mark the connection again if need be.
 
-        A migration may have run `DISCARD ALL` or `pg_advisory_unlock_all()`.
+        A migration may have run `DISCARD ALL` or `pg_advisory_unlock_all()`. `proof` is what
+        the leader session has seen since the last migration; None to look now.
         """
-        self.lock.verify()
+        proof = self.lock.verify(proof)
         raw = self._wrapper.connection
-        if raw is not None and not self._is_marked(raw):
+        if raw is not None and self._raw_pid not in proof.marked:
             self._mark(raw)
-
-    def _is_marked(self, raw: psycopg.Connection[Any]) -> bool:
-        cursor = psycopg.ClientCursor(raw).execute(
-            f"SELECT pg_backend_pid() IN ({holders_sql('key')})",
-            {"key": self.lock.work_key},
-        )
-        [(marked,)] = cursor.fetchall()
-        return bool(marked)
 
     def _mark(self, raw: psycopg.Connection[Any]) -> None:
         """First the mark, then the look whether this process still leads: see above."""
@@ -142,17 +125,19 @@ class ArmedConnections:
             self.broken = self._is_gone()
             self._raw = raw
         try:
-            self._require_own_server_session(raw)
+            pid = self._own_server_session(raw)
             self._mark(raw)
             if not raw.autocommit:
                 raw.commit()
+            if thread is self._thread:
+                self._raw_pid = pid
         except BaseException:
             # Django leaves a connection whose receiver raised open and usable.
             raw.close()
             connection.connection = None
             raise
 
-    def _require_own_server_session(self, raw: psycopg.Connection[Any]) -> None:
+    def _own_server_session(self, raw: psycopg.Connection[Any]) -> int:
         [(pid,)] = (
             psycopg.ClientCursor(raw).execute("SELECT pg_backend_pid()").fetchall()
         )
@@ -161,6 +146,7 @@ class ArmedConnections:
                 f"A connection to {self.alias!r} goes through a connection pooler. "
                 'Name the server itself in SAFE_INIT["DIRECT"].'
             )
+        return int(pid)
 
     def _verify_from(self, raw: psycopg.Connection[Any]) -> None:
         if os.getpid() == self._process:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.machinery import all_suffixes
 from importlib.util import find_spec
 
 import django
@@ -14,6 +16,9 @@ from django.conf import settings
 
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.version import __version__
+
+#: What the name of a file ends with that can be imported as a module.
+_SUFFIXES = tuple(sorted(all_suffixes(), key=len, reverse=True))
 
 
 @dataclass(frozen=True)
@@ -54,12 +59,53 @@ def _fingerprint(migrations: frozenset[str], configs: list[AppConfig]) -> str:
 
 def _migration_names(config: AppConfig) -> Iterator[str]:
     """The rule of Django's `MigrationLoader.load_disk`, without importing the modules."""
-    for module in pkgutil.iter_modules(_migrations_path(config)):
-        if not module.ispkg and module.name[0] not in "_~":
-            yield f"{config.label}.{module.name}"
+    for path in _migrations_path(config):
+        for name in _plain_modules(path):
+            if name[0] not in "_~":
+                yield f"{config.label}.{name}"
+
+
+def _plain_modules(path: str) -> set[str]:
+    """The modules in a folder that are no packages, as `pkgutil.iter_modules` finds them.
+
+    Several times faster: a start with nothing to do spends most of its time here.
+    """
+    if not os.path.isdir(path):  # for example in a zip archive
+        found = pkgutil.iter_modules([path])
+        return {module.name for module in found if not module.ispkg}
+    names, folders = set(), set()
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name.endswith(_SUFFIXES):
+                names.add(_stem(entry.name))
+            elif entry.is_dir():
+                folders.add(entry.name)
+    packages = {
+        name
+        for name in names & folders
+        if "__init__" in _plain_modules(os.path.join(path, name))
+    }
+    return {name for name in names - packages if "." not in name}
+
+
+def _stem(name: str) -> str:
+    return next(name[: -len(end)] for end in _SUFFIXES if name.endswith(end))
 
 
 def _migrations_path(config: AppConfig) -> list[str]:
+    return _usual_path(config) or _found_path(config)
+
+
+def _usual_path(config: AppConfig) -> list[str]:
+    """Where nearly every app has its migrations, without asking the import system."""
+    roots = list(getattr(config.module, "__path__", ()))
+    if config.label in settings.MIGRATION_MODULES or len(roots) != 1:
+        return []
+    path = os.path.join(roots[0], "migrations")
+    return [path] if os.path.isfile(os.path.join(path, "__init__.py")) else []
+
+
+def _found_path(config: AppConfig) -> list[str]:
     explicit = config.label in settings.MIGRATION_MODULES
     name = (
         settings.MIGRATION_MODULES[config.label]

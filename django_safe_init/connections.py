@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import random
+import select
 import threading
 import time
 import weakref
@@ -124,6 +125,23 @@ def require_postgresql(alias: str) -> None:
         )
 
 
+def present_wrapper(alias: str) -> BaseDatabaseWrapper | None:
+    """This thread's wrapper of the alias, if it has one."""
+    present = connections._connections  # type: ignore[attr-defined]  # no public way to look
+    wrapper: BaseDatabaseWrapper | None = getattr(present, alias, None)
+    return wrapper
+
+
+def require_no_transaction(alias: str) -> None:
+    """Raise `ConfigurationError` inside `transaction.atomic()`: the run would not see its work."""
+    wrapper = present_wrapper(alias)
+    if wrapper is not None and wrapper.in_atomic_block:
+        raise ConfigurationError(
+            f"The database {alias!r} cannot be initialized inside transaction.atomic(): "
+            "the work happens on a connection of its own. Call it outside."
+        )
+
+
 def make_wrapper(
     alias: str, direct: Mapping[str, Any] | None = None
 ) -> BaseDatabaseWrapper:
@@ -139,6 +157,25 @@ def make_wrapper(
         values, alias
     )
     return wrapper
+
+
+class Sent:
+    """Statements that were sent; the next use of their session waits for them."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.error: psycopg.Error | None = None
+        self.result: psycopg.pq.abc.PGresult | None = None
+
+    def rows(self) -> list[Any]:
+        """Wait, and return the rows of the last statement or raise the error that was met."""
+        self._session.settle()
+        if self.error is not None:
+            raise self.error
+        transformer = psycopg.adapt.Transformer(self._session.raw)
+        transformer.set_pgresult(self.result)
+        assert self.result is not None
+        return transformer.load_rows(0, self.result.ntuples, tuple)
 
 
 class Session:
@@ -165,6 +202,8 @@ class Session:
         self.role: str | None = wrapper.settings_dict["OPTIONS"].get("assume_role")
         self.raw = psycopg.connect(**params, cursor_factory=psycopg.ClientCursor)
         self._protected = False
+        self._sent: Sent | None = None
+        self._prepared: set[str] = set()
         self._lock = threading.RLock()
         self._require_role()
         _sessions.add(self)
@@ -188,10 +227,58 @@ class Session:
     ) -> list[Any]:
         """The rows of the statement (of the last one, if there are several)."""
         with self._lock:
+            self.settle()
             cursor = self.raw.execute(statement, params)
             while cursor.nextset():
                 pass
             return cursor.fetchall() if cursor.description else []
+
+    def send(self, statement: str, params: Mapping[str, Any] | None = None) -> Sent:
+        """Send statements without waiting: the server does them even if this process dies now."""
+        with self._lock:
+            self.settle()
+            text = psycopg.ClientCursor(self.raw).mogrify(statement, params)
+            sent = Sent(self)
+            try:
+                self.raw.pgconn.send_query(text.encode(self.raw.info.encoding))
+                self._sent = sent
+                self._flush()
+            except psycopg.Error as exc:
+                sent.error = exc
+            return sent
+
+    def settle(self) -> None:
+        """Wait for what was sent, and note what became of it."""
+        with self._lock:
+            while self._sent is not None:
+                try:
+                    self._note(self._sent)
+                except psycopg.Error as exc:
+                    self._sent.error, self._sent = exc, None
+
+    def _note(self, sent: Sent) -> None:
+        pgconn = self.raw.pgconn
+        while pgconn.is_busy():
+            self._wait_for_socket(select.POLLIN)
+            pgconn.consume_input()
+        result = pgconn.get_result()
+        if result is None:
+            self._sent = None
+        elif result.status == psycopg.pq.ExecStatus.FATAL_ERROR:
+            sent.error = psycopg.errors.error_from_result(
+                result, self.raw.info.encoding
+            )
+        else:
+            sent.result = result
+
+    def _flush(self) -> None:
+        while self.raw.pgconn.flush():
+            self._wait_for_socket(select.POLLOUT)
+
+    def _wait_for_socket(self, event: int) -> None:
+        poll = select.poll()
+        poll.register(self.raw.fileno(), event)
+        poll.poll()
 
     def read(
         self, statement: str, params: Mapping[str, Any] | None = None
@@ -202,6 +289,15 @@ class Session:
         """
         role = f"SET LOCAL ROLE {_quoted(self.role)}; " if self.role else ""
         return self.rows(_READ_LIMITS + role + statement, params)
+
+    def prepare(self, statements: Mapping[str, str]) -> None:
+        """Let the session `EXECUTE` the statements, which have parameters $1, $2...
+
+        The server plans them once, unless they were prepared on this session already.
+        """
+        for name in statements.keys() - self._prepared:
+            self.rows(f"PREPARE {name} AS {statements[name]}")
+            self._prepared.add(name)
 
     def protect(self) -> None:
         """Arm the session against dead clients and against the role's time-outs, once."""

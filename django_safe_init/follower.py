@@ -9,36 +9,21 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any
 
 import psycopg
 
 from django_safe_init.activity import Activity, leader_activity
 from django_safe_init.build import Build
 from django_safe_init.conf import Settings
-from django_safe_init.connections import (
-    Deadline,
-    Session,
-    connect,
-    make_wrapper,
-    one_line,
-)
+from django_safe_init.connections import Deadline, Session, one_line
 from django_safe_init.exceptions import LeaderFailed, WaitTimeout
-from django_safe_init.locks import channel
-from django_safe_init.status import Glance, Reader, Reading, RunRow
+from django_safe_init.reading import Glance, Reader, Reading, RunRow
+from django_safe_init.watch import Watch
 
 logger = logging.getLogger("django_safe_init")
 
-#: Half of the server's slots is what all followers together may keep.
-_ROOM = """
-    SELECT (SELECT sum(numbackends) FROM pg_stat_database) * 2
-           <= current_setting('max_connections')::int, pg_backend_pid()
-"""
-#: For how long an answer to that holds.
-_SECONDS_OF_ROOM = 10.0
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_BETWEEN_DIAGNOSES = 5.0
 _SECONDS_BETWEEN_REMINDERS = 30.0
@@ -51,101 +36,6 @@ class Verdict(Enum):
     READY = auto()
     #: Try to take the lock: nobody leads, or whoever led has left work to do.
     TRY = auto()
-
-
-class Watch:
-    """A follower's eyes.
-
-    On the server itself, a session is kept, and listens, only while the server has room;
-    otherwise each look is a short connection. A client's connection to a pooler is cheap: it
-    is kept, and looks.
-    """
-
-    def __init__(
-        self,
-        alias: str,
-        build: Build,
-        settings: Settings,
-        deadline: Deadline,
-        report: Callable[[str], None] = logger.info,
-    ) -> None:
-        self.alias = alias
-        self.settings = settings
-        self.deadline = deadline
-        self.report = report
-        self.session: Session | None = None
-        self._build = build
-        self._is_direct = False
-        self._reader: Reader | None = None
-        self._pooled = False
-        self._listening = False
-        self._room_seen = 0.0
-
-    def reader(self) -> Reader:
-        """A reader on the session there is, or on a new one, which may go through a pooler."""
-        if self._is_direct and self.settings.direct.get(self.alias):
-            self.close()  # the way past the pooler is for whoever leads
-        if self.session is None:
-            self._open(None)
-        return self._current_reader()
-
-    def direct_reader(self) -> Reader:
-        """A reader on a session that goes straight to the server and may hold a lock."""
-        if self.session is None or not self._is_direct:
-            self.close()
-            self._open(self.settings.direct.get(self.alias))
-            self._is_direct = True
-        return self._current_reader()
-
-    def _open(self, direct: Mapping[str, Any] | None) -> None:
-        wrapper = make_wrapper(self.alias, direct)
-        self.session = connect(
-            wrapper, self.settings, self.deadline, "safe_init waiting", self.report
-        )
-
-    def _current_reader(self) -> Reader:
-        assert self.session is not None
-        if self._reader is None:
-            self._reader = Reader(self.session, self._build, self.settings.lock_key)
-        self._reader.session = self.session
-        return self._reader
-
-    def pause(self) -> None:
-        """Until the leader says that it has ended, or until it is time to look again."""
-        if self.session is not None and self._may_keep(self.session):
-            seconds = self.deadline.clip(random.uniform(0.5, 1.0))
-            if self._listening:
-                list(self.session.raw.notifies(timeout=seconds, stop_after=1))
-            else:
-                time.sleep(seconds)
-            return
-        self.close()
-        # Most look rarely, since each look costs the server a connection; a few look often,
-        # so that a dead leader is seen.
-        slow = random.random() < 0.875
-        time.sleep(self.deadline.clip(random.uniform(2.0, 3.0) if slow else 0.75))
-
-    def _may_keep(self, session: Session) -> bool:
-        if self._pooled or time.monotonic() - self._room_seen < _SECONDS_OF_ROOM:
-            return True
-        [(room, pid)] = session.read(_ROOM)
-        self._pooled = pid != session.handshake_pid
-        if not room and not self._pooled:
-            return False
-        self._room_seen = time.monotonic()
-        if not self._listening and not self._pooled:
-            session.protect()
-            session.rows(f"LISTEN {channel(self.settings.lock_key)}")
-            self._listening = True
-        return True
-
-    def close(self) -> None:
-        """Give the connection back."""
-        if self.session is not None:
-            self.session.close()
-        self.session = None
-        self._room_seen = 0.0
-        self._listening = self._is_direct = self._pooled = False
 
 
 class Follower:
@@ -196,17 +86,27 @@ class Follower:
         try:
             glance = reader.glance()
             if not (self.leads and glance.at_work_for(self.build)):
-                verdict = self.judge(reader.read_carefully())
+                verdict = self.judge(self._read(reader, glance))
                 if verdict is not None:
                     return verdict
         except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
             # A migration has locked our tables. Who leads can be seen nevertheless.
-            glance = replace(self._progress.glance, leader_pid=reader.leader_pid())
+            glance = self._progress.glance._replace(leader_pid=reader.leader_pid())
             if self.leads and glance.leader_pid is None:
                 return Verdict.TRY
         self._progress.note(glance, reader.session)
         self._progress.check(self.watch.deadline)
         return None
+
+    def _read(self, reader: Reader, glance: Glance) -> Reading:
+        """All there is to know; no query if the leader of this very build has just told it.
+
+        At that moment every follower asks, and the last one is to be served soon.
+        """
+        run = glance.latest
+        if run is not None and run.build == self.build and self._ended_ready(run):
+            return Reading((), run, run, True, False, glance.leader_pid)
+        return reader.read()
 
     def judge(self, reading: Reading) -> Verdict | None:
         """What a reading means for this process; None to go on waiting."""

@@ -21,14 +21,14 @@ from django_safe_init.exceptions import (
     ValidationFailed,
 )
 from django_safe_init.locks.postgresql import LeaderLock
-from django_safe_init.recorder import STRIKES, Heartbeat, Lost, Recorder
+from django_safe_init.reading import Reader
+from django_safe_init.recorder import STRIKES, Heartbeat, Recorder
 from django_safe_init.states import State, StateMachine
-from django_safe_init.status import Reader
 from django_safe_init.tables import ensure_tables
 from django_safe_init.tracking import Tracker
 from django_safe_init.unfinished import Unfinished
 from django_safe_init.validation import invalid_indexes, repair
-from django_safe_init.work import Work, leading_with
+from django_safe_init.work import Lost, Work, leading_with
 
 logger = logging.getLogger("django_safe_init")
 
@@ -106,7 +106,7 @@ class Leader:
             logger.warning(
                 "The index %s is invalid. Repair it: %s", index, repair(index)
             )
-        missing = self.reader.read_carefully().missing
+        missing = self.reader.read().missing
         if missing and self.work.promises_ready:
             raise ValidationFailed(
                 f"Not applied after `migrate`: {', '.join(missing)}."

@@ -20,11 +20,13 @@ from typing import Any, TypeVar
 import psycopg
 
 from django_safe_init.build import Build
-from django_safe_init.connections import Session, printable, session_error
+from django_safe_init.connections import Sent, Session, printable, session_error
 from django_safe_init.exceptions import SafeInitError
+from django_safe_init.locks.postgresql import Proof, proof_params, proof_sql
 from django_safe_init.states import State
 from django_safe_init.tables import missing_privilege
 from django_safe_init.version import __version__
+from django_safe_init.work import Lost
 
 logger = logging.getLogger("django_safe_init")
 T = TypeVar("T")
@@ -90,30 +92,47 @@ _CLOSE_RUN = f"""
     FROM strikes WHERE id = %(run)s RETURNING outcome
 """
 
-_UPDATE_RUN = """
-    UPDATE django_safe_init_run
-    SET state = %(state)s, done = %(done)s, total = %(total)s, progress = %(progress)s,
-        message = %(message)s, heartbeat_at = clock_timestamp()
-    WHERE id = %(run)s;
-    SELECT set_config('application_name', %(application_name)s, false)
-"""
+#: What every migration writes, prepared: after each, the server has forgotten what it knew of
+#: its catalogue, and planning would cost more than writing.
+_PREPARED = {
+    "safe_init_start_step": """
+        INSERT INTO django_safe_init_step
+          (run_id, position, kind, name, backwards, atomic, started_at, detail)
+        VALUES ($1, $2, 'migration', $3, $4, $5,
+                clock_timestamp() - make_interval(secs => $6), $7)
+    """,
+    "safe_init_finish_step": """
+        UPDATE django_safe_init_step
+        SET outcome = $3, finished_at =
+              greatest(started_at, clock_timestamp() - make_interval(secs => $4))
+        WHERE run_id = $1 AND position = $2
+    """,
+    "safe_init_update_run": """
+        UPDATE django_safe_init_run
+        SET state = $2, done = $3, total = $4, progress = $5, message = $6,
+            heartbeat_at = clock_timestamp()
+        WHERE id = $1
+    """,
+    "safe_init_prove": f"""
+        SELECT set_config('application_name', $1, false), {proof_sql("$2", "$3")}
+    """,
+}
 
-_INSERT_STEP = """
-    INSERT INTO django_safe_init_step
-      (run_id, position, kind, name, backwards, atomic, started_at, detail)
-    VALUES (%(run)s, %(position{i})s, 'migration', %(name{i})s, %(backwards{i})s,
-            %(atomic{i})s, clock_timestamp() - make_interval(secs => %(age{i})s),
-            %(detail{i})s::jsonb);
+_START_STEP = """
+    EXECUTE safe_init_start_step(%(run)s, %(position{i})s, %(name{i})s, %(backwards{i})s,
+                                 %(atomic{i})s, %(started{i})s, %(detail{i})s);
 """
-
 _FINISH_STEP = """
-    UPDATE django_safe_init_step
-    SET finished_at = clock_timestamp(), outcome = %(outcome{i})s
-    WHERE run_id = %(run)s AND position = %(position{i})s;
+    EXECUTE safe_init_finish_step(%(run)s, %(position{i})s, %(outcome{i})s, %(finished{i})s);
+"""
+_UPDATE_RUN = """
+    EXECUTE safe_init_update_run(%(run)s, %(state)s, %(done)s, %(total)s, %(progress)s,
+                                 %(message)s);
+    EXECUTE safe_init_prove(%(application_name)s, %(leader_key)s, %(work_key)s);
 """
 
 
-@dataclass
+@dataclass(eq=False)
 class _Step:
     """A step that is not yet in the table as it should be."""
 
@@ -124,11 +143,12 @@ class _Step:
     detail: Any = None
     outcome: str | None = None
     started: float = field(default_factory=time.monotonic)
+    finished: float = 0.0
     inserted: bool = False
 
     def sql(self, i: int) -> str:
-        insert = "" if self.inserted else _INSERT_STEP
-        return (insert + (_FINISH_STEP if self.outcome else "")).replace("{i}", str(i))
+        start = "" if self.inserted else _START_STEP
+        return (start + (_FINISH_STEP if self.outcome else "")).replace("{i}", str(i))
 
     def params(self, i: int) -> dict[str, Any]:
         return {
@@ -136,18 +156,11 @@ class _Step:
             f"name{i}": self.name,
             f"backwards{i}": self.backwards,
             f"atomic{i}": self.atomic,
-            f"age{i}": time.monotonic() - self.started,
+            f"started{i}": time.monotonic() - self.started,
+            f"finished{i}": time.monotonic() - self.finished,
             f"detail{i}": None if self.detail is None else json.dumps(self.detail),
             f"outcome{i}": self.outcome,
         }
-
-
-@dataclass
-class Lost:
-    """The runs that this process has led and lost, and why it lost the last one."""
-
-    runs: list[int] = field(default_factory=list)
-    reason: str = ""
 
 
 class Recorder:
@@ -173,7 +186,12 @@ class Recorder:
             "strikes": STRIKES,
             "lost": [],
         }
+        self._proof_params = proof_params(lock_key)
+        self._proof: Proof | None = None
         self._dirty: list[_Step] = []
+        #: What was sent and not waited for, and the steps in it with what was there before.
+        self._sent: Sent | None = None
+        self._unsure: list[tuple[_Step, bool]] = []
         self._guard = threading.RLock()
 
     def open_run(self, command: str, lost: Lost | None = None) -> str | None:
@@ -201,6 +219,7 @@ class Recorder:
         if run is None:
             return self._fail_for_good(dying)
         self.run = run
+        self._insist(lambda: self.session.prepare(_PREPARED))
         return None
 
     def _fail_for_good(self, run: int) -> str:
@@ -224,23 +243,42 @@ class Recorder:
     def start_step(
         self, name: str, *, backwards: bool, atomic: bool, detail: Any = None
     ) -> None:
-        """Mark a step as started; the mark of a non-atomic one is on disk on return."""
+        """Mark a step as started; the mark of a non-atomic one is on disk on return.
+
+        That of an atomic one is on its way to the server: it arrives even if this process dies.
+        """
         with self._guard:
             self.message = name
+            self._proof = None
             self._dirty.append(_Step(self.done + 1, name, backwards, atomic, detail))
             if atomic:
-                self._try_to_write()
+                self._send()
             else:
                 self._insist(lambda: self._write("SET LOCAL synchronous_commit = on; "))
 
+    def proof(self) -> Proof | None:
+        """What the leader session saw of the keys when it wrote the start of the step.
+
+        None if that write was dropped.
+        """
+        with self._guard:
+            self._checked_confirm()
+            return self._proof
+
     def finish_step(self, outcome: str) -> None:
-        """Mark the running step as finished."""
+        """Mark the running step as finished.
+
+        For an atomic step that is written with what comes next: the start of another step,
+        the end of the run, or the heartbeat.
+        """
         with self._guard:
             if not self._dirty:
                 self._dirty.append(self._running)
-            self._dirty[-1].outcome = outcome
+            step = self._dirty[-1]
+            step.outcome, step.finished = outcome, time.monotonic()
             self.done += outcome != "failed"
-            self._try_to_write()
+            if not step.atomic:
+                self._try_to_write()
 
     def finish_run(self, outcome: str, state: State, error: str | None = None) -> str:
         """Close the run. Returns the outcome as it was written.
@@ -288,11 +326,22 @@ class Recorder:
 
     def _write(self, prefix: str = "") -> None:
         """All that is not in the tables yet, in one message and one transaction."""
-        params = self._present()
+        self._confirm()
+        self._take(self.session.rows(*self._message(prefix)))
+        self._written()
+
+    def _take(self, rows: list[Any]) -> None:
+        [(_, leads, marked)] = rows
+        self._proof = Proof(leads, frozenset(marked))
+
+    def _message(self, prefix: str = "") -> tuple[str, dict[str, Any]]:
+        params = {**self._present(), **self._proof_params}
         for i, step in enumerate(self._dirty):
             params.update(step.params(i))
         steps = "".join(step.sql(i) for i, step in enumerate(self._dirty))
-        self.session.rows(prefix + steps + _UPDATE_RUN, params)
+        return prefix + steps + _UPDATE_RUN, params
+
+    def _written(self) -> None:
         for step in self._dirty:
             step.inserted = True
             self._running = step
@@ -302,11 +351,37 @@ class Recorder:
         try:
             self._write()
         except psycopg.errors.LockNotAvailable:
-            logger.debug(
-                "The status tables are locked: a write of progress was dropped."
-            )
+            _log_dropped()
         except psycopg.Error as exc:
             raise session_error(exc) from exc
+
+    def _send(self) -> None:
+        """As `_try_to_write`, without waiting: what became of it shows at the next write."""
+        self._checked_confirm()
+        self._unsure = [(step, step.inserted) for step in self._dirty]
+        self._sent = self.session.send(*self._message())
+        self._written()
+
+    def _checked_confirm(self) -> None:
+        try:
+            self._confirm()
+        except psycopg.Error as exc:
+            raise session_error(exc) from exc
+
+    def _confirm(self) -> None:
+        """Learn what became of what was sent; what was dropped is to be written again."""
+        sent, self._sent = self._sent, None
+        try:
+            if sent is not None:
+                self._take(sent.rows())
+        except psycopg.errors.LockNotAvailable:
+            _log_dropped()
+            for step, inserted in self._unsure:
+                step.inserted = inserted
+            dropped = [step for step, _ in self._unsure]
+            self._dirty = dropped + [
+                step for step in self._dirty if step not in dropped
+            ]
 
     def _insist(self, write: Callable[[], T]) -> T:
         end = time.monotonic() + _PATIENCE_SECONDS
@@ -322,6 +397,10 @@ class Recorder:
                 raise missing_privilege(self.session, exc) from exc
             except psycopg.Error as exc:
                 raise session_error(exc) from exc
+
+
+def _log_dropped() -> None:
+    logger.debug("The status tables are locked: a write of progress was dropped.")
 
 
 class Heartbeat:

@@ -8,25 +8,23 @@ import os
 import random
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from django.db import OperationalError
 
-from django_safe_init.arming import require_no_transaction
 from django_safe_init.build import current_build
 from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.connections import (
     Deadline,
-    Session,
     check_alias,
     connect,
     is_busy,
     is_postgresql,
     make_wrapper,
     one_line,
+    require_no_transaction,
     require_postgresql,
 )
 from django_safe_init.exceptions import (
@@ -34,20 +32,12 @@ from django_safe_init.exceptions import (
     DatabaseUnreachable,
     InitializationFailed,
     LockLost,
-    SafeInitError,
-    WaitTimeout,
-)
-from django_safe_init.follower import Follower, Verdict, Watch
-from django_safe_init.locks.postgresql import (
-    LeaderLock,
-    require_exclusion,
-    require_own_server_session,
 )
 from django_safe_init.migrating import run_migrate
-from django_safe_init.recorder import Lost
+from django_safe_init.reading import UNREADABLE
 from django_safe_init.states import State, StateMachine
-from django_safe_init.status import Reader, Reading
-from django_safe_init.work import Work, is_under_way, leading_with
+from django_safe_init.watch import Watch
+from django_safe_init.work import Lost, Work, is_under_way, leading_with
 
 logger = logging.getLogger("django_safe_init")
 
@@ -151,8 +141,8 @@ class Initializer:
         self.run_id: int | None = None
         self.applied: tuple[str, ...] = ()
         self._started = time.monotonic()
+        self.checked = False
         self._waited: float | None = None
-        self._checked = False
         self.lost = Lost()
 
     def run(self) -> Outcome:
@@ -176,7 +166,7 @@ class Initializer:
                         f"Lost the leader lock {restarts} times, the last time: {one_line(exc)}"
                     ) from exc
                 self.lost.reason = one_line(exc)
-                self._say(f"{one_line(exc)} Starting over.")
+                self.say(f"{one_line(exc)} Starting over.")
             except BaseException:
                 self.machine.to(State.ERROR)
                 raise
@@ -233,174 +223,46 @@ class Initializer:
             error=error,
         )
 
-    def _say(self, line: str) -> None:
+    def say(self, line: str) -> None:
+        """Tell the log, and the person who waits."""
         logger.info("%s: %s", self.database, line)
         self.request.work.report(line)
 
     def _attempt(self) -> Outcome:
         self.machine.to(State.CONNECTING)
-        watch = Watch(
-            self.database, self.build, self.settings, self.deadline, self._say
-        )
+        watch = Watch(self.database, self.build, self.settings, self.deadline, self.say)
         try:
-            return (
-                self._wait_only(watch)
-                if self.mode == "external"
-                else self._compete(watch)
-            )
+            run = self._finished(watch)
+            if (
+                run is not None
+                and self.request.accepts_success
+                and not self.request.force
+            ):
+                return self.ready(run)
+            # Here, because the start of a replica with nothing to do should not pay for it.
+            from django_safe_init.election import Election
+
+            return Election(self, watch).run()
         finally:
             watch.close()
 
-    def _wait_only(self, watch: Watch) -> Outcome:
-        reading = self._first_reading(watch, watch.reader)
-        if not reading.ready:
-            self.machine.to(State.ACQUIRING_LOCK)
-            self.role = "follower"
-            follower = self._follower(watch, reading, leads=False)
-            follower.follow()
-            reading = follower.reading
-        return self._ready(reading)
-
-    def _first_reading(self, watch: Watch, reader: Callable[[], Reader]) -> Reading:
-        """The first look, which a migration that has locked our tables may delay."""
-        patience = Deadline(self.settings.wait_timeout)
-        while True:
-            try:
-                return reader().read()
-            except (
-                psycopg.errors.LockNotAvailable,
-                psycopg.errors.QueryCanceled,
-            ) as exc:
-                if self.deadline.passed() or patience.passed():
-                    raise WaitTimeout(
-                        f"The status tables stayed locked: {one_line(exc)}"
-                    ) from exc
-                self._say(
-                    "The status tables are locked at the moment, probably by a migration."
-                )
-                watch.pause()
-
-    def _compete(self, watch: Watch) -> Outcome:
-        reading = self._first_reading(watch, watch.direct_reader)
-        if (
-            reading.initialized
-            and self.request.accepts_success
-            and not self.request.force
-        ):
-            return self._ready(reading)
-        self.machine.to(State.ACQUIRING_LOCK)
-        follower = self._follower(watch, reading, leads=True)
-        while True:
-            lock = self._try_lock(watch)
-            if lock is None:
-                self.role = "follower"
-                done = follower.follow() is Verdict.READY
-            else:
-                done = self._is_done(lock, watch, follower)
-                if not done:
-                    self._check_once(lock)
-                    return self._lead(lock)
-            if done:
-                return self._ready(follower.reading)
-
-    def _follower(self, watch: Watch, reading: Reading, *, leads: bool) -> Follower:
-        return Follower(
-            watch,
-            self.build,
-            reading,
-            self._say,
-            satisfied=self._satisfied,
-            leads=leads,
-            shares_failure=self.request.work.complete,
-        )
-
-    def _satisfied(self, reading: Reading) -> bool:
-        return reading.ready and self.request.accepts_success
-
-    def _try_lock(self, watch: Watch) -> LeaderLock | None:
-        session = watch.direct_reader().session
-        found = require_own_server_session(session, declared=self.direct is not None)
-        if found.behind_pooler:
-            # Before any try: a lock that such a pooler leaked would stay with its server.
-            self._require_exclusion(session)
-        session.protect()
-        lock = LeaderLock(session, self.settings.lock_key)
-        return lock if lock.try_acquire() else None
-
-    def _is_done(self, lock: LeaderLock, watch: Watch, follower: Follower) -> bool:
-        """With the lock in hand: did somebody finish, or fail, in the meantime?
-
-        What an earlier leader left running is ended first: it may hold locks on our own tables.
-        """
+    def _finished(self, watch: Watch) -> int | None:
+        """The run that has made this build ready, as one cheap query can tell."""
+        reader = watch.reader if self.mode == "external" else watch.direct_reader
         try:
-            self._require_exclusion(lock.session)
-            lock.end_predecessors(self._say, Deadline(self.settings.wait_timeout))
-            reading = watch.direct_reader().read_carefully()
-            done = follower.judge(reading) is Verdict.READY
-        except BaseException:
-            with suppress(LockLost):
-                lock.release()
-            raise
-        if done:
-            lock.release()
-        return done
+            return reader().finished_run()
+        except UNREADABLE:
+            return None
 
-    def _require_exclusion(self, session: Session) -> None:
-        with self._connect("safe_init probe") as second:
-            require_exclusion(session, second)
-
-    def _check_once(self, lock: LeaderLock) -> None:
-        """The system checks, in the leader alone: each may need a connection of its own."""
-        if self._checked:
-            return
-        try:
-            self.request.before_leading()
-        except BaseException:
-            with suppress(LockLost):
-                lock.release()
-            raise
-        self._checked = True
-
-    def _connect(self, name: str) -> Session:
-        wrapper = make_wrapper(self.database, self.direct)
-        return connect(wrapper, self.settings, self.deadline, name, self._say)
-
-    def _lead(self, lock: LeaderLock) -> Outcome:
-        # Here, because the start of a replica that has nothing to do should not pay for it.
-        from django_safe_init.leader import Leader
-
+    def leads(self) -> None:
+        """The waiting is over: this process leads."""
         self.role = "leader"
         self._waited = time.monotonic() - self._started
-        work = self.request.work
-        leader = Leader(
-            lock,
-            self.build,
-            self.settings,
-            self.machine,
-            work,
-            self.direct,
-            self.lost,
-        )
-        try:
-            leader.lead()
-        except (SafeInitError, KeyboardInterrupt):
-            raise
-        except (Exception, SystemExit) as exc:
-            raise InitializationFailed(
-                leader.reason(exc),
-                applied=(*self.applied, *leader.applied),
-                failed_migration=leader.failed_migration,
-                run=leader.recorder.run,
-            ) from exc
-        finally:
-            self.applied += leader.applied
-            self.run_id = leader.recorder.run or self.run_id
-        return self.outcome("ready")
 
-    def _ready(self, reading: Reading) -> Outcome:
+    def ready(self, run: int | None) -> Outcome:
+        """This build is ready, by that run."""
         self.machine.to(State.READY)
-        run = reading.own or reading.latest
-        self.run_id = run.id if run is not None else None
+        self.run_id = run
         return self.outcome("ready")
 
 

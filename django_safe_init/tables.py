@@ -51,6 +51,11 @@ COLUMNS: dict[str, dict[str, str]] = {
     },
 }
 
+#: What is created with a table, besides its columns.
+INDEXES = {
+    STEP_TABLE: f"CREATE INDEX {STEP_TABLE}_run_id ON {STEP_TABLE} (run_id, position)",
+}
+
 
 def ensure_tables(session: Session) -> None:
     """Create the tables, or add the columns they lack.
@@ -105,7 +110,7 @@ def _ensure_table(session: Session, table: str) -> None:
 def _create(session: Session, table: str) -> None:
     body = ", ".join(f"{name} {kind}" for name, kind in COLUMNS[table].items())
     try:
-        session.rows(f"CREATE TABLE {table} ({body})")
+        session.rows(f"CREATE TABLE {table} ({body}); {INDEXES.get(table, '')}")
     except (psycopg.errors.DuplicateTable, psycopg.errors.UniqueViolation):
         # A project with another LOCK_KEY in this database was faster: look again.
         _ensure_table(session, table)

@@ -12,40 +12,38 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
-import psycopg
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations import Migration
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.models.signals import pre_migrate
+from psycopg.pq import TransactionStatus
 
 from django_safe_init.exceptions import InitializationFailed, LockLost
+from django_safe_init.locks.postgresql import Proof
 from django_safe_init.recorder import Recorder
 from django_safe_init.states import State
 from django_safe_init.unfinished import Unfinished, start_detail
 
 logger = logging.getLogger("django_safe_init")
 
-#: How Django finds out, when it leaves a savepoint of the transaction.
-_ENDED_BY_ITSELF = (
-    psycopg.errors.NoActiveSqlTransaction,
-    psycopg.errors.InvalidSavepointSpecification,
-)
-
 
 class Tracker:
     """One `migrate` of a leader, from plan to `post_migrate`. A context manager.
 
-    `verify` raises `LockLost` unless this process leads; it is called at every boundary.
+    `verify` raises `LockLost` unless this process leads, by the proof it is given or by one
+    that it makes; it is called at every boundary.
     `started` and `finished` are to be called where Django calls its progress callback.
     """
 
     def __init__(
         self,
         connection: BaseDatabaseWrapper,
-        verify: Callable[[], None],
+        verify: Callable[[Proof | None], object],
         recorder: Recorder,
         unfinished: Unfinished,
     ) -> None:
@@ -60,8 +58,10 @@ class Tracker:
         #: Whether that one is undone as a whole if it fails.
         self.current_is_atomic = False
         self._has_plan = False
+        self._shares = False
         self._recorded_before: frozenset[tuple[str, str]] = frozenset()
         self._transaction: transaction.Atomic | None = None
+        connection.SchemaEditorClass = self._sharing(connection.SchemaEditorClass)
 
     def __enter__(self) -> Tracker:
         recorded = MigrationRecorder(self.connection).applied_migrations()
@@ -73,12 +73,6 @@ class Tracker:
         pre_migrate.disconnect(self._planned)
         if self.current is not None:
             self._close_transaction(*exc_info)
-            if isinstance(getattr(exc_info[1], "__cause__", None), _ENDED_BY_ITSELF):
-                raise InitializationFailed(
-                    f"{self.current} ended its own transaction (COMMIT or ROLLBACK in its SQL), "
-                    "so what it did may be committed and is not recorded. "
-                    "Such a migration needs atomic = False."
-                ) from exc_info[1]
 
     def _planned(
         self,
@@ -94,11 +88,12 @@ class Tracker:
 
     def started(self, migration: Migration, *, backwards: bool, fake: bool) -> None:
         """Django is about to do the migration."""
-        self.verify()
         name = f"{migration.app_label}.{migration.name}"
         self.current = name
         atomic = migration.atomic or fake
         detail = None
+        if not atomic or name in self.unfinished.marks:
+            self.verify(None)
         if not fake:
             self.unfinished.settle(self.connection, migration, backwards)
         if not atomic:
@@ -109,6 +104,8 @@ class Tracker:
         )
         if atomic:
             self._open_transaction(migration)
+        # After both were on their way together; nothing of the migration has happened yet.
+        self.verify(self.recorder.proof())
 
     def finished(self, *, fake: bool) -> None:
         """Django has done and recorded the migration; on return it is committed."""
@@ -121,9 +118,34 @@ class Tracker:
         if self.recorder.done == self.recorder.total:
             self.recorder.update(State.MIGRATING, "post_migrate")
 
+    def _sharing(
+        self, base: type[BaseDatabaseSchemaEditor]
+    ) -> type[BaseDatabaseSchemaEditor]:
+        """A schema editor that works in the transaction of its migration, without a savepoint.
+
+        The savepoint would protect nothing: its failure undoes the whole transaction.
+        """
+        tracker = self
+
+        class SharingSchemaEditor(base):  # type: ignore[misc, valid-type]
+            atomic_migration: bool
+
+            def __enter__(self) -> Any:
+                shares, tracker._shares = tracker._shares, False
+                if not shares or not self.atomic_migration:
+                    return super().__enter__()
+                self.atomic_migration = False
+                super().__enter__()
+                self.atomic_migration, self.atomic = True, nullcontext()
+                return self
+
+        return SharingSchemaEditor
+
     def _open_transaction(self, migration: Migration) -> None:
         self._transaction = transaction.atomic(using=self.connection.alias)
         self._transaction.__enter__()
+        self._shares = True
+        self.connection.execute_wrappers.append(self._watch)
         names = {(migration.app_label, migration.name), *migration.replaces}
         if self._recorded_now(names) != names & self._recorded_before:
             raise LockLost(
@@ -132,17 +154,38 @@ class Tracker:
             )
 
     def _recorded_now(self, names: set[tuple[str, str]]) -> set[tuple[str, str]]:
+        rows = ", ".join(["(%s, %s)"] * len(names))
         with self.connection.cursor() as cursor:
             cursor.execute(
-                "SELECT app, name FROM django_migrations WHERE app || '.' || name = ANY(%s)",
-                [[f"{app}.{name}" for app, name in names]],
+                f"SELECT app, name FROM django_migrations WHERE (app, name) IN ({rows})",
+                [part for name in names for part in name],
             )
             return set(cursor.fetchall())
 
+    def _watch(self, execute: Callable[..., Any], *args: Any) -> Any:
+        """Notice a statement that ends the transaction, which Django does not."""
+        result = execute(*args)
+        raw = self.connection.connection
+        if raw is not None and raw.info.transaction_status == TransactionStatus.IDLE:
+            if args[-1]["cursor"].statusmessage == "ROLLBACK":
+                raise InitializationFailed(
+                    f"{self.current} has ROLLBACK in its SQL, so what it did before is undone "
+                    "and would be recorded as done. Such a migration needs atomic = False."
+                )
+            # It goes on as with Django: to stop here would leave it half recorded.
+            logger.warning(
+                "%s has COMMIT in its SQL. Had this process died there, what was done would be "
+                "committed and not recorded. Such a migration needs atomic = False.",
+                self.current,
+            )
+        return result
+
     def _close_transaction(self, *exc_info: Any) -> None:
         opened, self._transaction = self._transaction, None
+        self._shares = False
         if opened is None:
             return
+        self.connection.execute_wrappers.remove(self._watch)
         doomed = self.connection.needs_rollback or self.connection.closed_in_transaction
         if exc_info[0] is None and doomed:
             # Django's atomic() would roll back here without a word.

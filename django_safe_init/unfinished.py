@@ -26,12 +26,12 @@ from django_safe_init.tables import RUN_TABLE, STEP_TABLE, missing_privilege
 logger = logging.getLogger("django_safe_init")
 
 _MARKS = f"""
-    SELECT name, backwards, detail FROM (
-      SELECT DISTINCT ON (name) name, backwards, atomic, s.finished_at, detail
-      FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = s.run_id
-      WHERE kind = 'migration' AND r.lock_key = %(lock_key)s
-      ORDER BY name, s.id DESC) newest
-    WHERE NOT atomic AND finished_at IS NULL
+    WITH step AS (
+      SELECT s.* FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = s.run_id
+      WHERE kind = 'migration' AND r.lock_key = %(lock_key)s)
+    SELECT name, backwards, detail FROM step
+    WHERE NOT atomic AND finished_at IS NULL AND NOT EXISTS
+      (SELECT FROM step newer WHERE newer.name = step.name AND newer.id > step.id)
 """
 
 

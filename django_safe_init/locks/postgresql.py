@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import secrets
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,22 +13,35 @@ import psycopg
 from django_safe_init.connections import Deadline, Session, session_error
 from django_safe_init.exceptions import LockLost, UnsafeConnection, WaitTimeout
 from django_safe_init.locks import channel, leader_key, work_key
+from django_safe_init.locks.held import HELD, HOLDERS
 
 logger = logging.getLogger("django_safe_init")
 
-#: pg_locks shows a 64-bit key as two halves (PostgreSQL manual, section 53.13).
-HOLDERS = """
-    SELECT pid FROM pg_locks
-    WHERE locktype = 'advisory' AND objsubid = 1 AND granted
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND classid = ((%(key)s::bigint >> 32) & 4294967295)::oid
-      AND objid = (%(key)s::bigint & 4294967295)::oid
-"""
+
+@dataclass(frozen=True)
+class Proof:
+    """What a leader session has seen of the two keys, at one moment."""
+
+    #: Whether the session itself holds the leader lock.
+    leads: bool
+    #: The backends that hold the work key.
+    marked: frozenset[int]
 
 
-def holders_sql(parameter: str) -> str:
-    """SQL for the backends that hold the key given as the parameter of that name."""
-    return HOLDERS.replace("%(key)s", f"%({parameter})s")
+def proof_sql(leader_key: str, work_key: str) -> str:
+    """What to select, on the leader session, for a `Proof` of the keys: `leads`, `marked`."""
+    return f"""
+        coalesce(bool_or(pid = pg_backend_pid() AND key = {leader_key}), false),
+        coalesce(array_agg(pid) FILTER (WHERE key = {work_key}), '{{}}') FROM {HELD}
+    """
+
+
+def proof_params(lock_key: str | None) -> dict[str, int]:
+    """The two keys, as parameters."""
+    return {"leader_key": leader_key(lock_key), "work_key": work_key(lock_key)}
+
+
+_PROVE = "SELECT " + proof_sql("%(leader_key)s", "%(work_key)s")
 
 
 class LeaderLock:
@@ -40,6 +53,7 @@ class LeaderLock:
 
     def __init__(self, session: Session, lock_key: str | None = None) -> None:
         self.session = session
+        self.lock_key = lock_key
         self.key = leader_key(lock_key)
         self.work_key = work_key(lock_key)
         self.channel = channel(lock_key)
@@ -51,16 +65,20 @@ class LeaderLock:
         )
         return bool(acquired)
 
-    def verify(self) -> None:
-        """Raise `LockLost` unless this session holds the lock at this moment."""
+    def prove(self) -> Proof:
+        """Look who holds the two keys. Raises `LockLost` if the session is gone."""
         try:
-            held = self.session.rows(
-                f"SELECT 1 WHERE pg_backend_pid() IN ({HOLDERS})", {"key": self.key}
-            )
+            [(leads, marked)] = self.session.rows(_PROVE, proof_params(self.lock_key))
         except psycopg.Error as exc:
             raise session_error(exc) from exc
-        if not held:
+        return Proof(leads, frozenset(marked))
+
+    def verify(self, proof: Proof | None = None) -> Proof:
+        """Raise `LockLost` unless this session holds the lock, by a proof or at this moment."""
+        proof = proof or self.prove()
+        if not proof.leads:
             raise LockLost("The leader session no longer holds the leader lock.")
+        return proof
 
     def release(self) -> None:
         """Free the lock and wake all who wait. Raises `LockLost` if it was not held."""
@@ -172,7 +190,7 @@ def require_exclusion(first: Session, second: Session) -> None:
     CockroachDB and some versions of YugabyteDB answer `true` to everybody, and a pooler in
     transaction mode gives one backend to two clients.
     """
-    key = secrets.randbits(62)
+    key = random.getrandbits(62)
     if not (_separate_backends(first, second) and _excludes(first, second, key)):
         raise UnsafeConnection(
             f"The database {first.alias!r} gives one lock to two sessions, so it would not "

@@ -44,6 +44,7 @@ def import_everything() -> None:
 
     import django.db.backends.postgresql.base
 
+    import django_safe_init.election
     import django_safe_init.runner  # noqa: F401
     from django_safe_init.signals import state_changed
 

@@ -9,11 +9,11 @@ import psycopg
 import pytest
 
 from django_safe_init import activity, follower
+from django_safe_init import watch as module
 from django_safe_init.build import current_build
 from django_safe_init.conf import get_settings
 from django_safe_init.connections import Deadline
 from django_safe_init.exceptions import DatabaseUnreachable, LeaderFailed, WaitTimeout
-from django_safe_init.follower import Watch
 from django_safe_init.locks import work_key
 from django_safe_init.locks.postgresql import LeaderLock
 from django_safe_init.migrating import run_migrate
@@ -21,6 +21,7 @@ from django_safe_init.recorder import Recorder
 from django_safe_init.runner import Initializer, Request
 from django_safe_init.states import State
 from django_safe_init.tables import RUN_TABLE, ensure_tables
+from django_safe_init.watch import Watch
 from django_safe_init.work import Work
 from tests.support import wait_until
 
@@ -49,7 +50,7 @@ def pauses(monkeypatch) -> list[float]:
     """How long a follower would have slept."""
     noted: list[float] = []
     clock = SimpleNamespace(monotonic=time.monotonic, sleep=noted.append)
-    monkeypatch.setattr(follower, "time", clock)
+    monkeypatch.setattr(module, "time", clock)
     return noted
 
 
@@ -271,7 +272,7 @@ def test_without_room_it_lets_go(watch, pauses, connect_raw, django_database) ->
 def test_most_look_rarely(watch, monkeypatch, pauses) -> None:
     """Without a session one in eight looks often, the others about every three seconds."""
     for chance in (0.0, 0.874, 0.876):
-        monkeypatch.setattr(follower.random, "random", lambda chance=chance: chance)
+        monkeypatch.setattr(module.random, "random", lambda chance=chance: chance)
         watch.pause()
     assert [2 <= pause <= 3 for pause in pauses] == [True, True, False]
     assert pauses[2] == 0.75

@@ -93,7 +93,7 @@ def test_the_fast_path(django_database, small_shop, states, monkeypatch) -> None
     """The second time there is nothing to do: no lock, no run, no role."""
     first = initialize()
     states.clear()
-    monkeypatch.setattr("django_safe_init.runner.LeaderLock", None)
+    monkeypatch.setattr("django_safe_init.election.Election", None)
     second = initialize()
     assert (second.result, second.role, second.applied) == ("ready", "none", ())
     assert second.run == first.run

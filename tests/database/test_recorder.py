@@ -11,6 +11,7 @@ from django_safe_init.exceptions import (
     LockLost,
     MissingPrivilege,
 )
+from django_safe_init.locks.postgresql import Proof
 from django_safe_init.recorder import Heartbeat, Recorder
 from django_safe_init.states import State
 from django_safe_init.tables import RUN_TABLE, STEP_TABLE
@@ -40,17 +41,19 @@ def test_a_run(recorder, django_database) -> None:
     recorder.total = 2
     recorder.update(State.MIGRATING, "reading")
     recorder.start_step("shop.0001", backwards=False, atomic=True)
+    wait_until(lambda: django_database.newest_run()["message"] == "shop.0001")
     run = django_database.newest_run()
     assert (run["state"], run["message"], run["progress"]) == (
         "migrating",
         "shop.0001",
         0,
     )
-    recorder.finish_step("done")
-    assert django_database.newest_run()["progress"] == 50
     [backend] = django_database.backends()
-    assert backend["application_name"] == "safe_init 2/2 shop.0001"
+    assert backend["application_name"] == "safe_init 1/2 shop.0001"
+    recorder.finish_step("done")
     recorder.start_step("shop.0002", backwards=True, atomic=True)
+    assert recorder.proof() == Proof(leads=False, marked=frozenset())
+    assert django_database.newest_run()["progress"] == 50
     recorder.finish_step("faked")
     assert recorder.finish_run("ready", State.READY) == "ready"
     run = django_database.newest_run()
@@ -87,6 +90,7 @@ def test_application_name_fits(recorder, django_database, character) -> None:
     """PostgreSQL shows the first 63 bytes of the name, whatever a migration is called."""
     opened(recorder).total = 1
     recorder.start_step("shop." + character * 100, backwards=False, atomic=True)
+    assert recorder.proof() is not None
     [backend] = django_database.backends()
     assert backend["application_name"].startswith("safe_init 1/1 shop.")
     assert len(backend["application_name"].encode()) <= 63
@@ -100,9 +104,11 @@ def test_a_locked_table_does_not_hold_the_work_up(
     observer.execute(f"BEGIN; LOCK TABLE {STEP_TABLE}")
     recorder.start_step("shop.0001", backwards=False, atomic=True)
     recorder.finish_step("done")
+    assert recorder.proof() is None
     observer.execute("COMMIT")
     assert django_database.steps() == []
     recorder.start_step("shop.0002", backwards=False, atomic=True)
+    assert recorder.proof() is not None
     assert [(s["name"], s["outcome"]) for s in django_database.steps()] == [
         ("shop.0001", "done"),
         ("shop.0002", None),
@@ -115,9 +121,12 @@ def test_the_end_of_a_step_is_made_up_for(recorder, observer, django_database) -
     """A step whose start was written and whose end was dropped gets its end later."""
     opened(recorder).total = 2
     recorder.start_step("shop.0001", backwards=False, atomic=True)
+    assert recorder.proof() is not None
     observer.execute(f"BEGIN; LOCK TABLE {STEP_TABLE}")
     recorder.finish_step("done")
+    recorder.heartbeat()
     observer.execute("COMMIT")
+    assert [step["outcome"] for step in django_database.steps()] == [None]
     recorder.heartbeat()
     assert [step["outcome"] for step in django_database.steps()] == ["done"]
 

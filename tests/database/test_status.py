@@ -8,7 +8,7 @@ import pytest
 from django.core.management import call_command
 from django.core.management.commands.migrate import Command as DjangoMigrate
 
-from django_safe_init import State, get_status, initialize, is_ready, status
+from django_safe_init import State, get_status, initialize, is_ready, reading, status
 from django_safe_init.build import Build, current_build
 from django_safe_init.exceptions import (
     ConfigurationError,
@@ -16,8 +16,8 @@ from django_safe_init.exceptions import (
     UnsupportedEngine,
 )
 from django_safe_init.locks.postgresql import LeaderLock
+from django_safe_init.reading import Reader
 from django_safe_init.recorder import Recorder
-from django_safe_init.status import Reader
 from django_safe_init.tables import COLUMNS, RUN_TABLE, ensure_tables
 from tests.support import wait_until
 
@@ -176,7 +176,7 @@ def test_a_table_that_may_not_be_read(
     django_database, log_in_as, new_role, small_shop, caplog, monkeypatch, table
 ) -> None:
     """Without SELECT nothing crashes, and the missing GRANT is logged once; it helps."""
-    monkeypatch.setattr(status, "_named_grants", set())
+    monkeypatch.setattr(reading, "_named_grants", set())
     initialize()
     role = new_role("web server")
     for other in (RUN_TABLE, "django_migrations"):
@@ -194,11 +194,11 @@ def test_a_table_that_may_not_be_read(
     assert is_ready()
 
 
-def test_first_reading_of_what_may_not_be_read(
+def test_reading_what_may_not_be_read(
     django_database, log_in_as, new_role, open_session, small_shop, monkeypatch
 ) -> None:
-    """The quick reading, too, falls back to what can be known."""
-    monkeypatch.setattr(status, "_named_grants", set())
+    """A reading falls back to what can be known."""
+    monkeypatch.setattr(reading, "_named_grants", set())
     initialize()
     log_in_as(USER=new_role("web"))
     reader = Reader(open_session(), current_build(), None)
@@ -207,14 +207,14 @@ def test_first_reading_of_what_may_not_be_read(
 
 
 def test_one_round_trip(session, small_shop, monkeypatch) -> None:
-    """Where the tables exist, a reading is one statement."""
-    initialize()
+    """Whether a run has made this build ready is one statement."""
+    run = initialize().run
     sent = []
     real = session.rows
     monkeypatch.setattr(
         session, "rows", lambda *args: (sent.append(args), real(*args))[1]
     )
-    assert Reader(session, current_build(), None).read().initialized
+    assert run == Reader(session, current_build(), None).finished_run()
     assert len(sent) == 1
 
 
@@ -222,7 +222,7 @@ def test_a_poll_leaves_no_error_in_the_log(session, small_shop, server) -> None:
     """Looking carefully at an empty database is no error for the server."""
     before = server.log.read_text().count("does not exist")
     reader = Reader(session, current_build(), None)
-    reader.read_carefully()
+    reader.read()
     reader.glance()
     assert server.log.read_text().count("does not exist") == before
 
@@ -237,7 +237,7 @@ def test_rows_of_an_older_version(
     """A row without a column that came later is still read."""
     leader = lead()
     django_database.rows(f"ALTER TABLE {RUN_TABLE} DROP COLUMN {column}")
-    found = Reader(open_session(), current_build(), None).read_carefully()
+    found = Reader(open_session(), current_build(), None).read()
     assert found.latest.id == leader.run
     assert found.latest.open
 

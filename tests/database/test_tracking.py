@@ -367,20 +367,35 @@ def test_a_connection_of_the_migrations_own(django_database, small_shop, connect
     assert [run["outcome"] for run in django_database.runs()] == ["failed"]
 
 
-@pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK"])
-def test_a_migration_that_ends_its_transaction(
-    django_database, small_shop, statement
-) -> None:
-    """A migration that ends its own transaction is told to be non-atomic."""
-    small_shop.write("0003_end", f"migrations.RunSQL({statement!r})")
+TABLES_MADE = "SELECT num_nonnulls(to_regclass('a'), to_regclass('b'))"
+
+
+def test_a_migration_that_commits(django_database, small_shop, caplog) -> None:
+    """A migration with COMMIT in its SQL is done and recorded, and told to be non-atomic."""
+    small_shop.write(
+        "0003_end",
+        'migrations.RunSQL(["CREATE TABLE a ()", "COMMIT", "CREATE TABLE b ()"])',
+    )
+    assert initialize().applied[-1] == "shop.0003_end"
+    assert django_database.value(TABLES_MADE) == 2
+    [text] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert text.startswith("shop.0003_end has COMMIT in its SQL.")
+    assert text.endswith("Such a migration needs atomic = False.")
+
+
+def test_a_migration_that_rolls_back(django_database, small_shop) -> None:
+    """A migration that undoes its own work is not recorded as done."""
+    small_shop.write(
+        "0003_end",
+        'migrations.RunSQL(["CREATE TABLE a ()", "ROLLBACK", "CREATE TABLE b ()"])',
+    )
     with pytest.raises(InitializationFailed) as caught:
         initialize()
     text = str(caught.value)
-    assert text.startswith(
-        "shop.0003_end ended its own transaction (COMMIT or ROLLBACK"
-    )
+    assert text.startswith("shop.0003_end has ROLLBACK in its SQL, so what it did")
     assert text.endswith("Such a migration needs atomic = False.")
     assert "shop.0003_end" not in django_database.applied_counts()
+    assert django_database.value(TABLES_MADE) == 0
 
 
 def test_an_encoding_that_lacks_a_character(django_database, log_in_as, small_shop):

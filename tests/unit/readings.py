@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from django_safe_init.reading import Reading, RunRow
 from django_safe_init.states import State
-from django_safe_init.status import Reading, RunRow
 
 OWN, OTHER = "own build", "other build"
 

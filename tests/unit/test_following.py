@@ -17,8 +17,8 @@ from django_safe_init.follower import (
     Watch,
     what_the_leader_does,
 )
+from django_safe_init.reading import Glance
 from django_safe_init.states import State
-from django_safe_init.status import Glance
 from tests.unit.readings import OTHER, OWN, ended, reading, run_row
 
 BUILD = Build(frozenset(), OWN)

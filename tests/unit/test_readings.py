@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from django_safe_init.reading import Glance
 from django_safe_init.states import State
-from django_safe_init.status import Glance, describe
+from django_safe_init.status import describe
 from tests.unit.readings import OTHER, OWN, ended, reading, run_row
 
 BEHIND = {"missing": ("shop.0002_more",)}

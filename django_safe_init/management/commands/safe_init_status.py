@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 import time
@@ -23,9 +22,10 @@ from django_safe_init.connections import Deadline
 from django_safe_init.exceptions import DatabaseUnreachable
 from django_safe_init.management.interrupts import Interrupted, interruptible
 from django_safe_init.management.output import command_errors, report_to
+from django_safe_init.reading import Reader, RunRow
 from django_safe_init.runner import Initializer, Request
 from django_safe_init.states import State
-from django_safe_init.status import Reader, RunRow, Status, look, open_reader
+from django_safe_init.status import Status, look, open_reader
 from django_safe_init.work import Work
 
 NOT_READY = 3
@@ -143,7 +143,7 @@ def as_json(status: Status) -> dict[str, Any]:
 
 
 def _run_json(run: RunRow) -> dict[str, Any]:
-    return {**dataclasses.asdict(run), "state": run.state.value}
+    return {**run._asdict(), "state": run.state.value}
 
 
 def _run_line(run: RunRow) -> str:

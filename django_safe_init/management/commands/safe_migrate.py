@@ -28,7 +28,6 @@ from django_safe_init.management.output import JsonOnly, report_to
 from django_safe_init.management.replace import become, require_command, split
 from django_safe_init.migrating import run_migrate
 from django_safe_init.runner import Initializer, Outcome, Request, retry_while_busy
-from django_safe_init.status import get_status
 from django_safe_init.work import Work
 
 logger = logging.getLogger("django_safe_init")
@@ -193,6 +192,8 @@ class Command(BaseCommand):
         return initializer.outcome("ready")
 
     def _require_ready(self, alias: str) -> None:
+        from django_safe_init.status import get_status
+
         check_alias(alias)
         if is_postgresql(alias):
             status = get_status(alias)

@@ -1,0 +1,204 @@
+"""Lead or follow: what a process does when its build is not known to be initialized."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from django_safe_init.connections import (
+    Deadline,
+    Session,
+    connect,
+    make_wrapper,
+    one_line,
+)
+from django_safe_init.exceptions import (
+    InitializationFailed,
+    LockLost,
+    SafeInitError,
+    WaitTimeout,
+)
+from django_safe_init.follower import Follower, Verdict
+from django_safe_init.leader import Leader
+from django_safe_init.locks.postgresql import (
+    LeaderLock,
+    require_exclusion,
+    require_own_server_session,
+)
+from django_safe_init.reading import Reading
+from django_safe_init.states import State
+from django_safe_init.watch import Watch
+
+if TYPE_CHECKING:
+    from django_safe_init.runner import Initializer, Outcome
+
+
+class Election:
+    """One attempt of a process to see its build initialized, by itself or by others."""
+
+    def __init__(self, process: Initializer, watch: Watch) -> None:
+        self.process = process
+        self.request = process.request
+        self.settings = process.settings
+        self.watch = watch
+
+    def run(self) -> Outcome:
+        """Return when this build is ready. Raises what `Initializer.run` raises."""
+        if self.process.mode == "external":
+            return self._wait_only()
+        return self._compete()
+
+    def _wait_only(self) -> Outcome:
+        reading = self._first_reading()
+        if not reading.ready:
+            self.process.machine.to(State.ACQUIRING_LOCK)
+            self.process.role = "follower"
+            follower = self._follower(reading, leads=False)
+            follower.follow()
+            reading = follower.reading
+        return self._ready(reading)
+
+    def _first_reading(self) -> Reading:
+        """The first look, which a migration that has locked our tables may delay."""
+        patience = Deadline(self.settings.wait_timeout)
+        external = self.process.mode == "external"
+        reader = self.watch.reader if external else self.watch.direct_reader
+        while True:
+            try:
+                return reader().read()
+            except (
+                psycopg.errors.LockNotAvailable,
+                psycopg.errors.QueryCanceled,
+            ) as exc:
+                if self.process.deadline.passed() or patience.passed():
+                    raise WaitTimeout(
+                        f"The status tables stayed locked: {one_line(exc)}"
+                    ) from exc
+                self.process.say(
+                    "The status tables are locked at the moment, probably by a migration."
+                )
+                self.watch.pause()
+
+    def _compete(self) -> Outcome:
+        reading = self._first_reading()
+        if (
+            reading.initialized
+            and self.request.accepts_success
+            and not self.request.force
+        ):
+            return self._ready(reading)
+        self.process.machine.to(State.ACQUIRING_LOCK)
+        follower = self._follower(reading, leads=True)
+        while True:
+            lock = self._try_lock()
+            if lock is None:
+                self.process.role = "follower"
+                done = follower.follow() is Verdict.READY
+            else:
+                done = self._is_done(lock, follower)
+                if not done:
+                    self._check_once(lock)
+                    return self._lead(lock)
+            if done:
+                return self._ready(follower.reading)
+
+    def _follower(self, reading: Reading, *, leads: bool) -> Follower:
+        return Follower(
+            self.watch,
+            self.process.build,
+            reading,
+            self.process.say,
+            satisfied=self._satisfied,
+            leads=leads,
+            shares_failure=self.request.work.complete,
+        )
+
+    def _satisfied(self, reading: Reading) -> bool:
+        return reading.ready and self.request.accepts_success
+
+    def _try_lock(self) -> LeaderLock | None:
+        session = self.watch.direct_reader().session
+        found = require_own_server_session(
+            session, declared=self.process.direct is not None
+        )
+        if found.behind_pooler:
+            # Before any try: a lock that such a pooler leaked would stay with its server.
+            self._require_exclusion(session)
+        session.protect()
+        lock = LeaderLock(session, self.settings.lock_key)
+        return lock if lock.try_acquire() else None
+
+    def _is_done(self, lock: LeaderLock, follower: Follower) -> bool:
+        """With the lock in hand: did somebody finish, or fail, in the meantime?
+
+        What an earlier leader left running is ended first: it may hold locks on our own tables.
+        """
+        try:
+            self._require_exclusion(lock.session)
+            lock.end_predecessors(
+                self.process.say, Deadline(self.settings.wait_timeout)
+            )
+            reading = self.watch.direct_reader().read()
+            done = follower.judge(reading) is Verdict.READY
+        except BaseException:
+            with suppress(LockLost):
+                lock.release()
+            raise
+        if done:
+            lock.release()
+        return done
+
+    def _require_exclusion(self, session: Session) -> None:
+        with self._connect("safe_init probe") as second:
+            require_exclusion(session, second)
+
+    def _check_once(self, lock: LeaderLock) -> None:
+        """The system checks, in the leader alone: each may need a connection of its own."""
+        if self.process.checked:
+            return
+        try:
+            self.request.before_leading()
+        except BaseException:
+            with suppress(LockLost):
+                lock.release()
+            raise
+        self.process.checked = True
+
+    def _connect(self, name: str) -> Session:
+        process = self.process
+        wrapper = make_wrapper(process.database, process.direct)
+        return connect(wrapper, self.settings, process.deadline, name, process.say)
+
+    def _lead(self, lock: LeaderLock) -> Outcome:
+        process = self.process
+        process.leads()
+        leader = Leader(
+            lock,
+            process.build,
+            self.settings,
+            process.machine,
+            self.request.work,
+            process.direct,
+            process.lost,
+        )
+        try:
+            leader.lead()
+        except (SafeInitError, KeyboardInterrupt):
+            raise
+        except (Exception, SystemExit) as exc:
+            raise InitializationFailed(
+                leader.reason(exc),
+                applied=(*process.applied, *leader.applied),
+                failed_migration=leader.failed_migration,
+                run=leader.recorder.run,
+            ) from exc
+        finally:
+            process.applied += leader.applied
+            process.run_id = leader.recorder.run or process.run_id
+        return process.outcome("ready")
+
+    def _ready(self, reading: Reading) -> Outcome:
+        run = reading.own or reading.latest
+        return self.process.ready(None if run is None else run.id)
