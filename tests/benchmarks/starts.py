@@ -72,7 +72,7 @@ def nothing_to_do_work(stage: Stage, rounds: int = 7) -> Figure:
     )
 
 
-def first_run(stage: Stage, rounds: int = 5) -> Figure:
+def first_run(stage: Stage, rounds: int = 9) -> Figure:
     """`safe_migrate` ÷ stock `migrate` on an empty database, whole processes."""
     baseline, ours = alternate(
         rounds,

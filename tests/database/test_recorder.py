@@ -96,13 +96,16 @@ def test_application_name_fits(recorder, django_database, character) -> None:
     assert len(backend["application_name"].encode()) <= 63
 
 
+@pytest.mark.parametrize("asked_before_its_end", [True, False])
 def test_a_locked_table_does_not_hold_the_work_up(
-    recorder, observer, django_database
+    recorder, observer, django_database, asked_before_its_end
 ) -> None:
     """While a migration locks the tables progress is dropped; what comes next makes up."""
     opened(recorder).total = 3
     observer.execute(f"BEGIN; LOCK TABLE {STEP_TABLE}")
     recorder.start_step("shop.0001", backwards=False, atomic=True)
+    if asked_before_its_end:
+        assert recorder.proof() is None
     recorder.finish_step("done")
     assert recorder.proof() is None
     observer.execute("COMMIT")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import zipfile
 from types import SimpleNamespace
 
 import pytest
@@ -162,3 +163,24 @@ def test_another_django_makes_another_build(monkeypatch) -> None:
     before = current_build().fingerprint
     monkeypatch.setattr(build, "django", SimpleNamespace(get_version=lambda: "999"))
     assert current_build().fingerprint != before
+
+
+def test_beside_a_package(folder, settings) -> None:
+    """A package hides the module of the same name; a folder that is none does not."""
+    name = make_package(folder, "mixed", "0001_initial.py", "0002_more.py")
+    make_package(folder / name, "0001_initial", "__init__.py")
+    (folder / name / "0002_more").mkdir()
+    (folder / name / "0003.dotted.py").write_text("")
+    settings.MIGRATION_MODULES = {"auth": name}
+    assert names_of("auth") == {"auth.0002_more"}
+
+
+def test_in_an_archive(folder, settings, monkeypatch) -> None:
+    """Migrations are found in a zip archive, where there are no folders."""
+    archive = folder / "apps.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("zipped/__init__.py", "")
+        file.writestr("zipped/0001_initial.py", MIGRATION)
+    monkeypatch.syspath_prepend(archive)
+    settings.MIGRATION_MODULES = {"auth": "zipped"}
+    assert names_of("auth") == {"auth.0001_initial"}
