@@ -26,7 +26,7 @@ from django_safe_init.status import Status
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PACKAGE = Path(django_safe_init.__file__).parent
-PAGES = [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
+PAGES = [*ROOT.glob("*.md"), *DOCS.rglob("*.md")]
 COMMANDS = {
     "demo": "python3 -m venv .venv && .venv/bin/pip install -e '.[demo]'"
     " && .venv/bin/python example_project/manage.py demo",
@@ -73,9 +73,10 @@ def default_as_written(field: dataclasses.Field[object]) -> object:
 
 
 def test_settings_and_defaults() -> None:
-    """docs/settings.md lists every key with its default, and no other key."""
+    """docs/reference/settings.md lists every key with its default, and no other key."""
     written = {
-        codes(row[0])[0]: codes(row[1])[0] for row in rows("docs/settings.md", "key")
+        codes(row[0])[0]: codes(row[1])[0]
+        for row in rows("docs/reference/settings.md", "key")
     }
     actual = {
         field.name.upper(): json.dumps(default_as_written(field))
@@ -86,8 +87,8 @@ def test_settings_and_defaults() -> None:
 
 
 def test_modes() -> None:
-    """docs/settings.md explains every mode."""
-    text = (DOCS / "settings.md").read_text()
+    """docs/reference/settings.md explains every mode."""
+    text = (DOCS / "reference/settings.md").read_text()
     assert set(re.findall(r'^- `"(\w+)"`:', text, re.MULTILINE)) >= set(MODES)
 
 
@@ -95,9 +96,10 @@ def test_modes() -> None:
 
 
 def test_states_and_transitions() -> None:
-    """docs/states.md shows the table of transitions."""
+    """docs/reference/states.md shows the table of transitions."""
     written = {
-        codes(row[0])[0]: set(codes(row[2])) for row in rows("docs/states.md", "state")
+        codes(row[0])[0]: set(codes(row[2]))
+        for row in rows("docs/reference/states.md", "state")
     }
     assert written == {
         state.value: {next_.value for next_ in TRANSITIONS[state]} for state in State
@@ -105,14 +107,14 @@ def test_states_and_transitions() -> None:
 
 
 def test_outcomes() -> None:
-    """docs/states.md lists every outcome of a run."""
-    written = [codes(row[0])[0] for row in rows("docs/states.md", "outcome")]
+    """docs/reference/states.md lists every outcome of a run."""
+    written = [codes(row[0])[0] for row in rows("docs/reference/states.md", "outcome")]
     assert sorted(written) == sorted(recorder.OUTCOMES)
 
 
 def test_transient_outcomes() -> None:
-    """docs/states.md says which outcomes count towards giving up."""
-    text = (DOCS / "states.md").read_text()
+    """docs/reference/states.md says which outcomes count towards giving up."""
+    text = (DOCS / "reference/states.md").read_text()
     sentence = re.search(r"^.* are nobody's fault once", text, re.MULTILINE)
     assert sentence is not None
     assert set(codes(sentence[0])) == set(recorder.TRANSIENT_OUTCOMES)
@@ -122,10 +124,10 @@ def test_transient_outcomes() -> None:
 
 
 def test_errors() -> None:
-    """docs/errors.md lists every error with its bases, exit code and result."""
+    """docs/reference/errors.md lists every error with its bases, exit code and result."""
     written = {
         codes(row[0])[0]: (codes(row[1]), int(row[2]), codes(row[3])[0])
-        for row in rows("docs/errors.md", "error")
+        for row in rows("docs/reference/errors.md", "error")
     }
     actual = {
         error.__name__: (
@@ -140,8 +142,8 @@ def test_errors() -> None:
 
 
 def test_exit_codes_of_safe_migrate() -> None:
-    """docs/commands.md lists every exit code of safe_migrate."""
-    written = [row[0] for row in rows("docs/commands.md", "exit code")]
+    """docs/reference/commands.md lists every exit code of safe_migrate."""
+    written = [row[0] for row in rows("docs/reference/commands.md", "exit code")]
     assert written == [
         "0",
         *sorted({str(error.exit_code) for error in own_errors()}),
@@ -150,26 +152,30 @@ def test_exit_codes_of_safe_migrate() -> None:
 
 
 def test_results_in_json() -> None:
-    """docs/commands.md lists every `result`."""
-    [row] = [row for row in rows("docs/commands.md", "key") if row[0] == "`result`"]
+    """docs/reference/commands.md lists every `result`."""
+    [row] = [
+        row for row in rows("docs/reference/commands.md", "key") if row[0] == "`result`"
+    ]
     results = {error.result for error in own_errors()}
     assert set(codes(row[1])) == results | {"ready", "interrupted"}
 
 
 def test_keys_of_safe_migrate_json() -> None:
-    """docs/commands.md lists the keys of `safe_migrate --json`, and shows an example."""
+    """docs/reference/commands.md lists the keys of `safe_migrate --json`, and shows an example."""
     actual = list(Outcome("ready", "none", "default").as_json())
     example = re.search(
-        r"```json\n(.*?)```", (DOCS / "commands.md").read_text(), re.DOTALL
+        r"```json\n(.*?)```", (DOCS / "reference/commands.md").read_text(), re.DOTALL
     )
     assert example is not None
-    assert actual == [codes(row[0])[0] for row in rows("docs/commands.md", "key")]
+    assert actual == [
+        codes(row[0])[0] for row in rows("docs/reference/commands.md", "key")
+    ]
     assert actual == list(json.loads(example[1]))
 
 
 def test_keys_of_safe_init_status_json() -> None:
-    """docs/commands.md lists the keys of `safe_init_status --json`."""
-    table = rows("docs/commands.md", "key of the JSON object")
+    """docs/reference/commands.md lists the keys of `safe_init_status --json`."""
+    table = rows("docs/reference/commands.md", "key of the JSON object")
     actual = [
         *safe_init_status.as_json(Status("default", State.READY, 100, "")),
         "history",
@@ -197,9 +203,9 @@ def options(command: BaseCommand) -> set[str]:
     ("name", "occurrence"), [("safe_migrate", 0), ("safe_init_status", 1)]
 )
 def test_options(name: str, occurrence: int) -> None:
-    """docs/commands.md lists every option that is not one of Django's."""
+    """docs/reference/commands.md lists every option that is not one of Django's."""
     command = load_command_class("django_safe_init", name)
-    table = rows("docs/commands.md", "option", occurrence)
+    table = rows("docs/reference/commands.md", "option", occurrence)
     written = {codes(row[0])[0].split()[0] for row in table}
     djangos = options(_Django()) | options(django_migrate.Command())
     assert options(command) - djangos <= written <= options(command)
@@ -209,9 +215,9 @@ def test_options(name: str, occurrence: int) -> None:
 
 
 def test_check_ids() -> None:
-    """docs/checks.md lists every check that there is."""
+    """docs/reference/checks.md lists every check that there is."""
     ids = re.compile(r"safe_init\.[EW]\d{3}")
-    written = [codes(row[0])[0] for row in rows("docs/checks.md", "check")]
+    written = [codes(row[0])[0] for row in rows("docs/reference/checks.md", "check")]
     in_code = set(ids.findall((PACKAGE / "checks.py").read_text()))
     assert sorted(written) == sorted(in_code)
 
