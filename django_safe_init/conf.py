@@ -47,6 +47,8 @@ class Settings:
     restarts: int = 3
     #: What to do with a non-atomic migration that was interrupted: "rerun" or "report".
     unfinished: str = "rerun"
+    #: How many runs to keep.
+    history: int = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +93,10 @@ _DURATION: tuple[Callable[[Any], bool], str] = (
     lambda value: _is_number(value) and value > 0,
     "a positive number of seconds",
 )
+_POSITIVE_COUNT: tuple[Callable[[Any], bool], str] = (
+    lambda value: _is_count(value) and value > 0,
+    "a positive integer",
+)
 
 #: What each key may hold, and the words for it.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -103,10 +109,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "LOCK": _one_of("auto", "none"),
     "DIRECT": (_is_direct, "a dictionary of alias to connection settings"),
-    "CONNECT_ATTEMPTS": (
-        lambda value: _is_count(value) and value > 0,
-        "a positive integer",
-    ),
+    "CONNECT_ATTEMPTS": _POSITIVE_COUNT,
     "CONNECT_MAX_WAIT": _DURATION,
     "CONNECT_TIMEOUT": _DURATION,
     "WAIT_TIMEOUT": _DURATION,
@@ -116,6 +119,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "RESTARTS": (_is_count, "an integer, 0 or more"),
     "UNFINISHED": _one_of("rerun", "report"),
+    "HISTORY": _POSITIVE_COUNT,
 }
 
 

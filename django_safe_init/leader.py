@@ -21,6 +21,7 @@ from django_safe_init.exceptions import (
     ValidationFailed,
 )
 from django_safe_init.locks.postgresql import LeaderLock
+from django_safe_init.pruning import prune
 from django_safe_init.reading import Reader
 from django_safe_init.recorder import STRIKES, Heartbeat, Recorder
 from django_safe_init.states import State, StateMachine
@@ -47,6 +48,7 @@ class Leader:
         lost: Lost,
     ) -> None:
         self.lock = lock
+        self.build = build
         self.lost = lost
         self.settings = settings
         self.machine = machine
@@ -83,8 +85,14 @@ class Leader:
         if reason is not None:
             raise LeaderFailed(reason, run=self.recorder.run)
         with self._recorded(), Heartbeat(self.recorder):
+            self._prune(unfinished)
             self._migrate(unfinished)
             self._validate()
+
+    def _prune(self, unfinished: Unfinished) -> None:
+        needed = {mark.run for mark in unfinished.marks.values()}
+        history, lock_key = self.settings.history, self.settings.lock_key
+        prune(self.lock.session, lock_key, self.build.fingerprint, history, needed)
 
     def _migrate(self, unfinished: Unfinished) -> None:
         with self.armed as connection:

@@ -82,18 +82,28 @@ def ensure_tables(session: Session) -> None:
 def missing_privilege(session: Session, error: psycopg.Error) -> MissingPrivilege:
     """The error for a role that may not create or write the tables, with the GRANT."""
     role = _role(session)
-    grantee = sql.Identifier(role).as_string(None)
     if _columns(session, STEP_TABLE):
-        grant = (
-            f"GRANT SELECT, INSERT, UPDATE ON {RUN_TABLE}, {STEP_TABLE} TO {grantee};"
-        )
+        grant = _grant("SELECT, INSERT, UPDATE, DELETE", role)
     else:
         [(schema,)] = session.rows("SELECT quote_ident(current_schema())")
-        grant = f"GRANT CREATE ON SCHEMA {schema} TO {grantee};"
+        grant = f"GRANT CREATE ON SCHEMA {schema} TO {_identifier(role)};"
     return MissingPrivilege(
         f"The role {role} may not keep the status tables ({error.diag.message_primary}). "
         f"As their owner or as an administrator: {grant}"
     )
+
+
+def may_delete(session: Session) -> str:
+    """What lets the session's role remove old runs, in a sentence."""
+    return f"To remove them, as the tables' owner: {_grant('DELETE', _role(session))}"
+
+
+def _grant(rights: str, role: str) -> str:
+    return f"GRANT {rights} ON {RUN_TABLE}, {STEP_TABLE} TO {_identifier(role)};"
+
+
+def _identifier(role: str) -> str:
+    return sql.Identifier(role).as_string(None)
 
 
 def _ensure_table(session: Session, table: str) -> None:

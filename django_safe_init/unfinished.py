@@ -29,7 +29,7 @@ _MARKS = f"""
     WITH step AS (
       SELECT s.* FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = s.run_id
       WHERE kind = 'migration' AND r.lock_key = %(lock_key)s)
-    SELECT name, backwards, detail FROM step
+    SELECT run_id, name, backwards, detail FROM step
     WHERE NOT atomic AND finished_at IS NULL AND NOT EXISTS
       (SELECT FROM step newer WHERE newer.name = step.name AND newer.id > step.id)
 """
@@ -43,6 +43,8 @@ class Mark:
     backwards: bool
     #: Indexes named by the migration that existed before it started: never dropped.
     indexes_before: frozenset[str]
+    #: The run that made the mark.
+    run: int
 
 
 def read_marks(session: Session, lock_key: str | None) -> dict[str, Mark]:
@@ -52,8 +54,10 @@ def read_marks(session: Session, lock_key: str | None) -> dict[str, Mark]:
     except psycopg.errors.InsufficientPrivilege as exc:
         raise missing_privilege(session, exc) from exc
     return {
-        name: Mark(name, backwards, frozenset((detail or {}).get("indexes_before", ())))
-        for name, backwards, detail in rows
+        name: Mark(
+            name, backwards, frozenset((detail or {}).get("indexes_before", ())), run
+        )
+        for run, name, backwards, detail in rows
     }
 
 

@@ -253,7 +253,7 @@ def test_no_right_to_write(recorder, django_database, new_role) -> None:
     role = new_role("reader")
     recorder.session.rows(f"SET ROLE {role}")
     with pytest.raises(
-        MissingPrivilege, match=r'GRANT SELECT, INSERT, UPDATE .* "reader";'
+        MissingPrivilege, match=r'GRANT SELECT, INSERT, UPDATE, DELETE .* "reader";'
     ):
         recorder.open_run("test")
 

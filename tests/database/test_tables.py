@@ -96,7 +96,8 @@ def test_no_right_to_write(
     log_in_as(USER=role)
     with pytest.raises(MissingPrivilege) as caught:
         initialize()
-    grant = f'GRANT SELECT, INSERT, UPDATE ON {RUN_TABLE}, {STEP_TABLE} TO "writer";'
+    rights = "SELECT, INSERT, UPDATE, DELETE"
+    grant = f'GRANT {rights} ON {RUN_TABLE}, {STEP_TABLE} TO "writer";'
     assert str(caught.value).endswith(grant)
     django_database.rows(grant)
     assert initialize().role == "leader"

@@ -36,6 +36,7 @@ VALUES = {
     "MAX_WAIT": ([None, 1, 0.5], [0, -1, True, "30"]),
     "RESTARTS": ([0, 3], [-1, 1.5, True, "3", None]),
     "UNFINISHED": (["rerun", "report"], ["RERUN", None, True]),
+    "HISTORY": ([1, 1000], [0, -1, 1.5, True, "10", None]),
 }
 GOOD = [(key, value) for key, (good, _) in VALUES.items() for value in good]
 BAD = [(key, value) for key, (_, bad) in VALUES.items() for value in bad]
@@ -57,6 +58,7 @@ def test_defaults() -> None:
         max_wait=None,
         restarts=3,
         unfinished="rerun",
+        history=1000,
     )
 
 
