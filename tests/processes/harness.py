@@ -232,15 +232,18 @@ def _environment(
     safe_init: dict[str, Any] | None = None,
     database_settings: dict[str, Any] | None = None,
     databases: dict[str, Database] | None = None,
-    env: dict[str, str] | None = None,
+    env: dict[str, str | None] | None = None,
     **variables: str,
 ) -> dict[str, str]:
-    """The environment of a replica; `kill_at="x"` becomes `SCENARIO_KILL_AT=x`."""
+    """The environment of a replica; `kill_at="x"` becomes `SCENARIO_KILL_AT=x`.
+
+    What is None in `env` is left out.
+    """
     aliases = {
         "default": database.settings(**(database_settings or {})),
         **{alias: other.settings() for alias, other in (databases or {}).items()},
     }
-    return {
+    values = {
         **os.environ,
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "always::ResourceWarning",
@@ -252,6 +255,7 @@ def _environment(
         **{f"SCENARIO_{name.upper()}": value for name, value in variables.items()},
         **(env or {}),
     }
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def entries(database: Database) -> list[str]:
