@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
+import jsonschema
 import psycopg
 from psycopg.rows import dict_row
 
@@ -28,6 +32,22 @@ def wait_until(
             raise AssertionError(f"not within {timeout} s: {detail or condition}")
         time.sleep(0.02)
     return value
+
+
+SCHEMAS = Path(__file__).parents[1] / "docs/schemas"
+
+
+@cache
+def schema_of(command: str) -> Any:
+    """The published JSON schema of what the command prints."""
+    schema = json.loads((SCHEMAS / f"{command}.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    return jsonschema.Draft202012Validator(schema)
+
+
+def validate_json(command: str, document: Any) -> None:
+    """Raise unless the published schema of the command allows this document."""
+    schema_of(command).validate(document)
 
 
 class Database:

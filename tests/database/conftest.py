@@ -23,7 +23,7 @@ from django_safe_init.connections import Deadline, Session, connect, make_wrappe
 from django_safe_init.recorder import Recorder
 from django_safe_init.tables import ensure_tables
 from example_project.embedded import EmbeddedServer
-from tests.support import Database
+from tests.support import Database, validate_json
 
 _ID = "('id', models.BigAutoField(primary_key=True))"
 INITIAL = f"migrations.CreateModel('Product', [{_ID}, ('name', models.TextField(default=''))])"
@@ -283,14 +283,17 @@ def spare_server() -> Iterator[EmbeddedServer]:
 class Ended:
     """How a command line ended."""
 
-    def __init__(self, code: int, stdout: str, stderr: str) -> None:
+    def __init__(self, command: str, code: int, stdout: str, stderr: str) -> None:
+        self.command = command
         self.code, self.stdout, self.stderr = code, stdout, stderr
 
     @property
     def json(self) -> Any:
-        """The one object that standard output must be."""
+        """The one object that standard output must be, by the published schema."""
         [line] = self.stdout.splitlines()
-        return json.loads(line)
+        document = json.loads(line)
+        validate_json(self.command, document)
+        return document
 
 
 @pytest.fixture
@@ -307,6 +310,6 @@ def command_line(capfd, monkeypatch) -> Callable[..., Ended]:
                 command().run_from_argv(["manage.py", name, *arguments])
             except SystemExit as exc:
                 code = exc.code
-        return Ended(code, *capfd.readouterr())
+        return Ended(name, code, *capfd.readouterr())
 
     return run

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.support import Database, wait_until
+from tests.support import Database, validate_json, wait_until
 
 T = TypeVar("T")
 PROJECT = Path(__file__).parent / "project"
@@ -83,9 +83,11 @@ class Replica:
 
     @property
     def json(self) -> dict[str, Any]:
-        """Standard output, which must be exactly one JSON object."""
+        """Standard output: exactly one JSON object, by the published schema."""
         document = json.loads(self.stdout)
         assert isinstance(document, dict)
+        command = next(word for word in self.command if word.startswith("safe_"))
+        validate_json(command, document)
         return document
 
     def __repr__(self) -> str:

@@ -1,0 +1,142 @@
+"""Every sample that can be judged without running it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+from django.conf import settings as django_settings
+from django.core.management import get_commands, load_command_class
+
+from django_safe_init.conf import get_settings, problems
+from django_safe_init.management.replace import split
+from tests.samples.blocks import BLOCKS, Block, command_lines, of_kind
+from tests.support import validate_json
+
+KINDS = {
+    "crontab", "dockerfile", "file", "json", "migration", "output", "parse", "python",
+    "run", "settings", "sql", "untested", "yaml",
+}  # fmt: skip
+#: How many samples nobody can run; more need a better reason than haste.
+UNTESTED = 6
+#: Where commands live that are neither Django's core nor ours.
+APPS = {"clearsessions": "django.contrib.sessions"}
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_every_block_is_tested(block: Block) -> None:
+    """A block is tested by its language or its mark, or says why it is not."""
+    assert block.kind in KINDS, (
+        "mark it: <!-- sample: KIND --> or <!-- untested: reason -->"
+    )
+
+
+def test_few_blocks_are_untested() -> None:
+    """The exceptions stay exceptions, and each has its reason."""
+    untested = [block for block in BLOCKS if block.kind == "untested"]
+    assert len(untested) <= UNTESTED, [str(block) for block in untested]
+    assert all(len(block.mark[1].split()) > 2 for block in untested)
+
+
+# Command lines
+
+
+def _walk(value: Any) -> Iterator[list[str]]:
+    """The command lines in a YAML document: a list of words, or a text."""
+    if isinstance(value, str):
+        yield from command_lines(value)
+    elif isinstance(value, list) and "manage.py" in value:
+        yield value[value.index("manage.py") + 1 :]
+    elif isinstance(value, (list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _walk(item)
+
+
+def _parse(words: list[str]) -> None:
+    """Let the command's own parser judge; raises `CommandError`."""
+    name, *arguments = words
+    command = load_command_class(APPS.get(name) or get_commands()[name], name)
+    parser = command.create_parser("manage.py", name)
+    parser.called_from_command_line = False
+    parser.parse_args(split(arguments)[0])
+
+
+@pytest.mark.parametrize("block", of_kind("parse", "run", "crontab"), ids=str)
+def test_command_lines(block: Block) -> None:
+    """Every `manage.py` of a shell sample is accepted by the parser of its command."""
+    for words in command_lines(block.text):
+        _parse(words)
+
+
+@pytest.mark.parametrize("block", of_kind("parse", "run"), ids=str)
+def test_shell_syntax(block: Block) -> None:
+    """A shell reads the sample without complaint."""
+    subprocess.run(["bash", "-n", "-c", block.text], check=True, timeout=20)
+
+
+@pytest.mark.parametrize("block", of_kind("parse"), ids=str)
+def test_parsed_blocks_have_commands(block: Block) -> None:
+    """What is only parsed has something that is parsed."""
+    assert command_lines(block.text)
+
+
+@pytest.mark.parametrize("block", of_kind("yaml"), ids=str)
+def test_yaml(block: Block) -> None:
+    """YAML is YAML, and its command lines are right."""
+    documents = list(yaml.safe_load_all(block.text))
+    found = [words for document in documents for words in _walk(document)]
+    assert found
+    for words in found:
+        _parse(words)
+
+
+@pytest.mark.parametrize("block", of_kind("dockerfile"), ids=str)
+def test_dockerfile(block: Block) -> None:
+    """Each line is an instruction; a command is a JSON list with a right command line."""
+    for line in block.text.splitlines():
+        instruction, _, rest = line.partition(" ")
+        assert instruction in {"FROM", "ENTRYPOINT", "CMD"}, line
+        if instruction != "FROM":
+            words = json.loads(rest)
+            assert all(isinstance(word, str) for word in words)
+            for found in _walk(words):
+                _parse(found)
+
+
+@pytest.mark.parametrize("block", of_kind("crontab"), ids=str)
+def test_crontab(block: Block) -> None:
+    """Five fields, and then a command."""
+    for line in block.text.splitlines():
+        fields = line.split(None, 5)
+        assert len(fields) == 6
+        assert all(set(field) <= set("0123456789*/,-") for field in fields[:5])
+
+
+# Settings
+
+
+@pytest.mark.parametrize("block", of_kind("settings"), ids=str)
+def test_settings(block: Block, settings: Any, monkeypatch: Any) -> None:
+    """A settings sample has no unknown key, no wrong type and no unknown alias."""
+    names: dict[str, Any] = {}
+    exec(compile(block.text, str(block), "exec"), names)
+    for alias, entry in names.get("DATABASES", {}).items():
+        monkeypatch.setitem(django_settings.DATABASES, alias, entry)
+    settings.SAFE_INIT = names.get("SAFE_INIT", {})
+    assert list(problems()) == []
+    assert get_settings()
+    if "INSTALLED_APPS" in names:
+        assert "django_safe_init" in names["INSTALLED_APPS"]
+
+
+# JSON
+
+
+@pytest.mark.parametrize("block", of_kind("json"), ids=str)
+def test_json(block: Block) -> None:
+    """A JSON sample is what the published schema allows."""
+    validate_json(block.option("schema"), json.loads(block.text))

@@ -1,0 +1,105 @@
+"""Every sample that can be run is run: commands, SQL, Python, migrations."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.samples.blocks import BLOCKS, TUTORIAL, Block, of_kind
+from tests.samples.conftest import SHOP, Shell
+from tests.support import Database, wait_until
+
+
+def matches(pattern: str, output: str) -> bool:
+    """Whether the output is the sample's: a number is any number, `…` any text."""
+    parts = re.split(r"(…|\d+(?:\.\d+)?)", pattern.strip())
+    regex = "".join(
+        ".*" if part == "…" else r"[\d.]+" if part[:1].isdigit() else re.escape(part)
+        for part in parts
+    )
+    return re.fullmatch(regex, output.strip(), re.DOTALL) is not None
+
+
+def output_after(block: Block) -> str | None:
+    """The sample of what the block prints, if the next block is that."""
+    after = BLOCKS[BLOCKS.index(block) + 1 :][:1]
+    return after[0].text if after and after[0].kind == "output" else None
+
+
+def run(shell: Shell, block: Block) -> None:
+    """Run the block; what it prints is what the page says, now or (`until`) soon."""
+    expected = output_after(block)
+    code = int(block.option("exit", "0"))
+    if "until" not in block.words:
+        output = shell.run(block.text, code)
+        assert expected is None or matches(expected, output), output
+        return
+    assert expected is not None
+    seen = [""]
+
+    def look() -> bool:
+        seen.append(shell.run(block.text, None))
+        return matches(expected, seen[-1])
+
+    wait_until(look, 40, lambda: f"{block}: {seen[-1]}")
+
+
+def test_matching() -> None:
+    """Numbers and `…` are free, all else is not."""
+    assert matches("run 3 of … ended", "run 17 of host:12 ended\n")
+    assert not matches("run 3 ended", "run 3 failed")
+
+
+@pytest.mark.parametrize("block", of_kind("run"), ids=str)
+def test_commands(block: Block, project: Callable[..., Shell]) -> None:
+    """A shell sample does what the page says, in the situation that it is about."""
+    run(project(block.option("on", "ready")), block)
+
+
+@pytest.mark.parametrize("block", of_kind("sql"), ids=str)
+def test_sql(block: Block, project: Callable[..., Shell]) -> None:
+    """A server takes every statement."""
+    shell = project(block.option("on", "ready"))
+    (shell.folder / "sample.sql").write_text(block.text)
+    shell.run("psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --file sample.sql")
+
+
+@pytest.mark.parametrize("block", of_kind("migration"), ids=str)
+def test_migrations(block: Block, project: Callable[..., Shell]) -> None:
+    """A migration of the documentation is applied, and reversed."""
+    shell = project("ready")
+    (shell.folder / SHOP / "0003_sample.py").write_text(block.text)
+    shell.run("python manage.py safe_migrate")
+    shell.run("python manage.py migrate shop 0002")
+
+
+@pytest.mark.parametrize("block", of_kind("python"), ids=str)
+def test_python(block: Block, django_database: Database) -> None:
+    """Python samples run against a database, at the top level or in an event loop."""
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    code = compile(block.text, str(block), "exec", flags=flags)
+    names: dict[str, Any] = {"__name__": "sample"}
+    result = eval(code, names)
+    if inspect.iscoroutine(result):
+        asyncio.run(result)
+
+
+@pytest.mark.timeout(180)
+def test_tutorial(
+    make_shell: Callable[..., Shell], make_database: Callable[..., Database]
+) -> None:
+    """The tutorial works as it is written, from an empty folder to the end."""
+    shell = make_shell(PGDATABASE=make_database().name)
+    for block in [block for block in BLOCKS if block.page == TUTORIAL]:
+        if block.kind == "file":
+            path = shell.folder / block.words[1]
+            append = "append" in block.words
+            path.write_text((path.read_text() if append else "") + block.text)
+        elif block.kind == "run":
+            run(shell, block)
