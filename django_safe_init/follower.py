@@ -65,7 +65,7 @@ class Follower:
         self.shares_failure = shares_failure
         #: The reading that was judged last.
         self.reading = since
-        self._progress = Progress(watch.settings, report)
+        self._progress = Progress(watch.alias, watch.settings, report)
 
     def follow(self) -> Verdict:
         """Wait for a verdict. Raises `LeaderFailed`, `WaitTimeout` or `DatabaseUnreachable`."""
@@ -144,7 +144,10 @@ class Follower:
 class Progress:
     """Tells a person what the leader does, and when it no longer does anything."""
 
-    def __init__(self, settings: Settings, report: Callable[[str], None]) -> None:
+    def __init__(
+        self, alias: str, settings: Settings, report: Callable[[str], None]
+    ) -> None:
+        self.alias = alias
         self.settings = settings
         self.report = report
         self._seen: tuple[object, ...] = ()
@@ -205,7 +208,10 @@ class Progress:
         if pid is None:
             return "Nobody initializes this database: run `manage.py safe_migrate` somewhere."
         text = self._full(what_the_leader_does(self.glance))
-        return f"{text}. To end the leader: SELECT pg_terminate_backend({pid});"
+        return (
+            f"{text}. To end the leader: manage.py safe_init_unlock --database {self.alias}, "
+            f"or SELECT pg_terminate_backend({pid});"
+        )
 
 
 def what_the_leader_does(glance: Glance) -> str:

@@ -13,6 +13,7 @@ import psycopg
 from django_safe_init.connections import Deadline, Session, session_error
 from django_safe_init.exceptions import LockLost, UnsafeConnection, WaitTimeout
 from django_safe_init.locks import channel, leader_key, work_key
+from django_safe_init.locks.ending import refusal, terminate
 from django_safe_init.locks.held import HELD, HOLDERS
 
 logger = logging.getLogger("django_safe_init")
@@ -105,7 +106,7 @@ class LeaderLock:
         named: set[int] = set()
         while left := self._predecessors():
             for pid, role in left:
-                if not self._terminate(pid) and pid not in named:
+                if not terminate(self.session, pid) and pid not in named:
                     named.add(pid)
                     report(_refusal(pid, role))
             if deadline.passed():
@@ -122,26 +123,9 @@ class LeaderLock:
             {"key": self.work_key},
         )
 
-    def _terminate(self, pid: int) -> bool:
-        # The right to end a backend belongs to the role that logged in, not to `assume_role`.
-        role = self.session.role
-        try:
-            if role:
-                self.session.rows("RESET ROLE")
-            self.session.rows("SELECT pg_terminate_backend(%(pid)s)", {"pid": pid})
-        except psycopg.errors.InsufficientPrivilege:
-            return False
-        finally:
-            if role:
-                self.session.assume_role()
-        return True
-
 
 def _refusal(pid: int, role: str) -> str:
-    return (
-        f"Backend {pid} of the role {role} still works for an earlier leader and may not be "
-        f"ended by this role; an administrator can: SELECT pg_terminate_backend({pid});"
-    )
+    return f"Work of an earlier leader goes on. {refusal(pid, role)}"
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,10 @@ def test_it_gives_up_in_time(leader, in_background) -> None:
     assert text.startswith("Gave up after 0.5 s. waiting for ")
     assert f"leader of run {leader.run} for" in text
     pid = leader.session.handshake_pid
-    assert text.endswith(f"To end the leader: SELECT pg_terminate_backend({pid});")
+    assert text.endswith(
+        ". To end the leader: manage.py safe_init_unlock --database default, "
+        f"or SELECT pg_terminate_backend({pid});"
+    )
 
 
 def test_it_gives_up_without_progress(leader, in_background, settings) -> None:

@@ -201,7 +201,7 @@ def test_another_roles_predecessor(
         lock.end_predecessors(said.append, Deadline(0.2))
     [line] = said
     assert line == (
-        f"Backend {pid} of the role postgres still works for an earlier leader and may not "
+        f"Work of an earlier leader goes on. Backend {pid} of the role postgres may not "
         f"be ended by this role; an administrator can: SELECT pg_terminate_backend({pid});"
     )
     assert line in str(caught.value)

@@ -8,8 +8,8 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,6 +61,15 @@ class Replica:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         self._process.send_signal(number)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The process does nothing while entered, and goes on afterwards."""
+        self.kill(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.kill(signal.SIGCONT)
 
     def end(self) -> None:
         """Kill the process if it still runs; never fails."""

@@ -200,7 +200,8 @@ def options(command: BaseCommand) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "occurrence"), [("safe_migrate", 0), ("safe_init_status", 1)]
+    ("name", "occurrence"),
+    [("safe_migrate", 0), ("safe_init_status", 1), ("safe_init_unlock", 2)],
 )
 def test_options(name: str, occurrence: int) -> None:
     """docs/reference/commands.md lists every option that is not one of Django's."""

@@ -188,7 +188,7 @@ class Observed:
         self.activity = Activity(None, 0.0, None, False, ())
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(module, "leader_activity", lambda *args: self.activity)
-        self.progress = Progress(Settings(**settings), self.lines.append)
+        self.progress = Progress("shop", Settings(**settings), self.lines.append)
 
     def see(self, seconds: float, **changes) -> list[str]:
         """The lines after so many seconds, in which a run like this was seen."""
@@ -261,7 +261,10 @@ def test_no_progress(observed) -> None:
     assert text.startswith(
         "Gave up: no progress for 60 s. waiting for web-1:77, leader"
     )
-    assert text.endswith("To end the leader: SELECT pg_terminate_backend(99);")
+    assert text.endswith(
+        ". To end the leader: manage.py safe_init_unlock --database shop, "
+        "or SELECT pg_terminate_backend(99);"
+    )
 
 
 @pytest.mark.parametrize(
