@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 from collections.abc import Iterator
+from logging.config import dictConfig
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from tests.support import validate_json
 
 KINDS = {
     "crontab", "dockerfile", "file", "json", "migration", "output", "parse", "python",
-    "run", "settings", "sql", "untested", "yaml",
+    "run", "sessions", "settings", "sql", "untested", "yaml",
 }  # fmt: skip
 #: How many samples nobody can run; more need a better reason than haste.
 UNTESTED = 6
@@ -130,7 +132,13 @@ def test_settings(block: Block, settings: Any, monkeypatch: Any) -> None:
     assert list(problems()) == []
     assert get_settings()
     if "INSTALLED_APPS" in names:
-        assert "django_safe_init" in names["INSTALLED_APPS"]
+        assert names["INSTALLED_APPS"][0] == "django_safe_init"
+    if "LOGGING" in names:
+        logger = logging.getLogger("django_safe_init")
+        monkeypatch.setattr(logger, "handlers", [])
+        monkeypatch.setattr(logger, "level", logger.level)
+        dictConfig(names["LOGGING"])
+        assert logger.handlers
 
 
 # JSON

@@ -6,14 +6,19 @@ import ast
 import asyncio
 import inspect
 import re
+import threading
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.samples.blocks import BLOCKS, TUTORIAL, Block, of_kind
 from tests.samples.conftest import SHOP, Shell
 from tests.support import Database, wait_until
+
+WAITERS = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
 
 
 def matches(pattern: str, output: str) -> bool:
@@ -88,6 +93,31 @@ def test_python(block: Block, django_database: Database) -> None:
     result = eval(code, names)
     if inspect.iscoroutine(result):
         asyncio.run(result)
+
+
+@pytest.mark.parametrize("block", of_kind("sessions"), ids=str)
+def test_sessions(block: Block, database: Database) -> None:
+    """A blocking lock and an index that is built concurrently end as the page says."""
+    text = re.sub(r"^--.*$", "", block.text, flags=re.MULTILINE)
+    create, lock, wait, index = [part for part in text.split(";") if part.strip()]
+    errors: list[type[Exception]] = []
+
+    def attempt(session: Any, statement: str) -> None:
+        try:
+            session.execute(statement)
+        except psycopg.Error as exc:
+            errors.append(type(exc))
+
+    with closing(database.connect()) as follower, closing(database.connect()) as leader:
+        leader.execute(create)
+        leader.execute(lock)
+        waiting = threading.Thread(target=attempt, args=(follower, wait))
+        waiting.start()
+        wait_until(lambda: database.value(WAITERS))
+        attempt(leader, index)
+        leader.close()
+        waiting.join(20)
+    assert errors == [psycopg.errors.DeadlockDetected]
 
 
 @pytest.mark.timeout(180)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import json
 import re
@@ -13,15 +14,18 @@ import pytest
 from django.core.management import load_command_class
 from django.core.management.base import BaseCommand
 from django.core.management.commands import migrate as django_migrate
+from django.dispatch import Signal
 
 import django_safe_init
-from django_safe_init import exceptions, recorder
+from django_safe_init import exceptions, recorder, signals
 from django_safe_init.conf import MODES, Settings
 from django_safe_init.exceptions import SafeInitError
 from django_safe_init.management.commands import safe_init_status
+from django_safe_init.reading import RunRow
 from django_safe_init.runner import Outcome
 from django_safe_init.states import TRANSITIONS, State
 from django_safe_init.status import Status
+from tests.support import schema_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -221,6 +225,85 @@ def test_check_ids() -> None:
     written = [codes(row[0])[0] for row in rows("docs/reference/checks.md", "check")]
     in_code = set(ids.findall((PACKAGE / "checks.py").read_text()))
     assert sorted(written) == sorted(in_code)
+
+
+# Log messages, signals, the Python API
+
+_FORMAT = re.compile(r"%[srd]")
+
+
+def logger_calls() -> Iterator[tuple[str, str]]:
+    """`(level, message)` of every call of the logger in the package."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
+                and isinstance(node.func.value, ast.Name)
+                and node.func.value.id == "logger"
+            ):
+                level = {"exception": "ERROR"}.get(node.func.attr, node.func.attr)
+                message = ast.literal_eval(node.args[0])
+                yield level.upper(), _FORMAT.sub("…", message)
+
+
+def test_log_messages() -> None:
+    """docs/reference/logging.md lists every message with its level, and no other."""
+    table = rows("docs/reference/logging.md", "level")
+    written = {(codes(row[0])[0], codes(row[1])[0]) for row in table}
+    assert written == set(logger_calls())
+
+
+def test_one_logger() -> None:
+    """All of the package logs to the one logger that is documented."""
+    names = set()
+    for path in PACKAGE.rglob("*.py"):
+        names |= set(re.findall(r"getLogger\((.*?)\)", path.read_text()))
+    assert names == {'"django_safe_init"'}
+
+
+def test_signals() -> None:
+    """docs/reference/signals.md lists every signal."""
+    written = [codes(row[0])[0] for row in rows("docs/reference/signals.md", "signal")]
+    actual = [
+        name for name, value in vars(signals).items() if isinstance(value, Signal)
+    ]
+    assert sorted(written) == sorted(actual)
+
+
+def test_python_api() -> None:
+    """Every public name that is no error is described in docs/reference/python.md."""
+    text = (DOCS / "reference/python.md").read_text()
+    described = set(
+        re.findall(r"auto\w+:: django_safe_init\.(\w+)$", text, re.MULTILINE)
+    )
+    errors = {error.__name__ for error in own_errors()}
+    assert described == set(django_safe_init.__all__) - errors - {"__version__"}
+
+
+# JSON schemas
+
+
+def test_schema_of_safe_migrate() -> None:
+    """The schema has the keys and the results that there are, all of them required."""
+    defs = schema_of("safe_migrate").schema["$defs"]
+    keys = list(Outcome("ready", "none", "default").as_json())
+    assert list(defs["outcome"]["properties"]) == defs["outcome"]["required"] == keys
+    results = {error.result for error in own_errors()}
+    assert set(defs["result"]["enum"]) == results | {"ready", "interrupted"}
+
+
+def test_schema_of_safe_init_status() -> None:
+    """The schema has the keys, states and outcomes that there are."""
+    defs = schema_of("safe_init_status").schema["$defs"]
+    status = safe_init_status.as_json(Status("default", State.READY, 100, ""))
+    assert list(defs["status"]["properties"]) == [*status, "history"]
+    assert list(defs["run"]["properties"]) == list(RunRow._fields)
+    assert defs["state"]["enum"] == [state.value for state in State]
+    outcomes = defs["run"]["properties"]["outcome"]["enum"]
+    assert outcomes == [*recorder.OUTCOMES, None]
+    for name in ("status", "run"):
+        assert list(defs[name]["properties"]) == defs[name]["required"]
 
 
 # The map
