@@ -21,6 +21,10 @@ source_suffix = {".md": "markdown"}
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 
+# Docstrings mark code as this project's comments do, with single backquotes.
+default_role = "code"
+smartquotes = False
+
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 # The pages are built without the network, so what is not ours cannot be linked.
@@ -30,5 +34,5 @@ html_theme = "furo"
 html_title = f"django-safe-init {version}"
 html_copy_source = False
 html_static_path = ["static"]
-html_css_files = ["wide.css"]
+html_css_files = ["diagrams.css"]
 html_theme_options = {"navigation_with_keys": True}

@@ -24,7 +24,7 @@ KINDS = {
     "run", "sessions", "settings", "sql", "untested", "yaml",
 }  # fmt: skip
 #: How many samples nobody can run; more need a better reason than haste.
-UNTESTED = 6
+UNTESTED = 4
 #: Where commands live that are neither Django's core nor ours.
 APPS = {"clearsessions": "django.contrib.sessions"}
 

@@ -324,6 +324,17 @@ def test_map_of_modules() -> None:
     assert sorted(written) == sorted(modules)
 
 
+def test_tests_of_the_guarantees() -> None:
+    """Every guarantee names the file of the repository that shows it."""
+    page = "docs/explanation/guarantees.md"
+    headers = [
+        line for line in (ROOT / page).read_text().splitlines() if "shown by" in line
+    ]
+    for occurrence in range(len(headers)):
+        for row in rows(page, "situation", occurrence):
+            assert (ROOT / codes(row[2])[0]).is_file(), row
+
+
 # README
 
 
