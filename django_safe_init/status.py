@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import psycopg
@@ -19,6 +21,8 @@ from django_safe_init.connections import (
 from django_safe_init.exceptions import DatabaseUnreachable
 from django_safe_init.reading import Reader, Reading, RunRow
 from django_safe_init.states import State
+
+logger = logging.getLogger("django_safe_init")
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,20 @@ class Status:
 
 
 def open_reader(
-    database: str, settings: Settings, deadline: Deadline, build: Build | None = None
+    database: str,
+    settings: Settings,
+    deadline: Deadline,
+    build: Build | None = None,
+    report: Callable[[str], None] = logger.info,
 ) -> Reader:
-    """A reader on a session of its own (close `reader.session`), by the alias's settings."""
+    """A reader on a session of its own (close `reader.session`), by the alias's settings.
+
+    `report` takes the reason for each wait for the server.
+    """
     check_alias(database)
     require_postgresql(database)
-    session = connect(make_wrapper(database), settings, deadline, "safe_init status")
+    wrapper = make_wrapper(database)
+    session = connect(wrapper, settings, deadline, "safe_init status", report)
     return Reader(session, build or current_build(), settings.lock_key)
 
 

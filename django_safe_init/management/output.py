@@ -7,11 +7,14 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import CommandError, OutputWrapper
 
 from django_safe_init.exceptions import SafeInitError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @contextlib.contextmanager
@@ -55,3 +58,16 @@ class JsonOnly:
         sys.stdout.flush()
         os.dup2(self._stdout, 1)
         os.close(self._stdout)
+
+
+def terminal(*, color: bool) -> Console | None:
+    """Standard output, a terminal, as rich draws on it.
+
+    None without rich (the extra `cli`), and where the terminal cannot move its cursor.
+    """
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    console = Console(no_color=None if color else True, highlight=False)
+    return None if console.is_dumb_terminal or not console.is_terminal else console

@@ -15,7 +15,7 @@ from django.core.management import call_command
 from django_safe_init import InitializationFailed, initialize
 from django_safe_init.build import current_build
 from django_safe_init.locks.postgresql import LeaderLock
-from django_safe_init.management.commands import safe_init_status
+from django_safe_init.management import watching
 from django_safe_init.management.commands.safe_init_status import Command
 from django_safe_init.recorder import Recorder
 from django_safe_init.states import State
@@ -97,13 +97,13 @@ def test_history(run, django_database, small_shop) -> None:
     """--history N shows the last N runs, the newest first, with their errors."""
     initialize()
     fail(small_shop)
-    lines = run("--history", "5").stdout.splitlines()[2:]
+    heading, *lines = run("--history", "5").stdout.splitlines()[2:]
+    assert heading.split()[:5] == ["run", "started", "took", "outcome", "done"]
     assert len(lines) == 2
-    assert lines[0].startswith("  run 2 (initialize, ")
-    assert re.search(
-        r"\) failed, 0 of 1 done in \d+\.\d s: shop\.0003_fail: Val", lines[0]
-    )
-    assert re.search(r"\) ready, 2 of 2 done in \d+\.\d s$", lines[1])
+    took = r" \d\.\d\d s  "
+    assert re.search(rf"^  2  2.*{took}failed    0/1  initialize  ", lines[0])
+    assert lines[0].endswith("  shop.0003_fail: ValueError: no")
+    assert re.search(rf"^  1  2.*{took}ready     2/2  initialize  .*:\d+$", lines[1])
     assert [each["id"] for each in run("--history", "1", "--json").json["history"]] == [
         2
     ]
@@ -114,7 +114,7 @@ def test_an_open_run(run, django_database, small_shop, session) -> None:
     open_run(session)
     ended = run("--history", "1")
     assert ended.code == 3
-    assert re.search(r"  run 1 \(test, .*\) open, 0 of 0 done in", ended.stdout)
+    assert re.search(r"^  1  2.* s  open      0/0  test  ", ended.stdout, re.MULTILINE)
 
 
 def open_run(session) -> Recorder:
@@ -133,7 +133,7 @@ def test_watch(run, django_database, small_shop, session, monkeypatch) -> None:
     recorder.update(State.MIGRATING, "shop.0001_initial")
 
     clock = SimpleNamespace(sleep=lambda seconds: next(changes))
-    monkeypatch.setattr(safe_init_status, "time", clock)
+    monkeypatch.setattr(watching, "time", clock)
 
     def change():
         yield
@@ -144,7 +144,7 @@ def test_watch(run, django_database, small_shop, session, monkeypatch) -> None:
         yield
         [watcher] = django_database.backends("application_name ~ 'status'")
         django_database.rows("SELECT pg_terminate_backend(%s, 5000)", watcher["pid"])
-        # It looks again over another connection: no line, either.
+        # It looks again over another connection, and says so.
         yield
         recorder.finish_run("failed", State.ERROR, "it broke")
         yield
@@ -152,11 +152,12 @@ def test_watch(run, django_database, small_shop, session, monkeypatch) -> None:
     changes = change()
     ended = run("--watch")
     assert ended.code == 1
-    assert ended.stdout.splitlines()[:3] == [
-        "default: migrating 1/2 shop.0001_initial",
-        "default: migrating 2/2 shop.0002_sale",
-        "default: error - it broke",
-    ]
+    first, second, lost, last, *_ = ended.stdout.splitlines()
+    assert first == "default: migrating 1/2 shop.0001_initial"
+    assert second == "default: migrating 2/2 shop.0002_sale"
+    assert lost.startswith("default: The connection to 'default' ended: ")
+    assert lost.endswith(" Connecting again.")
+    assert last == "default: error - it broke"
 
 
 def test_watch_what_is_ready(run, django_database, small_shop) -> None:

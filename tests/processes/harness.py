@@ -129,7 +129,7 @@ class Fleet:
         self, *arguments: str, wrapper: Sequence[str] = (), **settings: Any
     ) -> Replica:
         """Start `manage.py ARGUMENTS`, behind `wrapper` if there is one."""
-        return self._start(arguments, self._environment(**settings), wrapper=wrapper)
+        return self._start(arguments, self.environment(**settings), wrapper=wrapper)
 
     def run(
         self, *arguments: str, timeout: float = PATIENCE, **settings: Any
@@ -145,7 +145,7 @@ class Fleet:
         """Start one process for each command; all go on at the same moment, once loaded."""
         arrived, arrive = os.pipe()
         go, gate = os.pipe()
-        environment = self._environment(**settings)
+        environment = self.environment(**settings)
         environment["SCENARIO_BARRIER"] = f"{arrive},{go}"
         try:
             started = [self._start(c, environment, (arrive, go)) for c in commands]
@@ -174,7 +174,8 @@ class Fleet:
         self.replicas.append(Replica(command, environment, output, pass_fds))
         return self.replicas[-1]
 
-    def _environment(self, **settings: Any) -> dict[str, str]:
+    def environment(self, **settings: Any) -> dict[str, str]:
+        """The environment of a replica that is started some other way."""
         chosen = {"database": self.database, **self._defaults, **settings}
         return _environment(self.directory, **chosen)
 

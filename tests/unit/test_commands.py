@@ -18,7 +18,12 @@ from django_safe_init.exceptions import ConfigurationError, WaitTimeout
 from django_safe_init.management import interrupts
 from django_safe_init.management.commands.migrate import Command as OurMigrate
 from django_safe_init.management.interrupts import Interrupted, interruptible
-from django_safe_init.management.output import JsonOnly, command_errors, report_to
+from django_safe_init.management.output import (
+    JsonOnly,
+    command_errors,
+    report_to,
+    terminal,
+)
 from django_safe_init.management.replace import require_command, split
 from django_safe_init.migrating import apps_with_migrate, migrate_command, next_migrate
 
@@ -134,3 +139,35 @@ def test_the_command_that_runs(settings, monkeypatch) -> None:
 
     monkeypatch.setattr(migrate, "Command", Theirs)
     assert type(migrate_command()) is Theirs
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_terminal(monkeypatch) -> None:
+    """Rich draws on a terminal, in colours unless they are not wanted."""
+    monkeypatch.setattr(sys, "stdout", _Terminal())
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert not terminal(color=True).no_color
+    assert terminal(color=False).no_color
+
+
+def test_no_colours_in_the_environment(monkeypatch) -> None:
+    """NO_COLOR is heard."""
+    monkeypatch.setattr(sys, "stdout", _Terminal())
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert terminal(color=True).no_color
+
+
+def test_no_live_view(monkeypatch) -> None:
+    """Without rich, and in a terminal that cannot move its cursor, there are plain lines."""
+    monkeypatch.setattr(sys, "stdout", _Terminal())
+    monkeypatch.setenv("TERM", "dumb")
+    assert terminal(color=True) is None
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert terminal(color=True) is None

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import (
     BaseCommand,
     CommandError,
     CommandParser,
-    OutputWrapper,
 )
 from django.db import DEFAULT_DB_ALIAS
 
 from django_safe_init.conf import get_settings
 from django_safe_init.connections import Deadline
-from django_safe_init.exceptions import DatabaseUnreachable
+from django_safe_init.management.history import picture, plain
 from django_safe_init.management.interrupts import Interrupted, interruptible
-from django_safe_init.management.output import command_errors, report_to
-from django_safe_init.reading import Reader, RunRow
+from django_safe_init.management.output import command_errors, report_to, terminal
+from django_safe_init.management.watching import Lines, watch
+from django_safe_init.reading import RunRow
 from django_safe_init.runner import Initializer, Request
 from django_safe_init.states import State
 from django_safe_init.status import Status, look, open_reader
 from django_safe_init.work import Work
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 NOT_READY = 3
 
@@ -39,6 +39,8 @@ class Command(BaseCommand):
         "Exit code: 0 ready, 1 error, 2 usage, 3 not ready, 4 unreachable."
     )
     requires_system_checks: list[str] = []
+    #: Where standard output is a terminal and rich is installed.
+    console: Console | None = None
 
     def add_arguments(self, parser: CommandParser) -> None:
         """The options."""
@@ -48,7 +50,7 @@ class Command(BaseCommand):
         add(
             "--watch",
             action="store_true",
-            help="A line at each change, until ready or error.",
+            help="Show each change, until ready or error; live in a terminal with rich.",
         )
         add("--wait", action="store_true", help="Wait until this build is ready.")
         add(
@@ -62,11 +64,13 @@ class Command(BaseCommand):
             type=int,
             default=0,
             metavar="N",
-            help="Show the last N runs, too.",
+            help="Show the last N runs, too, the newest first.",
         )
 
     def handle(self, **options: Any) -> None:
         """Show it, and exit by it."""
+        plain_only = options["json"] or not self.stdout.isatty()
+        self.console = None if plain_only else terminal(color=not options["no_color"])
         try:
             with interruptible(), command_errors():
                 status, history = self._status(options)
@@ -91,24 +95,19 @@ class Command(BaseCommand):
             work = Work(lambda: None, "safe_init_status", report=report_to(self.stderr))
             Initializer(Request(work, alias, "external", options["timeout"])).run()
         if options["watch"]:
-            self._watch(alias, self.stderr if options["json"] else self.stdout)
+            self._watch(alias, options)
         reader = open_reader(alias, get_settings(), Deadline(0))
         with reader.session:
             return look(alias, reader), reader.history(options["history"])
 
-    def _watch(self, alias: str, output: OutputWrapper) -> None:
-        """A line at each change, also over a restart of the server."""
-        told = ""
-        while True:
-            reader = open_reader(alias, get_settings(), Deadline(None))
-            with reader.session, suppress(DatabaseUnreachable):
-                for status in _looks(alias, reader):
-                    if status.ready or status.state is State.ERROR:
-                        return
-                    if status.message != told:
-                        told = status.message
-                        output.write(f"{alias}: {told}")
-                        output.flush()
+    def _watch(self, alias: str, options: dict[str, Any]) -> None:
+        if self.console is None:
+            watch(alias, Lines(alias, self.stderr if options["json"] else self.stdout))
+            return
+        from django_safe_init.management.live import LiveView
+
+        with LiveView(alias, self.console) as view:
+            watch(alias, view)
 
     def _print_json(self, value: dict[str, Any]) -> None:
         self.stdout.write(json.dumps(value))
@@ -117,14 +116,10 @@ class Command(BaseCommand):
         self.stdout.write(f"{status.database}: {status.state} - {status.message}")
         if status.pending:
             self.stdout.write(f"  to apply: {', '.join(status.pending)}")
-        for run in history:
-            self.stdout.write(f"  {_run_line(run)}")
-
-
-def _looks(alias: str, reader: Reader) -> Iterator[Status]:
-    while True:
-        yield look(alias, reader)
-        time.sleep(0.5)
+        if history and self.console is not None:
+            self.console.print(picture(history))
+        elif history:
+            self.stdout.write(plain(history))
 
 
 def as_json(status: Status) -> dict[str, Any]:
@@ -144,12 +139,3 @@ def as_json(status: Status) -> dict[str, Any]:
 
 def _run_json(run: RunRow) -> dict[str, Any]:
     return {**run._asdict(), "state": run.state.value}
-
-
-def _run_line(run: RunRow) -> str:
-    end = run.outcome or "open"
-    reason = f": {run.error}" if run.error else ""
-    return (
-        f"run {run.id} ({run.command}, {run.leader}, {run.started_at[:19]}) "
-        f"{end}, {run.done} of {run.total} done in {run.duration_seconds:.1f} s{reason}"
-    )

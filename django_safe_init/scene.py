@@ -1,0 +1,146 @@
+"""A run as a person who watches it sees it: its steps, its leader, who waits for it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import psycopg
+
+from django_safe_init.activity import Activity, leader_activity
+from django_safe_init.connections import one_line
+from django_safe_init.exceptions import DatabaseUnreachable
+from django_safe_init.reading import Reader
+from django_safe_init.states import State
+from django_safe_init.status import Status, look
+from django_safe_init.tables import STEP_TABLE
+
+#: More steps than a terminal has lines.
+STEPS = 200
+#: For each query of a look, so that a watcher makes two a second at most.
+SECONDS_A_QUERY = 0.5
+
+_STEPS = f"""
+    SELECT to_jsonb(s) || jsonb_build_object('seconds',
+             extract(epoch FROM coalesce(finished_at, clock_timestamp()) - started_at))
+    FROM {STEP_TABLE} s WHERE run_id = %(run)s ORDER BY position DESC, id DESC LIMIT %(limit)s
+"""
+_SURROUNDINGS = """
+    SELECT {steps},
+      (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+       AND application_name = 'safe_init waiting' AND pid <> %(leader)s),
+      (SELECT usename FROM pg_stat_activity WHERE pid = %(leader)s)
+"""
+
+
+class StepRow(NamedTuple):
+    """A row of the step table."""
+
+    position: int
+    kind: str
+    name: str
+    backwards: bool
+    outcome: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What was seen at one moment. Ages and durations are in seconds, as of that moment."""
+
+    status: Status
+    #: The newest steps of the run, in their order.
+    steps: tuple[StepRow, ...] = ()
+    #: The role of the leader's session.
+    role: str | None = None
+    #: Sessions of followers that are connected now; those that look with short ones come and go.
+    followers: int | None = None
+    #: What the leader's statement is, and what blocks it.
+    activity: Activity | None = None
+    #: What else there is to say.
+    note: str = ""
+    #: Whether this role may not read the steps.
+    blind: bool = False
+    #: On this process's monotonic clock.
+    seen_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def running(self) -> bool:
+        """Whether a leader is at work on the run."""
+        run = self.status.run
+        return self.status.led and run is not None and run.open
+
+    @property
+    def elapsed(self) -> float:
+        """The seconds since that moment."""
+        return time.monotonic() - self.seen_at
+
+
+def read_scene(database: str, reader: Reader, before: Scene | None) -> Scene:
+    """What the reader sees now, with no lock and no transaction that outlives a query.
+
+    While a migration has locked our tables, what was known `before` is shown with a note. Raises
+    `DatabaseUnreachable` when the connection is lost.
+    """
+    status = look(database, reader)
+    if status.run is None:
+        return _remembered(status, before)
+    blind = before is not None and before.blind
+    try:
+        return _surroundings(status, reader, blind)
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:
+        return _remembered(replace(status, message=one_line(exc)), before)
+    except psycopg.errors.InsufficientPrivilege as exc:
+        return Scene(status, note=one_line(exc), blind=True)
+    except psycopg.OperationalError as exc:
+        raise DatabaseUnreachable(
+            f"The connection to {database!r} ended: {one_line(exc)}"
+        ) from exc
+
+
+def _remembered(status: Status, before: Scene | None) -> Scene:
+    if (
+        before is None
+        or before.status.run is None
+        or status.state is not State.MIGRATING
+    ):
+        return Scene(status)
+    known = replace(before.status, led=status.led)
+    return replace(before, status=known, note=status.message)
+
+
+def _surroundings(status: Status, reader: Reader, blind: bool) -> Scene:
+    run = status.run
+    assert run is not None  # the caller has looked
+    query = _SURROUNDINGS.format(steps="'{}'::jsonb[]" if blind else f"ARRAY({_STEPS})")
+    params = {"run": run.id, "leader": run.backend_pid, "limit": STEPS}
+    [(steps, followers, role)] = reader.session.read(query, params)
+    rows = tuple(_step_row(values) for values in reversed(steps))
+    scene = Scene(status, rows, role, followers, blind=blind)
+    if not scene.running:
+        return scene
+    key = str(reader.params["lock_key"])
+    return replace(scene, activity=leader_activity(reader.session, key))
+
+
+def _step_row(values: dict[str, Any]) -> StepRow:
+    """From a row as JSON, as any version of this package may have written it."""
+    return StepRow(
+        position=values["position"],
+        kind=values["kind"],
+        name=values["name"],
+        backwards=values.get("backwards", False),
+        outcome=values.get("outcome"),
+        seconds=float(values["seconds"]),
+    )
+
+
+def seconds_to_pause(scene: Scene) -> float:
+    """How long to wait before the next look, so that the server is asked twice a second."""
+    queries = 2
+    if scene.status.run is not None:
+        queries += 1
+    if scene.activity is not None:
+        queries += 2 if scene.activity.blockers else 1
+    return queries * SECONDS_A_QUERY
