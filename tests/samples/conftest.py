@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from example_project.embedded import EmbeddedServer, bin_dir
-from tests.support import Database
+from tests.support import Database, wait_until
 
 HERE = Path(__file__).parent
 SHOP = Path("shop/migrations")
@@ -123,7 +123,12 @@ def project(
         if situation not in ("ready", "empty"):
             source = HERE / "situations" / f"{situation}.py"
             shutil.copy(source, shell.folder / SHOP / "0003_stock.py")
-            shell.run("python manage.py safe_migrate", exit_code=None)
+            if situation == "hanging":
+                shell.run("python manage.py safe_migrate > leader.log 2>&1 &")
+                look = "python manage.py safe_init_status"
+                wait_until(lambda: "0003_stock" in shell.run(look, exit_code=None))
+            else:
+                shell.run("python manage.py safe_migrate", exit_code=None)
         return shell
 
     return make

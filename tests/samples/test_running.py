@@ -69,10 +69,16 @@ def test_commands(block: Block, project: Callable[..., Shell]) -> None:
 
 @pytest.mark.parametrize("block", of_kind("sql"), ids=str)
 def test_sql(block: Block, project: Callable[..., Shell]) -> None:
-    """A server takes every statement."""
+    """A server takes every statement; a role that is created can wait for readiness."""
     shell = project(block.option("on", "ready"))
     (shell.folder / "sample.sql").write_text(block.text)
     shell.run("psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --file sample.sql")
+    if role := block.option("role"):
+        try:
+            wait = "python manage.py safe_migrate --mode external --timeout 30"
+            assert "ready" in shell.run(f"PGUSER={role} {wait}")
+        finally:
+            shell.run(f"psql -q -c 'DROP OWNED BY {role}' -c 'DROP ROLE {role}'")
 
 
 @pytest.mark.parametrize("block", of_kind("migration"), ids=str)

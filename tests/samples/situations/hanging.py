@@ -1,0 +1,8 @@
+"""A migration that does not come back from the server."""
+
+from django.db import migrations
+
+
+class Migration(migrations.Migration):
+    dependencies = [("shop", "0002_price")]
+    operations = [migrations.RunSQL("SELECT pg_sleep(600)", migrations.RunSQL.noop)]
