@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django_safe_init.version import __version__
 
 if TYPE_CHECKING:
+    from django_safe_init.asynchronous import aget_status, ainitialize
     from django_safe_init.exceptions import (
         ConfigurationError,
         DatabaseUnreachable,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 #: Where each public name lives. They are imported when first used: this package is itself
 #: imported by `INSTALLED_APPS`, before Django is set up.
 _HOMES = {
+    "asynchronous": ("aget_status", "ainitialize"),
     "runner": ("Outcome", "initialize"),
     "states": ("State",),
     "status": ("Status", "get_status", "is_ready"),
@@ -64,6 +66,8 @@ __all__ = [
     "ValidationFailed",
     "WaitTimeout",
     "__version__",
+    "aget_status",
+    "ainitialize",
     "get_status",
     "initialize",
     "is_ready",

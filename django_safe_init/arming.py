@@ -21,10 +21,12 @@ from django_safe_init.connections import (
     protect,
 )
 from django_safe_init.exceptions import LockLost, UnsafeConnection
+from django_safe_init.interruption import remote
 from django_safe_init.locks.held import holders_sql
 from django_safe_init.locks.postgresql import LeaderLock, Proof
+from django_safe_init.threads import OwnThread
 
-_registry: dict[str, ArmedConnections] = {}
+_registry: list[ArmedConnections] = []
 _registry_lock = threading.Lock()
 
 
@@ -36,7 +38,7 @@ class ArmedConnections:
     a connection that a successor does not see cannot believe that its process leads.
 
     The run's threads are the one that entered and those started later; what other threads of
-    the process do with the alias is none of its business.
+    the process do with the alias is none of its business, nor what other initializations do.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class ArmedConnections:
         self.lock = lock
         self.direct = direct
         self._process = os.getpid()
+        self._interruption = remote()
         [(self._leader_pid,)] = lock.session.rows("SELECT pg_backend_pid()")
         #: Whether a connection of the leading thread was gone before the run ended.
         self.broken = False
@@ -61,7 +64,7 @@ class ArmedConnections:
     def __enter__(self) -> BaseDatabaseWrapper:
         self._previous = present_wrapper(self.alias)
         with _registry_lock:
-            _registry[self.alias] = self
+            _registry.append(self)
             # The only way to the connections of threads that a migration starts: those are
             # made by the handler, from settings that may name a pool or a pooler.
             connections.create_connection = _create_connection  # type: ignore[method-assign]
@@ -75,7 +78,7 @@ class ArmedConnections:
         self.broken = self._is_gone()
         connection_created.disconnect(self._arm)
         with _registry_lock:
-            del _registry[self.alias]
+            _registry.remove(self)
             if not _registry:
                 del connections.create_connection
         self._wrapper.close()
@@ -87,6 +90,8 @@ class ArmedConnections:
     def new_wrapper(self) -> BaseDatabaseWrapper:
         """An unpooled wrapper of the alias, by the direct settings."""
         wrapper = make_wrapper(self.alias, self.direct)
+        if self._interruption is not None:
+            self._interruption.guard(wrapper)
         return make_patient(wrapper, get_settings().wait_timeout)
 
     def _is_gone(self) -> bool:
@@ -113,7 +118,9 @@ class ArmedConnections:
 
     def covers(self, thread: threading.Thread) -> bool:
         """Whether what this thread does belongs to the run."""
-        return thread not in self._strangers
+        if thread is self._thread:
+            return True
+        return not isinstance(thread, OwnThread) and thread not in self._strangers
 
     def _arm(self, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
         thread = threading.current_thread()
@@ -162,9 +169,10 @@ class ArmedConnections:
 
 
 def _create_connection(alias: str) -> BaseDatabaseWrapper:
-    armed = _registry.get(alias)
-    if armed is not None and armed.covers(threading.current_thread()):
-        return armed.new_wrapper()
+    thread = threading.current_thread()
+    for armed in list(_registry):
+        if armed.alias == alias and armed.covers(thread):
+            return armed.new_wrapper()
     wrapper: BaseDatabaseWrapper = type(connections).create_connection(
         connections, alias
     )

@@ -35,6 +35,7 @@ from django_safe_init.exceptions import (
     UnsupportedEngine,
     WaitTimeout,
 )
+from django_safe_init.interruption import sleep
 
 logger = logging.getLogger("django_safe_init")
 
@@ -397,7 +398,7 @@ def make_patient(wrapper: BaseDatabaseWrapper, seconds: float) -> BaseDatabaseWr
             except psycopg.OperationalError as exc:
                 if patience.passed() or not is_busy(exc):
                     raise
-                time.sleep(random.uniform(0.05, 0.5))
+                sleep(random.uniform(0.05, 0.5))
 
     wrapper.get_new_connection = get_new_connection  # type: ignore[method-assign, assignment]
     return wrapper
@@ -481,7 +482,7 @@ def connect(
             if line != told:
                 report(line)
                 told = line
-            time.sleep(deadline.clip(pause))
+            sleep(deadline.clip(pause))
         except (psycopg.ProgrammingError, ImproperlyConfigured) as exc:
             raise ConfigurationError(
                 f"DATABASES[{wrapper.alias!r}] cannot be used: {one_line(exc)}."

@@ -19,6 +19,7 @@ from django_safe_init.build import Build
 from django_safe_init.conf import Settings
 from django_safe_init.connections import Deadline, Session, one_line
 from django_safe_init.exceptions import LeaderFailed, WaitTimeout
+from django_safe_init.interruption import sleep
 from django_safe_init.reading import Glance, Reader, Reading, RunRow
 from django_safe_init.watch import Watch
 
@@ -79,7 +80,7 @@ class Follower:
                 logger.info("A follower's connection ended: %s", one_line(exc))
                 self.watch.close()
                 self._progress.check(self.watch.deadline)
-                time.sleep(random.uniform(0.1, 0.5))
+                sleep(random.uniform(0.1, 0.5))
 
     def _look(self) -> Verdict | None:
         reader = self.watch.reader()

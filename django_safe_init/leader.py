@@ -20,6 +20,7 @@ from django_safe_init.exceptions import (
     SafeInitError,
     ValidationFailed,
 )
+from django_safe_init.interruption import noticing, uninterruptible
 from django_safe_init.locks.postgresql import LeaderLock
 from django_safe_init.pruning import prune
 from django_safe_init.reading import Reader
@@ -103,7 +104,11 @@ class Leader:
             self._tracker = Tracker(
                 connection, self.armed.verify, self.recorder, unfinished
             )
-            with self._tracker, leading_with(self.machine.database, self._tracker):
+            with (
+                self._tracker,
+                leading_with(self.machine.database, self._tracker),
+                noticing(),
+            ):
                 self.work.migrate()
 
     def _validate(self) -> None:
@@ -152,9 +157,10 @@ class Leader:
             # A non-atomic step that broke off stays open: what it has done is unknown.
             if self._tracker and self._tracker.current_is_atomic:
                 self.recorder.finish_step("failed")
-            return self.recorder.finish_run(
-                self._outcome(exc), State.ERROR, self.reason(exc)
-            )
+            with uninterruptible():
+                return self.recorder.finish_run(
+                    self._outcome(exc), State.ERROR, self.reason(exc)
+                )
         except SafeInitError as error:
             logger.info("Run %s is left open: %s", self.recorder.run, error)
             return None

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import psycopg
 
+from django_safe_init import interruption
 from django_safe_init.build import Build
 from django_safe_init.connections import Sent, Session, printable, session_error
 from django_safe_init.exceptions import SafeInitError
@@ -389,6 +390,7 @@ class Recorder:
             try:
                 return write()
             except psycopg.errors.LockNotAvailable:
+                interruption.check()
                 if time.monotonic() > end:
                     raise
             except psycopg.DataError:

@@ -33,6 +33,7 @@ from django_safe_init.exceptions import (
     InitializationFailed,
     LockLost,
 )
+from django_safe_init.interruption import sleep
 from django_safe_init.migrating import run_migrate
 from django_safe_init.reading import UNREADABLE
 from django_safe_init.states import State, StateMachine
@@ -110,7 +111,7 @@ def _require_no_event_loop() -> None:
     if not os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"):
         raise ConfigurationError(
             "initialize() was called in an event loop. "
-            "Call it in a thread: await asyncio.to_thread(initialize)."
+            "Call the other one there: await ainitialize()."
         )
 
 
@@ -128,7 +129,7 @@ def retry_while_busy(
                     f"The database {database!r} failed: {one_line(exc)}"
                 ) from exc
             report(f"waiting for the server: {one_line(exc)}")
-            time.sleep(random.uniform(0.1, 2.0))
+            sleep(random.uniform(0.1, 2.0))
 
 
 class Initializer:

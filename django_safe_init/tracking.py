@@ -11,6 +11,7 @@ executor; so no executor has to be replaced, and other packages may bring theirs
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -58,6 +59,7 @@ class Tracker:
         #: Whether that one is undone as a whole if it fails.
         self.current_is_atomic = False
         self._has_plan = False
+        self._thread = threading.current_thread()
         self._shares = False
         self._recorded_before: frozenset[tuple[str, str]] = frozenset()
         self._transaction: transaction.Atomic | None = None
@@ -80,8 +82,11 @@ class Tracker:
         plan: list[tuple[Migration, bool]] | None = None,
         **kwargs: Any,
     ) -> None:
-        # Sent once per app, before the first migration.
-        if using == self.connection.alias and plan is not None and not self._has_plan:
+        # Sent once per app, before the first migration; by each run of this process.
+        mine = self._thread is threading.current_thread()
+        if not mine or using != self.connection.alias:
+            return
+        if plan is not None and not self._has_plan:
             self._has_plan = True
             self.recorder.total = len(plan)
             self.recorder.update(State.MIGRATING, "pre_migrate")

@@ -11,6 +11,7 @@ from typing import Any
 from django_safe_init.build import Build
 from django_safe_init.conf import Settings
 from django_safe_init.connections import Deadline, Session, connect, make_wrapper
+from django_safe_init.interruption import check, parts, sleep
 from django_safe_init.locks import channel
 from django_safe_init.reading import Reader
 
@@ -76,6 +77,7 @@ class Watch:
         )
 
     def _current_reader(self) -> Reader:
+        check()
         assert self.session is not None
         if self._reader is None:
             self._reader = Reader(self.session, self._build, self.settings.lock_key)
@@ -87,15 +89,15 @@ class Watch:
         if self.session is not None and self._may_keep(self.session):
             seconds = self.deadline.clip(random.uniform(0.5, 1.0))
             if self._listening:
-                list(self.session.raw.notifies(timeout=seconds, stop_after=1))
+                _listen(self.session, seconds)
             else:
-                time.sleep(seconds)
+                sleep(seconds)
             return
         self.close()
         # Most look rarely, since each look costs the server a connection; a few look often,
         # so that a dead leader is seen.
         slow = random.random() < 0.875
-        time.sleep(self.deadline.clip(random.uniform(2.0, 3.0) if slow else 0.75))
+        sleep(self.deadline.clip(random.uniform(2.0, 3.0) if slow else 0.75))
 
     def _may_keep(self, session: Session) -> bool:
         if self._pooled or time.monotonic() - self._room_seen < _SECONDS_OF_ROOM:
@@ -118,3 +120,9 @@ class Watch:
         self.session = None
         self._room_seen = 0.0
         self._listening = self._is_direct = self._pooled = False
+
+
+def _listen(session: Session, seconds: float) -> None:
+    for part in parts(seconds):
+        if list(session.raw.notifies(timeout=part, stop_after=1)):
+            return

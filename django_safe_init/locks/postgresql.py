@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ import psycopg
 
 from django_safe_init.connections import Deadline, Session, session_error
 from django_safe_init.exceptions import LockLost, UnsafeConnection, WaitTimeout
+from django_safe_init.interruption import sleep
 from django_safe_init.locks import channel, leader_key, work_key
 from django_safe_init.locks.ending import refusal, terminate
 from django_safe_init.locks.held import HELD, HOLDERS
@@ -114,7 +114,7 @@ class LeaderLock:
                     "Work that an earlier leader left running did not end in time: "
                     + " ".join(_refusal(pid, role) for pid, role in left)
                 )
-            time.sleep(0.02)
+            sleep(0.02)
 
     def _predecessors(self) -> list[tuple[int, str]]:
         return self.session.rows(

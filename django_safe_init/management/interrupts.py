@@ -9,7 +9,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from types import FrameType
+
+from django_safe_init.interruption import Interruption, current
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CLEANING_SECONDS = 2.0
@@ -30,8 +33,8 @@ class Interrupted(KeyboardInterrupt):
 class _Handler:
     """Raises on a signal; not again while the process is cleaning up after the last one."""
 
-    def __init__(self) -> None:
-        self.signal: int | None = None
+    def __init__(self, interruption: Interruption) -> None:
+        self._interruption = interruption
         self._last = -math.inf
         self._process = os.getpid()
 
@@ -44,31 +47,25 @@ class _Handler:
         now = time.monotonic()
         if now - self._last >= _CLEANING_SECONDS:
             self._last = now
-            self.signal = number
+            self._interruption.tell(partial(Interrupted, number))
             raise Interrupted(number)
 
 
-_handler: _Handler | None = None
-
-
-def raise_swallowed() -> None:
-    """Raise `Interrupted` again, if something that catches everything has swallowed it."""
-    if _handler is not None and _handler.signal is not None:
-        raise Interrupted(_handler.signal)
-
-
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Raise `Interrupted` on SIGTERM and SIGINT: also as PID 1, which has no default for them."""
-    global _handler
+def interruptible() -> Iterator[Interruption]:
+    """Raise `Interrupted` on SIGTERM and SIGINT: also as PID 1, which has no default for them.
+
+    Work on other threads is told by the interruption that is given.
+    """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield current() or Interruption()
         return
-    outer, _handler = _handler, _Handler()
-    previous = {number: signal.signal(number, _handler) for number in _SIGNALS}
+    interruption = Interruption(threading.current_thread())
+    handler = _Handler(interruption)
+    previous = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
-        yield
+        with interruption.here():
+            yield interruption
     finally:
-        _handler = outer
         for number, before in previous.items():
             signal.signal(number, before)

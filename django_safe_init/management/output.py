@@ -26,11 +26,11 @@ def command_errors() -> Iterator[None]:
         raise CommandError(str(exc), returncode=exc.exit_code) from exc
 
 
-def report_to(stream: OutputWrapper) -> Callable[[str], None]:
+def report_to(stream: OutputWrapper, label: str = "") -> Callable[[str], None]:
     """A function that writes lines for a person, marked as ours."""
 
     def report(line: str) -> None:
-        stream.write(f"[safe_init] {line}", style_func=str)
+        stream.write(f"[safe_init] {label}{line}", style_func=str)
         stream.flush()
 
     return report

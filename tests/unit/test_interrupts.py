@@ -9,12 +9,9 @@ from unittest import mock
 
 import pytest
 
+from django_safe_init.interruption import check
 from django_safe_init.management import interrupts
-from django_safe_init.management.interrupts import (
-    Interrupted,
-    interruptible,
-    raise_swallowed,
-)
+from django_safe_init.management.interrupts import Interrupted, interruptible
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -48,14 +45,14 @@ def test_a_later_signal_counts_again(monkeypatch) -> None:
 
 def test_a_swallowed_signal_is_raised_again() -> None:
     """Code that catches everything cannot keep a signal from the next boundary."""
-    raise_swallowed()
+    check()
     with interruptible():
-        raise_swallowed()
+        check()
         with pytest.raises(Interrupted):
             signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Interrupted, match="SIGTERM"):
-            raise_swallowed()
-    raise_swallowed()
+            check()
+    check()
 
 
 def test_other_threads_have_no_signals() -> None:

@@ -9,14 +9,11 @@ from django.core.management import CommandError
 from django.db import connections
 from django.db.migrations import Migration
 
+from django_safe_init import interruption
 from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.connections import is_postgresql
 from django_safe_init.exceptions import InitializationFailed
-from django_safe_init.management.interrupts import (
-    Interrupted,
-    interruptible,
-    raise_swallowed,
-)
+from django_safe_init.management.interrupts import Interrupted, interruptible
 from django_safe_init.management.output import command_errors, report_to
 from django_safe_init.migrating import next_migrate
 from django_safe_init.runner import (
@@ -107,7 +104,7 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
         self, action: str, migration: Migration | None = None, fake: bool = False
     ) -> None:
         """Pass on to the run's tracker what Django says."""
-        raise_swallowed()
+        interruption.check()
         tracker = self._tracker
         if tracker is not None and migration is not None:
             if action in ("apply_start", "unapply_start"):

@@ -6,12 +6,16 @@ import contextlib
 import json
 import logging
 import sys
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, NoReturn, TextIO, cast
 
 from django.core.management.base import (
     BaseCommand,
     CommandError,
     CommandParser,
+    OutputWrapper,
     SystemCheckError,
 )
 from django.db import DEFAULT_DB_ALIAS, connections
@@ -23,6 +27,7 @@ from django_safe_init.exceptions import (
     InitializationFailed,
     SafeInitError,
 )
+from django_safe_init.interruption import check as check_interruption
 from django_safe_init.management.interrupts import Interrupted, interruptible
 from django_safe_init.management.output import JsonOnly, report_to
 from django_safe_init.management.replace import become, require_command, split
@@ -58,6 +63,13 @@ class Command(BaseCommand):
             action="append",
             metavar="ALIAS",
             help="Default: SAFE_INIT's DATABASES.",
+        )
+        add(
+            "--jobs",
+            type=int,
+            default=1,
+            metavar="N",
+            help="How many databases to initialize side by side.",
         )
         add(
             "--mode",
@@ -111,18 +123,24 @@ class Command(BaseCommand):
             try:
                 super().run_from_argv(own)
             except CommandError as exc:  # from the parser, under --json
-                self._emit([Outcome("usage", "none", DEFAULT_DB_ALIAS, error=str(exc))])
-                sys.exit(2)
+                self._exit(2, "usage", exc)
+            except Interrupted as exc:  # where no database has reported it
+                self._exit(exc.exit_code, "interrupted", exc)
         if command:
             become(command)
 
+    def _exit(self, code: int, result: str, exc: BaseException) -> NoReturn:
+        if self._json is not None:
+            self._emit([Outcome(result, "none", DEFAULT_DB_ALIAS, error=str(exc))])
+        else:
+            self.stderr.write(str(exc))
+        sys.exit(code)
+
     def handle(self, **options: Any) -> None:
-        """Initialize one database after the other, then report."""
-        ended: list[tuple[Outcome, int]] = []
-        for alias in _aliases(options):
-            ended.append(self._one(alias, options))
-            if ended[-1][0].result == "interrupted":
-                break
+        """Initialize the databases, then report."""
+        aliases = _aliases(options)
+        self._labelled = len(aliases) > 1
+        ended = self._initialize(aliases, options)
         ended.sort(key=lambda pair: _badness(pair[1]))
         code = ended[0][1]
         if options["json"]:
@@ -135,14 +153,29 @@ class Command(BaseCommand):
             for outcome, _ in ended:
                 self.stdout.write(_summary(outcome))
 
+    def _initialize(
+        self, aliases: list[str], options: dict[str, Any]
+    ) -> list[tuple[Outcome, int]]:
+        """One database after the other, or several at a time."""
+        if options["jobs"] > 1 and self._labelled:
+            # Here, because a replica with one database should not pay for it.
+            from django_safe_init.management.several import side_by_side
+
+            return side_by_side(
+                aliases, options["jobs"], partial(self._one, options=options)
+            )
+        ended: list[tuple[Outcome, int]] = []
+        for alias in aliases:
+            ended.append(self._one(alias, options))
+            if ended[-1][0].result == "interrupted":
+                break
+        return ended
+
     def _one(self, alias: str, options: dict[str, Any]) -> tuple[Outcome, int]:
         initializer = Initializer(self._request(alias, options))
         try:
-            require_command(self._command)
-            if self._command and options["plan"]:
-                raise ConfigurationError(
-                    "--plan changes nothing, so no command can follow it."
-                )
+            check_interruption()
+            self._check_usage(options)
             if options["plan"] or options["check"]:
                 return self._look(initializer, options), 0
             return initializer.run(), 0
@@ -153,19 +186,29 @@ class Command(BaseCommand):
         except Interrupted as exc:
             return initializer.outcome("interrupted", str(exc)), exc.exit_code
         except Exception as exc:
-            if not options["json"]:
+            if not (options["json"] or self._labelled):
                 raise
-            # Whoever reads the JSON gets one object whatever happens; the log has the rest.
+            # Whoever reads the JSON gets one object whatever happens, and the other databases
+            # are initialized; the log has the rest.
             logger.exception("%s: unexpected error", alias)
             text = f"{type(exc).__name__}: {one_line(exc)}"
             return initializer.outcome("failed", text), 1
+
+    def _check_usage(self, options: dict[str, Any]) -> None:
+        require_command(self._command)
+        if options["jobs"] < 1:
+            raise ConfigurationError("--jobs must be 1 or more.")
+        if self._command and options["plan"]:
+            raise ConfigurationError(
+                "--plan changes nothing, so no command can follow it."
+            )
 
     def _request(self, alias: str, options: dict[str, Any]) -> Request:
         work = Work(
             migrate=lambda: self._migrate(alias, options),
             command="safe_migrate",
             rerun=tuple(options["rerun"]),
-            report=report_to(self.stderr),
+            report=self._report(alias),
         )
         return Request(
             work,
@@ -179,9 +222,12 @@ class Command(BaseCommand):
     def _check(self, alias: str, options: dict[str, Any]) -> None:
         """Django's system checks, and then no connection kept that they may have opened."""
         if not options["skip_checks"]:
-            report = report_to(self.stderr)
+            report = self._report(alias)
             retry_while_busy(lambda: self.check(databases=[alias]), alias, report)
             connections[alias].close()
+
+    def _report(self, alias: str) -> Callable[[str], None]:
+        return report_to(self.stderr, f"{alias}: " if self._labelled else "")
 
     def _look(self, initializer: Initializer, options: dict[str, Any]) -> Outcome:
         alias = initializer.database
@@ -210,15 +256,26 @@ class Command(BaseCommand):
 
     def _migrate(self, alias: str, options: dict[str, Any]) -> None:
         output = self.stderr if options["json"] else self.stdout
-        run_migrate(
-            alias,
-            plan=options["plan"],
-            verbosity=options["verbosity"],
-            stdout=output._out,
-            stderr=self.stderr._out,
-            no_color=options["no_color"],
-            force_color=options["force_color"],
-        )
+        with self._stream(output, alias) as stdout:
+            run_migrate(
+                alias,
+                plan=options["plan"],
+                verbosity=options["verbosity"],
+                stdout=stdout,
+                stderr=self.stderr._out,
+                no_color=options["no_color"],
+                force_color=options["force_color"],
+            )
+
+    def _stream(
+        self, output: OutputWrapper, alias: str
+    ) -> AbstractContextManager[TextIO]:
+        stream = cast(TextIO, output._out)
+        if not self._labelled:
+            return contextlib.nullcontext(stream)
+        from django_safe_init.management.several import labelled
+
+        return labelled(stream, alias)
 
     def _emit(self, outcomes: list[Outcome]) -> None:
         """One JSON object; the worst outcome comes first."""
