@@ -54,11 +54,12 @@ async def _on_own_thread(call: Callable[[], T]) -> T:
     except asyncio.CancelledError:
         interruption.tell(Cancelled)
         # Cancelling a statement is a connection to the server: nothing for the loop's thread.
-        _, ended = _start(partial(interruption.end, [thread]), Interruption())
+        helper, ended = _start(partial(interruption.end, [thread]), Interruption())
         await _whatever_happens(ended)
         await _whatever_happens(outcome)
+        helper.join()  # it has nothing left to do
         raise
-    thread.join()  # it has nothing left to do
+    thread.join()
     return outcome.result()
 
 

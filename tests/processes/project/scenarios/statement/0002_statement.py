@@ -11,7 +11,7 @@ STILL_RUNNING = """
 
 
 def enter(apps, schema_editor):
-    if acts.first_time("statement"):
+    if acts.chosen("EACH") or acts.first_time("statement"):
         acts.note("inside")
         tables.enter(schema_editor, "orphan", after=60)
     with schema_editor.connection.cursor() as cursor:

@@ -1,1 +1,3 @@
-"""One long statement; whoever comes second looks whether it still runs. `SCENARIO_ATOMIC`."""
+"""One long statement; whoever comes second looks whether it still runs. `SCENARIO_ATOMIC`.
+
+With `SCENARIO_EACH`, nobody is second."""
