@@ -40,7 +40,6 @@ class Backend(NamedTuple):
     application: str
     #: The address of the process at its other end; None also for a socket of the same host.
     client: str | None
-    #: With the pid, what tells it from every other backend.
     started: str | None
     age_seconds: float | None
     state: str | None
@@ -50,6 +49,11 @@ class Backend(NamedTuple):
     blocking_pids: list[int]
     query_seconds: float | None
     query: str
+
+    @property
+    def identity(self) -> tuple[int, str | None]:
+        """What tells it from every other backend, also from a later one with its pid."""
+        return self.pid, self.started
 
     @property
     def active(self) -> bool:

@@ -14,6 +14,10 @@ from django_safe_init.exceptions import ConfigurationError
 
 MODES = ("self", "external", "off")
 MODE_VARIABLE = "DB_INIT_MODE"
+#: How often a leader gives a sign of life.
+HEARTBEAT_SECONDS = 2.0
+#: Less would take a leader on a busy machine for a stalled one; a dead network is noticed in 5.
+LEAST_STALLED_AFTER = 5 * HEARTBEAT_SECONDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Settings:
     max_wait: float | None = None
     #: How often a leader that lost its lock or its connection starts over.
     restarts: int = 3
+    #: After how long without a sign of life followers end a leader; `None` for never.
+    stalled_after: float | None = None
     #: What to do with a non-atomic migration that was interrupted: "rerun" or "report".
     unfinished: str = "rerun"
     #: How many runs to keep.
@@ -118,6 +124,13 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a positive number of seconds or None",
     ),
     "RESTARTS": (_is_count, "an integer, 0 or more"),
+    "STALLED_AFTER": (
+        lambda value: (
+            value is None or (_is_number(value) and value >= LEAST_STALLED_AFTER)
+        ),
+        f"{LEAST_STALLED_AFTER:g} seconds or more (a leader gives a sign of life every "
+        f"{HEARTBEAT_SECONDS:g} seconds), or None",
+    ),
     "UNFINISHED": _one_of("rerun", "report"),
     "HISTORY": _POSITIVE_COUNT,
 }

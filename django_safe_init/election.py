@@ -27,7 +27,9 @@ from django_safe_init.locks.postgresql import (
     require_exclusion,
     require_own_server_session,
 )
-from django_safe_init.reading import Reading
+from django_safe_init.reading import Glance, Reading
+from django_safe_init.recorder import Heartbeat
+from django_safe_init.stalled import StalledLeader
 from django_safe_init.states import State
 from django_safe_init.watch import Watch
 
@@ -65,6 +67,7 @@ class Election:
         patience = Deadline(self.settings.wait_timeout)
         external = self.process.mode == "external"
         reader = self.watch.reader if external else self.watch.direct_reader
+        stalled = StalledLeader(self.watch, self.process.say)
         while True:
             try:
                 return reader().read()
@@ -79,6 +82,8 @@ class Election:
                 self.process.say(
                     "The status tables are locked at the moment, probably by a migration."
                 )
+                if not external:
+                    stalled.end(reader().session, Glance(None, None))
                 self.watch.pause()
 
     def _compete(self) -> Outcome:
@@ -97,9 +102,11 @@ class Election:
                 self.process.role = "follower"
                 done = follower.follow() is Verdict.READY
             else:
-                done = self._is_done(lock, follower)
+                with Heartbeat(lock.verify):
+                    done = self._is_done(lock, follower)
+                    if not done:
+                        self._check_once(lock)
                 if not done:
-                    self._check_once(lock)
                     return self._lead(lock)
             if done:
                 return self._ready(follower.reading)

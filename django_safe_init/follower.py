@@ -21,6 +21,7 @@ from django_safe_init.connections import Deadline, Session, one_line
 from django_safe_init.exceptions import LeaderFailed, WaitTimeout
 from django_safe_init.interruption import sleep
 from django_safe_init.reading import Glance, Reader, Reading, RunRow
+from django_safe_init.stalled import StalledLeader
 from django_safe_init.watch import Watch
 
 logger = logging.getLogger("django_safe_init")
@@ -66,6 +67,7 @@ class Follower:
         self.shares_failure = shares_failure
         #: The reading that was judged last.
         self.reading = since
+        self._stalled = StalledLeader(watch, report)
         self._progress = Progress(watch.alias, watch.settings, report)
 
     def follow(self) -> Verdict:
@@ -85,7 +87,7 @@ class Follower:
     def _look(self) -> Verdict | None:
         reader = self.watch.reader()
         try:
-            glance = reader.glance()
+            seen = glance = reader.glance()
             if not (self.leads and glance.at_work_for(self.build)):
                 verdict = self.judge(self._read(reader, glance))
                 if verdict is not None:
@@ -95,6 +97,9 @@ class Follower:
             glance = self._progress.glance._replace(leader_pid=reader.leader_pid())
             if self.leads and glance.leader_pid is None:
                 return Verdict.TRY
+            seen = glance._replace(latest=None)
+        if self.leads and self._stalled.end(reader.session, seen):
+            return Verdict.TRY
         self._progress.note(glance, reader.session)
         self._progress.check(self.watch.deadline)
         return None

@@ -85,7 +85,7 @@ class Leader:
         self.lost.runs.append(self.recorder.run)
         if reason is not None:
             raise LeaderFailed(reason, run=self.recorder.run)
-        with self._recorded(), Heartbeat(self.recorder):
+        with self._recorded(), Heartbeat(self.recorder.heartbeat):
             self._prune(unfinished)
             self._migrate(unfinished)
             self._validate()

@@ -21,8 +21,9 @@ import psycopg
 
 from django_safe_init import interruption
 from django_safe_init.build import Build
+from django_safe_init.conf import HEARTBEAT_SECONDS
 from django_safe_init.connections import Sent, Session, printable, session_error
-from django_safe_init.exceptions import SafeInitError
+from django_safe_init.exceptions import LockLost, SafeInitError
 from django_safe_init.locks.postgresql import Proof, proof_params, proof_sql
 from django_safe_init.states import State
 from django_safe_init.tables import missing_privilege
@@ -406,22 +407,29 @@ def _log_dropped() -> None:
 
 
 class Heartbeat:
-    """Writes the leader's sign of life while it works."""
+    """Calls `beat` again and again while entered: the leader's sign of life.
 
-    def __init__(self, recorder: Recorder, seconds: float = 2.0) -> None:
-        self.recorder = recorder
+    Each call is a statement on the leader session, whatever comes of it.
+    """
+
+    def __init__(
+        self, beat: Callable[[], object], seconds: float = HEARTBEAT_SECONDS
+    ) -> None:
+        self.beat = beat
         self.seconds = seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(
-            target=self._beat, name="safe_init heartbeat", daemon=True
+            target=self._run, name="safe_init heartbeat", daemon=True
         )
 
-    def _beat(self) -> None:
+    def _run(self) -> None:
         while not self._stop.wait(self.seconds):
             try:
-                self.recorder.heartbeat()
-            except SafeInitError:
+                self.beat()
+            except LockLost:
                 return  # the leading thread finds out at its next boundary
+            except SafeInitError as exc:
+                logger.debug("A sign of life was not recorded: %s", exc)
 
     def __enter__(self) -> None:
         self._thread.start()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import psycopg
 
 from django_safe_init.activity import Backend
 from django_safe_init.connections import Deadline, Session
+from django_safe_init.interruption import sleep
 
 #: The right to end a backend belongs to the role that logged in, not to `assume_role`; for this
 #: transaction only, so that nothing is left behind in a pooler.
@@ -54,7 +54,7 @@ def end_backends(
         if deadline.passed():
             pids = ", ".join(str(pid) for pid in left)
             return f"Told to end, and not ended within {seconds:g} s: backend {pids}."
-        time.sleep(0.02)
+        sleep(0.02)
     return None
 
 
@@ -63,5 +63,5 @@ def _left(session: Session, backends: Sequence[Backend]) -> list[int]:
         "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = ANY(%(pids)s)",
         {"pids": [backend.pid for backend in backends]},
     )
-    ours = {(backend.pid, backend.started) for backend in backends}
+    ours = {backend.identity for backend in backends}
     return [pid for pid, started in rows if (pid, started) in ours]

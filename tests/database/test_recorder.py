@@ -279,7 +279,7 @@ def test_heartbeat(recorder, django_database) -> None:
     """While a leader works, its sign of life is renewed."""
     opened(recorder)
     first = django_database.newest_run()["heartbeat_at"]
-    with Heartbeat(recorder, 0.01):
+    with Heartbeat(recorder.heartbeat, 0.01):
         wait_until(lambda: django_database.newest_run()["heartbeat_at"] > first)
     last = django_database.newest_run()
     assert last["heartbeat_at"] > first
@@ -289,12 +289,27 @@ def test_heartbeat(recorder, django_database) -> None:
 def test_a_heartbeat_ends_with_its_session(recorder, django_database) -> None:
     """Without a session the heartbeat stops quietly; the leading thread finds out itself."""
     opened(recorder)
-    heartbeat = Heartbeat(recorder, 0.01)
+    heartbeat = Heartbeat(recorder.heartbeat, 0.01)
     with heartbeat:
         recorder.session.close()
         wait_until(lambda: not heartbeat._thread.is_alive())
     with pytest.raises(LockLost):
         recorder.heartbeat()
+
+
+def test_a_heartbeat_that_is_not_recorded(recorder, django_database) -> None:
+    """A sign of life that cannot be written is given nevertheless: the leader works."""
+    opened(recorder)
+    django_database.rows(f"ALTER TABLE {RUN_TABLE} DROP COLUMN message")
+    moved = (
+        "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND query_start > "
+        "(SELECT heartbeat_at + interval '0.2 s' FROM django_safe_init_run)"
+    )
+    pid = recorder.session.handshake_pid
+    heartbeat = Heartbeat(recorder.heartbeat, 0.01)
+    with heartbeat:
+        wait_until(lambda: django_database.value(moved, pid))
+        assert heartbeat._thread.is_alive()
 
 
 def test_a_table_that_cannot_be_written(recorder, django_database) -> None:

@@ -35,6 +35,7 @@ VALUES = {
     "WAIT_TIMEOUT": ([1, 0.5], [0, -1, True, "30", None]),
     "MAX_WAIT": ([None, 1, 0.5], [0, -1, True, "30"]),
     "RESTARTS": ([0, 3], [-1, 1.5, True, "3", None]),
+    "STALLED_AFTER": ([None, 10, 60.5], [0, -1, 9.9, True, "30"]),
     "UNFINISHED": (["rerun", "report"], ["RERUN", None, True]),
     "HISTORY": ([1, 1000], [0, -1, 1.5, True, "10", None]),
 }
@@ -57,6 +58,7 @@ def test_defaults() -> None:
         wait_timeout=600,
         max_wait=None,
         restarts=3,
+        stalled_after=None,
         unfinished="rerun",
         history=1000,
     )
@@ -94,6 +96,16 @@ def test_wrong_values(key, value) -> None:
         with pytest.raises(ConfigurationError) as caught:
             get_settings()
     assert str(caught.value) == f"{problem.message} {problem.hint}"
+
+
+def test_stalled_too_soon() -> None:
+    """Why a leader cannot be called stalled sooner is said."""
+    with override_settings(SAFE_INIT={"STALLED_AFTER": 5}):
+        [problem] = problems()
+    assert problem.hint == (
+        "It must be 10 seconds or more (a leader gives a sign of life every 2 seconds), "
+        "or None."
+    )
 
 
 def test_unknown_key() -> None:
