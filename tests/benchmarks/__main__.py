@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
 from . import example, starts, waiting
-from .project import CommandFailed
-from .report import Figure, machine, table, write_json
+from .page import page
+from .project import REPOSITORY, CommandFailed
+from .report import Figure, Results, machine, table, today
 from .stage import Stage
 
 MEASURES: dict[str, Callable[..., Figure]] = {
@@ -27,13 +31,28 @@ MEASURES: dict[str, Callable[..., Figure]] = {
 }
 
 
+#: What `--docs` writes.
+PAGES = {
+    name: REPOSITORY / "docs" / f"benchmarks.{ending}"
+    for name, ending in (("json", "json"), ("plot", "svg"), ("markdown", "md"))
+}
+
+
 def main() -> int:
     options = parse()
     if options.list:
         for name, function in MEASURES.items():
-            say(f"{name:24}{function.__doc__}")
+            say(f"{name:24}{meaning(function).splitlines()[0]}")
         return 0
     signal.signal(signal.SIGTERM, end)
+    results = Results.read(options.read) if options.read else run(options)
+    say(table(results.figures))
+    write(results, options)
+    return 0 if all(figure.ok for figure in results.figures) else 1
+
+
+def run(options: argparse.Namespace) -> Results:
+    """Measure what was asked for."""
     figures = []
     with Stage() as stage:
         surroundings = machine(stage.version())
@@ -41,27 +60,59 @@ def main() -> int:
         for name in options.only or MEASURES:
             print(f"measuring {name} ...", file=sys.stderr, flush=True)
             figures.append(measure(name, stage, options.rounds))
-    say(table(figures))
-    if options.json:
-        write_json(options.json, surroundings, figures)
-    return 0 if all(figure.ok for figure in figures) else 1
+    return Results(today(), surroundings, figures)
 
 
 def measure(name: str, stage: Stage, rounds: int | None) -> Figure:
     """What the measure found; one that broke off is over its limit, and the rest goes on."""
+    function = MEASURES[name]
     try:
-        return MEASURES[name](stage, **({"rounds": rounds} if rounds else {}))
+        figure = function(stage, **({"rounds": rounds} if rounds else {}))
     except (AssertionError, CommandFailed, subprocess.TimeoutExpired) as error:
-        return Figure(name, "broke off", "", False, notes=[str(error)])
+        figure = Figure(name, "broke off", "", False, notes=[str(error)])
+    return dataclasses.replace(figure, meaning=meaning(function))
+
+
+def meaning(function: Callable[..., Figure]) -> str:
+    return inspect.cleandoc(function.__doc__ or "")
+
+
+def write(results: Results, options: argparse.Namespace) -> None:
+    """Write the files that were asked for."""
+    if options.json:
+        results.write(options.json)
+    if options.plot:
+        from .plot import plot
+
+        plot(results, options.plot)
+    if options.markdown:
+        options.markdown.write_text(page(results))
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--only", metavar="NAME", action="append", choices=MEASURES)
-    parser.add_argument("--list", action="store_true", help="name the measures")
-    parser.add_argument("--rounds", type=positive, help="instead of each measure's own")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample")
-    return parser.parse_args()
+    add = parser.add_argument
+    add("--only", metavar="NAME", action="append", choices=MEASURES)
+    add("--list", action="store_true", help="name the measures")
+    add("--rounds", type=positive, help="instead of each measure's own")
+    add(
+        "--read", type=Path, metavar="JSON", help="show an earlier run, measure nothing"
+    )
+    add("--json", type=Path, metavar="FILE", help="write every sample")
+    add(
+        "--plot", type=Path, metavar="FILE", help="draw the figures, as SVG, PNG or PDF"
+    )
+    add("--markdown", type=Path, metavar="FILE", help="write a page about the run")
+    add("--docs", action="store_true", help="write all three as docs/benchmarks.*")
+    options = parser.parse_args()
+    if options.docs:
+        if options.only or options.rounds:
+            parser.error("--docs shows a whole run, without --only and --rounds.")
+        vars(options).update(PAGES)
+    # Before, not after, nine minutes of measuring.
+    if options.plot and find_spec("matplotlib") is None:
+        parser.error("A plot needs matplotlib: pip install -e '.[bench]'")
+    return options
 
 
 def positive(text: str) -> int:

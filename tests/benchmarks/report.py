@@ -8,11 +8,14 @@ import os
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
 import django
+
+from django_safe_init.version import __version__
 
 HEADINGS = ("measure", "baseline", "ours", "figure", "limit", "")
 
@@ -28,6 +31,10 @@ class Figure:
     ours: Sequence[float] = ()
     baseline: Sequence[float] = ()
     notes: Sequence[str] = field(default=())
+    #: What `ours` may be at most, as the median of the samples.
+    limit_seconds: float | None = None
+    #: What is measured, and why it matters.
+    meaning: str = ""
 
     def cells(self) -> tuple[str, ...]:
         """The figure as a row of the table; its samples as their median."""
@@ -63,19 +70,38 @@ def machine(server: str) -> str:
     """What the figures were measured on."""
     return " · ".join(
         (
+            f"{platform.system()} {platform.machine()}",
             f"{os.cpu_count()} cores (load {os.getloadavg()[0]:.1f})",
             f"Python {platform.python_version()}",
             f"Django {django.get_version()}",
             f"psycopg {version('psycopg')}",
             f"PostgreSQL {server}",
+            f"django-safe-init {__version__}",
         )
     )
 
 
-def write_json(path: Path, surroundings: str, figures: Sequence[Figure]) -> None:
-    """Write everything that was measured, every sample included."""
-    content = {
-        "machine": surroundings,
-        "figures": [dataclasses.asdict(figure) for figure in figures],
-    }
-    path.write_text(json.dumps(content, indent=2) + "\n")
+@dataclass(frozen=True)
+class Results:
+    """The figures of one run of the benchmarks."""
+
+    #: The day, ISO 8601, UTC.
+    date: str
+    machine: str
+    figures: Sequence[Figure]
+
+    def write(self, path: Path) -> None:
+        """Write everything that was measured, every sample included, as JSON."""
+        path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """What `write` wrote."""
+        content = json.loads(path.read_text())
+        figures = [Figure(**figure) for figure in content["figures"]]
+        return cls(content["date"], content["machine"], figures)
+
+
+def today() -> str:
+    """The day of the run."""
+    return datetime.now(timezone.utc).date().isoformat()

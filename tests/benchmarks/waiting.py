@@ -28,12 +28,18 @@ STARTED = """
 
 
 def many_waiters(stage: Stage, rounds: int = 5) -> Figure:
-    """100 waiters, each a process: the last one ready after the leader's end."""
+    """100 waiters, each a process: the last one ready after the leader's end.
+
+    How long a fleet of usual size stands still after the last migration is done.
+    """
     return last_ready(stage, rounds, (100, 1), ROOMY, 0.25)
 
 
 def more_waiters_than_slots(stage: Stage, rounds: int = 5) -> Figure:
-    """300 waiters with 100 connection slots: the last one ready, and none fails."""
+    """300 waiters with 100 connection slots: the last one ready, and none fails.
+
+    More replicas than the server has connections: they take turns, and never lock the leader out.
+    """
     return last_ready(stage, rounds, (10, 30), SCARCE, 4.0)
 
 
@@ -52,6 +58,7 @@ def last_ready(
         f"{limit} s, none failed",
         median(samples) <= limit and not failures,
         samples,
+        limit_seconds=limit,
         notes=[f"{times} failed: {reason}" for reason, times in failures.items()],
     )
 
@@ -76,12 +83,19 @@ def one_release(
 
 
 def takeover(stage: Stage, rounds: int = 5) -> Figure:
-    """SIGKILL of the leader in a statement of 60 s, with free slots: a successor works."""
+    """SIGKILL of the leader in a statement of 60 s, with free slots: a successor works.
+
+    From the kill until somebody else is migrating; what the dead leader left running has ended
+    by then.
+    """
     return successor(stage, rounds, (5, 1), ROOMY, 1.0)
 
 
 def takeover_without_slots(stage: Stage, rounds: int = 5) -> Figure:
-    """The same while 300 waiters want the 100 slots."""
+    """SIGKILL of the leader while 300 waiters want the 100 slots: a successor works.
+
+    The same where a successor has to find a connection first.
+    """
     return successor(stage, rounds, (10, 30), SCARCE, 2.0)
 
 
@@ -97,6 +111,7 @@ def successor(
         f"{limit} s",
         median(migrating) <= limit,
         migrating,
+        limit_seconds=limit,
         notes=[f"the interrupted migration runs again after {steps:.3f} s"],
     )
 
