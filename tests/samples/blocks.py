@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ TUTORIAL = "docs/tutorial.md"
 
 #: `<!-- sample: KIND option=value -->` or `<!-- untested: reason -->` on the line before a fence.
 _MARK = re.compile(r"<!-- (sample|untested): (.+) -->")
-_FENCE = re.compile(r"^```(.*)$")
+_FENCE = re.compile(r"^ *```(.*)$")
 _BY_LANGUAGE = {
     "dockerfile": "dockerfile",
     "json": "json",
@@ -95,13 +96,13 @@ def blocks_of(page: Path) -> list[Block]:
             continue
         body = [lines[n] for n in _until_fence(lines, numbers)]
         if not fence[1].startswith("{"):
-            mark = _MARK.fullmatch(lines[number - 1]) if number else None
+            mark = _MARK.fullmatch(lines[number - 1].strip()) if number else None
             found.append(
                 Block(
                     str(page.relative_to(ROOT)),
                     number + 1,
                     fence[1],
-                    "\n".join(body) + "\n",
+                    textwrap.dedent("\n".join(body) + "\n"),
                     (mark[1], mark[2]) if mark else ("", ""),
                 )
             )
@@ -110,7 +111,7 @@ def blocks_of(page: Path) -> list[Block]:
 
 def _until_fence(lines: list[str], numbers: Iterator[int]) -> Iterator[int]:
     for number in numbers:
-        if lines[number] == "```":
+        if lines[number].strip() == "```":
             return
         yield number
 

@@ -7,6 +7,7 @@ import logging
 import subprocess
 from collections.abc import Iterator
 from logging.config import dictConfig
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from django.core.management import get_commands, load_command_class
 
 from django_safe_init.conf import get_settings, problems
 from django_safe_init.management.replace import split
-from tests.samples.blocks import BLOCKS, Block, command_lines, of_kind
+from tests.samples.blocks import BLOCKS, PAGES, Block, command_lines, of_kind
 from tests.support import validate_json
 
 KINDS = {
@@ -35,6 +36,14 @@ def test_every_block_is_tested(block: Block) -> None:
     assert block.kind in KINDS, (
         "mark it: <!-- sample: KIND --> or <!-- untested: reason -->"
     )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_block_is_overlooked(page: Path) -> None:
+    """There is no other kind of code block than the one that is collected."""
+    for line in page.read_text().splitlines():
+        overlooked = "```" in line.lstrip(" `") or "~~~" in line or "````" in line
+        assert not overlooked, line
 
 
 def test_few_blocks_are_untested() -> None:
