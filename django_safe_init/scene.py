@@ -138,9 +138,7 @@ def _step_row(values: dict[str, Any]) -> StepRow:
 
 def seconds_to_pause(scene: Scene) -> float:
     """How long to wait before the next look, so that the server is asked twice a second."""
-    queries = 2
-    if scene.status.run is not None:
-        queries += 1
+    queries = 3  # also while there is no table of runs, which is looked for each time
     if scene.activity is not None:
         queries += 2 if scene.activity.blockers else 1
     return queries * SECONDS_A_QUERY

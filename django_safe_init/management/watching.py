@@ -11,6 +11,7 @@ from django_safe_init.conf import get_settings
 from django_safe_init.connections import Deadline
 from django_safe_init.exceptions import DatabaseUnreachable
 from django_safe_init.reading import Reader
+from django_safe_init.scene import SECONDS_A_QUERY
 from django_safe_init.states import State
 from django_safe_init.status import Status, look, open_reader
 
@@ -73,5 +74,5 @@ class Lines:
         self.output.flush()
 
     def seconds_to_pause(self) -> float:
-        """A look is two queries, so that is two a second."""
-        return 1.0
+        """Three queries at most are a look."""
+        return 3 * SECONDS_A_QUERY

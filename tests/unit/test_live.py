@@ -196,7 +196,7 @@ def test_notes() -> None:
 @pytest.mark.parametrize(
     ("scene", "queries"),
     [
-        (Scene(Status("default", State.UNINITIALIZED, 0, "")), 2),
+        (Scene(Status("default", State.UNINITIALIZED, 0, "")), 3),
         (working(), 3),
         (working(activity=BUSY), 4),
         (working(activity=BLOCKED), 5),
