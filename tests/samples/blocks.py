@@ -62,7 +62,7 @@ class Block:
 
 
 def _kind_of_python(text: str) -> str:
-    body = ast.parse(text, feature_version=None).body if _is_plain(text) else []
+    body = ast.parse(text).body if _is_plain(text) else []
     if any(
         isinstance(node, ast.ClassDef) and node.name == "Migration" for node in body
     ):

@@ -110,6 +110,13 @@ def test_states_and_transitions() -> None:
     }
 
 
+def test_drawing_of_the_states() -> None:
+    """The drawing has a box for each state, and for nothing else."""
+    drawn = (DOCS / "diagrams/states.svg").read_text()
+    boxes = re.findall(r"<text x=[^>]*>(.*?)</text>", drawn)
+    assert sorted(boxes) == sorted(state.value for state in State)
+
+
 def test_outcomes() -> None:
     """docs/reference/states.md lists every outcome of a run."""
     written = [codes(row[0])[0] for row in rows("docs/reference/states.md", "outcome")]
