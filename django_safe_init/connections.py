@@ -60,6 +60,11 @@ PROTECTION = {
     "tcp_keepalives_count": "3",
 }
 
+#: On both sides: keepalives are not sent while something is on its way that the other side has
+#: not acknowledged. For our own sessions only, whose messages are small: it would also end a
+#: connection that waits because the other side is slow to take what was sent.
+ANSWER_MILLISECONDS = 5000
+
 #: Read by `Session.read`: a reader never waits long for a table that a migration has locked.
 _READ_LIMITS = "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'; "
 
@@ -193,6 +198,7 @@ class Session:
         params = wrapper.get_connection_params()
         for key in ("context", "cursor_factory"):
             params.pop(key, None)
+        params.setdefault("tcp_user_timeout", ANSWER_MILLISECONDS)
         params.update(
             autocommit=True,
             prepare_threshold=None,
@@ -303,7 +309,7 @@ class Session:
     def protect(self) -> None:
         """Arm the session against dead clients and against the role's time-outs, once."""
         if not self._protected:
-            protect(self.raw)
+            protect(self.raw, {"tcp_user_timeout": str(ANSWER_MILLISECONDS)})
             self.assume_role()
             self._protected = True
 
@@ -352,11 +358,13 @@ def _quoted(name: str) -> str:
     return sql.Identifier(name).as_string(None)
 
 
-def protect(raw: psycopg.Connection[Any]) -> None:
-    """Set `PROTECTION` on a connection. A setting the server refuses is logged once."""
+def protect(
+    raw: psycopg.Connection[Any], more: Mapping[str, str] | None = None
+) -> None:
+    """Set `PROTECTION`, and `more`, on a connection. What the server refuses is logged once."""
     known = {
         name: value
-        for name, value in PROTECTION.items()
+        for name, value in {**PROTECTION, **(more or {})}.items()
         if name not in _refused_settings
         and (name != "transaction_timeout" or raw.info.server_version >= 170000)
     }

@@ -328,6 +328,22 @@ def test_protection(session) -> None:
     assert shown == PROTECTION
 
 
+def test_an_answer_that_does_not_arrive(
+    django_database, log_in_as, open_session
+) -> None:
+    """Our own sessions wait 5 s for it, on both sides; other connections as they like."""
+    session = open_session()
+    session.protect()
+    assert session.rows("SHOW tcp_user_timeout") == [("5000",)]
+    assert session.raw.info.get_parameters()["tcp_user_timeout"] == "5000"
+    assert "tcp_user_timeout" not in make_wrapper("default").settings_dict["OPTIONS"]
+    log_in_as(OPTIONS={"tcp_user_timeout": 7000})
+    other = open_session()
+    assert other.raw.info.get_parameters()["tcp_user_timeout"] == "7000"
+    protect(other.raw)
+    assert other.rows("SHOW tcp_user_timeout") == [("0",)]
+
+
 def test_protection_is_set_once(session) -> None:
     """What was set later is not undone by protecting again."""
     session.protect()

@@ -1,0 +1,105 @@
+"""A host of its own for some processes: a network namespace, whose cable can be cut.
+
+The server of such a test listens on this side's end of the cable.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from example_project.embedded import EmbeddedServer
+
+#: For tests of networks (RFC 2544): nobody's addresses.
+NETWORKS = list(ipaddress.ip_network("198.18.0.0/15").subnets(new_prefix=30))
+#: An address that no interface has: what is sent there is dropped, and no error is reported.
+NOWHERE = "02:00:00:00:00:01"
+
+
+def _ip(*arguments: str) -> None:
+    result = subprocess.run(["ip", *arguments], capture_output=True, text=True)
+    assert not result.returncode, f"ip {' '.join(arguments)}: {result.stderr}"
+
+
+class Cable:
+    """Connects this host to another, which is a network namespace."""
+
+    def __init__(self) -> None:
+        number = os.getpid() % len(NETWORKS)
+        self.network = NETWORKS[number]
+        self.here, self.there = (str(host) for host in self.network.hosts())
+        self.namespace = f"safe-init-{number}"
+        self._near, self._far = f"si{number}a", f"si{number}b"
+        #: Put before a command, lets it run on the other host.
+        self.wrapper = ["ip", "netns", "exec", self.namespace]
+
+    def lay(self) -> None:
+        _ip("link", "add", self._near, "type", "veth",
+            "peer", "name", self._far, "netns", self.namespace)  # fmt: skip
+        self._set_up([], self._near, self.here)
+        self._set_up(["-n", self.namespace], self._far, self.there)
+
+    def _set_up(self, where: list[str], interface: str, address: str) -> None:
+        prefix = self.network.prefixlen
+        _ip(*where, "address", "add", f"{address}/{prefix}", "dev", interface)
+        _ip(*where, "link", "set", interface, "up")
+
+    def cut(self) -> None:
+        """From now on packets are lost in both directions, and nobody is told."""
+        self._send_to_nowhere([], self._near, self.there)
+        self._send_to_nowhere(["-n", self.namespace], self._far, self.here)
+
+    def _send_to_nowhere(self, where: list[str], interface: str, address: str) -> None:
+        _ip(*where, "neighbour", "replace", address, "lladdr", NOWHERE,
+            "dev", interface, "nud", "permanent")  # fmt: skip
+
+    def repair(self) -> None:
+        for where, interface, address in (
+            ([], self._near, self.there),
+            (["-n", self.namespace], self._far, self.here),
+        ):
+            _ip(*where, "neighbour", "delete", address, "dev", interface)
+
+
+@contextmanager
+def cable() -> Iterator[Cable]:
+    """A cable to a new host; skips the test where that is not allowed."""
+    if os.geteuid() or not shutil.which("ip"):
+        pytest.skip(
+            "a network namespace needs root and ip(8) (apt-get install iproute2)"
+        )
+    laid = Cable()
+    # What a test run of the same number left behind when it was killed.
+    subprocess.run(["ip", "netns", "delete", laid.namespace], capture_output=True)
+    made = subprocess.run(
+        ["ip", "netns", "add", laid.namespace], capture_output=True, text=True
+    )
+    if made.returncode:
+        pytest.skip(f"this machine does not allow network namespaces: {made.stderr}")
+    try:
+        laid.lay()
+        yield laid
+    finally:
+        # Whatever still runs there keeps the namespace, but the cable is gone.
+        subprocess.run(["ip", "link", "delete", laid._near], capture_output=True)
+        _ip("netns", "delete", laid.namespace)
+
+
+class RemoteServer(EmbeddedServer):
+    """A server that can be reached over a cable."""
+
+    def __init__(self, cable: Cable) -> None:
+        super().__init__(18)
+        self.host = cable.here
+        self._network = cable.network
+
+    def _initdb(self) -> None:
+        super()._initdb()
+        with (self.data / "pg_hba.conf").open("a") as file:
+            file.write(f"host all all {self._network} trust\n")

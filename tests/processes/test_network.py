@@ -1,0 +1,106 @@
+"""The network swallows the leader: the server notices by itself, and a follower takes over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from django_safe_init.locks import leader_key
+from tests.processes.harness import Fleet, entries, exit_codes
+from tests.processes.network import Cable, RemoteServer, cable
+from tests.support import Database, wait_until
+
+SAFE = ["safe_migrate", "--json"]
+SLEEPING = "state = 'active' AND query LIKE '%pg_sleep%'"
+TAKEOVER_SECONDS = 15
+
+
+@pytest.fixture
+def wire() -> Iterator[Cable]:
+    with cable() as laid:
+        yield laid
+
+
+@pytest.fixture
+def remote(wire: Cable) -> Iterator[Database]:
+    """An empty database on a server that is at this end of the wire."""
+    with RemoteServer(wire) as server:
+        server.create_database("remote")
+        database = Database("remote", server.params())
+        yield database
+        database.close()
+
+
+@pytest.fixture
+def far_leader(wire: Cable, remote: Database, fleet: Fleet):
+    """Starts a leader at the far end of the wire, and two followers at this one."""
+
+    def start(note: str, **scenario: str):
+        fleet.use(database=remote, **scenario)
+        leader = fleet.start(*SAFE, wrapper=wire.wrapper)
+        fleet.wait_for_note(note)
+        followers = [fleet.start(*SAFE) for _ in range(2)]
+        fleet.wait_for_followers(2)
+        assert remote.leader_pid() == leader.pid
+        return leader, followers
+
+    return start
+
+
+def seconds_to_takeover(fleet: Fleet, remote: Database, since: float) -> float:
+    fleet.wait_until(lambda: len(remote.runs()) > 1, "a second run")
+    return remote.runs()[1]["started_at"].timestamp() - since
+
+
+def test_idle(far_leader, wire: Cable, remote: Database, fleet: Fleet) -> None:
+    """A leader between two statements is replaced; back again, it is ready like the others."""
+    leader, followers = far_leader("inside", scenario="gated")
+    wire.cut()
+    assert seconds_to_takeover(fleet, remote, time.time()) < TAKEOVER_SECONDS
+    fleet.allow()
+    assert exit_codes(followers) == [0, 0], fleet
+    wire.repair()
+    assert leader.wait() == 0, leader
+    assert not {"shop.0002_gate", "shop.0003_data"} & {*leader.json["applied"]}
+    assert entries(remote) == ["gate", "data"]
+    assert [run["outcome"] for run in remote.runs()] == ["abandoned", "ready"]
+
+
+def test_inside_a_statement(
+    far_leader, wire: Cable, remote: Database, fleet: Fleet
+) -> None:
+    """The statement of a leader that is cut off is gone before its successor works."""
+    leader, followers = far_leader("inside", scenario="statement", atomic="0")
+    fleet.wait_until(lambda: remote.backends(SLEEPING), "the statement runs")
+    wire.cut()
+    assert seconds_to_takeover(fleet, remote, time.time()) < TAKEOVER_SECONDS
+    assert exit_codes(followers) == [0, 0], fleet
+    assert [text for _, text in fleet.notes("successor")] == [
+        "successor, still running: 0"
+    ]
+    wire.repair()
+    assert leader.wait() == 0, leader
+    assert entries(remote) == ["successor"]
+
+
+def test_with_an_answer_on_its_way(
+    far_leader, wire: Cable, remote: Database, fleet: Fleet
+) -> None:
+    """An answer of the server that is never acknowledged does not keep the session alive."""
+    leader, followers = far_leader("inside", scenario="gated")
+    (session,) = remote.holders(leader_key())
+    waiting = f"pid = {session} AND wait_event_type = 'Lock'"
+    with remote.connect() as other, other.transaction():
+        other.execute("LOCK TABLE django_safe_init_run")
+        wait_until(lambda: remote.backends(waiting), message="a heartbeat waits")
+        wire.cut()
+        cut_at = time.time()
+        wait_until(lambda: not remote.backends(waiting), message="it was answered")
+    assert seconds_to_takeover(fleet, remote, cut_at) < TAKEOVER_SECONDS
+    fleet.allow()
+    assert exit_codes(followers) == [0, 0], fleet
+    wire.repair()
+    assert leader.wait() == 0, leader
+    assert entries(remote) == ["gate", "data"]
