@@ -10,7 +10,7 @@ from django_safe_init.exceptions import DatabaseUnreachable
 from django_safe_init.locks.postgresql import LeaderLock
 from django_safe_init.reading import Reader
 from django_safe_init.recorder import Recorder
-from django_safe_init.scene import StepRow, read_scene
+from django_safe_init.scene import StepRow, read_scene, seconds_to_pause
 from django_safe_init.states import State
 from django_safe_init.status import look
 from django_safe_init.tables import RUN_TABLE, STEP_TABLE, ensure_tables
@@ -20,9 +20,8 @@ BUILD = Build(frozenset({"shop.0001", "shop.0002"}), "x")
 LOCKED = "canceling statement due to lock timeout"
 
 
-@pytest.fixture
-def leading(session) -> Recorder:
-    """A leader in the second of two steps."""
+def lead(session) -> Recorder:
+    """Lead, and be in the second of two steps."""
     assert LeaderLock(session).try_acquire()
     ensure_tables(session)
     recorder = Recorder(session, BUILD, None)
@@ -34,6 +33,12 @@ def leading(session) -> Recorder:
     recorder.start_step("shop.0002", backwards=True, atomic=True)
     recorder.proof()
     return recorder
+
+
+@pytest.fixture
+def leading(session) -> Recorder:
+    """A leader in the second of two steps."""
+    return lead(session)
 
 
 @pytest.fixture
@@ -75,6 +80,41 @@ def test_a_blocked_leader(leading, reader, observer, django_database, in_backgro
     assert [blocker.pid for blocker in activity.blockers] == [observer.info.backend_pid]
     observer.execute("COMMIT")
     blocked.result()
+
+
+def count_queries(reader, monkeypatch) -> int:
+    """How many queries the next look of a watcher makes; its pause allows for them."""
+    made = []
+    read = reader.session.read
+
+    def counted(*args):
+        made.append(args)
+        return read(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reader.session, "read", counted)
+        found = read_scene("default", reader, None)
+    assert len(made) <= 2 * seconds_to_pause(found), "more than two a second"
+    return len(made)
+
+
+def test_two_queries_a_second(
+    reader, session, observer, django_database, in_background, monkeypatch
+) -> None:
+    """However much there is to see, a watcher asks twice a second."""
+    assert count_queries(reader, monkeypatch) == 3
+    recorder = lead(session)
+    read_scene("default", reader, None)  # from here on the table of runs is known
+    assert count_queries(reader, monkeypatch) == 4
+    django_database.rows("CREATE TABLE shop ()")
+    observer.execute("BEGIN; LOCK TABLE shop")
+    blocked = in_background(lambda: session.rows("SET lock_timeout = 0; TABLE shop"))
+    wait_until(lambda: django_database.backends("wait_event_type = 'Lock'"))
+    assert count_queries(reader, monkeypatch) == 5
+    observer.execute("COMMIT")
+    blocked.result()
+    recorder.finish_run("failed", State.ERROR, "it broke")
+    assert count_queries(reader, monkeypatch) == 3
 
 
 def test_a_leader_that_has_ended(leading, reader) -> None:
