@@ -7,6 +7,8 @@ SCENARIO = os.environ["SCENARIO"]
 
 SECRET_KEY = "scenario"
 USE_TZ = True
+ALLOWED_HOSTS = ["127.0.0.1"]
+ROOT_URLCONF = "serving"
 DATABASES = json.loads(os.environ["SCENARIO_DATABASES"])
 SAFE_INIT = json.loads(os.environ.get("SCENARIO_SAFE_INIT", "{}"))
 

@@ -1,0 +1,42 @@
+"""The project under an ASGI server: async views that initialize, sync views beside them."""
+
+import asyncio
+import os
+
+from asgiref.sync import sync_to_async
+from django.core.asgi import get_asgi_application
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import path
+
+import acts
+from django_safe_init import aget_status, ainitialize
+
+
+async def initialized(request: HttpRequest) -> JsonResponse:
+    return JsonResponse((await ainitialize()).as_json())
+
+
+async def status(request: HttpRequest) -> JsonResponse:
+    return JsonResponse({"state": (await aget_status()).state})
+
+
+def sync(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("sync")
+
+
+async def beside(request: HttpRequest) -> JsonResponse:
+    """Sync code of the same request, for which asgiref has one thread, while we wait."""
+    waiting = asyncio.create_task(ainitialize())
+    await sync_to_async(acts.wait_for, thread_sensitive=True)("sync")
+    acts.note("sync done")
+    return JsonResponse((await waiting).as_json())
+
+
+urlpatterns = [
+    path("initialized/", initialized),
+    path("status/", status),
+    path("sync/", sync),
+    path("beside/", beside),
+]
+os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
+application = get_asgi_application()
