@@ -38,9 +38,9 @@ def side_by_side(aliases: list[str], jobs: int, one: Callable[[str], T]) -> list
         except Interrupted:
             interruption.end(threads)
             work()  # what no thread has begun reports that it was interrupted
-    for thread in threads:
-        if thread.ident is not None:
-            thread.outcome.result()  # raises what `one` has not foreseen
+    begun = [thread for thread in threads if thread.ident is not None]
+    for thread in begun:
+        thread.outcome.result()  # raises what `one` has not foreseen
     return [ended[alias] for alias in aliases]
 
 

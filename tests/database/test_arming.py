@@ -161,6 +161,38 @@ def test_a_pool_is_not_used(armed, log_in_as, django_database) -> None:
     connection.close_pool()
 
 
+def test_two_runs_of_one_alias(
+    lock, open_session, django_database, in_background
+) -> None:
+    """A leader that lost its lock may unwind while another thread of its process leads."""
+    entered, unwind = threading.Event(), threading.Event()
+
+    def lead() -> None:
+        with ArmedConnections("default", lock, None):
+            entered.set()
+            assert unwind.wait(20)
+
+    first = in_background(lead)
+    assert entered.wait(20)
+    lock.session.close()
+    following = LeaderLock(open_session())
+    wait_until(following.try_acquire)
+    with ArmedConnections("default", following, None):
+        # A thread that may be of either works for neither rather than for the wrong one.
+        assert in_thread(raises_lock_lost)
+        unwind.set()
+        first.result()
+        assert in_thread(lambda: my_pid() in django_database.holders(work_key()))
+    assert in_thread(lambda: my_pid() not in django_database.holders(work_key()))
+    assert "create_connection" not in vars(connections)
+
+
+def raises_lock_lost() -> bool:
+    with pytest.raises(LockLost):
+        my_pid()
+    return True
+
+
 def test_direct_settings_reach_the_threads(lock, django_database) -> None:
     """What DIRECT says holds for the wrappers of the run's threads, and for nobody after."""
     direct = {"OPTIONS": {"options": "-c work_mem=777kB"}}

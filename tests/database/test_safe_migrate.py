@@ -153,6 +153,54 @@ def test_the_worst_decides(run, django_database, small_shop) -> None:
     assert "nowhere: There is no database 'nowhere'" in ended.stderr
 
 
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_an_unforeseen_error_of_one(
+    run, django_database, small_shop, caplog, jobs
+) -> None:
+    """An error that nobody foresaw stops no other database; its traceback is logged."""
+
+    @register
+    def check_and_break(app_configs, databases, **kwargs):
+        if "default" in databases:
+            raise LookupError("no such app")
+        return []
+
+    ended = run("--jobs", jobs, "--database", "default", "--database", "nowhere")
+    assert ended.code == 2
+    assert ended.stderr.splitlines()[-2:] == [
+        "CommandError: nowhere: There is no database 'nowhere' in DATABASES. "
+        f"Use one of: {', '.join(connections.settings)}.",
+        "default: LookupError: no such app",
+    ]
+    [record] = [record for record in caplog.records if record.exc_info]
+    assert record.exc_info[0] is LookupError
+
+
+def test_called_from_a_thread(django_database, small_shop, in_background) -> None:
+    """Called from a thread of the project, where no signal arrives, several work as well."""
+    thread = in_background(
+        lambda: call_command(
+            "safe_migrate", database=["default", "nowhere"], jobs=2, verbosity=0
+        )
+    )
+    with pytest.raises(CommandError) as caught:
+        thread.result()
+    assert caught.value.returncode == 2
+    assert len(django_database.applied_once()) == 2
+
+
+def test_a_migration_that_interrupts_itself(run, django_database, small_shop) -> None:
+    """A KeyboardInterrupt that no signal has caused is raised from the thread, too."""
+
+    def interrupt(connection) -> None:
+        raise KeyboardInterrupt
+
+    small_shop.run("0003_interrupt", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run("--jobs", "2", "--database", "default", "--database", "nowhere")
+    assert django_database.newest_run()["outcome"] == "interrupted"
+
+
 def test_a_database_named_twice(run, django_database, small_shop) -> None:
     """A database that is named twice is initialized once."""
     ended = run("--json", "--database", "default", "--database", "default")
@@ -241,6 +289,7 @@ def test_what_was_applied_before_a_failure(run, django_database, small_shop) -> 
         (["--database", "nowhere"], "There is no database 'nowhere'"),
         (["--timeout", "-1"], "A time-out of -1 seconds is not possible."),
         (["--rerun", "shop.0001_initial"], "that migration is not unfinished"),
+        (["--jobs", "0"], "--jobs must be 1 or more."),
         (["--", "no-such-program"], "There is no command 'no-such-program'"),
         (
             ["--plan", "--", "true"],
