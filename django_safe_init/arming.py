@@ -111,9 +111,17 @@ class ArmedConnections:
     def _mark(self, raw: psycopg.Connection[Any]) -> None:
         """First the mark, then the look whether this process still leads: see above."""
         protect(raw)
-        psycopg.ClientCursor(raw).execute(
-            "SELECT pg_try_advisory_lock_shared(%s)", [self.lock.work_key]
+        cursor = psycopg.ClientCursor(raw).execute(
+            f"SELECT pg_try_advisory_lock_shared(%(key)s), ARRAY({holders_sql('key')})",
+            {"key": self.lock.work_key},
         )
+        [(marked, holders)] = cursor.fetchall()
+        if not marked:
+            raise UnsafeConnection(
+                f"Another session (backend {', '.join(map(str, holders))}) holds the work key "
+                f"{self.lock.work_key} exclusively, so this run could not be fenced off. "
+                "End that session, or set another LOCK_KEY."
+            )
         self._verify_from(raw)
 
     def covers(self, thread: threading.Thread) -> bool:

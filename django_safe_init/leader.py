@@ -18,6 +18,7 @@ from django_safe_init.exceptions import (
     LeaderFailed,
     LockLost,
     SafeInitError,
+    UnsafeConnection,
     ValidationFailed,
 )
 from django_safe_init.interruption import noticing, uninterruptible
@@ -109,7 +110,16 @@ class Leader:
                 leading_with(self.machine.database, self._tracker),
                 noticing(),
             ):
-                self.work.migrate()
+                self._work(self._tracker)
+
+    def _work(self, tracker: Tracker) -> None:
+        try:
+            self.work.migrate()
+        except SafeInitError as exc:
+            # A migration may use this package on another database: that is no error of ours.
+            if tracker.at_work and not isinstance(exc, _OWN):
+                raise InitializationFailed(self.reason(exc)) from exc
+            raise
 
     def _validate(self) -> None:
         self.machine.to(State.VALIDATING)
@@ -186,6 +196,9 @@ class Leader:
         ours = self.armed.broken or self.lock.session.raw.closed
         return isinstance(exc, LockLost) or (ours and is_lost_connection(exc))
 
+
+#: What this package itself raises while a migration is at work.
+_OWN = (InitializationFailed, LockLost, UnsafeConnection)
 
 #: Errors that say nothing about the migration: somebody else may have more luck.
 _TRANSIENT = (

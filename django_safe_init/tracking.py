@@ -56,6 +56,8 @@ class Tracker:
         self.applied: list[str] = []
         #: The migration that is being done.
         self.current: str | None = None
+        #: Whether its own code runs.
+        self.at_work = False
         #: Whether that one is undone as a whole if it fails.
         self.current_is_atomic = False
         self._has_plan = False
@@ -111,9 +113,11 @@ class Tracker:
             self._open_transaction(migration)
         # After both were on their way together; nothing of the migration has happened yet.
         self.verify(self.recorder.proof())
+        self.at_work = True
 
     def finished(self, *, fake: bool) -> None:
         """Django has done and recorded the migration; on return it is committed."""
+        self.at_work = False
         self._close_transaction(None, None, None)
         name, self.current = self.current, None
         assert name is not None  # Django says "start" before it says "success"

@@ -309,7 +309,12 @@ def test_a_forked_child_stops_when_its_parent_lost(armed, lock) -> None:
 
 
 def test_nobody_waits_for_the_work_key(armed, observer) -> None:
-    """A stranger's exclusive hold of the work key does not stop a connection from opening."""
+    """Where a stranger holds the work key exclusively, a connection is refused at once."""
     observer.execute("SELECT pg_advisory_lock(%s)", [work_key()])
-    with armed:
-        assert my_pid() != observer.info.backend_pid
+    with (
+        armed,
+        pytest.raises(
+            UnsafeConnection, match=rf"\(backend {observer.info.backend_pid}\) holds"
+        ),
+    ):
+        my_pid()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from django.core.management import call_command
 
-from django_safe_init import initialize
+from django_safe_init import InitializationFailed, WaitTimeout, initialize
 from django_safe_init.locks import work_key
 from django_safe_init.locks.postgresql import HOLDERS
 
@@ -81,3 +81,17 @@ def test_an_error_that_cannot_be_stored(django_database, small_shop) -> None:
     run = django_database.newest_run()
     assert run["outcome"] == "failed"
     assert "bad \\0 and \\ud800" in run["error"]
+
+
+def test_one_that_waits_in_vain_elsewhere(django_database, small_shop) -> None:
+    """An error of this package about something else is a failure of the migration."""
+
+    def wait(connection) -> None:
+        raise WaitTimeout("Gave up after 3 s.")
+
+    small_shop.run("0003_wait", wait)
+    with pytest.raises(InitializationFailed) as caught:
+        initialize()
+    assert caught.value.exit_code == 1
+    assert str(caught.value) == "shop.0003_wait: Gave up after 3 s."
+    assert [run["outcome"] for run in django_database.runs()] == ["failed"]

@@ -101,6 +101,21 @@ def test_several_databases(
     assert len(database.applied_once()) == len(other.applied_once()) == 5
 
 
+def test_two_stages(fleet: Fleet, database: Database) -> None:
+    """With django-syzygy's `--pre-deploy` the rest waits: until then the build is not ready."""
+    pytest.importorskip("syzygy")
+    fleet.use(scenario="staged", apps=("django_safe_init", "syzygy"))
+    before = ["migrate", "--pre-deploy"]
+    assert exit_codes(fleet.start_together(before, before, before)) == [0, 0, 0], fleet
+    assert database.applied_once() == ["0001_initial"]
+    assert database.newest_run()["outcome"] == "partial"
+    status = fleet.run("safe_init_status", "--json")
+    assert (status.wait(), status.json["pending"]) == (3, ["shop.0002_forget"])
+    assert exit_codes(fleet.start_together(["migrate"], SAFE, ["migrate"])) == [0, 0, 0]
+    assert database.applied_once() == ["0001_initial", "0002_forget"]
+    assert fleet.run("safe_init_status").wait() == 0
+
+
 @pytest.mark.parametrize(
     "apps", [("django_safe_init", "syzygy"), ("syzygy", "django_safe_init")]
 )
