@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import random
-import select
 import threading
 import time
 import weakref
@@ -36,6 +35,7 @@ from django_safe_init.exceptions import (
     WaitTimeout,
 )
 from django_safe_init.interruption import sleep
+from django_safe_init.sending import Sent
 
 logger = logging.getLogger("django_safe_init")
 
@@ -165,25 +165,6 @@ def make_wrapper(
     return wrapper
 
 
-class Sent:
-    """Statements that were sent; the next use of their session waits for them."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.error: psycopg.Error | None = None
-        self.result: psycopg.pq.abc.PGresult | None = None
-
-    def rows(self) -> list[Any]:
-        """Wait, and return the rows of the last statement or raise the error that was met."""
-        self._session.settle()
-        if self.error is not None:
-            raise self.error
-        transformer = psycopg.adapt.Transformer(self._session.raw)
-        transformer.set_pgresult(self.result)
-        assert self.result is not None
-        return transformer.load_rows(0, self.result.ntuples, tuple)
-
-
 class Session:
     """One dedicated autocommit connection to the server of an alias.
 
@@ -240,52 +221,18 @@ class Session:
                 pass
             return cursor.fetchall() if cursor.description else []
 
-    def send(self, statement: str, params: Mapping[str, Any] | None = None) -> Sent:
-        """Send statements without waiting: the server does them even if this process dies now."""
+    def send(self, statements: str, params: Mapping[str, Any] | None = None) -> Sent:
+        """Send statements; the next use of the session waits for them first."""
         with self._lock:
             self.settle()
-            text = psycopg.ClientCursor(self.raw).mogrify(statement, params)
-            sent = Sent(self)
-            try:
-                self.raw.pgconn.send_query(text.encode(self.raw.info.encoding))
-                self._sent = sent
-                self._flush()
-            except psycopg.Error as exc:
-                sent.error = exc
-            return sent
+            self._sent = Sent(self.raw, statements, params)
+            return self._sent
 
     def settle(self) -> None:
-        """Wait for what was sent, and note what became of it."""
+        """Wait for what was sent; what became of it is for who sent it."""
         with self._lock:
-            while self._sent is not None:
-                try:
-                    self._note(self._sent)
-                except psycopg.Error as exc:
-                    self._sent.error, self._sent = exc, None
-
-    def _note(self, sent: Sent) -> None:
-        pgconn = self.raw.pgconn
-        while pgconn.is_busy():
-            self._wait_for_socket(select.POLLIN)
-            pgconn.consume_input()
-        result = pgconn.get_result()
-        if result is None:
-            self._sent = None
-        elif result.status == psycopg.pq.ExecStatus.FATAL_ERROR:
-            sent.error = psycopg.errors.error_from_result(
-                result, self.raw.info.encoding
-            )
-        else:
-            sent.result = result
-
-    def _flush(self) -> None:
-        while self.raw.pgconn.flush():
-            self._wait_for_socket(select.POLLOUT)
-
-    def _wait_for_socket(self, event: int) -> None:
-        poll = select.poll()
-        poll.register(self.raw.fileno(), event)
-        poll.poll()
+            if self._sent is not None:
+                self._sent.settle()
 
     def read(
         self, statement: str, params: Mapping[str, Any] | None = None

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import psycopg
-
-from django_safe_init.connections import (
-    Deadline,
-    Session,
-    connect,
-    make_wrapper,
-    one_line,
-)
+from django_safe_init.connections import Deadline, one_line
+from django_safe_init.engines.base import Engine
 from django_safe_init.exceptions import (
     InitializationFailed,
     LockLost,
@@ -22,16 +15,10 @@ from django_safe_init.exceptions import (
 )
 from django_safe_init.follower import Follower, Verdict
 from django_safe_init.leader import Leader
-from django_safe_init.locks.postgresql import (
-    LeaderLock,
-    require_exclusion,
-    require_own_server_session,
-)
-from django_safe_init.reading import Glance, Reading
-from django_safe_init.recorder import Heartbeat
+from django_safe_init.locks.base import Lock
+from django_safe_init.reading import LOCKED, Glance, Reading
 from django_safe_init.stalled import StalledLeader
 from django_safe_init.states import State
-from django_safe_init.watch import Watch
 
 if TYPE_CHECKING:
     from django_safe_init.runner import Initializer, Outcome
@@ -40,11 +27,12 @@ if TYPE_CHECKING:
 class Election:
     """One attempt of a process to see its build initialized, by itself or by others."""
 
-    def __init__(self, process: Initializer, watch: Watch) -> None:
+    def __init__(self, process: Initializer, engine: Engine[Any]) -> None:
         self.process = process
         self.request = process.request
         self.settings = process.settings
-        self.watch = watch
+        self.engine = engine
+        self.watch = engine.eyes
 
     def run(self) -> Outcome:
         """Return when this build is ready. Raises what `Initializer.run` raises."""
@@ -71,10 +59,7 @@ class Election:
         while True:
             try:
                 return reader().read()
-            except (
-                psycopg.errors.LockNotAvailable,
-                psycopg.errors.QueryCanceled,
-            ) as exc:
+            except LOCKED as exc:
                 if self.process.deadline.passed() or patience.passed():
                     raise WaitTimeout(
                         f"The status tables stayed locked: {one_line(exc)}"
@@ -97,12 +82,12 @@ class Election:
         self.process.machine.to(State.ACQUIRING_LOCK)
         follower = self._follower(reading, leads=True)
         while True:
-            lock = self._try_lock()
+            lock = self.engine.try_lock()
             if lock is None:
                 self.process.role = "follower"
                 done = follower.follow() is Verdict.READY
             else:
-                with Heartbeat(lock.verify):
+                with self.engine.heartbeat(lock):
                     done = self._is_done(lock, follower)
                     if not done:
                         self._check_once(lock)
@@ -125,28 +110,13 @@ class Election:
     def _satisfied(self, reading: Reading) -> bool:
         return reading.ready and self.request.accepts_success
 
-    def _try_lock(self) -> LeaderLock | None:
-        session = self.watch.direct_reader().session
-        found = require_own_server_session(
-            session, declared=self.process.direct is not None
-        )
-        if found.behind_pooler:
-            # Before any try: a lock that such a pooler leaked would stay with its server.
-            self._require_exclusion(session)
-        session.protect()
-        lock = LeaderLock(session, self.settings.lock_key)
-        return lock if lock.try_acquire() else None
-
-    def _is_done(self, lock: LeaderLock, follower: Follower) -> bool:
+    def _is_done(self, lock: Lock, follower: Follower) -> bool:
         """With the lock in hand: did somebody finish, or fail, in the meantime?
 
         What an earlier leader left running is ended first: it may hold locks on our own tables.
         """
         try:
-            self._require_exclusion(lock.session)
-            lock.end_predecessors(
-                self.process.say, Deadline(self.settings.wait_timeout)
-            )
+            self.engine.take_over(lock)
             reading = self.watch.direct_reader().read()
             done = follower.judge(reading) is Verdict.READY
         except BaseException:
@@ -157,11 +127,7 @@ class Election:
             lock.release()
         return done
 
-    def _require_exclusion(self, session: Session) -> None:
-        with self._connect("safe_init probe") as second:
-            require_exclusion(session, second)
-
-    def _check_once(self, lock: LeaderLock) -> None:
+    def _check_once(self, lock: Lock) -> None:
         """The system checks, in the leader alone: each may need a connection of its own."""
         if self.process.checked:
             return
@@ -173,21 +139,14 @@ class Election:
             raise
         self.process.checked = True
 
-    def _connect(self, name: str) -> Session:
-        process = self.process
-        wrapper = make_wrapper(process.database, process.direct)
-        return connect(wrapper, self.settings, process.deadline, name, process.say)
-
-    def _lead(self, lock: LeaderLock) -> Outcome:
+    def _lead(self, lock: Lock) -> Outcome:
         process = self.process
         process.leads()
         leader = Leader(
             lock,
-            process.build,
-            self.settings,
+            self.engine.tools(lock),
             process.machine,
             self.request.work,
-            process.direct,
             process.lost,
         )
         try:
@@ -199,11 +158,11 @@ class Election:
                 leader.reason(exc),
                 applied=(*process.applied, *leader.applied),
                 failed_migration=leader.failed_migration,
-                run=leader.recorder.run,
+                run=leader.run,
             ) from exc
         finally:
             process.applied += leader.applied
-            process.run_id = leader.recorder.run or process.run_id
+            process.run_id = leader.run or process.run_id
         return process.outcome("ready")
 
     def _ready(self, reading: Reading) -> Outcome:

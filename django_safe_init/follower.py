@@ -18,11 +18,11 @@ from django_safe_init.activity import Activity, leader_activity
 from django_safe_init.build import Build
 from django_safe_init.conf import Settings
 from django_safe_init.connections import Deadline, Session, one_line
+from django_safe_init.engines.base import Eyes, StatusReader
 from django_safe_init.exceptions import LeaderFailed, WaitTimeout
 from django_safe_init.interruption import sleep
-from django_safe_init.reading import Glance, Reader, Reading, RunRow
+from django_safe_init.reading import LOCKED, Glance, Reading, RunRow
 from django_safe_init.stalled import StalledLeader
-from django_safe_init.watch import Watch
 
 logger = logging.getLogger("django_safe_init")
 
@@ -50,7 +50,7 @@ class Follower:
 
     def __init__(
         self,
-        watch: Watch,
+        watch: Eyes,
         build: Build,
         since: Reading,
         report: Callable[[str], None],
@@ -92,7 +92,7 @@ class Follower:
                 verdict = self.judge(self._read(reader, glance))
                 if verdict is not None:
                     return verdict
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
+        except LOCKED:
             # A migration has locked our tables. Who leads can be seen nevertheless.
             glance = self._progress.glance._replace(leader_pid=reader.leader_pid())
             if self.leads and glance.leader_pid is None:
@@ -104,7 +104,7 @@ class Follower:
         self._progress.check(self.watch.deadline)
         return None
 
-    def _read(self, reader: Reader, glance: Glance) -> Reading:
+    def _read(self, reader: StatusReader, glance: Glance) -> Reading:
         """All there is to know; no query if the leader of this very build has just told it.
 
         At that moment every follower asks, and the last one is to be served soon.
@@ -163,7 +163,7 @@ class Progress:
         #: What was seen last.
         self.glance = Glance(None, None)
 
-    def note(self, glance: Glance, session: Session) -> None:
+    def note(self, glance: Glance, session: Session | None) -> None:
         """Take in what was seen, and say so if it is worth a line."""
         now = time.monotonic()
         run = glance.latest
@@ -174,7 +174,7 @@ class Progress:
         if seen != self._seen:
             self._seen = seen
             self._moved = now
-        if now - self._diagnosed >= _SECONDS_BETWEEN_DIAGNOSES:
+        if session and now - self._diagnosed >= _SECONDS_BETWEEN_DIAGNOSES:
             self._diagnose(session, now)
         self._tell(now)
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 import psycopg
 
-from django_safe_init.arming import ArmedConnections
-from django_safe_init.build import Build
-from django_safe_init.conf import Settings
 from django_safe_init.connections import is_connection_loss, one_line, printable
+from django_safe_init.engines.base import Tools
 from django_safe_init.exceptions import (
     InitializationFailed,
     LeaderFailed,
@@ -22,15 +19,11 @@ from django_safe_init.exceptions import (
     ValidationFailed,
 )
 from django_safe_init.interruption import noticing, uninterruptible
-from django_safe_init.locks.postgresql import LeaderLock
-from django_safe_init.pruning import prune
-from django_safe_init.reading import Reader
-from django_safe_init.recorder import STRIKES, Heartbeat, Recorder
+from django_safe_init.locks.base import Lock
+from django_safe_init.recorder import STRIKES
 from django_safe_init.states import State, StateMachine
-from django_safe_init.tables import ensure_tables
 from django_safe_init.tracking import Tracker
 from django_safe_init.unfinished import Unfinished
-from django_safe_init.validation import invalid_indexes, repair
 from django_safe_init.work import Lost, Work, leading_with
 
 logger = logging.getLogger("django_safe_init")
@@ -41,24 +34,24 @@ class Leader:
 
     def __init__(
         self,
-        lock: LeaderLock,
-        build: Build,
-        settings: Settings,
+        lock: Lock,
+        tools: Tools,
         machine: StateMachine,
         work: Work,
-        direct: Mapping[str, Any] | None,
         lost: Lost,
     ) -> None:
         self.lock = lock
-        self.build = build
-        self.lost = lost
-        self.settings = settings
+        self.tools = tools
+        self.recorder = tools.recorder
         self.machine = machine
         self.work = work
-        self.recorder = Recorder(lock.session, build, settings.lock_key)
-        self.reader = Reader(lock.session, build, settings.lock_key)
-        self.armed = ArmedConnections(machine.database, lock, direct)
+        self.lost = lost
         self._tracker: Tracker | None = None
+
+    @property
+    def run(self) -> int:
+        """The id of the run, or 0 if none was opened."""
+        return self.recorder.run
 
     def lead(self) -> None:
         """Do the work under the lock, which is free afterwards.
@@ -76,35 +69,30 @@ class Leader:
                     f"A connection of the run was lost: {one_line(exc)}"
                 ) from exc
             raise
+        finally:
+            self.tools.close()
         self.lock.release()
 
     def _run(self) -> None:
         self.machine.to(State.CHECKING_SCHEMA)
-        ensure_tables(self.lock.session)
-        unfinished = Unfinished(self.lock.session, self.settings, self.work.rerun)
+        self.tools.prepare()
+        unfinished = self.tools.unfinished(self.work.rerun)
         reason = self.recorder.open_run(self.work.command, self.lost)
         self.lost.runs.append(self.recorder.run)
         if reason is not None:
             raise LeaderFailed(reason, run=self.recorder.run)
-        with self._recorded(), Heartbeat(self.recorder.heartbeat):
-            self._prune(unfinished)
+        with self._recorded(), self.tools.heartbeat():
+            self.tools.prune(unfinished)
             self._migrate(unfinished)
             self._validate()
 
-    def _prune(self, unfinished: Unfinished) -> None:
-        needed = {mark.run for mark in unfinished.marks.values()}
-        history, lock_key = self.settings.history, self.settings.lock_key
-        prune(self.lock.session, lock_key, self.build.fingerprint, history, needed)
-
     def _migrate(self, unfinished: Unfinished) -> None:
-        with self.armed as connection:
+        with self.tools.connections() as connection:
             self.machine.to(State.MIGRATING)
             self.recorder.update(State.MIGRATING, "reading migrations")
             if not self.work.fake:
                 unfinished.settle_reversals(connection)
-            self._tracker = Tracker(
-                connection, self.armed.verify, self.recorder, unfinished
-            )
+            self._tracker = Tracker(connection, self.tools, unfinished)
             with (
                 self._tracker,
                 leading_with(self.machine.database, self._tracker),
@@ -125,11 +113,8 @@ class Leader:
         self.machine.to(State.VALIDATING)
         self.lock.verify()
         self.recorder.update(State.VALIDATING)
-        for index in invalid_indexes(self.lock.session):
-            logger.warning(
-                "The index %s is invalid. Repair it: %s", index, repair(index)
-            )
-        missing = self.reader.read().missing
+        self.tools.inspect()
+        missing = self.tools.missing()
         if missing and self.work.promises_ready:
             raise ValidationFailed(
                 f"Not applied after `migrate`: {', '.join(missing)}."
@@ -193,8 +178,9 @@ class Leader:
 
     def _is_lost(self, exc: BaseException) -> bool:
         """Whether it was the run that lost a connection, and not some other client of its own."""
-        ours = self.armed.broken or self.lock.session.raw.closed
-        return isinstance(exc, LockLost) or (ours and is_lost_connection(exc))
+        return isinstance(exc, LockLost) or (
+            self.tools.broken and is_lost_connection(exc)
+        )
 
 
 #: What this package itself raises while a migration is at work.

@@ -20,12 +20,13 @@ from django_safe_init.tables import RUN_TABLE
 
 logger = logging.getLogger("django_safe_init")
 
+#: What a query meets where a migration has locked a table.
+LOCKED = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
 #: What a query meets where a table is not there, not readable, or locked by a migration.
 UNREADABLE = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.InsufficientPrivilege,
-    psycopg.errors.LockNotAvailable,
-    psycopg.errors.QueryCanceled,
+    *LOCKED,
 )
 
 
@@ -240,6 +241,10 @@ class Reader:
         return [
             run for run in (_run_row(values) for (values,) in rows) if run is not None
         ]
+
+    def close(self) -> None:
+        """End the session."""
+        self.session.close()
 
     def _runs_readable(self) -> bool:
         self._seen_runs = self._seen_runs or self._readable(RUN_TABLE)

@@ -22,9 +22,10 @@ import psycopg
 from django_safe_init import interruption
 from django_safe_init.build import Build
 from django_safe_init.conf import HEARTBEAT_SECONDS
-from django_safe_init.connections import Sent, Session, printable, session_error
+from django_safe_init.connections import Session, printable, session_error
 from django_safe_init.exceptions import LockLost, SafeInitError
 from django_safe_init.locks.postgresql import Proof, proof_params, proof_sql
+from django_safe_init.sending import Sent
 from django_safe_init.states import State
 from django_safe_init.tables import missing_privilege
 from django_safe_init.version import __version__
@@ -83,7 +84,9 @@ _FAIL_RUN = """
     SET outcome = 'failed', error = %(prefix)s || error WHERE id = %(run)s RETURNING error
 """
 
+#: On disk when it returns, and with it whatever was committed before.
 _CLOSE_RUN = f"""
+    SET LOCAL synchronous_commit TO DEFAULT;
     WITH strikes AS (SELECT ({_PRIOR_STRIKES}) + 1 AS n)
     UPDATE django_safe_init_run
     SET state = %(state)s, done = %(done)s, total = %(total)s, progress = %(progress)s,

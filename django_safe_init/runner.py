@@ -242,8 +242,9 @@ class Initializer:
                 return self.ready(run)
             # Here, because the start of a replica with nothing to do should not pay for it.
             from django_safe_init.election import Election
+            from django_safe_init.engines.postgresql import PostgresEngine
 
-            return Election(self, watch).run()
+            return Election(self, PostgresEngine(self, watch)).run()
         finally:
             watch.close()
 

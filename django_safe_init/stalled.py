@@ -9,9 +9,9 @@ from collections.abc import Callable
 from django_safe_init.activity import Backend, leader_backends
 from django_safe_init.conf import HEARTBEAT_SECONDS
 from django_safe_init.connections import Session
+from django_safe_init.engines.base import Eyes
 from django_safe_init.locks.ending import end_backends
 from django_safe_init.reading import Glance, RunRow
-from django_safe_init.watch import Watch
 
 #: For how long a leader must be watched in silence: time for it, or for the server, to go on
 #: after a pause that both of them had.
@@ -31,7 +31,7 @@ class StalledLeader:
     write nothing more.
     """
 
-    def __init__(self, watch: Watch, report: Callable[[str], None]) -> None:
+    def __init__(self, watch: Eyes, report: Callable[[str], None]) -> None:
         self.watch = watch
         self.report = report
         self._after = watch.settings.stalled_after or math.inf
@@ -40,12 +40,12 @@ class StalledLeader:
         self._suspected = 0.0
         self._refused: object = None
 
-    def end(self, session: Session, glance: Glance) -> bool:
+    def end(self, session: Session | None, glance: Glance) -> bool:
         """Whether there was one and it has been ended just now: the lock is free.
 
         `glance` is what was read just now, without a run if the tables could not be read.
         """
-        if self._after == math.inf:
+        if session is None or self._after == math.inf:
             return False
         run = _run_of(glance.leader_pid, glance)
         if run is not None and not self._is_suspect(run.silence_seconds):

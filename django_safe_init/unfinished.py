@@ -15,7 +15,7 @@ import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations import Migration
 from django.db.migrations.executor import MigrationExecutor
-from django.db.migrations.operations import SeparateDatabaseAndState
+from django.db.migrations.operations import RunPython, SeparateDatabaseAndState
 from django.db.migrations.operations.base import Operation
 
 from django_safe_init.conf import Settings
@@ -74,6 +74,15 @@ def _flatten(items: Iterable[Operation]) -> Iterator[Operation]:
             yield operation
 
 
+def has_own_code(migration: Migration) -> bool:
+    """Whether the migration runs code that is not Django's, which may do anything."""
+    return any(
+        isinstance(operation, RunPython)
+        or not type(operation).__module__.startswith("django.")
+        for operation in operations(migration)
+    )
+
+
 def _index_name(operation: Operation) -> str | None:
     """The index that the operation adds or removes concurrently; None for anything else."""
     from django.contrib.postgres.operations import (
@@ -123,9 +132,9 @@ class Unfinished:
     """
 
     def __init__(
-        self, session: Session, settings: Settings, rerun: tuple[str, ...]
+        self, marks: dict[str, Mark], settings: Settings, rerun: tuple[str, ...]
     ) -> None:
-        self.marks = read_marks(session, settings.lock_key)
+        self.marks = marks
         self.policy = settings.unfinished
         self.rerun = frozenset(rerun)
         for name in rerun:

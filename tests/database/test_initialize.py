@@ -604,9 +604,9 @@ def test_two_projects_in_one_database(django_database, small_shop) -> None:
 def test_inside_a_migration(django_database, small_shop) -> None:
     """A migration must not initialize its own database: it would wait for itself."""
     small_shop.run("0003_again", lambda connection: initialize())
-    with pytest.raises(ConfigurationError) as caught:
+    with pytest.raises(InitializationFailed) as caught:
         initialize()
-    text = "A migration of 'default' must not initialize 'default'."
+    text = "shop.0003_again: A migration of 'default' must not initialize 'default'."
     assert str(caught.value) == text
     run = django_database.newest_run()
-    assert (run["outcome"], run["error"]) == ("failed", f"shop.0003_again: {text}")
+    assert (run["outcome"], run["error"]) == ("failed", text)

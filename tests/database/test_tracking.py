@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from django.core.management import call_command
 from django.db import DatabaseError, connection, transaction
@@ -10,11 +12,12 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.db.models.signals import pre_migrate
 
 from django_safe_init import InitializationFailed, LockLost, initialize
+from django_safe_init.build import Build
 from django_safe_init.conf import Settings
+from django_safe_init.engines.postgresql import PostgresTools
 from django_safe_init.locks import work_key
 from django_safe_init.locks.postgresql import LeaderLock
 from django_safe_init.tracking import Tracker
-from django_safe_init.unfinished import Unfinished
 from tests.support import Database
 
 TABLE = "SELECT to_regclass('shop_sale') IS NOT NULL"
@@ -273,14 +276,24 @@ def test_a_closed_connection_inside_a_migration(django_database, small_shop) -> 
 
 
 @pytest.fixture
-def tracker(session, recorder):
+def tracker(session):
     """A tracker of a run that leads, with the connection to work on."""
     lock = LeaderLock(session)
     assert lock.try_acquire()
-    recorder.open_run("test")
     MigrationRecorder(connection).ensure_schema()
-    unfinished = Unfinished(session, Settings(), ())
-    with Tracker(connection, lock.verify, recorder, unfinished) as tracker:
+    process = SimpleNamespace(
+        settings=Settings(),
+        build=Build(frozenset(), "x"),
+        database="default",
+        direct=None,
+    )
+    tools = PostgresTools(process, lock)
+    tools.prepare()
+    tools.recorder.open_run("test")
+    with (
+        tools.connections() as armed,
+        Tracker(armed, tools, tools.unfinished(())) as tracker,
+    ):
         yield tracker
 
 
@@ -299,13 +312,13 @@ def test_an_executor_that_does_not_look(tracker, django_database) -> None:
     assert tracker.applied == []
 
 
-def test_other_aliases_plans(tracker, recorder) -> None:
+def test_other_aliases_plans(tracker) -> None:
     """What Django says about another alias is not counted."""
     pre_migrate.send(sender=None, using="other", plan=[1, 2, 3])
-    assert recorder.total == 0
+    assert tracker.recorder.total == 0
     pre_migrate.send(sender=None, using="default", plan=[1, 2])
     pre_migrate.send(sender=None, using="default", plan=[1, 2, 3])
-    assert recorder.total == 2
+    assert tracker.recorder.total == 2
 
 
 def test_a_squashed_migration(django_database, small_shop) -> None:
@@ -421,3 +434,52 @@ def test_an_encoding_that_lacks_a_character(django_database, log_in_as, small_sh
         latin.close()
         log_in_as(NAME=django_database.name)
         django_database.rows(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def durable(log_in_as) -> None:
+    """Commits wait for the disk, as PostgreSQL does by itself."""
+    log_in_as(OPTIONS={"options": "-c synchronous_commit=on"})
+
+
+@pytest.mark.usefixtures("durable")
+def test_commits_do_not_wait_for_the_disk(django_database, small_shop) -> None:
+    """A migration's commit need not wait; the run's end is on disk, and all before it."""
+    seen = []
+
+    def look(connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO shop_product (name) VALUES ('x')")
+            cursor.execute(
+                "SELECT current_setting('synchronous_commit'), pg_current_wal_insert_lsn()"
+            )
+            seen.extend(cursor.fetchone())
+
+    small_shop.run("0003_look", look)
+    initialize()
+    setting, wrote = seen
+    assert setting == "off"
+    assert django_database.value(
+        "SELECT pg_current_wal_flush_lsn() >= %s::pg_lsn", wrote
+    )
+
+
+@pytest.mark.usefixtures("durable")
+def test_a_commit_before_a_hook_waits(django_database, small_shop) -> None:
+    """What `on_commit` starts elsewhere cannot be undone, so the commit before it is on disk."""
+    seen = []
+
+    def register(connection) -> None:
+        def hook() -> None:
+            seen.append(django_database.value("SELECT pg_current_wal_flush_lsn()"))
+
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO shop_product (name) VALUES ('x')")
+            cursor.execute("SELECT pg_current_wal_insert_lsn()")
+            seen.extend(cursor.fetchone())
+        transaction.on_commit(hook)
+
+    small_shop.run("0003_hook", register)
+    initialize()
+    wrote, flushed = seen
+    assert django_database.value("SELECT %s::pg_lsn >= %s::pg_lsn", flushed, wrote)

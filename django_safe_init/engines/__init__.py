@@ -1,0 +1,1 @@
+"""What differs between the database engines that have a leader lock."""

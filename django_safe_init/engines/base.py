@@ -1,0 +1,165 @@
+"""What an election and a leader need of an engine, and nothing else."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeVar
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_safe_init.conf import Settings
+from django_safe_init.connections import Deadline, Session
+from django_safe_init.locks.base import Lock
+from django_safe_init.locks.postgresql import Proof
+from django_safe_init.reading import Glance, Reading, RunRow
+from django_safe_init.states import State
+from django_safe_init.transactions import MigrationTransaction
+from django_safe_init.unfinished import Unfinished
+from django_safe_init.work import Lost
+
+
+class StatusReader(Protocol):
+    """Reads the two tables and `django_migrations`, for one build."""
+
+    @property
+    def session(self) -> Session | None:
+        """For a closer look at what the leader does; None where there is none to be had."""
+
+    def finished_run(self) -> int | None:
+        """The newest run of this build, if it ended ready and nothing is missing since."""
+
+    def read(self) -> Reading:
+        """All that is to be known."""
+
+    def glance(self) -> Glance:
+        """Who leads, and the newest run."""
+
+    def leader_pid(self) -> int | None:
+        """Who leads, also while the tables are locked."""
+
+    def history(self, count: int) -> list[RunRow]:
+        """The newest runs of all builds, newest first."""
+
+    def close(self) -> None:
+        """Let go of the database."""
+
+
+class Eyes(Protocol):
+    """How a process looks at a database while it waits; see `watch.Watch`."""
+
+    @property
+    def alias(self) -> str:
+        """The database."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings."""
+
+    @property
+    def deadline(self) -> Deadline:
+        """When all waiting must end."""
+
+    def reader(self) -> StatusReader:
+        """A reader on whatever connection there is, or on a new one."""
+
+    def direct_reader(self) -> StatusReader:
+        """A reader for who may lead."""
+
+    def pause(self) -> None:
+        """Until it is time to look again."""
+
+    def close(self) -> None:
+        """Let go of the database."""
+
+
+class RunRecorder(Protocol):
+    """Writes one run and its steps; see `recorder.Recorder`."""
+
+    run: int
+    done: int
+    total: int
+
+    def open_run(self, command: str, lost: Lost | None = None) -> str | None:
+        """Open a run; returns the reason if none may be opened any more."""
+
+    def update(self, state: State, message: str = "") -> None:
+        """Say what the run is doing."""
+
+    def start_step(
+        self, name: str, *, backwards: bool, atomic: bool, detail: Any = None
+    ) -> None:
+        """Mark a step as started."""
+
+    def proof(self) -> Proof | None:
+        """What was seen of the lock when the start of the step was written, if anything."""
+
+    def finish_step(self, outcome: str) -> None:
+        """Mark the running step as finished."""
+
+    def finish_run(self, outcome: str, state: State, error: str | None = None) -> str:
+        """Close the run; returns the outcome as it was written."""
+
+
+class Tools(Protocol):
+    """What a leader works with, from the lock that was just taken to its release."""
+
+    @property
+    def recorder(self) -> RunRecorder:
+        """Writes the run."""
+
+    @property
+    def broken(self) -> bool:
+        """Whether a connection of the run was lost."""
+
+    def prepare(self) -> None:
+        """Create the two tables, or add the columns they lack."""
+
+    def unfinished(self, rerun: tuple[str, ...]) -> Unfinished:
+        """The non-atomic migrations that earlier leaders did not finish."""
+
+    def prune(self, unfinished: Unfinished) -> None:
+        """Remove the oldest runs, by the setting `HISTORY`."""
+
+    def connections(self) -> AbstractContextManager[BaseDatabaseWrapper]:
+        """While entered, Django's connections to the alias belong to the run."""
+
+    def transaction(self, connection: BaseDatabaseWrapper) -> MigrationTransaction:
+        """How a migration is done and recorded in one transaction."""
+
+    def verify(self, proof: Proof | None = None) -> None:
+        """Raise `LockLost` unless this process leads."""
+
+    def heartbeat(self) -> AbstractContextManager[None]:
+        """While entered, the run's row tells that the leader is alive."""
+
+    def missing(self) -> tuple[str, ...]:
+        """The migrations that this build knows and the database has not recorded."""
+
+    def inspect(self) -> None:
+        """Log what is wrong with the database, with the remedy."""
+
+    def close(self) -> None:
+        """Let go of what was opened."""
+
+
+L = TypeVar("L", bound=Lock)
+
+
+class Engine(Protocol[L]):
+    """One process's way to lead or follow on one database, with locks of one kind."""
+
+    @property
+    def eyes(self) -> Eyes:
+        """How the process looks at the database."""
+
+    def try_lock(self) -> L | None:
+        """The leader lock, if it is free. Raises `UnsafeConnection` where it would not exclude."""
+
+    def take_over(self, lock: L) -> None:
+        """End whatever an earlier leader left running."""
+
+    def heartbeat(self, lock: L) -> AbstractContextManager[None]:
+        """While entered, whoever looks sees that the leader is alive."""
+
+    def tools(self, lock: L) -> Tools:
+        """What to lead with."""

@@ -1,0 +1,146 @@
+"""PostgreSQL: an advisory lock on a session of its own, and a fence around the work."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_safe_init.arming import ArmedConnections
+from django_safe_init.connections import Deadline, Session, connect, make_wrapper
+from django_safe_init.locks.postgresql import (
+    LeaderLock,
+    Proof,
+    require_exclusion,
+    require_own_server_session,
+)
+from django_safe_init.pruning import prune
+from django_safe_init.reading import Reader
+from django_safe_init.recorder import Heartbeat, Recorder
+from django_safe_init.tables import ensure_tables
+from django_safe_init.transactions import PostgresTransaction
+from django_safe_init.unfinished import Unfinished, read_marks
+from django_safe_init.validation import invalid_indexes, repair
+from django_safe_init.watch import Watch
+
+if TYPE_CHECKING:
+    from django_safe_init.runner import Initializer
+
+logger = logging.getLogger("django_safe_init")
+
+
+class PostgresTools:
+    """See `engines.base.Tools`."""
+
+    def __init__(self, process: Initializer, lock: LeaderLock) -> None:
+        key = process.settings.lock_key
+        self._settings = process.settings
+        self._build = process.build.fingerprint
+        self._session = lock.session
+        self._reader = Reader(lock.session, process.build, key)
+        self._armed = ArmedConnections(process.database, lock, process.direct)
+        self.recorder = Recorder(lock.session, process.build, key)
+
+    @property
+    def broken(self) -> bool:
+        """Whether a connection of the run, or the leader session, was lost."""
+        return self._armed.broken or bool(self._session.raw.closed)
+
+    def prepare(self) -> None:
+        """Create the two tables, or add the columns they lack."""
+        ensure_tables(self._session)
+
+    def unfinished(self, rerun: tuple[str, ...]) -> Unfinished:
+        """The non-atomic migrations that earlier leaders did not finish."""
+        marks = read_marks(self._session, self._settings.lock_key)
+        return Unfinished(marks, self._settings, rerun)
+
+    def prune(self, unfinished: Unfinished) -> None:
+        """Remove the oldest runs, by the setting `HISTORY`."""
+        needed = {mark.run for mark in unfinished.marks.values()}
+        settings = self._settings
+        prune(self._session, settings.lock_key, self._build, settings.history, needed)
+
+    def connections(self) -> AbstractContextManager[BaseDatabaseWrapper]:
+        """While entered, Django's connections to the alias belong to the run."""
+        return self._armed
+
+    def transaction(self, connection: BaseDatabaseWrapper) -> PostgresTransaction:
+        """How a migration is done and recorded in one transaction."""
+        return PostgresTransaction(connection)
+
+    def verify(self, proof: Proof | None = None) -> None:
+        """Raise `LockLost` unless this process leads."""
+        self._armed.verify(proof)
+
+    def heartbeat(self) -> AbstractContextManager[None]:
+        """While entered, the run's row tells that the leader is alive."""
+        return Heartbeat(self.recorder.heartbeat)
+
+    def missing(self) -> tuple[str, ...]:
+        """The migrations that this build knows and the database has not recorded."""
+        return self._reader.read().missing
+
+    def inspect(self) -> None:
+        """Log each invalid index, with its repair."""
+        for index in invalid_indexes(self._session):
+            logger.warning(
+                "The index %s is invalid. Repair it: %s", index, repair(index)
+            )
+
+    def close(self) -> None:
+        """Nothing: the leader session belongs to the watch."""
+
+
+class PostgresEngine:
+    """See `engines.base.Engine`."""
+
+    def __init__(self, process: Initializer, watch: Watch) -> None:
+        self._process = process
+        self._watch = watch
+
+    @property
+    def eyes(self) -> Watch:
+        """How the process looks at the database."""
+        return self._watch
+
+    def try_lock(self) -> LeaderLock | None:
+        """The leader lock, if it is free. Raises `UnsafeConnection` where it would not exclude."""
+        session = self._watch.direct_reader().session
+        found = require_own_server_session(
+            session, declared=self._process.direct is not None
+        )
+        if found.behind_pooler:
+            # Before any try: a lock that such a pooler leaked would stay with its server.
+            self._require_exclusion(session)
+        session.protect()
+        lock = LeaderLock(session, self._process.settings.lock_key)
+        return lock if lock.try_acquire() else None
+
+    def take_over(self, lock: LeaderLock) -> None:
+        """End whatever an earlier leader left running: it may hold locks on our own tables."""
+        self._require_exclusion(lock.session)
+        patience = Deadline(self._process.settings.wait_timeout)
+        lock.end_predecessors(self._process.say, patience)
+
+    def heartbeat(self, lock: LeaderLock) -> AbstractContextManager[None]:
+        """While entered, the leader session shows that the leader is alive."""
+        return Heartbeat(lock.verify)
+
+    def tools(self, lock: LeaderLock) -> PostgresTools:
+        """What to lead with."""
+        return PostgresTools(self._process, lock)
+
+    def _require_exclusion(self, session: Session) -> None:
+        process = self._process
+        wrapper = make_wrapper(process.database, process.direct)
+        with connect(
+            wrapper,
+            process.settings,
+            process.deadline,
+            "safe_init probe",
+            process.say,
+        ) as second:
+            require_exclusion(session, second)

@@ -1,0 +1,73 @@
+"""Statements that are sent now and waited for later, on a psycopg connection."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg.pq import ExecStatus
+
+
+class Sent:
+    """Statements on their way, in one message of the simple protocol.
+
+    The server does them even if this process dies now. Until `settle` has returned, nothing
+    else may be sent on the connection.
+    """
+
+    def __init__(
+        self,
+        raw: psycopg.Connection[Any],
+        statements: str,
+        params: Mapping[str, Any] | Sequence[Any] | None = None,
+    ) -> None:
+        self._raw = raw
+        self._pgconn = raw.pgconn
+        self._settled = False
+        self._error: psycopg.Error | None = None
+        self._result: psycopg.pq.abc.PGresult | None = None
+        text = psycopg.ClientCursor(raw).mogrify(statements, params)
+        try:
+            self._pgconn.send_query(text.encode(raw.info.encoding))
+            while self._pgconn.flush():
+                self._wait_for_socket(select.POLLOUT)
+        except psycopg.Error as exc:
+            self._error, self._settled = exc, True
+
+    def settle(self) -> None:
+        """Wait for the end of the statements, and note what became of them."""
+        while not self._settled:
+            try:
+                self._take_one()
+            except psycopg.Error as exc:
+                self._error, self._settled = exc, True
+
+    def rows(self) -> list[Any]:
+        """Wait, and return the rows of the last statement or raise the error that was met."""
+        self.settle()
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        transformer = psycopg.adapt.Transformer(self._raw)
+        transformer.set_pgresult(self._result)
+        return transformer.load_rows(0, self._result.ntuples, tuple)
+
+    def _take_one(self) -> None:
+        while self._pgconn.is_busy():
+            self._wait_for_socket(select.POLLIN)
+            self._pgconn.consume_input()
+        result = self._pgconn.get_result()
+        if result is None:
+            self._settled = True
+        elif result.status == ExecStatus.FATAL_ERROR:
+            encoding = self._raw.info.encoding
+            self._error = psycopg.errors.error_from_result(result, encoding)
+        else:
+            self._result = result
+
+    def _wait_for_socket(self, event: int) -> None:
+        poll = select.poll()
+        poll.register(self._pgconn.socket, event)
+        poll.poll()
