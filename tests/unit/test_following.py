@@ -14,14 +14,16 @@ from django_safe_init.follower import (
     Follower,
     Progress,
     Verdict,
-    Watch,
     what_the_leader_does,
 )
 from django_safe_init.reading import Glance
 from django_safe_init.states import State
+from django_safe_init.watch import Watch
 from tests.unit.readings import OTHER, OWN, ended, reading, run_row
 
 BUILD = Build(frozenset(), OWN)
+#: Stands for a session to look closer with.
+SESSION = object()
 NOTHING = reading(missing=("shop.0001_initial",))
 BEHIND = {"missing": ("shop.0001_initial",)}
 LED = {"leader_pid": 99}
@@ -194,7 +196,7 @@ class Observed:
         """The lines after so many seconds, in which a run like this was seen."""
         self.now += seconds
         before = len(self.lines)
-        self.progress.note(Glance(run_row(8, **changes), 99), None)
+        self.progress.note(Glance(run_row(8, **changes), 99), SESSION)
         return self.lines[before:]
 
 
@@ -317,7 +319,7 @@ def test_the_total_time_is_over(observed) -> None:
 def test_nobody_leads(monkeypatch) -> None:
     """Where nobody leads, the error says what to do about that."""
     observed = Observed(monkeypatch, wait_timeout=1)
-    observed.progress.note(Glance(None, None), None)
+    observed.progress.note(Glance(None, None), SESSION)
     observed.now += 2
     with pytest.raises(
         WaitTimeout, match="Nobody initializes this database: run `manage"
