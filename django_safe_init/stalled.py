@@ -82,6 +82,7 @@ class StalledLeader:
             f"of life for {_silence(leader, glance):.0f} s"
         )
         session = self.watch.direct_reader().session
+        assert session is not None  # that of the same server
         reason = end_backends(session, backends, _SECONDS_TO_END)
         if reason is not None:
             self._refused = leader.identity

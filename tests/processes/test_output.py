@@ -107,12 +107,15 @@ def test_two_stages(fleet: Fleet, database: Database) -> None:
     fleet.use(scenario="staged", apps=("django_safe_init", "syzygy"))
     before = ["migrate", "--pre-deploy"]
     assert exit_codes(fleet.start_together(before, before, before)) == [0, 0, 0], fleet
-    assert database.applied_once() == ["0001_initial"]
+    assert database.applied_once() == ["shop.0001_initial"]
     assert database.newest_run()["outcome"] == "partial"
     status = fleet.run("safe_init_status", "--json")
     assert (status.wait(), status.json["pending"]) == (3, ["shop.0002_forget"])
     assert exit_codes(fleet.start_together(["migrate"], SAFE, ["migrate"])) == [0, 0, 0]
-    assert database.applied_once() == ["0001_initial", "0002_forget"]
+    assert database.applied_once() == [
+        "shop.0001_initial",
+        "shop.0002_forget",
+    ]
     assert fleet.run("safe_init_status").wait() == 0
 
 
