@@ -12,12 +12,15 @@ from django_safe_init.conf import get_settings
 from django_safe_init.connections import Deadline
 from django_safe_init.locks import leader_key, work_key
 from django_safe_init.locks.postgresql import LeaderLock
+from django_safe_init.migrating import run_migrate
 from django_safe_init.reading import Glance
 from django_safe_init.recorder import Heartbeat, Recorder
+from django_safe_init.runner import Initializer, Request
 from django_safe_init.stalled import StalledLeader
 from django_safe_init.states import State
 from django_safe_init.tables import RUN_TABLE, ensure_tables
 from django_safe_init.watch import Watch
+from django_safe_init.work import Work
 from tests.support import wait_until
 
 AFTER, GRACE = 0.6, 0.2
@@ -121,6 +124,22 @@ def test_before_its_run(follower, session, django_database) -> None:
     with Heartbeat(lock.verify, 0.05):
         follower.lets_live(django_database)
     follower.ends_it()
+
+
+def test_signs_of_life_before_its_run(django_database, small_shop) -> None:
+    """They begin with the lock: system checks may take longer than a silence may."""
+    moved = (
+        "SELECT query_start > %s + interval '1 s' FROM pg_stat_activity WHERE pid = %s"
+    )
+
+    def slow_checks() -> None:
+        [pid] = django_database.holders(leader_key())
+        now = django_database.value("SELECT clock_timestamp()")
+        wait_until(lambda: django_database.value(moved, now, pid))
+
+    work = Work(lambda: run_migrate("default"), "test")
+    outcome = Initializer(Request(work, before_leading=slow_checks)).run()
+    assert outcome.role == "leader"
 
 
 def test_a_statement_of_the_leader_session(
