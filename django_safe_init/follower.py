@@ -163,7 +163,7 @@ class Progress:
         #: What was seen last.
         self.glance = Glance(None, None)
 
-    def note(self, glance: Glance, session: Session | None) -> None:
+    def note(self, glance: Glance, session: Session) -> None:
         """Take in what was seen, and say so if it is worth a line."""
         now = time.monotonic()
         run = glance.latest
@@ -174,7 +174,7 @@ class Progress:
         if seen != self._seen:
             self._seen = seen
             self._moved = now
-        if session and now - self._diagnosed >= _SECONDS_BETWEEN_DIAGNOSES:
+        if now - self._diagnosed >= _SECONDS_BETWEEN_DIAGNOSES:
             self._diagnose(session, now)
         self._tell(now)
 

@@ -40,12 +40,12 @@ class StalledLeader:
         self._suspected = 0.0
         self._refused: object = None
 
-    def end(self, session: Session | None, glance: Glance) -> bool:
+    def end(self, session: Session, glance: Glance) -> bool:
         """Whether there was one and it has been ended just now: the lock is free.
 
         `glance` is what was read just now, without a run if the tables could not be read.
         """
-        if session is None or self._after == math.inf:
+        if self._after == math.inf:
             return False
         run = _run_of(glance.leader_pid, glance)
         if run is not None and not self._is_suspect(run.silence_seconds):
@@ -82,7 +82,6 @@ class StalledLeader:
             f"of life for {_silence(leader, glance):.0f} s"
         )
         session = self.watch.direct_reader().session
-        assert session is not None  # that of the same server
         reason = end_backends(session, backends, _SECONDS_TO_END)
         if reason is not None:
             self._refused = leader.identity

@@ -23,7 +23,14 @@ _RECORDED = "SELECT app, name FROM django_migrations WHERE "
 
 
 class MigrationTransaction:
-    """One transaction after the other on one connection, each for one migration."""
+    """One transaction after the other on one connection, each for one migration.
+
+    They commit without waiting for the disk. Whatever commits later is on disk later
+    (PostgreSQL manual, 28.4): a crash of the server loses whole migrations with their records,
+    newest first, and the run's end, which does wait, is never on disk before all of them are.
+    What `on_commit()` starts outside of the database cannot be lost like that, so before it the
+    commit waits.
+    """
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection = connection
@@ -31,6 +38,7 @@ class MigrationTransaction:
         self.migration = ""
         self._atomic: transaction.Atomic | None = None
         self._shares = False
+        self._sent: Sent | None = None
         connection.SchemaEditorClass = self._sharing(connection.SchemaEditorClass)
 
     def open(
@@ -46,66 +54,6 @@ class MigrationTransaction:
         self._atomic.__enter__()
         self._shares = True
         self._look(names, check, plain)
-
-    def _look(self, names: Names, check: Callable[[Names], None], plain: bool) -> None:
-        with self.connection.cursor() as cursor:
-            cursor.execute(_RECORDED + _is_one_of(names), _flat(names))
-            found = set(cursor.fetchall())
-        check(found)
-
-    def close(self, *exc_info: Any) -> None:
-        """Commit, or roll back because of the exception. Does nothing if none is open."""
-        atomic, self._atomic = self._atomic, None
-        self._shares = False
-        if atomic is not None:
-            self._close(atomic, exc_info)
-
-    def _close(self, atomic: transaction.Atomic, exc_info: tuple[Any, ...]) -> None:
-        doomed = self.connection.needs_rollback or self.connection.closed_in_transaction
-        if exc_info[0] is None and doomed:
-            # Django's atomic() would roll back here without a word.
-            atomic.__exit__(InitializationFailed, InitializationFailed(), None)
-            raise InitializationFailed(
-                f"{self.migration} left its transaction broken: everything it did is undone."
-            )
-        atomic.__exit__(*exc_info)
-
-    def _sharing(
-        self, base: type[BaseDatabaseSchemaEditor]
-    ) -> type[BaseDatabaseSchemaEditor]:
-        """A schema editor that works in the transaction of its migration, without a savepoint.
-
-        The savepoint would protect nothing: its failure undoes the whole transaction.
-        """
-        owner = self
-
-        class SharingSchemaEditor(base):  # type: ignore[misc, valid-type]
-            atomic_migration: bool
-
-            def __enter__(self) -> Any:
-                shares, owner._shares = owner._shares, False
-                if not shares or not self.atomic_migration:
-                    return super().__enter__()
-                self.atomic_migration = False
-                super().__enter__()
-                self.atomic_migration, self.atomic = True, nullcontext()
-                return self
-
-        return SharingSchemaEditor
-
-
-class PostgresTransaction(MigrationTransaction):
-    """Commits without waiting for the disk.
-
-    Whatever commits later is on disk later (PostgreSQL manual, 28.4): a crash of the server
-    loses whole migrations with their records, newest first, and the run's end, which does wait,
-    is never on disk before all of them are. What `on_commit()` starts outside of the database
-    cannot be lost like that, so before it the commit waits.
-    """
-
-    def __init__(self, connection: BaseDatabaseWrapper) -> None:
-        super().__init__(connection)
-        self._sent: Sent | None = None
 
     def _look(self, names: Names, check: Callable[[Names], None], plain: bool) -> None:
         """Send the beginning, and wait for it when the first statement follows.
@@ -134,6 +82,13 @@ class PostgresTransaction(MigrationTransaction):
         if sent is not None:
             self._check(set(sent.rows()))
 
+    def close(self, *exc_info: Any) -> None:
+        """Commit, or roll back because of the exception. Does nothing if none is open."""
+        atomic, self._atomic = self._atomic, None
+        self._shares = False
+        if atomic is not None:
+            self._close(atomic, exc_info)
+
     def _close(self, atomic: transaction.Atomic, exc_info: tuple[Any, ...]) -> None:
         self.connection.execute_wrappers.remove(self._watch)
         if self._sent is not None:
@@ -142,7 +97,14 @@ class PostgresTransaction(MigrationTransaction):
         if exc_info[0] is None and self.connection.run_on_commit:
             with self.connection.cursor() as cursor:
                 cursor.execute("SET LOCAL synchronous_commit TO DEFAULT")
-        super()._close(atomic, exc_info)
+        doomed = self.connection.needs_rollback or self.connection.closed_in_transaction
+        if exc_info[0] is None and doomed:
+            # Django's atomic() would roll back here without a word.
+            atomic.__exit__(InitializationFailed, InitializationFailed(), None)
+            raise InitializationFailed(
+                f"{self.migration} left its transaction broken: everything it did is undone."
+            )
+        atomic.__exit__(*exc_info)
 
     def _watch(self, execute: Callable[..., Any], *args: Any) -> Any:
         """Notice a statement that ends the transaction, which Django does not."""
@@ -163,26 +125,28 @@ class PostgresTransaction(MigrationTransaction):
             )
         return result
 
+    def _sharing(
+        self, base: type[BaseDatabaseSchemaEditor]
+    ) -> type[BaseDatabaseSchemaEditor]:
+        """A schema editor that works in the transaction of its migration, without a savepoint.
 
-class SqliteTransaction(MigrationTransaction):
-    """Foreign keys are not enforced inside, as Django's schema editor for SQLite asks.
+        The savepoint would protect nothing: its failure undoes the whole transaction.
+        """
+        owner = self
 
-    It looks at them itself before the commit; SQLite cannot be told in a transaction
-    (https://www.sqlite.org/pragma.html#pragma_foreign_keys).
-    """
+        class SharingSchemaEditor(base):  # type: ignore[misc, valid-type]
+            atomic_migration: bool
 
-    def open(
-        self, migration: str, names: Names, check: Callable[[Names], None], plain: bool
-    ) -> None:
-        """Begin, with foreign keys off."""
-        self.connection.disable_constraint_checking()
-        super().open(migration, names, check, plain)
+            def __enter__(self) -> Any:
+                shares, owner._shares = owner._shares, False
+                if not shares or not self.atomic_migration:
+                    return super().__enter__()
+                self.atomic_migration = False
+                super().__enter__()
+                self.atomic_migration, self.atomic = True, nullcontext()
+                return self
 
-    def _close(self, atomic: transaction.Atomic, exc_info: tuple[Any, ...]) -> None:
-        try:
-            super()._close(atomic, exc_info)
-        finally:
-            self.connection.enable_constraint_checking()
+        return SharingSchemaEditor
 
 
 def _is_one_of(names: Names) -> str:

@@ -22,8 +22,8 @@ class StatusReader(Protocol):
     """Reads the two tables and `django_migrations`, for one build."""
 
     @property
-    def session(self) -> Session | None:
-        """For a closer look at what the leader does; None where there is none to be had."""
+    def session(self) -> Session:
+        """For a closer look at what the leader does."""
 
     def finished_run(self) -> int | None:
         """The newest run of this build, if it ended ready and nothing is missing since."""

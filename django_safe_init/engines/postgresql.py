@@ -20,7 +20,7 @@ from django_safe_init.pruning import prune
 from django_safe_init.reading import Reader
 from django_safe_init.recorder import Heartbeat, Recorder
 from django_safe_init.tables import ensure_tables
-from django_safe_init.transactions import PostgresTransaction
+from django_safe_init.transactions import MigrationTransaction
 from django_safe_init.unfinished import Unfinished, read_marks
 from django_safe_init.validation import invalid_indexes, repair
 from django_safe_init.watch import Watch
@@ -67,9 +67,9 @@ class PostgresTools:
         """While entered, Django's connections to the alias belong to the run."""
         return self._armed
 
-    def transaction(self, connection: BaseDatabaseWrapper) -> PostgresTransaction:
+    def transaction(self, connection: BaseDatabaseWrapper) -> MigrationTransaction:
         """How a migration is done and recorded in one transaction."""
-        return PostgresTransaction(connection)
+        return MigrationTransaction(connection)
 
     def verify(self, proof: Proof | None = None) -> None:
         """Raise `LockLost` unless this process leads."""

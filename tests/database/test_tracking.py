@@ -10,6 +10,7 @@ from django.db import DatabaseError, connection, transaction
 from django.db.migrations import Migration
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.models.signals import pre_migrate
+from psycopg import IsolationLevel
 
 from django_safe_init import InitializationFailed, LockLost, initialize
 from django_safe_init.build import Build
@@ -483,3 +484,32 @@ def test_a_commit_before_a_hook_waits(django_database, small_shop) -> None:
     initialize()
     wrote, flushed = seen
     assert django_database.value("SELECT %s::pg_lsn >= %s::pg_lsn", flushed, wrote)
+
+
+def test_the_isolation_level_of_the_settings(
+    django_database, small_shop, log_in_as
+) -> None:
+    """A migration's transaction has the isolation level that DATABASES asks for."""
+    seen = []
+
+    def look(connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW transaction_isolation")
+            seen.extend(cursor.fetchone())
+
+    small_shop.run("0003_look", look)
+    log_in_as(OPTIONS={"isolation_level": IsolationLevel.REPEATABLE_READ})
+    initialize()
+    assert seen == ["repeatable read"]
+
+
+def test_one_that_breaks_off_before_its_first_statement(
+    django_database, small_shop
+) -> None:
+    """A migration that Django cannot work out fails like any other, and the run is closed."""
+    small_shop.write("0003_lost", "migrations.RemoveField('nothing', 'name')")
+    with pytest.raises(InitializationFailed, match=r"shop\.0003_lost: KeyError"):
+        initialize()
+    assert django_database.newest_run()["outcome"] == "failed"
+    small_shop.remove("0003_lost")
+    assert initialize().result == "ready"
