@@ -184,6 +184,7 @@ def test_a_signal_ends_all(fleet: Fleet, several: Any, number: signal.Signals) -
         lambda: all(database.backends(SLEEPING) for database in working),
         "three statements run",
     )
+    told_at = time.time()
     replica.kill(number)
     assert replica.wait(10) == 128 + number, replica
     ended = by_alias(replica)
@@ -192,7 +193,9 @@ def test_a_signal_ends_all(fleet: Fleet, several: Any, number: signal.Signals) -
     assert {each["result"] for each in ended.values()} == {"interrupted"}
     assert {each["error"] for each in ended.values()} == {f"ended by {number.name}"}
     for database in working:
-        assert database.newest_run()["outcome"] == "interrupted"
+        run = database.newest_run()
+        assert run["outcome"] == "interrupted"
+        assert run["finished_at"].timestamp() - told_at < 0.5
         assert database.holders(leader_key()) == []
         assert database.backends(SLEEPING) == []
     for alias in list(databases)[3:]:
