@@ -77,6 +77,8 @@ class ArmedConnections:
         # Now, because from here on we close it ourselves.
         self.broken = self._is_gone()
         connection_created.disconnect(self._arm)
+        if self._interruption is not None:
+            self._interruption.release(self.alias)
         with _registry_lock:
             _registry.remove(self)
             if not _registry:

@@ -60,7 +60,15 @@ class Interruption:
         with self._lock:
             self._guarded.add(wrapper)
 
+    def release(self, alias: str) -> None:
+        """The work on that alias has ended: a thread that has kept its connection may go on."""
+        with self._lock:
+            for wrapper in [each for each in self._guarded if each.alias == alias]:
+                self._guarded.discard(wrapper)
+
     def _execute(self, execute: Callable[..., Any], *args: Any) -> Any:
+        if args[-1]["connection"] not in self._guarded:
+            return execute(*args)
         self.check()
         with noticing(self.check):
             return execute(*args)

@@ -335,6 +335,39 @@ def test_a_cancelled_migration_without_queries(
     assert asyncio.run(ainitialize()).applied == ("shop.0003_work",)
 
 
+def test_a_thread_that_outlives_a_cancelled_run(
+    django_database, small_shop, in_background
+) -> None:
+    """A thread that was started meanwhile keeps its connection, and can use it."""
+    asked, ask_again = threading.Event(), threading.Event()
+    started = []
+
+    def outlive() -> int:
+        with connections["default"].cursor() as cursor:
+            cursor.execute("SELECT 1")
+            asked.set()
+            assert ask_again.wait(20)
+            cursor.execute("SELECT 2")
+            return cursor.fetchone()[0]
+
+    def work(connection) -> None:
+        started.append(in_background(outlive))
+        assert asked.wait(20)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_sleep(60)")
+
+    small_shop.run("0003_work", work)
+
+    async def main() -> None:
+        task = asyncio.create_task(ainitialize())
+        await until(lambda: django_database.backends(SLEEPING))
+        await cancel(task)
+
+    asyncio.run(main())
+    ask_again.set()
+    assert started[0].result() == 2
+
+
 def test_cancelled_in_a_commit(
     django_database, small_shop, assert_nothing_left
 ) -> None:
