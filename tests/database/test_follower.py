@@ -158,12 +158,13 @@ def test_a_locked_status_table(leader, in_background, observer, mode) -> None:
         waiting.result()
 
 
+@pytest.mark.parametrize("mode", ["self", "external"])
 def test_tables_that_are_locked_at_first(
-    leader, in_background, observer, django_database
+    leader, in_background, observer, django_database, mode
 ) -> None:
     """Who comes while our tables are locked says so, and goes on when they are free."""
     observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
-    waiting = Waiting(in_background)
+    waiting = Waiting(in_background, mode=mode)
     wait_until(lambda: waiting.lines)
     assert waiting.lines == [
         "The status tables are locked at the moment, probably by a migration."
