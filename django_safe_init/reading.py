@@ -242,10 +242,6 @@ class Reader:
             run for run in (_run_row(values) for (values,) in rows) if run is not None
         ]
 
-    def close(self) -> None:
-        """End the session."""
-        self.session.close()
-
     def _runs_readable(self) -> bool:
         self._seen_runs = self._seen_runs or self._readable(RUN_TABLE)
         return self._seen_runs

