@@ -134,6 +134,7 @@ class MigrationTransaction:
         """
         owner = self
 
+        # The ignored errors: the base is whatever the connection has, known only when it runs.
         class SharingSchemaEditor(base):  # type: ignore[misc, valid-type]
             atomic_migration: bool
 
