@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from django_safe_init.connections import Session
 from django_safe_init.locks import leader_key, work_key
 from django_safe_init.locks.held import HELD
+
+if TYPE_CHECKING:
+    from django_safe_init.connections import Session
 
 #: One scan of the locks, so that all that is found belongs to one leader.
 _BACKENDS = f"""

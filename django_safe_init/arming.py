@@ -13,11 +13,12 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
+from django_safe_init.aliases import present_wrapper
 from django_safe_init.conf import get_settings
 from django_safe_init.connections import (
+    cancel_statement,
     make_patient,
     make_wrapper,
-    present_wrapper,
     protect,
 )
 from django_safe_init.exceptions import LockLost, UnsafeConnection
@@ -93,7 +94,7 @@ class ArmedConnections:
         """An unpooled wrapper of the alias, by the direct settings."""
         wrapper = make_wrapper(self.alias, self.direct)
         if self._interruption is not None:
-            self._interruption.guard(wrapper)
+            self._interruption.guard(wrapper, cancel_statement)
         return make_patient(wrapper, get_settings().wait_timeout)
 
     def _is_gone(self) -> bool:

@@ -10,8 +10,8 @@ from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.management import get_commands, load_command_class
 from django.db import connections
 
+from django_safe_init.aliases import Engine, engine_of
 from django_safe_init.conf import get_settings, problems
-from django_safe_init.connections import is_postgresql
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.migrating import OUR_APP
 
@@ -50,7 +50,7 @@ def check_engines(
             id="safe_init.W001",
         )
         for alias in settings.databases
-        if not is_postgresql(alias)
+        if engine_of(alias) is Engine.UNKNOWN
     ]
 
 

@@ -11,7 +11,6 @@ import logging
 import os
 import random
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -22,8 +21,10 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import load_backend
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from django_safe_init.conf import Settings
+from django_safe_init.deadline import Deadline
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
@@ -31,11 +32,13 @@ from django_safe_init.exceptions import (
     LockLost,
     MissingPrivilege,
     SafeInitError,
-    UnsupportedEngine,
     WaitTimeout,
 )
 from django_safe_init.interruption import sleep
+from django_safe_init.reading import ConnectionEnded, TablesLocked, TablesUnreadable
+from django_safe_init.refusals import is_busy, is_final
 from django_safe_init.sending import Sent
+from django_safe_init.text import one_line
 
 logger = logging.getLogger("django_safe_init")
 
@@ -68,12 +71,9 @@ ANSWER_MILLISECONDS = 5000
 #: Read by `Session.read`: a reader never waits long for a table that a migration has locked.
 _READ_LIMITS = "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'; "
 
+_CANCELLING_SECONDS = 2.0
+
 _refused_settings: set[str] = set()
-
-
-def one_line(error: BaseException) -> str:
-    """The error's text on one line."""
-    return " ".join(str(error).split())
 
 
 _SHUTDOWN = (
@@ -102,52 +102,6 @@ def session_error(error: psycopg.Error) -> SafeInitError:
     )
 
 
-def printable(text: str) -> str:
-    """The text without what PostgreSQL cannot store: NUL, and halves of surrogate pairs."""
-    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
-
-
-def check_alias(alias: str) -> None:
-    """Raise `ConfigurationError` unless `alias` is a database of this project."""
-    if alias not in connections.settings:
-        raise ConfigurationError(
-            f"There is no database {alias!r} in DATABASES. "
-            f"Use one of: {', '.join(connections.settings)}."
-        )
-
-
-def is_postgresql(alias: str) -> bool:
-    """Whether the alias is a PostgreSQL database by its Django backend."""
-    return str(connections[alias].vendor) == "postgresql"
-
-
-def require_postgresql(alias: str) -> None:
-    """Raise `UnsupportedEngine` unless the alias is a PostgreSQL database."""
-    if not is_postgresql(alias):
-        raise UnsupportedEngine(
-            f"The database {alias!r} is {connections[alias].display_name}, for which there is "
-            "no leader lock. Use PostgreSQL, or accept the risk of concurrent initialization "
-            'with SAFE_INIT = {"LOCK": "none"}.'
-        )
-
-
-def present_wrapper(alias: str) -> BaseDatabaseWrapper | None:
-    """This thread's wrapper of the alias, if it has one."""
-    present = connections._connections  # type: ignore[attr-defined]  # no public way to look
-    wrapper: BaseDatabaseWrapper | None = getattr(present, alias, None)
-    return wrapper
-
-
-def require_no_transaction(alias: str) -> None:
-    """Raise `ConfigurationError` inside `transaction.atomic()`: the run would not see its work."""
-    wrapper = present_wrapper(alias)
-    if wrapper is not None and wrapper.in_atomic_block:
-        raise ConfigurationError(
-            f"The database {alias!r} cannot be initialized inside transaction.atomic(): "
-            "the work happens on a connection of its own. Call it outside."
-        )
-
-
 def make_wrapper(
     alias: str, direct: Mapping[str, Any] | None = None
 ) -> BaseDatabaseWrapper:
@@ -163,6 +117,22 @@ def make_wrapper(
         values, alias
     )
     return wrapper
+
+
+@contextlib.contextmanager
+def reading_errors() -> Iterator[None]:
+    """Turn what a reader meets into the errors that every engine's readers raise."""
+    try:
+        yield
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:
+        raise TablesLocked(one_line(exc)) from exc
+    except (
+        psycopg.errors.UndefinedTable,
+        psycopg.errors.InsufficientPrivilege,
+    ) as exc:
+        raise TablesUnreadable(one_line(exc)) from exc
+    except psycopg.OperationalError as exc:
+        raise ConnectionEnded(one_line(exc)) from exc
 
 
 class Session:
@@ -239,10 +209,12 @@ class Session:
     ) -> list[Any]:
         """The rows of a query, within limits that hold for this query alone.
 
-        One message, so one implicit transaction: nothing is left behind in a pooler.
+        One message, so one implicit transaction: nothing is left behind in a pooler. Raises
+        `TablesLocked`, `TablesUnreadable` or `ConnectionEnded`.
         """
         role = f"SET LOCAL ROLE {_quoted(self.role)}; " if self.role else ""
-        return self.rows(_READ_LIMITS + role + statement, params)
+        with reading_errors():
+            return self.rows(_READ_LIMITS + role + statement, params)
 
     def prepare(self, statements: Mapping[str, str]) -> None:
         """Let the session `EXECUTE` the statements, which have parameters $1, $2...
@@ -338,6 +310,13 @@ def _set_config(raw: psycopg.Connection[Any], items: Iterable[tuple[str, str]]) 
     psycopg.ClientCursor(raw).execute(sql.SQL("SELECT ") + calls)
 
 
+def cancel_statement(raw: psycopg.Connection[Any]) -> None:
+    """Cancel what the connection does just now, if it does anything."""
+    if raw.info.transaction_status == TransactionStatus.ACTIVE:
+        with contextlib.suppress(psycopg.Error):  # it may be closed by now
+            raw.cancel_safe(timeout=_CANCELLING_SECONDS)
+
+
 def make_patient(wrapper: BaseDatabaseWrapper, seconds: float) -> BaseDatabaseWrapper:
     """The wrapper, which from now on waits for a connection while the server is full.
 
@@ -357,60 +336,6 @@ def make_patient(wrapper: BaseDatabaseWrapper, seconds: float) -> BaseDatabaseWr
 
     wrapper.get_new_connection = get_new_connection  # type: ignore[method-assign, assignment]
     return wrapper
-
-
-class Deadline:
-    """How long all of it may take; `None` seconds for no limit."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self.seconds = seconds
-        self._end = None if seconds is None else time.monotonic() + seconds
-
-    def passed(self) -> bool:
-        """Whether the time is over."""
-        return self._end is not None and time.monotonic() >= self._end
-
-    def clip(self, seconds: float) -> float:
-        """`seconds`, or what is left if that is less."""
-        if self._end is None:
-            return seconds
-        return max(0.0, min(seconds, self._end - time.monotonic()))
-
-
-#: The server is there and has no room or no time for us just now (SQLSTATE 53300, 57P03).
-#: libpq gives a connection error no SQLSTATE, so the text has to do; a text in another
-#: language is retried like any other error.
-_BUSY = (
-    "too many clients",
-    "too many connections",
-    "remaining connection slots",
-    "no more connections allowed",
-    "starting up",
-    "shutting down",
-    "not yet accepting connections",
-    "in recovery mode",
-)
-#: Trying again would not help (SQLSTATE class 28, and a role that does not exist).
-_FINAL = (
-    "authentication failed",
-    "no password supplied",
-    "no pg_hba.conf entry",
-    "pg_hba.conf rejects connection",
-    "is not permitted to log in",
-    "permission denied for database",
-    "invalid connection option",
-)
-
-
-def _is_final(text: str) -> bool:
-    return any(part in text for part in _FINAL) or (
-        'role "' in text and '" does not exist' in text
-    )
-
-
-def is_busy(error: Exception) -> bool:
-    """Whether a failed connection means "wait" and not "broken"."""
-    return any(part in str(error) for part in _BUSY)
 
 
 def connect(
@@ -460,7 +385,7 @@ def _pause_before_retry(
 ) -> float:
     """How many seconds to wait before the next attempt; raises if there should be none."""
     reason = one_line(error)
-    if _is_final(reason):
+    if is_final(reason):
         raise DatabaseUnreachable(
             f"The server of the database {wrapper.alias!r} refuses us: {reason}. "
             "Correct USER, PASSWORD or the server's access rules; trying again will not help."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from django_safe_init.connections import Deadline, one_line
+from django_safe_init.deadline import Deadline
 from django_safe_init.engines.base import Engine
 from django_safe_init.exceptions import (
     InitializationFailed,
@@ -16,9 +16,9 @@ from django_safe_init.exceptions import (
 from django_safe_init.follower import Follower, Verdict
 from django_safe_init.leader import Leader
 from django_safe_init.locks.base import Lock
-from django_safe_init.reading import LOCKED, Glance, Reading
-from django_safe_init.stalled import StalledLeader
+from django_safe_init.reading import Glance, Reading, TablesLocked
 from django_safe_init.states import State
+from django_safe_init.text import one_line
 
 if TYPE_CHECKING:
     from django_safe_init.runner import Initializer, Outcome
@@ -55,11 +55,10 @@ class Election:
         patience = Deadline(self.settings.wait_timeout)
         external = self.process.mode == "external"
         reader = self.watch.reader if external else self.watch.direct_reader
-        stalled = StalledLeader(self.watch, self.process.say)
         while True:
             try:
                 return reader().read()
-            except LOCKED as exc:
+            except TablesLocked as exc:
                 if self.process.deadline.passed() or patience.passed():
                     raise WaitTimeout(
                         f"The status tables stayed locked: {one_line(exc)}"
@@ -68,7 +67,7 @@ class Election:
                     "The status tables are locked at the moment, probably by a migration."
                 )
                 if not external:
-                    stalled.end(reader().session, Glance(None, None))
+                    self.watch.end_stalled(Glance(None, None))
                 self.watch.pause()
 
     def _compete(self) -> Outcome:

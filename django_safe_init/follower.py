@@ -12,17 +12,20 @@ import time
 from collections.abc import Callable
 from enum import Enum, auto
 
-import psycopg
-
-from django_safe_init.activity import Activity, leader_activity
+from django_safe_init.activity import Activity
 from django_safe_init.build import Build
-from django_safe_init.conf import Settings
-from django_safe_init.connections import Deadline, Session, one_line
+from django_safe_init.deadline import Deadline
 from django_safe_init.engines.base import Eyes, StatusReader
 from django_safe_init.exceptions import LeaderFailed, WaitTimeout
 from django_safe_init.interruption import sleep
-from django_safe_init.reading import LOCKED, Glance, Reading, RunRow
-from django_safe_init.stalled import StalledLeader
+from django_safe_init.reading import (
+    ConnectionEnded,
+    Glance,
+    Reading,
+    RunRow,
+    TablesLocked,
+)
+from django_safe_init.text import one_line
 
 logger = logging.getLogger("django_safe_init")
 
@@ -67,8 +70,7 @@ class Follower:
         self.shares_failure = shares_failure
         #: The reading that was judged last.
         self.reading = since
-        self._stalled = StalledLeader(watch, report)
-        self._progress = Progress(watch.alias, watch.settings, report)
+        self._progress = Progress(watch, report)
 
     def follow(self) -> Verdict:
         """Wait for a verdict. Raises `LeaderFailed`, `WaitTimeout` or `DatabaseUnreachable`."""
@@ -78,7 +80,7 @@ class Follower:
                 if verdict is not None:
                     return verdict
                 self.watch.pause()
-            except psycopg.OperationalError as exc:
+            except ConnectionEnded as exc:
                 logger.info("A follower's connection ended: %s", one_line(exc))
                 self.watch.close()
                 self._progress.check(self.watch.deadline)
@@ -92,15 +94,15 @@ class Follower:
                 verdict = self.judge(self._read(reader, glance))
                 if verdict is not None:
                     return verdict
-        except LOCKED:
+        except TablesLocked:
             # A migration has locked our tables. Who leads can be seen nevertheless.
             glance = self._progress.glance._replace(leader_pid=reader.leader_pid())
             if self.leads and glance.leader_pid is None:
                 return Verdict.TRY
             seen = glance._replace(latest=None)
-        if self.leads and self._stalled.end(reader.session, seen):
+        if self.leads and self.watch.end_stalled(seen):
             return Verdict.TRY
-        self._progress.note(glance, reader.session)
+        self._progress.note(glance, reader)
         self._progress.check(self.watch.deadline)
         return None
 
@@ -150,11 +152,9 @@ class Follower:
 class Progress:
     """Tells a person what the leader does, and when it no longer does anything."""
 
-    def __init__(
-        self, alias: str, settings: Settings, report: Callable[[str], None]
-    ) -> None:
-        self.alias = alias
-        self.settings = settings
+    def __init__(self, watch: Eyes, report: Callable[[str], None]) -> None:
+        self.watch = watch
+        self.settings = watch.settings
         self.report = report
         self._seen: tuple[object, ...] = ()
         self._moved = self._told = self._diagnosed = time.monotonic()
@@ -163,7 +163,7 @@ class Progress:
         #: What was seen last.
         self.glance = Glance(None, None)
 
-    def note(self, glance: Glance, session: Session) -> None:
+    def note(self, glance: Glance, reader: StatusReader) -> None:
         """Take in what was seen, and say so if it is worth a line."""
         now = time.monotonic()
         run = glance.latest
@@ -175,12 +175,12 @@ class Progress:
             self._seen = seen
             self._moved = now
         if now - self._diagnosed >= _SECONDS_BETWEEN_DIAGNOSES:
-            self._diagnose(session, now)
+            self._diagnose(reader, now)
         self._tell(now)
 
-    def _diagnose(self, session: Session, now: float) -> None:
+    def _diagnose(self, reader: StatusReader, now: float) -> None:
         self._diagnosed = now
-        self._activity = leader_activity(session, self.settings.lock_key)
+        self._activity = reader.activity()
         if self._activity.progressing:
             self._moved = now
 
@@ -214,10 +214,7 @@ class Progress:
         if pid is None:
             return "Nobody initializes this database: run `manage.py safe_migrate` somewhere."
         text = self._full(what_the_leader_does(self.glance))
-        return (
-            f"{text}. To end the leader: manage.py safe_init_unlock --database {self.alias}, "
-            f"or SELECT pg_terminate_backend({pid});"
-        )
+        return f"{text}. To end the leader: {self.watch.how_to_end(pid)}"
 
 
 def what_the_leader_does(glance: Glance) -> str:
@@ -226,9 +223,7 @@ def what_the_leader_does(glance: Glance) -> str:
     if run is None or not run.open:
         if glance.leader_pid is None:
             return "waiting for somebody to initialize this database"
-        return (
-            f"waiting for the leader (backend {glance.leader_pid}), which is starting"
-        )
+        return f"waiting for the leader (pid {glance.leader_pid}), which is starting"
     step = f" {min(run.done + 1, run.total)}/{run.total}" if run.total else ""
     return (
         f"waiting for {run.leader}, leader of run {run.id} for {run.age_seconds:.0f} s: "

@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
+from weakref import WeakKeyDictionary
 
-import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
-from psycopg.pq import TransactionStatus
 
 #: How long a thread that waits may take to find out.
 _SECONDS = 0.1
-_CANCELLING_SECONDS = 2.0
+
+
+#: Cancels what a driver's connection does just now, if it does anything.
+Cancel = Callable[[Any], None]
 
 
 class Interruption:
@@ -33,7 +34,9 @@ class Interruption:
     def __init__(self, thread: threading.Thread | None = None) -> None:
         self.thread = thread
         self._reason: Callable[[], KeyboardInterrupt] | None = None
-        self._guarded: weakref.WeakSet[BaseDatabaseWrapper] = weakref.WeakSet()
+        self._guarded: WeakKeyDictionary[BaseDatabaseWrapper, Cancel] = (
+            WeakKeyDictionary()
+        )
         self._lock = threading.Lock()
 
     @contextmanager
@@ -54,17 +57,17 @@ class Interruption:
         if self._reason is not None:
             raise self._reason()
 
-    def guard(self, wrapper: BaseDatabaseWrapper) -> None:
+    def guard(self, wrapper: BaseDatabaseWrapper, cancel: Cancel) -> None:
         """Let the wrapper's connection begin no statement once told, and `end` cancel the last."""
         wrapper.execute_wrappers.append(self._execute)
         with self._lock:
-            self._guarded.add(wrapper)
+            self._guarded[wrapper] = cancel
 
     def release(self, alias: str) -> None:
         """The work on that alias has ended: a thread that has kept its connection may go on."""
         with self._lock:
             for wrapper in [each for each in self._guarded if each.alias == alias]:
-                self._guarded.discard(wrapper)
+                del self._guarded[wrapper]
 
     def _execute(self, execute: Callable[..., Any], *args: Any) -> Any:
         if args[-1]["connection"] not in self._guarded:
@@ -83,12 +86,10 @@ class Interruption:
     def _cancel_statements(self) -> None:
         # Again and again: a cancellation that comes before its statement is lost.
         with self._lock:
-            wrappers = list(self._guarded)
-        for wrapper in wrappers:
-            raw = wrapper.connection
-            if raw and raw.info.transaction_status == TransactionStatus.ACTIVE:
-                with suppress(psycopg.Error):  # it may be closed by now
-                    raw.cancel_safe(timeout=_CANCELLING_SECONDS)
+            guarded = list(self._guarded.items())
+        for wrapper, cancel in guarded:
+            if wrapper.connection is not None:
+                cancel(wrapper.connection)
 
 
 _current: ContextVar[Interruption | None] = ContextVar("_current", default=None)

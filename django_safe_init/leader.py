@@ -6,9 +6,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-import psycopg
-
-from django_safe_init.connections import is_connection_loss, one_line, printable
 from django_safe_init.engines.base import Tools
 from django_safe_init.exceptions import (
     InitializationFailed,
@@ -20,8 +17,9 @@ from django_safe_init.exceptions import (
 )
 from django_safe_init.interruption import noticing, uninterruptible
 from django_safe_init.locks.base import Lock
-from django_safe_init.recorder import STRIKES
+from django_safe_init.outcomes import STRIKES
 from django_safe_init.states import State, StateMachine
+from django_safe_init.text import one_line, printable
 from django_safe_init.tracking import Tracker
 from django_safe_init.unfinished import Unfinished
 from django_safe_init.work import Lost, Work, leading_with
@@ -64,7 +62,7 @@ class Leader:
         except BaseException as exc:
             with suppress(SafeInitError):  # nothing new to whoever handles the reason
                 self.lock.release()
-            if self._is_lost(exc) and not isinstance(exc, SafeInitError):
+            if self.tools.is_lost(exc) and not isinstance(exc, SafeInitError):
                 raise LockLost(
                     f"A connection of the run was lost: {one_line(exc)}"
                 ) from exc
@@ -171,43 +169,15 @@ class Leader:
     def _outcome(self, exc: BaseException) -> str:
         if isinstance(exc, KeyboardInterrupt):
             return "interrupted"
-        if self._is_lost(exc) or is_transient(exc):
+        if self._is_lost(exc) or self.tools.is_transient(exc):
             return "transient"
         # A target that was mistyped, or cannot be reached, says nothing about the build.
         return "failed" if self.work.complete else "partial"
 
     def _is_lost(self, exc: BaseException) -> bool:
         """Whether it was the run that lost a connection, and not some other client of its own."""
-        return isinstance(exc, LockLost) or (
-            self.tools.broken and is_lost_connection(exc)
-        )
+        return isinstance(exc, LockLost) or self.tools.is_lost(exc)
 
 
 #: What this package itself raises while a migration is at work.
 _OWN = (InitializationFailed, LockLost, UnsafeConnection)
-
-#: Errors that say nothing about the migration: somebody else may have more luck.
-_TRANSIENT = (
-    psycopg.errors.SerializationFailure,
-    psycopg.errors.DeadlockDetected,
-    psycopg.errors.LockNotAvailable,
-)
-
-
-def is_transient(exc: BaseException) -> bool:
-    """Whether an error is worth another try, by what caused it."""
-    return any(isinstance(cause, _TRANSIENT) for cause in _causes(exc))
-
-
-def is_lost_connection(exc: BaseException) -> bool:
-    """Whether a connection was lost; one that we closed is not."""
-    return any(
-        is_connection_loss(cause) and "the connection is closed" not in str(cause)
-        for cause in _causes(exc)
-    )
-
-
-def _causes(exc: BaseException | None) -> Iterator[BaseException]:
-    while exc is not None:
-        yield exc
-        exc = exc.__cause__ or exc.__context__

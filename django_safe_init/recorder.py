@@ -21,24 +21,18 @@ import psycopg
 
 from django_safe_init import interruption
 from django_safe_init.build import Build
-from django_safe_init.conf import HEARTBEAT_SECONDS
-from django_safe_init.connections import Session, printable, session_error
-from django_safe_init.exceptions import LockLost, SafeInitError
+from django_safe_init.connections import Session, session_error
 from django_safe_init.locks.postgresql import Proof, proof_params, proof_sql
+from django_safe_init.outcomes import STRIKES, TRANSIENT_OUTCOMES
 from django_safe_init.sending import Sent
 from django_safe_init.states import State
 from django_safe_init.tables import missing_privilege
+from django_safe_init.text import printable
 from django_safe_init.version import __version__
 from django_safe_init.work import Lost
 
 logger = logging.getLogger("django_safe_init")
 T = TypeVar("T")
-
-#: How a run can end.
-OUTCOMES = ("ready", "partial", "failed", "interrupted", "transient", "abandoned")
-#: Ends after which somebody else tries; the third in a row of one build is a failure.
-TRANSIENT_OUTCOMES = ("interrupted", "transient", "abandoned")
-STRIKES = 3
 
 _LOCK_TIMEOUT = "500ms"
 _PATIENCE_SECONDS = 60.0
@@ -407,36 +401,3 @@ class Recorder:
 
 def _log_dropped() -> None:
     logger.debug("The status tables are locked: a write of progress was dropped.")
-
-
-class Heartbeat:
-    """Calls `beat` again and again while entered: the leader's sign of life.
-
-    Each call is a statement on the leader session, whatever comes of it.
-    """
-
-    def __init__(
-        self, beat: Callable[[], object], seconds: float = HEARTBEAT_SECONDS
-    ) -> None:
-        self.beat = beat
-        self.seconds = seconds
-        self._stop = threading.Event()
-        self._thread = threading.Thread(
-            target=self._run, name="safe_init heartbeat", daemon=True
-        )
-
-    def _run(self) -> None:
-        while not self._stop.wait(self.seconds):
-            try:
-                self.beat()
-            except LockLost:
-                return  # the leading thread finds out at its next boundary
-            except SafeInitError as exc:
-                logger.debug("A sign of life was not recorded: %s", exc)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._stop.set()
-        self._thread.join()

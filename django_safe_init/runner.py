@@ -9,24 +9,21 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psycopg
 from django.db import OperationalError
 
+from django_safe_init import engines
+from django_safe_init.aliases import (
+    Engine,
+    check_alias,
+    engine_of,
+    require_engine,
+    require_no_transaction,
+)
 from django_safe_init.build import current_build
 from django_safe_init.conf import effective_mode, get_settings
-from django_safe_init.connections import (
-    Deadline,
-    check_alias,
-    connect,
-    is_busy,
-    is_postgresql,
-    make_wrapper,
-    one_line,
-    require_no_transaction,
-    require_postgresql,
-)
+from django_safe_init.deadline import Deadline
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
@@ -35,10 +32,14 @@ from django_safe_init.exceptions import (
 )
 from django_safe_init.interruption import sleep
 from django_safe_init.migrating import run_migrate
-from django_safe_init.reading import UNREADABLE
+from django_safe_init.reading import ConnectionEnded, TablesLocked, TablesUnreadable
+from django_safe_init.refusals import is_busy
 from django_safe_init.states import State, StateMachine
-from django_safe_init.watch import Watch
+from django_safe_init.text import one_line
 from django_safe_init.work import Lost, Work, is_under_way, leading_with
+
+if TYPE_CHECKING:
+    from django_safe_init.engines.base import Eyes
 
 logger = logging.getLogger("django_safe_init")
 
@@ -94,7 +95,14 @@ class Request:
 
 
 def wait_for_server(database: str, report: Callable[[str], None]) -> None:
-    """Return as soon as the server of the alias answers. Raises `DatabaseUnreachable`."""
+    """Return as soon as the server of the alias answers, if it has one.
+
+    Raises `DatabaseUnreachable`.
+    """
+    if engine_of(database) is not Engine.POSTGRESQL:
+        return
+    from django_safe_init.connections import connect, make_wrapper
+
     settings = get_settings()
     wrapper = make_wrapper(database, settings.direct.get(database))
     deadline = Deadline(settings.max_wait)
@@ -153,13 +161,13 @@ class Initializer:
         as interrupted, and the lock is free.
         """
         self._prepare()
-        if self.mode == "off" or not is_postgresql(self.database):
+        if self.mode == "off" or not engine_of(self.database).has_lock:
             return self._unprotected()
         restarts = 0
         while True:
             try:
                 return self._attempt()
-            except (LockLost, psycopg.OperationalError) as exc:
+            except (LockLost, ConnectionEnded) as exc:
                 self.machine.to(State.ERROR)
                 restarts += 1
                 if restarts > self.settings.restarts:
@@ -204,7 +212,7 @@ class Initializer:
         check_alias(self.database)
         if self.mode != "off":
             if self.settings.lock == "auto":
-                require_postgresql(self.database)
+                require_engine(self.database)
             require_no_transaction(self.database)
         self.build = current_build()
         self.machine = StateMachine(self.database)
@@ -231,7 +239,9 @@ class Initializer:
 
     def _attempt(self) -> Outcome:
         self.machine.to(State.CONNECTING)
-        watch = Watch(self.database, self.build, self.settings, self.deadline, self.say)
+        watch = engines.open_eyes(
+            self.database, self.build, self.settings, self.deadline, self.say
+        )
         try:
             run = self._finished(watch)
             if (
@@ -242,18 +252,17 @@ class Initializer:
                 return self.ready(run)
             # Here, because the start of a replica with nothing to do should not pay for it.
             from django_safe_init.election import Election
-            from django_safe_init.engines.postgresql import PostgresEngine
 
-            return Election(self, PostgresEngine(self, watch)).run()
+            return Election(self, engines.open_engine(self, watch)).run()
         finally:
             watch.close()
 
-    def _finished(self, watch: Watch) -> int | None:
+    def _finished(self, watch: Eyes) -> int | None:
         """The run that has made this build ready, as one cheap query can tell."""
         reader = watch.reader if self.mode == "external" else watch.direct_reader
         try:
             return reader().finished_run()
-        except UNREADABLE:
+        except (TablesLocked, TablesUnreadable):
             return None
 
     def leads(self) -> None:

@@ -4,45 +4,24 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
 
-import psycopg
-
-from django_safe_init.activity import Activity, leader_activity
-from django_safe_init.connections import one_line
+from django_safe_init.activity import Activity
+from django_safe_init.engines.base import StatusReader
 from django_safe_init.exceptions import DatabaseUnreachable
-from django_safe_init.reading import Reader
+from django_safe_init.reading import (
+    ConnectionEnded,
+    StepRow,
+    TablesLocked,
+    TablesUnreadable,
+)
 from django_safe_init.states import State
 from django_safe_init.status import Status, look
-from django_safe_init.tables import STEP_TABLE
+from django_safe_init.text import one_line
 
 #: More steps than a terminal has lines.
 STEPS = 200
 #: For each query of a look, so that a watcher makes two a second at most.
 SECONDS_A_QUERY = 0.5
-
-_STEPS = f"""
-    SELECT to_jsonb(s) || jsonb_build_object('seconds',
-             extract(epoch FROM coalesce(finished_at, clock_timestamp()) - started_at))
-    FROM {STEP_TABLE} s WHERE run_id = %(run)s ORDER BY position DESC, id DESC LIMIT %(limit)s
-"""
-_SURROUNDINGS = """
-    SELECT {steps},
-      (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-       AND application_name = 'safe_init waiting' AND pid <> %(leader)s),
-      (SELECT usename FROM pg_stat_activity WHERE pid = %(leader)s)
-"""
-
-
-class StepRow(NamedTuple):
-    """A row of the step table."""
-
-    position: int
-    kind: str
-    name: str
-    backwards: bool
-    outcome: str | None
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -77,7 +56,7 @@ class Scene:
         return time.monotonic() - self.seen_at
 
 
-def read_scene(database: str, reader: Reader, before: Scene | None) -> Scene:
+def read_scene(database: str, reader: StatusReader, before: Scene | None) -> Scene:
     """What the reader sees now, with no lock and no transaction that outlives a query.
 
     While a migration has locked our tables, what was known `before` is shown with a note. Raises
@@ -89,11 +68,11 @@ def read_scene(database: str, reader: Reader, before: Scene | None) -> Scene:
     blind = before is not None and before.blind
     try:
         return _surroundings(status, reader, blind)
-    except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:
+    except TablesLocked as exc:
         return _remembered(replace(status, message=one_line(exc)), before)
-    except psycopg.errors.InsufficientPrivilege as exc:
+    except TablesUnreadable as exc:
         return Scene(status, note=one_line(exc), blind=True)
-    except psycopg.OperationalError as exc:
+    except ConnectionEnded as exc:
         raise DatabaseUnreachable(
             f"The connection to {database!r} ended: {one_line(exc)}"
         ) from exc
@@ -110,30 +89,11 @@ def _remembered(status: Status, before: Scene | None) -> Scene:
     return replace(before, status=known, note=status.message)
 
 
-def _surroundings(status: Status, reader: Reader, blind: bool) -> Scene:
-    run = status.run
-    assert run is not None  # the caller has looked
-    query = _SURROUNDINGS.format(steps="'{}'::jsonb[]" if blind else f"ARRAY({_STEPS})")
-    params = {"run": run.id, "leader": run.backend_pid, "limit": STEPS}
-    [(steps, followers, role)] = reader.session.read(query, params)
-    rows = tuple(_step_row(values) for values in reversed(steps))
-    scene = Scene(status, rows, role, followers, blind=blind)
-    if not scene.running:
-        return scene
-    key = str(reader.params["lock_key"])
-    return replace(scene, activity=leader_activity(reader.session, key))
-
-
-def _step_row(values: dict[str, Any]) -> StepRow:
-    """From a row as JSON, as any version of this package may have written it."""
-    return StepRow(
-        position=values["position"],
-        kind=values["kind"],
-        name=values["name"],
-        backwards=values.get("backwards", False),
-        outcome=values.get("outcome"),
-        seconds=float(values["seconds"]),
-    )
+def _surroundings(status: Status, reader: StatusReader, blind: bool) -> Scene:
+    assert status.run is not None  # the caller has looked
+    seen = reader.surroundings(status.run, None if blind else STEPS)
+    scene = Scene(status, seen.steps, seen.role, seen.followers, blind=blind)
+    return replace(scene, activity=reader.activity()) if scene.running else scene
 
 
 def seconds_to_pause(scene: Scene) -> float:

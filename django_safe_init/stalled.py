@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 
 from django_safe_init.activity import Backend, leader_backends
 from django_safe_init.conf import HEARTBEAT_SECONDS
 from django_safe_init.connections import Session
-from django_safe_init.engines.base import Eyes
 from django_safe_init.locks.ending import end_backends
 from django_safe_init.reading import Glance, RunRow
+from django_safe_init.watch import Watch
 
 #: For how long a leader must be watched in silence: time for it, or for the server, to go on
 #: after a pause that both of them had.
@@ -31,10 +30,11 @@ class StalledLeader:
     write nothing more.
     """
 
-    def __init__(self, watch: Eyes, report: Callable[[str], None]) -> None:
+    def __init__(self, watch: Watch, report: Callable[[str], None]) -> None:
         self.watch = watch
         self.report = report
-        self._after = watch.settings.stalled_after or math.inf
+        assert watch.settings.stalled_after is not None  # or nobody asks
+        self._after = watch.settings.stalled_after
         self._lock_key = watch.settings.lock_key
         self._suspect: object = None
         self._suspected = 0.0
@@ -45,8 +45,6 @@ class StalledLeader:
 
         `glance` is what was read just now, without a run if the tables could not be read.
         """
-        if self._after == math.inf:
-            return False
         run = _run_of(glance.leader_pid, glance)
         if run is not None and not self._is_suspect(run.silence_seconds):
             self._suspect = None

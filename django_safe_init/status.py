@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 
-import psycopg
-
+from django_safe_init import engines
+from django_safe_init.aliases import check_alias
 from django_safe_init.build import Build, current_build
 from django_safe_init.conf import Settings, get_settings
-from django_safe_init.connections import (
-    Deadline,
-    check_alias,
-    connect,
-    make_wrapper,
-    one_line,
-    require_postgresql,
-)
+from django_safe_init.deadline import Deadline
+from django_safe_init.engines.base import StatusReader
 from django_safe_init.exceptions import DatabaseUnreachable
-from django_safe_init.reading import Reader, Reading, RunRow
+from django_safe_init.reading import ConnectionEnded, Reading, RunRow, TablesLocked
 from django_safe_init.states import State
+from django_safe_init.text import one_line
 
 logger = logging.getLogger("django_safe_init")
 
@@ -56,16 +52,15 @@ def open_reader(
     deadline: Deadline,
     build: Build | None = None,
     report: Callable[[str], None] = logger.info,
-) -> Reader:
-    """A reader on a session of its own (close `reader.session`), by the alias's settings.
+) -> StatusReader:
+    """A reader of the alias, by its settings; whoever opens it closes it.
 
     `report` takes the reason for each wait for the server.
     """
     check_alias(database)
-    require_postgresql(database)
-    wrapper = make_wrapper(database)
-    session = connect(wrapper, settings, deadline, "safe_init status", report)
-    return Reader(session, build or current_build(), settings.lock_key)
+    return engines.open_reader(
+        database, build or current_build(), settings, deadline, report
+    )
 
 
 def get_status(database: str = "default") -> Status:
@@ -75,15 +70,15 @@ def get_status(database: str = "default") -> Status:
     or `UnsupportedEngine`.
     """
     reader = open_reader(database, get_settings(), Deadline(0))
-    with reader.session:
+    with closing(reader):
         return look(database, reader)
 
 
-def look(database: str, reader: Reader) -> Status:
+def look(database: str, reader: StatusReader) -> Status:
     """The status as the reader sees it now, also while a migration has locked our tables."""
     try:
         return describe(database, reader.read())
-    except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
+    except TablesLocked:
         return Status(
             database,
             State.MIGRATING,
@@ -91,7 +86,7 @@ def look(database: str, reader: Reader) -> Status:
             message="the status tables are locked, probably by a migration",
             led=reader.leader_pid() is not None,
         )
-    except psycopg.OperationalError as exc:
+    except ConnectionEnded as exc:
         raise DatabaseUnreachable(
             f"The connection to {database!r} ended: {one_line(exc)}"
         ) from exc
@@ -114,7 +109,7 @@ def describe(database: str, reading: Reading) -> Status:
         else (run.progress if run and run.open else 0),
         message=error or _message(state, run),
         run=run,
-        led=reading.leader_pid is not None,
+        led=reading.led,
         pending=reading.missing,
         error=error,
     )

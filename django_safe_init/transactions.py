@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -10,26 +11,20 @@ from typing import Any
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
-from psycopg.pq import TransactionStatus
 
 from django_safe_init.exceptions import InitializationFailed
-from django_safe_init.sending import Sent
 
 logger = logging.getLogger("django_safe_init")
 
 Names = set[tuple[str, str]]
 
-_RECORDED = "SELECT app, name FROM django_migrations WHERE "
+RECORDED = "SELECT app, name FROM django_migrations WHERE "
 
 
-class MigrationTransaction:
+class MigrationTransaction(ABC):
     """One transaction after the other on one connection, each for one migration.
 
-    They commit without waiting for the disk. Whatever commits later is on disk later
-    (PostgreSQL manual, 28.4): a crash of the server loses whole migrations with their records,
-    newest first, and the run's end, which does wait, is never on disk before all of them are.
-    What `on_commit()` starts outside of the database cannot be lost like that, so before it the
-    commit waits.
+    What differs between engines is how it begins, and how the end of it is noticed.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
@@ -38,7 +33,6 @@ class MigrationTransaction:
         self.migration = ""
         self._atomic: transaction.Atomic | None = None
         self._shares = False
-        self._sent: Sent | None = None
         connection.SchemaEditorClass = self._sharing(connection.SchemaEditorClass)
 
     def open(
@@ -50,37 +44,38 @@ class MigrationTransaction:
         own; `plain` says that it has none.
         """
         self.migration = migration
-        self._atomic = transaction.atomic(using=self.connection.alias)
-        self._atomic.__enter__()
-        self._shares = True
-        self._look(names, check, plain)
-
-    def _look(self, names: Names, check: Callable[[Names], None], plain: bool) -> None:
-        """Send the beginning, and wait for it when the first statement follows.
-
-        Meanwhile Django works out what the migration changes, which takes longer.
-        """
-        raw = self.connection.connection
-        level = raw.isolation_level
-        begin = (
-            f"BEGIN ISOLATION LEVEL {level.name.replace('_', ' ')}"
-            if level
-            else "BEGIN"
-        )
-        self._sent = Sent(
-            raw,
-            f"{begin}; SET LOCAL synchronous_commit = off; {_RECORDED}{_is_one_of(names)}",
-            _flat(names),
-        )
         self._check = check
+        atomic = transaction.atomic(using=self.connection.alias)
+        self._begin(atomic, names)
+        self._atomic, self._shares = atomic, True
         self.connection.execute_wrappers.append(self._watch)
         if not plain:
             self._confirm()
 
+    @abstractmethod
+    def _begin(self, atomic: transaction.Atomic, names: Names) -> None:
+        """Enter the block, and prepare to look which of the names are recorded."""
+
+    @abstractmethod
+    def _look(self) -> Names | None:
+        """Which of the names the transaction sees as recorded; None if that was asked before."""
+
+    @abstractmethod
+    def _has_ended(self) -> bool:
+        """Whether the connection is outside of any transaction."""
+
+    @abstractmethod
+    def _rolls_back(self, statement: str, cursor: Any) -> bool:
+        """Whether the statement that has just ended the transaction undid it."""
+
+    @abstractmethod
+    def _before_hooks(self) -> None:
+        """Called before a commit that will start what `on_commit()` was given."""
+
     def _confirm(self) -> None:
-        sent, self._sent = self._sent, None
-        if sent is not None:
-            self._check(set(sent.rows()))
+        recorded = self._look()
+        if recorded is not None:
+            self._check(recorded)
 
     def close(self, *exc_info: Any) -> None:
         """Commit, or roll back because of the exception. Does nothing if none is open."""
@@ -91,12 +86,8 @@ class MigrationTransaction:
 
     def _close(self, atomic: transaction.Atomic, exc_info: tuple[Any, ...]) -> None:
         self.connection.execute_wrappers.remove(self._watch)
-        if self._sent is not None:
-            self._sent.settle()  # it broke off before its first statement
-            self._sent = None
         if exc_info[0] is None and self.connection.run_on_commit:
-            with self.connection.cursor() as cursor:
-                cursor.execute("SET LOCAL synchronous_commit TO DEFAULT")
+            self._before_hooks()
         doomed = self.connection.needs_rollback or self.connection.closed_in_transaction
         if exc_info[0] is None and doomed:
             # Django's atomic() would roll back here without a word.
@@ -110,9 +101,8 @@ class MigrationTransaction:
         """Notice a statement that ends the transaction, which Django does not."""
         self._confirm()
         result = execute(*args)
-        raw = self.connection.connection
-        if raw is not None and raw.info.transaction_status == TransactionStatus.IDLE:
-            if args[-1]["cursor"].statusmessage == "ROLLBACK":
+        if self.connection.connection is not None and self._has_ended():
+            if self._rolls_back(args[0], args[-1]["cursor"]):
                 raise InitializationFailed(
                     f"{self.migration} has ROLLBACK in its SQL, so what it did before is undone "
                     "and would be recorded as done. Such a migration needs atomic = False."
@@ -148,11 +138,3 @@ class MigrationTransaction:
                 return self
 
         return SharingSchemaEditor
-
-
-def _is_one_of(names: Names) -> str:
-    return " OR ".join(["app = %s AND name = %s"] * len(names))
-
-
-def _flat(names: Names) -> list[str]:
-    return [part for name in names for part in name]

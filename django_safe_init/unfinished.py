@@ -7,11 +7,11 @@ concurrently: what those left behind can be seen, removed, and made again.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations import Migration
 from django.db.migrations.executor import MigrationExecutor
@@ -19,20 +19,9 @@ from django.db.migrations.operations import RunPython, SeparateDatabaseAndState
 from django.db.migrations.operations.base import Operation
 
 from django_safe_init.conf import Settings
-from django_safe_init.connections import Session
 from django_safe_init.exceptions import ConfigurationError, UnfinishedMigration
-from django_safe_init.tables import RUN_TABLE, STEP_TABLE, missing_privilege
 
 logger = logging.getLogger("django_safe_init")
-
-_MARKS = f"""
-    WITH step AS (
-      SELECT s.* FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = s.run_id
-      WHERE kind = 'migration' AND r.lock_key = %(lock_key)s)
-    SELECT run_id, name, backwards, detail FROM step
-    WHERE NOT atomic AND finished_at IS NULL AND NOT EXISTS
-      (SELECT FROM step newer WHERE newer.name = step.name AND newer.id > step.id)
-"""
 
 
 @dataclass(frozen=True)
@@ -46,19 +35,11 @@ class Mark:
     #: The run that made the mark.
     run: int
 
-
-def read_marks(session: Session, lock_key: str | None) -> dict[str, Mark]:
-    """The newest marks without an end, by the migration's name."""
-    try:
-        rows = session.rows(_MARKS, {"lock_key": lock_key or ""})
-    except psycopg.errors.InsufficientPrivilege as exc:
-        raise missing_privilege(session, exc) from exc
-    return {
-        name: Mark(
-            name, backwards, frozenset((detail or {}).get("indexes_before", ())), run
-        )
-        for run, name, backwards, detail in rows
-    }
+    @classmethod
+    def from_row(cls, run: int, name: str, backwards: bool, detail: Any) -> Mark:
+        """From the columns of an open step; `detail` is what `start_detail` gave."""
+        before = frozenset((detail or {}).get("indexes_before", ()))
+        return cls(name, bool(backwards), before, run)
 
 
 def operations(migration: Migration) -> Iterator[Operation]:
@@ -85,14 +66,13 @@ def has_own_code(migration: Migration) -> bool:
 
 def _index_name(operation: Operation) -> str | None:
     """The index that the operation adds or removes concurrently; None for anything else."""
-    from django.contrib.postgres.operations import (
-        AddIndexConcurrently,
-        RemoveIndexConcurrently,
-    )
-
-    if isinstance(operation, AddIndexConcurrently):
+    # Not imported here: without a driver of PostgreSQL that fails, and nobody can have used it.
+    postgres: Any = sys.modules.get("django.contrib.postgres.operations")
+    if postgres is None:
+        return None
+    if isinstance(operation, postgres.AddIndexConcurrently):
         return str(operation.index.name)
-    if isinstance(operation, RemoveIndexConcurrently):
+    if isinstance(operation, postgres.RemoveIndexConcurrently):
         return str(operation.name)
     return None
 
@@ -114,6 +94,8 @@ def existing_indexes(
     connection: BaseDatabaseWrapper, names: list[str], *, valid: bool = False
 ) -> set[str]:
     """Those of the names that are indexes now; with `valid`, only if they are usable."""
+    if not names:
+        return set()
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT c.relname FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid"

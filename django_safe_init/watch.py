@@ -6,14 +6,24 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django_safe_init.build import Build
 from django_safe_init.conf import Settings
-from django_safe_init.connections import Deadline, Session, connect, make_wrapper
+from django_safe_init.connections import (
+    Session,
+    connect,
+    make_wrapper,
+    reading_errors,
+)
+from django_safe_init.deadline import Deadline
 from django_safe_init.interruption import check, parts, sleep
 from django_safe_init.locks import channel
-from django_safe_init.reading import Reader
+from django_safe_init.reader import Reader
+from django_safe_init.reading import Glance
+
+if TYPE_CHECKING:
+    from django_safe_init.stalled import StalledLeader
 
 logger = logging.getLogger("django_safe_init")
 
@@ -53,6 +63,7 @@ class Watch:
         self._pooled = False
         self._listening = False
         self._room_seen = 0.0
+        self._stalled: StalledLeader | None = None
 
     def reader(self) -> Reader:
         """A reader on the session there is, or on a new one, which may go through a pooler."""
@@ -84,8 +95,29 @@ class Watch:
         self._reader.session = self.session
         return self._reader
 
+    def end_stalled(self, glance: Glance) -> bool:
+        """Whether there was a leader without a sign of life and it has been ended just now."""
+        if self.settings.stalled_after is None:
+            return False
+        from django_safe_init.stalled import StalledLeader
+
+        self._stalled = self._stalled or StalledLeader(self, self.report)
+        with reading_errors():
+            return self._stalled.end(self.reader().session, glance)
+
+    def how_to_end(self, leader_pid: int) -> str:
+        """The commands that end the leader, for a person."""
+        return (
+            f"manage.py safe_init_unlock --database {self.alias}, "
+            f"or SELECT pg_terminate_backend({leader_pid});"
+        )
+
     def pause(self) -> None:
         """Until the leader says that it has ended, or until it is time to look again."""
+        with reading_errors():
+            self._pause()
+
+    def _pause(self) -> None:
         if self.session is not None and self._may_keep(self.session):
             seconds = self.deadline.clip(random.uniform(0.5, 1.0))
             if self._listening:

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from django_safe_init.activity import Activity
 from django_safe_init.conf import Settings
-from django_safe_init.connections import Deadline, Session
+from django_safe_init.deadline import Deadline
 from django_safe_init.locks.base import Lock
-from django_safe_init.locks.postgresql import Proof
-from django_safe_init.reading import Glance, Reading, RunRow
+from django_safe_init.reading import Glance, Reading, RunRow, Surroundings
 from django_safe_init.states import State
 from django_safe_init.transactions import MigrationTransaction
 from django_safe_init.unfinished import Unfinished
 from django_safe_init.work import Lost
 
+if TYPE_CHECKING:
+    from django_safe_init.locks.postgresql import Proof
+
 
 class StatusReader(Protocol):
-    """Reads the two tables and `django_migrations`, for one build."""
+    """Reads the two tables and `django_migrations`, for one build.
 
-    @property
-    def session(self) -> Session:
-        """For a closer look at what the leader does."""
+    Raises `TablesLocked` while a migration keeps readers out, `ConnectionEnded` when there is
+    nobody left to ask.
+    """
 
     def finished_run(self) -> int | None:
-        """The newest run of this build, if it ended ready and nothing is missing since."""
+        """The newest run of this build, if it ended ready and nothing is missing since.
+
+        Raises also `TablesUnreadable`, where it cannot tell.
+        """
 
     def read(self) -> Reading:
         """All that is to be known."""
@@ -39,6 +45,18 @@ class StatusReader(Protocol):
 
     def history(self, count: int) -> list[RunRow]:
         """The newest runs of all builds, newest first."""
+
+    def activity(self) -> Activity:
+        """What the leader does just now, as far as it can be seen from outside."""
+
+    def surroundings(self, run: RunRow, steps: int | None) -> Surroundings:
+        """The newest steps of the run, at most so many (None: do not look), and who waits.
+
+        Raises `TablesUnreadable` where only the steps may not be read.
+        """
+
+    def close(self) -> None:
+        """Give back what it reads with."""
 
 
 class Eyes(Protocol):
@@ -61,6 +79,15 @@ class Eyes(Protocol):
 
     def direct_reader(self) -> StatusReader:
         """A reader for who may lead."""
+
+    def end_stalled(self, glance: Glance) -> bool:
+        """Whether there was a leader without a sign of life and it has been ended just now.
+
+        `glance` is what was read just now, without a run if the tables could not be read.
+        """
+
+    def how_to_end(self, leader_pid: int) -> str:
+        """The command that ends the leader, for a person."""
 
     def pause(self) -> None:
         """Until it is time to look again."""
@@ -104,10 +131,6 @@ class Tools(Protocol):
     def recorder(self) -> RunRecorder:
         """Writes the run."""
 
-    @property
-    def broken(self) -> bool:
-        """Whether a connection of the run was lost."""
-
     def prepare(self) -> None:
         """Create the two tables, or add the columns they lack."""
 
@@ -131,6 +154,12 @@ class Tools(Protocol):
 
     def missing(self) -> tuple[str, ...]:
         """The migrations that this build knows and the database has not recorded."""
+
+    def is_lost(self, error: BaseException) -> bool:
+        """Whether this error is the loss of a connection of the run, not of another one."""
+
+    def is_transient(self, error: BaseException) -> bool:
+        """Whether the error says nothing about the migration: somebody else may have more luck."""
 
     def inspect(self) -> None:
         """Log what is wrong with the database, with the remedy."""

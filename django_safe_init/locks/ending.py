@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import psycopg
 
 from django_safe_init.activity import Backend
-from django_safe_init.connections import Deadline, Session
+from django_safe_init.connections import Session
+from django_safe_init.deadline import Deadline
 from django_safe_init.interruption import sleep
 
 #: The right to end a backend belongs to the role that logged in, not to `assume_role`; for this

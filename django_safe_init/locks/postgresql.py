@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import psycopg
 
-from django_safe_init.connections import Deadline, Session, session_error
+from django_safe_init.connections import Session, session_error
+from django_safe_init.deadline import Deadline
 from django_safe_init.exceptions import LockLost, UnsafeConnection, WaitTimeout
 from django_safe_init.interruption import sleep
 from django_safe_init.locks import channel, leader_key, work_key

@@ -16,9 +16,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from django_safe_init.engines.base import StatusReader
 from django_safe_init.management.words import duration
-from django_safe_init.reading import Reader, RunRow
-from django_safe_init.scene import Scene, StepRow, read_scene, seconds_to_pause
+from django_safe_init.reading import RunRow, StepRow
+from django_safe_init.scene import Scene, read_scene, seconds_to_pause
 from django_safe_init.states import State
 from django_safe_init.status import Status
 
@@ -191,7 +192,7 @@ class LiveView:
             return Text(f"{self.database}: {self._notice}")
         return Frame(scene, scene.elapsed, self._notice)
 
-    def look(self, reader: Reader) -> Status:
+    def look(self, reader: StatusReader) -> Status:
         """Look, and show it."""
         self._scene = read_scene(self.database, reader, self._scene)
         self._notice = ""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import Protocol
 
 from django.core.management.base import OutputWrapper
 
 from django_safe_init.conf import get_settings
-from django_safe_init.connections import Deadline
+from django_safe_init.deadline import Deadline
+from django_safe_init.engines.base import StatusReader
 from django_safe_init.exceptions import DatabaseUnreachable
-from django_safe_init.reading import Reader
 from django_safe_init.scene import SECONDS_A_QUERY
 from django_safe_init.states import State
 from django_safe_init.status import Status, look, open_reader
@@ -19,7 +20,7 @@ from django_safe_init.status import Status, look, open_reader
 class View(Protocol):
     """Shows what a reader sees."""
 
-    def look(self, reader: Reader) -> Status:
+    def look(self, reader: StatusReader) -> Status:
         """Look, and show it."""
 
     def say(self, line: str) -> None:
@@ -36,14 +37,14 @@ def watch(database: str, view: View) -> None:
     """
     while True:
         reader = open_reader(database, get_settings(), Deadline(None), report=view.say)
-        with reader.session:
+        with closing(reader):
             try:
                 return _watch(reader, view)
             except DatabaseUnreachable as exc:
                 view.say(f"{exc} Connecting again.")
 
 
-def _watch(reader: Reader, view: View) -> None:
+def _watch(reader: StatusReader, view: View) -> None:
     while True:
         status = view.look(reader)
         if status.ready or status.state is State.ERROR:
@@ -59,7 +60,7 @@ class Lines:
         self.output = output
         self._told = ""
 
-    def look(self, reader: Reader) -> Status:
+    def look(self, reader: StatusReader) -> Status:
         """Look, and tell what has changed; what is final is the command's to tell."""
         status = look(self.database, reader)
         final = status.ready or status.state is State.ERROR

@@ -19,7 +19,8 @@ from django.db import connections
 
 from django_safe_init.build import Build, current_build
 from django_safe_init.conf import get_settings
-from django_safe_init.connections import Deadline, Session, connect, make_wrapper
+from django_safe_init.connections import Session, connect, make_wrapper
+from django_safe_init.deadline import Deadline
 from django_safe_init.recorder import Recorder
 from django_safe_init.tables import ensure_tables
 from example_project.embedded import EmbeddedServer

@@ -8,8 +8,8 @@ import psycopg
 import pytest
 from django.db import connection, connections, transaction
 
+from django_safe_init.aliases import require_no_transaction
 from django_safe_init.arming import ArmedConnections
-from django_safe_init.connections import require_no_transaction
 from django_safe_init.exceptions import ConfigurationError, LockLost, UnsafeConnection
 from django_safe_init.locks import work_key
 from django_safe_init.locks.postgresql import LeaderLock

@@ -11,7 +11,7 @@ from django_safe_init import activity, follower
 from django_safe_init import watch as module
 from django_safe_init.build import current_build
 from django_safe_init.conf import get_settings
-from django_safe_init.connections import Deadline
+from django_safe_init.deadline import Deadline
 from django_safe_init.exceptions import DatabaseUnreachable, LeaderFailed, WaitTimeout
 from django_safe_init.locks import work_key
 from django_safe_init.locks.postgresql import LeaderLock

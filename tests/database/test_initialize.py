@@ -357,21 +357,21 @@ def test_a_pooler(django_database, small_shop, settings, monkeypatch, direct) ->
 
 
 @pytest.fixture
-def sqlite(log_in_as, django_database, tmp_path):
-    """`default` is a file of SQLite."""
+def other_engine(log_in_as, django_database, tmp_path):
+    """`default` has an engine without a lock."""
     file = tmp_path / "db.sqlite3"
-    log_in_as(ENGINE="django.db.backends.sqlite3", NAME=str(file), OPTIONS={})
+    log_in_as(ENGINE="tests.other_engine", NAME=str(file), OPTIONS={})
     yield file
     log_in_as(**django_database.settings())
 
 
-def test_sqlite_is_refused(sqlite, shop) -> None:
+def test_another_engine_is_refused(other_engine, shop) -> None:
     """An engine without lock is refused, with the way to accept that."""
     with pytest.raises(UnsupportedEngine, match='"LOCK": "none"'):
         initialize()
 
 
-def test_sqlite_without_lock(sqlite, shop, settings) -> None:
+def test_another_engine_without_lock(other_engine, shop, settings) -> None:
     """With LOCK = "none" it is migrated as Django does."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "LOCK": "none"}
     shop.write("0001_initial", INITIAL)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from django_safe_init.conf import Settings
-from django_safe_init.connections import Deadline, connect, make_wrapper
+from django_safe_init.connections import connect, make_wrapper
+from django_safe_init.deadline import Deadline
 from django_safe_init.exceptions import LockLost, UnsafeConnection, WaitTimeout
 from django_safe_init.locks import channel, leader_key, work_key
 from django_safe_init.locks.postgresql import (

@@ -268,11 +268,11 @@ def test_external_mode(run, django_database, small_shop, monkeypatch) -> None:
     assert django_database.newest_run()["outcome"] == "ready"
 
 
-def test_sqlite(run, django_database, log_in_as, shop, tmp_path) -> None:
+def test_another_engine(run, django_database, log_in_as, shop, tmp_path) -> None:
     """On an engine without a lock it is Django's own."""
     shop.write("0001_initial", INITIAL)
     log_in_as(
-        ENGINE="django.db.backends.sqlite3",
+        ENGINE="tests.other_engine",
         NAME=str(tmp_path / "db.sqlite3"),
         OPTIONS={},
     )
@@ -297,7 +297,7 @@ def test_it_waits(run, django_database, small_shop, session, in_background) -> N
     ended = run()
     releasing.result()
     assert ended.code == 0
-    assert ended.stderr.startswith("[safe_init] waiting for the leader (backend ")
+    assert ended.stderr.startswith("[safe_init] waiting for the leader (pid ")
     assert django_database.newest_run()["command"] == "migrate"
 
 

@@ -11,8 +11,9 @@ from django_safe_init.exceptions import (
     LockLost,
     MissingPrivilege,
 )
+from django_safe_init.heartbeat import Heartbeat
 from django_safe_init.locks.postgresql import Proof
-from django_safe_init.recorder import Heartbeat, Recorder
+from django_safe_init.recorder import Recorder
 from django_safe_init.states import State
 from django_safe_init.tables import RUN_TABLE, STEP_TABLE
 from tests.support import wait_until

@@ -293,7 +293,7 @@ def test_unknown_alias(run, django_database) -> None:
 
 def test_another_engine(run, django_database, log_in_as) -> None:
     """An engine without a leader lock is said to have none: exit code 2."""
-    log_in_as(ENGINE="django.db.backends.sqlite3", NAME=":memory:")
+    log_in_as(ENGINE="tests.other_engine", NAME=":memory:")
     try:
         ended = run()
     finally:

@@ -347,7 +347,7 @@ def test_an_unknown_mode_in_the_environment(run, django_database, monkeypatch) -
 
 def test_unsafe(run, django_database, log_in_as, small_shop, tmp_path) -> None:
     """Unsafe surroundings are exit code 2 and result "unsafe"."""
-    log_in_as(ENGINE="django.db.backends.sqlite3", NAME=str(tmp_path / "db.sqlite3"))
+    log_in_as(ENGINE="tests.other_engine", NAME=str(tmp_path / "db.sqlite3"))
     ended = run("--json")
     log_in_as(**django_database.settings())
     assert (ended.code, ended.json["result"]) == (2, "unsafe")
@@ -418,7 +418,7 @@ def test_timeout(run, django_database, small_shop, session) -> None:
     ended = run("--timeout", "0.2")
     assert ended.code == 3
     assert "Gave up after 0.2 s." in ended.stderr
-    assert "[safe_init] waiting for the leader (backend " in ended.stderr
+    assert "[safe_init] waiting for the leader (pid " in ended.stderr
     ended = run("--timeout", "0.2", "--json")
     assert (ended.json["result"], ended.json["role"]) == ("timeout", "follower")
     assert ended.json["waited_seconds"] >= 0.2
@@ -576,16 +576,16 @@ def test_called_from_python(django_database, small_shop) -> None:
 
 
 @pytest.fixture
-def sqlite(log_in_as, django_database, settings, tmp_path):
-    """`default` is a file of SQLite, whose lack of a lock is accepted."""
+def other_engine(log_in_as, django_database, settings, tmp_path):
+    """`default` has an engine without a lock, which is accepted."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "LOCK": "none"}
     file = str(tmp_path / "db.sqlite3")
-    log_in_as(ENGINE="django.db.backends.sqlite3", NAME=file, OPTIONS={})
+    log_in_as(ENGINE="tests.other_engine", NAME=file, OPTIONS={})
     yield file
     log_in_as(**django_database.settings())
 
 
-def test_check_without_a_lock(run, sqlite, shop) -> None:
+def test_check_without_a_lock(run, other_engine, shop) -> None:
     """--check works for an engine without a lock, by what Django says."""
     shop.write("0001_initial", INITIAL)
     ended = run("--check")

@@ -8,7 +8,7 @@ from django_safe_init import scene as module
 from django_safe_init.build import Build
 from django_safe_init.exceptions import DatabaseUnreachable
 from django_safe_init.locks.postgresql import LeaderLock
-from django_safe_init.reading import Reader
+from django_safe_init.reader import Reader
 from django_safe_init.recorder import Recorder
 from django_safe_init.scene import StepRow, read_scene, seconds_to_pause
 from django_safe_init.states import State

@@ -9,14 +9,14 @@ import pytest
 from django_safe_init import stalled
 from django_safe_init.build import current_build
 from django_safe_init.conf import get_settings
-from django_safe_init.connections import Deadline
+from django_safe_init.deadline import Deadline
+from django_safe_init.heartbeat import Heartbeat
 from django_safe_init.locks import leader_key, work_key
 from django_safe_init.locks.postgresql import LeaderLock
 from django_safe_init.migrating import run_migrate
 from django_safe_init.reading import Glance
-from django_safe_init.recorder import Heartbeat, Recorder
+from django_safe_init.recorder import Recorder
 from django_safe_init.runner import Initializer, Request
-from django_safe_init.stalled import StalledLeader
 from django_safe_init.states import State
 from django_safe_init.tables import RUN_TABLE, ensure_tables
 from django_safe_init.watch import Watch
@@ -32,13 +32,14 @@ class Follower:
     def __init__(self) -> None:
         settings = dataclasses.replace(get_settings(), stalled_after=AFTER)
         self.lines: list[str] = []
-        self.watch = Watch("default", current_build(), settings, Deadline(None))
-        self.stalled = StalledLeader(self.watch, self.lines.append)
+        self.watch = Watch(
+            "default", current_build(), settings, Deadline(None), self.lines.append
+        )
 
     def look(self, *, readable: bool = True) -> bool:
         reader = self.watch.reader()
         glance = reader.glance() if readable else Glance(None, reader.leader_pid())
-        return self.stalled.end(reader.session, glance)
+        return self.watch.end_stalled(glance)
 
     def ends_it(self, *, readable: bool = True) -> None:
         wait_until(lambda: self.look(readable=readable))
@@ -94,7 +95,6 @@ def test_a_silent_leader_is_ended(
 def test_off(follower, leader, django_database) -> None:
     """Without the setting nobody is ended, however silent."""
     follower.watch.settings = get_settings()
-    follower.stalled = StalledLeader(follower.watch, follower.lines.append)
     follower.lets_live(django_database)
 
 

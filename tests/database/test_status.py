@@ -8,7 +8,7 @@ import pytest
 from django.core.management import call_command
 from django.core.management.commands.migrate import Command as DjangoMigrate
 
-from django_safe_init import State, get_status, initialize, is_ready, reading, status
+from django_safe_init import State, get_status, initialize, is_ready, reader, status
 from django_safe_init.build import Build, current_build
 from django_safe_init.exceptions import (
     ConfigurationError,
@@ -16,7 +16,7 @@ from django_safe_init.exceptions import (
     UnsupportedEngine,
 )
 from django_safe_init.locks.postgresql import LeaderLock
-from django_safe_init.reading import Reader
+from django_safe_init.reader import Reader
 from django_safe_init.recorder import Recorder
 from django_safe_init.tables import COLUMNS, RUN_TABLE, ensure_tables
 from tests.support import wait_until
@@ -176,7 +176,7 @@ def test_a_table_that_may_not_be_read(
     django_database, log_in_as, new_role, small_shop, caplog, monkeypatch, table
 ) -> None:
     """Without SELECT nothing crashes, and the missing GRANT is logged once; it helps."""
-    monkeypatch.setattr(reading, "_named_grants", set())
+    monkeypatch.setattr(reader, "_named_grants", set())
     initialize()
     role = new_role("web server")
     for other in (RUN_TABLE, "django_migrations"):
@@ -198,7 +198,7 @@ def test_reading_what_may_not_be_read(
     django_database, log_in_as, new_role, open_session, small_shop, monkeypatch
 ) -> None:
     """A reading falls back to what can be known."""
-    monkeypatch.setattr(reading, "_named_grants", set())
+    monkeypatch.setattr(reader, "_named_grants", set())
     initialize()
     log_in_as(USER=new_role("web"))
     reader = Reader(open_session(), current_build(), None)
@@ -325,7 +325,7 @@ def test_unknown_alias() -> None:
 
 def test_unsupported_engine(django_database, log_in_as, tmp_path) -> None:
     """A database of another engine has no status."""
-    log_in_as(ENGINE="django.db.backends.sqlite3", NAME=str(tmp_path / "db.sqlite3"))
+    log_in_as(ENGINE="tests.other_engine", NAME=str(tmp_path / "db.sqlite3"))
     try:
         with pytest.raises(UnsupportedEngine):
             get_status()

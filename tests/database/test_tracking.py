@@ -15,7 +15,7 @@ from psycopg import IsolationLevel
 from django_safe_init import InitializationFailed, LockLost, initialize
 from django_safe_init.build import Build
 from django_safe_init.conf import Settings
-from django_safe_init.engines.postgresql import PostgresTools
+from django_safe_init.engines.postgresql.engine import PostgresTools
 from django_safe_init.locks import work_key
 from django_safe_init.locks.postgresql import LeaderLock
 from django_safe_init.tracking import Tracker

@@ -61,18 +61,18 @@ def test_unreadable_tables(
     assert (reader.json["result"], reader.json["role"]) == ("ready", "none")
 
 
-def sqlite(fleet: Fleet) -> dict[str, object]:
+def other_engine(fleet: Fleet) -> dict[str, object]:
     file = str(fleet.directory / "db.sqlite3")
-    return {"database_settings": {"ENGINE": "django.db.backends.sqlite3", "NAME": file}}
+    return {"database_settings": {"ENGINE": "tests.other_engine", "NAME": file}}
 
 
 def test_unsupported_engine(fleet: Fleet) -> None:
     """An engine without a lock of ours is refused, unless `LOCK` accepts that."""
-    refused = fleet.run(*SAFE, **sqlite(fleet))
+    refused = fleet.run(*SAFE, **other_engine(fleet))
     assert refused.wait() == 2, refused
     assert refused.json["result"] == "unsafe"
     assert "LOCK" in refused.json["error"]
     accepted = fleet.run(
-        *SAFE, **sqlite(fleet), safe_init={"LOCK": "none"}, scenario="portable"
+        *SAFE, **other_engine(fleet), safe_init={"LOCK": "none"}, scenario="portable"
     )
     assert accepted.wait() == 0, accepted

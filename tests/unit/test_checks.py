@@ -10,18 +10,18 @@ from django.db import connections
 
 from django_safe_init import checks
 
-SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+OTHER = {"ENGINE": "tests.other_engine", "NAME": ":memory:"}
 
 
 @pytest.fixture
-def sqlite_alias(settings, monkeypatch):
-    """A second database, on SQLite."""
-    configured = connections.configure_settings({"default": {}, "lite": dict(SQLITE)})
-    monkeypatch.setitem(connections.settings, "lite", configured["lite"])
-    settings.SAFE_INIT = {"DATABASES": ["default", "lite"]}
-    connections["lite"].close()
+def other_alias(settings, monkeypatch):
+    """A second database, on an engine without a lock."""
+    configured = connections.configure_settings({"default": {}, "other": dict(OTHER)})
+    monkeypatch.setitem(connections.settings, "other", configured["other"])
+    settings.SAFE_INIT = {"DATABASES": ["default", "other"]}
+    connections["other"].close()
     yield
-    del connections["lite"]
+    del connections["other"]
 
 
 def ours() -> list:
@@ -50,16 +50,16 @@ def test_settings(settings, value, id_) -> None:
     assert message.hint
 
 
-@pytest.mark.usefixtures("sqlite_alias")
+@pytest.mark.usefixtures("other_alias")
 def test_engine_without_a_lock() -> None:
     """W001 names a database whose engine has no lock, and the ways out."""
     [message] = ours()
     assert (message.id, message.level) == ("safe_init.W001", WARNING)
-    assert message.msg == "The database 'lite' (SQLite) has no leader lock."
+    assert message.msg == "The database 'other' (Other) has no leader lock."
     assert '"LOCK": "none"' in message.hint
 
 
-@pytest.mark.usefixtures("sqlite_alias")
+@pytest.mark.usefixtures("other_alias")
 def test_the_risk_is_accepted(settings) -> None:
     """LOCK = "none" silences W001."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "LOCK": "none"}

@@ -5,42 +5,44 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from django_safe_init import connections
+from django_safe_init import connections, deadline
 from django_safe_init.conf import Settings
-from django_safe_init.connections import Deadline, is_busy, one_line
 from django_safe_init.connections import _backoff as backoff
+from django_safe_init.deadline import Deadline
+from django_safe_init.refusals import is_busy
+from django_safe_init.text import one_line
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that stands until it is set."""
     now = [100.0]
-    monkeypatch.setattr(connections.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(deadline.time, "monotonic", lambda: now[0])
     return now
 
 
 def test_a_deadline_passes(clock) -> None:
     """A deadline has passed when its seconds are over, and clips what is asked of it."""
-    deadline = Deadline(5)
-    assert not deadline.passed()
-    assert deadline.clip(10) == 5
-    assert deadline.clip(2) == 2
+    five = Deadline(5)
+    assert not five.passed()
+    assert five.clip(10) == 5
+    assert five.clip(2) == 2
     clock[0] += 4
-    assert deadline.clip(10) == 1
+    assert five.clip(10) == 1
     clock[0] += 1
-    assert deadline.passed()
-    assert deadline.clip(10) == 0
+    assert five.passed()
+    assert five.clip(10) == 0
     clock[0] += 10
-    assert deadline.clip(10) == 0
+    assert five.clip(10) == 0
 
 
 def test_no_deadline(clock) -> None:
     """Without seconds it never passes and clips nothing."""
-    deadline = Deadline(None)
+    endless = Deadline(None)
     clock[0] += 1e9
-    assert not deadline.passed()
-    assert deadline.clip(10) == 10
-    assert deadline.seconds is None
+    assert not endless.passed()
+    assert endless.clip(10) == 10
+    assert endless.seconds is None
 
 
 def test_a_deadline_of_no_time_has_passed() -> None:

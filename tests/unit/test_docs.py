@@ -17,7 +17,7 @@ from django.core.management.commands import migrate as django_migrate
 from django.dispatch import Signal
 
 import django_safe_init
-from django_safe_init import exceptions, recorder, signals
+from django_safe_init import exceptions, outcomes, signals
 from django_safe_init.conf import MODES, Settings
 from django_safe_init.exceptions import SafeInitError
 from django_safe_init.management.commands import safe_init_status
@@ -120,7 +120,7 @@ def test_drawing_of_the_states() -> None:
 def test_outcomes() -> None:
     """docs/reference/states.md lists every outcome of a run."""
     written = [codes(row[0])[0] for row in rows("docs/reference/states.md", "outcome")]
-    assert sorted(written) == sorted(recorder.OUTCOMES)
+    assert sorted(written) == sorted(outcomes.OUTCOMES)
 
 
 def test_transient_outcomes() -> None:
@@ -128,7 +128,7 @@ def test_transient_outcomes() -> None:
     text = (DOCS / "reference/states.md").read_text()
     sentence = re.search(r"^.* are nobody's fault once", text, re.MULTILINE)
     assert sentence is not None
-    assert set(codes(sentence[0])) == set(recorder.TRANSIENT_OUTCOMES)
+    assert set(codes(sentence[0])) == set(outcomes.TRANSIENT_OUTCOMES)
 
 
 # Errors and exit codes
@@ -307,8 +307,8 @@ def test_schema_of_safe_init_status() -> None:
     assert list(defs["status"]["properties"]) == [*status, "history"]
     assert list(defs["run"]["properties"]) == list(RunRow._fields)
     assert defs["state"]["enum"] == [state.value for state in State]
-    outcomes = defs["run"]["properties"]["outcome"]["enum"]
-    assert outcomes == [*recorder.OUTCOMES, None]
+    known = defs["run"]["properties"]["outcome"]["enum"]
+    assert known == [*outcomes.OUTCOMES, None]
     for name in ("status", "run"):
         assert list(defs[name]["properties"]) == defs[name]["required"]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from django_safe_init import follower as module
 from django_safe_init.activity import Activity, Blocker
 from django_safe_init.build import Build
 from django_safe_init.conf import Settings
-from django_safe_init.connections import Deadline
+from django_safe_init.deadline import Deadline
 from django_safe_init.exceptions import LeaderFailed, WaitTimeout
 from django_safe_init.follower import (
     Follower,
@@ -22,8 +24,6 @@ from django_safe_init.watch import Watch
 from tests.unit.readings import OTHER, OWN, ended, reading, run_row
 
 BUILD = Build(frozenset(), OWN)
-#: Stands for a session to look closer with.
-SESSION = object()
 NOTHING = reading(missing=("shop.0001_initial",))
 BEHIND = {"missing": ("shop.0001_initial",)}
 LED = {"leader_pid": 99}
@@ -147,11 +147,11 @@ def test_external(now, verdict) -> None:
     ("latest", "leader_pid", "line"),
     [
         (None, None, "waiting for somebody to initialize this database"),
-        (None, 99, "waiting for the leader (backend 99), which is starting"),
+        (None, 99, "waiting for the leader (pid 99), which is starting"),
         (
             ended(1, "ready"),
             99,
-            "waiting for the leader (backend 99), which is starting",
+            "waiting for the leader (pid 99), which is starting",
         ),
         (
             run_row(8),
@@ -189,15 +189,18 @@ class Observed:
         self.lines: list[str] = []
         self.activity = Activity(None, 0.0, None, False, ())
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(module, "leader_activity", lambda *args: self.activity)
-        self.progress = Progress("shop", Settings(**settings), self.lines.append)
+        watch = Watch("shop", BUILD, Settings(**settings), Deadline(None))
+        self.progress = Progress(watch, self.lines.append)
 
     def see(self, seconds: float, **changes) -> list[str]:
         """The lines after so many seconds, in which a run like this was seen."""
         self.now += seconds
         before = len(self.lines)
-        self.progress.note(Glance(run_row(8, **changes), 99), SESSION)
+        self.look(Glance(run_row(8, **changes), 99))
         return self.lines[before:]
+
+    def look(self, glance: Glance) -> None:
+        self.progress.note(glance, SimpleNamespace(activity=lambda: self.activity))
 
 
 @pytest.fixture
@@ -319,7 +322,7 @@ def test_the_total_time_is_over(observed) -> None:
 def test_nobody_leads(monkeypatch) -> None:
     """Where nobody leads, the error says what to do about that."""
     observed = Observed(monkeypatch, wait_timeout=1)
-    observed.progress.note(Glance(None, None), SESSION)
+    observed.look(Glance(None, None))
     observed.now += 2
     with pytest.raises(
         WaitTimeout, match="Nobody initializes this database: run `manage"

@@ -8,15 +8,13 @@ import psycopg
 import pytest
 from django.db import connections
 
+from django_safe_init.aliases import check_alias
 from django_safe_init.connections import (
     KEEPALIVES,
-    check_alias,
-    is_postgresql,
     make_patient,
     make_wrapper,
-    require_postgresql,
 )
-from django_safe_init.exceptions import ConfigurationError, UnsupportedEngine
+from django_safe_init.exceptions import ConfigurationError
 
 
 @pytest.fixture
@@ -25,21 +23,6 @@ def options(monkeypatch):
     chosen: dict[str, object] = {}
     monkeypatch.setitem(connections.settings["default"], "OPTIONS", chosen)
     return chosen
-
-
-@pytest.fixture
-def sqlite(monkeypatch):
-    """`lite`, a database on SQLite."""
-    configured = connections.configure_settings(
-        {
-            "default": {},
-            "lite": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"},
-        }
-    )
-    monkeypatch.setitem(connections.settings, "lite", configured["lite"])
-    connections["lite"].close()
-    yield
-    del connections["lite"]
 
 
 def test_the_pool_is_left_out(options) -> None:
@@ -76,18 +59,6 @@ def test_check_alias() -> None:
     assert str(caught.value) == (
         "There is no database 'nowhere' in DATABASES. Use one of: default."
     )
-
-
-@pytest.mark.usefixtures("sqlite")
-def test_only_postgresql_has_a_lock() -> None:
-    """Another engine is refused, with the way to accept the risk."""
-    require_postgresql("default")
-    assert is_postgresql("default")
-    assert not is_postgresql("lite")
-    with pytest.raises(UnsupportedEngine) as caught:
-        require_postgresql("lite")
-    assert "The database 'lite' is SQLite" in str(caught.value)
-    assert '"LOCK": "none"' in str(caught.value)
 
 
 class FullServer:

@@ -10,8 +10,8 @@ from django.db import connections
 from django.db.migrations import Migration
 
 from django_safe_init import interruption
+from django_safe_init.aliases import engine_of
 from django_safe_init.conf import effective_mode, get_settings
-from django_safe_init.connections import is_postgresql
 from django_safe_init.exceptions import InitializationFailed
 from django_safe_init.management.interrupts import Interrupted, interruptible
 from django_safe_init.management.output import command_errors, report_to
@@ -98,7 +98,7 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
             return False
         with command_errors():
             mode = effective_mode(get_settings())
-        return mode != "off" and is_postgresql(alias)
+        return mode != "off" and engine_of(alias).has_lock
 
     def migration_progress_callback(
         self, action: str, migration: Migration | None = None, fake: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import (
@@ -14,7 +15,7 @@ from django.core.management.base import (
 from django.db import DEFAULT_DB_ALIAS
 
 from django_safe_init.conf import get_settings
-from django_safe_init.connections import Deadline
+from django_safe_init.deadline import Deadline
 from django_safe_init.management.history import picture, plain
 from django_safe_init.management.interrupts import Interrupted, interruptible
 from django_safe_init.management.output import command_errors, report_to, terminal
@@ -97,7 +98,7 @@ class Command(BaseCommand):
         if options["watch"]:
             self._watch(alias, options)
         reader = open_reader(alias, get_settings(), Deadline(0))
-        with reader.session:
+        with closing(reader):
             return look(alias, reader), reader.history(options["history"])
 
     def _watch(self, alias: str, options: dict[str, Any]) -> None:

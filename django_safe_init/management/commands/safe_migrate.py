@@ -20,8 +20,8 @@ from django.core.management.base import (
 )
 from django.db import DEFAULT_DB_ALIAS, connections
 
+from django_safe_init.aliases import Engine, check_alias, engine_of
 from django_safe_init.conf import get_settings
-from django_safe_init.connections import check_alias, is_postgresql, one_line
 from django_safe_init.exceptions import (
     ConfigurationError,
     InitializationFailed,
@@ -33,6 +33,7 @@ from django_safe_init.management.output import JsonOnly, report_to
 from django_safe_init.management.replace import become, require_command, split
 from django_safe_init.migrating import run_migrate
 from django_safe_init.runner import Initializer, Outcome, Request, retry_while_busy
+from django_safe_init.text import one_line
 from django_safe_init.work import Work
 
 logger = logging.getLogger("django_safe_init")
@@ -241,7 +242,7 @@ class Command(BaseCommand):
         from django_safe_init.status import get_status
 
         check_alias(alias)
-        if is_postgresql(alias):
+        if engine_of(alias) is not Engine.UNKNOWN:
             status = get_status(alias)
             if not status.ready:
                 count = len(status.pending)

@@ -1,4 +1,4 @@
-"""PostgreSQL: an advisory lock on a session of its own, and a fence around the work."""
+"""Leading and following on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -6,10 +6,21 @@ import logging
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.arming import ArmedConnections
-from django_safe_init.connections import Deadline, Session, connect, make_wrapper
+from django_safe_init.connections import (
+    Session,
+    connect,
+    is_connection_loss,
+    make_wrapper,
+    reading_errors,
+)
+from django_safe_init.deadline import Deadline
+from django_safe_init.engines.postgresql.marks import read_marks
+from django_safe_init.engines.postgresql.transactions import PostgresTransaction
+from django_safe_init.heartbeat import Heartbeat
 from django_safe_init.locks.postgresql import (
     LeaderLock,
     Proof,
@@ -17,11 +28,11 @@ from django_safe_init.locks.postgresql import (
     require_own_server_session,
 )
 from django_safe_init.pruning import prune
-from django_safe_init.reading import Reader
-from django_safe_init.recorder import Heartbeat, Recorder
+from django_safe_init.reader import Reader
+from django_safe_init.recorder import Recorder
 from django_safe_init.tables import ensure_tables
-from django_safe_init.transactions import MigrationTransaction
-from django_safe_init.unfinished import Unfinished, read_marks
+from django_safe_init.text import causes
+from django_safe_init.unfinished import Unfinished
 from django_safe_init.validation import invalid_indexes, repair
 from django_safe_init.watch import Watch
 
@@ -29,6 +40,18 @@ if TYPE_CHECKING:
     from django_safe_init.runner import Initializer
 
 logger = logging.getLogger("django_safe_init")
+
+#: Errors that say nothing about the migration: somebody else may have more luck.
+_TRANSIENT = (
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.LockNotAvailable,
+)
+
+
+def _is_lost_connection(error: BaseException) -> bool:
+    """Whether a connection was lost; one that we closed is not."""
+    return is_connection_loss(error) and "the connection is closed" not in str(error)
 
 
 class PostgresTools:
@@ -42,11 +65,6 @@ class PostgresTools:
         self._reader = Reader(lock.session, process.build, key)
         self._armed = ArmedConnections(process.database, lock, process.direct)
         self.recorder = Recorder(lock.session, process.build, key)
-
-    @property
-    def broken(self) -> bool:
-        """Whether a connection of the run, or the leader session, was lost."""
-        return self._armed.broken or bool(self._session.raw.closed)
 
     def prepare(self) -> None:
         """Create the two tables, or add the columns they lack."""
@@ -67,9 +85,9 @@ class PostgresTools:
         """While entered, Django's connections to the alias belong to the run."""
         return self._armed
 
-    def transaction(self, connection: BaseDatabaseWrapper) -> MigrationTransaction:
+    def transaction(self, connection: BaseDatabaseWrapper) -> PostgresTransaction:
         """How a migration is done and recorded in one transaction."""
-        return MigrationTransaction(connection)
+        return PostgresTransaction(connection)
 
     def verify(self, proof: Proof | None = None) -> None:
         """Raise `LockLost` unless this process leads."""
@@ -82,6 +100,15 @@ class PostgresTools:
     def missing(self) -> tuple[str, ...]:
         """The migrations that this build knows and the database has not recorded."""
         return self._reader.read().missing
+
+    def is_lost(self, error: BaseException) -> bool:
+        """Whether this error is the loss of a connection of the run, or of the leader session."""
+        broken = self._armed.broken or bool(self._session.raw.closed)
+        return broken and any(map(_is_lost_connection, causes(error)))
+
+    def is_transient(self, error: BaseException) -> bool:
+        """Whether an error is worth another try, by what caused it."""
+        return any(isinstance(cause, _TRANSIENT) for cause in causes(error))
 
     def inspect(self) -> None:
         """Log each invalid index, with its repair."""
@@ -108,6 +135,10 @@ class PostgresEngine:
 
     def try_lock(self) -> LeaderLock | None:
         """The leader lock, if it is free. Raises `UnsafeConnection` where it would not exclude."""
+        with reading_errors():
+            return self._try_lock()
+
+    def _try_lock(self) -> LeaderLock | None:
         session = self._watch.direct_reader().session
         found = require_own_server_session(
             session, declared=self._process.direct is not None
@@ -121,9 +152,10 @@ class PostgresEngine:
 
     def take_over(self, lock: LeaderLock) -> None:
         """End whatever an earlier leader left running: it may hold locks on our own tables."""
-        self._require_exclusion(lock.session)
         patience = Deadline(self._process.settings.wait_timeout)
-        lock.end_predecessors(self._process.say, patience)
+        with reading_errors():
+            self._require_exclusion(lock.session)
+            lock.end_predecessors(self._process.say, patience)
 
     def heartbeat(self, lock: LeaderLock) -> AbstractContextManager[None]:
         """While entered, the leader session shows that the leader is alive."""

@@ -1,0 +1,81 @@
+"""The databases of the project, by their aliases: what they are, and whether they can be used."""
+
+from __future__ import annotations
+
+from enum import Enum
+from importlib.util import find_spec
+from typing import Any
+
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_safe_init.exceptions import ConfigurationError, UnsupportedEngine
+
+
+class Engine(Enum):
+    """What this package can do for a database, by its engine."""
+
+    #: Leads and follows, with an advisory lock.
+    POSTGRESQL = "postgresql"
+    #: Leads and follows, with the operating system's lock on a file.
+    SQLITE = "sqlite"
+    #: SQLite in memory: nobody else can be there, so nothing is needed.
+    MEMORY = "memory"
+    #: No lock is known: at most Django as it is.
+    UNKNOWN = "unknown"
+
+    @property
+    def has_lock(self) -> bool:
+        """Whether processes can exclude each other there."""
+        return self in (Engine.POSTGRESQL, Engine.SQLITE)
+
+
+def engine_of(alias: str) -> Engine:
+    """The engine of a database, by its Django backend."""
+    wrapper: Any = connections[alias]  # is_in_memory_db() is SQLite's alone
+    if wrapper.vendor == "postgresql":
+        return Engine.POSTGRESQL
+    if wrapper.vendor != "sqlite":
+        return Engine.UNKNOWN
+    if wrapper.is_in_memory_db():
+        return Engine.MEMORY
+    # Windows has no such locks.
+    return Engine.SQLITE if find_spec("fcntl") else Engine.UNKNOWN
+
+
+def require_engine(alias: str) -> Engine:
+    """The engine of a database. Raises `UnsupportedEngine` if this package knows no lock for it."""
+    engine = engine_of(alias)
+    if engine is Engine.UNKNOWN:
+        raise UnsupportedEngine(
+            f"The database {alias!r} is {connections[alias].display_name}, for which there is "
+            "no leader lock here. Use PostgreSQL, or accept the risk of concurrent "
+            'initialization with SAFE_INIT = {"LOCK": "none"}.'
+        )
+    return engine
+
+
+def check_alias(alias: str) -> None:
+    """Raise `ConfigurationError` unless `alias` is a database of this project."""
+    if alias not in connections.settings:
+        raise ConfigurationError(
+            f"There is no database {alias!r} in DATABASES. "
+            f"Use one of: {', '.join(connections.settings)}."
+        )
+
+
+def present_wrapper(alias: str) -> BaseDatabaseWrapper | None:
+    """This thread's wrapper of the alias, if it has one."""
+    present = connections._connections  # type: ignore[attr-defined]  # no public way to look
+    wrapper: BaseDatabaseWrapper | None = getattr(present, alias, None)
+    return wrapper
+
+
+def require_no_transaction(alias: str) -> None:
+    """Raise `ConfigurationError` inside `transaction.atomic()`: the run would not see its work."""
+    wrapper = present_wrapper(alias)
+    if wrapper is not None and wrapper.in_atomic_block:
+        raise ConfigurationError(
+            f"The database {alias!r} cannot be initialized inside transaction.atomic(): "
+            "the work happens on a connection of its own. Call it outside."
+        )

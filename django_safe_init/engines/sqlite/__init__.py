@@ -1,0 +1,1 @@
+"""SQLite: the operating system's lock on a file beside the database."""

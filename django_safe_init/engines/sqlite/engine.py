@@ -1,0 +1,129 @@
+"""Leading and following on SQLite."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_safe_init.engines.sqlite.connection import RunConnection
+from django_safe_init.engines.sqlite.files import lock_file
+from django_safe_init.engines.sqlite.marks import prune, read_marks
+from django_safe_init.engines.sqlite.reader import SqliteReader
+from django_safe_init.engines.sqlite.recorder import SqliteRecorder
+from django_safe_init.engines.sqlite.session import SqliteSession, is_locked
+from django_safe_init.engines.sqlite.tables import ensure_tables
+from django_safe_init.engines.sqlite.transactions import SqliteTransaction
+from django_safe_init.engines.sqlite.watch import SqliteWatch
+from django_safe_init.heartbeat import Heartbeat
+from django_safe_init.locks.sqlite import FileLock
+from django_safe_init.reading import TablesLocked
+from django_safe_init.text import causes
+from django_safe_init.unfinished import Unfinished
+
+if TYPE_CHECKING:
+    from django_safe_init.locks.postgresql import Proof
+    from django_safe_init.runner import Initializer
+
+logger = logging.getLogger("django_safe_init")
+
+
+class SqliteTools:
+    """See `engines.base.Tools`. What a dead leader did has died with it: nothing is fenced."""
+
+    def __init__(self, process: Initializer, lock: FileLock) -> None:
+        self._process = process
+        self._lock = lock
+        self._key = process.settings.lock_key
+        self._session = SqliteSession(process.database)
+        self.recorder = SqliteRecorder(self._session, process.build, self._key)
+
+    def prepare(self) -> None:
+        """Create the two tables, or add the columns they lack."""
+        with self._session.writing():
+            ensure_tables(self._session)
+
+    def unfinished(self, rerun: tuple[str, ...]) -> Unfinished:
+        """The non-atomic migrations that earlier leaders did not finish."""
+        marks = read_marks(self._session, self._key)
+        return Unfinished(marks, self._process.settings, rerun)
+
+    def prune(self, unfinished: Unfinished) -> None:
+        """Remove the oldest runs, by the setting `HISTORY`."""
+        needed = {mark.run for mark in unfinished.marks.values()}
+        keep = self._process.settings.history
+        fingerprint = self._process.build.fingerprint
+        try:
+            prune(self._session, self._key, fingerprint, keep, needed)
+        except TablesLocked as exc:
+            logger.warning("Old runs are kept for now: %s", exc)
+
+    def connections(self) -> AbstractContextManager[BaseDatabaseWrapper]:
+        """While entered, a statement of this thread ends when the run is to end."""
+        return RunConnection(self._process.database)
+
+    def transaction(self, connection: BaseDatabaseWrapper) -> SqliteTransaction:
+        """How a migration is done and recorded in one transaction."""
+        return SqliteTransaction(connection)
+
+    def verify(self, proof: Proof | None = None) -> None:
+        """Raise `LockLost` unless this process leads."""
+        self._lock.verify()
+
+    def heartbeat(self) -> AbstractContextManager[None]:
+        """While entered, the lock's file tells that the leader is alive."""
+        return Heartbeat(self._lock.beat)
+
+    def missing(self) -> tuple[str, ...]:
+        """The migrations that this build knows and the database has not recorded."""
+        reader = SqliteReader(self._process.database, self._process.build, self._key)
+        try:
+            return reader.read().missing
+        finally:
+            reader.close()
+
+    def is_lost(self, error: BaseException) -> bool:
+        """No: there is no connection that somebody else could end."""
+        return False
+
+    def is_transient(self, error: BaseException) -> bool:
+        """Whether somebody else has used the database for too long."""
+        return any(is_locked(str(cause)) for cause in causes(error))
+
+    def inspect(self) -> None:
+        """Nothing: SQLite has no index that it does not use."""
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._session.close()
+
+
+class SqliteEngine:
+    """See `engines.base.Engine`."""
+
+    def __init__(self, process: Initializer, watch: SqliteWatch) -> None:
+        self._process = process
+        self._watch = watch
+
+    @property
+    def eyes(self) -> SqliteWatch:
+        """How the process looks at the database."""
+        return self._watch
+
+    def try_lock(self) -> FileLock | None:
+        """The leader lock, if it is free."""
+        lock = FileLock(lock_file(self._process.database))
+        return lock if lock.try_acquire() else None
+
+    def take_over(self, lock: FileLock) -> None:
+        """Nothing is left of an earlier leader: what it did was done by its process."""
+
+    def heartbeat(self, lock: FileLock) -> AbstractContextManager[None]:
+        """While entered, the lock's file tells that the leader is alive."""
+        return Heartbeat(lock.beat)
+
+    def tools(self, lock: FileLock) -> SqliteTools:
+        """What to lead with."""
+        return SqliteTools(self._process, lock)

@@ -1,0 +1,175 @@
+"""The leader lock of a SQLite database: the operating system's, on a file beside it.
+
+It is a POSIX record lock (`fcntl`): it belongs to the process, so it is free when the process is
+dead, whatever its children have inherited. For the same reason it knows no threads, and closing
+any descriptor of the file would free it; so all descriptors of one process are kept here.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import sys
+import threading
+import time
+from contextlib import suppress
+
+from django_safe_init.exceptions import (
+    DatabaseUnreachable,
+    LockLost,
+    MissingPrivilege,
+    UnsafeConnection,
+)
+
+#: What `fcntl(F_GETLK)` takes and gives, as the system's C structure: type, whence, start,
+#: length, process.
+_LINUX = ("@hhqqi0q", (0, 1, 2, 3, 4))
+_BSD = ("@qqihh", (3, 4, 0, 1, 2))
+_FORMAT, _PLACES = _LINUX if sys.platform == "linux" else _BSD
+
+_guard = threading.RLock()
+#: The locks that this process holds, by the real path of their file.
+_held: dict[str, FileLock] = {}
+
+
+class FileLock:
+    """See `locks.base.Lock`. The file stays: to remove it would let two processes lock two."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._file = -1
+
+    def try_acquire(self) -> bool:
+        """Take the lock if it is free; never waits.
+
+        Raises `DatabaseUnreachable`, `MissingPrivilege` or `UnsafeConnection` where there can be
+        no such file, or no lock on it.
+        """
+        with _guard:
+            if self.path in _held:
+                return False
+            file = self._open()
+            if not (self._lock(file) and _is_at(file, self.path)):
+                os.close(file)
+                return False
+            self._file = file
+            _held[self.path] = self
+            return True
+
+    def _open(self) -> int:
+        try:
+            return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError as exc:
+            raise DatabaseUnreachable(
+                f"The folder of the database file is not there: {os.path.dirname(self.path)}. "
+                "Create it, or correct NAME."
+            ) from exc
+        except OSError as exc:
+            raise MissingPrivilege(
+                f"The leader lock cannot be opened: {exc.strerror}: {self.path}. Let this user "
+                "write the file and its folder, as SQLite itself needs it."
+            ) from exc
+
+    def _lock(self, file: int) -> bool:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # either may be said (POSIX, fcntl)
+            return False
+        except OSError as exc:
+            os.close(file)
+            raise UnsafeConnection(
+                f"The file system of {self.path} has no locks ({exc.strerror}), on which SQLite "
+                "relies, too. Keep the database on another one."
+            ) from exc
+        return True
+
+    def verify(self) -> None:
+        """Raise `LockLost` unless the lock is held at this moment."""
+        with _guard:
+            if _held.get(self.path) is not self:
+                raise LockLost("This process does not hold the leader lock.")
+            if not _is_at(self._file, self.path):
+                raise LockLost(f"The leader lock's file was replaced: {self.path}.")
+            # Held already, this changes nothing; freed by whoever closed the file, and taken by
+            # another process since, it fails.
+            if not self._lock(self._file):
+                raise LockLost(f"Another process holds the leader lock: {self.path}.")
+
+    def beat(self) -> None:
+        """Give a sign of life: the file's time of modification. Raises as `verify` does."""
+        with _guard:
+            self.verify()
+            os.utime(self._file)
+
+    def release(self) -> None:
+        """Free the lock. Raises `LockLost` if it was not held."""
+        with _guard:
+            try:
+                self.verify()
+            finally:
+                self._forget()
+
+    def _forget(self) -> None:
+        if _held.get(self.path) is self:
+            del _held[self.path]
+            os.close(self._file)
+
+
+def holder(path: str) -> int | None:
+    """The process that holds the lock on this file, or None; anybody may look.
+
+    0 where it is in a container that this process cannot see into.
+    """
+    with _guard:
+        if path in _held:
+            return os.getpid()
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return (
+                None  # not there; or not to be read by this user, who cannot tell then
+            )
+        try:
+            return _holder(file)
+        finally:
+            os.close(file)
+
+
+def _holder(file: int) -> int | None:
+    asked = dict.fromkeys(_PLACES, 0)
+    asked[_PLACES[0]] = fcntl.F_WRLCK
+    request = struct.pack(_FORMAT, *(asked[place] for place in sorted(asked)))
+    found = struct.unpack(_FORMAT, fcntl.fcntl(file, fcntl.F_GETLK, request))
+    kind, pid = found[_PLACES[0]], found[_PLACES[-1]]
+    return None if kind == fcntl.F_UNLCK else pid
+
+
+def silence_seconds(path: str) -> float:
+    """How long ago the last holder has given a sign of life; endless if there was none."""
+    try:
+        return max(0.0, time.time() - os.stat(path).st_mtime)
+    except OSError:
+        return float("inf")
+
+
+def _is_at(file: int, path: str) -> bool:
+    """Whether the path still names the open file."""
+    try:
+        named = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(named, os.fstat(file))
+
+
+def _forget_in_child() -> None:
+    """A forked child holds none of its parent's locks."""
+    global _guard
+    _guard = threading.RLock()  # another thread may have been in it at the fork
+    for lock in _held.values():
+        with suppress(OSError):
+            os.close(lock._file)
+    _held.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)

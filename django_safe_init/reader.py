@@ -1,0 +1,189 @@
+"""Reads the two tables and `django_migrations` on PostgreSQL, and who holds the leader lock."""
+
+from __future__ import annotations
+
+import logging
+
+from django_safe_init.activity import Activity, leader_activity
+from django_safe_init.build import Build
+from django_safe_init.connections import Session
+from django_safe_init.locks import leader_key
+from django_safe_init.locks.held import holders_sql
+from django_safe_init.reading import (
+    Glance,
+    Reading,
+    RunRow,
+    Surroundings,
+    run_row,
+    step_row,
+)
+from django_safe_init.tables import RUN_TABLE, STEP_TABLE
+
+logger = logging.getLogger("django_safe_init")
+
+_AGES = """
+    to_jsonb(r) || jsonb_build_object(
+      'age_seconds', extract(epoch FROM clock_timestamp() - r.started_at),
+      'silence_seconds', extract(epoch FROM clock_timestamp() - r.heartbeat_at),
+      'duration_seconds', extract(epoch FROM
+        coalesce(r.finished_at, clock_timestamp()) - r.started_at))
+"""
+_LATEST = f"""
+    SELECT {_AGES} FROM {RUN_TABLE} r WHERE lock_key = %(lock_key)s ORDER BY id DESC LIMIT 1
+"""
+_RUNS = f"""
+    ({_LATEST}),
+    (SELECT {_AGES} FROM {RUN_TABLE} r WHERE lock_key = %(lock_key)s
+     AND build = %(build)s ORDER BY id DESC LIMIT 1),
+    EXISTS (SELECT FROM {RUN_TABLE} WHERE lock_key = %(lock_key)s
+     AND build = %(build)s AND outcome = 'ready'),
+    EXISTS (SELECT FROM {RUN_TABLE} WHERE lock_key = %(lock_key)s AND outcome = 'ready'
+     AND id > (SELECT max(id) FROM {RUN_TABLE}
+               WHERE lock_key = %(lock_key)s AND build = %(build)s))
+"""
+_NO_RUNS = "NULL::jsonb, NULL::jsonb, false, false"
+_MISSING_NAMES = """
+    SELECT unnest(%(names)s::text[]) EXCEPT SELECT app || '.' || name FROM django_migrations
+"""
+_MISSING = f"ARRAY({_MISSING_NAMES})"
+_ALL_MISSING = "%(names)s::text[]"
+#: No look at the migrations unless the run itself says that it ended ready.
+_FINISHED = f"""
+    SELECT id FROM (
+      SELECT id, CASE WHEN outcome = 'ready' THEN NOT EXISTS ({_MISSING_NAMES}) END AS covered
+      FROM {RUN_TABLE} WHERE lock_key = %(lock_key)s AND build = %(build)s
+      ORDER BY id DESC LIMIT 1) AS newest
+    WHERE covered
+"""
+_STEPS = f"""
+    SELECT to_jsonb(s) || jsonb_build_object('seconds',
+             extract(epoch FROM coalesce(finished_at, clock_timestamp()) - started_at))
+    FROM {STEP_TABLE} s WHERE run_id = %(run)s ORDER BY position DESC, id DESC LIMIT %(limit)s
+"""
+_SURROUNDINGS = """
+    SELECT {steps},
+      (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+       AND application_name = 'safe_init waiting' AND pid <> %(leader)s),
+      (SELECT usename FROM pg_stat_activity WHERE pid = %(leader)s)
+"""
+_READABLE = """
+    SELECT to_regclass(%(table)s) IS NOT NULL,
+           coalesce(has_table_privilege(to_regclass(%(table)s), 'SELECT'), false)
+"""
+
+
+class Reader:
+    """Reads one database for one build over one session; cheap enough to poll."""
+
+    def __init__(self, session: Session, build: Build, lock_key: str | None) -> None:
+        self.session = session
+        self.lock_key = lock_key
+        self.params = {
+            "names": sorted(build.migrations),
+            "build": build.fingerprint,
+            "lock_key": lock_key or "",
+            "leader_key": leader_key(lock_key),
+        }
+        self._seen_runs = False
+
+    def finished_run(self) -> int | None:
+        """The newest run of this build, if it ended ready and nothing is missing since.
+
+        One cheap query; raises `TablesUnreadable` or `TablesLocked` where it cannot tell.
+        """
+        rows = self.session.read(_FINISHED, self.params)
+        return int(rows[0][0]) if rows else None
+
+    def read(self) -> Reading:
+        """One look, without an error in the server's log for a table that is not there."""
+        return self._query(
+            _MISSING if self._readable("django_migrations") else _ALL_MISSING,
+            _RUNS if self._runs_readable() else _NO_RUNS,
+        )
+
+    def glance(self) -> Glance:
+        """What a follower polls: cheaper than `read`, and silent about the migrations."""
+        latest = f"({_LATEST})" if self._runs_readable() else "NULL::jsonb"
+        [(run, leader_pid)] = self.session.read(
+            f"SELECT {latest}, ({holders_sql('leader_key')} LIMIT 1)", self.params
+        )
+        return Glance(run_row(run), leader_pid)
+
+    def leader_pid(self) -> int | None:
+        """The backend that holds the leader lock; works while our tables are locked."""
+        [(pid,)] = self.session.read(
+            f"SELECT ({holders_sql('leader_key')} LIMIT 1)", self.params
+        )
+        return None if pid is None else int(pid)
+
+    def history(self, count: int) -> list[RunRow]:
+        """The newest runs of all builds, newest first."""
+        if count < 1 or not self._runs_readable():
+            return []
+        rows = self.session.read(
+            f"SELECT {_AGES} FROM {RUN_TABLE} r WHERE lock_key = %(lock_key)s"
+            " ORDER BY id DESC LIMIT %(count)s",
+            {**self.params, "count": count},
+        )
+        return [
+            run for run in (run_row(values) for (values,) in rows) if run is not None
+        ]
+
+    def activity(self) -> Activity:
+        """What the leader's sessions do just now."""
+        return leader_activity(self.session, self.lock_key)
+
+    def surroundings(self, run: RunRow, steps: int | None) -> Surroundings:
+        """The newest steps of the run, at most so many (None: do not look), and who waits."""
+        wanted = f"ARRAY({_STEPS})" if steps is not None else "'{}'::jsonb[]"
+        [(rows, followers, role)] = self.session.read(
+            _SURROUNDINGS.format(steps=wanted),
+            {"run": run.id, "leader": run.backend_pid, "limit": steps},
+        )
+        return Surroundings(
+            tuple(step_row(values) for values in reversed(rows)), role, followers
+        )
+
+    def close(self) -> None:
+        """End the session."""
+        self.session.close()
+
+    def _runs_readable(self) -> bool:
+        self._seen_runs = self._seen_runs or self._readable(RUN_TABLE)
+        return self._seen_runs
+
+    def _query(self, missing: str, runs: str) -> Reading:
+        [(names, latest, own, finished, superseded, leader_pid)] = self.session.read(
+            f"SELECT {missing}, {runs}, ({holders_sql('leader_key')} LIMIT 1)",
+            self.params,
+        )
+        return Reading(
+            tuple(sorted(names)),
+            run_row(latest),
+            run_row(own),
+            finished,
+            superseded,
+            leader_pid,
+        )
+
+    def _readable(self, table: str) -> bool:
+        [(exists, readable)] = self.session.read(_READABLE, {"table": table})
+        if exists and not readable:
+            _log_grant_once(self.session, table)
+        return bool(readable)
+
+
+_named_grants: set[str] = set()
+
+
+def _log_grant_once(session: Session, table: str) -> None:
+    if table not in _named_grants:
+        _named_grants.add(table)
+        [(role,)] = session.read("SELECT quote_ident(current_user)")
+        logger.warning(
+            "This role may not read %s, so nothing is known of it. "
+            "As its owner: GRANT SELECT ON %s TO %s;",
+            table,
+            table,
+            role,
+        )
