@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,7 +53,80 @@ def validate_json(command: str, document: Any) -> None:
     schema_of(command).validate(document)
 
 
-class Database:
+class Records(ABC):
+    """What Django and this package have recorded in a database."""
+
+    @abstractmethod
+    def rows(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
+        """Run one statement."""
+
+    @abstractmethod
+    def has_table(self, name: str) -> bool: ...
+
+    def value(self, statement: str, *parameters: Any) -> Any:
+        """The first column of the first row."""
+        return next(iter(self.rows(statement, *parameters)[0].values()))
+
+    def applied_counts(self) -> Counter[str]:
+        """How often each migration is recorded in `django_migrations`."""
+        if not self.has_table("django_migrations"):
+            return Counter()
+        rows = self.rows("SELECT app || '.' || name AS name FROM django_migrations")
+        return Counter(row["name"] for row in rows)
+
+    def applied_once(self, app: str = "shop") -> list[str]:
+        """The names of the recorded migrations of `app`; fails when any is there twice."""
+        counts = self.applied_counts()
+        assert set(counts.values()) <= {1}, counts
+        return sorted(name for name in counts if name.startswith(f"{app}."))
+
+    def runs(self) -> list[dict[str, Any]]:
+        """All runs, the oldest first."""
+        return self.rows("SELECT * FROM django_safe_init_run ORDER BY id")
+
+    def newest_run(self) -> dict[str, Any]:
+        return self.runs()[-1]
+
+    def steps(self) -> list[dict[str, Any]]:
+        return self.rows("SELECT * FROM django_safe_init_step ORDER BY id")
+
+    def leader_pid(self) -> int:
+        """The process id of the leader of the newest run."""
+        return int(self.newest_run()["leader"].rsplit(":", 1)[1])
+
+
+class SqliteDatabase(Records):
+    """A database file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.lock = Path(f"{file}.safe-init.lock")
+
+    def settings(self, **changes: Any) -> dict[str, Any]:
+        """This database as an entry of Django's `DATABASES`."""
+        engine = "django.db.backends.sqlite3"
+        return {"ENGINE": engine, "NAME": str(self.file), **changes}
+
+    @contextmanager
+    def connect(self) -> Iterator[sqlite3.Connection]:
+        """An autocommit connection of the test's own."""
+        raw = sqlite3.connect(self.file, isolation_level=None, timeout=20)
+        raw.row_factory = sqlite3.Row
+        with closing(raw):
+            yield raw
+
+    def rows(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
+        with self.connect() as raw:
+            return [dict(row) for row in raw.execute(statement, parameters)]
+
+    def has_table(self, name: str) -> bool:
+        if not self.file.exists():  # to connect would create it
+            return False
+        statement = "SELECT count(*) FROM sqlite_master WHERE name = ?"
+        return bool(self.value(statement, name))
+
+
+class Database(Records):
     """One database of a server, seen through a raw autocommit session of its own."""
 
     def __init__(self, name: str, parameters: dict[str, Any]) -> None:
@@ -88,45 +164,13 @@ class Database:
             self.close()
             raise
 
-    def value(self, statement: str, *parameters: Any) -> Any:
-        """The first column of the first row."""
-        return next(iter(self.rows(statement, *parameters)[0].values()))
+    def has_table(self, name: str) -> bool:
+        return bool(self.value("SELECT to_regclass(%s) IS NOT NULL", name))
 
     def close(self) -> None:
         if self._session is not None:
             self._session.close()
             self._session = None
-
-    # What Django recorded
-
-    def applied_counts(self) -> Counter[str]:
-        """How often each migration is recorded in `django_migrations`."""
-        if not self.value("SELECT to_regclass('django_migrations') IS NOT NULL"):
-            return Counter()
-        rows = self.rows("SELECT app || '.' || name AS name FROM django_migrations")
-        return Counter(row["name"] for row in rows)
-
-    def applied_once(self, app: str = "shop") -> list[str]:
-        """The names of the recorded migrations of `app`; fails when any is there twice."""
-        counts = self.applied_counts()
-        assert set(counts.values()) <= {1}, counts
-        return sorted(name for name in counts if name.startswith(f"{app}."))
-
-    # What we recorded
-
-    def runs(self) -> list[dict[str, Any]]:
-        """All runs, the oldest first."""
-        return self.rows("SELECT * FROM django_safe_init_run ORDER BY id")
-
-    def newest_run(self) -> dict[str, Any]:
-        return self.runs()[-1]
-
-    def steps(self) -> list[dict[str, Any]]:
-        return self.rows("SELECT * FROM django_safe_init_step ORDER BY id")
-
-    def leader_pid(self) -> int:
-        """The process id of the leader of the newest run."""
-        return int(self.newest_run()["leader"].rsplit(":", 1)[1])
 
     # Who is connected
 

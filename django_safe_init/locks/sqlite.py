@@ -66,10 +66,7 @@ class FileLock:
                 "Create it, or correct NAME."
             ) from exc
         except OSError as exc:
-            raise MissingPrivilege(
-                f"The leader lock cannot be opened: {exc.strerror}: {self.path}. Let this user "
-                "write the file and its folder, as SQLite itself needs it."
-            ) from exc
+            raise _refused(self.path, exc) from exc
 
     def _lock(self, file: int) -> bool:
         try:
@@ -117,19 +114,19 @@ class FileLock:
 
 
 def holder(path: str) -> int | None:
-    """The process that holds the lock on this file, or None; anybody may look.
+    """The process that holds the lock on this file, or None; whoever can read it may look.
 
-    0 where it is in a container that this process cannot see into.
+    0 where it is in a container that this process cannot see into. Raises `MissingPrivilege`.
     """
     with _guard:
         if path in _held:
             return os.getpid()
         try:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return (
-                None  # not there; or not to be read by this user, who cannot tell then
-            )
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as exc:
+            raise _refused(path, exc) from exc
         try:
             return _holder(file)
         finally:
@@ -151,6 +148,13 @@ def silence_seconds(path: str) -> float:
         return max(0.0, time.time() - os.stat(path).st_mtime)
     except OSError:
         return float("inf")
+
+
+def _refused(path: str, error: OSError) -> MissingPrivilege:
+    return MissingPrivilege(
+        f"The leader lock cannot be opened: {error.strerror}: {path}. Let this user read and "
+        "write the file and its folder, as SQLite itself needs it."
+    )
 
 
 def _is_at(file: int, path: str) -> bool:

@@ -7,7 +7,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from django_safe_init.build import Build, current_build
 from django_safe_init.conf import get_settings
 from django_safe_init.connections import Session, connect, make_wrapper
 from django_safe_init.deadline import Deadline
+from django_safe_init.engines.sqlite.session import SqliteSession
+from django_safe_init.engines.sqlite.tables import ensure_tables as ensure_lite_tables
 from django_safe_init.recorder import Recorder
 from django_safe_init.tables import ensure_tables
 from example_project.embedded import EmbeddedServer
-from tests.support import Database, validate_json
+from tests.support import Database, SqliteDatabase, validate_json
 
 _ID = "('id', models.BigAutoField(primary_key=True))"
 INITIAL = f"migrations.CreateModel('Product', [{_ID}, ('name', models.TextField(default=''))])"
@@ -314,3 +316,48 @@ def command_line(capfd, monkeypatch) -> Callable[..., Ended]:
         return Ended(name, code, *capfd.readouterr())
 
     return run
+
+
+# SQLite
+
+
+@pytest.fixture
+def lite(tmp_path, settings, django_db_blocker) -> Iterator[SqliteDatabase]:
+    """A file of SQLite that is not there yet, as `default`, with this package switched on."""
+    database = SqliteDatabase(tmp_path / "db.sqlite3")
+    settings.SAFE_INIT = {"IN_TESTS": True}
+    with django_db_blocker.unblock():
+        yield from _as_default(database.settings(), database)
+
+
+def _as_default(values: dict[str, Any], given: Any) -> Iterator[Any]:
+    """While the generator waits, `default` has these settings."""
+    before = dict(connections.settings["default"])
+    connections["default"].close()
+    del connections["default"]
+    connections.settings["default"].update(OPTIONS={}, **values)
+    try:
+        yield given
+    finally:
+        connections["default"].close()
+        del connections["default"]
+        connections.settings["default"].clear()
+        connections.settings["default"].update(before)
+
+
+@pytest.fixture
+def memory(settings, django_db_blocker) -> Iterator[None]:
+    """A database in memory as `default`."""
+    settings.SAFE_INIT = {"IN_TESTS": True}
+    values = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+    with django_db_blocker.unblock():
+        yield from _as_default(values, None)
+
+
+@pytest.fixture
+def lite_session(lite) -> Iterator[SqliteSession]:
+    """A session of ours to `lite`, with the tables."""
+    with closing(SqliteSession("default", 0.1)) as made:
+        with made.writing():
+            ensure_lite_tables(made)
+        yield made

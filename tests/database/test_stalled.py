@@ -168,10 +168,12 @@ def test_the_server_slept(follower, leader, django_database) -> None:
 
 def test_after_a_pause_it_is_watched_anew(follower, leader, django_database) -> None:
     """A sign of life that only the session shows counts, too: suspicion starts anew."""
-    wait_until(lambda: follower.look(readable=False) or follower.stalled._suspect)
+    wait_until(
+        lambda: follower.look(readable=False) or follower.watch._stalled._suspect
+    )
     leader.session.rows("SELECT 1")
     assert not follower.look(readable=False)
-    assert follower.stalled._suspect is None
+    assert follower.watch._stalled._suspect is None
 
 
 def test_somebody_who_keeps_all_leaders_away(

@@ -8,7 +8,7 @@ import pytest
 from django.core.management import call_command
 from django.core.management.commands.migrate import Command as DjangoMigrate
 
-from django_safe_init import State, get_status, initialize, is_ready, reader, status
+from django_safe_init import State, get_status, initialize, is_ready, status
 from django_safe_init.build import Build, current_build
 from django_safe_init.exceptions import (
     ConfigurationError,
@@ -176,7 +176,7 @@ def test_a_table_that_may_not_be_read(
     django_database, log_in_as, new_role, small_shop, caplog, monkeypatch, table
 ) -> None:
     """Without SELECT nothing crashes, and the missing GRANT is logged once; it helps."""
-    monkeypatch.setattr(reader, "_named_grants", set())
+    monkeypatch.setattr("django_safe_init.reader._named_grants", set())
     initialize()
     role = new_role("web server")
     for other in (RUN_TABLE, "django_migrations"):
@@ -198,7 +198,7 @@ def test_reading_what_may_not_be_read(
     django_database, log_in_as, new_role, open_session, small_shop, monkeypatch
 ) -> None:
     """A reading falls back to what can be known."""
-    monkeypatch.setattr(reader, "_named_grants", set())
+    monkeypatch.setattr("django_safe_init.reader._named_grants", set())
     initialize()
     log_in_as(USER=new_role("web"))
     reader = Reader(open_session(), current_build(), None)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes.harness import Fleet
-from tests.support import Database
+from tests.support import Database, SqliteDatabase
 
 HERE = Path(__file__).parent
 
@@ -25,7 +25,22 @@ def fleet(database: Database, tmp_path: Path) -> Iterator[Fleet]:
 
     No process may leak a connection or show its user a traceback.
     """
-    fleet = Fleet(database, tmp_path)
+    yield from _ended(Fleet(database, tmp_path))
+
+
+@pytest.fixture
+def lite(tmp_path: Path) -> SqliteDatabase:
+    """A database file that is not there yet."""
+    return SqliteDatabase(tmp_path / "db.sqlite3")
+
+
+@pytest.fixture
+def lite_fleet(lite: SqliteDatabase, tmp_path: Path) -> Iterator[Fleet]:
+    """Processes against `lite`, as `fleet`."""
+    yield from _ended(Fleet(lite, tmp_path))
+
+
+def _ended(fleet: Fleet) -> Iterator[Fleet]:
     try:
         yield fleet
     finally:

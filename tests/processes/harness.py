@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.support import Database, validate_json, wait_until
+from tests.support import Records, validate_json, wait_until
 
 T = TypeVar("T")
 PROJECT = Path(__file__).parent / "project"
@@ -114,7 +114,7 @@ class Fleet:
     the same keywords for one call. The keywords are those of `_environment`.
     """
 
-    def __init__(self, database: Database, directory: Path) -> None:
+    def __init__(self, database: Records, directory: Path) -> None:
         self.database = database
         self.directory = directory
         self.replicas: list[Replica] = []
@@ -238,12 +238,12 @@ class Fleet:
 def _environment(
     directory: Path,
     *,
-    database: Database,
+    database: Records,
     scenario: str,
     apps: Sequence[str] = ("django_safe_init",),
     safe_init: dict[str, Any] | None = None,
     database_settings: dict[str, Any] | None = None,
-    databases: dict[str, Database] | None = None,
+    databases: dict[str, Records] | None = None,
     env: dict[str, str | None] | None = None,
     **variables: str,
 ) -> dict[str, str]:
@@ -270,7 +270,7 @@ def _environment(
     return {name: value for name, value in values.items() if value is not None}
 
 
-def entries(database: Database) -> list[str]:
+def entries(database: Records) -> list[str]:
     """What the data migrations of a scenario entered, in the order of their commits."""
     return [
         row["text"] for row in database.rows("SELECT text FROM shop_entry ORDER BY id")

@@ -13,7 +13,11 @@ from django_safe_init.engines.sqlite.files import lock_file
 from django_safe_init.engines.sqlite.marks import prune, read_marks
 from django_safe_init.engines.sqlite.reader import SqliteReader
 from django_safe_init.engines.sqlite.recorder import SqliteRecorder
-from django_safe_init.engines.sqlite.session import SqliteSession, is_locked
+from django_safe_init.engines.sqlite.session import (
+    WRITE_SECONDS,
+    SqliteSession,
+    is_locked,
+)
 from django_safe_init.engines.sqlite.tables import ensure_tables
 from django_safe_init.engines.sqlite.transactions import SqliteTransaction
 from django_safe_init.engines.sqlite.watch import SqliteWatch
@@ -37,7 +41,7 @@ class SqliteTools:
         self._process = process
         self._lock = lock
         self._key = process.settings.lock_key
-        self._session = SqliteSession(process.database)
+        self._session = SqliteSession(process.database, WRITE_SECONDS)
         self.recorder = SqliteRecorder(self._session, process.build, self._key)
 
     def prepare(self) -> None:

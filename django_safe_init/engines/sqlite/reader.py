@@ -9,7 +9,7 @@ from django_safe_init.activity import Activity
 from django_safe_init.build import Build
 from django_safe_init.conf import HEARTBEAT_SECONDS
 from django_safe_init.engines.sqlite.files import database_file, lock_file
-from django_safe_init.engines.sqlite.session import SqliteSession
+from django_safe_init.engines.sqlite.session import READ_SECONDS, SqliteSession
 from django_safe_init.locks.sqlite import holder, silence_seconds
 from django_safe_init.reading import (
     Glance,
@@ -60,7 +60,7 @@ class SqliteReader:
     """
 
     def __init__(self, alias: str, build: Build, lock_key: str | None) -> None:
-        self.session = SqliteSession(alias)
+        self.session = SqliteSession(alias, READ_SECONDS)
         self.names = build.migrations
         self.params = {"build": build.fingerprint, "lock_key": lock_key or ""}
         self._file = database_file(alias)

@@ -15,8 +15,9 @@ from django_safe_init.exceptions import DatabaseUnreachable, MissingPrivilege
 from django_safe_init.reading import TablesLocked, TablesUnreadable
 from django_safe_init.text import one_line
 
-_READ_SECONDS = 1.0
-_WRITE_SECONDS = 10.0
+#: For how long a statement waits for somebody who has the file for himself.
+READ_SECONDS = 1.0
+WRITE_SECONDS = 10.0
 
 
 class SqliteSession:
@@ -26,8 +27,9 @@ class SqliteSession:
     `DatabaseUnreachable` or `MissingPrivilege`.
     """
 
-    def __init__(self, alias: str) -> None:
+    def __init__(self, alias: str, busy_seconds: float) -> None:
         self.alias = alias
+        self._busy_seconds = busy_seconds
         self._raw: sqlite3.Connection | None = None
 
     def rows(
@@ -42,18 +44,17 @@ class SqliteSession:
     @contextmanager
     def snapshot(self) -> Iterator[None]:
         """While entered, all reads see one and the same moment. Not for long: it delays commits."""
-        with self._transaction("BEGIN", _READ_SECONDS):
+        with self._transaction("BEGIN"):
             yield
 
     @contextmanager
     def writing(self) -> Iterator[None]:
         """A transaction that nobody else writes in the meantime of."""
-        with self._transaction("BEGIN IMMEDIATE", _WRITE_SECONDS):
+        with self._transaction("BEGIN IMMEDIATE"):
             yield
 
     @contextmanager
-    def _transaction(self, begin: str, seconds: float) -> Iterator[None]:
-        self.rows(f"PRAGMA busy_timeout = {seconds * 1000:.0f}")
+    def _transaction(self, begin: str) -> Iterator[None]:
         self.rows(begin)
         try:
             yield
@@ -69,6 +70,8 @@ class SqliteSession:
             wrapper = load_backend(values["ENGINE"]).DatabaseWrapper(values, self.alias)
             self._raw = wrapper.get_new_connection(wrapper.get_connection_params())
             self._raw.isolation_level = None  # no transactions that nobody asked for
+            milliseconds = round(self._busy_seconds * 1000)
+            self._raw.execute(f"PRAGMA busy_timeout = {milliseconds}")
         return self._raw
 
     @contextmanager

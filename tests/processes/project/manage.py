@@ -2,10 +2,14 @@
 
 import os
 import sys
+from contextlib import suppress
 
 import django.core.management.commands.migrate
-import django.db.backends.postgresql.base  # noqa: F401
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management import execute_from_command_line
+
+with suppress(ImproperlyConfigured):  # without psycopg
+    import django.db.backends.postgresql.base  # noqa: F401
 
 
 def wait_at_the_barrier() -> None:

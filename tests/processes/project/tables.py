@@ -36,14 +36,25 @@ def sale() -> migrations.CreateModel:
     return migrations.CreateModel("Sale", [ID, ("product", product)])
 
 
+#: Adds an entry; the last parameter is the seconds spent inside the database.
+ENTER = {
+    "postgresql": "INSERT INTO shop_entry (text, pid, at)"
+    " SELECT %s, %s, clock_timestamp() FROM pg_sleep(%s)",
+    # About a second on any machine of today, and more.
+    "sqlite": "INSERT INTO shop_entry (text, pid, at) WITH RECURSIVE number(n) AS"
+    " (SELECT 1 UNION ALL SELECT n + 1 FROM number LIMIT 1 + %s * 10000000)"
+    " SELECT %s, %s, datetime('now') FROM (SELECT count(n) FROM number)",
+}
+
+
 def enter(schema_editor: BaseDatabaseSchemaEditor, text: str, after: float = 0) -> None:
-    """Add an entry on the migrating connection, `after` seconds spent inside the server."""
+    """Add an entry on the migrating connection, `after` seconds spent inside the database."""
+    vendor = schema_editor.connection.vendor
+    values = [text, os.getpid(), after]
+    if vendor == "sqlite":
+        values = [int(after), text, os.getpid()]
     with schema_editor.connection.cursor() as cursor:
-        cursor.execute(
-            "INSERT INTO shop_entry (text, pid, at)"
-            " SELECT %s, %s, clock_timestamp() FROM pg_sleep(%s)",
-            [text, os.getpid(), after],
-        )
+        cursor.execute(ENTER[vendor], values)
 
 
 def run_python(code: object) -> migrations.RunPython:

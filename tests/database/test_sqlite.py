@@ -1,0 +1,251 @@
+"""SQLite: exactly once, whatever a migration does."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import IntegrityError, connection, connections
+
+from django_safe_init import (
+    InitializationFailed,
+    UnfinishedMigration,
+    initialize,
+    is_ready,
+)
+from django_safe_init.engines.sqlite import recorder as recorder_module
+from django_safe_init.engines.sqlite.recorder import SqliteRecorder
+from django_safe_init.interruption import Interruption
+from django_safe_init.runner import Initializer, Request
+from django_safe_init.work import Work
+from tests.support import SqliteDatabase, wait_until
+
+
+def test_one_run(lite, small_shop) -> None:
+    """All migrations are done in one run, each with its step, and the fast path knows it."""
+    outcome = initialize()
+    assert (outcome.role, outcome.applied) == (
+        "leader",
+        ("shop.0001_initial", "shop.0002_sale"),
+    )
+    [run] = lite.runs()
+    assert (run["outcome"], run["state"], run["progress"]) == ("ready", "ready", 100)
+    assert run["done"] == run["total"] == 2
+    assert run["backend_pid"] == os.getpid()
+    assert [(step["name"], step["outcome"]) for step in lite.steps()] == [
+        ("shop.0001_initial", "done"),
+        ("shop.0002_sale", "done"),
+    ]
+    assert all(step["finished_at"] >= step["started_at"] for step in lite.steps())
+    again = initialize()
+    assert (again.role, again.run) == ("none", run["id"])
+    assert is_ready()
+
+
+def test_foreign_keys_are_back(lite, small_shop) -> None:
+    """Foreign keys are off while a migration works, and on again for its connection."""
+    seen = []
+
+    def look(connection) -> None:
+        with connection.cursor() as cursor:
+            seen.append(cursor.execute("PRAGMA foreign_keys").fetchone()[0])
+
+    small_shop.run("0003_look", look)
+    small_shop.run("0004_look", look, atomic=False)
+    initialize()
+    connections["default"].ensure_connection()
+    look(connection)
+    assert seen == [0, 0, 1]
+
+
+def test_a_violated_constraint(lite, small_shop) -> None:
+    """A migration that leaves a broken foreign key fails as with Django, and is undone."""
+
+    def break_it(connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO shop_sale (product_id) VALUES (99)")
+
+    small_shop.run("0003_broken", break_it)
+    with pytest.raises(
+        InitializationFailed, match=r"shop\.0003_broken: Integrity"
+    ) as ex:
+        initialize()
+    assert isinstance(ex.value.__cause__, IntegrityError)
+    assert lite.value("SELECT count(*) FROM shop_sale") == 0
+    assert lite.newest_run()["outcome"] == "failed"
+    assert lite.steps()[-1]["outcome"] == "failed"
+
+
+def test_tables_are_remade(lite, small_shop) -> None:
+    """A change that makes SQLite copy a table that others refer to works in the transaction."""
+    small_shop.write(
+        "0003_name",
+        "migrations.AlterField('Product', 'name', models.CharField(max_length=9))",
+    )
+    small_shop.write("0004_rename", "migrations.RenameModel('Product', 'Article')")
+    assert len(initialize().applied) == 4
+    assert "shop_article" in connection.introspection.table_names()
+
+
+def test_recorded_by_somebody_else_meanwhile(lite, small_shop) -> None:
+    """A migration whose record appears after the plan was made is not done twice."""
+
+    def record(connection) -> None:
+        with lite.connect() as raw:
+            raw.execute(
+                "INSERT INTO django_migrations (app, name, applied)"
+                " VALUES ('shop', '0004_next', datetime('now'))"
+            )
+
+    ran = []
+    small_shop.run("0003_record", record, atomic=False)
+    small_shop.run("0004_next", ran.append)
+    assert initialize().result == "ready"
+    assert ran == []
+    assert "somebody who does not take the leader lock" in lite.runs()[0]["error"]
+
+
+@pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK"])
+def test_a_migration_that_ends_its_transaction(
+    lite, small_shop, caplog, statement
+) -> None:
+    """COMMIT is warned about and goes on as in Django; ROLLBACK is refused at the statement."""
+    small_shop.write("0003_ends", f"migrations.RunSQL('{statement}')")
+    if statement == "COMMIT":
+        initialize()
+        assert "shop.0003_ends has COMMIT in its SQL" in caplog.text
+    else:
+        with pytest.raises(InitializationFailed, match="has ROLLBACK in its SQL"):
+            initialize()
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_migration_that_closes_its_connection(lite, small_shop, atomic) -> None:
+    """Inside a transaction that undoes it, and is said; otherwise Django connects again."""
+    small_shop.run("0003_close", lambda connection: connection.close(), atomic=atomic)
+    if atomic:
+        with pytest.raises(InitializationFailed, match="on a closed database"):
+            initialize()
+    else:
+        initialize()
+    assert len(lite.applied_once()) == (2 if atomic else 3)
+
+
+def test_the_connection_of_the_thread_is_given_back(lite, small_shop) -> None:
+    """A connection that this thread had before is there again afterwards, as it was."""
+    connections["default"].ensure_connection()
+    before = connections["default"]
+    initialize()
+    assert connections["default"] is before
+    with before.cursor() as cursor:
+        assert cursor.execute("PRAGMA foreign_keys").fetchone() == (1,)
+
+
+def test_locked_for_too_long(lite, small_shop) -> None:
+    """A file that somebody else writes for too long ends the run as transient."""
+    connections.settings["default"]["OPTIONS"] = {"timeout": 0.1}
+    with lite.connect() as raw:
+
+        def fail(connection) -> None:
+            raw.execute("BEGIN IMMEDIATE")
+            try:
+                connection.cursor().execute(
+                    "INSERT INTO shop_product (name) VALUES ('x')"
+                )
+            finally:
+                raw.execute("ROLLBACK")
+
+        small_shop.run("0003_locked", fail, atomic=False)
+        with pytest.raises(InitializationFailed, match="database is locked"):
+            initialize()
+    assert lite.newest_run()["outcome"] == "transient"
+
+
+def test_locked_before_it_begins(lite, small_shop, monkeypatch) -> None:
+    """Foreign keys are on again after a transaction that could not begin."""
+    connections.settings["default"]["OPTIONS"] = {"timeout": 0.1}
+    with lite.connect() as raw:
+        write = SqliteRecorder.start_step
+
+        def lock_after(self: SqliteRecorder, name: str, **how: Any) -> None:
+            write(self, name, **how)
+            if name == "shop.0002_sale":
+                raw.execute("BEGIN IMMEDIATE")
+
+        monkeypatch.setattr(SqliteRecorder, "start_step", lock_after)
+        monkeypatch.setattr(recorder_module, "_PATIENCE_SECONDS", 0)
+        monkeypatch.setattr("django_safe_init.engines.sqlite.engine.WRITE_SECONDS", 0.1)
+        with pytest.raises(InitializationFailed, match="database is locked"):
+            initialize()
+        raw.execute("ROLLBACK")
+    assert lite.applied_once() == ["shop.0001_initial"]
+
+
+def interrupted(lite: SqliteDatabase, name: str) -> None:
+    """A leader died in the non-atomic migration."""
+    lite.rows(
+        "INSERT INTO django_safe_init_step (run_id, position, kind, name, backwards, atomic,"
+        " started_at) VALUES (1, 1, 'migration', ?, 0, 0, datetime('now'))",
+        name,
+    )
+
+
+def test_unfinished_is_reported(lite, small_shop, settings) -> None:
+    """A non-atomic migration that was interrupted is reported, and runs again when told to."""
+    initialize()
+    ran = []
+    name = small_shop.run("0003_data", ran.append, atomic=False)
+    interrupted(lite, name)
+    settings.SAFE_INIT = {"IN_TESTS": True, "UNFINISHED": "report"}
+    with pytest.raises(UnfinishedMigration, match=f"--rerun {name}"):
+        initialize()
+    work = Work(lambda: call_command("migrate", verbosity=0), "test", rerun=(name,))
+    Initializer(Request(work, force=True)).run()
+    assert len(ran) == 1
+    assert lite.applied_once()[-1] == name
+
+
+def test_told_from_outside(lite, small_shop, in_background) -> None:
+    """Work on another thread is told to end, also inside a statement of SQLite's."""
+    interruption = Interruption()
+
+    def count(connection) -> None:
+        started.append(1)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
+                " SELECT count(*) FROM n"
+            )
+
+    started: list[int] = []
+    small_shop.run("0003_count", count)
+
+    def work() -> None:
+        with interruption.here():
+            initialize()
+
+    thread = in_background(work)
+    wait_until(lambda: started)
+    interruption.tell(lambda: KeyboardInterrupt("told"))
+    interruption.end([thread])
+    with pytest.raises(KeyboardInterrupt, match="told"):
+        thread.result()
+    assert lite.newest_run()["outcome"] == "interrupted"
+    assert len(lite.applied_once()) == 2
+
+
+def test_other_connections_are_left_alone(lite, small_shop, in_background) -> None:
+    """What other threads do with the alias meanwhile is none of the run's business."""
+
+    def other() -> int:
+        with connections["default"].cursor() as cursor:
+            return int(cursor.execute("SELECT 41 + 1").fetchone()[0])
+
+    answers = []
+    small_shop.run(
+        "0003_other", lambda connection: answers.append(in_background(other).result())
+    )
+    initialize()
+    assert answers == [42]
