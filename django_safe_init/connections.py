@@ -68,8 +68,12 @@ PROTECTION = {
 #: connection that waits because the other side is slow to take what was sent.
 ANSWER_MILLISECONDS = 5000
 
-#: Read by `Session.read`: a reader never waits long for a table that a migration has locked.
-_READ_LIMITS = "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'; "
+#: Of `Session.read`: a reader never waits long for a table that a migration has locked, and times
+#: are UTC.
+_READ_SETTINGS = (
+    "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'; "
+    "SET LOCAL TimeZone = 'UTC'; "
+)
 
 _CANCELLING_SECONDS = 2.0
 
@@ -214,7 +218,7 @@ class Session:
         """
         role = f"SET LOCAL ROLE {_quoted(self.role)}; " if self.role else ""
         with reading_errors():
-            return self.rows(_READ_LIMITS + role + statement, params)
+            return self.rows(_READ_SETTINGS + role + statement, params)
 
     def prepare(self, statements: Mapping[str, str]) -> None:
         """Let the session `EXECUTE` the statements, which have parameters $1, $2...

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 
 import psycopg
 
+from django_safe_init.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.connections import Session, is_connection_loss, session_error
 from django_safe_init.outcomes import TRANSIENT_OUTCOMES
-from django_safe_init.tables import RUN_TABLE, STEP_TABLE, may_delete
+from django_safe_init.tables import may_delete
 from django_safe_init.text import one_line
 
 logger = logging.getLogger("django_safe_init")

@@ -6,6 +6,7 @@ import logging
 
 from django_safe_init.activity import Activity, leader_activity
 from django_safe_init.build import Build
+from django_safe_init.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.connections import Session
 from django_safe_init.locks import leader_key
 from django_safe_init.locks.held import holders_sql
@@ -17,7 +18,6 @@ from django_safe_init.reading import (
     run_row,
     step_row,
 )
-from django_safe_init.tables import RUN_TABLE, STEP_TABLE
 
 logger = logging.getLogger("django_safe_init")
 

@@ -21,10 +21,10 @@ from django_safe_init import (
     aget_status,
     ainitialize,
 )
+from django_safe_init.columns import RUN_TABLE
 from django_safe_init.interruption import Interruption
 from django_safe_init.locks import leader_key, work_key
 from django_safe_init.locks.postgresql import LeaderLock
-from django_safe_init.tables import RUN_TABLE
 from django_safe_init.threads import OwnThread
 from tests.support import wait_until
 

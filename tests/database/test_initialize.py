@@ -26,13 +26,14 @@ from django_safe_init import (
     initialize,
 )
 from django_safe_init.build import current_build
+from django_safe_init.columns import RUN_TABLE
 from django_safe_init.locks import leader_key, work_key
 from django_safe_init.locks.postgresql import LeaderLock
 from django_safe_init.migrating import run_migrate
 from django_safe_init.recorder import Recorder
 from django_safe_init.runner import Initializer, Request
 from django_safe_init.signals import state_changed
-from django_safe_init.tables import RUN_TABLE, ensure_tables
+from django_safe_init.tables import ensure_tables
 from django_safe_init.work import Work, current_tracker
 from tests.database.conftest import INITIAL
 from tests.support import wait_until

@@ -17,10 +17,10 @@ from django.db import connections
 from django.db.models.signals import post_migrate, pre_migrate
 
 from django_safe_init import get_status, initialize
+from django_safe_init.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.locks import leader_key
 from django_safe_init.locks.postgresql import LeaderLock
 from django_safe_init.management.commands.migrate import Command
-from django_safe_init.tables import RUN_TABLE, STEP_TABLE
 from tests.database.conftest import INITIAL
 from tests.support import Database, wait_until
 

@@ -9,12 +9,13 @@ import pytest
 from django_safe_init import initialize
 from django_safe_init import pruning as module
 from django_safe_init.build import Build, current_build
+from django_safe_init.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.engines.postgresql.marks import read_marks
 from django_safe_init.exceptions import LockLost
 from django_safe_init.pruning import prune
 from django_safe_init.recorder import Recorder
 from django_safe_init.states import State
-from django_safe_init.tables import RUN_TABLE, STEP_TABLE, ensure_tables
+from django_safe_init.tables import ensure_tables
 
 
 @pytest.fixture

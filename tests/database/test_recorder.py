@@ -6,6 +6,7 @@ import pytest
 
 from django_safe_init import recorder as module
 from django_safe_init.build import Build
+from django_safe_init.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.exceptions import (
     InitializationFailed,
     LockLost,
@@ -15,7 +16,6 @@ from django_safe_init.heartbeat import Heartbeat
 from django_safe_init.locks.postgresql import Proof
 from django_safe_init.recorder import Recorder
 from django_safe_init.states import State
-from django_safe_init.tables import RUN_TABLE, STEP_TABLE
 from tests.support import wait_until
 
 

@@ -8,7 +8,7 @@ import pytest
 from django.db import connections
 
 from django_safe_init import get_status, initialize
-from django_safe_init.tables import RUN_TABLE, STEP_TABLE
+from django_safe_init.columns import RUN_TABLE, STEP_TABLE
 from tests.support import Database
 
 

@@ -14,12 +14,13 @@ from django.core.management import call_command
 
 from django_safe_init import InitializationFailed, initialize
 from django_safe_init.build import current_build
+from django_safe_init.columns import RUN_TABLE
 from django_safe_init.locks.postgresql import LeaderLock
 from django_safe_init.management import watching
 from django_safe_init.management.commands.safe_init_status import Command
 from django_safe_init.recorder import Recorder
 from django_safe_init.states import State
-from django_safe_init.tables import RUN_TABLE, ensure_tables
+from django_safe_init.tables import ensure_tables
 from tests.support import wait_until
 
 

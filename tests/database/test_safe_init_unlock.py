@@ -15,6 +15,7 @@ import pytest
 
 from django_safe_init.activity import Backend
 from django_safe_init.build import current_build
+from django_safe_init.columns import RUN_TABLE
 from django_safe_init.locks import leader_key, work_key
 from django_safe_init.locks.ending import end_backends, terminate
 from django_safe_init.locks.postgresql import LeaderLock
@@ -22,7 +23,7 @@ from django_safe_init.management.commands import safe_init_unlock
 from django_safe_init.management.commands.safe_init_unlock import Command
 from django_safe_init.recorder import Recorder
 from django_safe_init.states import State
-from django_safe_init.tables import RUN_TABLE, ensure_tables
+from django_safe_init.tables import ensure_tables
 from tests.support import wait_until
 
 

@@ -16,10 +16,10 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError, connections
 
 from django_safe_init import initialize
+from django_safe_init.columns import RUN_TABLE
 from django_safe_init.locks import leader_key
 from django_safe_init.locks.postgresql import LeaderLock
 from django_safe_init.management.commands.safe_migrate import Command
-from django_safe_init.tables import RUN_TABLE
 from tests.database.conftest import INITIAL, SALE
 from tests.support import wait_until
 

@@ -6,6 +6,7 @@ import pytest
 
 from django_safe_init import scene as module
 from django_safe_init.build import Build
+from django_safe_init.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.exceptions import DatabaseUnreachable
 from django_safe_init.locks.postgresql import LeaderLock
 from django_safe_init.reader import Reader
@@ -13,7 +14,7 @@ from django_safe_init.recorder import Recorder
 from django_safe_init.scene import StepRow, read_scene, seconds_to_pause
 from django_safe_init.states import State
 from django_safe_init.status import look
-from django_safe_init.tables import RUN_TABLE, STEP_TABLE, ensure_tables
+from django_safe_init.tables import ensure_tables
 from tests.support import wait_until
 
 BUILD = Build(frozenset({"shop.0001", "shop.0002"}), "x")

@@ -12,6 +12,7 @@ from django.db import connection, connections
 from django_safe_init import (
     DatabaseUnreachable,
     InitializationFailed,
+    MissingPrivilege,
     State,
     get_status,
     initialize,
@@ -19,6 +20,7 @@ from django_safe_init import (
 )
 from django_safe_init.aliases import Engine, engine_of
 from django_safe_init.build import Build, current_build
+from django_safe_init.columns import RUN_TABLE
 from django_safe_init.conf import get_settings
 from django_safe_init.engines.memory import MemoryReader
 from django_safe_init.engines.sqlite.files import database_file, lock_file
@@ -29,7 +31,6 @@ from django_safe_init.locks.sqlite import FileLock
 from django_safe_init.management.commands.safe_init_unlock import Command as Unlock
 from django_safe_init.reading import Surroundings, TablesUnreadable
 from django_safe_init.scene import read_scene
-from django_safe_init.tables import RUN_TABLE
 
 
 def test_no_file(lite, small_shop) -> None:
@@ -170,3 +171,35 @@ def test_windows(lite, monkeypatch) -> None:
     """Where the operating system has no such lock, the engine has none."""
     monkeypatch.setattr("django_safe_init.aliases.find_spec", lambda name: None)
     assert engine_of("default") is Engine.UNKNOWN
+
+
+def test_a_read_only_database(lite, small_shop) -> None:
+    """A file that may not be written is named, with the remedy; it can be read."""
+    initialize()
+    small_shop.write("0003_more", "migrations.RunSQL('SELECT 1')")
+    connections.settings["default"]["NAME"] = f"file:{lite.file}?mode=ro"
+    assert get_status().pending == ("shop.0003_more",)
+    with pytest.raises(MissingPrivilege, match="is read-only for this user: /"):
+        initialize()
+
+
+def test_what_the_leader_does(lite, small_shop) -> None:
+    """A leader that gives signs of life is at work; one that gives none, or none, is not."""
+    lock = FileLock(lock_file("default"))
+    with closing(SqliteReader("default", current_build(), None)) as reader:
+        assert not reader.activity().progressing
+        assert lock.try_acquire()
+        lock.beat()
+        assert reader.activity().progressing
+        os.utime(lock.path, (0, 0))
+        assert not reader.activity().progressing
+        lock.release()
+
+
+def test_a_transaction_that_breaks_off(lite, lite_session) -> None:
+    """What was written before an error is undone, and the session goes on."""
+    with pytest.raises(ZeroDivisionError), lite_session.writing():
+        lite_session.rows("CREATE TABLE x (y)")
+        raise ZeroDivisionError
+    assert not lite.has_table("x")
+    assert lite_session.rows("SELECT 1 AS one") == [{"one": 1}]

@@ -13,6 +13,7 @@ from django_safe_init import (
     initialize,
 )
 from django_safe_init.build import Build
+from django_safe_init.columns import COLUMNS, RUN_TABLE
 from django_safe_init.engines.sqlite import recorder as recorder_module
 from django_safe_init.engines.sqlite.marks import prune, read_marks
 from django_safe_init.engines.sqlite.reader import SqliteReader
@@ -21,7 +22,6 @@ from django_safe_init.engines.sqlite.session import SqliteSession
 from django_safe_init.engines.sqlite.tables import ensure_tables
 from django_safe_init.reading import TablesLocked
 from django_safe_init.runner import Initializer, Request
-from django_safe_init.tables import COLUMNS, RUN_TABLE
 from django_safe_init.work import Lost, Work
 from tests.support import wait_until
 

@@ -8,6 +8,7 @@ import pytest
 
 from django_safe_init import stalled
 from django_safe_init.build import current_build
+from django_safe_init.columns import RUN_TABLE
 from django_safe_init.conf import get_settings
 from django_safe_init.deadline import Deadline
 from django_safe_init.heartbeat import Heartbeat
@@ -18,7 +19,7 @@ from django_safe_init.reading import Glance
 from django_safe_init.recorder import Recorder
 from django_safe_init.runner import Initializer, Request
 from django_safe_init.states import State
-from django_safe_init.tables import RUN_TABLE, ensure_tables
+from django_safe_init.tables import ensure_tables
 from django_safe_init.watch import Watch
 from django_safe_init.work import Work
 from tests.support import wait_until

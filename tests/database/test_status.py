@@ -10,6 +10,7 @@ from django.core.management.commands.migrate import Command as DjangoMigrate
 
 from django_safe_init import State, get_status, initialize, is_ready, status
 from django_safe_init.build import Build, current_build
+from django_safe_init.columns import COLUMNS, RUN_TABLE
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
@@ -18,7 +19,7 @@ from django_safe_init.exceptions import (
 from django_safe_init.locks.postgresql import LeaderLock
 from django_safe_init.reader import Reader
 from django_safe_init.recorder import Recorder
-from django_safe_init.tables import COLUMNS, RUN_TABLE, ensure_tables
+from django_safe_init.tables import ensure_tables
 from tests.support import wait_until
 
 
@@ -344,3 +345,15 @@ def test_through_assume_role(django_database, log_in_as, new_role, small_shop) -
         "SELECT tableowner FROM pg_tables WHERE tablename = %s", RUN_TABLE
     )
     assert owner == role
+
+
+def test_times_are_utc(django_database, small_shop, log_in_as) -> None:
+    """Times are UTC, whatever time zone the database has."""
+    initialize()
+    name = django_database.name
+    django_database.rows(f"ALTER DATABASE \"{name}\" SET timezone TO 'Asia/Tokyo'")
+    run = get_status().run
+    assert run is not None
+    assert run.started_at.endswith("+00:00")
+    assert run.finished_at is not None
+    assert run.finished_at.endswith("+00:00")

@@ -6,9 +6,10 @@ import pytest
 from django.core.management import call_command
 
 from django_safe_init import initialize
+from django_safe_init.columns import COLUMNS, RUN_TABLE, STEP_TABLE
 from django_safe_init.exceptions import MissingPrivilege, UnsafeConnection
 from django_safe_init.models import Run, Step
-from django_safe_init.tables import COLUMNS, RUN_TABLE, STEP_TABLE, ensure_tables
+from django_safe_init.tables import ensure_tables
 from tests.support import wait_until
 
 

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import django_safe_init
-from django_safe_init.tables import COLUMNS, RUN_TABLE, STEP_TABLE
+from django_safe_init.columns import COLUMNS, RUN_TABLE, STEP_TABLE
 
 VERSION = "0.0.1"
 #: What the older version does not know.

@@ -19,6 +19,14 @@ from tests.support import Database, wait_until
 
 HERE = Path(__file__).parent
 SHOP = Path("shop/migrations")
+SQLITE = """
+import pathlib
+
+BASE_DIR = pathlib.Path(__file__).resolve().parent.parent
+DATABASES = {
+    "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db.sqlite3"}
+}
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -111,7 +119,7 @@ def project(
     make_shell: Callable[..., Shell],
     initialized: str,
 ) -> Callable[..., Shell]:
-    """Makes the project in a situation: "ready", "empty", or one of `situations`."""
+    """Makes the project in a situation: "ready", "empty", "sqlite", or one of `situations`."""
 
     def make(situation: str) -> Shell:
         template = "template0" if situation == "empty" else initialized
@@ -120,7 +128,10 @@ def project(
             ANALYTICS_DATABASE=make_database().name,
         )
         shutil.copytree(HERE / "project", shell.folder, dirs_exist_ok=True)
-        if situation not in ("ready", "empty"):
+        if situation == "sqlite":
+            with (shell.folder / "mysite" / "settings.py").open("a") as settings:
+                settings.write(SQLITE)
+        elif situation not in ("ready", "empty"):
             source = HERE / "situations" / f"{situation}.py"
             shutil.copy(source, shell.folder / SHOP / "0003_stock.py")
             if situation == "hanging":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from django_safe_init.tables import COLUMNS, RUN_TABLE, STEP_TABLE
+from django_safe_init.columns import COLUMNS, RUN_TABLE, STEP_TABLE
 
 #: What every version writes, so that it may be NOT NULL without a default: never more than this.
 WRITTEN_BY_ALL = {

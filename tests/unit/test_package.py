@@ -62,8 +62,8 @@ def test_models_are_read_only() -> None:
 
 def test_models_have_the_tables_columns() -> None:
     """Models and tables have the same columns."""
+    from django_safe_init.columns import COLUMNS
     from django_safe_init.models import Run, Step
-    from django_safe_init.tables import COLUMNS
 
     for model in (Run, Step):
         columns = {field.column for field in model._meta.fields}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import psycopg
 
+from django_safe_init.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.connections import Session
-from django_safe_init.tables import RUN_TABLE, STEP_TABLE, missing_privilege
+from django_safe_init.tables import missing_privilege
 from django_safe_init.unfinished import Mark
 
 _MARKS = f"""

@@ -9,7 +9,6 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
-from django_safe_init.aliases import present_wrapper
 from django_safe_init.interruption import remote
 
 #: SQLite's own steps between two chances to be interrupted: about a millisecond.
@@ -28,7 +27,7 @@ class RunConnection:
         self._thread = threading.current_thread()
 
     def __enter__(self) -> BaseDatabaseWrapper:
-        self._previous = present_wrapper(self.alias)
+        self._previous = connections[self.alias]
         self._wrapper = wrapper = connections.create_connection(self.alias)
         connections[self.alias] = wrapper
         self._interruption = remote()
@@ -50,10 +49,7 @@ class RunConnection:
         if self._interruption is not None:
             self._interruption.release(self.alias)
         self._wrapper.close()
-        if self._previous is None:
-            del connections[self.alias]
-        else:
-            connections[self.alias] = self._previous
+        connections[self.alias] = self._previous
 
 
 def _let_signals_in() -> int:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Set as AbstractSet
 from typing import Any
 
+from django_safe_init.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.engines.sqlite.session import SqliteSession
 from django_safe_init.outcomes import TRANSIENT_OUTCOMES
-from django_safe_init.tables import RUN_TABLE, STEP_TABLE
 from django_safe_init.unfinished import Mark
 
 _MARKS = f"""

@@ -7,6 +7,7 @@ from typing import Any
 
 from django_safe_init.activity import Activity
 from django_safe_init.build import Build
+from django_safe_init.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.conf import HEARTBEAT_SECONDS
 from django_safe_init.engines.sqlite.files import database_file, lock_file
 from django_safe_init.engines.sqlite.session import READ_SECONDS, SqliteSession
@@ -20,7 +21,6 @@ from django_safe_init.reading import (
     run_row,
     step_row,
 )
-from django_safe_init.tables import RUN_TABLE, STEP_TABLE
 
 #: A leader that missed this many signs of life is stopped, or busy beyond measure.
 _BEATS = 5

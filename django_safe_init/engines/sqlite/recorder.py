@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 
 from django_safe_init import interruption
 from django_safe_init.build import Build
+from django_safe_init.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.engines.sqlite.session import SqliteSession
 from django_safe_init.engines.sqlite.tables import NOW
 from django_safe_init.exceptions import InitializationFailed
 from django_safe_init.outcomes import STRIKES, TRANSIENT_OUTCOMES
 from django_safe_init.reading import TablesLocked
 from django_safe_init.states import State
-from django_safe_init.tables import RUN_TABLE, STEP_TABLE
 from django_safe_init.text import printable
 from django_safe_init.version import __version__
 from django_safe_init.work import Lost

@@ -60,8 +60,7 @@ class SqliteSession:
             yield
             self.rows("COMMIT")
         except BaseException:
-            if self._connection().in_transaction:
-                self.rows("ROLLBACK")
+            self._connection().rollback()
             raise
 
     def _connection(self) -> sqlite3.Connection:

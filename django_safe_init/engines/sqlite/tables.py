@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from django_safe_init.columns import COLUMNS, INDEXES
 from django_safe_init.engines.sqlite.session import SqliteSession
-from django_safe_init.tables import COLUMNS, INDEXES
 
 #: Django reads what is kept as this: the time in UTC, to the millisecond.
 NOW = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
