@@ -31,9 +31,11 @@ _RECORDER = {
 _CHANGES = {
     "recorder.py": _RECORDER,
     "reading.py": {'progress=values.get("progress", 0),': "progress=0,"},
-    "unfinished.py": {"name, backwards, detail FROM": "name, false, NULL::jsonb FROM"},
+    "engines/postgresql/marks.py": {
+        "name, backwards, detail FROM": "name, false, NULL::jsonb FROM"
+    },
     "version.py": {f'"{django_safe_init.__version__}"': f'"{VERSION}"'},
-    "tables.py": {
+    "columns.py": {
         f'"{name}": "{COLUMNS[table][name]}",': ""
         for table, names in UNKNOWN.items()
         for name in names

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -292,21 +294,31 @@ def nobody_can_run_it() -> bool:
         return False
 
 
-@pytest.mark.skipif(not nobody_can_run_it(), reason="needs root, and a public folder")
-def test_somebody_elses(lite_fleet: Fleet, lite: SqliteDatabase) -> None:
-    """Another user's leader cannot be ended, and its files not written: both in one sentence."""
-    for folder in (lite_fleet.directory, *lite_fleet.directory.parents[:2]):
+@pytest.fixture
+def public() -> Iterator[Fleet]:
+    """A fleet in a folder that everybody can read."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         folder.chmod(0o755)
-    lite_fleet.use(scenario="gated")
-    leader = lite_fleet.start(*SAFE)
-    lite_fleet.wait_for_note("inside")
-    lite_fleet.use(env=dict.fromkeys(MEASURING))
-    unlock = lite_fleet.start("safe_init_unlock", "--noinput", wrapper=NOBODY)
+        made = Fleet(SqliteDatabase(folder / "db.sqlite3"), folder)
+        try:
+            yield made
+        finally:
+            made.end()
+
+
+@pytest.mark.skipif(not nobody_can_run_it(), reason="needs root, and a public checkout")
+def test_somebody_elses(public: Fleet) -> None:
+    """Another user's leader cannot be ended, and its files not written: both in one sentence."""
+    public.use(scenario="gated", env=dict.fromkeys(MEASURING))
+    leader = public.start(*SAFE)
+    public.wait_for_note("inside")
+    unlock = public.start("safe_init_unlock", "--noinput", wrapper=NOBODY)
     assert unlock.wait() == 1, unlock
     assert f"an administrator can: kill {leader.pid}" in unlock.stderr
-    lite_fleet.allow()
+    public.allow()
     assert leader.wait() == 0, leader
-    other = lite_fleet.start("safe_migrate", "--force", "--json", wrapper=NOBODY)
+    other = public.start("safe_migrate", "--force", "--json", wrapper=NOBODY)
     assert other.wait() == 2, other
     assert other.json["result"] == "unsafe"
     assert "The leader lock cannot be opened: Permission denied" in other.json["error"]
