@@ -14,6 +14,14 @@ from django_safe_init.exceptions import ConfigurationError
 
 MODES = ("self", "external", "off")
 MODE_VARIABLE = "DB_INIT_MODE"
+SERVES = ("gate", "initialize", "off")
+TOKEN_VARIABLE = "SAFE_INIT_STATUS_TOKEN"
+#: What is answered where, unless `PATHS` says otherwise.
+DEFAULT_PATHS: Mapping[str, str | None] = {
+    "live": "/health/live",
+    "ready": "/health/db",
+    "status": "/api/db/status",
+}
 #: How often a leader gives a sign of life.
 HEARTBEAT_SECONDS = 2.0
 #: Less would take a leader on a busy machine for a stalled one; a dead network is noticed in 5.
@@ -55,6 +63,17 @@ class Settings:
     unfinished: str = "rerun"
     #: How many runs to keep.
     history: int = 1000
+    #: What a server process does: "gate", "initialize" or "off".
+    serve: str = "gate"
+    #: Where health and status are answered; None for nowhere.
+    paths: Mapping[str, str | None] = dataclasses.field(
+        default_factory=lambda: dict(DEFAULT_PATHS)
+    )
+    #: What the paths start with that are let through before this build is ready.
+    exempt_paths: tuple[str, ...] = ()
+    #: Whoever sends it is told everything; empty for nobody. By default that of the
+    #: environment variable `SAFE_INIT_STATUS_TOKEN`.
+    status_token: str = dataclasses.field(default="", repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +106,21 @@ def _is_direct(value: Any) -> bool:
         isinstance(alias, str) and isinstance(entry, Mapping)
         for alias, entry in value.items()
     )
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("/")
+
+
+def _is_paths(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not set(value) <= set(DEFAULT_PATHS):
+        return False
+    given = [path for path in {**DEFAULT_PATHS, **value}.values() if path is not None]
+    return all(map(_is_path, given)) and len(set(given)) == len(given)
+
+
+def _is_prefixes(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(map(_is_path, value))
 
 
 def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
@@ -133,7 +167,20 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "UNFINISHED": _one_of("rerun", "report"),
     "HISTORY": _POSITIVE_COUNT,
+    "SERVE": _one_of(*SERVES),
+    "PATHS": (
+        _is_paths,
+        'a dictionary of "live", "ready" or "status" to a path that starts with "/", '
+        "or None; no path twice",
+    ),
+    "EXEMPT_PATHS": (
+        _is_prefixes,
+        'a list of beginnings of paths, each with "/" first',
+    ),
+    "STATUS_TOKEN": (lambda value: isinstance(value, str), "a string"),
 }
+#: Nobody may read their values in the output of a check.
+_SECRET = {"STATUS_TOKEN"}
 
 
 def problems() -> Iterator[Problem]:
@@ -152,7 +199,7 @@ def problems() -> Iterator[Problem]:
         elif not RULES[key][0](value):
             yield Problem(
                 "type",
-                f"SAFE_INIT[{key!r}] is {value!r}.",
+                f"SAFE_INIT[{key!r}] is {_shown(key, value)}.",
                 f"It must be {RULES[key][1]}.",
             )
         else:
@@ -164,6 +211,10 @@ def problems() -> Iterator[Problem]:
             f"The environment variable {MODE_VARIABLE} is {mode!r}.",
             f"It must be {RULES['MODE'][1]}.",
         )
+
+
+def _shown(key: str, value: Any) -> str:
+    return f"of the type {type(value).__name__}" if key in _SECRET else repr(value)
 
 
 def _unknown_aliases(key: str, value: Any) -> Iterator[Problem]:
@@ -185,15 +236,25 @@ def in_test_environment() -> bool:
     return utils is not None and hasattr(utils._TestState, "saved_data")
 
 
+def in_foreign_tests(settings: Settings) -> bool:
+    """Whether these are a project's own tests, which never notice this package."""
+    return in_test_environment() and not settings.in_tests
+
+
 def effective_mode(settings: Settings, requested: str | None = None) -> str:
-    """The mode to work in; a project's own tests never notice this package."""
-    if in_test_environment() and not settings.in_tests:
+    """The mode to work in; "off" in a project's own tests."""
+    if in_foreign_tests(settings):
         return "off"
     if requested is not None and requested not in MODES:
         raise ConfigurationError(
             f"There is no mode {requested!r}. Use {RULES['MODE'][1]}."
         )
     return requested or settings.mode
+
+
+def effective_serve(settings: Settings) -> str:
+    """What a server process does; nothing ("off") where there is nothing to wait for."""
+    return "off" if effective_mode(settings) == "off" else settings.serve
 
 
 def get_settings() -> Settings:
@@ -207,6 +268,8 @@ def get_settings() -> Settings:
     values = {key.lower(): value for key, value in raw.items()}
     if mode := os.environ.get(MODE_VARIABLE):
         values["mode"] = mode
-    if "databases" in values:
-        values["databases"] = tuple(values["databases"])
+    values.setdefault("status_token", os.environ.get(TOKEN_VARIABLE, ""))
+    values["paths"] = {**DEFAULT_PATHS, **values.get("paths", {})}
+    for key in {"databases", "exempt_paths"} & values.keys():
+        values[key] = tuple(values[key])
     return Settings(**values)

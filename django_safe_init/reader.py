@@ -16,6 +16,7 @@ from django_safe_init.reading import (
     RunRow,
     Surroundings,
     run_row,
+    same_apps,
     step_row,
 )
 
@@ -47,6 +48,10 @@ _MISSING_NAMES = """
 """
 _MISSING = f"ARRAY({_MISSING_NAMES})"
 _ALL_MISSING = "%(names)s::text[]"
+_UNKNOWN = """
+    ARRAY(SELECT app || '.' || name FROM django_migrations EXCEPT SELECT unnest(%(names)s::text[]))
+"""
+_NONE_UNKNOWN = "'{}'::text[]"
 #: No look at the migrations unless the run itself says that it ended ready.
 _FINISHED = f"""
     SELECT id FROM (
@@ -96,8 +101,11 @@ class Reader:
 
     def read(self) -> Reading:
         """One look, without an error in the server's log for a table that is not there."""
+        recorded = self._readable("django_migrations")
         return self._query(
-            _MISSING if self._readable("django_migrations") else _ALL_MISSING,
+            f"{_MISSING}, {_UNKNOWN}"
+            if recorded
+            else f"{_ALL_MISSING}, {_NONE_UNKNOWN}",
             _RUNS if self._runs_readable() else _NO_RUNS,
         )
 
@@ -152,18 +160,21 @@ class Reader:
         self._seen_runs = self._seen_runs or self._readable(RUN_TABLE)
         return self._seen_runs
 
-    def _query(self, missing: str, runs: str) -> Reading:
-        [(names, latest, own, finished, superseded, leader_pid)] = self.session.read(
-            f"SELECT {missing}, {runs}, ({holders_sql('leader_key')} LIMIT 1)",
-            self.params,
+    def _query(self, migrations: str, runs: str) -> Reading:
+        [(missing, unknown, latest, own, finished, superseded, leader_pid)] = (
+            self.session.read(
+                f"SELECT {migrations}, {runs}, ({holders_sql('leader_key')} LIMIT 1)",
+                self.params,
+            )
         )
         return Reading(
-            tuple(sorted(names)),
+            tuple(sorted(missing)),
             run_row(latest),
             run_row(own),
             finished,
             superseded,
             leader_pid,
+            same_apps(unknown, missing),
         )
 
     def _readable(self, table: str) -> bool:

@@ -6,6 +6,7 @@ Ready is decided by sets of names: every migration this build knows is recorded 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from django_safe_init.states import State
@@ -48,6 +49,10 @@ class RunRow(NamedTuple):
     def open(self) -> bool:
         """Whether nobody has closed the run yet: its leader works, or died."""
         return self.outcome is None
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {**self._asdict(), "state": self.state.value}
 
 
 def _state(values: dict[str, Any]) -> State:
@@ -111,6 +116,8 @@ class Reading(NamedTuple):
     superseded: bool
     #: The process that holds the leader lock: a backend of PostgreSQL, with SQLite the leader.
     leader_pid: int | None
+    #: Recorded migrations that this build does not know, of apps with missing ones, sorted.
+    unknown: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
@@ -176,3 +183,12 @@ class Surroundings(NamedTuple):
     role: str | None = None
     #: How many followers are to be seen just now.
     followers: int | None = None
+
+
+def same_apps(unknown: Iterable[str], missing: Iterable[str]) -> tuple[str, ...]:
+    """Those of the recorded names that belong to apps with missing ones, sorted.
+
+    An app that this build no longer has leaves its migrations behind: that is no news.
+    """
+    apps = {name.split(".")[0] for name in missing}
+    return tuple(sorted(name for name in unknown if name.split(".")[0] in apps))

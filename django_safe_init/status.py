@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from typing import Any
 
 from django_safe_init import engines
 from django_safe_init.aliases import check_alias
@@ -38,12 +39,30 @@ class Status:
     led: bool = False
     #: Migrations that this build knows and the database has not recorded.
     pending: tuple[str, ...] = field(default=())
+    #: Recorded migrations that this build does not know, of apps with pending ones: the
+    #: database has gone another way.
+    unknown: tuple[str, ...] = field(default=())
     error: str | None = None
 
     @property
     def ready(self) -> bool:
         """Whether everything this build knows is done."""
         return self.state is State.READY
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            "database": self.database,
+            "state": self.state.value,
+            "ready": self.ready,
+            "progress": self.progress,
+            "message": self.message,
+            "led": self.led,
+            "run": self.run.as_json() if self.run else None,
+            "pending": list(self.pending),
+            "unknown": list(self.unknown),
+            "error": self.error,
+        }
 
 
 def open_reader(
@@ -107,10 +126,11 @@ def describe(database: str, reading: Reading) -> Status:
         progress=100
         if state is State.READY
         else (run.progress if run and run.open else 0),
-        message=error or _message(state, run),
+        message=error or _message(state, reading),
         run=run,
         led=reading.led,
         pending=reading.missing,
+        unknown=reading.unknown,
         error=error,
     )
 
@@ -123,11 +143,12 @@ def _error(reading: Reading) -> str:
     return run.error or f"run {run.id} failed"
 
 
-def _message(state: State, run: RunRow | None) -> str:
+def _message(state: State, reading: Reading) -> str:
+    run = reading.latest
     if state is State.READY:
         return "everything this build knows is done"
     if state is State.UNINITIALIZED:
-        return "not initialized for this build"
+        return "not initialized for this build" + _other_way(reading)
     if run is None or not run.open:
         return "a leader is starting"
     step = (
@@ -136,3 +157,9 @@ def _message(state: State, run: RunRow | None) -> str:
         else ""
     )
     return f"{state}{step or ' ' + run.message}".strip()
+
+
+def _other_way(reading: Reading) -> str:
+    if not reading.unknown:
+        return ""
+    return f", which does not know {', '.join(reading.unknown)}"

@@ -9,9 +9,11 @@ import pytest
 from django.test import override_settings
 
 from django_safe_init.conf import (
+    DEFAULT_PATHS,
     RULES,
     Settings,
     effective_mode,
+    effective_serve,
     get_settings,
     in_test_environment,
     problems,
@@ -38,6 +40,31 @@ VALUES = {
     "STALLED_AFTER": ([None, 10, 60.5], [0, -1, 9.9, True, "30"]),
     "UNFINISHED": (["rerun", "report"], ["RERUN", None, True]),
     "HISTORY": ([1, 1000], [0, -1, 1.5, True, "10", None]),
+    "SERVE": (["gate", "initialize", "off"], ["GATE", "", None, True]),
+    "PATHS": (
+        [{}, {"live": "/up"}, {"ready": None, "status": None}],
+        [
+            None,
+            ["/up"],
+            {"alive": "/up"},
+            {"live": "up"},
+            {"live": ""},
+            {"live": 1},
+            {"live": "/health/db"},
+            {"live": "/same", "ready": "/same"},
+        ],
+    ),
+    "EXEMPT_PATHS": (
+        [[], ("/static/", "/legal")],
+        [None, "/static/", ["static/"], [1]],
+    ),
+    "STATUS_TOKEN": (["", "s3cret", "schlüssel"], [None, 1, b"s3cret"]),
+}
+#: What a key's value is turned into.
+READ_AS = {
+    "DATABASES": tuple,
+    "EXEMPT_PATHS": tuple,
+    "PATHS": lambda value: {**DEFAULT_PATHS, **value},
 }
 GOOD = [(key, value) for key, (good, _) in VALUES.items() for value in good]
 BAD = [(key, value) for key, (_, bad) in VALUES.items() for value in bad]
@@ -61,6 +88,14 @@ def test_defaults() -> None:
         stalled_after=None,
         unfinished="rerun",
         history=1000,
+        serve="gate",
+        paths={
+            "live": "/health/live",
+            "ready": "/health/db",
+            "status": "/api/db/status",
+        },
+        exempt_paths=(),
+        status_token="",
     )
 
 
@@ -81,7 +116,7 @@ def test_every_key_has_a_rule_and_a_test() -> None:
 def test_good_values(key, value) -> None:
     """A value that a key may have is what the settings say."""
     with override_settings(SAFE_INIT={key: value}):
-        expected = tuple(value) if key == "DATABASES" else value
+        expected = READ_AS.get(key, lambda value: value)(value)
         assert getattr(get_settings(), key.lower()) == expected
 
 
@@ -91,7 +126,9 @@ def test_wrong_values(key, value) -> None:
     with override_settings(SAFE_INIT={key: value}):
         [problem] = problems()
         assert problem.kind == "type"
-        assert problem.message == f"SAFE_INIT[{key!r}] is {value!r}."
+        secret = f"of the type {type(value).__name__}"
+        shown = secret if key == "STATUS_TOKEN" else repr(value)
+        assert problem.message == f"SAFE_INIT[{key!r}] is {shown}."
         assert problem.hint.startswith("It must be ")
         with pytest.raises(ConfigurationError) as caught:
             get_settings()
@@ -183,6 +220,35 @@ def test_an_unknown_mode_in_the_environment(monkeypatch) -> None:
         "The environment variable DB_INIT_MODE is 'maybe'. "
         'It must be one of "self", "external", "off".'
     )
+
+
+def test_the_token_of_the_environment(monkeypatch) -> None:
+    """Without STATUS_TOKEN the token is that of the environment; the setting wins."""
+    monkeypatch.setenv("SAFE_INIT_STATUS_TOKEN", "from the environment")
+    assert get_settings().status_token == "from the environment"
+    with override_settings(SAFE_INIT={"STATUS_TOKEN": ""}):
+        assert get_settings().status_token == ""
+
+
+def test_the_token_is_not_shown() -> None:
+    """The token is in no representation of the settings."""
+    assert "s3cret" not in repr(Settings(status_token="s3cret"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "serve"),
+    [
+        (Settings(in_tests=True), "gate"),
+        (Settings(in_tests=True, serve="initialize"), "initialize"),
+        (Settings(in_tests=True, mode="external"), "gate"),
+        (Settings(in_tests=True, serve="off"), "off"),
+        (Settings(in_tests=True, mode="off"), "off"),
+        (Settings(serve="initialize"), "off"),
+    ],
+)
+def test_what_a_server_does(settings, serve) -> None:
+    """A server does what SERVE says, and nothing where the mode is "off"."""
+    assert effective_serve(settings) == serve
 
 
 def test_off_in_the_test_environment() -> None:

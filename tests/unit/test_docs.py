@@ -20,7 +20,6 @@ import django_safe_init
 from django_safe_init import exceptions, outcomes, signals
 from django_safe_init.conf import MODES, Settings
 from django_safe_init.exceptions import SafeInitError
-from django_safe_init.management.commands import safe_init_status
 from django_safe_init.reading import RunRow
 from django_safe_init.runner import Outcome
 from django_safe_init.states import TRANSITIONS, State
@@ -188,7 +187,7 @@ def test_keys_of_safe_init_status_json() -> None:
     """docs/reference/commands.md lists the keys of `safe_init_status --json`."""
     table = rows("docs/reference/commands.md", "key of the JSON object")
     actual = [
-        *safe_init_status.as_json(Status("default", State.READY, 100, "")),
+        *Status("default", State.READY, 100, "").as_json(),
         "history",
     ]
     assert actual == [codes(row[0])[0] for row in table]
@@ -303,7 +302,7 @@ def test_schema_of_safe_migrate() -> None:
 def test_schema_of_safe_init_status() -> None:
     """The schema has the keys, states and outcomes that there are."""
     defs = schema_of("safe_init_status").schema["$defs"]
-    status = safe_init_status.as_json(Status("default", State.READY, 100, ""))
+    status = Status("default", State.READY, 100, "").as_json()
     assert list(defs["status"]["properties"]) == [*status, "history"]
     assert list(defs["run"]["properties"]) == list(RunRow._fields)
     assert defs["state"]["enum"] == [state.value for state in State]

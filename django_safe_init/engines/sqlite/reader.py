@@ -19,6 +19,7 @@ from django_safe_init.reading import (
     Surroundings,
     TablesUnreadable,
     run_row,
+    same_apps,
     step_row,
 )
 
@@ -71,7 +72,7 @@ class SqliteReader:
         if not self._exists():
             raise TablesUnreadable(f"There is no file {self._file}.")
         run = self._run(_NEWEST_OWN)
-        if run is None or run.outcome != "ready" or self._missing():
+        if run is None or run.outcome != "ready" or self.names - self._recorded():
             return None
         return run.id
 
@@ -86,10 +87,12 @@ class SqliteReader:
             return self._read(tables)
 
     def _read(self, tables: set[str]) -> Reading:
-        known = "django_migrations" in tables
-        missing = self._missing() if known else self._sorted(self.names)
+        recorded = self._recorded() if "django_migrations" in tables else set()
+        missing = self._sorted(self.names - recorded)
+        unknown = same_apps(recorded - self.names, missing)
+        leader = self.leader_pid()
         if RUN_TABLE not in tables:
-            return Reading(missing, None, None, False, False, self.leader_pid())
+            return Reading(missing, None, None, False, False, leader, unknown)
         own = self._run(_NEWEST_OWN)
         [ready] = self.session.rows(_READY, self.params)
         return Reading(
@@ -98,7 +101,8 @@ class SqliteReader:
             own,
             finished=ready["own"] is not None,
             superseded=own is not None and (ready["latest"] or 0) > own.id,
-            leader_pid=self.leader_pid(),
+            leader_pid=leader,
+            unknown=unknown,
         )
 
     def glance(self) -> Glance:
@@ -144,11 +148,11 @@ class SqliteReader:
         rows = self.session.rows("SELECT name FROM sqlite_master WHERE type = 'table'")
         return {row["name"] for row in rows}
 
-    def _missing(self) -> tuple[str, ...]:
+    def _recorded(self) -> set[str]:
         rows = self.session.rows(
             "SELECT app || '.' || name AS name FROM django_migrations"
         )
-        return self._sorted(self.names - {row["name"] for row in rows})
+        return {row["name"] for row in rows}
 
     def _sorted(self, names: frozenset[str]) -> tuple[str, ...]:
         return tuple(sorted(names))

@@ -83,7 +83,7 @@ class Command(BaseCommand):
             raise
         if options["json"]:
             self._print_json(
-                {**as_json(status), "history": [_run_json(run) for run in history]}
+                {**status.as_json(), "history": [run.as_json() for run in history]}
             )
         else:
             self._print(status, history)
@@ -121,22 +121,3 @@ class Command(BaseCommand):
             self.console.print(picture(history))
         elif history:
             self.stdout.write(plain(history))
-
-
-def as_json(status: Status) -> dict[str, Any]:
-    """The JSON object of `safe_init_status --json`."""
-    return {
-        "database": status.database,
-        "state": status.state.value,
-        "ready": status.ready,
-        "progress": status.progress,
-        "message": status.message,
-        "led": status.led,
-        "run": _run_json(status.run) if status.run else None,
-        "pending": list(status.pending),
-        "error": status.error,
-    }
-
-
-def _run_json(run: RunRow) -> dict[str, Any]:
-    return {**run._asdict(), "state": run.state.value}

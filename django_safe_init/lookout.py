@@ -1,0 +1,118 @@
+"""A thread that looks at one database until this build is ready."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+
+from django_safe_init.build import Build, current_build
+from django_safe_init.conf import get_settings
+from django_safe_init.deadline import Deadline
+from django_safe_init.exceptions import (
+    DatabaseUnreachable,
+    SafeInitError,
+    WaitTimeout,
+)
+from django_safe_init.states import State
+from django_safe_init.status import Status, look, open_reader
+from django_safe_init.text import one_line
+
+logger = logging.getLogger("django_safe_init")
+
+#: Between two looks, before jitter. A fleet's looks are connections: the longer one takes,
+#: because the server is busy, the later comes the next.
+LEAST_PAUSE, MOST_PAUSE = 1.0, 3.0
+_PART_OF_THE_TIME = 1 / 20
+
+
+class Lookout(threading.Thread):
+    """Looks until it has seen "ready"; each look is a connection of its own, soon closed.
+
+    `report` is called with each status, on this thread. What goes wrong is a status too: the
+    thread ends by `stop` or by "ready", and by nothing else.
+    """
+
+    def __init__(
+        self, alias: str, build: Build | None, report: Callable[[Status], None]
+    ) -> None:
+        super().__init__(name=f"safe_init {alias}", daemon=True)
+        self.alias = alias
+        self._build = build
+        self._report = report
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Return when the thread has ended, and its connection is closed."""
+        self._stopped.set()
+        self.join()
+
+    def run(self) -> None:
+        """Look, report, pause."""
+        before: Status | None = None
+        while not self._stopped.is_set():
+            started = time.monotonic()
+            status = self._look(before)
+            _tell(status, before)
+            self._report(status)
+            if status.ready:
+                return
+            before = status
+            self._stopped.wait(pause_after(time.monotonic() - started))
+
+    def _look(self, before: Status | None) -> Status:
+        try:
+            self._build = self._build or current_build()
+            reader = open_reader(self.alias, get_settings(), Deadline(0), self._build)
+            with closing(reader):
+                return remembering(look(self.alias, reader), before)
+        except (DatabaseUnreachable, WaitTimeout) as exc:
+            return unreachable(self.alias, str(exc))
+        except SafeInitError as exc:
+            return _failed(self.alias, str(exc))
+        except Exception as exc:  # noqa: BLE001  (without this thread nothing gets ready)
+            return _failed(self.alias, f"{type(exc).__name__}: {one_line(exc)}")
+
+
+def pause_after(seconds: float) -> float:
+    """How long to wait after a look that took `seconds`."""
+    pause = min(max(LEAST_PAUSE, seconds / _PART_OF_THE_TIME), MOST_PAUSE)
+    return pause * random.uniform(1.0, 1.25)
+
+
+def unreachable(alias: str, error: str | None = None) -> Status:
+    """The status of a database that has not answered, or not yet."""
+    message = "waiting for the server"
+    return Status(alias, State.CONNECTING, progress=0, message=message, error=error)
+
+
+def remembering(status: Status, before: Status | None) -> Status:
+    """The status, with the run known before where a migration has locked our tables."""
+    if (
+        before is None
+        or before.run is None
+        or (status.state, status.run, before.state)
+        != (State.MIGRATING, None, State.MIGRATING)
+    ):
+        return status
+    return replace(before, led=status.led)
+
+
+def _failed(alias: str, error: str) -> Status:
+    return Status(alias, State.ERROR, progress=0, message=error, error=error)
+
+
+def _tell(status: Status, before: Status | None) -> None:
+    """Log what has changed, so that the log of a held server says why it is held."""
+    if before and (before.state, before.error) == (status.state, status.error):
+        return
+    if status.error:
+        logger.warning("%s is not ready: %s", status.database, status.error)
+    elif status.ready:
+        logger.info("%s is ready for this process", status.database)
+    else:
+        logger.info("%s is not ready: %s", status.database, status.message)

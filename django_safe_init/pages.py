@@ -1,0 +1,48 @@
+"""What the page shows of the statuses there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django.conf import settings as django_settings
+from django.http import HttpResponse
+
+from django_safe_init.answers import PUBLIC_STATES, worst
+from django_safe_init.page import DebugView, PageView, render
+from django_safe_init.status import Status
+
+_COMMAND = "python manage.py safe_migrate"
+
+
+def page(
+    statuses: Sequence[Status],
+    status_url: str | None,
+    continue_url: str,
+    refresh_seconds: int,
+) -> HttpResponse:
+    """The page about the worst of them, for a person."""
+    found = worst(statuses)
+    run = found.run
+    work = run if run and run.open else None
+    return render(
+        PageView(
+            state=PUBLIC_STATES[found.state],
+            run=run.id if run else None,
+            done=work.done if work else 0,
+            total=work.total if work else 0,
+            progress=found.progress,
+            elapsed_seconds=work.age_seconds if work else None,
+            silence_seconds=work.silence_seconds if work else None,
+            remaining_seconds=None,
+            status_url=status_url,
+            continue_url=continue_url,
+            refresh_seconds=refresh_seconds,
+            debug=_debug(found, statuses) if django_settings.DEBUG else None,
+        )
+    )
+
+
+def _debug(found: Status, statuses: Sequence[Status]) -> DebugView:
+    pending = dict.fromkeys(name for each in statuses for name in each.pending)
+    leader = found.run.leader if found.run else None
+    return DebugView(tuple(pending), _COMMAND, found.error, leader)

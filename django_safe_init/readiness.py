@@ -1,0 +1,127 @@
+"""What this process knows of its databases: found out beside the requests, never by one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+
+from django_safe_init.build import Build, current_build
+from django_safe_init.conf import get_settings, in_foreign_tests
+from django_safe_init.deadline import Deadline
+from django_safe_init.lookout import Lookout
+from django_safe_init.status import Status
+
+
+class Readiness:
+    """The newest news of each database in `SAFE_INIT["DATABASES"]`.
+
+    Unknown is not ready, and ready is for good: what this build needs does not go away by
+    itself. Safe to use from any thread and any event loop.
+    """
+
+    def __init__(self) -> None:
+        self._know_nothing()
+
+    def _know_nothing(self) -> None:
+        #: Whether everything is ready, for who must not even pay for a call.
+        self.complete = False
+        self._known: dict[str, Status] = {}
+        self._ready: set[str] = set()
+        self._build: Build | None = None
+        self._watches_in_children = False
+        self._watch_nothing()
+
+    def _watch_nothing(self) -> None:
+        self._lock = threading.Lock()
+        self._lookouts: list[Lookout] = []
+        self._watching = False
+        self._unheard: set[str] = set()
+        self._heard = threading.Event()
+        if self.complete:
+            self._heard.set()
+
+    def status(self, alias: str) -> Status | None:
+        """The newest status of the alias, or None while nothing is known of it.
+
+        Never waits and never asks the database. A database that cannot be reached has the
+        state "connecting", and the reason as its error.
+        """
+        return self._known.get(alias)
+
+    def ready(self, alias: str | None = None) -> bool:
+        """Whether the alias, or all of `SAFE_INIT["DATABASES"]`, is known to be ready."""
+        return self.complete if alias is None else alias in self._ready
+
+    def prepare(self) -> None:
+        """What a server does when it loads the application, perhaps before it forks.
+
+        Notes what this build expects, and lets each process that is forked from now on watch
+        from its start. Touches no database and starts nothing in this process.
+        """
+        self._build = current_build()
+        self._watches_in_children = True
+
+    def watch(self) -> None:
+        """Make sure that this process looks at its databases until they are ready.
+
+        To be called wherever it serves; all but the first call cost nothing. Each database has
+        a thread of its own, so that one that hangs does not keep back the news of others.
+        Does nothing in a project's own tests.
+        """
+        if self._watching or self.complete:
+            return
+        settings = get_settings()
+        if in_foreign_tests(settings):
+            return
+        with self._lock:
+            if not self._watching:
+                self._start(set(settings.databases) - self._ready)
+                self._watching = True
+
+    def _start(self, aliases: set[str]) -> None:
+        self._unheard = set(aliases)
+        self._lookouts = [Lookout(alias, self._build, self._hear) for alias in aliases]
+        for lookout in self._lookouts:
+            lookout.start()
+
+    def _hear(self, status: Status) -> None:
+        with self._lock:
+            self._known[status.database] = status
+            self._unheard.discard(status.database)
+            if status.ready:
+                self._ready.add(status.database)
+            self.complete = self._ready >= {each.alias for each in self._lookouts}
+            if not self._unheard:
+                self._heard.set()
+
+    def wait(self, seconds: float) -> None:
+        """Return as soon as every database was looked at once, or after `seconds`.
+
+        That is at once, except in the first moments of a process.
+        """
+        self._heard.wait(seconds)
+
+    async def await_news(self, seconds: float) -> None:
+        """`wait` for an event loop, which goes on meanwhile."""
+        deadline = Deadline(seconds)
+        while not (self._heard.is_set() or deadline.passed()):
+            await asyncio.sleep(0.005)
+
+    def forget(self) -> None:
+        """Know nothing, as a new process does; no thread looks any more."""
+        for lookout in self._lookouts:
+            lookout.stop()
+        self._know_nothing()
+
+    def after_fork(self) -> None:
+        """In a child: the parent's threads are not here, and what it knew is still true."""
+        self._watch_nothing()
+        if self._watches_in_children:
+            self.watch()
+
+
+#: That of this process.
+readiness = Readiness()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=readiness.after_fork)

@@ -1,0 +1,15 @@
+"""`path("", include("django_safe_init.urls"))`: the paths of `SAFE_INIT["PATHS"]` as routes."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from django_safe_init import views
+from django_safe_init.conf import get_settings
+
+app_name = "safe_init"
+urlpatterns = [
+    path(route.removeprefix("/"), getattr(views, name), name=name)
+    for name, route in get_settings().paths.items()
+    if route is not None
+]

@@ -1,0 +1,35 @@
+"""Health and status as views, for projects without the middleware: see `urls`."""
+
+from __future__ import annotations
+
+import functools
+
+from django.contrib.auth.decorators import login_not_required
+from django.db.transaction import non_atomic_requests
+from django.http import HttpRequest, HttpResponse
+
+from django_safe_init import replies
+from django_safe_init.readiness import readiness
+
+#: How long a probe may wait for the first news of a process; the kubelet gives it a second.
+PROBE_SECONDS = 0.05
+
+
+def _view(reply: replies.Reply) -> replies.Reply:
+    """The reply as a view that opens no transaction and wants nobody to log in."""
+
+    @login_not_required
+    @non_atomic_requests
+    @functools.wraps(reply)
+    def view(request: HttpRequest) -> HttpResponse:
+        readiness.watch()
+        if reply is not replies.live:
+            readiness.wait(PROBE_SECONDS)
+        return reply(request)
+
+    return view
+
+
+live = _view(replies.live)
+ready = _view(replies.ready)
+status = _view(replies.status)
