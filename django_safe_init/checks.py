@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.apps import AppConfig, apps
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.conf import settings as django_settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.management import get_commands, load_command_class
 from django.db import connections
+from django.urls import Resolver404, ResolverMatch, resolve
 
 from django_safe_init.aliases import Engine, engine_of
 from django_safe_init.conf import get_settings, problems
@@ -17,6 +20,7 @@ from django_safe_init.migrating import OUR_APP
 
 #: Each migrates every tenant's schema by itself.
 _EXECUTOR_APPS = ("django_tenants", "tenant_schemas")
+_MIDDLEWARE = f"{OUR_APP}.middleware.InitializationMiddleware"
 _SETTING_IDS = {"unknown": "safe_init.E001", "type": "safe_init.E002"}
 
 
@@ -88,3 +92,66 @@ def check_migrate(
             id="safe_init.W002",
         )
     ]
+
+
+@register("safe_init")
+def check_middleware(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """W003: another middleware comes before ours."""
+    if _MIDDLEWARE not in django_settings.MIDDLEWARE[1:]:
+        return []
+    return [
+        Warning(
+            f"{_MIDDLEWARE} is not the first in MIDDLEWARE: probes are answered by what comes "
+            "before it, which may redirect them, refuse their host or need the database.",
+            hint="Move it to the first place.",
+            id="safe_init.W003",
+        )
+    ]
+
+
+@register("safe_init", Tags.urls)
+def check_paths(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """W004: the middleware answers a path that the project has a route for."""
+    if _MIDDLEWARE not in django_settings.MIDDLEWARE:
+        return []
+    try:
+        settings = get_settings()
+    except ConfigurationError:
+        return []
+    return [
+        Warning(
+            f"The middleware answers {path}, so the route {route!r} is not reached there.",
+            hint=f'Choose another path: SAFE_INIT = {{"PATHS": {{"{name}": "/..."}}}}, '
+            "or None for none.",
+            id="safe_init.W004",
+        )
+        for name, path in settings.paths.items()
+        if path is not None
+        for route in _shadowed(path)
+    ]
+
+
+def _shadowed(path: str) -> Iterator[str]:
+    """The project's route for the path, unless it is one that takes whatever is left over."""
+    from django_safe_init.views import live, ready, status
+
+    match = _match(path)
+    if match is None or match.func in (live, ready, status):
+        return
+    nowhere = "/".join(secrets.token_hex(8) if part else "" for part in path.split("/"))
+    other = _match(nowhere)
+    if other is None or other.route != match.route:
+        yield match.route
+
+
+def _match(path: str) -> ResolverMatch | None:
+    if not hasattr(django_settings, "ROOT_URLCONF"):
+        return None
+    try:
+        return resolve(path)
+    except Resolver404:
+        return None

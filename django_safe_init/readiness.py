@@ -81,11 +81,12 @@ class Readiness:
 
     def _start(self, aliases: set[str]) -> None:
         self._unheard = set(aliases)
-        self._lookouts = [Lookout(alias, self._build, self._hear) for alias in aliases]
+        self._lookouts = [Lookout(alias, self._build, self.hear) for alias in aliases]
         for lookout in self._lookouts:
             lookout.start()
 
-    def _hear(self, status: Status) -> None:
+    def hear(self, status: Status) -> None:
+        """Take in what a lookout has seen."""
         with self._lock:
             self._known[status.database] = status
             self._unheard.discard(status.database)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 from django.contrib.auth.decorators import login_not_required
+from django.db import connections
 from django.db.transaction import non_atomic_requests
 from django.http import HttpRequest, HttpResponse
 
@@ -19,7 +20,6 @@ def _view(reply: replies.Reply) -> replies.Reply:
     """The reply as a view that opens no transaction and wants nobody to log in."""
 
     @login_not_required
-    @non_atomic_requests
     @functools.wraps(reply)
     def view(request: HttpRequest) -> HttpResponse:
         readiness.watch()
@@ -27,6 +27,8 @@ def _view(reply: replies.Reply) -> replies.Reply:
             readiness.wait(PROBE_SECONDS)
         return reply(request)
 
+    for alias in connections.settings:
+        non_atomic_requests(using=alias)(view)
     return view
 
 

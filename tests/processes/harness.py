@@ -244,12 +244,13 @@ def _environment(
     safe_init: dict[str, Any] | None = None,
     database_settings: dict[str, Any] | None = None,
     databases: dict[str, Records] | None = None,
+    project: dict[str, Any] | None = None,
     env: dict[str, str | None] | None = None,
     **variables: str,
 ) -> dict[str, str]:
     """The environment of a replica; `kill_at="x"` becomes `SCENARIO_KILL_AT=x`.
 
-    What is None in `env` is left out.
+    `project` holds further settings of Django. What is None in `env` is left out.
     """
     aliases = {
         "default": database.settings(**(database_settings or {})),
@@ -263,6 +264,7 @@ def _environment(
         "SCENARIO_APPS": json.dumps(list(apps)),
         "SCENARIO_DATABASES": json.dumps(aliases),
         "SCENARIO_DIR": str(directory),
+        "SCENARIO_PROJECT": json.dumps(project or {}),
         "SCENARIO_SAFE_INIT": json.dumps(safe_init or {}),
         **{f"SCENARIO_{name.upper()}": value for name, value in variables.items()},
         **(env or {}),

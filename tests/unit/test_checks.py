@@ -92,3 +92,59 @@ def test_migrate_that_ours_extends(settings) -> None:
     """Another app's `migrate` behind ours is none of W002's business."""
     settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "syzygy"]
     assert [each for each in ours() if each.id == "safe_init.W002"] == []
+
+
+MIDDLEWARE = "django_safe_init.middleware.InitializationMiddleware"
+OTHER = "django.middleware.security.SecurityMiddleware"
+
+
+@pytest.mark.parametrize("middleware", [[], [OTHER], [MIDDLEWARE], [MIDDLEWARE, OTHER]])
+def test_first_middleware(settings, middleware) -> None:
+    """W003 is silent where ours comes first, and where it is not used."""
+    settings.MIDDLEWARE = middleware
+    assert ours() == []
+
+
+def test_a_middleware_before_ours(settings) -> None:
+    """W003 says that probes are not answered by ours."""
+    settings.MIDDLEWARE = [OTHER, MIDDLEWARE]
+    [message] = ours()
+    assert (message.id, message.level) == ("safe_init.W003", WARNING)
+    assert message.msg.startswith(f"{MIDDLEWARE} is not the first in MIDDLEWARE")
+    assert message.hint == "Move it to the first place."
+
+
+@pytest.mark.parametrize(
+    ("paths", "route"),
+    [
+        pytest.param({}, "", id="our own views"),
+        pytest.param({"live": "/nowhere"}, "", id="a route for whatever is left over"),
+        pytest.param({"live": "/up"}, "up", id="a route"),
+        pytest.param({"live": None, "ready": "/up"}, "up", id="one of two"),
+        pytest.param({"live": "/health/up"}, "health/<slug:name>", id="a converter"),
+    ],
+)
+def test_shadowed_routes(settings, paths, route) -> None:
+    """W004 names the route of the project that is not reached any more."""
+    settings.MIDDLEWARE, settings.ROOT_URLCONF = [MIDDLEWARE], "tests.unit.urls"
+    settings.SAFE_INIT = {"PATHS": paths}
+    found = [(message.id, message.level) for message in ours()]
+    assert found == ([("safe_init.W004", WARNING)] if route else [])
+    for message in ours():
+        assert f"so the route {route!r} is not reached there" in message.msg
+        assert "or None for none" in message.hint
+
+
+def test_no_route_at_all(settings) -> None:
+    """W004 is silent where no route fits."""
+    settings.MIDDLEWARE, settings.ROOT_URLCONF = [MIDDLEWARE], "django_safe_init.urls"
+    settings.SAFE_INIT = {"PATHS": {"live": "/up"}}
+    assert ours() == []
+
+
+def test_shadowed_routes_without_the_middleware(settings) -> None:
+    """W004 is silent where the middleware is not used, or its settings are wrong."""
+    settings.ROOT_URLCONF, settings.SAFE_INIT = "tests.unit.urls", {"PATHS": 1}
+    assert checks.check_paths(None) == []
+    settings.MIDDLEWARE = [MIDDLEWARE]
+    assert checks.check_paths(None) == []

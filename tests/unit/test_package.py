@@ -43,7 +43,7 @@ def test_import_where_nothing_forks() -> None:
     """On a system without fork() the modules can be imported."""
     code = (
         "import os; del os.fork, os.register_at_fork; "
-        "import django_safe_init.connections, django_safe_init.runner"
+        "import django_safe_init.connections, django_safe_init.readiness, django_safe_init.runner"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
     assert done.returncode == 0

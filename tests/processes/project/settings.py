@@ -21,3 +21,5 @@ INSTALLED_APPS = [
 ]
 MIGRATION_MODULES = {"shop": f"scenarios.{SCENARIO}"}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+globals().update(json.loads(os.environ.get("SCENARIO_PROJECT", "{}")))

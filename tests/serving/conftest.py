@@ -1,0 +1,49 @@
+"""Fixtures of the tests with real servers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.processes.conftest import fleet  # noqa: F401  (the fixture)
+from tests.processes.harness import Fleet
+from tests.serving.harness import Server, gunicorn, uvicorn
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.process)
+
+
+@pytest.fixture
+def serve(fleet: Fleet) -> Iterator[Callable[..., Server]]:  # noqa: F811
+    """Starts gunicorn; each server ends as it should when the test is over."""
+    started: list[Server] = []
+
+    def start(*options: str, workers: int = 1, **settings: Any) -> Server:
+        started.append(gunicorn(fleet, *options, workers=workers, settings=settings))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.end()
+
+
+@pytest.fixture
+def serve_async(fleet: Fleet) -> Iterator[Callable[..., Server]]:  # noqa: F811
+    """Starts uvicorn in the same way."""
+    started: list[Server] = []
+
+    def start(**settings: Any) -> Server:
+        started.append(uvicorn(fleet, **settings))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.end()

@@ -1,0 +1,59 @@
+"""What this process knows of its databases, as the test says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+
+from django_safe_init import readiness as module
+from django_safe_init.readiness import readiness
+from django_safe_init.states import State
+from django_safe_init.status import Status, describe
+from tests.unit.readings import reading
+
+
+class Deaf:
+    """A lookout that never looks."""
+
+    def __init__(self, alias: str, *arguments: object) -> None:
+        self.alias = alias
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@pytest.fixture
+def tell(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Any]]:
+    """Tells this process the status of its databases; it is switched on, and looks at none."""
+    settings.SAFE_INIT = {"IN_TESTS": True}
+    monkeypatch.setattr(module, "Lookout", Deaf)
+
+    def hear(*statuses: Status) -> None:
+        known = django_settings.DATABASES
+        for alias in {each.database for each in statuses} - known.keys():
+            monkeypatch.setitem(known, alias, dict(known["default"]))
+        settings.SAFE_INIT = {
+            **settings.SAFE_INIT,
+            "DATABASES": [each.database for each in statuses],
+        }
+        readiness.watch()
+        for each in statuses:
+            readiness.hear(each)
+
+    yield hear
+    readiness.forget()
+
+
+def status_of(found: Any, database: str = "default") -> Status:
+    """The status that comes of a reading."""
+    return describe(database, found)
+
+
+BEHIND = reading(missing=("shop.0002_secret",))
+READY = Status("default", State.READY, 100, "everything this build knows is done")

@@ -1,0 +1,425 @@
+"""The middleware: what it answers, holds back and lets through, and that it asks nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from django.core.exceptions import MiddlewareNotUsed
+from django.http import HttpRequest, HttpResponse
+from django.test import AsyncRequestFactory, RequestFactory
+
+from django_safe_init.exceptions import ConfigurationError
+from django_safe_init.middleware import InitializationMiddleware
+from django_safe_init.readiness import readiness
+from django_safe_init.status import Status
+from tests.unit.conftest import BEHIND, READY, status_of
+from tests.unit.readings import ended, reading, run_row
+
+MIGRATING = status_of(
+    reading(
+        run_row(17, message="shop.0002_secret"), missing=("shop.0002_secret",)
+    )._replace(leader_pid=99)
+)
+FAILED = status_of(reading(ended(18, "failed"), missing=("shop.0002_secret",)))
+BEHIND_STATUS = status_of(BEHIND)
+PATHS = {"live": "/health/live", "ready": "/health/db", "status": "/api/db/status"}
+HTML = {"accept": "text/html,*/*;q=0.8"}
+TOKEN = {"authorization": "Bearer s3cret"}
+factory = RequestFactory()
+
+
+def project(request: HttpRequest) -> HttpResponse:
+    """The rest of the project."""
+    return HttpResponse("the project")
+
+
+def ask(path: str, method: str = "GET", **kwargs: Any) -> HttpResponse:
+    """What the middleware, under a sync server, says to a request."""
+    middleware = InitializationMiddleware(project)
+    return middleware(factory.generic(method, path, **kwargs))
+
+
+def ask_async(path: str, method: str = "GET", **kwargs: Any) -> HttpResponse:
+    """The same under an async server."""
+
+    async def get_response(request: HttpRequest) -> HttpResponse:
+        return project(request)
+
+    async def answer() -> HttpResponse:
+        middleware = InitializationMiddleware(get_response)
+        return await middleware(AsyncRequestFactory().generic(method, path, **kwargs))
+
+    return asyncio.run(answer())
+
+
+BOTH = pytest.mark.parametrize("ask", [ask, ask_async], ids=["sync", "async"])
+
+
+# Ready, and not
+
+
+@BOTH
+def test_ready(tell, ask) -> None:
+    """Once ready, every request is the project's, and the paths say so."""
+    tell(READY)
+    assert ask("/cart/").content == b"the project"
+    health = ask("/health/db")
+    assert (health.status_code, json.loads(health.content)) == (
+        200,
+        {"status": "healthy", "state": "ready", "initialized": True},
+    )
+    assert "Retry-After" not in health
+    assert json.loads(ask("/api/db/status").content)["state"] == "ready"
+    assert json.loads(ask("/health/live").content) == {"status": "alive"}
+
+
+@BOTH
+@pytest.mark.parametrize("status", [BEHIND_STATUS, MIGRATING, FAILED])
+def test_not_ready(tell, ask, status) -> None:
+    """Until then the project gets no request; live and status are 200, readiness is 503."""
+    tell(status)
+    held = ask("/cart/")
+    assert held.status_code == 503
+    assert held["Content-Type"] == "application/problem+json"
+    assert json.loads(held.content)["status"] == 503
+    assert ask("/health/live").status_code == ask("/api/db/status").status_code == 200
+    assert ask("/health/db").status_code == 503
+    for response in (held, ask("/health/db")):
+        assert 1 <= int(response["Retry-After"]) <= 30
+
+
+@BOTH
+def test_nothing_is_known(tell, ask, settings) -> None:
+    """Unknown is not ready: a probe is answered at once, a request after a short wait."""
+    readiness.watch()
+    health = ask("/health/db")
+    assert (health.status_code, json.loads(health.content)["state"]) == (
+        503,
+        "connecting",
+    )
+    assert ask("/cart/").status_code == 503
+    readiness.hear(READY)
+    assert ask("/cart/").status_code == 200
+
+
+@BOTH
+def test_the_first_request_of_a_new_worker(tell, ask, monkeypatch) -> None:
+    """The first news of a process are waited for, so that it turns nobody away needlessly."""
+    wait, await_news = readiness.wait, readiness.await_news
+
+    def hear_and_wait(seconds: float) -> None:
+        readiness.hear(READY)
+        wait(seconds)
+
+    async def hear_and_await(seconds: float) -> None:
+        readiness.hear(READY)
+        await await_news(seconds)
+
+    monkeypatch.setattr(readiness, "wait", hear_and_wait)
+    monkeypatch.setattr(readiness, "await_news", hear_and_await)
+    assert ask("/cart/").content == b"the project"
+
+
+@BOTH
+def test_exempt_paths(tell, ask, settings) -> None:
+    """What is exempt is the project's at any time."""
+    tell(MIGRATING)
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "EXEMPT_PATHS": ["/static/", "/legal"]}
+    for path in ("/static/x.css", "/legal", "/legal/terms"):
+        assert ask(path).content == b"the project"
+    assert ask("/statics").status_code == 503
+
+
+def test_own_paths(tell, settings) -> None:
+    """PATHS are where the answers are, and None answers nothing."""
+    tell(READY)
+    settings.SAFE_INIT = {
+        **settings.SAFE_INIT,
+        "PATHS": {"live": "/up", "status": None},
+    }
+    assert ask("/up").content == b'{"status": "alive"}'
+    for path in ("/health/live", "/api/db/status"):
+        assert ask(path).content == b"the project"
+    assert ask("/health/db").status_code == 200
+
+
+def test_below_a_prefix(tell, settings) -> None:
+    """Paths are below the prefix that the server mounts the project at."""
+    tell(MIGRATING)
+    assert ask("/health/live", SCRIPT_NAME="/shop").status_code == 200
+
+
+# How it may be asked
+
+
+@BOTH
+@pytest.mark.parametrize("path", PATHS.values())
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "x"])
+def test_other_methods(tell, ask, path, method) -> None:
+    """The paths may be read, and nothing else."""
+    tell(READY)
+    response = ask(path, method)
+    assert (response.status_code, response["Allow"]) == (405, "GET, HEAD")
+    assert response["Cache-Control"] == "no-store"
+
+
+@BOTH
+@pytest.mark.parametrize("path", [*PATHS.values(), "/cart/"])
+@pytest.mark.parametrize("headers", [{}, HTML])
+def test_head(tell, ask, path, headers) -> None:
+    """HEAD has the headers of GET, and no body."""
+    tell(FAILED)
+    full, empty = ask(path, headers=headers), ask(path, "HEAD", headers=headers)
+    assert (empty.status_code, empty.content) == (full.status_code, b"")
+    assert int(full["Content-Length"]) == len(full.content) > 0
+    assert empty["Content-Type"] == full["Content-Type"]
+    assert int(empty["Content-Length"]) > 0
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "x"])
+def test_every_method_is_held_back(tell, method) -> None:
+    """Whatever a request wants to do, it comes too early."""
+    tell(MIGRATING)
+    assert ask("/cart/", method).status_code == 503
+
+
+@pytest.mark.parametrize("path", [*PATHS.values(), "/cart/"])
+@pytest.mark.parametrize("status", [READY, FAILED])
+def test_nobody_keeps_an_answer(tell, path, status) -> None:
+    """No answer of ours is stored by a cache."""
+    tell(status)
+    if (status, path) != (READY, "/cart/"):
+        assert ask(path)["Cache-Control"] == "no-store"
+
+
+def test_for_scripts_of_other_origins(tell, settings) -> None:
+    """Public bodies may be read by every page's scripts, those for the token by none."""
+    tell(MIGRATING)
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "STATUS_TOKEN": "s3cret"}
+    for path in (*PATHS.values(), "/cart/"):
+        assert ask(path)["Access-Control-Allow-Origin"] == "*"
+    for path in ("/health/db", "/api/db/status"):
+        assert "Access-Control-Allow-Origin" not in ask(path, headers=TOKEN)
+
+
+def test_the_host_is_nobodys_business(tell, settings, monkeypatch) -> None:
+    """A pod's IP address as Host is answered, and neither host nor body is looked at."""
+
+    def fail(*args: object) -> None:
+        raise AssertionError("was looked at")
+
+    tell(MIGRATING)
+    settings.ALLOWED_HOSTS = ["shop.example"]
+    monkeypatch.setattr(HttpRequest, "get_host", fail)
+    monkeypatch.setattr(HttpRequest, "body", property(fail))
+    for path in (*PATHS.values(), "/cart/"):
+        for headers in ({"host": "10.1.2.3:8000"}, {"host": "::bad::"}, HTML):
+            assert ask(path, headers=headers).status_code in (200, 503)
+    assert ask("/cart/", "POST", data=b"x" * 1000).status_code == 503
+
+
+# Several databases
+
+
+def test_several_databases(tell) -> None:
+    """The worst decides; one may be asked for by its alias."""
+    tell(READY, Status("other", MIGRATING.state, 40, "", run=MIGRATING.run))
+    assert json.loads(ask("/health/db").content)["progress"] == 40
+    assert ask("/health/db?database=default").status_code == 200
+    assert ask("/health/db?database=other").status_code == 503
+    assert json.loads(ask("/api/db/status?database=other").content)["progress"] == 40
+    assert ask("/cart/").status_code == 503
+
+
+@pytest.mark.parametrize("path", ["/health/db", "/api/db/status"])
+def test_an_unknown_alias(tell, path) -> None:
+    """An alias that is none is 404, and is not repeated."""
+    tell(READY)
+    response = ask(f"{path}?database=nowhere")
+    assert response.status_code == 404
+    assert json.loads(response.content)["title"] == "Not Found"
+    assert b"nowhere" not in response.content
+
+
+# The token
+
+
+@pytest.mark.parametrize("path", ["/health/db", "/api/db/status"])
+def test_with_the_token(tell, settings, path) -> None:
+    """The token adds everything there is to know, for each database."""
+    tell(FAILED, Status("other", READY.state, 100, "done"))
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "STATUS_TOKEN": "s3cret"}
+    public = json.loads(ask(path).content)
+    told = json.loads(ask(path, headers=TOKEN).content)
+    databases = told.pop("databases")
+    assert told == public
+    assert [each["database"] for each in databases] == ["default", "other"]
+    assert databases[0]["error"] == "ValueError: it broke"
+    assert databases[0]["run"]["id"] == 18
+    one = json.loads(ask(f"{path}?database=other", headers=TOKEN).content)
+    assert [each["database"] for each in one["databases"]] == ["other"]
+
+
+def test_without_a_token(tell) -> None:
+    """Where no token is set, none opens anything."""
+    tell(FAILED)
+    for value in ("Bearer ", "Bearer", "Bearer s3cret"):
+        answer = ask("/api/db/status", headers={"authorization": value})
+        assert list(json.loads(answer.content)) == ["state", "progress", "message"]
+
+
+# The page
+
+
+@BOTH
+def test_the_page(tell, ask) -> None:
+    """A browser gets the page, with the way back to the URL that it wanted."""
+    tell(MIGRATING)
+    held = ask("/cart/?a=1", headers=HTML)
+    assert held.status_code == 503
+    assert held["Content-Type"] == "text/html; charset=utf-8"
+    assert "Content-Security-Policy" in held
+    assert "/cart/?a=1" in held.content.decode()
+    assert "secret" not in held.content.decode()
+    status = ask("/api/db/status", headers=HTML)
+    assert status.status_code == 200
+    assert status["Content-Type"] == "text/html; charset=utf-8"
+
+
+def views_of(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the page is asked to show from now on."""
+    from django_safe_init import pages
+
+    shown: list[Any] = []
+
+    def render(view: Any) -> HttpResponse:
+        shown.append(view)
+        return HttpResponse("the page")
+
+    monkeypatch.setattr(pages, "render", render)
+    return shown
+
+
+def test_what_the_page_shows(tell, monkeypatch) -> None:
+    """Of a run at work: how far it is, since when, and how long ago it gave a sign of life."""
+    shown = views_of(monkeypatch)
+    tell(MIGRATING)
+    held = ask("//evil.example/", headers=HTML, SCRIPT_NAME="")
+    [view] = shown
+    assert (view.state, view.run, view.done, view.total) == ("migrating", 17, 3, 14)
+    assert (view.progress, view.elapsed_seconds, view.silence_seconds) == (
+        21,
+        12.3,
+        0.5,
+    )
+    assert (view.status_url, view.debug) == ("/api/db/status", None)
+    assert view.refresh_seconds == int(held["Retry-After"])
+    assert view.remaining_seconds is None
+
+
+def test_what_the_page_shows_without_a_run_at_work(tell, monkeypatch, settings) -> None:
+    """Without one there are no numbers, and the error has that of its run."""
+    shown = views_of(monkeypatch)
+    tell(FAILED)
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "PATHS": {"status": None}}
+    ask("/cart/", headers=HTML)
+    tell(BEHIND_STATUS)
+    ask("/cart/", headers=HTML)
+    failed, behind = shown
+    assert (failed.state, failed.run, failed.total) == ("error", 18, 0)
+    assert failed.elapsed_seconds is failed.silence_seconds is failed.status_url is None
+    assert (behind.state, behind.run) == ("not_initialized", None)
+
+
+def test_the_page_of_the_status(tell, monkeypatch) -> None:
+    """The page of the status itself polls the URL that was asked for, and leads home."""
+    shown = views_of(monkeypatch)
+    tell(READY)
+    ask("/api/db/status?database=default", headers=HTML)
+    [view] = shown
+    assert view.status_url == "/api/db/status?database=default"
+    assert (view.state, view.continue_url) == ("ready", "/")
+
+
+def test_the_page_with_debug(tell, monkeypatch, settings) -> None:
+    """With DEBUG the page names the pending migrations, the command, the error and the leader."""
+    shown = views_of(monkeypatch)
+    tell(FAILED, Status("other", BEHIND_STATUS.state, 0, ""))
+    settings.DEBUG = True
+    ask("/cart/", headers=HTML)
+    tell(BEHIND_STATUS)
+    ask("/cart/", headers=HTML)
+    failed, behind = (view.debug for view in shown)
+    assert failed.pending == ("shop.0002_secret",)
+    assert failed.command == "python manage.py safe_migrate"
+    assert (failed.error, failed.leader) == ("ValueError: it broke", "web-1:77")
+    assert (behind.error, behind.leader) == (None, None)
+
+
+def test_the_readers_language(tell, monkeypatch) -> None:
+    """The text is in the reader's language, not in that of the thread's last request."""
+    from django.utils import translation
+
+    from django_safe_init import answers
+
+    class Text:
+        def __str__(self) -> str:
+            return translation.get_language()
+
+    monkeypatch.setitem(answers.MESSAGES, "migrating", Text())
+    tell(MIGRATING)
+    with translation.override("fr"):
+        answer = ask("/api/db/status", headers={"accept-language": "de"})
+        assert json.loads(answer.content)["message"] == "de"
+        assert translation.get_language() == "fr"
+
+
+# Where it is not used
+
+
+@pytest.mark.parametrize(
+    "safe_init",
+    [
+        {},
+        {"SERVE": "initialize"},
+        {"IN_TESTS": True, "MODE": "off"},
+        {"IN_TESTS": True, "SERVE": "off"},
+    ],
+)
+def test_switched_off(settings, safe_init) -> None:
+    """Switched off, and in a project's own tests, the middleware is not used at all."""
+    settings.SAFE_INIT = safe_init
+    with pytest.raises(MiddlewareNotUsed):
+        InitializationMiddleware(project)
+
+
+def test_initialize_gates_too(tell, settings) -> None:
+    """SERVE = "initialize" holds requests back like "gate" does."""
+    tell(MIGRATING)
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "SERVE": "initialize"}
+    assert ask("/cart/").status_code == 503
+
+
+def test_wrong_settings(settings) -> None:
+    """A server with wrong settings does not start."""
+    settings.SAFE_INIT = {"SERVE": "maybe"}
+    with pytest.raises(ConfigurationError, match="SERVE"):
+        InitializationMiddleware(project)
+
+
+def test_a_project_without_the_middleware(client, settings) -> None:
+    """A project's own tests, with the middleware in place, see nothing of it."""
+    settings.MIDDLEWARE = ["django_safe_init.middleware.InitializationMiddleware"]
+    settings.ROOT_URLCONF = "tests.unit.urls"
+    assert client.get("/up").content == b"the project"
+    assert readiness.status("default") is None
+
+
+def test_retry_after_is_jittered(tell) -> None:
+    """A crowd that was turned away does not come back in the same second."""
+    tell(MIGRATING)
+    seconds = {ask("/cart/")["Retry-After"] for _ in range(100)}
+    assert seconds == {"2", "3", "4", "5"}
