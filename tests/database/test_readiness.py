@@ -1,0 +1,337 @@
+"""What a serving process finds out about its databases, beside its requests."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.core.management.commands.migrate import Command as DjangoMigrate
+from django.db import connections
+from django.http import HttpResponse
+from django.test import RequestFactory
+
+from django_safe_init import initialize, reading
+from django_safe_init.connections import Session
+from django_safe_init.exceptions import ConfigurationError
+from django_safe_init.locks.postgresql import LeaderLock
+from django_safe_init.middleware import InitializationMiddleware
+from django_safe_init.readiness import readiness
+from django_safe_init.recorder import Recorder
+from django_safe_init.states import State
+from django_safe_init.tables import RUN_TABLE, ensure_tables
+from example_project.embedded import free_port
+from tests.support import Database, wait_until
+
+factory = RequestFactory()
+PATHS = ("/health/live", "/health/db", "/api/db/status")
+#: No probe may take longer, whatever the database does.
+PROBE_SECONDS = 0.1
+
+
+@pytest.fixture
+def serving(django_database, small_shop) -> Iterator[Callable[[str], HttpResponse]]:
+    """This process serves; asks it for a path. The build is noted with the first request."""
+    made: list[InitializationMiddleware] = []
+
+    def ask(path: str) -> HttpResponse:
+        if not made:
+            made.append(
+                InitializationMiddleware(lambda request: HttpResponse("served"))
+            )
+        return made[0](factory.get(path))
+
+    yield ask
+    readiness.forget()
+
+
+@pytest.fixture
+def black_hole() -> Iterator[int]:
+    """The port of a listener that accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+        accepted = []
+
+        def accept() -> None:
+            while True:
+                try:
+                    accepted.append(listener.accept()[0])
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for each in accepted:
+            each.close()
+
+
+def state_of(alias: str = "default") -> State | None:
+    status = readiness.status(alias)
+    return status and status.state
+
+
+def wait_for(state: State, alias: str = "default") -> None:
+    wait_until(
+        lambda: state_of(alias) is state, message=lambda: str(readiness.status(alias))
+    )
+
+
+# Relative to this build
+
+
+def test_equal(serving) -> None:
+    """After an initialization the first request of a process is served."""
+    initialize()
+    assert serving("/").content == b"served"
+    assert serving("/health/db").status_code == 200
+
+
+def test_behind(serving, small_shop) -> None:
+    """A build with one more migration holds requests back until that is applied."""
+    initialize()
+    small_shop.write("0003_more")
+    assert serving("/").status_code == 503
+    assert readiness.status("default").pending == ("shop.0003_more",)
+    initialize()
+    wait_until(readiness.ready)
+    assert serving("/").content == b"served"
+
+
+def test_ahead(serving, small_shop) -> None:
+    """A database that is ahead of a build is ready for it."""
+    small_shop.write("0003_more")
+    initialize()
+    small_shop.remove("0003_more")
+    assert serving("/health/db").status_code == 200
+
+
+def test_diverged(serving, small_shop, settings) -> None:
+    """A database that went another way is not ready, and the token holder is told so."""
+    small_shop.write("0003_theirs")
+    initialize()
+    small_shop.remove("0003_theirs")
+    small_shop.write("0003_ours")
+    assert serving("/health/db").status_code == 503
+    status = readiness.status("default")
+    assert status.pending == ("shop.0003_ours",)
+    assert status.unknown == ("shop.0003_theirs",)
+    assert status.message == (
+        "not initialized for this build, which does not know shop.0003_theirs"
+    )
+    assert b"theirs" not in serving("/api/db/status").content
+
+
+def test_leftovers_of_an_app_that_is_gone(serving, django_database, small_shop) -> None:
+    """What an app has left behind that this build does not have is no other way."""
+    initialize()
+    django_database.rows(
+        "INSERT INTO django_migrations (app, name, applied) VALUES ('gone', '0001', now())"
+    )
+    small_shop.write("0003_more")
+    serving("/health/db")
+    assert readiness.status("default").unknown == ()
+
+
+def test_foreign(serving) -> None:
+    """A database that plain Django migrated is ready."""
+    call_command(DjangoMigrate(), verbosity=0)
+    assert serving("/health/db").status_code == 200
+
+
+def test_an_empty_database(serving) -> None:
+    """A process on an empty database answers, holds back, and makes nothing there."""
+    assert serving("/").status_code == 503
+    assert state_of() is State.UNINITIALIZED
+    assert serving("/health/live").status_code == 200
+
+
+def test_ready_is_for_good(serving, django_database) -> None:
+    """Once ready, nothing is looked at any more, whatever becomes of the database."""
+    initialize()
+    assert serving("/").content == b"served"
+    django_database.rows(f"DROP TABLE {RUN_TABLE}, django_migrations CASCADE")
+    assert not any("safe_init" in each.name for each in threading.enumerate())
+    assert serving("/health/db").status_code == 200
+
+
+@pytest.mark.parametrize("table", [RUN_TABLE, "django_migrations"])
+def test_rights(
+    serving, django_database, log_in_as, new_role, monkeypatch, table
+) -> None:
+    """A role that may not read the run table is ready; without django_migrations never."""
+    monkeypatch.setattr(reading, "_named_grants", set())
+    initialize()
+    role = new_role("web")
+    for other in (RUN_TABLE, "django_migrations"):
+        if other != table:
+            django_database.rows(f"GRANT SELECT ON {other} TO {role}")
+    log_in_as(USER=role)
+    expected = 200 if table == RUN_TABLE else 503
+    assert serving("/health/db").status_code == expected
+
+
+# Where the database does not answer
+
+
+def probe(serving: Callable[[str], HttpResponse]) -> list[int]:
+    """The codes of an answer for each path, none of which took long."""
+    codes = []
+    for path in PATHS:
+        started = time.monotonic()
+        codes.append(serving(path).status_code)
+        assert time.monotonic() - started < PROBE_SECONDS
+    return codes
+
+
+def test_a_server_that_is_down(serving, log_in_as) -> None:
+    """Probes are answered at once while the server is down, and news are found afterwards."""
+    initialize()
+    log_in_as(PORT=str(free_port()))
+    assert probe(serving) == [200, 503, 200]
+    wait_for(State.CONNECTING)
+    assert "Check HOST and PORT" in wait_until(
+        lambda: readiness.status("default").error
+    )
+    assert probe(serving) == [200, 503, 200]
+    assert serving("/").status_code == 503
+
+
+def test_a_server_that_never_answers(serving, log_in_as, black_hole) -> None:
+    """Probes are answered at once while each attempt to connect takes its whole time."""
+    log_in_as(PORT=str(black_hole), HOST="127.0.0.1")
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        assert probe(serving) == [200, 503, 200]
+    error = wait_until(lambda: readiness.status("default").error)
+    assert "timeout" in error
+
+
+def test_recovery(serving, log_in_as, django_database) -> None:
+    """A process that could not reach its database serves once it can."""
+    initialize()
+    log_in_as(PORT=str(free_port()))
+    assert serving("/").status_code == 503
+    log_in_as(**django_database.settings())
+    wait_until(readiness.ready)
+    assert serving("/").content == b"served"
+
+
+def test_while_a_migration_locks_our_tables(
+    serving, small_shop, open_session, observer
+) -> None:
+    """Progress is still shown while a migration has locked our tables."""
+    session = open_session()
+    assert LeaderLock(session).try_acquire()
+    ensure_tables(session)
+    leader = Recorder(session, small_shop.build(), None)
+    leader.open_run("test")
+    leader.total = 4
+    leader.update(State.MIGRATING, "shop.0001_initial")
+    serving("/health/db")
+    wait_for(State.MIGRATING)
+    before = readiness.status("default")
+    observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
+    wait_until(
+        lambda: observer.execute(
+            "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = %s::regclass",
+            [RUN_TABLE],
+        ).fetchone()
+    )
+    seen = readiness.status("default")
+    wait_until(lambda: readiness.status("default") is not seen)
+    assert readiness.status("default").run.id == before.run.id
+    observer.rollback()
+
+
+# Several databases
+
+
+def test_one_that_hangs(
+    serving, django_database, settings, monkeypatch, black_hole
+) -> None:
+    """A database that hangs does not keep back the news of another."""
+    hanging = {**connections.settings["default"], "PORT": str(black_hole)}
+    monkeypatch.setitem(
+        connections.settings, "hanging", {**hanging, "HOST": "127.0.0.1"}
+    )
+    settings.SAFE_INIT = {"IN_TESTS": True, "DATABASES": ["hanging", "default"]}
+    initialize()
+    started = time.monotonic()
+    serving("/health/live")
+    wait_until(lambda: readiness.ready("default"))
+    assert time.monotonic() - started < 1.5
+    assert serving("/health/db?database=default").status_code == 200
+    assert serving("/health/db").status_code == 503
+    assert not readiness.ready()
+
+
+# No request opens a connection
+
+
+@pytest.fixture
+def connecting_threads(monkeypatch) -> list[str]:
+    """The name of the thread of each connection that is opened."""
+    names: list[str] = []
+    connect = psycopg.connect
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        names.append(threading.current_thread().name)
+        return connect(*args, **kwargs)
+
+    monkeypatch.setattr(psycopg, "connect", noted)
+    return names
+
+
+def sessions(database: Database) -> int:
+    """How many sessions the server has had in this database."""
+    wait_until(lambda: not database.backends())
+    query = "SELECT sessions FROM pg_stat_database WHERE datname = %s"
+    return int(database.value(query, database.name))
+
+
+def test_no_request_opens_a_connection(
+    serving, django_database, connecting_threads
+) -> None:
+    """Only the lookout connects, at most once a second, and never again once ready."""
+    started = time.monotonic()
+    while time.monotonic() - started < 2.2:
+        for path in (*PATHS, "/"):
+            serving(path)
+    assert set(connecting_threads) == {"safe_init default"}
+    assert 2 <= len(connecting_threads) <= 3
+    initialize()
+    wait_until(readiness.ready)
+    before = sessions(django_database)
+    del connecting_threads[:]
+    for path in (*PATHS, "/") * 20:
+        assert serving(path).status_code == 200
+    assert (connecting_threads, sessions(django_database)) == ([], before)
+
+
+def test_a_connection_of_its_own_soon_closed(
+    serving, django_database, monkeypatch
+) -> None:
+    """Between two looks no connection is open."""
+    closed = []
+    close = Session.close
+    monkeypatch.setattr(
+        Session, "close", lambda self: (close(self), closed.append(self))
+    )
+    serving("/health/db")
+    wait_until(lambda: closed)
+    wait_until(lambda: not django_database.backends())
+    assert not readiness.ready()
+
+
+def test_a_build_whose_migrations_cannot_be_found(serving, settings) -> None:
+    """A process whose build cannot be told does not start to serve."""
+    settings.MIGRATION_MODULES = {"shop": "nowhere.migrations"}
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        serving("/")
