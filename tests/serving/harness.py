@@ -16,7 +16,6 @@ from typing import Any
 from tests.processes.harness import PROJECT, Fleet, Replica
 from tests.support import wait_until
 
-MIDDLEWARE = "django_safe_init.middleware.InitializationMiddleware"
 LIVE, READY, STATUS = "/health/live", "/health/db", "/api/db/status"
 #: What a person's browser sends.
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
@@ -48,8 +47,10 @@ class Answer:
 class Server:
     """A server process with its workers, on a port of its own choice."""
 
+    MIDDLEWARE = "django_safe_init.middleware.InitializationMiddleware"
+
     def __init__(self, fleet: Fleet, *command: str, **settings: Any) -> None:
-        project = {"MIDDLEWARE": [MIDDLEWARE], **settings.pop("project", {})}
+        project = {"MIDDLEWARE": [self.MIDDLEWARE], **settings.pop("project", {})}
         env = {"PYTHONWARNINGS": WARNINGS, **settings.pop("env", {})}
         self.replica = Replica(
             [sys.executable, "-m", *command],

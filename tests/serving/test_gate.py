@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from example_project.embedded import free_port
 from tests.processes.harness import Fleet
-from tests.serving.harness import BROWSER, LIVE, STATUS
+from tests.serving.harness import BROWSER, LIVE, READY, STATUS, Server
 from tests.support import Database
+
+ALL = (LIVE, READY, STATUS, "/entries/")
+#: What nobody without the token may be told.
+SECRETS = ("shop.", "0002", "gate", "pid", "no price", "ValueError", "postgres")
 
 
 @pytest.mark.smoke
-def test_held_back_until_ready(fleet: Fleet, database: Database, serve) -> None:
+def test_held_back_until_ready(fleet: Fleet, database: Database, serve: Any) -> None:
     """Requests are held back before and while a leader migrates, and served afterwards."""
     server = serve(scenario="gated")
     assert server.get(LIVE).status == 200
@@ -23,11 +30,11 @@ def test_held_back_until_ready(fleet: Fleet, database: Database, serve) -> None:
     assert server.get(STATUS).json["state"] == "migrating"
     held = server.get("/entries/")
     assert (held.status, held.json["status"]) == (503, 503)
+    assert held.headers["content-type"] == "application/problem+json"
     page = server.get("/entries/?a=b", BROWSER)
-    assert (page.status, page.headers["content-type"]) == (
-        503,
-        "text/html; charset=utf-8",
-    )
+    assert page.status == 503
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert server.post("/entries/").status == 503
     fleet.allow()
     assert leader.wait() == 0, leader
     ready = server.wait_for(lambda answer: answer.status == 200)
@@ -35,3 +42,94 @@ def test_held_back_until_ready(fleet: Fleet, database: Database, serve) -> None:
     assert server.get("/entries/").json == {"entries": ["gate", "data"]}
     assert server.get(STATUS).json["progress"] == 100
     assert server.get(LIVE).status == 200
+
+
+def test_a_failed_run(fleet: Fleet, serve: Any) -> None:
+    """The public is told that a run failed, and its number; the token holder is told why."""
+    fleet.allow()
+    fleet.use(scenario="failing")
+    assert fleet.run("safe_migrate").wait() == 1
+    server = serve(env={"SAFE_INIT_STATUS_TOKEN": "schlüssel"})
+    health = server.wait_for(lambda answer: answer.json["state"] == "error")
+    assert (health.status, health.json["status"]) == (503, "unhealthy")
+    assert health.json["error"] == "initialization failed, run 1"
+    assert server.get(LIVE).status == 200
+    answers = [server.get(path) for path in ALL]
+    answers += [server.get(path, BROWSER) for path in ALL]
+    text = " ".join(f"{answer.body} {answer.headers}" for answer in answers)
+    assert [secret for secret in SECRETS if secret in text] == []
+    token = {"Authorization": "Bearer schlüssel".encode()}
+    [told] = server.get(READY, token).json["databases"]
+    assert "product 7 has no price" in told["error"]
+    assert told["pending"] == ["shop.0002_failing"]
+
+
+def surroundings(kind: str) -> dict[str, Any]:
+    """A project that would answer a probe with something else."""
+    redirect = "django.middleware.security.SecurityMiddleware"
+    return {
+        "host": {"project": {"ALLOWED_HOSTS": ["shop.example"]}},
+        "redirect": {
+            "project": {
+                "SECURE_SSL_REDIRECT": True,
+                "MIDDLEWARE": [Server.MIDDLEWARE, redirect],
+            }
+        },
+        "atomic": {"database_settings": {"ATOMIC_REQUESTS": True}},
+        "slash": {
+            "project": {
+                "MIDDLEWARE": [
+                    Server.MIDDLEWARE,
+                    "django.middleware.common.CommonMiddleware",
+                ]
+            }
+        },
+    }[kind]
+
+
+@pytest.mark.parametrize("kind", ["host", "redirect", "atomic", "slash"])
+def test_what_would_come_first(fleet: Fleet, serve: Any, kind: str) -> None:
+    """A pod's IP as Host, a redirect to HTTPS, ATOMIC_REQUESTS: the answers are the same."""
+    assert fleet.run("safe_migrate").wait() == 0
+    server = serve(**surroundings(kind))
+    server.wait_until_ready()
+    for path in (LIVE, READY, STATUS):
+        answer = server.get(path, {"Host": "10.1.2.3:8000"})
+        assert (answer.status, "location" in answer.headers) == (200, False)
+
+
+def test_atomic_requests_without_a_server(fleet: Fleet, serve: Any) -> None:
+    """With the database down, ATOMIC_REQUESTS makes no answer an error."""
+    port = str(free_port())
+    settings = {"ATOMIC_REQUESTS": True, "PORT": port}
+    middleware: dict[str, Any] = {"project": {"MIDDLEWARE": []}}
+    for options in ({}, middleware):
+        server = serve(database_settings=settings, **options)
+        codes = [server.get(path).status for path in (LIVE, READY, STATUS)]
+        assert codes == [200, 503, 200]
+
+
+def test_exempt(serve: Any) -> None:
+    """What is exempt is served by a project whose database is not ready."""
+    server = serve(safe_init={"EXEMPT_PATHS": ["/sync/"]})
+    assert server.get("/sync/").body == "sync"
+    assert server.get("/entries/").status == 503
+
+
+@pytest.mark.parametrize("safe_init", [{"SERVE": "off"}, {"MODE": "off"}])
+def test_switched_off(serve: Any, safe_init: dict[str, str]) -> None:
+    """Switched off, nothing of it is there: a view fails as it would."""
+    server = serve(safe_init=safe_init)
+    assert server.get("/sync/").status == 200
+    assert server.get(LIVE).status == 200  # by the routes of the project
+    assert server.get("/health/live/").status == 404
+
+
+@pytest.mark.parametrize("path", [LIVE, READY, STATUS, "/entries/"])
+@pytest.mark.parametrize("headers", [{}, BROWSER])
+def test_head(serve: Any, path: str, headers: dict[str, str]) -> None:
+    """HEAD has a length and no body, on the wire too."""
+    server = serve()
+    answer = server.request("HEAD", path, headers)
+    assert answer.body == ""
+    assert int(answer.headers["content-length"]) > 0

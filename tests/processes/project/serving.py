@@ -6,10 +6,12 @@ import os
 from asgiref.sync import sync_to_async
 from django.core.asgi import get_asgi_application
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.urls import path
+from django.urls import include, path
 
 import acts
 from django_safe_init import aget_status, ainitialize
+
+os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
 
 
 async def initialized(request: HttpRequest) -> JsonResponse:
@@ -40,11 +42,11 @@ def entries(request: HttpRequest) -> JsonResponse:
 
 
 urlpatterns = [
+    path("", include("django_safe_init.urls")),
     path("initialized/", initialized),
     path("status/", status),
     path("sync/", sync),
     path("beside/", beside),
     path("entries/", entries),
 ]
-os.environ["DJANGO_SETTINGS_MODULE"] = "settings"
 application = get_asgi_application()

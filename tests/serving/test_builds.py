@@ -1,0 +1,58 @@
+"""Servers of two builds on one database, as in every rolling update."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+from tests.processes.harness import Fleet
+from tests.serving.harness import READY
+from tests.support import wait_until
+
+#: The first build has one migration of the three that the second has.
+OLD, NEW = "portable", "gated"
+
+
+def test_an_old_build_while_a_newer_one_migrates(fleet: Fleet, serve: Any) -> None:
+    """An old build stays ready while a newer one migrates, and so do its new workers."""
+    assert fleet.run("safe_migrate", scenario=OLD).wait() == 0
+    old = serve(workers=2, scenario=OLD)
+    old.wait_until_ready(2)
+    new = serve(scenario=NEW)
+    leader = fleet.start("safe_migrate", scenario=NEW)
+    fleet.wait_for_note("inside")
+    new.wait_for(lambda answer: answer.json["state"] == "migrating")
+    before = {each.worker for each in old.get_often(READY)}
+    assert {each.status for each in old.get_often("/sync/")} == {200}
+    for pid in before:
+        os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: old.get("/sync/").worker not in before)
+    assert {each.status for each in old.get_often("/sync/")} == {200}
+    old.wait_until_ready(2)
+    assert new.get("/sync/").status == 503
+    fleet.allow()
+    assert leader.wait() == 0, leader
+    new.wait_for(lambda answer: answer.status == 200)
+    assert {each.status for each in old.get_often(READY)} == {200}
+
+
+def test_an_old_build_after_a_newer_one_failed(fleet: Fleet, serve: Any) -> None:
+    """A newer build's failure is none of an old build's business, also after a restart."""
+    fleet.allow()
+    assert fleet.run("safe_migrate", scenario=OLD).wait() == 0
+    assert fleet.run("safe_migrate", scenario="failing").wait() == 1
+    server = serve(scenario=OLD)
+    assert server.wait_for(lambda answer: answer.status == 200).json["state"] == "ready"
+
+
+def test_a_database_that_went_another_way(fleet: Fleet, serve: Any) -> None:
+    """A build whose migration is missing is not ready, whatever else has been applied."""
+    assert fleet.run("safe_migrate", scenario="plain").wait() == 0
+    server = serve(scenario="gated", env={"SAFE_INIT_STATUS_TOKEN": "s3cret"})
+    server.wait_for(lambda answer: answer.json["state"] == "uninitialized")
+    told = server.get(READY, {"Authorization": "Bearer s3cret"})
+    assert told.status == 503
+    [database] = told.json["databases"]
+    assert database["pending"] == ["shop.0002_gate", "shop.0003_data"]
+    assert "shop.0002_sale" in database["unknown"]

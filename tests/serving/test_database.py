@@ -1,0 +1,126 @@
+"""A server and its database: rights, connections, and a database that does not answer."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from example_project.embedded import free_port
+from tests.processes.harness import Fleet
+from tests.serving.harness import LIVE, PROBE_SECONDS, READY, STATUS, Server
+from tests.support import Database, wait_until
+
+PROBES = (LIVE, READY, STATUS)
+
+
+@pytest.fixture
+def role(database: Database) -> Iterator[str]:
+    """A role that may read and write rows, and nothing else."""
+    name = f"app_{database.name}"
+    database.rows(f"CREATE ROLE {name} LOGIN")
+    yield name
+    database.rows(f"DROP OWNED BY {name}")
+    database.rows(f"DROP ROLE {name}")
+
+
+@pytest.mark.parametrize("may_read_runs", [True, False])
+def test_an_application_role(
+    fleet: Fleet, database: Database, serve: Any, role: str, may_read_runs: bool
+) -> None:
+    """A role with rights on rows alone is ready, and shows progress if it may read runs."""
+    fleet.use(scenario="gated")
+    server = serve(database_settings={"USER": role})
+    leader = fleet.start("safe_migrate")
+    fleet.wait_for_note("inside")
+    database.rows(f"GRANT SELECT ON django_migrations TO {role}")
+    if may_read_runs:
+        database.rows(
+            f"GRANT SELECT ON django_safe_init_run, django_safe_init_step TO {role}"
+        )
+        server.wait_for(lambda answer: answer.json["state"] == "migrating")
+    else:
+        server.wait_for(lambda answer: answer.json["state"] == "checking_schema")
+    fleet.allow()
+    assert leader.wait() == 0, leader
+    database.rows(f"GRANT SELECT, INSERT, UPDATE, DELETE ON shop_entry TO {role}")
+    server.wait_for(lambda answer: answer.status == 200)
+    assert server.get("/entries/").json == {"entries": ["gate", "data"]}
+
+
+def probes(server: Server, rounds: int = 10) -> list[float]:
+    """How long each probe took, after all have been answered as they must be."""
+    server.get(LIVE)  # gunicorn listens before its worker has loaded the application
+    answers = [server.get(path) for _ in range(rounds) for path in PROBES]
+    assert [answer.status for answer in answers] == [200, 503, 200] * rounds
+    return [answer.seconds for answer in answers]
+
+
+def test_a_database_that_is_down(fleet: Fleet, serve: Any) -> None:
+    """Every probe is answered in time, and the page says nothing of the database's address."""
+    port = str(free_port())
+    server = serve(database_settings={"PORT": port})
+    assert max(probes(server)) < PROBE_SECONDS
+    held = server.get("/entries/")
+    assert held.status == 503
+    assert port not in held.body
+
+
+@pytest.fixture
+def black_hole() -> Iterator[int]:
+    """The port of a listener that accepts connections and never answers."""
+    accepted: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    accepted.append(listener.accept()[0])
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    for each in accepted:
+        each.close()
+
+
+def test_a_database_that_never_answers(serve: Any, black_hole: int) -> None:
+    """Every probe is answered in time while each attempt to connect takes its whole time."""
+    server = serve(database_settings={"PORT": str(black_hole)})
+    answered = 0
+    while server.replica.stderr.count("is not ready") < 1:
+        assert max(probes(server, 1)) < PROBE_SECONDS
+        answered += 1
+    assert answered > 3
+    assert max(probes(server)) < PROBE_SECONDS
+
+
+def sessions(database: Database) -> int:
+    """How many sessions the server has had in this database."""
+    wait_until(lambda: not database.backends())
+    query = "SELECT sessions FROM pg_stat_database WHERE datname = %s"
+    return int(database.value(query, database.name))
+
+
+def test_no_request_opens_a_connection(
+    fleet: Fleet, database: Database, serve: Any
+) -> None:
+    """Hundreds of requests cost no session while all is ready, and few before that."""
+    server = serve()
+    before = sessions(database)
+    first = [server.get(path) for _ in range(100) for path in (*PROBES, "/sync/")]
+    assert sum(each.seconds for each in first) > 0
+    looks = sessions(database) - before
+    assert 1 <= looks <= 2 + sum(each.seconds for each in first)
+    assert fleet.run("safe_migrate").wait() == 0
+    server.wait_until_ready()
+    before = sessions(database)
+    for path in (*PROBES, "/sync/"):
+        assert {each.status for each in server.get_often(path, 100)} == {200}
+    assert sessions(database) == before
