@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from . import example, starts, waiting
+from . import example, serving, starts, waiting
 from .page import page
 from .project import REPOSITORY, CommandFailed
 from .report import Figure, Results, machine, table, today
@@ -28,6 +28,9 @@ MEASURES: dict[str, Callable[..., Figure]] = {
     "takeover": waiting.takeover,
     "takeover-without-slots": waiting.takeover_without_slots,
     "example": example.ten_replicas,
+    "readiness": serving.ready_and_empty,
+    "readiness-database-check": serving.ready_and_health_check,
+    "middleware": serving.ready_middleware,
 }
 
 

@@ -49,7 +49,9 @@ class Figure:
 
 
 def seconds(value: float) -> str:
-    """Seconds for people: 1.23 s, 45.6 ms."""
+    """Seconds for people: 1.23 s, 45.6 ms, 7.8 µs."""
+    if value < 1e-4:
+        return f"{value * 1e6:.1f} µs"
     return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"
 
 
