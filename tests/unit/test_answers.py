@@ -10,6 +10,7 @@ from django_safe_init import answers
 from django_safe_init.lookout import unreachable
 from django_safe_init.states import State
 from django_safe_init.status import Status, describe
+from tests.support import validate_json
 from tests.unit.readings import ended, reading, run_row
 
 BEHIND = {"missing": ("shop.0002_secret",)}
@@ -83,6 +84,7 @@ def test_every_state_is_published() -> None:
 def test_health(status, body) -> None:
     """Readiness says one of three words, the state, and what belongs to it."""
     assert answers.health(status) == body
+    validate_json("health", body)
 
 
 @pytest.mark.parametrize(
@@ -100,11 +102,12 @@ def test_public_status(status, state, progress, message) -> None:
     body = answers.public_status(status)
     assert (body["state"], body["progress"]) == (state, progress)
     assert message in body["message"]
-    assert list(body) == ["state", "progress", "message"]
+    validate_json("status", body)
 
 
 def test_problem() -> None:
     """A held request gets problem details by RFC 9457, with the public state."""
+    validate_json("problem", answers.problem(MIGRATING))
     assert answers.problem(MIGRATING) == {
         "type": "about:blank",
         "title": "Service Unavailable",

@@ -18,7 +18,8 @@ from django.dispatch import Signal
 
 import django_safe_init
 from django_safe_init import exceptions, outcomes, signals
-from django_safe_init.conf import MODES, Settings
+from django_safe_init.answers import PUBLIC_STATES
+from django_safe_init.conf import DEFAULT_PATHS, MODES, SERVES, Settings
 from django_safe_init.exceptions import SafeInitError
 from django_safe_init.reading import RunRow
 from django_safe_init.runner import Outcome
@@ -93,6 +94,32 @@ def test_modes() -> None:
     """docs/reference/settings.md explains every mode."""
     text = (DOCS / "reference/settings.md").read_text()
     assert set(re.findall(r'^- `"(\w+)"`:', text, re.MULTILINE)) >= set(MODES)
+
+
+def test_what_a_server_does() -> None:
+    """docs/reference/settings.md explains every value of SERVE."""
+    text = (DOCS / "reference/settings.md").read_text()
+    assert set(re.findall(r'^- `"(\w+)"`:', text, re.MULTILINE)) >= set(SERVES)
+
+
+# URLs
+
+
+def test_paths() -> None:
+    """docs/reference/urls.md lists the paths and their keys."""
+    table = rows("docs/reference/urls.md", "path")
+    written = {codes(row[1])[0]: codes(row[0])[0] for row in table}
+    assert written == DEFAULT_PATHS
+
+
+def test_public_states() -> None:
+    """docs/reference/urls.md says which state the public is told for which."""
+    written = {
+        State(state): codes(row[0])[0]
+        for row in rows("docs/reference/urls.md", "`state`")
+        for state in codes(row[1])
+    }
+    assert written == PUBLIC_STATES
 
 
 # States, outcomes

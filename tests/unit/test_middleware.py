@@ -15,6 +15,7 @@ from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.middleware import InitializationMiddleware
 from django_safe_init.readiness import readiness
 from django_safe_init.status import Status
+from tests.support import validate_json
 from tests.unit.conftest import BEHIND, READY, status_of
 from tests.unit.readings import ended, reading, run_row
 
@@ -254,6 +255,7 @@ def test_with_the_token(tell, settings, path) -> None:
     settings.SAFE_INIT = {**settings.SAFE_INIT, "STATUS_TOKEN": "s3cret"}
     public = json.loads(ask(path).content)
     told = json.loads(ask(path, headers=TOKEN).content)
+    validate_json("health" if path == "/health/db" else "status", told)
     databases = told.pop("databases")
     assert told == public
     assert [each["database"] for each in databases] == ["default", "other"]
