@@ -16,7 +16,8 @@ from django.db import connections
 from django.http import HttpResponse
 from django.test import RequestFactory
 
-from django_safe_init import initialize, reading
+from django_safe_init import initialize, reader
+from django_safe_init.columns import RUN_TABLE
 from django_safe_init.connections import Session
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.locks.postgresql import LeaderLock
@@ -24,7 +25,7 @@ from django_safe_init.middleware import InitializationMiddleware
 from django_safe_init.readiness import readiness
 from django_safe_init.recorder import Recorder
 from django_safe_init.states import State
-from django_safe_init.tables import RUN_TABLE, ensure_tables
+from django_safe_init.tables import ensure_tables
 from example_project.embedded import free_port
 from tests.support import Database, wait_until
 
@@ -166,7 +167,7 @@ def test_rights(
     serving, django_database, log_in_as, new_role, monkeypatch, table
 ) -> None:
     """A role that may not read the run table is ready; without django_migrations never."""
-    monkeypatch.setattr(reading, "_named_grants", set())
+    monkeypatch.setattr(reader, "_named_grants", set())
     initialize()
     role = new_role("web")
     for other in (RUN_TABLE, "django_migrations"):

@@ -95,10 +95,12 @@ def test_migrate_that_ours_extends(settings) -> None:
 
 
 MIDDLEWARE = "django_safe_init.middleware.InitializationMiddleware"
-OTHER = "django.middleware.security.SecurityMiddleware"
+SECURITY = "django.middleware.security.SecurityMiddleware"
 
 
-@pytest.mark.parametrize("middleware", [[], [OTHER], [MIDDLEWARE], [MIDDLEWARE, OTHER]])
+@pytest.mark.parametrize(
+    "middleware", [[], [SECURITY], [MIDDLEWARE], [MIDDLEWARE, SECURITY]]
+)
 def test_first_middleware(settings, middleware) -> None:
     """W003 is silent where ours comes first, and where it is not used."""
     settings.MIDDLEWARE = middleware
@@ -107,7 +109,7 @@ def test_first_middleware(settings, middleware) -> None:
 
 def test_a_middleware_before_ours(settings) -> None:
     """W003 says that probes are not answered by ours."""
-    settings.MIDDLEWARE = [OTHER, MIDDLEWARE]
+    settings.MIDDLEWARE = [SECURITY, MIDDLEWARE]
     [message] = ours()
     assert (message.id, message.level) == ("safe_init.W003", WARNING)
     assert message.msg.startswith(f"{MIDDLEWARE} is not the first in MIDDLEWARE")

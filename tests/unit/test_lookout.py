@@ -62,12 +62,8 @@ class Reader:
 
     def __init__(self, sight: Status) -> None:
         self.sight = sight
-        self.session = self
 
-    def __enter__(self) -> Reader:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None: ...
+    def close(self) -> None: ...
 
 
 def test_it_ends_with_ready(look) -> None:
