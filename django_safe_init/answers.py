@@ -7,6 +7,7 @@ from typing import Any
 
 from django.utils.translation import gettext_lazy as _
 
+from django_safe_init.scene import Scene
 from django_safe_init.states import State
 from django_safe_init.status import Status
 
@@ -81,9 +82,9 @@ def problem(status: Status) -> Body:
     }
 
 
-def details(statuses: Sequence[Status]) -> Body:
+def details(scenes: Sequence[Scene]) -> Body:
     """What the token opens: all of it, for each database."""
-    return {"databases": [status.as_json() for status in statuses]}
+    return {"databases": [scene.as_json() for scene in scenes]}
 
 
 def _failure(status: Status) -> str:

@@ -8,16 +8,17 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 
+from django_safe_init.aliases import Engine, engine_of
 from django_safe_init.build import Build, current_build
-from django_safe_init.conf import get_settings
+from django_safe_init.conf import Settings, get_settings
 from django_safe_init.deadline import Deadline
 from django_safe_init.exceptions import (
     DatabaseUnreachable,
     SafeInitError,
     WaitTimeout,
 )
+from django_safe_init.scene import Scene, read_scene, remembered
 from django_safe_init.states import State
 from django_safe_init.status import Status, look, open_reader
 from django_safe_init.text import one_line
@@ -33,12 +34,12 @@ _PART_OF_THE_TIME = 1 / 20
 class Lookout(threading.Thread):
     """Looks until it has seen "ready"; each look is a connection of its own, soon closed.
 
-    `report` is called with each status, on this thread. What goes wrong is a status too: the
+    `report` is called with what each saw, on this thread. What goes wrong is a status too: the
     thread ends by `stop` or by "ready", and by nothing else.
     """
 
     def __init__(
-        self, alias: str, build: Build | None, report: Callable[[Status], None]
+        self, alias: str, build: Build | None, report: Callable[[Scene], None]
     ) -> None:
         super().__init__(name=f"safe_init {alias}", daemon=True)
         self.alias = alias
@@ -53,29 +54,43 @@ class Lookout(threading.Thread):
 
     def run(self) -> None:
         """Look, report, pause."""
-        before: Status | None = None
+        before: Scene | None = None
         while not self._stopped.is_set():
             started = time.monotonic()
-            status = self._look(before)
-            _tell(status, before)
-            self._report(status)
-            if status.ready:
+            scene = self._look(before)
+            _tell(scene.status, before.status if before else None)
+            self._report(scene)
+            if scene.status.ready:
                 return
-            before = status
+            before = scene
             self._stopped.wait(pause_after(time.monotonic() - started))
 
-    def _look(self, before: Status | None) -> Status:
+    def _look(self, before: Scene | None) -> Scene:
         try:
+            settings = get_settings()
+            if not is_guarded(self.alias, settings):
+                return Scene(_unguarded(self.alias))
             self._build = self._build or current_build()
-            reader = open_reader(self.alias, get_settings(), Deadline(0), self._build)
+            reader = open_reader(self.alias, settings, Deadline(0), self._build)
             with closing(reader):
-                return remembering(look(self.alias, reader), before)
+                if settings.status_token:  # somebody may ask for more than the status
+                    return read_scene(self.alias, reader, before)
+                status = look(self.alias, reader)
+                return Scene(status) if status.run else remembered(status, before)
         except (DatabaseUnreachable, WaitTimeout) as exc:
-            return unreachable(self.alias, str(exc))
+            return Scene(unreachable(self.alias, str(exc)))
         except SafeInitError as exc:
-            return _failed(self.alias, str(exc))
+            return Scene(_failed(self.alias, str(exc)))
         except Exception as exc:  # noqa: BLE001  (without this thread nothing gets ready)
-            return _failed(self.alias, f"{type(exc).__name__}: {one_line(exc)}")
+            text = f"{type(exc).__name__}: {one_line(exc)}"
+            return Scene(_failed(self.alias, text))
+
+
+def is_guarded(alias: str, settings: Settings) -> bool:
+    """Whether somebody can lead on this database, so that there is something to wait for."""
+    engine = engine_of(alias)
+    # What is not supported, and not accepted either, is an error that the look will meet.
+    return engine.has_lock or (engine is Engine.UNKNOWN and settings.lock == "auto")
 
 
 def pause_after(seconds: float) -> float:
@@ -90,16 +105,9 @@ def unreachable(alias: str, error: str | None = None) -> Status:
     return Status(alias, State.CONNECTING, progress=0, message=message, error=error)
 
 
-def remembering(status: Status, before: Status | None) -> Status:
-    """The status, with the run known before where a migration has locked our tables."""
-    if (
-        before is None
-        or before.run is None
-        or (status.state, status.run, before.state)
-        != (State.MIGRATING, None, State.MIGRATING)
-    ):
-        return status
-    return replace(before, led=status.led)
+def _unguarded(alias: str) -> Status:
+    message = "nobody leads on this engine, so there is nothing to wait for"
+    return Status(alias, State.READY, progress=100, message=message)
 
 
 def _failed(alias: str, error: str) -> Status:

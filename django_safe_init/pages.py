@@ -9,18 +9,20 @@ from django.http import HttpResponse
 
 from django_safe_init.answers import PUBLIC_STATES, worst
 from django_safe_init.page import DebugView, PageView, render
+from django_safe_init.scene import Scene
 from django_safe_init.status import Status
 
 _COMMAND = "python manage.py safe_migrate"
 
 
 def page(
-    statuses: Sequence[Status],
+    scenes: Sequence[Scene],
     status_url: str | None,
     continue_url: str,
     refresh_seconds: int,
 ) -> HttpResponse:
     """The page about the worst of them, for a person."""
+    statuses = [scene.status for scene in scenes]
     found = worst(statuses)
     run = found.run
     work = run if run and run.open else None

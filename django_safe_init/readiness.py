@@ -10,6 +10,7 @@ from django_safe_init.build import Build, current_build
 from django_safe_init.conf import get_settings, in_foreign_tests
 from django_safe_init.deadline import Deadline
 from django_safe_init.lookout import Lookout
+from django_safe_init.scene import Scene
 from django_safe_init.status import Status
 
 
@@ -26,7 +27,7 @@ class Readiness:
     def _know_nothing(self) -> None:
         #: Whether everything is ready, for who must not even pay for a call.
         self.complete = False
-        self._known: dict[str, Status] = {}
+        self._known: dict[str, Scene] = {}
         self._ready: set[str] = set()
         self._build: Build | None = None
         self._watches_in_children = False
@@ -47,6 +48,11 @@ class Readiness:
         Never waits and never asks the database. A database that cannot be reached has the
         state "connecting", and the reason as its error.
         """
+        scene = self._known.get(alias)
+        return scene.status if scene else None
+
+    def scene(self, alias: str) -> Scene | None:
+        """`status` and all that was seen with it: more where there is a `STATUS_TOKEN`."""
         return self._known.get(alias)
 
     def ready(self, alias: str | None = None) -> bool:
@@ -85,10 +91,11 @@ class Readiness:
         for lookout in self._lookouts:
             lookout.start()
 
-    def hear(self, status: Status) -> None:
+    def hear(self, scene: Scene) -> None:
         """Take in what a lookout has seen."""
+        status = scene.status
         with self._lock:
-            self._known[status.database] = status
+            self._known[status.database] = scene
             self._unheard.discard(status.database)
             if status.ready:
                 self._ready.add(status.database)

@@ -15,6 +15,7 @@ from django_safe_init.asking import chosen, has_token, own_url, wants_page
 from django_safe_init.conf import Settings, get_settings, in_foreign_tests
 from django_safe_init.lookout import unreachable
 from django_safe_init.readiness import readiness
+from django_safe_init.scene import Scene
 from django_safe_init.states import State
 from django_safe_init.status import Status
 
@@ -50,11 +51,11 @@ def live(request: HttpRequest) -> HttpResponse:
 def ready(request: HttpRequest) -> HttpResponse:
     """Whether this build is ready: 200 or 503."""
     settings = get_settings()
-    statuses = _statuses(settings, chosen(request, settings.databases))
-    if not statuses:
+    scenes = _scenes(settings, chosen(request, settings.databases))
+    if not scenes:
         return _no_such_database()
-    found = answers.worst(statuses)
-    response = _told(request, settings, answers.health(found), statuses)
+    found = _worst(scenes)
+    response = _told(request, settings, answers.health(found), scenes)
     if not found.ready:
         response.status_code = 503
         response["Retry-After"] = _retry_after(found)
@@ -65,28 +66,28 @@ def ready(request: HttpRequest) -> HttpResponse:
 def status(request: HttpRequest) -> HttpResponse:
     """How far the initialization is: JSON, or the page for a browser; 200 in every state."""
     settings = get_settings()
-    statuses = _statuses(settings, chosen(request, settings.databases))
-    if not statuses:
+    scenes = _scenes(settings, chosen(request, settings.databases))
+    if not scenes:
         return _no_such_database()
-    found = answers.worst(statuses)
+    found = _worst(scenes)
     with _language_of(request):
         if wants_page(request):
             seconds, home = _retry_after(found), get_script_prefix()
-            return pages.page(statuses, own_url(request), home, seconds)
-        return _told(request, settings, answers.public_status(found), statuses)
+            return pages.page(scenes, own_url(request), home, seconds)
+        return _told(request, settings, answers.public_status(found), scenes)
 
 
 def hold(request: HttpRequest) -> HttpResponse:
     """For a request that came too early: 503, as a page or as a problem."""
     settings = get_settings()
-    statuses = _statuses(settings, settings.databases)
-    found = answers.worst(statuses)
+    scenes = _scenes(settings, settings.databases)
+    found = _worst(scenes)
     seconds = _retry_after(found)
     with _language_of(request):
         if wants_page(request):
             path = settings.paths["status"]
             url = path and get_script_prefix().rstrip("/") + path
-            response = pages.page(statuses, url, own_url(request), seconds)
+            response = pages.page(scenes, url, own_url(request), seconds)
         else:
             response = _json(answers.problem(found), _PROBLEM)
     response.status_code = 503
@@ -94,23 +95,25 @@ def hold(request: HttpRequest) -> HttpResponse:
     return _finished(request, response)
 
 
-def _statuses(settings: Settings, aliases: Sequence[str]) -> list[Status]:
+def _scenes(settings: Settings, aliases: Sequence[str]) -> list[Scene]:
     if in_foreign_tests(settings):  # whose databases the test runner has made
-        return [
-            Status(alias, State.READY, progress=100, message="") for alias in aliases
-        ]
-    return [readiness.status(alias) or unreachable(alias) for alias in aliases]
+        return [Scene(Status(alias, State.READY, 100, "")) for alias in aliases]
+    return [readiness.scene(alias) or Scene(unreachable(alias)) for alias in aliases]
+
+
+def _worst(scenes: Sequence[Scene]) -> Status:
+    return answers.worst([scene.status for scene in scenes])
 
 
 def _told(
     request: HttpRequest,
     settings: Settings,
     body: answers.Body,
-    statuses: Sequence[Status],
+    scenes: Sequence[Scene],
 ) -> HttpResponse:
     if not has_token(request, settings.status_token):
         return _json(body)
-    response = _json({**body, **answers.details(statuses)})
+    response = _json({**body, **answers.details(scenes)})
     del response["Access-Control-Allow-Origin"]
     return response
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from django_safe_init.activity import Activity
 from django_safe_init.engines.base import StatusReader
@@ -50,6 +51,16 @@ class Scene:
         run = self.status.run
         return self.status.led and run is not None and run.open
 
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            **self.status.as_json(),
+            "steps": [step._asdict() for step in self.steps],
+            "role": self.role,
+            "followers": self.followers,
+            "activity": str(self.activity or "") or None,
+        }
+
     @property
     def elapsed(self) -> float:
         """The seconds since that moment."""
@@ -64,12 +75,12 @@ def read_scene(database: str, reader: StatusReader, before: Scene | None) -> Sce
     """
     status = look(database, reader)
     if status.run is None:
-        return _remembered(status, before)
+        return remembered(status, before)
     blind = before is not None and before.blind
     try:
         return _surroundings(status, reader, blind)
     except TablesLocked as exc:
-        return _remembered(replace(status, message=one_line(exc)), before)
+        return remembered(replace(status, message=one_line(exc)), before)
     except TablesUnreadable as exc:
         return Scene(status, note=one_line(exc), blind=True)
     except ConnectionEnded as exc:
@@ -78,12 +89,9 @@ def read_scene(database: str, reader: StatusReader, before: Scene | None) -> Sce
         ) from exc
 
 
-def _remembered(status: Status, before: Scene | None) -> Scene:
-    if (
-        before is None
-        or before.status.run is None
-        or status.state is not State.MIGRATING
-    ):
+def remembered(status: Status, before: Scene | None) -> Scene:
+    """The status alone; for a run that cannot be read just now, what was known `before`."""
+    if before is None or not before.running or status.state is not State.MIGRATING:
         return Scene(status)
     known = replace(before.status, led=status.led)
     return replace(before, status=known, note=status.message)

@@ -38,6 +38,10 @@ PROBE_SECONDS = 0.1
 @pytest.fixture
 def serving(django_database, small_shop) -> Iterator[Callable[[str], HttpResponse]]:
     """This process serves; asks it for a path. The build is noted with the first request."""
+    yield from _serve()
+
+
+def _serve() -> Iterator[Callable[[str], HttpResponse]]:
     made: list[InitializationMiddleware] = []
 
     def ask(path: str) -> HttpResponse:
@@ -49,6 +53,12 @@ def serving(django_database, small_shop) -> Iterator[Callable[[str], HttpRespons
 
     yield ask
     readiness.forget()
+
+
+@pytest.fixture
+def serving_lite(lite, small_shop) -> Iterator[Callable[[str], HttpResponse]]:
+    """The same on a file of SQLite."""
+    yield from _serve()
 
 
 @pytest.fixture
@@ -138,6 +148,33 @@ def test_leftovers_of_an_app_that_is_gone(serving, django_database, small_shop) 
     small_shop.write("0003_more")
     serving("/health/db")
     assert readiness.status("default").unknown == ()
+
+
+def test_sqlite(serving_lite, small_shop) -> None:
+    """A file of SQLite is read in the same way: nothing there, another way, and equal."""
+    assert serving_lite("/").status_code == 503
+    assert state_of() is State.UNINITIALIZED
+    small_shop.write("0003_theirs")
+    initialize()
+    wait_until(readiness.ready)
+    readiness.forget()
+    small_shop.remove("0003_theirs")
+    small_shop.write("0003_ours")
+    assert serving_lite("/").status_code == 503
+    assert readiness.status("default").unknown == ("shop.0003_theirs",)
+    initialize()
+    wait_until(readiness.ready)
+    assert serving_lite("/").content == b"served"
+
+
+def test_sqlite_without_our_tables(serving_lite, small_shop) -> None:
+    """A file that plain Django migrated another way says so, too."""
+    small_shop.write("0003_theirs")
+    call_command(DjangoMigrate(), verbosity=0)
+    small_shop.remove("0003_theirs")
+    small_shop.write("0003_ours")
+    assert serving_lite("/").status_code == 503
+    assert readiness.status("default").unknown == ("shop.0003_theirs",)
 
 
 def test_foreign(serving) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.processes.conftest import fleet  # noqa: F401  (the fixture)
+from tests.processes.conftest import fleet, lite, lite_fleet  # noqa: F401  (fixtures)
 from tests.processes.harness import Fleet
 from tests.serving.harness import Server, gunicorn, uvicorn
 

@@ -62,6 +62,8 @@ def test_a_failed_run(fleet: Fleet, serve: Any) -> None:
     [told] = server.get(READY, token).json["databases"]
     assert "product 7 has no price" in told["error"]
     assert told["pending"] == ["shop.0002_failing"]
+    assert told["steps"][-1]["name"] == "shop.0002_failing"
+    assert told["steps"][-1]["outcome"] == "failed"
 
 
 def surroundings(kind: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from django.conf import settings as django_settings
 
 from django_safe_init import readiness as module
 from django_safe_init.readiness import readiness
+from django_safe_init.scene import Scene
 from django_safe_init.states import State
 from django_safe_init.status import Status, describe
 from tests.unit.readings import reading
@@ -34,7 +35,7 @@ def tell(
     settings.SAFE_INIT = {"IN_TESTS": True}
     monkeypatch.setattr(module, "Lookout", Deaf)
 
-    def hear(*statuses: Status) -> None:
+    def tell_all(*statuses: Status) -> None:
         known = django_settings.DATABASES
         for alias in {each.database for each in statuses} - known.keys():
             monkeypatch.setitem(known, alias, dict(known["default"]))
@@ -44,10 +45,15 @@ def tell(
         }
         readiness.watch()
         for each in statuses:
-            readiness.hear(each)
+            hear(each)
 
-    yield hear
+    yield tell_all
     readiness.forget()
+
+
+def hear(status: Status) -> None:
+    """This process hears of a status."""
+    readiness.hear(Scene(status))
 
 
 def status_of(found: Any, database: str = "default") -> Status:

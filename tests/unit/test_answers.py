@@ -7,7 +7,10 @@ import json
 import pytest
 
 from django_safe_init import answers
+from django_safe_init.activity import Activity
 from django_safe_init.lookout import unreachable
+from django_safe_init.reading import StepRow
+from django_safe_init.scene import Scene
 from django_safe_init.states import State
 from django_safe_init.status import Status, describe
 from tests.support import validate_json
@@ -129,13 +132,23 @@ def test_nothing_is_given_away(status) -> None:
 
 
 def test_details() -> None:
-    """With the token there is all that `safe_init_status --json` says, for each database."""
-    [found] = answers.details([FAILED])["databases"]
-    assert found == FAILED.as_json()
+    """With the token there is all that can be seen of each database."""
+    step = StepRow(2, "migration", "shop.0002_secret", False, "failed", 1.5)
+    waiting = Activity("SELECT secret", 2.0, 7, False, ())
+    scene = Scene(FAILED, (step,), role="owner", followers=3, activity=waiting)
+    [found] = answers.details([scene])["databases"]
+    assert found == {
+        **FAILED.as_json(),
+        "steps": [step._asdict()],
+        "role": "owner",
+        "followers": 3,
+        "activity": "running for 2 s: SELECT secret",
+    }
     assert found["run"]["leader"] == "web-1:77"
     assert found["error"] == "ValueError: it broke"
     assert found["pending"] == ["shop.0002_secret"]
     json.dumps(found)
+    assert Scene(READY).as_json()["activity"] is None
 
 
 def test_the_worst() -> None:

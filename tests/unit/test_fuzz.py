@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 
 from django_safe_init.conf import DEFAULT_PATHS
 from django_safe_init.middleware import InitializationMiddleware
-from django_safe_init.readiness import readiness
 from django_safe_init.status import Status
-from tests.unit.conftest import status_of
+from tests.unit.conftest import hear, status_of
 from tests.unit.readings import ended, reading, run_row
 
 MISSING = ("secretapp.0002_secretname",)
@@ -113,7 +112,7 @@ def examine(request: dict[str, str], status: int, headers: Any, body: str) -> No
 @given(request=requests, status=st.sampled_from(STATUSES))
 def test_under_a_wsgi_server(request: dict[str, str], status: Status) -> None:
     """Whatever a WSGI server hands over is answered with 200, 404, 405 or 503, and no secret."""
-    readiness.hear(status)
+    hear(status)
     environ = {
         "REQUEST_METHOD": request["method"],
         "PATH_INFO": request["path"],
@@ -149,7 +148,7 @@ async def no_response(request: HttpRequest) -> HttpResponse:
 @given(request=requests, status=st.sampled_from(STATUSES))
 def test_under_an_asgi_server(request: dict[str, str], status: Status) -> None:
     """The same holds for whatever an ASGI server hands over."""
-    readiness.hear(status)
+    hear(status)
     scope = {
         "type": "http",
         "method": request["method"].upper(),

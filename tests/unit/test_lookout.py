@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from django_safe_init import lookout
+from django_safe_init.aliases import Engine
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
@@ -16,7 +17,8 @@ from django_safe_init.exceptions import (
     UnsupportedEngine,
     WaitTimeout,
 )
-from django_safe_init.lookout import Lookout, pause_after, remembering, unreachable
+from django_safe_init.lookout import Lookout, pause_after, unreachable
+from django_safe_init.scene import Scene
 from django_safe_init.states import State
 from django_safe_init.status import Status
 from tests.support import wait_until
@@ -36,7 +38,8 @@ def look(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Status]
     started: list[Lookout] = []
 
     def at(*sights: Status | Exception) -> list[Status]:
-        left, reported = list(sights), []
+        left: list[Status | Exception] = list(sights)
+        reported: list[Scene] = []
 
         def open_reader(*arguments: Any) -> Any:
             sight = left.pop(0) if left else READY
@@ -50,7 +53,7 @@ def look(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Status]
         started[-1].start()
         started[-1].join(10)
         assert not started[-1].is_alive()
-        return reported
+        return [scene.status for scene in reported]
 
     yield at
     for each in started:
@@ -94,16 +97,43 @@ def test_a_locked_table_hides_no_progress(look) -> None:
     assert look(MIGRATING, LOCKED, LOCKED)[1:3] == [MIGRATING, MIGRATING]
 
 
-@pytest.mark.parametrize("before", [None, BEHIND, LOCKED])
-def test_nothing_to_remember(before) -> None:
-    """Without a run that was at work, what is seen is what is reported."""
-    assert remembering(LOCKED, before) is LOCKED
-
-
 def test_what_is_seen_replaces_what_was(look) -> None:
     """A run that is seen, or another state, is not covered by what was known before."""
-    assert remembering(BEHIND, MIGRATING) is BEHIND
-    assert remembering(READY, MIGRATING) is READY
+    assert look(MIGRATING, BEHIND, LOCKED, READY) == [MIGRATING, BEHIND, LOCKED, READY]
+
+
+@pytest.mark.parametrize(
+    ("engine", "lock", "guarded"),
+    [
+        (Engine.POSTGRESQL, "auto", True),
+        (Engine.SQLITE, "none", True),
+        (Engine.MEMORY, "auto", False),
+        (Engine.UNKNOWN, "auto", True),
+        (Engine.UNKNOWN, "none", False),
+    ],
+)
+def test_nobody_to_wait_for(look, monkeypatch, settings, engine, lock, guarded) -> None:
+    """Where nobody can lead, and that is accepted, there is nothing to wait for."""
+    settings.SAFE_INIT = {"LOCK": lock}
+    monkeypatch.setattr(lookout, "engine_of", lambda alias: engine)
+    first, *_ = look(BEHIND)
+    assert first.ready is not guarded
+
+
+def test_more_for_the_token(look, monkeypatch, settings) -> None:
+    """Steps and leader are looked at only where somebody could ask for them."""
+    looked: list[Any] = []
+
+    def read_scene(alias: str, reader: Any, before: Scene | None) -> Scene:
+        looked.append(before)
+        return Scene(reader.sight)
+
+    monkeypatch.setattr(lookout, "read_scene", read_scene)
+    look(BEHIND)
+    assert looked == []
+    settings.SAFE_INIT = {"STATUS_TOKEN": "s3cret"}
+    look(BEHIND)
+    assert [before and before.status for before in looked] == [None, BEHIND]
 
 
 def test_changes_are_logged_once(look, caplog) -> None:
@@ -129,7 +159,7 @@ def test_pauses(took, pause) -> None:
 
 def test_stop(monkeypatch) -> None:
     """A lookout that is stopped ends without another look."""
-    reported: list[Status] = []
+    reported: list[Scene] = []
     monkeypatch.setattr(lookout, "open_reader", lambda *arguments: Reader(BEHIND))
     monkeypatch.setattr(lookout, "look", lambda alias, reader: reader.sight)
     watching = Lookout("default", None, reported.append)
@@ -137,7 +167,7 @@ def test_stop(monkeypatch) -> None:
     wait_until(lambda: reported)
     watching.stop()
     assert not watching.is_alive()
-    assert reported == [BEHIND]
+    assert [scene.status for scene in reported] == [BEHIND]
 
 
 def test_not_heard_yet() -> None:

@@ -16,7 +16,7 @@ from django_safe_init.middleware import InitializationMiddleware
 from django_safe_init.readiness import readiness
 from django_safe_init.status import Status
 from tests.support import validate_json
-from tests.unit.conftest import BEHIND, READY, status_of
+from tests.unit.conftest import BEHIND, READY, hear, status_of
 from tests.unit.readings import ended, reading, run_row
 
 MIGRATING = status_of(
@@ -102,7 +102,7 @@ def test_nothing_is_known(tell, ask, settings) -> None:
         "connecting",
     )
     assert ask("/cart/").status_code == 503
-    readiness.hear(READY)
+    hear(READY)
     assert ask("/cart/").status_code == 200
 
 
@@ -112,11 +112,11 @@ def test_the_first_request_of_a_new_worker(tell, ask, monkeypatch) -> None:
     wait, await_news = readiness.wait, readiness.await_news
 
     def hear_and_wait(seconds: float) -> None:
-        readiness.hear(READY)
+        hear(READY)
         wait(seconds)
 
     async def hear_and_await(seconds: float) -> None:
-        readiness.hear(READY)
+        hear(READY)
         await await_news(seconds)
 
     monkeypatch.setattr(readiness, "wait", hear_and_wait)

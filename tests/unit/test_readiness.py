@@ -12,7 +12,7 @@ from django_safe_init import readiness as module
 from django_safe_init.readiness import Readiness, readiness
 from django_safe_init.states import State
 from django_safe_init.status import Status
-from tests.unit.conftest import BEHIND, READY, Deaf, status_of
+from tests.unit.conftest import BEHIND, READY, Deaf, hear, status_of
 
 NOT_READY = status_of(BEHIND)
 OTHER = Status("other", State.READY, 100, "")
@@ -48,7 +48,7 @@ def test_all_of_them(tell) -> None:
     assert not readiness.ready("default")
     assert not readiness.ready()
     assert readiness.status("default") is NOT_READY
-    readiness.hear(READY)
+    hear(READY)
     assert readiness.ready()
     assert readiness.complete
 
@@ -56,7 +56,7 @@ def test_all_of_them(tell) -> None:
 def test_ready_is_for_good(tell) -> None:
     """What comes after "ready" does not take it back."""
     tell(READY)
-    readiness.hear(NOT_READY)
+    hear(NOT_READY)
     assert readiness.ready()
     assert readiness.ready("default")
 
@@ -107,7 +107,7 @@ def test_waiting_for_the_first_news(tell, settings) -> None:
     readiness.watch()
     readiness.wait(0.01)
     asyncio.run(readiness.await_news(0.01))
-    readiness.hear(NOT_READY)
+    hear(NOT_READY)
     readiness.wait(30)
     asyncio.run(readiness.await_news(30))
     assert time.monotonic() - started < 10

@@ -9,7 +9,7 @@ from django.urls import clear_url_caches, reverse
 
 from django_safe_init import urls
 from django_safe_init.readiness import readiness
-from tests.unit.conftest import BEHIND, READY, status_of
+from tests.unit.conftest import BEHIND, READY, hear, status_of
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_the_same_answers(tell, client) -> None:
     assert (health.status_code, health.json()["state"]) == (503, "uninitialized")
     assert client.get("/api/db/status").json()["state"] == "not_initialized"
     assert client.post("/health/db").status_code == 405
-    readiness.hear(READY)
+    hear(READY)
     assert client.get("/health/db").status_code == 200
 
 

@@ -1,0 +1,24 @@
+"""A server of a project on one file of SQLite."""
+
+from __future__ import annotations
+
+from tests.processes.harness import Fleet
+from tests.serving.harness import STATUS, gunicorn
+
+
+def test_held_back_until_ready(lite_fleet: Fleet) -> None:
+    """It is held back and served like one on a server, and no request makes the file."""
+    lite_fleet.use(scenario="gated")
+    server = gunicorn(lite_fleet, workers=2)
+    server.wait_for(lambda answer: answer.json["state"] == "uninitialized")
+    assert server.get("/entries/").status == 503
+    assert not lite_fleet.database.file.exists()
+    leader = lite_fleet.start("safe_migrate")
+    lite_fleet.wait_for_note("inside")
+    server.wait_for(lambda answer: answer.json["state"] == "migrating")
+    assert server.get(STATUS).json["state"] == "migrating"
+    lite_fleet.allow()
+    assert leader.wait() == 0, leader
+    server.wait_until_ready(2)
+    assert server.get("/entries/").json == {"entries": ["gate", "data"]}
+    server.end()
