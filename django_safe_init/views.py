@@ -13,7 +13,7 @@ from django_safe_init import replies
 from django_safe_init.readiness import readiness
 
 #: How long a probe may wait for the first news of a process; the kubelet gives it a second.
-PROBE_SECONDS = 0.05
+PROBE_SECONDS = 0.03
 
 
 def _view(reply: replies.Reply) -> replies.Reply:

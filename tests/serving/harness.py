@@ -21,8 +21,6 @@ LIVE, READY, STATUS = "/health/live", "/health/db", "/api/db/status"
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
 #: A server's own socket is not ours to close.
 WARNINGS = "always::ResourceWarning,ignore:unclosed <socket:ResourceWarning"
-#: No probe may take longer, whatever the database does.
-PROBE_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
