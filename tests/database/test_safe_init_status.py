@@ -81,6 +81,7 @@ def test_json(run, django_database, small_shop) -> None:
         "led": False,
         "run": None,
         "pending": ["shop.0001_initial", "shop.0002_sale"],
+        "unknown": [],
         "error": None,
         "history": [],
     }
