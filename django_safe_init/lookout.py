@@ -18,7 +18,7 @@ from django_safe_init.exceptions import (
     SafeInitError,
     WaitTimeout,
 )
-from django_safe_init.scene import Scene, read_scene, remembered
+from django_safe_init.scene import Scene, estimated, read_scene, remembered
 from django_safe_init.states import State
 from django_safe_init.status import Status, look, open_reader
 from django_safe_init.text import one_line
@@ -74,9 +74,10 @@ class Lookout(threading.Thread):
             reader = open_reader(self.alias, settings, Deadline(0), self._build)
             with closing(reader):
                 if settings.status_token:  # somebody may ask for more than the status
-                    return read_scene(self.alias, reader, before)
-                status = look(self.alias, reader)
-                return Scene(status) if status.run else remembered(status, before)
+                    scene = read_scene(self.alias, reader, before)
+                else:
+                    scene = _plain_scene(look(self.alias, reader), before)
+                return estimated(scene, reader)
         except (DatabaseUnreachable, WaitTimeout) as exc:
             return Scene(unreachable(self.alias, str(exc)))
         except SafeInitError as exc:
@@ -84,6 +85,10 @@ class Lookout(threading.Thread):
         except Exception as exc:  # noqa: BLE001  (without this thread nothing gets ready)
             text = f"{type(exc).__name__}: {one_line(exc)}"
             return Scene(_failed(self.alias, text))
+
+
+def _plain_scene(status: Status, before: Scene | None) -> Scene:
+    return Scene(status) if status.run else remembered(status, before)
 
 
 def is_guarded(alias: str, settings: Settings) -> bool:

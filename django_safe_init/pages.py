@@ -22,8 +22,8 @@ def page(
     refresh_seconds: int,
 ) -> HttpResponse:
     """The page about the worst of them, for a person."""
-    statuses = [scene.status for scene in scenes]
-    found = worst(statuses)
+    found = worst([scene.status for scene in scenes])
+    scene = next(scene for scene in scenes if scene.status is found)
     run = found.run
     work = run if run and run.open else None
     return render(
@@ -35,16 +35,16 @@ def page(
             progress=found.progress,
             elapsed_seconds=work.age_seconds if work else None,
             silence_seconds=work.silence_seconds if work else None,
-            remaining_seconds=None,
+            remaining_seconds=scene.remaining_seconds,
             status_url=status_url,
             continue_url=continue_url,
             refresh_seconds=refresh_seconds,
-            debug=_debug(found, statuses) if django_settings.DEBUG else None,
+            debug=_debug(found, scenes) if django_settings.DEBUG else None,
         )
     )
 
 
-def _debug(found: Status, statuses: Sequence[Status]) -> DebugView:
-    pending = dict.fromkeys(name for each in statuses for name in each.pending)
+def _debug(found: Status, scenes: Sequence[Scene]) -> DebugView:
+    pending = dict.fromkeys(name for each in scenes for name in each.status.pending)
     leader = found.run.leader if found.run else None
     return DebugView(tuple(pending), _COMMAND, found.error, leader)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from django_safe_init.activity import Activity, leader_activity
 from django_safe_init.build import Build
@@ -70,6 +71,20 @@ _SURROUNDINGS = """
       (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
        AND application_name = 'safe_init waiting' AND pid <> %(leader)s),
       (SELECT usename FROM pg_stat_activity WHERE pid = %(leader)s)
+"""
+#: How long steps of these names took when they were done the last time before.
+_TIMED = f"""
+    SELECT DISTINCT ON (name) extract(epoch FROM s.finished_at - s.started_at) AS seconds
+    FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = run_id
+    WHERE name = ANY(%(wanted)s) AND run_id <> %(run)s AND lock_key = %(lock_key)s
+      AND to_jsonb(s) @> '{{"outcome": "done", "backwards": false}}'
+    ORDER BY name, s.id DESC
+"""
+_LEFT = f"""
+    SELECT count(*), sum(seconds),
+      (SELECT extract(epoch FROM clock_timestamp() - started_at) FROM {STEP_TABLE}
+       WHERE run_id = %(run)s AND finished_at IS NULL ORDER BY id DESC LIMIT 1)
+    FROM ({_TIMED}) AS timed
 """
 _READABLE = """
     SELECT to_regclass(%(table)s) IS NOT NULL,
@@ -151,6 +166,15 @@ class Reader:
         return Surroundings(
             tuple(step_row(values) for values in reversed(rows)), role, followers
         )
+
+    def seconds_left(self, run: RunRow, names: Sequence[str]) -> float | None:
+        """What these steps of the run may still take; None unless all were timed before."""
+        [(timed, seconds, elapsed)] = self.session.read(
+            _LEFT, {**self.params, "run": run.id, "wanted": list(names)}
+        )
+        if timed < len(names):
+            return None
+        return max(0.0, float(seconds or 0) - float(elapsed or 0))
 
     def close(self) -> None:
         """End the session."""

@@ -38,6 +38,8 @@ class Scene:
     followers: int | None = None
     #: What the leader's statement is, and what blocks it.
     activity: Activity | None = None
+    #: What the steps that are left took before; None unless all were timed.
+    remaining_seconds: float | None = None
     #: What else there is to say.
     note: str = ""
     #: Whether this role may not read the steps.
@@ -59,6 +61,7 @@ class Scene:
             "role": self.role,
             "followers": self.followers,
             "activity": str(self.activity or "") or None,
+            "remaining_seconds": self.remaining_seconds,
         }
 
     @property
@@ -95,6 +98,17 @@ def remembered(status: Status, before: Scene | None) -> Scene:
         return Scene(status)
     known = replace(before.status, led=status.led)
     return replace(before, status=known, note=status.message)
+
+
+def estimated(scene: Scene, reader: StatusReader) -> Scene:
+    """The scene with what the run may still take, if its steps were timed before."""
+    run, names = scene.status.run, scene.status.pending
+    if run is None or not scene.running or not names:
+        return scene
+    try:
+        return replace(scene, remaining_seconds=reader.seconds_left(run, names))
+    except (TablesLocked, TablesUnreadable, ConnectionEnded):
+        return scene
 
 
 def _surroundings(status: Status, reader: StatusReader, blind: bool) -> Scene:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -53,6 +54,12 @@ class StatusReader(Protocol):
         """The newest steps of the run, at most so many (None: do not look), and who waits.
 
         Raises `TablesUnreadable` where only the steps may not be read.
+        """
+
+    def seconds_left(self, run: RunRow, names: Sequence[str]) -> float | None:
+        """What these steps of the run may still take; None unless all were timed before.
+
+        Raises as `surroundings` does.
         """
 
     def close(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from django.db import connections
 from django.db.migrations.recorder import MigrationRecorder
 
@@ -46,6 +48,10 @@ class MemoryReader:
     def surroundings(self, run: RunRow, steps: int | None) -> Surroundings:
         """There are no runs."""
         return Surroundings()
+
+    def seconds_left(self, run: RunRow, names: Sequence[str]) -> float | None:
+        """There are no runs."""
+        return None
 
     def close(self) -> None:
         """The connection is Django's."""

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import psycopg
@@ -18,16 +19,23 @@ from django.test import RequestFactory
 
 from django_safe_init import initialize, reader
 from django_safe_init.columns import RUN_TABLE
+from django_safe_init.conf import get_settings
 from django_safe_init.connections import Session
+from django_safe_init.deadline import Deadline
+from django_safe_init.engines.base import StatusReader
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.locks.postgresql import LeaderLock
 from django_safe_init.middleware import InitializationMiddleware
 from django_safe_init.readiness import readiness
+from django_safe_init.reading import ConnectionEnded, TablesLocked, TablesUnreadable
 from django_safe_init.recorder import Recorder
+from django_safe_init.scene import Scene, estimated
 from django_safe_init.states import State
+from django_safe_init.status import Status, open_reader
 from django_safe_init.tables import ensure_tables
 from example_project.embedded import free_port
 from tests.support import Database, assert_prompt, wait_until
+from tests.unit.readings import run_row
 
 factory = RequestFactory()
 PATHS = ("/health/live", "/health/db", "/api/db/status")
@@ -260,17 +268,26 @@ def test_recovery(serving, log_in_as, django_database) -> None:
     assert serving("/").content == b"served"
 
 
-def test_while_a_migration_locks_our_tables(
-    serving, small_shop, open_session, observer
-) -> None:
+@pytest.fixture
+def lead(small_shop, open_session) -> Callable[[], Recorder]:
+    """Opens a run of this build, as its leader, that migrates."""
+
+    def open_run() -> Recorder:
+        session = open_session()
+        assert LeaderLock(session).try_acquire()
+        ensure_tables(session)
+        leader = Recorder(session, small_shop.build(), None)
+        leader.open_run("test")
+        leader.total = 4
+        leader.update(State.MIGRATING, "shop.0001_initial")
+        return leader
+
+    return open_run
+
+
+def test_while_a_migration_locks_our_tables(serving, lead, observer) -> None:
     """Progress is still shown while a migration has locked our tables."""
-    session = open_session()
-    assert LeaderLock(session).try_acquire()
-    ensure_tables(session)
-    leader = Recorder(session, small_shop.build(), None)
-    leader.open_run("test")
-    leader.total = 4
-    leader.update(State.MIGRATING, "shop.0001_initial")
+    lead()
     serving("/health/db")
     wait_for(State.MIGRATING)
     before = readiness.status("default")
@@ -285,6 +302,63 @@ def test_while_a_migration_locks_our_tables(
     wait_until(lambda: readiness.status("default") is not seen)
     assert readiness.status("default").run.id == before.run.id
     observer.rollback()
+
+
+# How long it may still take
+
+
+@pytest.fixture(params=["django_database", "lite"])
+def any_reader(request, small_shop) -> Iterator[StatusReader]:
+    """A reader of a database of each kind on which the shop was initialized."""
+    request.getfixturevalue(request.param)
+    initialize()
+    with closing(open_reader("default", get_settings(), Deadline(5))) as opened:
+        yield opened
+
+
+NAMES = ("shop.0001_initial", "shop.0002_sale")
+
+
+def test_what_was_timed_before(any_reader) -> None:
+    """What is left takes as long as it took before; nothing is said where that is unknown."""
+    [first] = any_reader.history(1)
+    again = first._replace(id=first.id + 1)
+    one, both = (any_reader.seconds_left(again, names) for names in (NAMES[:1], NAMES))
+    assert 0 < one < both < 30
+    assert any_reader.seconds_left(again, (*NAMES, "shop.0003_more")) is None
+    assert any_reader.seconds_left(first, NAMES) is None
+
+
+def test_an_estimate(serving, django_database, lead, small_shop) -> None:
+    """A run whose steps were all timed before says what it may still take."""
+    initialize()
+    call_command("migrate", "shop", "zero", verbosity=0)
+    leader = lead()
+    leader.start_step(NAMES[0], backwards=False, atomic=True)
+    leader.proof()
+    serving("/health/db")
+    wait_for(State.MIGRATING)
+    assert 0 <= readiness.scene("default").remaining_seconds < 30
+    small_shop.write("0003_more")
+    readiness.forget()
+    serving("/health/db")
+    wait_for(State.MIGRATING)
+    assert readiness.scene("default").remaining_seconds is None
+
+
+@pytest.mark.parametrize("error", [TablesLocked, TablesUnreadable, ConnectionEnded])
+def test_no_estimate(error) -> None:
+    """Where the steps cannot be read there is no estimate, and what else was seen counts."""
+
+    class Reader:
+        def seconds_left(self, *arguments: object) -> None:
+            raise error
+
+    status = Status(
+        "default", State.MIGRATING, 1, "", run=run_row(), led=True, pending=NAMES
+    )
+    scene = Scene(status)
+    assert estimated(scene, Reader()) is scene
 
 
 # Several databases

@@ -143,6 +143,7 @@ def test_details() -> None:
         "role": "owner",
         "followers": 3,
         "activity": "running for 2 s: SELECT secret",
+        "remaining_seconds": None,
     }
     assert found["run"]["leader"] == "web-1:77"
     assert found["error"] == "ValueError: it broke"

@@ -66,6 +66,8 @@ class Reader:
     def __init__(self, sight: Status) -> None:
         self.sight = sight
 
+    def seconds_left(self, *arguments: object) -> None: ...
+
     def close(self) -> None: ...
 
 

@@ -14,6 +14,7 @@ from django.test import AsyncRequestFactory, RequestFactory
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.middleware import InitializationMiddleware
 from django_safe_init.readiness import readiness
+from django_safe_init.scene import Scene
 from django_safe_init.status import Status
 from tests.support import validate_json
 from tests.unit.conftest import BEHIND, READY, hear, status_of
@@ -320,6 +321,15 @@ def test_what_the_page_shows(tell, monkeypatch) -> None:
     assert (view.status_url, view.debug) == ("/api/db/status", None)
     assert view.refresh_seconds == int(held["Retry-After"])
     assert view.remaining_seconds is None
+
+
+def test_the_page_shows_an_estimate(tell, monkeypatch) -> None:
+    """Where earlier runs of the same steps were timed, the page says what is left."""
+    shown = views_of(monkeypatch)
+    tell(MIGRATING, Status("other", READY.state, 100, ""))
+    readiness.hear(Scene(MIGRATING, remaining_seconds=42.5))
+    ask("/cart/", headers=HTML)
+    assert [view.remaining_seconds for view in shown] == [42.5]
 
 
 def test_what_the_page_shows_without_a_run_at_work(tell, monkeypatch, settings) -> None:

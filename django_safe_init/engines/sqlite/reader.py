@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from django_safe_init.activity import Activity
@@ -51,6 +53,13 @@ _READY = f"""
 _STEPS = f"""
     SELECT *, {_seconds("started_at", "coalesce(finished_at, 'now')")} AS seconds
     FROM {STEP_TABLE} WHERE run_id = :run ORDER BY position DESC, id DESC LIMIT :limit
+"""
+#: How long steps of these names took when they were done before, the last time last.
+_TIMED = f"""
+    SELECT name, {_seconds("s.started_at", "s.finished_at")} AS seconds
+    FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = run_id
+    WHERE name IN (SELECT value FROM json_each(:wanted)) AND s.outcome = 'done'
+      AND NOT backwards AND run_id <> :run AND lock_key = :lock_key ORDER BY s.id
 """
 
 
@@ -134,6 +143,14 @@ class SqliteReader:
             return Surroundings()
         rows = self.session.rows(_STEPS, {"run": run.id, "limit": steps})
         return Surroundings(tuple(step_row(values) for values in reversed(rows)))
+
+    def seconds_left(self, run: RunRow, names: Sequence[str]) -> float | None:
+        """What these steps may still take; the one at work cannot be seen from outside."""
+        wanted = {**self.params, "run": run.id, "wanted": json.dumps(list(names))}
+        seconds = {
+            row["name"]: row["seconds"] for row in self.session.rows(_TIMED, wanted)
+        }
+        return sum(seconds.values()) if len(seconds) == len(names) else None
 
     def close(self) -> None:
         """Close the connection."""
