@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import get_script_prefix
@@ -41,79 +42,84 @@ def _published(reply: Reply) -> Reply:
     return published
 
 
+class News(NamedTuple):
+    """What this process knows of the databases that a request is about."""
+
+    settings: Settings
+    scenes: list[Scene]
+    worst: Status
+
+
+def _asked(reply: Callable[[HttpRequest, News], HttpResponse]) -> Reply:
+    """The reply of a URL about the databases that the request names."""
+
+    @_published
+    @functools.wraps(reply)
+    def asked(request: HttpRequest) -> HttpResponse:
+        settings = get_settings()
+        aliases = chosen(request, settings.databases)
+        if not aliases:
+            return _no_such_database()
+        return reply(request, _news(settings, aliases))
+
+    return asked
+
+
 @_published
 def live(request: HttpRequest) -> HttpResponse:
     """Whether this process answers: 200, whatever the database does."""
     return _json({"status": "alive"})
 
 
-@_published
-def ready(request: HttpRequest) -> HttpResponse:
+@_asked
+def ready(request: HttpRequest, news: News) -> HttpResponse:
     """Whether this build is ready: 200 or 503."""
-    settings = get_settings()
-    scenes = _scenes(settings, chosen(request, settings.databases))
-    if not scenes:
-        return _no_such_database()
-    found = _worst(scenes)
-    response = _told(request, settings, answers.health(found), scenes)
-    if not found.ready:
+    response = _told(request, news, answers.health(news.worst))
+    if not news.worst.ready:
         response.status_code = 503
-        response["Retry-After"] = _retry_after(found)
+        response["Retry-After"] = _retry_after(news)
     return response
 
 
-@_published
-def status(request: HttpRequest) -> HttpResponse:
+@_asked
+def status(request: HttpRequest, news: News) -> HttpResponse:
     """How far the initialization is: JSON, or the page for a browser; 200 in every state."""
-    settings = get_settings()
-    scenes = _scenes(settings, chosen(request, settings.databases))
-    if not scenes:
-        return _no_such_database()
-    found = _worst(scenes)
     with _language_of(request):
         if wants_page(request):
-            seconds, home = _retry_after(found), get_script_prefix()
-            return pages.page(scenes, own_url(request), home, seconds)
-        return _told(request, settings, answers.public_status(found), scenes)
+            seconds, home = _retry_after(news), get_script_prefix()
+            return pages.page(news.scenes, own_url(request), home, seconds)
+        return _told(request, news, answers.public_status(news.worst))
 
 
 def hold(request: HttpRequest) -> HttpResponse:
     """For a request that came too early: 503, as a page or as a problem."""
     settings = get_settings()
-    scenes = _scenes(settings, settings.databases)
-    found = _worst(scenes)
-    seconds = _retry_after(found)
+    news = _news(settings, settings.databases)
+    seconds = _retry_after(news)
     with _language_of(request):
         if wants_page(request):
             path = settings.paths["status"]
             url = path and get_script_prefix().rstrip("/") + path
-            response = pages.page(scenes, url, own_url(request), seconds)
+            response = pages.page(news.scenes, url, own_url(request), seconds)
         else:
-            response = _json(answers.problem(found), _PROBLEM)
+            response = _json(answers.problem(news.worst), _PROBLEM)
     response.status_code = 503
     response["Retry-After"] = seconds
     return _finished(request, response)
 
 
-def _scenes(settings: Settings, aliases: Sequence[str]) -> list[Scene]:
+def _news(settings: Settings, aliases: Sequence[str]) -> News:
     if in_foreign_tests(settings):  # whose databases the test runner has made
-        return [Scene(Status(alias, State.READY, 100, "")) for alias in aliases]
-    return [readiness.scene(alias) or Scene(unreachable(alias)) for alias in aliases]
+        scenes = [Scene(Status(alias, State.READY, 100, "")) for alias in aliases]
+    else:
+        scenes = [readiness.scene(each) or Scene(unreachable(each)) for each in aliases]
+    return News(settings, scenes, answers.worst([scene.status for scene in scenes]))
 
 
-def _worst(scenes: Sequence[Scene]) -> Status:
-    return answers.worst([scene.status for scene in scenes])
-
-
-def _told(
-    request: HttpRequest,
-    settings: Settings,
-    body: answers.Body,
-    scenes: Sequence[Scene],
-) -> HttpResponse:
-    if not has_token(request, settings.status_token):
+def _told(request: HttpRequest, news: News, body: answers.Body) -> HttpResponse:
+    if not has_token(request, news.settings.status_token):
         return _json(body)
-    response = _json({**body, **answers.details(scenes)})
+    response = _json({**body, **answers.details(news.scenes)})
     del response["Access-Control-Allow-Origin"]
     return response
 
@@ -131,8 +137,8 @@ def _no_such_database() -> HttpResponse:
     return response
 
 
-def _retry_after(found: Status) -> int:
-    return random.randint(*_RETRY.get(found.state, _RETRY_OTHERWISE))
+def _retry_after(news: News) -> int:
+    return random.randint(*_RETRY.get(news.worst.state, _RETRY_OTHERWISE))
 
 
 def _language_of(request: HttpRequest) -> translation.override:

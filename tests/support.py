@@ -192,6 +192,14 @@ class Database(Records):
             f" AND ({where})"
         )
 
+    def sessions(self) -> int:
+        """How many sessions the server has had here, when all of them have ended."""
+        wait_until(lambda: not self.backends())
+        query = (
+            "SELECT sessions FROM pg_stat_database WHERE datname = current_database()"
+        )
+        return int(self.value(query))
+
     def followers(self) -> list[dict[str, Any]]:
         return self.backends("application_name LIKE 'safe_init waiting%'")
 

@@ -141,6 +141,7 @@ def test_in_memory(memory, small_shop) -> None:
     assert reader.history(9) == []
     assert not reader.activity().progressing
     assert reader.surroundings(None, 9) == Surroundings()
+    assert reader.seconds_left(None, ()) is None
     Unlock().handle(database="default", interactive=False)
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,7 +10,7 @@ import pytest
 from example_project.embedded import free_port
 from tests.processes.harness import Fleet
 from tests.serving.harness import LIVE, READY, STATUS, Server
-from tests.support import Database, assert_prompt, wait_until
+from tests.support import Database, assert_prompt
 
 PROBES = (LIVE, READY, STATUS)
 
@@ -70,26 +67,6 @@ def test_a_database_that_is_down(fleet: Fleet, serve: Any) -> None:
     assert port not in held.body
 
 
-@pytest.fixture
-def black_hole() -> Iterator[int]:
-    """The port of a listener that accepts connections and never answers."""
-    accepted: list[socket.socket] = []
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
-
-        def accept() -> None:
-            with suppress(OSError):
-                while True:
-                    accepted.append(listener.accept()[0])
-
-        thread = threading.Thread(target=accept)
-        thread.start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
-    for each in accepted:
-        each.close()
-
-
 def test_a_database_that_never_answers(serve: Any, black_hole: int) -> None:
     """Every probe is answered in time while each attempt to connect takes its whole time."""
     server = serve(database_settings={"PORT": str(black_hole)})
@@ -100,26 +77,19 @@ def test_a_database_that_never_answers(serve: Any, black_hole: int) -> None:
     assert_prompt(seconds + probes(server))
 
 
-def sessions(database: Database) -> int:
-    """How many sessions the server has had in this database."""
-    wait_until(lambda: not database.backends())
-    query = "SELECT sessions FROM pg_stat_database WHERE datname = %s"
-    return int(database.value(query, database.name))
-
-
 def test_no_request_opens_a_connection(
     fleet: Fleet, database: Database, serve: Any
 ) -> None:
     """Hundreds of requests cost no session while all is ready, and few before that."""
     server = serve()
-    before = sessions(database)
+    before = database.sessions()
     first = [server.get(path) for _ in range(100) for path in (*PROBES, "/sync/")]
     assert sum(each.seconds for each in first) > 0
-    looks = sessions(database) - before
+    looks = database.sessions() - before
     assert 1 <= looks <= 2 + sum(each.seconds for each in first)
     assert fleet.run("safe_migrate").wait() == 0
     server.wait_until_ready()
-    before = sessions(database)
+    before = database.sessions()
     for path in (*PROBES, "/sync/"):
         assert {each.status for each in server.get_often(path, 100)} == {200}
-    assert sessions(database) == before
+    assert database.sessions() == before
