@@ -49,6 +49,27 @@ def test_import_where_nothing_forks() -> None:
     assert done.returncode == 0
 
 
+def test_integrations_are_optional() -> None:
+    """What only an integration needs is imported by that integration alone."""
+    code = (
+        "import sys, django\n"
+        "from django.conf import settings\n"
+        "settings.configure(INSTALLED_APPS=['django_safe_init'])\n"
+        "django.setup()\n"
+        "import django_safe_init.middleware, django_safe_init.runner\n"
+        "names = {module.split('.')[0] for module in sys.modules}\n"
+        "print(names & {'health_check', 'prometheus_client', 'gunicorn'})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "set()"
+
+
 def test_models_are_read_only() -> None:
     """Django makes no table for our models, and its commands do not know them."""
     from django_safe_init.models import Run, Step

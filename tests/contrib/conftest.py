@@ -1,0 +1,23 @@
+"""Small projects for the integrations, with the fixtures of the database tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from django_safe_init.readiness import readiness
+from tests.database.conftest import (  # noqa: F401  (fixtures)
+    log_in_as,
+    new_role,
+    shop,
+    small_shop,
+)
+
+
+@pytest.fixture
+def fresh_readiness() -> Iterator[None]:
+    """This process knows nothing at first, and forgets what it has found out."""
+    readiness.forget()
+    yield
+    readiness.forget()
