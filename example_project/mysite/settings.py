@@ -31,6 +31,8 @@ DATABASES = {"default": database_settings(DATABASE_URL)}
 SAFE_INIT = {}  # (3) every key has a default
 
 MIDDLEWARE = [
+    # Before all others: answers health and status, and holds requests back until ready.
+    "django_safe_init.middleware.InitializationMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -53,10 +55,18 @@ TEMPLATES = [
     },
 ]
 
-# An example on the developer's own machine: do not copy these three.
-SECRET_KEY = "django-insecure-example"
-DEBUG = True
-ALLOWED_HOSTS = ["localhost", "127.0.0.1"]
+# On the developer's own machine; what deploy/ starts sets all three.
+SECRET_KEY = os.environ.get("SECRET_KEY") or "django-insecure-example"
+DEBUG = os.environ.get("DEBUG", "1") == "1"
+ALLOWED_HOSTS = os.environ.get("ALLOWED_HOSTS", "localhost,127.0.0.1").split(",")
+
+# Behind a pooler: the way to the server itself, for who initializes.
+if DIRECT_URL := os.environ.get("DATABASE_DIRECT_URL"):
+    SAFE_INIT["DIRECT"] = {"default": database_settings(DIRECT_URL)}
+    DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True
+# "initialize": the server initializes the database itself, in the background.
+if SERVE := os.environ.get("SHOP_SERVE"):
+    SAFE_INIT["SERVE"] = SERVE
 
 ROOT_URLCONF = "mysite.urls"
 WSGI_APPLICATION = "mysite.wsgi.application"
@@ -73,3 +83,4 @@ SHOP_SLOW_SECONDS = float(os.environ.get("SHOP_SLOW_SECONDS", "3"))
 # The same shop with Django alone, for `manage.py demo --compare`.
 if os.environ.get("SHOP_STOCK") == "1":
     INSTALLED_APPS.remove("django_safe_init")
+    del MIDDLEWARE[0]
