@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +15,7 @@ from tests.processes.pgbouncer import clients, pgbouncer
 from tests.support import Database, wait_until
 
 SAFE = ["safe_migrate", "--json"]
+MANAGE = Path(__file__).parents[2] / "example_project" / "manage.py"
 
 
 @pytest.fixture
@@ -88,3 +93,26 @@ def test_session_mode(
     assert exit_codes(started) == [0, 0, 0], fleet
     assert len(database.applied_once()) == 5
     assert entries(database) == ["data"]
+
+
+def url(database: Database) -> str:
+    """The database as the example project wants it."""
+    host, port = database.parameters["host"], database.parameters["port"]
+    return f"postgres://{database.parameters['user']}@{host}:{port}/{database.name}"
+
+
+def test_example_project(database: Database, transaction_pooled: Database) -> None:
+    """With the variables of `example_project/deploy` the shop initializes past the pooler."""
+    environment = {
+        **{k: v for k, v in os.environ.items() if k != "DJANGO_SETTINGS_MODULE"},
+        "DATABASE_URL": url(transaction_pooled),
+        "DATABASE_DIRECT_URL": url(database),
+        "SHOP_SLOW_SECONDS": "0",
+    }
+    for arguments in (["safe_migrate"], ["safe_init_status"]):
+        command = [sys.executable, str(MANAGE), *arguments]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert len(database.applied_once("catalog")) == 13

@@ -1,0 +1,119 @@
+"""Debian's HAProxy and nginx, with the files of `example_project/deploy`, on loopback ports."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.serving.harness import Answer, Server
+from tests.support import wait_until
+
+DEPLOY = Path(__file__).parents[2] / "example_project" / "deploy"
+#: With this line HAProxy shows the page of a replica while none is ready.
+FALLBACK = re.compile(r"^ *use_backend not_ready .*\n", re.MULTILINE)
+
+
+class Proxy(Server):
+    """A proxy on a loopback port, asked as a server is."""
+
+    def __init__(self, port: int, process: subprocess.Popen[bytes]) -> None:
+        self.port = port
+        self.replica = process
+
+
+def program(name: str) -> str:
+    """A program of Debian's, which `.ci/run` installs."""
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    if not found:
+        pytest.skip(f"{name} is not installed (apt-get install {name})")
+    return found
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _replaced(text: str, pattern: str, replacement: str, times: int = 1) -> str:
+    """The file with what differs on one machine; fails unless it is there to replace."""
+    changed, found = re.subn(pattern, replacement, text, flags=re.MULTILINE)
+    assert found == times, pattern
+    return changed
+
+
+@contextmanager
+def haproxy(replicas: Sequence[Server], *, fallback: bool = True) -> Iterator[Proxy]:
+    """HAProxy in front of the replicas; without `fallback` it answers for itself."""
+    servers = "".join(
+        f"    server web{n} 127.0.0.1:{replica.port} check\n"
+        for n, replica in enumerate(replicas, 1)
+    )
+    port = _free_port()
+    text = (DEPLOY / "haproxy.cfg").read_text()
+    text = _replaced(text, r"bind :8080$", f"bind 127.0.0.1:{port}")
+    text = _replaced(text, r"^    server-template web .*\n", servers, times=2)
+    if not fallback:
+        text = _replaced(text, FALLBACK.pattern, "")
+    with _running(port, text, [program("haproxy"), "-db", "-f"]) as proxy:
+        yield proxy
+
+
+@contextmanager
+def nginx(replicas: Sequence[Server]) -> Iterator[Proxy]:
+    """nginx in front of the replicas."""
+    servers = "".join(
+        f"    server 127.0.0.1:{replica.port} max_fails=0;\n" for replica in replicas
+    )
+    port = _free_port()
+    text = (DEPLOY / "nginx.conf").read_text()
+    text = _replaced(text, r"listen 8080;", f"listen 127.0.0.1:{port};")
+    text = _replaced(text, r"(^    server 127\.0\.0\.1:.*\n)+", servers)
+    main = (
+        "daemon off; master_process off; pid nginx.pid; error_log stderr; events { }\n"
+        "http { access_log off; client_body_temp_path body; proxy_temp_path proxy;\n"
+        "fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;\n"
+    )
+    with _running(port, f"{main}{text}}}\n", [program("nginx"), "-c"]) as proxy:
+        yield proxy
+
+
+@contextmanager
+def _running(port: int, text: str, command: list[str]) -> Iterator[Proxy]:
+    with TemporaryDirectory(prefix="proxy") as directory:
+        file = Path(directory) / "configuration"
+        file.write_text(text)
+        prefix = ["-p", directory] if command[-1] == "-c" else []
+        process = subprocess.Popen(
+            [command[0], *prefix, *command[1:], str(file)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            wait_until(lambda: _listens(port), message=f"{command[0]} listens")
+            yield Proxy(port, process)
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def came_from(answer: Answer) -> int | None:
+    """The worker that gave the answer; None if the proxy gave it itself."""
+    return answer.worker if "x-worker" in answer.headers else None
