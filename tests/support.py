@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
 import sqlite3
 import time
 from abc import ABC, abstractmethod
@@ -15,6 +18,7 @@ from typing import Any, TypeVar
 
 import jsonschema
 import psycopg
+import pytest
 from psycopg.rows import dict_row
 
 T = TypeVar("T")
@@ -45,6 +49,21 @@ def assert_prompt(seconds: list[float]) -> None:
     late = [each for each in seconds if each >= 0.1]
     assert len(late) <= len(seconds) / 10, late
     assert max(seconds) < 1, late
+
+
+def program(name: str) -> str:
+    """A program of Debian's, which `.ci/run` installs; the test is skipped without it."""
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    if not found:
+        pytest.skip(f"{name} is not installed (apt-get install {name})")
+    return found
+
+
+def free_port() -> int:
+    """A port of the loopback interface where nobody listens just now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 SCHEMAS = Path(__file__).parents[1] / "docs/schemas"

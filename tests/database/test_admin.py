@@ -209,6 +209,15 @@ def test_timeline_without_script_or_style(staff: Client) -> None:
     assert not re.search(r"\bstyle\b", content)
 
 
+def test_style_sheet(staff: Client) -> None:
+    """The style sheet that the pages name is there to be collected."""
+    from django.contrib.staticfiles import finders
+
+    for url in (RUNS, f"{RUNS}1/"):
+        assert "/static/django_safe_init/admin.css" in Page(staff, url).html
+    assert finders.find("django_safe_init/admin.css")
+
+
 def test_numbers_in_another_language(staff: Client, settings: Any) -> None:
     """A decimal comma does not get into the attributes of the drawing."""
     settings.LANGUAGE_CODE = "de"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,10 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import psycopg
-import pytest
 from psycopg.rows import dict_row
 
-from tests.support import Database, wait_until
+from tests.support import Database, free_port, program, wait_until
 
 #: PgBouncer does not run as root.
 ACCOUNT = "nobody"
@@ -37,19 +34,6 @@ max_client_conn = 200
 """
 
 
-def _program() -> str:
-    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    if not program:
-        pytest.skip("PgBouncer is not installed (apt-get install pgbouncer)")
-    return program
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def _answers(pooled: Database) -> bool:
     try:
         pooled.connect(connect_timeout=2).close()
@@ -59,7 +43,7 @@ def _answers(pooled: Database) -> bool:
 
 
 def _command(file: Path) -> list[str]:
-    command = [_program(), "--quiet", str(file)]
+    command = [program("pgbouncer"), "--quiet", str(file)]
     if os.geteuid() == 0:
         os.chown(file, pwd.getpwnam(ACCOUNT).pw_uid, -1)
         command[1:1] = ["--user", ACCOUNT]
@@ -69,7 +53,7 @@ def _command(file: Path) -> list[str]:
 @contextmanager
 def pgbouncer(database: Database, mode: str) -> Iterator[Database]:
     """The same database, reached through a pooler in `mode` (`transaction` or `session`)."""
-    port = _free_port()
+    port = free_port()
     pooled = Database(database.name, {**database.parameters, "port": port})
     with TemporaryDirectory(prefix="pgbouncer") as directory:
         Path(directory).chmod(0o755)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -12,10 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pytest
-
 from tests.serving.harness import Answer, Server
-from tests.support import wait_until
+from tests.support import free_port, program, wait_until
 
 DEPLOY = Path(__file__).parents[2] / "example_project" / "deploy"
 #: With this line HAProxy shows the page of a replica while none is ready.
@@ -28,20 +24,6 @@ class Proxy(Server):
     def __init__(self, port: int, process: subprocess.Popen[bytes]) -> None:
         self.port = port
         self.replica = process
-
-
-def program(name: str) -> str:
-    """A program of Debian's, which `.ci/run` installs."""
-    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
-    if not found:
-        pytest.skip(f"{name} is not installed (apt-get install {name})")
-    return found
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _replaced(text: str, pattern: str, replacement: str, times: int = 1) -> str:
@@ -58,7 +40,7 @@ def haproxy(replicas: Sequence[Server], *, fallback: bool = True) -> Iterator[Pr
         f"    server web{n} 127.0.0.1:{replica.port} check\n"
         for n, replica in enumerate(replicas, 1)
     )
-    port = _free_port()
+    port = free_port()
     text = (DEPLOY / "haproxy.cfg").read_text()
     text = _replaced(text, r"bind :8080$", f"bind 127.0.0.1:{port}")
     text = _replaced(text, r"^    server-template web .*\n", servers, times=2)
@@ -74,7 +56,7 @@ def nginx(replicas: Sequence[Server]) -> Iterator[Proxy]:
     servers = "".join(
         f"    server 127.0.0.1:{replica.port} max_fails=0;\n" for replica in replicas
     )
-    port = _free_port()
+    port = free_port()
     text = (DEPLOY / "nginx.conf").read_text()
     text = _replaced(text, r"listen 8080;", f"listen 127.0.0.1:{port};")
     text = _replaced(text, r"(^    server 127\.0\.0\.1:.*\n)+", servers)

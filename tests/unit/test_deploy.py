@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from django.core.management import get_commands, load_command_class
 
 from django_safe_init.conf import DEFAULT_PATHS
 from django_safe_init.management.replace import split
+from tests.support import program
 from tests.unit.deployment import (
     COMPOSE,
     DEPLOY,
@@ -41,14 +41,6 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done
-
-
-def program(name: str) -> str:
-    """A program of Debian's, which `.ci/run` installs."""
-    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
-    if not found:
-        pytest.skip(f"{name} is not installed (apt-get install {name})")
-    return found
 
 
 # Valid by those who know
