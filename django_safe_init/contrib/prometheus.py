@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 
 from django.utils.dateparse import parse_datetime
 from prometheus_client.metrics_core import (
@@ -24,12 +25,13 @@ from prometheus_client.registry import Collector
 
 from django_safe_init.build import Build, current_build
 from django_safe_init.conf import get_settings, in_foreign_tests
-from django_safe_init.connections import Deadline, one_line
+from django_safe_init.deadline import Deadline
 from django_safe_init.exceptions import ConfigurationError
+from django_safe_init.outcomes import OUTCOMES
 from django_safe_init.reading import RunRow
-from django_safe_init.recorder import OUTCOMES
 from django_safe_init.states import State
 from django_safe_init.status import Status, look, open_reader
+from django_safe_init.text import one_line
 
 logger = logging.getLogger("django_safe_init")
 
@@ -107,7 +109,7 @@ def see(database: str, build: Build) -> Sight:
     """Look at a database over a short connection; raises whatever goes wrong."""
     settings = dataclasses.replace(get_settings(), connect_timeout=CONNECT_SECONDS)
     reader = open_reader(database, settings, Deadline(0), build)
-    with reader.session:
+    with closing(reader):
         status = look(database, reader)
         # Without a run there are none, or a migration has locked the table.
         runs = reader.history(RECENT_RUNS) if status.run else []

@@ -8,6 +8,7 @@ import pytest
 
 from django_safe_init.readiness import readiness
 from tests.database.conftest import (  # noqa: F401  (fixtures)
+    lite,
     log_in_as,
     new_role,
     shop,

@@ -122,6 +122,23 @@ def test_open_run(project: Database) -> None:
     assert time.time() - found["heartbeat_timestamp_seconds"] > 3500
 
 
+def test_sqlite(lite: Any, small_shop: Any, monkeypatch: Any) -> None:
+    """On SQLite the same is measured, with times in UTC wherever the server is."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        before = time.time()
+        call_command("safe_migrate", verbosity=0)
+        found = scrape()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert found["state ready"] == found["run_result ready"] == 1
+    assert (found["migrations_applied"], found["runs_total"]) == (2, 1)
+    for name in ("heartbeat_timestamp_seconds", "last_success_timestamp_seconds"):
+        assert before - 5 < found[name] < time.time() + 5
+
+
 def test_openmetrics(project: Database) -> None:
     """The metrics are what OpenMetrics allows, too."""
     call_command("safe_migrate", verbosity=0)

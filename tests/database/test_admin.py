@@ -15,7 +15,7 @@ from django.db import connections
 from django.test import Client
 
 from django_safe_init.tables import RUN_TABLE, STEP_TABLE
-from tests.support import Database
+from tests.support import Database, SqliteDatabase
 
 APPS = [
     "django_safe_init",
@@ -45,9 +45,8 @@ RUNS = "/admin/django_safe_init/run/"
 STEPS = "/admin/django_safe_init/step/"
 
 
-@pytest.fixture
-def admin_project(django_database: Database, settings: Any) -> Database:
-    """A migrated project with the admin, where sessions need no table."""
+def _initialize(settings: Any) -> None:
+    """Make it a project with the admin, where sessions need no table, and initialize it."""
     settings.INSTALLED_APPS = APPS
     settings.MIDDLEWARE = MIDDLEWARE
     settings.TEMPLATES = [TEMPLATES]
@@ -55,21 +54,27 @@ def admin_project(django_database: Database, settings: Any) -> Database:
     settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
     settings.STATIC_URL = "static/"
     call_command("safe_migrate", verbosity=0)
+
+
+def _logged_in(**rights: bool) -> Client:
+    from django.contrib.auth.models import User
+
+    client = Client()
+    client.force_login(User.objects.create(username=f"user{rights}", **rights))
+    return client
+
+
+@pytest.fixture
+def admin_project(django_database: Database, settings: Any) -> Database:
+    """An initialized project with the admin."""
+    _initialize(settings)
     return django_database
 
 
 @pytest.fixture
 def client_of(admin_project: Database) -> Callable[..., Client]:
     """Makes clients who are logged in."""
-
-    def make(**rights: bool) -> Client:
-        from django.contrib.auth.models import User
-
-        client = Client()
-        client.force_login(User.objects.create(username=f"user{rights}", **rights))
-        return client
-
-    return make
+    return _logged_in
 
 
 @pytest.fixture
@@ -378,6 +383,18 @@ def test_other_projects(admin_project: Database, staff: Client, settings: Any) -
     assert Page(staff, RUNS).first_cells() == []
     assert Page(staff, STEPS).first_cells() == []
     assert staff.get(f"{RUNS}1/").status_code == 404
+
+
+def test_sqlite(lite: SqliteDatabase, settings: Any) -> None:
+    """All pages are the same on SQLite, sorted by duration too."""
+    _initialize(settings)
+    staff = _logged_in(is_staff=True)
+    names = [step["name"] for step in lite.steps()]
+    assert Page(staff, f"{RUNS}1/").first_cells() == names
+    assert Page(staff, f"{RUNS}?o=4").rows[1][:2] == ["1", "ready"]
+    assert set(Page(staff, f"{STEPS}?o=-5").first_cells()) == set(names)
+    lite.rows(f"DROP TABLE {STEP_TABLE}")
+    assert "missing, or cannot be read" in Page(staff, RUNS).html
 
 
 # Tables that are missing or unreadable
