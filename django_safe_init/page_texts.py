@@ -1,0 +1,152 @@
+"""Every word of the page that people see while they wait, in the language that is active."""
+
+from __future__ import annotations
+
+from django.utils.translation import gettext, gettext_lazy, ngettext, pgettext
+
+#: What each state is called, and what that means for who waits. Any other state: `UNKNOWN`.
+HEADINGS = {
+    "not_initialized": (
+        gettext_lazy("Waiting for the update to begin"),
+        gettext_lazy(
+            "This site is being brought to a new version. Its database has not been prepared"
+            " for it yet."
+        ),
+    ),
+    "initializing": (
+        gettext_lazy("The update is about to begin"),
+        gettext_lazy(
+            "This site is being brought to a new version. Preparing its database begins in a"
+            " moment."
+        ),
+    ),
+    "migrating": (
+        gettext_lazy("This site is being updated"),
+        gettext_lazy("Its database is being prepared for the new version."),
+    ),
+    "ready": (
+        gettext_lazy("The update is complete"),
+        gettext_lazy("The page that you asked for is opening."),
+    ),
+    "error": (
+        gettext_lazy("The update did not succeed"),
+        gettext_lazy(
+            "Preparing the database stopped before it was complete. Somebody has to look at"
+            " that; waiting alone may not help."
+        ),
+    ),
+}
+UNKNOWN = (
+    gettext_lazy("One moment, please"),
+    gettext_lazy("This site is starting. It looks whether its database is ready."),
+)
+CHECKING = gettext_lazy("All steps are done, and the result is being checked.")
+
+
+def language() -> str:
+    """The language that these texts are in, which need not be the one that is active.
+
+    A catalogue translates `en` to its own code; without one the texts are English.
+    """
+    return pgettext("the code of the language of this catalogue", "en")
+
+
+def steps(done: int, total: int) -> str:
+    return ngettext(
+        "%(done)d of %(total)d step", "%(done)d of %(total)d steps", total
+    ) % {"done": done, "total": total}
+
+
+def percent(progress: int) -> str:
+    return gettext("%(progress)d%%") % {"progress": progress}
+
+
+def ago(seconds: float) -> str:
+    """How long ago the last sign of life was. The heartbeat is no finer than the first text."""
+    if seconds < 5:
+        return gettext("just now")
+    if seconds < 60:
+        return ngettext("%d second ago", "%d seconds ago", int(seconds)) % seconds
+    return ngettext("%d minute ago", "%d minutes ago", int(seconds // 60)) % (
+        seconds // 60
+    )
+
+
+def about(seconds: float) -> str:
+    """What may be left, no more exactly than it can be known."""
+    if seconds < 60:
+        return gettext("less than a minute")
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return ngettext("about %d minute", "about %d minutes", minutes) % minutes
+    hours = round(minutes / 60)
+    return ngettext("about %d hour", "about %d hours", hours) % hours
+
+
+def clock(seconds: float) -> str:
+    """1:05, or 1:02:05."""
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}:{rest:02}"
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
+def promise(state: str) -> str:
+    """What happens without anybody's doing."""
+    if state == "ready":
+        return gettext("Nothing happens?")
+    if state == "error":
+        return gettext(
+            "This page keeps checking, and goes on by itself once all is well."
+        )
+    return gettext("The page that you asked for opens by itself.")
+
+
+def link(state: str) -> str:
+    return gettext("Open the page") if state == "ready" else gettext("Check now")
+
+
+def run(number: int) -> str:
+    return gettext("Run %(number)d") % {"number": number}
+
+
+def advice() -> str:
+    return gettext("Please give this number to the operator of this site.")
+
+
+def elapsed_label(over: bool) -> str:
+    return gettext("Stopped after") if over else gettext("Time elapsed")
+
+
+def silence_label() -> str:
+    return gettext("Last sign of life")
+
+
+def remaining_label() -> str:
+    return gettext("Time left")
+
+
+def unanswered() -> str:
+    return gettext("No answer from the site just now. Trying again …")
+
+
+# For developers
+
+
+def debug_heading() -> str:
+    return gettext("For developers, because DEBUG is on")
+
+
+def pending(count: int) -> str:
+    return (
+        ngettext("%d migration is pending:", "%d migrations are pending:", count)
+        % count
+    )
+
+
+def debug_advice() -> str:
+    return gettext("To initialize the database, run:")
+
+
+def leader(name: str) -> str:
+    return gettext("The leader is %(name)s.") % {"name": name}
