@@ -38,7 +38,7 @@ HEADINGS = {
 }
 UNKNOWN = (
     gettext_lazy("One moment, please"),
-    gettext_lazy("This site is starting. It looks whether its database is ready."),
+    gettext_lazy("This site is starting, and checks whether its database is ready."),
 )
 CHECKING = gettext_lazy("All steps are done, and the result is being checked.")
 
@@ -97,7 +97,7 @@ def promise(state: str) -> str:
         return gettext("Nothing happens?")
     if state == "error":
         return gettext(
-            "This page keeps checking, and goes on by itself once all is well."
+            "This page keeps checking, and goes on by itself once that is solved."
         )
     return gettext("The page that you asked for opens by itself.")
 

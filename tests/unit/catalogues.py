@@ -1,0 +1,78 @@
+"""Reading and writing catalogues of translations, so that the tests need no gettext tools."""
+
+from __future__ import annotations
+
+import ast
+import re
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+#: As in a compiled catalogue: `context EOT text`, and for plurals `text NUL plural`.
+Catalogue = dict[str, str]
+CONTEXT, PLURAL = "\x04", "\x00"
+MAGIC = 0x950412DE
+
+_FUNCTIONS = re.compile(r"(n?p?)gettext(_lazy)?")
+
+
+def texts_in(path: Path) -> Iterator[str]:
+    """The keys of all texts that a module gives to gettext."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+            continue
+        if called := _FUNCTIONS.fullmatch(node.func.id):
+            count = 1 + len(called[1])
+            texts = [ast.literal_eval(argument) for argument in node.args[:count]]
+            context = texts.pop(0) + CONTEXT if "p" in called[1] else ""
+            yield context + PLURAL.join(texts)
+
+
+def parse_po(text: str) -> Catalogue:
+    """The entries of a `.po`, its header included."""
+    catalogue = {}
+    for block in re.split(r"\n\n+", text.strip()):
+        fields: dict[str, str] = {}
+        name = ""
+        for line in block.splitlines():
+            if line.startswith("#"):
+                assert "fuzzy" not in line, block
+                continue
+            keyword, quoted = re.fullmatch(r'(?:(\S+) )?(".*")', line).groups()
+            name = keyword or name
+            fields[name] = fields.get(name, "") + ast.literal_eval(quoted)
+        context = fields["msgctxt"] + CONTEXT if "msgctxt" in fields else ""
+        plural = [fields["msgid_plural"]] if "msgid_plural" in fields else []
+        forms = [fields[name] for name in fields if name.startswith("msgstr")]
+        catalogue[context + PLURAL.join([fields["msgid"], *plural])] = PLURAL.join(
+            forms
+        )
+    return catalogue
+
+
+def read_mo(data: bytes) -> Catalogue:
+    """The entries of a `.mo`, its header included."""
+    magic, _, count, keys_at, values_at = struct.unpack_from("<5I", data)
+    assert magic == MAGIC
+
+    def strings(at: int) -> list[str]:
+        places = [struct.unpack_from("<2I", data, at + 8 * n) for n in range(count)]
+        return [data[start : start + length].decode() for length, start in places]
+
+    return dict(zip(strings(keys_at), strings(values_at), strict=True))
+
+
+def write_mo(catalogue: Catalogue) -> bytes:
+    """A `.mo` with these entries."""
+    entries = sorted(catalogue.items())
+    strings = [
+        text.encode() for column in zip(*entries, strict=True) for text in column
+    ]
+    start = 28 + 8 * len(strings)
+    places, body = b"", b""
+    for string in strings:
+        places += struct.pack("<2I", len(string), start + len(body))
+        body += string + b"\0"
+    values_at = 28 + 4 * len(strings)
+    head = struct.pack("<7I", MAGIC, 0, len(entries), 28, values_at, 0, start)
+    return head + places + body

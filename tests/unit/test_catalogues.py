@@ -1,0 +1,50 @@
+"""The translations are complete, and what is shipped is what was written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import django_safe_init
+from tests.unit.catalogues import parse_po, read_mo, texts_in, write_mo
+
+PACKAGE = Path(django_safe_init.__file__).parent
+CATALOGUES = sorted(PACKAGE.glob("locale/*/LC_MESSAGES/django.po"))
+_PLACEHOLDER = re.compile(r"%(?:\(\w+\))?[ds%]")
+
+
+def test_german_is_shipped() -> None:
+    """There is a German catalogue."""
+    assert [path.parts[-3] for path in CATALOGUES] == ["de"]
+
+
+@pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parts[-3])
+def test_every_text_is_translated(path: Path) -> None:
+    """A catalogue has every text of the package, and no other, and none is empty."""
+    in_code = {text for module in PACKAGE.rglob("*.py") for text in texts_in(module)}
+    catalogue = parse_po(path.read_text())
+    assert set(catalogue) == in_code | {""}
+    assert all(form for text in catalogue.values() for form in text.split("\0"))
+
+
+@pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parts[-3])
+def test_compiled_catalogue(path: Path) -> None:
+    """The `.mo` is what the `.po` says."""
+    assert read_mo(path.with_suffix(".mo").read_bytes()) == parse_po(path.read_text())
+
+
+@pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parts[-3])
+def test_placeholders(path: Path) -> None:
+    """Every form of a translation has the placeholders of its text."""
+    for text, translation in parse_po(path.read_text()).items():
+        wanted = sorted(_PLACEHOLDER.findall(text.split("\0")[-1]))
+        for form in translation.split("\0") if text else []:
+            assert sorted(_PLACEHOLDER.findall(form)) == wanted, form
+
+
+def test_writing() -> None:
+    """What the tests write is what they read."""
+    catalogue = {"": "Language: xx\n", "a\0b": "c\0d", "e\x04f": "gé"}
+    assert read_mo(write_mo(catalogue)) == catalogue
