@@ -19,11 +19,12 @@ function proceed() {
 }
 
 function draw(fresh) {
-  for (const id of ["mark", "text", "counts", "numbers", "debug", "note"]) {
+  for (const id of ["mark", "text", "counts", "numbers", "debug", "promise"]) {
     const [old, now] = [part(id), part(id, fresh)];
     if (old.outerHTML !== now.outerHTML) old.replaceWith(document.adoptNode(now));
   }
-  // The bar stays, so that it glides.
+  // The link stays: elsewhere it may lead elsewhere. The bar stays, so that it glides.
+  part("link").textContent = part("link", fresh).textContent;
   for (const name of ["value", "hidden", "aria-valuetext"]) {
     const value = part("bar", fresh).getAttribute(name);
     if (value === null) part("bar").removeAttribute(name);
@@ -38,10 +39,8 @@ function draw(fresh) {
 async function redraw() {
   const asked = { headers: { Accept: "text/html" }, cache: "no-store" };
   const answer = await (await fetch(statusUrl, asked)).text();
-  const fresh = new DOMParser().parseFromString(answer, "text/html");
-  const [ours, theirs] = [document, fresh].map((tree) => tree.querySelector("style"));
-  if (ours.textContent !== theirs?.textContent) throw new TypeError("not this page");
-  draw(fresh);
+  if (!answer.includes(document.querySelector("style").outerHTML)) throw new TypeError("not this page");
+  draw(new DOMParser().parseFromString(answer, "text/html"));
 }
 
 // What can be shown without the page.
