@@ -29,7 +29,7 @@ _NOTE_VIOLATIONS = """
 """
 
 
-def _missing(what: str) -> None:
+def missing(what: str) -> None:
     """Skip, unless this run is there to test in a browser."""
     if os.environ.get("REQUIRE_BROWSER"):
         pytest.fail(what)
@@ -42,10 +42,10 @@ def browser() -> Iterator[Any]:
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
-        _missing("playwright is not installed: pip install -e '.[browser]'")
+        missing("playwright is not installed: pip install -e '.[browser]'")
     executable = shutil.which("chromium")
     if executable is None:
-        _missing("there is no chromium: apt-get install chromium")
+        missing("there is no chromium: apt-get install chromium")
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
         yield running

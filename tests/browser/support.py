@@ -39,9 +39,11 @@ class Traffic:
 
 
 def turn(page: Any, seconds: float) -> None:
-    """Let the page's clock run."""
-    page.clock.run_for(int(seconds * 1000))
-    page.traffic.settle()
+    """Let the page's clock run, but no faster than requests are answered."""
+    while seconds > 0:
+        page.clock.run_for(int(min(seconds, 5) * 1000))
+        page.traffic.settle()
+        seconds -= 5
 
 
 def turn_until(
