@@ -18,6 +18,8 @@ import django_safe_init
 from django_safe_init.page import PageView, render
 
 STATUS = "/api/db/status"
+BLANK = "/blank"
+SCRIPT = "/static/django_safe_init/status.js"
 MODULE = Path(django_safe_init.__file__).parent / "static/django_safe_init/status.js"
 WORKING = PageView(
     "migrating",
@@ -45,6 +47,10 @@ class Site:
     #: Whether other origins may read the status.
     shared: bool = True
     message: str = "The database is being prepared."
+    #: More pages, by path, which are there in every state.
+    pages: dict[str, str] = field(
+        default_factory=lambda: {BLANK: "<!doctype html><title>blank</title>"}
+    )
     #: Questions for the status, in JSON.
     asked: int = 0
     #: Requests for anything else, with their query.
@@ -60,10 +66,10 @@ class Site:
         html = "text/html" in environ.get("HTTP_ACCEPT", "")
         if path == STATUS:
             status, kind, body = self._status(html)
-        elif path == "/status.js":
+        elif path == SCRIPT:
             status, kind, body = "200 OK", "text/javascript", MODULE.read_text()
-        elif path == "/blank":
-            status, kind, body = "200 OK", _HTML, "<!doctype html><title>blank</title>"
+        elif path in self.pages:
+            status, kind, body = "200 OK", _HTML, self.pages[path]
         else:
             status, kind, body = self._wanted(path, environ["QUERY_STRING"])
         return self._send(start_response, status, kind, body, path)

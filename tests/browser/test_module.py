@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from django_safe_init import page_texts
-from tests.browser.site import STATUS, Site
+from tests.browser.site import BLANK, SCRIPT, STATUS, Site
 from tests.browser.support import set_hidden, turn, turn_until
 
 _WATCH = """async ([module, url, options]) => {
@@ -20,8 +20,8 @@ _WATCH = """async ([module, url, options]) => {
 
 def watch(page: Any, site: Site, watched: Site, **options: int) -> None:
     """On a blank page of `site`, watch the status of `watched`."""
-    page.goto(f"{site.url}/blank")
-    page.evaluate(_WATCH, [f"{site.url}/status.js", watched.url + STATUS, options])
+    page.goto(site.url + BLANK)
+    page.evaluate(_WATCH, [site.url + SCRIPT, watched.url + STATUS, options])
     page.traffic.settle()
 
 
@@ -37,9 +37,9 @@ def states(page: Any) -> list[str]:
 
 def test_states(page: Any, site: Site) -> None:
     """The module has the five states that the page knows, and one more for no answer."""
-    page.goto(f"{site.url}/blank")
+    page.goto(site.url + BLANK)
     exported = page.evaluate(
-        "import('/status.js').then(({ State, UNREACHABLE, ...others }) =>"
+        "import('/static/django_safe_init/status.js').then(({ State, UNREACHABLE, ...others }) =>"
         " [Object.values(State), Object.isFrozen(State), UNREACHABLE, Object.keys(others)])"
     )
     names = list(page_texts.HEADINGS)
@@ -134,8 +134,8 @@ def test_options(page: Any, site: Site) -> None:
 def test_slow_answer(page: Any, site: Site) -> None:
     """An answer that takes longer than the time-out is none."""
     page.route(f"**{STATUS}", lambda route: None)  # never answered
-    page.goto(f"{site.url}/blank")
-    page.evaluate(_WATCH, ["/status.js", STATUS, {"timeout": 3000}])
+    page.goto(site.url + BLANK)
+    page.evaluate(_WATCH, [SCRIPT, STATUS, {"timeout": 3000}])
     page.wait_for_timeout(50)
     page.clock.run_for(2900)
     assert seen(page) == []
@@ -155,9 +155,9 @@ def test_stop(page: Any, site: Site) -> None:
 
 def test_stop_while_asking(page: Any, site: Site) -> None:
     """The stop takes back a question that is on its way; nobody hears of it."""
-    page.goto(f"{site.url}/blank")
+    page.goto(site.url + BLANK)
     page.route(f"**{STATUS}", lambda route: None)  # never answered
-    page.evaluate(_WATCH, ["/status.js", STATUS, {}])
+    page.evaluate(_WATCH, [SCRIPT, STATUS, {}])
     with page.expect_event("requestfailed") as aborted:
         page.evaluate("window.stop()")
     assert aborted.value.url == site.url + STATUS
@@ -167,9 +167,9 @@ def test_stop_while_asking(page: Any, site: Site) -> None:
 
 def test_hidden(page: Any, site: Site) -> None:
     """Nothing is asked while the page is hidden, from the start too; when shown, at once."""
-    page.goto(f"{site.url}/blank")
+    page.goto(site.url + BLANK)
     set_hidden(page, True)
-    page.evaluate(_WATCH, ["/status.js", STATUS, {}])
+    page.evaluate(_WATCH, [SCRIPT, STATUS, {}])
     turn(page, 60)
     assert site.asked == 0
     set_hidden(page, False)
@@ -185,9 +185,9 @@ def test_callback_that_fails(open_page: Any, site: Site) -> None:
     """A callback that fails is reported as any error of the page, and called again."""
     page = open_page()
     page.clock.install()
-    page.goto(f"{site.url}/blank")
+    page.goto(site.url + BLANK)
     page.evaluate("""async () => {
-        const { watchStatus } = await import("/status.js");
+        const { watchStatus } = await import("/static/django_safe_init/status.js");
         window.errors = [];
         window.addEventListener("error", (event) => {
             event.preventDefault();
@@ -202,9 +202,9 @@ def test_callback_that_fails(open_page: Any, site: Site) -> None:
 
 def test_callback_that_takes_its_time(page: Any, site: Site) -> None:
     """The next question waits for the promise that the callback returned."""
-    page.goto(f"{site.url}/blank")
+    page.goto(site.url + BLANK)
     page.evaluate("""async () => {
-        const { watchStatus } = await import("/status.js");
+        const { watchStatus } = await import("/static/django_safe_init/status.js");
         const wait = () => new Promise((resolve) => { window.goOn = resolve; });
         window.stop = watchStatus("/api/db/status", wait);
     }""")

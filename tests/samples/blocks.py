@@ -19,7 +19,9 @@ _MARK = re.compile(r"<!-- (sample|untested): (.+) -->")
 _FENCE = re.compile(r"^ *```(.*)$")
 _BY_LANGUAGE = {
     "dockerfile": "dockerfile",
+    "html": "browser",
     "json": "json",
+    "po": "po",
     "sh": "run",
     "sql": "sql",
     "yaml": "yaml",

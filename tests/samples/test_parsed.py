@@ -15,14 +15,16 @@ import yaml
 from django.conf import settings as django_settings
 from django.core.management import get_commands, load_command_class
 
+import django_safe_init
 from django_safe_init.conf import get_settings, problems
 from django_safe_init.management.replace import split
 from tests.samples.blocks import BLOCKS, PAGES, Block, command_lines, of_kind
 from tests.support import validate_json
+from tests.unit.catalogues import parse_po, texts_in
 
 KINDS = {
-    "crontab", "dockerfile", "file", "json", "migration", "output", "parse", "python",
-    "run", "sessions", "settings", "sql", "untested", "yaml",
+    "browser", "crontab", "dockerfile", "file", "json", "migration", "output", "parse",
+    "po", "python", "run", "sessions", "settings", "sql", "untested", "yaml",
 }  # fmt: skip
 #: How many samples nobody can run; more need a better reason than haste.
 UNTESTED = 4
@@ -148,6 +150,17 @@ def test_settings(block: Block, settings: Any, monkeypatch: Any) -> None:
         monkeypatch.setattr(logger, "level", logger.level)
         dictConfig(names["LOGGING"])
         assert logger.handlers
+
+
+# Translations
+
+
+@pytest.mark.parametrize("block", of_kind("po"), ids=str)
+def test_po(block: Block) -> None:
+    """A sample of a catalogue translates texts that there are."""
+    package = Path(django_safe_init.__file__).parent
+    texts = {text for path in package.rglob("*.py") for text in texts_in(path)}
+    assert set(parse_po(block.text)) - {""} <= texts
 
 
 # JSON

@@ -314,6 +314,35 @@ def test_python_api() -> None:
     assert described == set(django_safe_init.__all__) - errors - {"__version__"}
 
 
+# The ES module
+
+
+def test_options_of_the_module() -> None:
+    """docs/reference/javascript.md and the types list the options with their defaults."""
+    folder = PACKAGE / "static/django_safe_init"
+    defaults = re.search(
+        r"const DEFAULTS = \{(.*?)\}", (folder / "status.js").read_text(), re.DOTALL
+    )
+    assert defaults is not None
+    actual = re.findall(r"(\w+): (\d+)", defaults[1])
+    table = rows("docs/reference/javascript.md", "option of `watchStatus`")
+    typed = r"Default: (\d+)\. \*/\s+readonly (\w+)"
+    types = re.findall(typed, (folder / "status.d.ts").read_text())
+    assert [(codes(row[0])[0], codes(row[1])[0]) for row in table] == actual
+    assert [(name, default) for default, name in types] == actual
+
+
+def test_states_of_the_module() -> None:
+    """docs/reference/javascript.md and the types list the states of the module."""
+    folder = PACKAGE / "static/django_safe_init"
+    constant = re.compile(r'^  (\w+): "(\w+)"[,;]$', re.MULTILINE)
+    actual = constant.findall((folder / "status.js").read_text())
+    table = rows("docs/reference/javascript.md", "constant")
+    written = [(codes(row[0])[0], codes(row[1])[0]) for row in table]
+    assert written == [(f"State.{name}", value) for name, value in actual]
+    assert constant.findall((folder / "status.d.ts").read_text()) == actual
+
+
 # JSON schemas
 
 
