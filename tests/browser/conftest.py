@@ -67,7 +67,7 @@ def open_page(browser: Any, violations: list[str]) -> Iterator[Callable[..., Any
     def note_violation(_source: Any, violation: str) -> None:
         violations.append(violation)
 
-    def open_(width: int = 1280, **options: Any) -> Any:
+    def open_(width: int = 1280, clock: bool = False, **options: Any) -> Any:
         context = browser.new_context(
             viewport={"width": width, "height": 740}, **options
         )
@@ -75,6 +75,9 @@ def open_page(browser: Any, violations: list[str]) -> Iterator[Callable[..., Any
         context.set_default_timeout(TIMEOUT)
         context.expose_binding("noteViolation", note_violation)
         context.add_init_script(_NOTE_VIOLATIONS)
+        if clock:
+            context.clock.install(time=0)
+            context.clock.pause_at(1)
         page = context.new_page()
         page.traffic = Traffic(page)
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -89,10 +92,8 @@ def open_page(browser: Any, violations: list[str]) -> Iterator[Callable[..., Any
 
 @pytest.fixture
 def page(open_page: Callable[..., Any]) -> Any:
-    """A tab whose clock the test turns."""
-    opened = open_page()
-    opened.clock.install()
-    return opened
+    """A tab whose clock stands still until the test turns it."""
+    return open_page(clock=True)
 
 
 @pytest.fixture

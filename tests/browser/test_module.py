@@ -22,7 +22,7 @@ def watch(page: Any, site: Site, watched: Site, **options: int) -> None:
     """On a blank page of `site`, watch the status of `watched`."""
     page.goto(site.url + BLANK)
     page.evaluate(_WATCH, [site.url + SCRIPT, watched.url + STATUS, options])
-    page.traffic.settle()
+    turn(page, 0.1)
 
 
 def seen(page: Any) -> list[dict[str, Any]]:
@@ -136,7 +136,6 @@ def test_slow_answer(page: Any, site: Site) -> None:
     page.route(f"**{STATUS}", lambda route: None)  # never answered
     page.goto(site.url + BLANK)
     page.evaluate(_WATCH, [SCRIPT, STATUS, {"timeout": 3000}])
-    page.wait_for_timeout(50)
     page.clock.run_for(2900)
     assert seen(page) == []
     page.clock.run_for(200)
@@ -158,6 +157,8 @@ def test_stop_while_asking(page: Any, site: Site) -> None:
     page.goto(site.url + BLANK)
     page.route(f"**{STATUS}", lambda route: None)  # never answered
     page.evaluate(_WATCH, [SCRIPT, STATUS, {}])
+    with page.expect_request(f"**{STATUS}"):
+        page.clock.run_for(100)
     with page.expect_event("requestfailed") as aborted:
         page.evaluate("window.stop()")
     assert aborted.value.url == site.url + STATUS
@@ -181,10 +182,8 @@ def test_hidden(page: Any, site: Site) -> None:
     assert site.asked == 2
 
 
-def test_callback_that_fails(open_page: Any, site: Site) -> None:
+def test_callback_that_fails(page: Any, site: Site) -> None:
     """A callback that fails is reported as any error of the page, and called again."""
-    page = open_page()
-    page.clock.install()
     page.goto(site.url + BLANK)
     page.evaluate("""async () => {
         const { watchStatus } = await import("/static/django_safe_init/status.js");

@@ -68,6 +68,7 @@ def test_status_page_leads_on(page: Any, site: Site) -> None:
     page.goto(site.url + STATUS)
     page.wait_for_url(site.url + "/start")
     assert page.title() == "/start"
+    assert site.asked == 0
 
 
 def test_goes_nowhere_else(page: Any, site: Site) -> None:
@@ -121,6 +122,15 @@ def test_clock_runs(page: Any, site: Site) -> None:
     assert text(page, "#elapsed") in ("1:02:02", "1:02:03")
     site.becomes("migrating", elapsed_seconds=2)
     turn_until(page, lambda: text(page, "#elapsed").startswith("0:0"))
+
+
+def test_asks_nothing_at_once(page: Any, site: Site) -> None:
+    """A page that was just made is not asked about in the same moment."""
+    page.goto(site.url + WANTED)
+    turn(page, 0.7)
+    assert site.asked == 0
+    turn(page, 0.6)
+    assert site.asked == 1
 
 
 def test_asks_less_and_less(page: Any, site: Site) -> None:
@@ -306,10 +316,14 @@ def test_keyboard(page: Any, site: Site) -> None:
 
 def test_focus_stays(page: Any, site: Site) -> None:
     """What is focused is not exchanged when the page advances."""
+    site.view = replace(WORKING, debug=DEBUG)
     page.goto(site.url + WANTED)
-    page.keyboard.press("Tab")
-    site.becomes("migrating", done=9)
-    turn_until(page, lambda: text(page, "#counts").startswith("9 of 14"))
+    for tag in ("PRE", "UL", "PRE", "A"):
+        page.keyboard.press("Tab")
+        done = site.view.done + 1
+        site.becomes("migrating", done=done)
+        turn_until(page, lambda d=done: text(page, "#counts").startswith(f"{d} of"))
+        assert page.locator(":focus").evaluate("e => e.tagName") == tag
     assert page.locator(":focus").get_attribute("href") == WANTED
 
 
