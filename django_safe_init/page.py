@@ -156,7 +156,7 @@ def _shown(view: PageView) -> dict[str, Any]:
     return {
         "state": view.state,
         "working": working,
-        "title": f"{texts.percent(progress)} · {heading}" if counted else heading,
+        "title": texts.title(str(heading), progress if working and total else None),
         "heading": heading,
         "explanation": explanation,
         "run": texts.run(view.run) if failed and view.run is not None else "",

@@ -57,6 +57,11 @@ def steps(done: int, total: int) -> str:
     ) % {"done": done, "total": total}
 
 
+def title(heading: str, progress: int | None) -> str:
+    """The title of the window, which shows per cent first: there is little room."""
+    return heading if progress is None else f"{percent(progress)} · {heading}"
+
+
 def percent(progress: int) -> str:
     return gettext("%(progress)d%%") % {"progress": progress}
 

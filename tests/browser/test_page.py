@@ -51,7 +51,6 @@ def test_advances_and_ends_on_the_wanted_page(page: Any, site: Site) -> None:
     turn_until(page, lambda: page.title() == WANTED)
     assert page.url == site.url + WANTED + "#lines"
     assert page.title() == WANTED
-    assert page.evaluate("history.length") == 2  # about:blank, and one
 
 
 def test_leads_without_a_fragment(page: Any, site: Site) -> None:
@@ -69,6 +68,15 @@ def test_status_page_leads_on(page: Any, site: Site) -> None:
     page.wait_for_url(site.url + "/start")
     assert page.title() == "/start"
     assert site.asked == 0
+
+
+def test_leaves_no_trace(page: Any, site: Site) -> None:
+    """The way back leads to where one came from, and not to the page again."""
+    site.view = replace(WORKING, continue_url="/start")
+    page.goto(site.url + STATUS)
+    site.becomes("ready")
+    turn_until(page, lambda: page.title() == "/start")
+    assert page.evaluate("history.length") == 2  # about:blank, and one
 
 
 def test_goes_nowhere_else(page: Any, site: Site) -> None:

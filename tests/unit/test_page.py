@@ -135,6 +135,7 @@ def test_impossible_numbers() -> None:
 def test_error() -> None:
     """A failure shows the number of the run and what to do with it, and no hope."""
     lines = shown(replace(MIGRATING, state="error"))
+    assert lines[0] == lines[1]
     assert {"Run 18", page_texts.advice(), "5 of 14 steps"} <= set(lines)
     assert "1:42" in lines
     assert not {"Time left", "Last sign of life", "Time elapsed"} & set(lines)
