@@ -13,7 +13,14 @@ Catalogue = dict[str, str]
 CONTEXT, PLURAL = "\x04", "\x00"
 MAGIC = 0x950412DE
 
-_FUNCTIONS = re.compile(r"(n?p?)gettext(_lazy)?")
+_FUNCTIONS = re.compile(r"(n?p?)gettext(?:_lazy)?|_")
+#: What a template gives to gettext, once its comments and white space are gone.
+_TAGS = re.compile(
+    r"""\{% (?:translate|trans) (?P<quote>["'])(?P<text>.*?)(?P=quote)"""
+    r"""|\{% blocktranslate[^%]*%\}(?P<one>.*?)(?:\{% plural %\}(?P<many>.*?))?"""
+    r"""\{% endblocktranslate %\}""",
+    re.DOTALL,
+)
 
 
 def texts_in(path: Path) -> Iterator[str]:
@@ -22,10 +29,21 @@ def texts_in(path: Path) -> Iterator[str]:
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
             continue
         if called := _FUNCTIONS.fullmatch(node.func.id):
-            count = 1 + len(called[1])
-            texts = [ast.literal_eval(argument) for argument in node.args[:count]]
-            context = texts.pop(0) + CONTEXT if "p" in called[1] else ""
+            kind = called[1] or ""
+            texts = [ast.literal_eval(each) for each in node.args[: 1 + len(kind)]]
+            context = texts.pop(0) + CONTEXT if "p" in kind else ""
             yield context + PLURAL.join(texts)
+
+
+def texts_in_template(path: Path) -> Iterator[str]:
+    """The same for a template."""
+    for found in _TAGS.finditer(path.read_text()):
+        forms = [found["text"] or found["one"], found["many"]]
+        yield PLURAL.join(map(_as_in_a_catalogue, filter(None, forms)))
+
+
+def _as_in_a_catalogue(text: str) -> str:
+    return re.sub(r"\{\{ (\w+) \}\}", r"%(\1)s", text)
 
 
 def parse_po(text: str) -> Catalogue:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
+import django_safe_init
 from django_safe_init import answers
 from django_safe_init.activity import Activity
 from django_safe_init.lookout import unreachable
@@ -159,3 +162,14 @@ def test_the_worst() -> None:
     for index, status in enumerate(order):
         assert answers.worst(order[: index + 1]) is status
         assert answers.worst(order[index::-1]) is status
+
+
+def test_states_of_the_module() -> None:
+    """The ES module knows the states that the public is told."""
+    module = (
+        Path(django_safe_init.__file__).parent / "static/django_safe_init/status.js"
+    )
+    frozen = re.search(r"State = Object\.freeze\(\{(.*?)\}\)", module.read_text(), re.S)
+    assert frozen is not None
+    states = re.findall(r'"(\w+)"', frozen[1])
+    assert set(states) >= set(answers.PUBLIC_STATES.values())
