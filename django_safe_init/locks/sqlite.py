@@ -1,8 +1,12 @@
 """The leader lock of a SQLite database: the operating system's, on a file beside it.
 
-It is a POSIX record lock (`fcntl`): it belongs to the process, so it is free when the process is
-dead, whatever its children have inherited. For the same reason it knows no threads, and closing
-any descriptor of the file would free it; so all descriptors of one process are kept here.
+It is two record locks (`fcntl`) on two bytes. The first belongs to the open file: nothing else
+that this process does with the file can free it. A forked child would share it, so children
+close what they have inherited. The second belongs to the process, and tells everybody which one
+that is; it is free as soon as *any* descriptor of the file is closed, so the first decides, and
+the second is taken again. Where a system knows only the second kind, that one has to do.
+
+Neither knows threads, so what one process holds is kept here.
 """
 
 from __future__ import annotations
@@ -27,6 +31,11 @@ from django_safe_init.exceptions import (
 _LINUX = ("@hhqqi0q", (0, 1, 2, 3, 4))
 _BSD = ("@qqihh", (3, 4, 0, 1, 2))
 _FORMAT, _PLACES = _LINUX if sys.platform == "linux" else _BSD
+#: Linux has locks of an open file; Python names the call where there is one.
+_OFD: int | None = getattr(fcntl, "F_OFD_SETLK", None)
+
+#: Which byte has which lock.
+_OF_PROCESS, _OF_FILE = 0, 1
 
 _guard = threading.RLock()
 #: The locks that this process holds, by the real path of their file.
@@ -50,12 +59,16 @@ class FileLock:
             if self.path in _held:
                 return False
             file = self._open()
-            if not (self._lock(file) and _is_at(file, self.path)):
-                os.close(file)
-                return False
-            self._file = file
-            _held[self.path] = self
-            return True
+            held = False
+            try:
+                held = self._lock(file) and _is_at(file, self.path)
+            finally:
+                if not held:
+                    os.close(file)
+            if held:
+                self._file = file
+                _held[self.path] = self
+            return held
 
     def _open(self) -> int:
         try:
@@ -69,12 +82,18 @@ class FileLock:
             raise _refused(self.path, exc) from exc
 
     def _lock(self, file: int) -> bool:
+        """Take both; nobody has the process's one who has not the file's one."""
+        return self._take(file, _OF_FILE) and self._take(file, _OF_PROCESS)
+
+    def _take(self, file: int, which: int) -> bool:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if which == _OF_PROCESS:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, which)
+            elif _OFD is not None:
+                fcntl.fcntl(file, _OFD, _structure(fcntl.F_WRLCK, which))
         except (BlockingIOError, PermissionError):  # either may be said (POSIX, fcntl)
             return False
         except OSError as exc:
-            os.close(file)
             raise UnsafeConnection(
                 f"The file system of {self.path} has no locks ({exc.strerror}), on which SQLite "
                 "relies, too. Keep the database on another one."
@@ -88,8 +107,7 @@ class FileLock:
                 raise LockLost("This process does not hold the leader lock.")
             if not _is_at(self._file, self.path):
                 raise LockLost(f"The leader lock's file was replaced: {self.path}.")
-            # Held already, this changes nothing; freed by whoever closed the file, and taken by
-            # another process since, it fails.
+            # Held already, this changes nothing; what somebody else has taken since is lost.
             if not self._lock(self._file):
                 raise LockLost(f"Another process holds the leader lock: {self.path}.")
 
@@ -116,7 +134,8 @@ class FileLock:
 def holder(path: str) -> int | None:
     """The process that holds the lock on this file, or None; whoever can read it may look.
 
-    0 where it is in a container that this process cannot see into. Raises `MissingPrivilege`.
+    0 where it is known that somebody does and not who, for example in another container.
+    Raises `MissingPrivilege`.
     """
     with _guard:
         if path in _held:
@@ -134,12 +153,19 @@ def holder(path: str) -> int | None:
 
 
 def _holder(file: int) -> int | None:
-    asked = dict.fromkeys(_PLACES, 0)
-    asked[_PLACES[0]] = fcntl.F_WRLCK
-    request = struct.pack(_FORMAT, *(asked[place] for place in sorted(asked)))
-    found = struct.unpack(_FORMAT, fcntl.fcntl(file, fcntl.F_GETLK, request))
-    kind, pid = found[_PLACES[0]], found[_PLACES[-1]]
-    return None if kind == fcntl.F_UNLCK else pid
+    for which in (_OF_PROCESS, _OF_FILE):
+        request = _structure(fcntl.F_WRLCK, which)
+        found = struct.unpack(_FORMAT, fcntl.fcntl(file, fcntl.F_GETLK, request))
+        if found[_PLACES[0]] != fcntl.F_UNLCK:
+            pid: int = found[_PLACES[-1]]
+            return max(0, pid)  # an open file belongs to no process: -1
+    return None
+
+
+def _structure(kind: int, which: int) -> bytes:
+    """The system's description of a lock of that kind on one byte."""
+    fields = dict(zip(_PLACES, (kind, os.SEEK_SET, which, 1, 0), strict=True))
+    return struct.pack(_FORMAT, *(fields[place] for place in sorted(fields)))
 
 
 def silence_seconds(path: str) -> float:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +143,50 @@ def test_a_forked_child_holds_nothing(path) -> None:
     lock.release()
 
 
+CONTEND = """
+import sys
+from django_safe_init.locks.sqlite import FileLock
+sys.exit(0 if FileLock(sys.argv[1]).try_acquire() else 3)
+"""
+
+
+def another_process_takes(path: str) -> bool:
+    code = subprocess.call([sys.executable, "-c", CONTEND, path])
+    assert code in (0, 3)
+    return code == 0
+
+
+def test_the_file_is_read_by_its_own_process(path) -> None:
+    """Reading the lock's file, as a backup of the folder does, frees nothing."""
+    lock = FileLock(path)
+    assert lock.try_acquire()
+    Path(path).read_bytes()
+    assert not another_process_takes(path)
+    lock.verify()
+    assert not another_process_takes(path)
+    lock.release()
+    assert another_process_takes(path)
+
+
+def test_a_system_without_locks_of_open_files(path, monkeypatch) -> None:
+    """Where a system has locks of processes alone, they exclude, and tell who leads."""
+    monkeypatch.setattr(lock_module, "_OFD", None)
+    lock = FileLock(path)
+    assert lock.try_acquire()
+    lock.verify()
+    assert not another_process_takes(path)
+    lock.release()
+
+
+def test_an_unknown_holder(path) -> None:
+    """A lock of an open file has no process: who leads is not known then."""
+    with open(path, "w+b") as file:
+        request = lock_module._structure(fcntl.F_WRLCK, 1)
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, request)
+        assert holder(path) == 0
+        assert not FileLock(path).try_acquire()
+
+
 def test_structures() -> None:
     """Both layouts of the system's structure name the same five fields."""
     for layout, places in (lock_module._LINUX, lock_module._BSD):
@@ -147,9 +194,11 @@ def test_structures() -> None:
         assert len(struct.unpack(layout, bytes(struct.calcsize(layout)))) == 5
 
 
-def test_a_holder_in_another_container(path) -> None:
-    """A process that cannot be seen cannot be ended from here."""
-    assert "in a container" in SqliteHolder(0, None, path).end(1)
+def test_a_holder_in_another_container(path, monkeypatch) -> None:
+    """What cannot be seen cannot be ended from here: no signal goes to everybody, or to a group."""
+    monkeypatch.setattr(os, "kill", lambda *args: pytest.fail("a signal was sent"))
+    for pid in (0, -1, -77):
+        assert "cannot be seen from here" in SqliteHolder(pid, None, path).end(1)
 
 
 def test_a_holder_that_may_not_be_ended(path, monkeypatch) -> None:

@@ -41,8 +41,10 @@ class SqliteHolder:
 
     def end(self, seconds: float) -> str | None:
         """End the process; returns why it still holds the lock, or None."""
-        if self.pid == 0:
-            return "The leader runs in a container that cannot be seen from here. End it there."
+        if self.pid <= 0:
+            return (
+                "It cannot be seen from here which process leads. End it where it runs."
+            )
         for number in _SIGNALS:
             try:
                 if self._leads():
