@@ -33,6 +33,7 @@ class MigrationTransaction(ABC):
         self.migration = ""
         self._atomic: transaction.Atomic | None = None
         self._shares = False
+        self._warned = False
         connection.SchemaEditorClass = self._sharing(connection.SchemaEditorClass)
 
     def open(
@@ -47,7 +48,7 @@ class MigrationTransaction(ABC):
         self._check = check
         atomic = transaction.atomic(using=self.connection.alias)
         self._begin(atomic, names)
-        self._atomic, self._shares = atomic, True
+        self._atomic, self._shares, self._warned = atomic, True, False
         self.connection.execute_wrappers.append(self._watch)
         if not plain:
             self._confirm()
@@ -65,8 +66,8 @@ class MigrationTransaction(ABC):
         """Whether the connection is outside of any transaction."""
 
     @abstractmethod
-    def _rolls_back(self, statement: str, cursor: Any) -> bool:
-        """Whether the statement that has just ended the transaction undid it."""
+    def _was_undone(self, cursor: Any) -> bool:
+        """Whether the transaction that has ended was undone; `cursor` made the last statement."""
 
     @abstractmethod
     def _before_hooks(self) -> None:
@@ -101,19 +102,26 @@ class MigrationTransaction(ABC):
         """Notice a statement that ends the transaction, which Django does not."""
         self._confirm()
         result = execute(*args)
-        if self.connection.connection is not None and self._has_ended():
-            if self._rolls_back(args[0], args[-1]["cursor"]):
-                raise InitializationFailed(
-                    f"{self.migration} has ROLLBACK in its SQL, so what it did before is undone "
-                    "and would be recorded as done. Such a migration needs atomic = False."
-                )
+        self._notice_end(args[-1]["cursor"])
+        return result
+
+    def _notice_end(self, cursor: Any) -> None:
+        if self.connection.connection is None or not self._has_ended():
+            return
+        if self._was_undone(cursor):
+            raise InitializationFailed(
+                f"{self.migration} has undone its transaction, so what it did before is lost "
+                "and would be recorded as done. A migration with ROLLBACK in its SQL needs "
+                "atomic = False."
+            )
+        if not self._warned:
+            self._warned = True
             # It goes on as with Django: to stop here would leave it half recorded.
             logger.warning(
-                "%s has COMMIT in its SQL. Had this process died there, what was done would be "
-                "committed and not recorded. Such a migration needs atomic = False.",
+                "%s has committed its transaction itself. Had this process died there, what was "
+                "done would not be recorded. Such a migration needs atomic = False.",
                 self.migration,
             )
-        return result
 
     def _sharing(
         self, base: type[BaseDatabaseSchemaEditor]

@@ -60,7 +60,7 @@ class PostgresTransaction(MigrationTransaction):
         raw = self.connection.connection
         return bool(raw.info.transaction_status == TransactionStatus.IDLE)
 
-    def _rolls_back(self, statement: str, cursor: Any) -> bool:
+    def _was_undone(self, cursor: Any) -> bool:
         return bool(cursor.statusmessage == "ROLLBACK")
 
     def _before_hooks(self) -> None:

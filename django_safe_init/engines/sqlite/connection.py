@@ -9,7 +9,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
-from django_safe_init.interruption import remote
+from django_safe_init.interruption import current
 
 #: SQLite's own steps between two chances to be interrupted: about a millisecond.
 _STEPS = 100_000
@@ -19,7 +19,8 @@ class RunConnection:
     """While entered, a statement of the run ends when the run is to end.
 
     A statement runs inside this process, where no signal handler of Python's would be called
-    before its end.
+    before its end. SQLite then calls it an ordinary error, which a migration may catch; so the
+    interruption is raised instead of that error, and before any further statement.
     """
 
     def __init__(self, alias: str) -> None:
@@ -30,7 +31,7 @@ class RunConnection:
         self._previous = connections[self.alias]
         self._wrapper = wrapper = connections.create_connection(self.alias)
         connections[self.alias] = wrapper
-        self._interruption = remote()
+        self._interruption = current()
         if self._interruption is not None:
             self._interruption.guard(wrapper, lambda raw: raw.interrupt())
         connection_created.connect(self._attend)
