@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from enum import Enum
 from importlib.util import find_spec
-from typing import Any
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -32,15 +31,21 @@ class Engine(Enum):
 
 def engine_of(alias: str) -> Engine:
     """The engine of a database, by its Django backend."""
-    wrapper: Any = connections[alias]  # is_in_memory_db() is SQLite's alone
+    wrapper = connections[alias]
     if wrapper.vendor == "postgresql":
         return Engine.POSTGRESQL
     if wrapper.vendor != "sqlite":
         return Engine.UNKNOWN
-    if wrapper.is_in_memory_db():
+    if _is_in_memory(str(wrapper.settings_dict["NAME"])):
         return Engine.MEMORY
     # Windows has no such locks.
     return Engine.SQLITE if find_spec("fcntl") else Engine.UNKNOWN
+
+
+def _is_in_memory(name: str) -> bool:
+    """Whether a database of SQLite is in memory; Django does not know all the ways to say so."""
+    path, _, query = name.removeprefix("file:").partition("?")
+    return path == ":memory:" or "mode=memory" in query or "vfs=memdb" in query
 
 
 def require_engine(alias: str) -> Engine:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from django_safe_init.deadline import Deadline
-from django_safe_init.engines.base import Engine
+from django_safe_init.engines.base import Engine, StatusReader
 from django_safe_init.exceptions import (
     InitializationFailed,
     LockLost,
@@ -14,6 +15,7 @@ from django_safe_init.exceptions import (
     WaitTimeout,
 )
 from django_safe_init.follower import Follower, Verdict
+from django_safe_init.interruption import sleep
 from django_safe_init.leader import Leader
 from django_safe_init.locks.base import Lock
 from django_safe_init.reading import Glance, Reading, TablesLocked
@@ -22,6 +24,10 @@ from django_safe_init.text import one_line
 
 if TYPE_CHECKING:
     from django_safe_init.runner import Initializer, Outcome
+
+
+#: Between two looks at tables that somebody else has locked.
+_SECONDS_TO_LOOK = 0.5
 
 
 class Election:
@@ -52,9 +58,25 @@ class Election:
 
     def _first_reading(self) -> Reading:
         """The first look, which a migration that has locked our tables may delay."""
-        patience = Deadline(self.settings.wait_timeout)
         external = self.process.mode == "external"
-        reader = self.watch.reader if external else self.watch.direct_reader
+
+        def wait() -> None:
+            if not external:
+                self.watch.end_stalled(Glance(None, None))
+            self.watch.pause()
+
+        return self._reading(
+            self.watch.reader if external else self.watch.direct_reader, wait
+        )
+
+    def _reading_with_lock(self) -> Reading:
+        """A look with the lock in hand, whose session a pause of the watch might give back."""
+        return self._reading(self.watch.direct_reader, lambda: sleep(_SECONDS_TO_LOOK))
+
+    def _reading(
+        self, reader: Callable[[], StatusReader], wait: Callable[[], None]
+    ) -> Reading:
+        patience = Deadline(self.settings.wait_timeout)
         while True:
             try:
                 return reader().read()
@@ -66,9 +88,7 @@ class Election:
                 self.process.say(
                     "The status tables are locked at the moment, probably by a migration."
                 )
-                if not external:
-                    self.watch.end_stalled(Glance(None, None))
-                self.watch.pause()
+                wait()
 
     def _compete(self) -> Outcome:
         reading = self._first_reading()
@@ -116,7 +136,7 @@ class Election:
         """
         try:
             self.engine.take_over(lock)
-            reading = self.watch.direct_reader().read()
+            reading = self._reading_with_lock()
             done = follower.judge(reading) is Verdict.READY
         except BaseException:
             with suppress(LockLost):

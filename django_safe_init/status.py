@@ -106,9 +106,26 @@ def look(database: str, reader: StatusReader) -> Status:
             led=reader.leader_pid() is not None,
         )
     except ConnectionEnded as exc:
-        raise DatabaseUnreachable(
-            f"The connection to {database!r} ended: {one_line(exc)}"
-        ) from exc
+        raise _ended(database, exc) from exc
+
+
+def _ended(database: str, error: ConnectionEnded) -> DatabaseUnreachable:
+    return DatabaseUnreachable(
+        f"The connection to {database!r} ended: {one_line(error)}"
+    )
+
+
+def look_back(database: str, reader: StatusReader, count: int) -> list[RunRow]:
+    """The newest runs, newest first; none while a migration has locked our tables.
+
+    Raises `DatabaseUnreachable` when the connection is lost.
+    """
+    try:
+        return reader.history(count)
+    except TablesLocked:
+        return []
+    except ConnectionEnded as exc:
+        raise _ended(database, exc) from exc
 
 
 def is_ready(database: str = "default") -> bool:

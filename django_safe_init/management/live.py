@@ -101,7 +101,7 @@ class Frame:
     def _leader(self, run: RunRow) -> str:
         age = duration(run.age_seconds + self.elapsed)
         role = f", role {self.scene.role}" if self.scene.role else ""
-        return f"{run.leader}, database session {run.backend_pid}{role}, for {age}"
+        return f"{run.leader}, lock held by pid {run.backend_pid}{role}, for {age}"
 
     def _steps(self, room: int) -> Iterator[RenderableType]:
         steps, run = self.scene.steps, self.scene.status.run

@@ -339,6 +339,7 @@ def _as_default(values: dict[str, Any], given: Any) -> Iterator[Any]:
     try:
         yield given
     finally:
+        connections.settings["default"].update(values)  # to close asks for NAME
         connections["default"].close()
         del connections["default"]
         connections.settings["default"].clear()
@@ -357,7 +358,7 @@ def memory(settings, django_db_blocker) -> Iterator[None]:
 @pytest.fixture
 def lite_session(lite) -> Iterator[SqliteSession]:
     """A session of ours to `lite`, with the tables."""
-    with closing(SqliteSession("default", 0.1)) as made:
+    with closing(SqliteSession("default")) as made:
         with made.writing():
             ensure_lite_tables(made)
         yield made

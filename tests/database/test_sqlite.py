@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,12 +12,13 @@ from django.core.management import call_command
 from django.db import IntegrityError, connection, connections
 
 from django_safe_init import (
+    ConfigurationError,
     InitializationFailed,
     UnfinishedMigration,
     initialize,
     is_ready,
 )
-from django_safe_init.engines.sqlite import recorder as recorder_module
+from django_safe_init.engines.sqlite import session
 from django_safe_init.engines.sqlite.recorder import SqliteRecorder
 from django_safe_init.interruption import Interruption
 from django_safe_init.runner import Initializer, Request
@@ -107,18 +110,111 @@ def test_recorded_by_somebody_else_meanwhile(lite, small_shop) -> None:
     assert "somebody who does not take the leader lock" in lite.runs()[0]["error"]
 
 
-@pytest.mark.parametrize("statement", ["COMMIT", "ROLLBACK"])
-def test_a_migration_that_ends_its_transaction(
-    lite, small_shop, caplog, statement
-) -> None:
-    """COMMIT is warned about and goes on as in Django; ROLLBACK is refused at the statement."""
-    small_shop.write("0003_ends", f"migrations.RunSQL('{statement}')")
-    if statement == "COMMIT":
+def execute(connection: Any, *statements: str) -> None:
+    with connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+
+
+def commit(connection: Any) -> None:
+    execute(connection, "/* now */ COMMIT", "SELECT 1", "SELECT 2")
+
+
+def execute_script(connection: Any) -> None:
+    connection.connection.executescript("SELECT 1; SELECT 2;")
+    execute(connection, "SELECT 1")
+
+
+@pytest.mark.parametrize("end", [commit, execute_script])
+def test_a_migration_that_commits(lite, small_shop, caplog, end) -> None:
+    """It is warned about once, and goes on as in Django."""
+    small_shop.run("0003_ends", end)
+    initialize()
+    assert caplog.text.count("shop.0003_ends has committed its transaction") == 1
+    assert len(lite.applied_once()) == 3
+
+
+def roll_back(connection: Any) -> None:
+    execute(connection, "-- undo\nROLLBACK")
+
+
+def roll_back_below(connection: Any) -> None:
+    connection.connection.rollback()
+    execute(connection, "SELECT 1")
+
+
+def fail_and_go_on(connection: Any) -> None:
+    with suppress(IntegrityError):
+        execute(connection, "INSERT OR ROLLBACK INTO shop_product VALUES (1, 'again')")
+
+
+def fail_below_and_go_on(connection: Any) -> None:
+    with suppress(sqlite3.IntegrityError):
+        connection.connection.execute(
+            "INSERT OR ROLLBACK INTO shop_product VALUES (1, 'again')"
+        )
+
+
+@pytest.mark.parametrize(
+    "end", [roll_back, roll_back_below, fail_and_go_on, fail_below_and_go_on]
+)
+def test_a_migration_that_undoes_its_transaction(lite, small_shop, end) -> None:
+    """It is never recorded as done, however the transaction was undone."""
+
+    def undo(connection: Any) -> None:
+        execute(connection, "INSERT INTO shop_product VALUES (1, 'x')")
+        end(connection)
+
+    small_shop.run("0003_undoes", undo)
+    with pytest.raises(InitializationFailed, match="has undone its transaction"):
         initialize()
-        assert "shop.0003_ends has COMMIT in its SQL" in caplog.text
-    else:
-        with pytest.raises(InitializationFailed, match="has ROLLBACK in its SQL"):
-            initialize()
+    assert len(lite.applied_once()) == 2
+    assert lite.value("SELECT count(*) FROM shop_product") == 0
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_the_reason_is_the_migrations_own(lite, small_shop, atomic) -> None:
+    """An error in the database is told as it was, not as what it makes of the transaction."""
+
+    def twice(connection: Any) -> None:
+        for _ in range(2):
+            execute(connection, "INSERT INTO shop_product VALUES (1, 'x')")
+
+    small_shop.run("0003_twice", twice, atomic=atomic)
+    with pytest.raises(
+        InitializationFailed, match="UNIQUE constraint failed"
+    ) as caught:
+        initialize()
+    assert isinstance(caught.value.__cause__, IntegrityError)
+    assert "UNIQUE constraint failed: shop_product.id" in lite.newest_run()["error"]
+
+
+def test_words_are_not_what_is_transient(lite, small_shop) -> None:
+    """An error that only speaks of a locked table is a failure."""
+
+    def fail(connection: Any) -> None:
+        raise ValueError("the price table is locked by finance")
+
+    small_shop.run("0003_fails", fail)
+    with pytest.raises(InitializationFailed):
+        initialize()
+    assert lite.newest_run()["outcome"] == "failed"
+
+
+def test_another_directory(lite, small_shop, monkeypatch) -> None:
+    """A migration that changes the working directory does not lead away from the file."""
+    monkeypatch.chdir(lite.file.parent)
+    connections.settings["default"]["NAME"] = f"{lite.file.name}.relative"
+    small_shop.run("0003_elsewhere", lambda connection: os.chdir("/"))
+    assert initialize().role == "leader"
+    assert (lite.file.parent / f"{lite.file.name}.relative.safe-init.lock").exists()
+
+
+def test_without_autocommit(lite, small_shop) -> None:
+    """What Django cannot migrate is refused."""
+    connections.settings["default"]["AUTOCOMMIT"] = False
+    with pytest.raises(ConfigurationError, match="has AUTOCOMMIT False"):
+        initialize()
 
 
 @pytest.mark.parametrize("atomic", [True, False])
@@ -175,8 +271,7 @@ def test_locked_before_it_begins(lite, small_shop, monkeypatch) -> None:
                 raw.execute("BEGIN IMMEDIATE")
 
         monkeypatch.setattr(SqliteRecorder, "start_step", lock_after)
-        monkeypatch.setattr(recorder_module, "_PATIENCE_SECONDS", 0)
-        monkeypatch.setattr("django_safe_init.engines.sqlite.engine.WRITE_SECONDS", 0.1)
+        monkeypatch.setattr(session, "PATIENCE_SECONDS", 0)
         with pytest.raises(InitializationFailed, match="database is locked"):
             initialize()
         raw.execute("ROLLBACK")

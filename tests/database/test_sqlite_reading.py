@@ -10,10 +10,12 @@ from django.core.management import call_command
 from django.db import connection, connections
 
 from django_safe_init import (
+    ConfigurationError,
     DatabaseUnreachable,
     InitializationFailed,
     MissingPrivilege,
     State,
+    WaitTimeout,
     get_status,
     initialize,
     is_ready,
@@ -27,10 +29,15 @@ from django_safe_init.engines.sqlite.files import database_file, lock_file
 from django_safe_init.engines.sqlite.holder import open_holder
 from django_safe_init.engines.sqlite.reader import SqliteReader
 from django_safe_init.engines.sqlite.recorder import SqliteRecorder
-from django_safe_init.locks.sqlite import FileLock
+from django_safe_init.locks.sqlite import FileLock, holder
+from django_safe_init.management.commands.safe_init_status import Command as Status
 from django_safe_init.management.commands.safe_init_unlock import Command as Unlock
+from django_safe_init.migrating import run_migrate
 from django_safe_init.reading import Surroundings, TablesUnreadable
+from django_safe_init.runner import Initializer, Request
 from django_safe_init.scene import read_scene
+from django_safe_init.work import Work
+from tests.database.conftest import SALE
 
 
 def test_no_file(lite, small_shop) -> None:
@@ -88,7 +95,7 @@ def test_a_dead_leader(lite, lite_session, small_shop) -> None:
 
 def test_while_it_is_locked(lite, lite_session, small_shop, monkeypatch) -> None:
     """While somebody has the file for himself, that is what can be said."""
-    monkeypatch.setattr("django_safe_init.engines.sqlite.reader.READ_SECONDS", 0.05)
+    monkeypatch.setattr("django_safe_init.engines.sqlite.session._BUSY_SECONDS", 0.05)
     with lite.connect() as raw:
         raw.execute("BEGIN EXCLUSIVE")
         status = get_status()
@@ -205,3 +212,89 @@ def test_a_transaction_that_breaks_off(lite, lite_session) -> None:
         )
     assert not lite.has_table("x")
     assert lite_session.rows("SELECT 1 AS one") == [{"one": 1}]
+
+
+@pytest.mark.parametrize("name", ["", None, 7, "a\0b", "file:?mode=ro"])
+def test_no_path(lite, small_shop, name) -> None:
+    """A NAME that is no path is an error of the settings, in one sentence."""
+    connections.settings["default"]["NAME"] = name
+    for call in (get_status, initialize):
+        with pytest.raises(ConfigurationError, match="not the path of a file"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ":memory:",
+        "file::memory:?cache=shared",
+        "file:x?mode=memory&cache=shared",
+        "file:/x?vfs=memdb",
+    ],
+)
+def test_names_of_memory(lite, name) -> None:
+    """All ways to say that a database is in memory are understood."""
+    connections.settings["default"]["NAME"] = name
+    assert engine_of("default") is Engine.MEMORY
+
+
+def test_history_of_a_locked_file(lite, small_shop, command_line, monkeypatch) -> None:
+    """While the file is locked the status says so, also when it is asked for the history."""
+    initialize()
+    monkeypatch.setattr("django_safe_init.engines.sqlite.session._BUSY_SECONDS", 0.05)
+    with lite.connect() as raw:
+        raw.execute("BEGIN EXCLUSIVE")
+        ended = command_line(Status, "safe_init_status", "--json", "--history", "2")
+    assert (ended.code, ended.json["state"], ended.json["history"]) == (
+        3,
+        "migrating",
+        [],
+    )
+
+
+def test_locked_when_the_lock_is_taken(lite, small_shop, monkeypatch) -> None:
+    """A file that is locked at the very moment of the election is waited for."""
+    monkeypatch.setattr("django_safe_init.engines.sqlite.session._BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("django_safe_init.election._SECONDS_TO_LOOK", 0.01)
+    small_shop.remove("0002_sale")
+    initialize()
+    small_shop.write("0002_sale", SALE)
+    lines = []
+    with lite.connect() as raw:
+        take = FileLock.try_acquire
+
+        def take_and_lock(self: FileLock) -> bool:
+            raw.execute("BEGIN EXCLUSIVE")
+            return take(self)
+
+        def report(line: str) -> None:
+            lines.append(line)
+            raw.execute("ROLLBACK")
+
+        monkeypatch.setattr(FileLock, "try_acquire", take_and_lock)
+        work = Work(lambda: run_migrate("default"), "test", report=report)
+        assert Initializer(Request(work)).run().role == "leader"
+    assert lines == [
+        "The status tables are locked at the moment, probably by a migration."
+    ]
+
+
+def test_locked_for_good_when_the_lock_is_taken(
+    lite, small_shop, settings, monkeypatch
+) -> None:
+    """In the end that is given up, and the leader lock is free."""
+    monkeypatch.setattr("django_safe_init.engines.sqlite.session._BUSY_SECONDS", 0.01)
+    settings.SAFE_INIT = {"IN_TESTS": True, "WAIT_TIMEOUT": 0.1}
+    initialize()
+    small_shop.write("0003_more", "migrations.RunSQL('SELECT 1')")
+    with lite.connect() as raw:
+        take = FileLock.try_acquire
+
+        def take_and_lock(self: FileLock) -> bool:
+            raw.execute("BEGIN EXCLUSIVE")
+            return take(self)
+
+        monkeypatch.setattr(FileLock, "try_acquire", take_and_lock)
+        with pytest.raises(WaitTimeout, match="stayed locked"):
+            initialize()
+    assert holder(lock_file("default")) is None

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Any
 
 import pytest
 
 from django_safe_init import (
     InitializationFailed,
     State,
-    initialize,
 )
 from django_safe_init.build import Build
 from django_safe_init.columns import COLUMNS, RUN_TABLE
-from django_safe_init.engines.sqlite import recorder as recorder_module
+from django_safe_init.engines.sqlite import session
 from django_safe_init.engines.sqlite.marks import prune, read_marks
 from django_safe_init.engines.sqlite.reader import SqliteReader
 from django_safe_init.engines.sqlite.recorder import SqliteRecorder
 from django_safe_init.engines.sqlite.session import SqliteSession
 from django_safe_init.engines.sqlite.tables import ensure_tables
-from django_safe_init.reading import TablesLocked
-from django_safe_init.runner import Initializer, Request
-from django_safe_init.work import Lost, Work
+from django_safe_init.work import Lost
 from tests.support import wait_until
 
 
@@ -91,14 +87,14 @@ def test_a_non_atomic_step_is_finished_at_once(lite, lite_session) -> None:
     assert lite.newest_run()["progress"] == 99
 
 
-def test_it_insists(lite, lite_session, in_background, monkeypatch) -> None:
-    """A file that somebody else writes is waited for; in the end that fails, with the reason."""
+def test_it_waits_for_others(lite, lite_session, in_background, monkeypatch) -> None:
+    """A file that somebody else writes is waited for; in the end that fails, with the remedy."""
     writer = recorder(lite_session)
     writer.open_run("test")
     refused = []
-    monkeypatch.setattr(
-        recorder_module.interruption, "check", lambda: refused.append(1)
-    )
+    monkeypatch.setattr(session.interruption, "check", lambda: refused.append(1))
+    monkeypatch.setattr(session, "_BUSY_SECONDS", 0.05)
+    lite_session.close()
     with lite.connect() as raw:
         raw.execute("BEGIN IMMEDIATE")
         writing = in_background(lambda: writer.update(State.MIGRATING, "waits"))
@@ -107,10 +103,31 @@ def test_it_insists(lite, lite_session, in_background, monkeypatch) -> None:
         writing.result()
         assert lite.newest_run()["message"] == "waits"
         raw.execute("BEGIN IMMEDIATE")
-        monkeypatch.setattr(recorder_module, "_PATIENCE_SECONDS", 0)
-        with pytest.raises(InitializationFailed, match="database is locked"):
+        monkeypatch.setattr(session, "PATIENCE_SECONDS", 0)
+        with pytest.raises(
+            InitializationFailed, match="Another program has been using /"
+        ):
             writer.update(State.MIGRATING, "gives up")
     assert lite.newest_run()["message"] == "waits"
+
+
+def test_a_reader_holds_up_a_commit(
+    lite, lite_session, in_background, monkeypatch
+) -> None:
+    """A commit that a reader holds up is made once the reader has gone."""
+    monkeypatch.setattr(session, "_BUSY_SECONDS", 0.05)
+    lite_session.close()
+    refused = []
+    monkeypatch.setattr(session.interruption, "check", lambda: refused.append(1))
+    writer = recorder(lite_session)
+    with lite.connect() as raw:
+        raw.execute("BEGIN")
+        raw.execute("SELECT * FROM django_safe_init_run").fetchall()
+        writing = in_background(lambda: writer.open_run("test"))
+        wait_until(lambda: refused)
+        raw.execute("ROLLBACK")
+        assert writing.result() is None
+    assert len(lite.runs()) == 1
 
 
 def test_columns_of_an_older_version(lite, lite_session) -> None:
@@ -161,16 +178,3 @@ def test_pruning(lite, lite_session) -> None:
     assert [run["id"] for run in lite.runs()] == [3, 6] or [
         run["id"] for run in lite.runs()
     ] == [6]
-
-
-def test_pruning_has_time(lite, small_shop, settings, monkeypatch, caplog) -> None:
-    """What cannot be removed now is left for the next leader."""
-    settings.SAFE_INIT = {"IN_TESTS": True, "HISTORY": 1}
-    initialize()
-
-    def locked(*args: Any) -> None:
-        raise TablesLocked("database is locked")
-
-    monkeypatch.setattr("django_safe_init.engines.sqlite.engine.prune", locked)
-    Initializer(Request(Work(lambda: None, "test"), force=True)).run()
-    assert "Old runs are kept for now: database is locked" in caplog.text

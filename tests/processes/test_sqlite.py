@@ -152,6 +152,22 @@ def test_a_long_statement_is_interrupted(
     assert entries(lite) == ["successor"]
 
 
+def test_an_interruption_is_not_swallowed(
+    lite_fleet: Fleet, lite: SqliteDatabase
+) -> None:
+    """A migration that catches every error does not go on, half undone, after a signal."""
+    lite_fleet.use(scenario="swallowing")
+    leader = lite_fleet.start(*SAFE)
+    lite_fleet.wait_for_note("inside")
+    leader.kill(signal.SIGTERM)
+    assert leader.wait() == 143, leader
+    assert lite_fleet.notes("swallowed") == []
+    assert lite.applied_once() == ["shop.0001_initial"]
+    assert entries(lite) == []
+    assert lite_fleet.run(*SAFE).wait() == 0, lite_fleet
+    assert entries(lite) == ["before", "after"]
+
+
 def test_waiters_share_the_failure(lite_fleet: Fleet, lite: SqliteDatabase) -> None:
     """Ten waiters exit 1 with the leader's reason; the migration was tried once."""
     lite_fleet.use(scenario="failing")

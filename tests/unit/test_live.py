@@ -62,7 +62,7 @@ def test_a_run(width) -> None:
     assert shown[1].endswith(" 14.3 s")
     assert [line.split(None, 1) for line in shown[2:6]] == [
         ["now", "migrating 4/14 shop.0004_x"],
-        ["leader", "web-1:77, database session 4711, role shop, for 14.3 s"],
+        ["leader", "web-1:77, lock held by pid 4711, role shop, for 14.3 s"],
         ["statement", "1 min 03 s: CREATE INDEX shop_x"],
         ["followers", "7 connected now"],
     ]
@@ -91,7 +91,7 @@ def test_nothing_is_running_in_the_server() -> None:
     """Between two statements none is shown; nor is a role that is not known."""
     text = picture(working(activity=IDLE, role=None))
     assert "statement" not in text
-    assert "session 4711, for" in text
+    assert "pid 4711, for" in text
 
 
 def test_a_long_statement() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import logging
+import sqlite3
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
+from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.engines.sqlite.connection import RunConnection
@@ -14,24 +15,21 @@ from django_safe_init.engines.sqlite.marks import prune, read_marks
 from django_safe_init.engines.sqlite.reader import SqliteReader
 from django_safe_init.engines.sqlite.recorder import SqliteRecorder
 from django_safe_init.engines.sqlite.session import (
-    WRITE_SECONDS,
     SqliteSession,
     is_locked,
 )
 from django_safe_init.engines.sqlite.tables import ensure_tables
 from django_safe_init.engines.sqlite.transactions import SqliteTransaction
 from django_safe_init.engines.sqlite.watch import SqliteWatch
+from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.heartbeat import Heartbeat
 from django_safe_init.locks.sqlite import FileLock
-from django_safe_init.reading import TablesLocked
 from django_safe_init.text import causes
 from django_safe_init.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from django_safe_init.locks.postgresql import Proof
     from django_safe_init.runner import Initializer
-
-logger = logging.getLogger("django_safe_init")
 
 
 class SqliteTools:
@@ -41,7 +39,7 @@ class SqliteTools:
         self._process = process
         self._lock = lock
         self._key = process.settings.lock_key
-        self._session = SqliteSession(process.database, WRITE_SECONDS)
+        self._session = SqliteSession(process.database)
         self.recorder = SqliteRecorder(self._session, process.build, self._key)
 
     def prepare(self) -> None:
@@ -59,10 +57,7 @@ class SqliteTools:
         needed = {mark.run for mark in unfinished.marks.values()}
         keep = self._process.settings.history
         fingerprint = self._process.build.fingerprint
-        try:
-            prune(self._session, self._key, fingerprint, keep, needed)
-        except TablesLocked as exc:
-            logger.warning("Old runs are kept for now: %s", exc)
+        prune(self._session, self._key, fingerprint, keep, needed)
 
     def connections(self) -> AbstractContextManager[BaseDatabaseWrapper]:
         """While entered, a statement of this thread ends when the run is to end."""
@@ -94,7 +89,11 @@ class SqliteTools:
 
     def is_transient(self, error: BaseException) -> bool:
         """Whether somebody else has used the database for too long."""
-        return any(is_locked(str(cause)) for cause in causes(error))
+        return any(
+            isinstance(cause, (OperationalError, sqlite3.OperationalError))
+            and is_locked(str(cause))
+            for cause in causes(error)
+        )
 
     def inspect(self) -> None:
         """Nothing: SQLite has no index that it does not use."""
@@ -110,6 +109,11 @@ class SqliteEngine:
     def __init__(self, process: Initializer, watch: SqliteWatch) -> None:
         self._process = process
         self._watch = watch
+        if not connections[process.database].settings_dict["AUTOCOMMIT"]:
+            raise ConfigurationError(
+                f"DATABASES[{process.database!r}] has AUTOCOMMIT False, with which Django "
+                "cannot migrate SQLite. Take it out."
+            )
 
     @property
     def eyes(self) -> SqliteWatch:

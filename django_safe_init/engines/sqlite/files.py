@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from urllib.parse import unquote, urlsplit
 
 from django.db import connections
+
+from django_safe_init.exceptions import ConfigurationError
 
 
 def database_file(alias: str) -> str:
     """The real path of the alias's database, so that one file has one lock by any name.
 
-    NAME may be a path or a URI (https://www.sqlite.org/uri.html).
+    NAME may be a path or a URI (https://www.sqlite.org/uri.html). What a relative one means is
+    decided when it is asked for the first time, whatever a migration does to the working
+    directory. Raises `ConfigurationError` where NAME is no path.
     """
-    name: str = os.fspath(connections[alias].settings_dict["NAME"])
-    if name.startswith("file:"):
-        name = unquote(urlsplit(name).path)
-    return os.path.realpath(name)
+    name = connections[alias].settings_dict["NAME"]
+    try:
+        return _real_path(os.fspath(name))
+    except (TypeError, ValueError) as exc:
+        raise ConfigurationError(
+            f"DATABASES[{alias!r}] has the NAME {name!r}, which is not the path of a file."
+        ) from exc
+
+
+@cache
+def _real_path(name: str) -> str:
+    path = unquote(urlsplit(name).path) if is_uri(name) else name
+    if not path:
+        raise ValueError("empty")
+    return os.path.realpath(path)
+
+
+def is_uri(name: str) -> bool:
+    """Whether SQLite takes the name for a URI."""
+    return name.startswith("file:")
 
 
 def lock_file(alias: str) -> str:

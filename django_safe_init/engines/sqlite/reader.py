@@ -12,7 +12,7 @@ from django_safe_init.build import Build
 from django_safe_init.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.conf import HEARTBEAT_SECONDS
 from django_safe_init.engines.sqlite.files import database_file, lock_file
-from django_safe_init.engines.sqlite.session import READ_SECONDS, SqliteSession
+from django_safe_init.engines.sqlite.session import SqliteSession
 from django_safe_init.locks.sqlite import holder, silence_seconds
 from django_safe_init.reading import (
     Glance,
@@ -70,7 +70,7 @@ class SqliteReader:
     """
 
     def __init__(self, alias: str, build: Build, lock_key: str | None) -> None:
-        self.session = SqliteSession(alias, READ_SECONDS)
+        self.session = SqliteSession(alias)
         self.names = build.migrations
         self.params = {"build": build.fingerprint, "lock_key": lock_key or ""}
         self._file = database_file(alias)

@@ -11,17 +11,13 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
 from typing import Any, TypeVar
 
-from django_safe_init import interruption
 from django_safe_init.build import Build
 from django_safe_init.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.engines.sqlite.session import SqliteSession
 from django_safe_init.engines.sqlite.tables import NOW
-from django_safe_init.exceptions import InitializationFailed
 from django_safe_init.outcomes import STRIKES, TRANSIENT_OUTCOMES
-from django_safe_init.reading import TablesLocked
 from django_safe_init.states import State
 from django_safe_init.text import printable
 from django_safe_init.version import __version__
@@ -100,28 +96,28 @@ class SqliteRecorder:
         """
         lost = lost or Lost()
         self._lost = frozenset(lost.runs)
-        return self._insist(lambda: self._open_run(command, lost.reason))
+        with self.session.writing():
+            return self._open_run(command, lost.reason)
 
     def _open_run(self, command: str, reason: str) -> str | None:
-        with self.session.writing():
-            dying = [
-                run["id"]
-                for run in self.session.rows(_OPEN, self._identity)
-                if self._bury(run, reason)
-            ]
-            if dying and self._strikes() >= STRIKES:
-                return self._fail_for_good(max(dying))
-            params = {
-                **self._identity,
-                "state": self.state.value,
-                "leader": f"{socket.gethostname()}:{os.getpid()}",
-                "pid": os.getpid(),
-                "command": command,
-                "version": __version__,
-            }
-            self.session.rows(_INSERT_RUN, params)
-            [row] = self.session.rows("SELECT last_insert_rowid() AS id")
-            self.run = row["id"]
+        dying = [
+            run["id"]
+            for run in self.session.rows(_OPEN, self._identity)
+            if self._bury(run, reason)
+        ]
+        if dying and self._strikes() >= STRIKES:
+            return self._fail_for_good(max(dying))
+        params = {
+            **self._identity,
+            "state": self.state.value,
+            "leader": f"{socket.gethostname()}:{os.getpid()}",
+            "pid": os.getpid(),
+            "command": command,
+            "version": __version__,
+        }
+        self.session.rows(_INSERT_RUN, params)
+        [row] = self.session.rows("SELECT last_insert_rowid() AS id")
+        self.run = row["id"]
         return None
 
     def _bury(self, run: dict[str, Any], reason: str) -> bool:
@@ -190,9 +186,6 @@ class SqliteRecorder:
         A transient outcome that is the third of this build in a row is written as "failed".
         """
         self.state = state
-        return self._insist(lambda: self._finish_run(outcome, error))
-
-    def _finish_run(self, outcome: str, error: str | None) -> str:
         with self.session.writing():
             if outcome in TRANSIENT_OUTCOMES and self._strikes() + 1 >= STRIKES:
                 outcome = "failed"
@@ -203,11 +196,8 @@ class SqliteRecorder:
     def _write(self, *statements: Statement) -> None:
         """All of it, what is not in the tables yet, and the run as it is."""
 
-        def write() -> None:
-            with self.session.writing():
-                self._send(*self._ended_step(), *statements, self._progress())
-
-        self._insist(write)
+        with self.session.writing():
+            self._send(*self._ended_step(), *statements, self._progress())
         self._ended = None
 
     def _send(self, *statements: Statement) -> None:
@@ -238,15 +228,3 @@ class SqliteRecorder:
             "message": self.message,
         }
         return _UPDATE_RUN, params
-
-    def _insist(self, write: Callable[[], T]) -> T:
-        end = time.monotonic() + _PATIENCE_SECONDS
-        while True:
-            try:
-                return write()
-            except TablesLocked as exc:
-                interruption.check()
-                if time.monotonic() > end:
-                    raise InitializationFailed(
-                        f"The run cannot be recorded: {exc}"
-                    ) from exc

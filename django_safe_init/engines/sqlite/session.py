@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from django.db import connections
 from django.db.utils import load_backend
 
-from django_safe_init.engines.sqlite.files import database_file
-from django_safe_init.exceptions import DatabaseUnreachable, MissingPrivilege
+from django_safe_init import interruption
+from django_safe_init.deadline import Deadline
+from django_safe_init.engines.sqlite.files import database_file, is_uri
+from django_safe_init.exceptions import (
+    DatabaseUnreachable,
+    InitializationFailed,
+    MissingPrivilege,
+)
 from django_safe_init.reading import TablesLocked, TablesUnreadable
 from django_safe_init.text import one_line
 
 #: For how long a statement waits for somebody who has the file for himself.
-READ_SECONDS = 1.0
-WRITE_SECONDS = 10.0
+_BUSY_SECONDS = 1.0
+#: For how long a transaction that writes waits for others that do.
+PATIENCE_SECONDS = 60.0
 
 
 class SqliteSession:
@@ -27,9 +34,8 @@ class SqliteSession:
     `DatabaseUnreachable` or `MissingPrivilege`.
     """
 
-    def __init__(self, alias: str, busy_seconds: float) -> None:
+    def __init__(self, alias: str) -> None:
         self.alias = alias
-        self._busy_seconds = busy_seconds
         self._raw: sqlite3.Connection | None = None
 
     def rows(
@@ -49,27 +55,51 @@ class SqliteSession:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """A transaction that nobody else writes in the meantime of."""
-        with self._transaction("BEGIN IMMEDIATE"):
+        """A transaction during which nobody else writes; whoever does already is waited for.
+
+        Raises `InitializationFailed` when that takes too long.
+        """
+        with self._transaction("BEGIN IMMEDIATE", self._patiently):
             yield
 
     @contextmanager
-    def _transaction(self, begin: str) -> Iterator[None]:
-        self.rows(begin)
+    def _transaction(
+        self, begin: str, execute: Callable[[str], object] | None = None
+    ) -> Iterator[None]:
+        execute = execute or self.rows
+        execute(begin)
         try:
             yield
-            self.rows("COMMIT")
+            execute("COMMIT")
         except BaseException:
             self._connection().rollback()
             raise
 
+    def _patiently(self, statement: str) -> None:
+        """Execute it as soon as nobody else uses the file; a reader can hold up a commit."""
+        deadline = Deadline(PATIENCE_SECONDS)
+        while True:
+            try:
+                self.rows(statement)
+            except TablesLocked as exc:
+                interruption.check()
+                if deadline.passed():
+                    raise InitializationFailed(
+                        f"Another program has been using {database_file(self.alias)} for more "
+                        f"than {PATIENCE_SECONDS:g} s: {exc}. End it, and try again."
+                    ) from exc
+            else:
+                return
+
     def _connection(self) -> sqlite3.Connection:
         if self._raw is None:
             values = dict(connections.settings[self.alias])
+            if not is_uri(str(values["NAME"])):
+                values["NAME"] = database_file(self.alias)
             wrapper = load_backend(values["ENGINE"]).DatabaseWrapper(values, self.alias)
             self._raw = wrapper.get_new_connection(wrapper.get_connection_params())
             self._raw.isolation_level = None  # no transactions that nobody asked for
-            milliseconds = round(self._busy_seconds * 1000)
+            milliseconds = round(_BUSY_SECONDS * 1000)
             self._raw.execute(f"PRAGMA busy_timeout = {milliseconds}")
         return self._raw
 
@@ -104,5 +134,5 @@ class SqliteSession:
 
 
 def is_locked(text: str) -> bool:
-    """Whether an error says that somebody else uses the database just now."""
+    """Whether an error of SQLite says that somebody else uses the database just now."""
     return "database is locked" in text or "table is locked" in text

@@ -23,7 +23,7 @@ from django_safe_init.management.watching import Lines, watch
 from django_safe_init.reading import RunRow
 from django_safe_init.runner import Initializer, Request
 from django_safe_init.states import State
-from django_safe_init.status import Status, look, open_reader
+from django_safe_init.status import Status, look, look_back, open_reader
 from django_safe_init.work import Work
 
 if TYPE_CHECKING:
@@ -99,7 +99,8 @@ class Command(BaseCommand):
             self._watch(alias, options)
         reader = open_reader(alias, get_settings(), Deadline(0))
         with closing(reader):
-            return look(alias, reader), reader.history(options["history"])
+            status = look(alias, reader)
+            return status, look_back(alias, reader, options["history"])
 
     def _watch(self, alias: str, options: dict[str, Any]) -> None:
         if self.console is None:

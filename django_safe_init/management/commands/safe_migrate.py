@@ -246,9 +246,8 @@ class Command(BaseCommand):
             status = get_status(alias)
             if not status.ready:
                 count = len(status.pending)
-                raise InitializationFailed(
-                    f"not ready: {status.message}; {count} migrations to apply"
-                )
+                more = f"; {count} migrations to apply" if count else ""
+                raise InitializationFailed(f"not ready: {status.message}{more}")
             return
         try:
             run_migrate(alias, check_unapplied=True)
