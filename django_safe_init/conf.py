@@ -257,6 +257,11 @@ def effective_serve(settings: Settings) -> str:
     return "off" if effective_mode(settings) == "off" else settings.serve
 
 
+def initializes(settings: Settings) -> bool:
+    """Whether a server process initializes in the background, and nobody else does it."""
+    return effective_mode(settings) == "self" and settings.serve == "initialize"
+
+
 def get_settings() -> Settings:
     """The settings as they are now, so that `override_settings` works.
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from typing import TYPE_CHECKING
 
 from django_safe_init.build import Build, current_build
-from django_safe_init.conf import get_settings, in_foreign_tests
+from django_safe_init.conf import get_settings, in_foreign_tests, initializes
 from django_safe_init.deadline import Deadline
 from django_safe_init.lookout import Lookout
 from django_safe_init.scene import Scene
 from django_safe_init.status import Status
+
+if TYPE_CHECKING:
+    from django_safe_init.background import Background
 
 
 class Readiness:
@@ -36,6 +40,7 @@ class Readiness:
     def _watch_nothing(self) -> None:
         self._lock = threading.Lock()
         self._lookouts: list[Lookout] = []
+        self._background: Background | None = None
         self._watching = False
         self._unheard: set[str] = set()
         self._heard = threading.Event()
@@ -73,7 +78,8 @@ class Readiness:
 
         To be called wherever it serves; all but the first call cost nothing. Each database has
         a thread of its own, so that one that hangs does not keep back the news of others.
-        Does nothing in a project's own tests.
+        With `SERVE` "initialize" it also sees to it that somebody initializes them. Does
+        nothing in a project's own tests.
         """
         if self._watching or self.complete:
             return
@@ -83,6 +89,8 @@ class Readiness:
         with self._lock:
             if not self._watching:
                 self._start(set(settings.databases) - self._ready)
+                if initializes(settings):
+                    self._initialize()
                 self._watching = True
 
     def _start(self, aliases: set[str]) -> None:
@@ -90,6 +98,14 @@ class Readiness:
         self._lookouts = [Lookout(alias, self._build, self.hear) for alias in aliases]
         for lookout in self._lookouts:
             lookout.start()
+
+    def _initialize(self) -> None:
+        # Here, because a server that only looks should not pay for it.
+        from django_safe_init.background import Background
+
+        aliases = [lookout.alias for lookout in self._lookouts]
+        self._background = Background(aliases, self._build, self.status)
+        self._background.start()
 
     def hear(self, scene: Scene) -> None:
         """Take in what a lookout has seen."""
@@ -118,8 +134,9 @@ class Readiness:
 
     def forget(self) -> None:
         """Know nothing, as a new process does; no thread looks any more."""
-        for lookout in self._lookouts:
-            lookout.stop()
+        for thread in (*self._lookouts, self._background):
+            if thread is not None:
+                thread.stop()
         self._know_nothing()
 
     def after_fork(self) -> None:

@@ -26,13 +26,18 @@ def serve(fleet: Fleet) -> Iterator[Callable[..., Server]]:  # noqa: F811
     """Starts gunicorn; each server ends as it should when the test is over."""
     started: list[Server] = []
 
-    def start(*options: str, workers: int = 1, **settings: Any) -> Server:
-        started.append(gunicorn(fleet, *options, workers=workers, settings=settings))
+    def start(
+        *options: str, workers: int = 1, app: str = "wsgi:application", **settings: Any
+    ) -> Server:
+        started.append(
+            gunicorn(fleet, *options, workers=workers, app=app, settings=settings)
+        )
         return started[-1]
 
     yield start
     for server in started:
-        server.end()
+        if not server.replica.ended:
+            server.end()
 
 
 @pytest.fixture

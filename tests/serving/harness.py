@@ -51,13 +51,15 @@ class Server:
         project = {"MIDDLEWARE": [self.MIDDLEWARE], **settings.pop("project", {})}
         env = {"PYTHONWARNINGS": WARNINGS, **settings.pop("env", {})}
         self.replica = Replica(
-            [sys.executable, "-m", *command],
+            [sys.executable, *command],
             fleet.environment(project=project, env=env, **settings),
             fleet.directory / f"replica-{len(fleet.replicas)}",
         )
         fleet.replicas.append(self.replica)
         [port, *_] = fleet.wait_until(
-            lambda: re.findall(r"http://127\.0\.0\.1:(\d+)", self.replica.stderr),
+            lambda: re.findall(
+                r"http://127\.0\.0\.1:(\d+)", self.replica.stderr + self.replica.stdout
+            ),
             "a server",
         )
         self.port = int(port)
@@ -119,14 +121,19 @@ class Server:
 
 
 def gunicorn(
-    fleet: Fleet, *options: str, workers: int = 1, settings: Mapping[str, Any] = {}
+    fleet: Fleet,
+    *options: str,
+    workers: int = 1,
+    app: str = "wsgi:application",
+    settings: Mapping[str, Any] = {},
 ) -> Server:
     """The project under gunicorn."""
     common: Sequence[str] = ("--chdir", str(PROJECT), "--bind", "127.0.0.1:0")
     return Server(
         fleet,
+        "-m",
         "gunicorn",
-        "wsgi:application",
+        app,
         *common,
         "--no-control-socket",
         f"--workers={workers}",
@@ -138,4 +145,4 @@ def gunicorn(
 def uvicorn(fleet: Fleet, **settings: Any) -> Server:
     """The project under uvicorn."""
     options = ("--app-dir", str(PROJECT), "--port", "0", "--lifespan", "off")
-    return Server(fleet, "uvicorn", "serving:application", *options, **settings)
+    return Server(fleet, "-m", "uvicorn", "serving:application", *options, **settings)

@@ -22,4 +22,9 @@ INSTALLED_APPS = [
 MIGRATION_MODULES = {"shop": f"scenarios.{SCENARIO}"}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
+if pause := os.environ.get("SCENARIO_PAUSE"):
+    from django_safe_init import background
+
+    background.LEAST_PAUSE = float(pause)
+
 globals().update(json.loads(os.environ.get("SCENARIO_PROJECT", "{}")))

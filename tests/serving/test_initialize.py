@@ -1,0 +1,261 @@
+"""SERVE = "initialize": servers that initialize their database themselves."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from django_safe_init.locks import leader_key
+from example_project.embedded import free_port
+from tests.processes.harness import PROJECT, Fleet, entries
+from tests.serving.harness import BROWSER, READY, Server
+from tests.support import Database, wait_until
+
+POOL = {"OPTIONS": {"pool": {"min_size": 1, "max_size": 4}}}
+INITIALIZE = {"SERVE": "initialize"}
+SLEEPING = "state = 'active' AND query LIKE '%pg_sleep%'"
+
+
+@pytest.fixture(autouse=True)
+def _initialize(fleet: Fleet) -> None:
+    fleet.use(scenario="gated", safe_init=INITIALIZE)
+
+
+def assert_done_once(database: Database) -> None:
+    assert entries(database) == ["gate", "data"]
+    assert len(database.applied_once()) == 3
+    assert [run["outcome"] for run in database.runs()] == ["ready"]
+
+
+def nobody_initializes(fleet: Fleet) -> bool:
+    """Whether no process of the project is left that is, or starts, a leader."""
+    return not [pid for pid in children() if is_ours(pid, fleet)]
+
+
+def children() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def is_ours(pid: int, fleet: Fleet) -> bool:
+    """Whether the process is a child that initializes in a scenario of this test."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as line:
+            if b"django_safe_init.child" not in line.read():
+                return False
+        with open(f"/proc/{pid}/environ", "rb") as environment:
+            return str(fleet.directory).encode() in environment.read()
+    except OSError:  # it has just ended
+        return False
+
+
+@pytest.mark.parametrize(
+    ("workers", "options", "settings"),
+    [
+        pytest.param(1, [], {}, id="one", marks=pytest.mark.smoke),
+        pytest.param(4, [], {}, id="four"),
+        pytest.param(2, ["--threads=4"], {}, id="gthread"),
+        pytest.param(2, ["--preload"], {}, id="preload"),
+        pytest.param(
+            2, ["--preload"], {"database_settings": POOL}, id="preload and pool"
+        ),
+    ],
+)
+def test_under_gunicorn(
+    fleet: Fleet,
+    database: Database,
+    serve: Any,
+    workers: int,
+    options: Any,
+    settings: Any,
+) -> None:
+    """One worker's child leads, requests get the page meanwhile, and then all workers serve."""
+    server = serve(*options, workers=workers, **settings)
+    assert {each.status for each in server.get_often(READY)} == {503}
+    fleet.wait_for_note("inside")
+    assert database.leader_pid() not in {
+        each.worker for each in server.get_often(READY)
+    }
+    page = server.get("/entries/", BROWSER)
+    assert (page.status, page.headers["content-type"][:9]) == (503, "text/html")
+    fleet.allow()
+    server.wait_until_ready(workers)
+    assert {each.status for each in server.get_often("/entries/")} == {200}
+    assert_done_once(database)
+    wait_until(lambda: nobody_initializes(fleet))
+
+
+def test_under_uvicorn(fleet: Fleet, database: Database, serve_async: Any) -> None:
+    """The same under an ASGI server."""
+    server = serve_async()
+    assert server.get("/sync/").status == 503
+    fleet.wait_for_note("inside")
+    fleet.allow()
+    server.wait_for(lambda answer: answer.status == 200)
+    assert server.get("/sync/").body == "sync"
+    assert_done_once(database)
+
+
+def test_under_gunicorns_asgi_worker(
+    fleet: Fleet, database: Database, serve: Any
+) -> None:
+    """And with asynchronous workers of gunicorn."""
+    server = serve("--worker-class=asgi", app="serving:application", workers=2)
+    assert {each.status for each in server.get_often("/sync/")} == {503}
+    fleet.wait_for_note("inside")
+    fleet.allow()
+    server.wait_for(lambda answer: answer.status == 200)
+    server.wait_for(lambda answer: answer.body == "sync", "/sync/")
+    assert_done_once(database)
+
+
+def test_under_runserver(fleet: Fleet, database: Database) -> None:
+    """Under `runserver` the process that serves initializes, once, not the one that reloads."""
+    port = free_port()
+    command = [str(PROJECT / "manage.py"), "runserver", f"127.0.0.1:{port}"]
+    server = Server(fleet, *command, project={"DEBUG": True})
+    server.get(READY)
+    fleet.wait_for_note("inside")
+    assert "shop.0002_gate" in server.get("/entries/", BROWSER).body
+    fleet.allow()
+    server.wait_for(lambda answer: answer.status == 200)
+    assert_done_once(database)
+    assert len({pid for pid, _ in fleet.notes()}) == 1
+    server.replica.kill(signal.SIGINT)
+    server.replica.wait()
+
+
+def test_two_servers(fleet: Fleet, database: Database, serve: Any) -> None:
+    """Of all workers of all machines one leads."""
+    first, second = serve(workers=2), serve(workers=2)
+    for server in (first, second):
+        server.get_often(READY)
+    fleet.wait_for_note("inside")
+    fleet.allow()
+    for server in (first, second):
+        server.wait_until_ready(2)
+    assert_done_once(database)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_end(
+    fleet: Fleet, database: Database, serve: Any, number: signal.Signals
+) -> None:
+    """A server that is told to end cancels the run's statement, closes it, frees the lock."""
+    fleet.use(scenario="statement")
+    server = serve(workers=2)
+    server.get_often(READY)
+    fleet.wait_until(lambda: database.backends(SLEEPING), "the statement runs")
+    told_at = time.time()
+    server.replica.kill(number)
+    assert server.replica.wait() == 0, server.replica
+    wait_until(lambda: nobody_initializes(fleet))
+    run = database.newest_run()
+    assert run["outcome"] == "interrupted"
+    assert run["finished_at"].timestamp() - told_at < 2
+    assert database.holders(leader_key()) == []
+    assert database.backends(SLEEPING) == []
+
+
+def test_a_killed_worker(fleet: Fleet, database: Database, serve: Any) -> None:
+    """The child of a worker that was killed ends with it, and another worker goes on."""
+    server = serve(workers=2)
+    workers = {each.worker for each in server.get_often(READY)}
+    [(leader, _)] = fleet.wait_for_note("inside")
+    killed_at = time.monotonic()
+    os.kill(parent_of(leader), signal.SIGKILL)
+    assert parent_of(leader) not in workers
+    fleet.wait_for_note("inside", 2)
+    assert time.monotonic() - killed_at < 5
+    fleet.allow()
+    wait_until(lambda: server.get(READY).status == 200, 30)
+    assert entries(database) == ["gate", "data"]
+    assert [run["outcome"] for run in database.runs()] == ["interrupted", "ready"]
+
+
+def parent_of(pid: int) -> int:
+    with open(f"/proc/{pid}/stat") as stat:
+        return int(stat.read().rpartition(")")[2].split()[1])
+
+
+def test_a_failed_run(fleet: Fleet, database: Database, serve: Any) -> None:
+    """A failure is tried again after a pause that grows, by one worker for all."""
+    fleet.use(scenario="failing", pause="2")
+    fleet.allow()
+    server = serve(workers=4)
+    server.get_often(READY)
+    fleet.wait_until(lambda: len(fleet.notes("inside")) >= 3, "three attempts")
+    runs = database.runs()[:3]
+    assert {run["outcome"] for run in runs} == {"failed"}
+    pauses = [
+        (later["started_at"] - run["finished_at"]).total_seconds()
+        for run, later in pairwise(runs)
+    ]
+    assert 2 <= pauses[0] < 4
+    assert 4 <= pauses[1] < 8
+    answer = server.get(READY)
+    assert answer.json["state"] == "error"
+    assert answer.json["error"].startswith("initialization failed, run ")
+    assert "product 7 has no price" in server.replica.stderr
+
+
+def test_somebody_else_repairs_it(fleet: Fleet, database: Database, serve: Any) -> None:
+    """Workers that wait for the next attempt serve as soon as somebody has made it ready."""
+    fleet.use(scenario="failing")
+    fleet.allow()
+    server = serve(workers=2)
+    server.get_often(READY)
+    fleet.wait_until(
+        lambda: (
+            database.has_table("django_safe_init_run")
+            and database.runs()
+            and database.newest_run()["outcome"] == "failed"
+        ),
+        "a failure",
+    )
+    assert fleet.run("migrate", "--fake").wait() == 0
+    server.wait_until_ready(2)
+
+
+@pytest.mark.parametrize("settings", [{"MODE": "external"}, {"SERVE": "gate"}])
+def test_it_is_somebody_elses_work(
+    fleet: Fleet, database: Database, serve: Any, settings: dict[str, str]
+) -> None:
+    """In the mode "external" and with the gate alone, a server waits and starts nothing."""
+    server = serve(safe_init={**INITIALIZE, **settings}, workers=1)
+    started = time.monotonic()
+    wait_until(lambda: server.get(READY).status and time.monotonic() - started > 3)
+    assert nobody_initializes(fleet)
+    assert database.applied_counts() == {}
+
+
+@pytest.mark.parametrize("command", ["check", "showmigrations", "collect"])
+def test_in_no_other_command(fleet: Fleet, database: Database, command: str) -> None:
+    """A management command starts nothing, whatever it imports."""
+    code = "from django.core.wsgi import get_wsgi_application as load; load()"
+    arguments = ["shell", "-c", code] if command == "collect" else [command]
+    project = {"MIDDLEWARE": [Server.MIDDLEWARE]}
+    assert fleet.run(*arguments, project=project).wait() == 0, fleet
+    assert nobody_initializes(fleet)
+    assert not database.has_table("django_safe_init_run")
+
+
+def test_an_unsafe_database(fleet: Fleet, serve: Any) -> None:
+    """What no attempt can change is said in the log, and tried again after pauses only."""
+    fleet.use(safe_init={**INITIALIZE, "DATABASES": ["default"]}, pause="30")
+    server = serve(
+        safe_init={**INITIALIZE, "WAIT_TIMEOUT": 5},
+        workers=1,
+        env={"PGOPTIONS": "-c default_transaction_read_only=on"},
+    )
+    server.get(READY)
+    wait_until(lambda: "ended without success" in server.replica.stderr)
+    assert re.search(
+        r"read-only .*Not tried again here within 3\d s", server.replica.stderr
+    )
+    assert server.get(READY).status == 503
