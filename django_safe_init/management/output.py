@@ -51,8 +51,9 @@ class JsonOnly:
         return self
 
     def emit(self, value: dict[str, Any]) -> None:
-        """Write the object to the real standard output."""
-        os.write(self._stdout, json.dumps(value).encode() + b"\n")
+        """Write the object to the real standard output, if anybody still reads it."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._stdout, json.dumps(value).encode() + b"\n")
 
     def __exit__(self, *exc_info: object) -> None:
         sys.stdout.flush()

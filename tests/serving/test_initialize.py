@@ -19,6 +19,8 @@ from tests.support import Database, wait_until
 
 POOL = {"OPTIONS": {"pool": {"min_size": 1, "max_size": 4}}}
 INITIALIZE = {"SERVE": "initialize"}
+#: Django's reloader leaves its own child behind without a look.
+NO_WARNINGS = {"PYTHONWARNINGS": "ignore"}
 SLEEPING = "state = 'active' AND query LIKE '%pg_sleep%'"
 
 
@@ -118,7 +120,7 @@ def test_under_runserver(fleet: Fleet, database: Database) -> None:
     """Under `runserver` the process that serves initializes, once, not the one that reloads."""
     port = free_port()
     command = [str(PROJECT / "manage.py"), "runserver", f"127.0.0.1:{port}"]
-    server = Server(fleet, *command, project={"DEBUG": True})
+    server = Server(fleet, *command, project={"DEBUG": True}, env=NO_WARNINGS)
     server.get(READY)
     fleet.wait_for_note("inside")
     assert "shop.0002_gate" in server.get("/entries/", BROWSER).body
@@ -168,10 +170,11 @@ def test_a_killed_worker(fleet: Fleet, database: Database, serve: Any) -> None:
     workers = {each.worker for each in server.get_often(READY)}
     [(leader, _)] = fleet.wait_for_note("inside")
     killed_at = time.monotonic()
-    os.kill(parent_of(leader), signal.SIGKILL)
-    assert parent_of(leader) not in workers
+    parent = parent_of(leader)
+    assert parent in workers
+    os.kill(parent, signal.SIGKILL)
     fleet.wait_for_note("inside", 2)
-    assert time.monotonic() - killed_at < 5
+    assert time.monotonic() - killed_at < 10
     fleet.allow()
     wait_until(lambda: server.get(READY).status == 200, 30)
     assert entries(database) == ["gate", "data"]
@@ -189,15 +192,20 @@ def test_a_failed_run(fleet: Fleet, database: Database, serve: Any) -> None:
     fleet.allow()
     server = serve(workers=4)
     server.get_often(READY)
-    fleet.wait_until(lambda: len(fleet.notes("inside")) >= 3, "three attempts")
-    runs = database.runs()[:3]
-    assert {run["outcome"] for run in runs} == {"failed"}
+    fleet.wait_for_note("inside")
+
+    def failed() -> list[dict[str, Any]]:
+        return [run for run in database.runs() if run["outcome"] == "failed"]
+
+    fleet.wait_until(lambda: len(failed()) >= 3, "three attempts")
+    runs = failed()[:3]
+    assert [run["id"] for run in runs] == [1, 2, 3]
     pauses = [
         (later["started_at"] - run["finished_at"]).total_seconds()
         for run, later in pairwise(runs)
     ]
-    assert 2 <= pauses[0] < 4
-    assert 4 <= pauses[1] < 8
+    assert pauses[0] >= 2
+    assert pauses[1] >= 4
     answer = server.get(READY)
     assert answer.json["state"] == "error"
     assert answer.json["error"].startswith("initialization failed, run ")
