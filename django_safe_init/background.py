@@ -1,31 +1,26 @@
-"""A server that initializes its databases itself, in a child process that ends with it."""
+"""When a server that initializes its databases itself does so: the thread that sees to it."""
 
 from __future__ import annotations
 
 import atexit
-import json
 import logging
 import math
-import os
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from itertools import takewhile
 
-from django.conf import ENVIRONMENT_VARIABLE
-from django.conf import settings as django_settings
-
 from django_safe_init.build import Build, current_build
+from django_safe_init.child import NOT_DUE, Child
 from django_safe_init.conf import get_settings
 from django_safe_init.deadline import Deadline
 from django_safe_init.exceptions import SafeInitError
 from django_safe_init.reading import RunRow
 from django_safe_init.states import State
 from django_safe_init.status import Status, look, open_reader
+from django_safe_init.text import one_line
 
 logger = logging.getLogger("django_safe_init")
 
@@ -37,63 +32,6 @@ _RUNS = 8
 _SECONDS_BETWEEN_LOOKS = (0.1, 1.0)
 #: What is due later is looked at again by then: somebody else may have tried, and died.
 _MOST_SECONDS_UNSEEN = 2.0
-#: For how long a child may clean up when this process ends.
-_SECONDS_TO_END = 3.0
-
-
-class Child:
-    """A process that initializes, and what became of it."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "django_safe_init.child"],
-            env=_environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        self.pid = self._process.pid
-
-    def result(self) -> tuple[int, str]:
-        """Wait for its end; the exit code, and the error of `safe_migrate` if there was one."""
-        assert self._process.stdout is not None  # see above
-        with self._process.stdout as stdout:
-            printed = stdout.read()
-        code = self._process.wait()
-        self._close_stdin()
-        return code, _error(printed) or f"it ended with exit code {code}."
-
-    def end(self) -> None:
-        """Let it end as by SIGTERM; returns when it is gone."""
-        self._close_stdin()
-        try:
-            self._process.wait(_SECONDS_TO_END)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-
-    def _close_stdin(self) -> None:
-        assert self._process.stdin is not None  # see above
-        with suppress(OSError):
-            self._process.stdin.close()
-
-
-def _error(printed: bytes) -> str:
-    """What went wrong, from the JSON object; nothing if there is none."""
-    try:
-        value = json.loads(printed)
-    except ValueError:  # it was killed, or could not be started
-        return ""
-    databases = value.get("databases", [value])
-    return " ".join(each["error"] for each in databases if each["error"])
-
-
-def _environment() -> dict[str, str]:
-    """The settings, and where this process has found them, whatever its server is."""
-    return {
-        **os.environ,
-        ENVIRONMENT_VARIABLE: str(django_settings.SETTINGS_MODULE),
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-    }
 
 
 def pause_after(failures: int) -> float:
@@ -101,20 +39,35 @@ def pause_after(failures: int) -> float:
     return min(LEAST_PAUSE * 2.0 ** (failures - 1), MOST_PAUSE)
 
 
+def is_at_rest(status: Status) -> bool:
+    """Whether it is not ready, can be reached, and nobody is at work on it."""
+    return not (status.ready or status.led or status.state is State.CONNECTING)
+
+
 def seconds_to_wait(status: Status, runs: Sequence[RunRow], build: str) -> float:
     """How long to leave a database alone that looks like this; 0 or less: not any longer.
 
     `runs` are its newest runs, newest first; `build` is the fingerprint of this one.
     """
-    if status.ready or status.led or status.state is State.CONNECTING:
+    if not is_at_rest(status):
         return math.inf
     own = [run for run in runs if run.build == build]
     failed = list(takewhile(lambda run: run.outcome == "failed", own))
     if not failed:
         return 0.0
-    return pause_after(len(failed)) - (
-        failed[0].age_seconds - failed[0].duration_seconds
-    )
+    seconds_since = failed[0].age_seconds - failed[0].duration_seconds
+    return pause_after(len(failed)) - seconds_since
+
+
+def seconds_until_due(alias: str, build: Build) -> float:
+    """`seconds_to_wait` for the alias as it is at this moment."""
+    try:
+        reader = open_reader(alias, get_settings(), Deadline(0), build)
+        with closing(reader):
+            status, runs = look(alias, reader), reader.history(_RUNS)
+    except SafeInitError:
+        return math.inf  # the lookout, which looks in the same way, tells why
+    return seconds_to_wait(status, runs, build.fingerprint)
 
 
 class Background(threading.Thread):
@@ -123,7 +76,7 @@ class Background(threading.Thread):
     Where a leader is at work there is nothing to do. Otherwise a child process leads, or
     follows one that was faster. After a failed run the pause before the next one is told by
     the runs in the database: all processes of a fleet wait for about the same moment, and the
-    first of them tries for all.
+    first of them tries for all. `known` gives the newest status of an alias.
     """
 
     def __init__(
@@ -133,7 +86,7 @@ class Background(threading.Thread):
         known: Callable[[str], Status | None],
     ) -> None:
         super().__init__(name="safe_init background", daemon=True)
-        self.aliases = tuple(aliases)
+        self._aliases = tuple(aliases)
         self._build = build
         self._known = known
         self._stopped = threading.Event()
@@ -144,69 +97,69 @@ class Background(threading.Thread):
 
     def run(self) -> None:
         """Look at what is known, and act when it is time."""
-        atexit.register(self.stop)
+        atexit.register(self._end_child)
         while not self._stopped.wait(random.uniform(*_SECONDS_BETWEEN_LOOKS)):
-            statuses = [self._known(alias) for alias in self.aliases]
+            statuses = [self._known(alias) for alias in self._aliases]
             if all(status is not None and status.ready for status in statuses):
                 break
-            if self._may_be_time(statuses):
-                self._act()
-        atexit.unregister(self.stop)
+            at_rest = [each.database for each in statuses if each and is_at_rest(each)]
+            if at_rest and time.monotonic() >= self._not_before:
+                self._act(at_rest)
+        atexit.unregister(self._end_child)
 
     def stop(self) -> None:
         """End the child; returns when both it and this thread have ended."""
+        self._end_child()
+        self.join()
+
+    def _end_child(self) -> None:
         self._stopped.set()
         with self._lock:
             child = self._child
         if child is not None:
             child.end()
-        self.join()
 
-    def _may_be_time(self, statuses: Sequence[Status | None]) -> bool:
-        """Whether it is worth a closer look."""
-        waiting = [status for status in statuses if status and not status.led]
-        return bool(waiting) and time.monotonic() >= self._not_before
-
-    def _act(self) -> None:
-        seconds = min(map(self._seconds_to_wait, self.aliases))
-        if seconds > 0:
-            self._leave_alone(min(seconds, _MOST_SECONDS_UNSEEN))
-        else:
-            self._initialize()
-
-    def _leave_alone(self, seconds: float) -> None:
-        self._not_before = time.monotonic() + seconds
-
-    def _seconds_to_wait(self, alias: str) -> float:
-        """What is true at this moment, not a second ago: another process may have been faster."""
-        self._build = self._build or current_build()
+    def _act(self, aliases: Sequence[str]) -> None:
         try:
-            reader = open_reader(alias, get_settings(), Deadline(0), self._build)
-            with closing(reader):
-                status, runs = look(alias, reader), reader.history(_RUNS)
-        except SafeInitError:
-            return math.inf  # whoever looks out for it tells why
-        return seconds_to_wait(status, runs, self._build.fingerprint)
+            self._build = build = self._build or current_build()
+            # What is known may be a second old: another process may have been faster.
+            seconds = min(seconds_until_due(alias, build) for alias in aliases)
+            if seconds > 0:
+                self._leave_alone(min(seconds, _MOST_SECONDS_UNSEEN))
+            else:
+                self._initialize()
+        except Exception as exc:  # noqa: BLE001  (without this thread nobody initializes)
+            self._fail(f"{type(exc).__name__}: {one_line(exc)}")
 
     def _initialize(self) -> None:
         with self._lock:
             if self._stopped.is_set():
                 return
-            self._child = child = Child()
+            self._child = child = Child(if_due=True)
         logger.info("Initializing in the background, in process %s.", child.pid)
         code, error = child.result()
         with self._lock:
             self._child = None
         if code == 0:
             self._failures = 0
-            logger.info("The initialization in the background ended: ready.")
-            return
+            logger.info("The initialization in the background has ended: ready.")
+        elif code == NOT_DUE:
+            logger.info(
+                "Another process was faster: process %s did nothing.", child.pid
+            )
+        elif not self._stopped.is_set():
+            self._fail(error)
+
+    def _fail(self, error: str) -> None:
         self._failures += 1
         pause = pause_after(self._failures) * random.uniform(1.0, 1.25)
         self._leave_alone(pause)
         logger.warning(
-            "The initialization in the background ended without success: %s Not tried again "
-            "here within %.0f s.",
-            error,
+            "The initialization in the background failed, and is not tried again here within "
+            "%.0f s: %s",
             pause,
+            error,
         )
+
+    def _leave_alone(self, seconds: float) -> None:
+        self._not_before = time.monotonic() + seconds

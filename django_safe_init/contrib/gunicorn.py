@@ -1,25 +1,31 @@
 """Hooks for gunicorn, to be named in `gunicorn.conf.py`. Needs the extra `gunicorn`.
 
-    from django_safe_init.contrib.gunicorn import close_connections as pre_fork
-    from django_safe_init.contrib.gunicorn import watch as post_worker_init
-
-All of them raise ordinary exceptions, on which gunicorn stops; on a `SystemExit` it would start
-the worker again, for ever.
+from django_safe_init.contrib.gunicorn import close_connections as pre_fork
+from django_safe_init.contrib.gunicorn import watch as post_worker_init
 """
 
 from __future__ import annotations
 
-import os
+import sys
 from typing import Any
 
-import django
-from django.apps import apps
-from django.conf import ENVIRONMENT_VARIABLE
+from django.conf import settings as django_settings
 from django.db import connections
 
-from django_safe_init.background import Child
+from django_safe_init.child import Child
+from django_safe_init.conf import effective_serve, get_settings
 from django_safe_init.exceptions import ConfigurationError, InitializationFailed
+from django_safe_init.management.interrupts import Interrupted, interruptible
 from django_safe_init.readiness import readiness
+
+
+class NotInitialized(InitializationFailed, RuntimeError):
+    """The database is not initialized, so gunicorn must not start.
+
+    A `RuntimeError` is shown by gunicorn's master as one line, with exit code 1; in a worker it
+    ends gunicorn, as every ordinary exception does. On `SystemExit` a worker would be started
+    again, for ever.
+    """
 
 
 def initialize(server: Any) -> None:
@@ -27,36 +33,39 @@ def initialize(server: Any) -> None:
 
     Nothing answers meanwhile, neither a probe nor a person: a container needs a startup probe, or
     a start period, that allows for the longest run. It happens in a child process, so nothing
-    of it is left in the workers. Raises `InitializationFailed`, which ends gunicorn with exit
-    code 1, and `ConfigurationError` unless `DJANGO_SETTINGS_MODULE` is set.
+    of it is left in the master, nor in the workers. Raises `NotInitialized`. SIGTERM and SIGINT
+    end both, before gunicorn handles signals itself.
     """
-    if not apps.ready:
-        if not os.environ.get(ENVIRONMENT_VARIABLE):
-            raise ConfigurationError(
-                f"{ENVIRONMENT_VARIABLE} is not set where gunicorn starts. Set it in the "
-                "environment: the application, which sets it, is imported later."
-            )
-        django.setup()
-    code, error = Child().result()
+    try:
+        with interruptible(), Child() as child:
+            code, error = child.result()
+    except ConfigurationError as exc:
+        raise NotInitialized(str(exc)) from None
+    except Interrupted as exc:
+        sys.exit(exc.exit_code)
     if code:
-        raise InitializationFailed(error)
+        raise NotInitialized(error)
 
 
 def watch(worker: Any) -> None:
     """For `post_worker_init`: look at the databases from the worker's start.
 
     Without it a worker begins with its first request. With `SERVE` "initialize" that is also
-    when the initialization begins.
+    when the initialization begins. Does nothing with `SERVE` or `MODE` "off".
     """
-    readiness.watch()
+    if effective_serve(get_settings()) != "off":
+        readiness.watch()
 
 
 def close_connections(server: Any, worker: Any) -> None:
     """For `pre_fork`: close the master's connections and pools, which a worker must not share.
 
     A worker that closes a connection of its master ends the master's session, and a pool's
-    threads are not there after a fork.
+    threads are not there after a fork. Does nothing where the application is not loaded before
+    the fork.
     """
+    if not django_settings.configured:
+        return
     for connection in connections.all(initialized_only=True):
         connection.close()
         if hasattr(connection, "close_pool"):

@@ -1,0 +1,153 @@
+"""The child process that initializes: how it is started, what it tells, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.spawn import get_executable
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from django_safe_init import child
+from django_safe_init.child import Child
+from django_safe_init.exceptions import ConfigurationError
+from tests.support import wait_until
+
+#: Like a migration that catches everything: nothing ends it but SIGKILL.
+DEAF = """
+    import pathlib, signal, sys, time
+    sys.modules["__main__"].SECONDS_TO_CLEAN_UP = 0.1
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pathlib.Path(__file__).with_name("loaded").touch()
+    time.sleep(60)
+"""
+LISTENING = DEAF.replace("SIG_IGN", "SIG_DFL")
+
+
+@pytest.fixture
+def start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], Child]]:
+    """Starts a child whose settings, its first code of a project, are this code."""
+    started: list[Child] = []
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "childs_settings")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def start_with(code: str) -> Child:
+        (tmp_path / "childs_settings.py").write_text(dedent(code))
+        started.append(Child())
+        return started[-1]
+
+    yield start_with
+    for each in started:
+        each.end()
+        each._stdout.close()
+
+
+@pytest.fixture
+def loaded(tmp_path: Path) -> Callable[[], bool]:
+    """Whether the child has come as far as its settings."""
+    return (tmp_path / "loaded").exists
+
+
+def test_it_needs_the_name_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings that are not named in the environment are refused in one sentence."""
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE")
+    with pytest.raises(ConfigurationError, match=r"^Set DJANGO_SETTINGS_MODULE in the"):
+        Child()
+
+
+def test_it_finds_what_its_parent_finds(start: Any, monkeypatch: Any) -> None:
+    """The child has the module path of its parent; "" in it is the folder of its parent."""
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    code = f"import sys; sys.exit(17 if {os.getcwd()!r} in sys.path[1:] else 18)"
+    assert start(code).result()[0] == 17
+
+
+def test_another_python(start: Any, tmp_path: Path) -> None:
+    """Where `sys.executable` is not Python, `multiprocessing` is told what is."""
+    before = get_executable()
+    program = tmp_path / "python"
+    program.write_text('#!/bin/sh\necho "{\\"error\\": \\"$1 $2\\"}"; exit 3\n')
+    program.chmod(0o755)
+    multiprocessing.set_executable(str(program))
+    try:
+        assert start("").result() == (3, "-m django_safe_init.child")
+    finally:
+        multiprocessing.set_executable(before)
+
+
+def test_its_standard_input_is_empty(start: Any) -> None:
+    """Code that asks a question meets the end of the input, and does not wait for ever."""
+    code = "import sys; sys.exit(17 if sys.stdin.read() == '' else 18)"
+    assert start(code).result() == (17, "the process ended with exit code 17")
+
+
+def test_a_child_that_is_killed(start: Any, loaded: Any) -> None:
+    """Its end is noticed, whatever ended it."""
+    running = start(DEAF)
+    wait_until(loaded)
+    os.kill(running.pid, signal.SIGKILL)
+    assert running.result() == (-9, "the process ended with exit code -9")
+
+
+def test_it_is_told_to_end(start: Any, loaded: Any) -> None:
+    """`end` is a SIGTERM, and may be called again."""
+    with start(LISTENING) as running:
+        wait_until(loaded)
+        running.end()
+        assert running.result()[0] == -signal.SIGTERM
+
+
+def test_one_that_ignores_it(start: Any, loaded: Any) -> None:
+    """Who does not end by SIGTERM ends by SIGKILL, of its own hand: its parent may be dead."""
+    running = start(DEAF)
+    wait_until(loaded)
+    running.end()
+    assert running.result()[0] == -signal.SIGKILL
+
+
+def test_one_that_is_stopped(start: Any, loaded: Any, monkeypatch: Any) -> None:
+    """Who cannot do even that is killed by its parent."""
+    monkeypatch.setattr(child, "SECONDS_TO_CLEAN_UP", -0.9)
+    running = start(LISTENING)
+    wait_until(loaded)
+    os.kill(running.pid, signal.SIGSTOP)
+    running.end()
+    assert running.result()[0] == -signal.SIGKILL
+
+
+def test_the_end_of_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """First SIGTERM, then, when the time to clean up is over, SIGKILL."""
+    reading, writing = os.pipe()
+    done: list[Any] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: done.append(number))
+    monkeypatch.setattr(time, "sleep", done.append)
+    os.write(writing, b"ignored")
+    os.close(writing)
+    child._end_with_parent(reading)
+    os.close(reading)
+    assert done == [signal.SIGTERM, child.SECONDS_TO_CLEAN_UP, signal.SIGKILL]
+
+
+@pytest.mark.parametrize(
+    ("printed", "error"),
+    [
+        ({"error": None}, ""),
+        ({"error": "It broke."}, "It broke."),
+        ({"databases": [{"error": "One."}, {"error": None}, {"error": "Two."}]}, "One. Two."),
+        (None, ""),
+    ],
+)  # fmt: skip
+def test_the_error_it_tells(printed: Any, error: str) -> None:
+    """The errors of all databases, if `safe_migrate` has come as far as that."""
+    text = "" if printed is None else json.dumps(printed)
+    assert child._error(text.encode()) == error
