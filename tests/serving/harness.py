@@ -43,26 +43,40 @@ class Answer:
 
 
 class Server:
-    """A server process with its workers, on a port of its own choice."""
+    """A server process with its workers, on a port of its own choice.
+
+    It listens once this object is made, unless that is not expected of it.
+    """
 
     MIDDLEWARE = "django_safe_init.middleware.InitializationMiddleware"
 
-    def __init__(self, fleet: Fleet, *command: str, **settings: Any) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        *command: str,
+        wrapper: Sequence[str] = (),
+        listens: bool = True,
+        **settings: Any,
+    ) -> None:
         project = {"MIDDLEWARE": [self.MIDDLEWARE], **settings.pop("project", {})}
         env = {"PYTHONWARNINGS": WARNINGS, **settings.pop("env", {})}
         self.replica = Replica(
-            [sys.executable, *command],
+            [*wrapper, sys.executable, *command],
             fleet.environment(project=project, env=env, **settings),
             fleet.directory / f"replica-{len(fleet.replicas)}",
         )
         fleet.replicas.append(self.replica)
-        [port, *_] = fleet.wait_until(
-            lambda: re.findall(
-                r"http://127\.0\.0\.1:(\d+)", self.replica.stderr + self.replica.stdout
-            ),
-            "a server",
-        )
-        self.port = int(port)
+        if listens:
+            fleet.wait_until(self.ports, "a server")
+
+    def ports(self) -> list[int]:
+        """Where it says that it listens; empty as long as it does not."""
+        printed = self.replica.stderr + self.replica.stdout
+        return [int(port) for port in re.findall(r"http://127\.0\.0\.1:(\d+)", printed)]
+
+    @property
+    def port(self) -> int:
+        return self.ports()[0]
 
     def request(
         self, method: str, path: str, headers: Mapping[str, str] | None = None

@@ -1,0 +1,255 @@
+"""The hooks for gunicorn, in real servers with the configuration of the documentation."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from django_safe_init.locks import leader_key
+from django_safe_init.readiness import readiness
+from tests.processes import namespaces
+from tests.processes.conftest import fleet, lite, lite_fleet  # noqa: F401  (fixtures)
+from tests.processes.harness import Fleet, entries
+from tests.samples.blocks import BLOCKS
+from tests.serving.harness import READY, Server, gunicorn
+from tests.support import Database, wait_until
+
+pytest.importorskip("gunicorn")
+
+from django_safe_init.contrib.gunicorn import watch
+
+pytestmark = pytest.mark.process
+
+INITIALIZE = {"SERVE": "initialize"}
+#: Of one connection, which the master has when it forks.
+POOL = {"OPTIONS": {"pool": {"min_size": 1, "max_size": 1, "timeout": 3}}}
+SETTINGS = {"DJANGO_SETTINGS_MODULE": "settings"}
+SLEEPING = "state = 'active' AND query LIKE '%pg_sleep%'"
+LOGGED = {
+    "LOGGING": {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "handlers": {"console": {"class": "logging.StreamHandler"}},
+        "loggers": {"django_safe_init": {"handlers": ["console"], "level": "INFO"}},
+    }
+}
+
+
+def configuration(hook: str) -> str:
+    """The first sample of the documentation that uses the hook."""
+    page = "docs/how-to/gunicorn.md"
+    return next(
+        block.text for block in BLOCKS if block.page == page and hook in block.text
+    )
+
+
+@pytest.fixture
+def serve(fleet: Fleet, tmp_path: Path) -> Iterator[Callable[..., Server]]:  # noqa: F811
+    """Starts gunicorn with a hook; what still runs at the end ends as it should."""
+    started: list[Server] = []
+
+    def start(hook: str, *options: str, on: Fleet = fleet, **settings: Any) -> Server:
+        file = tmp_path / "gunicorn.conf.py"
+        file.write_text(configuration(hook) if hook else "")
+        arguments = {
+            name: settings.pop(name) for name in {"workers", "app"} & {*settings}
+        }
+        settings["env"] = {**SETTINGS, **settings.get("env", {})}
+        started.append(
+            gunicorn(
+                on, "--config", str(file), *options, settings=settings, **arguments
+            )
+        )
+        return started[-1]
+
+    yield start
+    for server in started:
+        if not server.replica.ended:
+            server.end()
+
+
+# initialize, as on_starting
+
+
+@pytest.mark.smoke
+def test_before_it_listens(fleet: Fleet, database: Database, serve: Any) -> None:  # noqa: F811
+    """The database is initialized, once, before there is a port; then all workers serve."""
+    fleet.use(scenario="gated")
+    server = serve("initialize", workers=2, listens=False)
+    fleet.wait_for_note("inside")
+    assert server.ports() == []
+    fleet.allow()
+    fleet.wait_until(server.ports, "a server")
+    assert {each.status for each in server.get_often("/entries/")} == {200}
+    assert entries(database) == ["gate", "data"]
+    assert [run["outcome"] for run in database.runs()] == ["ready"]
+
+
+def test_it_follows(fleet: Fleet, database: Database, serve: Any) -> None:  # noqa: F811
+    """Where somebody leads it waits for that one."""
+    fleet.use(scenario="gated")
+    leader = fleet.start("safe_migrate")
+    fleet.wait_for_note("inside")
+    server = serve("initialize", listens=False)
+    fleet.wait_for_followers(1)
+    assert server.ports() == []
+    fleet.allow()
+    fleet.wait_until(server.ports, "a server")
+    assert leader.wait() == 0
+    assert len(database.runs()) == 1
+
+
+def test_it_fails(fleet: Fleet, database: Database, serve: Any) -> None:  # noqa: F811
+    """One line with the reason, exit code 1, and no worker that is started again and again."""
+    fleet.use(scenario="failing")
+    fleet.allow()
+    server = serve("initialize", workers=2, listens=False)
+    assert server.replica.wait() == 1, server.replica
+    assert server.replica.stderr.rstrip().splitlines()[-1] == (
+        "Error: shop.0002_failing: ValueError: product 7 has no price"
+    )
+    assert "Booting worker" not in server.replica.stderr
+    assert [run["outcome"] for run in database.runs()] == ["failed"]
+
+
+def test_without_the_name_of_the_settings(serve: Any) -> None:
+    """What is missing is said in one line."""
+    missing = {"DJANGO_SETTINGS_MODULE": None}
+    server = serve("initialize", listens=False, env=missing)
+    assert server.replica.wait() == 1, server.replica
+    last = server.replica.stderr.rstrip().splitlines()[-1]
+    assert last.startswith("Error: Set DJANGO_SETTINGS_MODULE in the server's env")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_end(
+    fleet: Fleet,  # noqa: F811
+    database: Database,
+    serve: Any,
+    number: signal.Signals,
+) -> None:
+    """A signal ends the initialization and gunicorn: closed run, free lock, no statement left."""
+    fleet.use(scenario="statement")
+    server = serve("initialize", listens=False)
+    fleet.wait_until(lambda: database.backends(SLEEPING), "the statement runs")
+    server.replica.kill(number)
+    assert server.replica.wait() == 128 + number, server.replica
+    assert database.newest_run()["outcome"] == "interrupted"
+    assert database.holders(leader_key()) == []
+    assert database.backends(SLEEPING) == []
+
+
+def test_pid_one_is_told_to_end(
+    fleet: Fleet,  # noqa: F811
+    database: Database,
+    serve: Any,
+) -> None:
+    """As PID 1 of a container too, which a signal without a handler would not reach."""
+    fleet.use(scenario="gated")
+    server = serve("initialize", listens=False, wrapper=namespaces.wrapper())
+    fleet.wait_for_note("inside")
+    os.kill(namespaces.pid_one(server.replica), signal.SIGTERM)
+    assert server.replica.wait() == 143, server.replica
+    assert database.newest_run()["outcome"] == "interrupted"
+
+
+# watch, as post_worker_init
+
+
+def test_nobody_asks_and_it_begins(
+    fleet: Fleet,  # noqa: F811
+    database: Database,
+    serve: Any,
+) -> None:
+    """With SERVE "initialize" the initialization begins, and ends, without any request."""
+    fleet.use(scenario="gated", safe_init=INITIALIZE)
+    fleet.allow()
+    server = serve("watch", workers=2, project=LOGGED)
+    ready = "default is ready for this process"
+    wait_until(lambda: server.replica.stderr.count(ready) == 2, 30)
+    assert entries(database) == ["gate", "data"]
+    assert {each.status for each in server.get_often("/entries/")} == {200}
+
+
+def test_nobody_asks_and_it_becomes_ready(
+    fleet: Fleet,  # noqa: F811
+    database: Database,
+    serve: Any,
+) -> None:
+    """A worker finds out that somebody has initialized, and starts nothing itself."""
+    fleet.use(scenario="gated")
+    server = serve("watch", project=LOGGED)
+    wait_until(lambda: "default is not ready: not init" in server.replica.stderr)
+    fleet.allow()
+    assert fleet.run("safe_migrate").wait() == 0
+    wait_until(lambda: "default is ready for this" in server.replica.stderr)
+    assert [run["command"] for run in database.runs()] == ["safe_migrate"]
+
+
+def test_a_hook_of_ones_own(fleet: Fleet, serve: Any) -> None:  # noqa: F811
+    """It can be called by another hook."""
+    server = serve("ready to work", project=LOGGED)
+    wait_until(lambda: "default is not ready: not init" in server.replica.stderr)
+    wait_until(lambda: "ready to work" in server.replica.stderr)
+
+
+@pytest.mark.parametrize(
+    ("safe_init", "watches"),
+    [({}, True), (INITIALIZE, True), ({"SERVE": "off"}, False), ({"MODE": "off"}, False)],
+)  # fmt: skip
+def test_what_is_watched(
+    settings: Any, monkeypatch: Any, safe_init: dict[str, str], watches: bool
+) -> None:
+    """Where a server does nothing, the hook does nothing."""
+    calls: list[None] = []
+    monkeypatch.setattr(readiness, "watch", lambda: calls.append(None))
+    settings.SAFE_INIT = {"IN_TESTS": True, **safe_init}
+    watch(None)
+    assert bool(calls) is watches
+
+
+# close_connections, as pre_fork
+
+
+def preload(serve: Any, hook: str, **settings: Any) -> Server:
+    """Workers that are copies of a master which has used its database."""
+    options = ("--preload", "--threads=2")
+    return serve(hook, *options, workers=2, app="preloaded:application", **settings)
+
+
+def test_a_pool_that_is_closed(fleet: Fleet, serve: Any) -> None:  # noqa: F811
+    """The workers make pools of their own: all their requests succeed."""
+    assert fleet.run("safe_migrate").wait() == 0
+    server = preload(serve, "close_connections", database_settings=POOL)
+    assert {each.status for each in server.get_often("/entries/", 80)} == {200}
+    assert len({each.worker for each in server.get_often(READY)}) == 2
+
+
+def test_a_pool_that_is_not(fleet: Fleet, serve: Any) -> None:  # noqa: F811
+    """This is what happens without the hook: each request waits for a pool that is dead."""
+    fleet.tracebacks = True
+    assert fleet.run("safe_migrate").wait() == 0
+    server = preload(serve, "", database_settings=POOL)
+    assert {each.status for each in server.get_often("/entries/", 4)} == {500}
+    assert {each.status for each in server.get_often(READY, 8)} == {200}
+
+
+def test_without_a_pool(lite_fleet: Fleet, serve: Any) -> None:  # noqa: F811
+    """Connections of engines that have no pools are closed."""
+    lite_fleet.use(scenario="portable")
+    assert lite_fleet.run("safe_migrate").wait() == 0
+    server = preload(serve, "close_connections", on=lite_fleet)
+    assert {each.status for each in server.get_often("/entries/")} == {200}
+
+
+def test_without_preload(fleet: Fleet, serve: Any) -> None:  # noqa: F811
+    """Where the master knows no settings there is nothing to close."""
+    assert fleet.run("safe_migrate").wait() == 0
+    missing = {"DJANGO_SETTINGS_MODULE": None}
+    server = serve("close_connections", env=missing)
+    assert server.get("/entries/").status == 200
