@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from django_safe_init.child import NOT_DUE, Child
 from django_safe_init.locks import leader_key
 from example_project.embedded import free_port
 from tests.processes.harness import PROJECT, Fleet, entries
@@ -251,6 +252,25 @@ def test_in_no_other_command(fleet: Fleet, database: Database, command: str) -> 
     assert fleet.run(*arguments, project=project).wait() == 0, fleet
     assert nobody_initializes(fleet)
     assert not database.has_table("django_safe_init_run")
+
+
+def test_a_child_that_is_too_late(
+    fleet: Fleet, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While another leads, and when that one is done, a child has nothing to do."""
+    for name, value in fleet.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "settings")
+    monkeypatch.syspath_prepend(str(PROJECT))
+    leader = fleet.start("safe_migrate")
+    fleet.wait_for_note("inside")
+    with Child(if_due=True) as child:
+        assert child.result()[0] == NOT_DUE
+    fleet.allow()
+    assert leader.wait() == 0
+    with Child(if_due=True) as child:
+        assert child.result()[0] == NOT_DUE
+    assert len(database.runs()) == 1
 
 
 def test_an_unsafe_database(fleet: Fleet, serve: Any) -> None:
