@@ -149,6 +149,8 @@ def _language_of(request: HttpRequest) -> translation.override:
 def _finished(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     response["Cache-Control"] = "no-store"
     response["Content-Length"] = len(response.content)
+    # Else Django logs each 503 as an error of the project, and mails it to ADMINS.
+    response._has_been_logged = True  # type: ignore[attr-defined]
     if request.method == "HEAD":
         response.content = b""
     return response

@@ -430,6 +430,15 @@ def test_a_project_without_the_middleware(client, settings) -> None:
     assert readiness.status("default") is None
 
 
+@pytest.mark.parametrize("path", ["/cart/", "/health/db"])
+def test_not_an_error_of_the_project(tell, client, settings, caplog, path) -> None:
+    """Django logs no error for an answer of ours, and so mails none to ADMINS."""
+    settings.MIDDLEWARE = ["django_safe_init.middleware.InitializationMiddleware"]
+    tell(BEHIND_STATUS)
+    assert client.get(path).status_code == 503
+    assert [record.name for record in caplog.records] == []
+
+
 def test_retry_after_is_jittered(tell) -> None:
     """A crowd that was turned away does not come back in the same second."""
     tell(MIGRATING)
