@@ -433,6 +433,7 @@ def test_a_project_without_the_middleware(client, settings) -> None:
 @pytest.mark.parametrize("path", ["/cart/", "/health/db"])
 def test_not_an_error_of_the_project(tell, client, settings, caplog, path) -> None:
     """Django logs no error for an answer of ours, and so mails none to ADMINS."""
+    settings.ROOT_URLCONF = "tests.unit.urls"
     settings.MIDDLEWARE = ["django_safe_init.middleware.InitializationMiddleware"]
     tell(BEHIND_STATUS)
     assert client.get(path).status_code == 503
