@@ -72,6 +72,8 @@ class Fleet:
     `guarded` says whether they are expected to agree on a leader.
     """
 
+    noun = "replica"
+
     def __init__(
         self,
         size: int,
@@ -84,7 +86,7 @@ class Fleet:
         self.guarded = guarded
         self.replicas: list[Replica] = []
         self._arguments = [sys.executable, str(MANAGE), *arguments]
-        self._environment = {**replica_environment(), **environment}
+        self._environment = {**project_environment(), **environment}
         self._barrier = -1
         self._released_at = 0.0
 
@@ -124,6 +126,35 @@ class Fleet:
                 replica.ended_after = self.elapsed
         return any(replica.ended_after is None for replica in self.replicas)
 
+    @property
+    def over(self) -> bool:
+        return all(replica.ended_after is not None for replica in self.replicas)
+
+    @property
+    def members(self) -> list[Replica]:
+        return self.replicas
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        if self.guarded:
+            return ("starting", "waiting", "ready", "failed", "killed")
+        return ("running", "exited 0", "failed")
+
+    def label(self, replica: Replica) -> str:
+        if replica.killed:
+            return "killed"
+        if replica.exit_code:
+            return "failed"
+        if replica.exit_code == 0:
+            return "ready" if self.guarded else "exited 0"
+        if not self.guarded:
+            return "running"
+        return "waiting" if replica.speaks else "starting"
+
+    def leader(self, pid: int) -> Replica | None:
+        replica = self.find(pid)
+        return replica if replica and replica.exit_code is None else None
+
     def find(self, pid: int) -> Replica | None:
         return next((replica for replica in self.replicas if replica.pid == pid), None)
 
@@ -158,15 +189,17 @@ class Fleet:
             replica.errors.close()
 
 
-def replica_environment() -> dict[str, str]:
-    """Our environment without what would make a replica behave differently than the demo says."""
+def project_environment() -> dict[str, str]:
+    """Our environment without what would make a process behave differently than the demo says."""
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "mysite.settings"}
     for name in (
         "DB_INIT_MODE",
         "SHOP_STOCK",
         "DJANGO_AUTO_COMPLETE",
+        "GUNICORN_CMD_ARGS",
         "PYTHONDEVMODE",
         "PYTHONINSPECT",
+        "WEB_CONCURRENCY",
     ):
         environment.pop(name, None)
     return environment

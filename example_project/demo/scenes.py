@@ -76,7 +76,7 @@ def with_safe_init(stage: Stage, *, kill_leader: bool) -> bool:
                 checks.check_takeover(killer) if killer else checks.check_leader(fleet)
             )
             results = [checks.check_exit_codes(fleet), leading]
-            good = print_checks(stage.console, results + _left_behind(stage, database))
+            good = print_checks(stage.console, results + left_behind(stage, database))
             print_errors(stage.console, fleet)
     return good
 
@@ -111,12 +111,13 @@ def _without(stage: Stage, database: str) -> None:
         stage.say()
         print_checks(stage.console, [codes])
         print_errors(stage.console, fleet)
-        good = print_checks(stage.console, _left_behind(stage, database))
+        good = print_checks(stage.console, left_behind(stage, database))
         if codes.passed and not good:
             stage.say("   Every exit code is 0: nobody is told.", "dim")
 
 
-def _left_behind(stage: Stage, database: str) -> list[checks.Check]:
+def left_behind(stage: Stage, database: str) -> list[checks.Check]:
+    """What the database must look like afterwards, whoever did the work."""
     with stage.server.connect(database) as connection:
         traces = checks.read_traces(connection)
     return [checks.check_records(traces), *checks.check_data_migrations(traces)]
@@ -153,7 +154,13 @@ def _run(
             time.sleep(POLL_SECONDS)
 
 
-def _headline(stage: Stage, title: str, command: str, where: str) -> None:
+def headline(stage: Stage, title: str, text: str) -> None:
+    """What comes now."""
     stage.say()
     stage.say(title, "bold")
-    stage.say(f"{stage.replicas} x {command} at the same moment, {where}")
+    stage.say(text)
+
+
+def _headline(stage: Stage, title: str, command: str, where: str) -> None:
+    text = f"{stage.replicas} x {command} at the same moment, {where}"
+    headline(stage, title, text)

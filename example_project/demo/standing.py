@@ -2,61 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from .fleet import Fleet, Replica
 from .observer import Progress
+
+
+class Member(Protocol):
+    """One of the processes that are watched."""
+
+    number: int
+
+
+class Crew(Protocol):
+    """The processes that are watched: the replicas of a fleet, or the workers of a server."""
+
+    #: What one of them is called.
+    noun: str
+    #: Whether they are expected to agree on a leader.
+    guarded: bool
+
+    @property
+    def members(self) -> Sequence[Member]: ...
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """What they may be doing, in the order in which it is shown."""
+
+    def label(self, member: Member) -> str:
+        """What it is doing."""
+
+    def leader(self, pid: int) -> Member | None:
+        """Who leads with this process, and is alive: a dead one's run stays open for a while."""
+
+    @property
+    def elapsed(self) -> float: ...
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing will change any more."""
 
 
 @dataclass
 class Standing:
     """Who leads, and the others by what they are doing."""
 
-    leader: Replica | None
-    groups: dict[str, list[Replica]]
+    leader: Member | None
+    groups: dict[str, list[Member]]
 
 
-def standing(fleet: Fleet, progress: Progress | None) -> Standing:
-    """Sort them. A leader is one that lives: a dead one's run stays open until a successor's."""
-    labels = (
-        ("starting", "waiting", "ready", "failed", "killed")
-        if fleet.guarded
-        else ("running", "exited 0", "failed")
-    )
-    result = Standing(None, {label: [] for label in labels})
-    for replica in fleet.replicas:
-        if (
-            progress
-            and replica.pid == progress.leader_pid
-            and replica.exit_code is None
-        ):
-            result.leader = replica
-        else:
-            result.groups[_label(fleet, replica)].append(replica)
+def standing(crew: Crew, progress: Progress | None) -> Standing:
+    """Sort them."""
+    leader = crew.leader(progress.leader_pid) if progress else None
+    result = Standing(leader, {label: [] for label in crew.labels})
+    for member in crew.members:
+        if member is not leader:
+            result.groups[crew.label(member)].append(member)
     return result
 
 
-def _label(fleet: Fleet, replica: Replica) -> str:
-    if replica.killed:
-        return "killed"
-    if replica.exit_code:
-        return "failed"
-    if replica.exit_code == 0:
-        return "ready" if fleet.guarded else "exited 0"
-    if not fleet.guarded:
-        return "running"
-    return "waiting" if replica.speaks else "starting"
-
-
-def numbers(replicas: Iterable[Replica]) -> str:
+def numbers(members: Iterable[Member]) -> str:
     """Their numbers, as short as it goes: `1-3, 5, 7-10`."""
     ranges: list[list[int]] = []
-    for replica in replicas:
-        if ranges and ranges[-1][1] == replica.number - 1:
-            ranges[-1][1] = replica.number
+    for member in members:
+        if ranges and ranges[-1][1] == member.number - 1:
+            ranges[-1][1] = member.number
         else:
-            ranges.append([replica.number, replica.number])
+            ranges.append([member.number, member.number])
     return ", ".join(
         str(first) if first == last else f"{first}-{last}" for first, last in ranges
     )

@@ -12,9 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from .fleet import Fleet
 from .observer import Progress
-from .standing import Standing, numbers, standing
+from .standing import Crew, Standing, numbers, standing
 
 REDRAW_SECONDS = 0.1
 LINE_SECONDS = 1.0
@@ -41,7 +40,7 @@ class View(Protocol):
         traceback: TracebackType | None,
     ) -> None: ...
 
-    def show(self, fleet: Fleet, progress: Progress | None, note: str) -> None: ...
+    def show(self, crew: Crew, progress: Progress | None, note: str) -> None: ...
 
 
 def make_view(console: Console) -> View:
@@ -72,36 +71,36 @@ class LiveView:
     ) -> None:
         self._live.__exit__(kind, error, traceback)
 
-    def show(self, fleet: Fleet, progress: Progress | None, note: str) -> None:
+    def show(self, crew: Crew, progress: Progress | None, note: str) -> None:
         if time.monotonic() - self._drawn_at < REDRAW_SECONDS:
             return
         self._drawn_at = time.monotonic()
-        self._live.update(picture(fleet, progress, note), refresh=True)
+        self._live.update(picture(crew, progress, note), refresh=True)
 
 
-def picture(fleet: Fleet, progress: Progress | None, note: str) -> RenderableType:
+def picture(crew: Crew, progress: Progress | None, note: str) -> RenderableType:
     """One frame: always the same lines in the same places."""
-    now = standing(fleet, progress)
+    now = standing(crew, progress)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(width=10, justify="right")
     grid.add_column()
-    if fleet.guarded:
-        grid.add_row("leads", _leader(now, progress))
+    if crew.guarded:
+        grid.add_row("leads", _leader(crew, now, progress))
         grid.add_row("", _bar(progress))
-    for label, replicas in now.groups.items():
-        if replicas or label != "killed":
-            style = STYLES[label] if replicas else "dim"
-            grid.add_row(label, Text(numbers(replicas) or "nobody", style=style))
+    for label, members in now.groups.items():
+        if members or label != "killed":
+            style = STYLES[label] if members else "dim"
+            grid.add_row(label, Text(numbers(members) or "nobody", style=style))
     if note:
         grid.add_row("", note)
-    grid.add_row("elapsed", Text(f"{fleet.elapsed:.1f} s"))
+    grid.add_row("elapsed", Text(f"{crew.elapsed:.1f} s"))
     return Group(Text(), grid)
 
 
-def _leader(now: Standing, progress: Progress | None) -> Text:
+def _leader(crew: Crew, now: Standing, progress: Progress | None) -> Text:
     if now.leader is None or progress is None:
         return Text("nobody", style="dim")
-    text = Text().append(f"replica {now.leader.number}", style="bold")
+    text = Text().append(f"{crew.noun} {now.leader.number}", style="bold")
     return text.append(
         f"   run {progress.run}, process {progress.leader_pid}", style="dim"
     )
@@ -146,34 +145,33 @@ class PlainView:
     ) -> None:
         pass
 
-    def show(self, fleet: Fleet, progress: Progress | None, note: str) -> None:
-        now = standing(fleet, progress)
+    def show(self, crew: Crew, progress: Progress | None, note: str) -> None:
+        now = standing(crew, progress)
         if now.leader and progress and progress.run != self._run:
             self._run = progress.run
-            leader = f"replica {now.leader.number} leads"
+            leader = f"{crew.noun} {now.leader.number} leads"
             self._print(
-                fleet, f"{leader} (run {progress.run}, process {progress.leader_pid})"
+                crew, f"{leader} (run {progress.run}, process {progress.leader_pid})"
             )
         if note != self._noted:
             self._noted = note
-            self._print(fleet, note)
+            self._print(crew, note)
         text = summary(now, progress)
-        over = all(replica.ended_after is not None for replica in fleet.replicas)
         if text != self._said and (
-            over or time.monotonic() - self._said_at >= LINE_SECONDS
+            crew.over or time.monotonic() - self._said_at >= LINE_SECONDS
         ):
-            self._print(fleet, text)
+            self._print(crew, text)
             self._said, self._said_at = text, time.monotonic()
 
-    def _print(self, fleet: Fleet, text: str) -> None:
-        self._console.print(f"{fleet.elapsed:7.1f} s  {text}", soft_wrap=True)
+    def _print(self, crew: Crew, text: str) -> None:
+        self._console.print(f"{crew.elapsed:7.1f} s  {text}", soft_wrap=True)
         self._console.file.flush()
 
 
 def summary(now: Standing, progress: Progress | None) -> str:
     """How things stand, in one line."""
     parts = [
-        f"{len(replicas)} {label}" for label, replicas in now.groups.items() if replicas
+        f"{len(members)} {label}" for label, members in now.groups.items() if members
     ]
     if now.leader and progress and progress.total:
         parts.append(f"{progress.done} of {progress.total} done")

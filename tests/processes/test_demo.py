@@ -7,74 +7,200 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
+from tests.serving.harness import BROWSER
 from tests.support import wait_until
 
 MANAGE = Path(__file__).parents[2] / "example_project" / "manage.py"
+TAKEOVER = ("--replicas", "3", "--kill-leader")
+
+
+class Demo:
+    """A running demo whose temporary files lie in a folder of this test."""
+
+    def __init__(self, directory: Path, *arguments: str, **variables: str) -> None:
+        ours = ("DATABASE_URL", "DJANGO_SETTINGS_MODULE")
+        environment = {
+            name: os.environ[name] for name in os.environ if name not in ours
+        }
+        temporary = directory / "temporary"
+        temporary.mkdir()
+        self.temporary = temporary
+        self._printed = directory / "printed"
+        with self._printed.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, str(MANAGE), "demo", *arguments],
+                env={**environment, "TMPDIR": str(temporary), **variables},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def output(self) -> str:
+        return self._printed.read_text()
+
+    def wait(self, timeout: float = 100) -> int:
+        return self.process.wait(timeout)
+
+    def wait_for(self, text: str) -> str:
+        """The first match in what it prints."""
+        found = wait_until(
+            lambda: (
+                re.search(text, self.output) or self.process.poll() is not None or None
+            ),
+            60,
+            lambda: self.output,
+        )
+        assert isinstance(found, re.Match), self.output
+        return found[0]
+
+    def get(self, path: str) -> tuple[int, str]:
+        """What its web server answers to a browser."""
+        url = self.wait_for(r"http://127\.0\.0\.1:\d+") + path
+        try:
+            with urlopen(Request(url, headers=BROWSER), timeout=20) as response:
+                return response.status, response.read().decode()
+        except HTTPError as answer:
+            with answer:
+                return answer.code, answer.read().decode()
+
+    def assert_nothing_is_left(self) -> None:
+        wait_until(
+            lambda: not self.processes() and not list(self.temporary.iterdir()),
+            30,
+            lambda: f"{self.processes()} {list(self.temporary.iterdir())}",
+        )
+
+    def processes(self) -> list[str]:
+        """All that have its folder in their command line or environment."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (folder / "cmdline").read_bytes()
+                everything = command + (folder / "environ").read_bytes()
+            except OSError:
+                continue
+            if os.fsencode(self.temporary) in everything:
+                found.append(command.replace(b"\0", b" ").decode(errors="replace"))
+        return found
 
 
 @pytest.fixture
-def demo(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A running demo whose temporary files lie in a folder of this test."""
-    ours = ("DATABASE_URL", "DJANGO_SETTINGS_MODULE")
-    environment = {name: os.environ[name] for name in os.environ if name not in ours}
-    environment |= {"TMPDIR": str(tmp_path), "SHOP_SLOW_SECONDS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, str(MANAGE), "demo", "--replicas", "3", "--kill-leader"],
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+def start() -> Iterator[Callable[..., Demo]]:
+    """Starts a demo with these arguments; kills it, at the end, if it still runs.
+
+    Its folder is not pytest's: of that, each session that starts closes the door to the user
+    as whom the database server runs.
+    """
+    started: list[Demo] = []
+
+    def start_with(*arguments: str, slow: float = 1) -> Demo:
+        started.append(Demo(Path(folder), *arguments, SHOP_SLOW_SECONDS=str(slow)))
+        return started[-1]
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield start_with
+        for demo in started:
+            demo.process.kill()
+            demo.process.wait()
 
 
-def servers_below(directory: Path) -> list[str]:
-    """The processes that name the folder in their command line."""
-    found = []
-    for status in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            command = status.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if str(directory) in command:
-            found.append(command)
-    return found
-
-
-def assert_nothing_is_left(directory: Path) -> None:
-    wait_until(
-        lambda: not servers_below(directory) and not list(directory.iterdir()),
-        message=lambda: f"{servers_below(directory)} {list(directory.iterdir())}",
-    )
-
-
-def test_it_shows_a_takeover_and_leaves_nothing(
-    demo: subprocess.Popen[str], tmp_path: Path
-) -> None:
+def test_it_shows_a_takeover_and_leaves_nothing(start: Callable[..., Demo]) -> None:
     """The leader is killed, another takes over, every check holds, and all is gone afterwards."""
-    output, _ = demo.communicate(timeout=100)
-    assert demo.returncode == 0, output
-    assert "took over" in output
-    assert "✗" not in output
-    assert len(re.findall("✓", output)) >= 5, output
-    assert_nothing_is_left(tmp_path)
+    demo = start(*TAKEOVER)
+    assert demo.wait() == 0, demo.output
+    assert "took over" in demo.output
+    assert "✗" not in demo.output
+    assert len(re.findall("✓", demo.output)) >= 5, demo.output
+    demo.assert_nothing_is_left()
 
 
-def test_it_leaves_nothing_when_it_is_interrupted(
-    demo: subprocess.Popen[str], tmp_path: Path
-) -> None:
+def test_it_leaves_nothing_when_it_is_interrupted(start: Callable[..., Demo]) -> None:
     """Ctrl-C in the middle ends the replicas and the server, and removes its files."""
-    wait_until(lambda: servers_below(tmp_path), message="the server started")
-    demo.send_signal(signal.SIGINT)
-    output, _ = demo.communicate(timeout=30)
-    assert demo.returncode == 130, output
-    assert_nothing_is_left(tmp_path)
+    demo = start(*TAKEOVER)
+    wait_until(lambda: list(demo.temporary.iterdir()), message="the server started")
+    demo.process.send_signal(signal.SIGINT)
+    assert demo.wait(30) == 130, demo.output
+    demo.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves(start: Callable[..., Demo], number: signal.Signals) -> None:
+    """A browser gets the page, and then the shop, until a signal ends it all."""
+    demo = start("--serve", slow=5)
+    status, page = demo.get("/")
+    assert (status, "<!doctype html>" in page.lower()) == (503, True)
+    assert demo.get("/health/live")[0] == 200
+    demo.wait_for("leads")
+    demo.wait_for("serves until Ctrl-C")
+    assert "✗" not in demo.output
+    assert len(re.findall("✓", demo.output)) == 6, demo.output
+    status, shop = demo.get("/")
+    assert (status, "Espresso beans" in shop) == (200, True)
+    demo.process.send_signal(number)
+    assert demo.wait(30) == 128 + number, demo.output
+    assert "Traceback" not in demo.output
+    demo.assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_it_is_ended_before_it_serves(
+    start: Callable[..., Demo], number: signal.Signals
+) -> None:
+    """In the middle of a migration nothing is left either, and be it killed."""
+    demo = start("--serve", slow=60)
+    demo.wait_for("now catalog.0013_backfill_prices")
+    demo.process.send_signal(number)
+    code = demo.wait(30)
+    assert (code if code > 0 else 128 - code) == 128 + number, demo.output
+    demo.assert_nothing_is_left()
+
+
+def test_its_server_ends(start: Callable[..., Demo]) -> None:
+    """That is said in one sentence, and the demo has failed."""
+    demo = start("--serve", slow=60)
+    demo.wait_for("leads")
+    [master] = [
+        pid for pid in children(demo.process.pid) if b"gunicorn" in command(pid)
+    ]
+    os.kill(master, signal.SIGKILL)
+    assert demo.wait(30) == 1, demo.output
+    assert "gunicorn has ended, with exit code -9" in demo.output.splitlines()[-1]
+    demo.assert_nothing_is_left()
+
+
+def children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in tasks.split()]
+
+
+def command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--serve", "--compare"], "leave out --compare."),
+        (["--serve", "--kill-leader", "--replicas=3"], "leave out --replicas and --kill-leader."),
+        (["--replicas=0"], "must be a whole number from 1 to 200, not '0'."),
+        (["--replicas=1", "--kill-leader"], "needs 2 replicas: one must take over."),
+    ],
+)  # fmt: skip
+def test_bad_options(
+    start: Callable[..., Demo], arguments: list[str], sentence: str
+) -> None:
+    """What does not go together is refused in one sentence."""
+    demo = start(*arguments)
+    assert demo.wait(30) == 2, demo.output
+    assert demo.output.rstrip().endswith(sentence)
+    assert len(demo.output.splitlines()) == 1
+    demo.assert_nothing_is_left()

@@ -13,7 +13,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from demo.errors import DemoError, Stopped, stopping_on_signals
 from demo.servers import Server, open_server
 
-MOST_REPLICAS = 200
+REPLICAS, MOST_REPLICAS = "10", 200
+OTHERS = ("--replicas", "--kill-leader", "--compare")
 
 
 class Command(BaseCommand):
@@ -23,7 +24,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
-            "--replicas", default="10", metavar="N", help="how many (default: 10)"
+            "--replicas", metavar="N", help=f"how many (default: {REPLICAS})"
         )
         parser.add_argument(
             "--kill-leader",
@@ -36,8 +37,20 @@ class Command(BaseCommand):
             help="first show what Django's own migrate does in the same places",
         )
 
+        parser.add_argument(
+            "--serve",
+            action="store_true",
+            help="start a web server that initializes its database itself, until Ctrl-C",
+        )
+
     def handle(self, **options: Any) -> None:
-        replicas = whole_number(options["replicas"])
+        replicas = whole_number(options["replicas"] or REPLICAS)
+        others = [each for each in OTHERS if options[each[2:].replace("-", "_")]]
+        if options["serve"] and others:
+            raise CommandError(
+                f"--serve starts one web server: leave out {' and '.join(others)}.",
+                returncode=2,
+            )
         if options["kill_leader"] and replicas == 1:
             raise CommandError(
                 "--kill-leader needs 2 replicas: one must take over.", returncode=2
@@ -57,7 +70,7 @@ class Command(BaseCommand):
             raise CommandError(f"The server failed: {reason}", returncode=4) from error
         except Stopped as stop:
             self.stderr.write(
-                "Stopped: the replicas are ended, the database is removed."
+                "Stopped: the processes are ended, the database is removed."
             )
             sys.exit(128 + stop.number)
         sys.exit(0 if good else 1)
@@ -65,11 +78,14 @@ class Command(BaseCommand):
     def _play(self, server: Server, replicas: int, options: dict[str, Any]) -> bool:
         try:
             from demo.scenes import Stage, make_console, play
+            from demo.serving import serve
         except ImportError as error:
             raise DemoError(
                 f"The demo needs {error.name}: pip install -e '.[demo]'", 2
             ) from error
         stage = Stage(make_console(), server, replicas)
+        if options["serve"]:
+            return serve(stage)
         return play(
             stage, compare=options["compare"], kill_leader=options["kill_leader"]
         )
