@@ -262,7 +262,7 @@ def test_check_ids() -> None:
 
 # Log messages, signals, the Python API
 
-_FORMAT = re.compile(r"%[srd]")
+_FORMAT = re.compile(r"%(\.\d+)?[srdf]")
 
 
 def logger_calls() -> Iterator[tuple[str, str]]:
