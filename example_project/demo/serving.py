@@ -62,7 +62,7 @@ def _print_urls(stage: Stage, server: WebServer) -> None:
     paths = get_settings().paths
     stage.say()
     for path, text in (
-        ("/", "the shop; until it is ready, the page"),
+        ("/", "the shop, and until then the page"),
         (paths["status"], "how far it is, as JSON or as a page"),
         (paths["ready"], "for a readiness probe"),
         (paths["live"], "for startup and liveness probes"),
