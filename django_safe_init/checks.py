@@ -135,6 +135,26 @@ def check_paths(
     ]
 
 
+@register("safe_init")
+def check_serve(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """W005: the server is to initialize, and nothing in it would begin to."""
+    try:
+        settings = get_settings()
+    except ConfigurationError:
+        return []
+    if settings.serve != "initialize" or _MIDDLEWARE in django_settings.MIDDLEWARE:
+        return []
+    return [
+        Warning(
+            'SAFE_INIT has SERVE "initialize", and without the middleware no server begins to.',
+            hint=f"Put {_MIDDLEWARE!r} first in MIDDLEWARE.",
+            id="safe_init.W005",
+        )
+    ]
+
+
 def _shadowed(path: str) -> Iterator[str]:
     """The project's route for the path, unless it is one that takes whatever is left over."""
     from django_safe_init.views import live, ready, status

@@ -104,6 +104,20 @@ def test_under_uvicorn(fleet: Fleet, database: Database, serve_async: Any) -> No
     assert_done_once(database)
 
 
+def test_uvicorn_is_told_to_end(
+    fleet: Fleet, database: Database, serve_async: Any
+) -> None:
+    """uvicorn ends by the signal itself, without Python's cleaning up: its child ends too."""
+    fleet.use(scenario="statement")
+    server = serve_async()
+    server.get(READY)
+    fleet.wait_until(lambda: database.backends(SLEEPING), "the statement runs")
+    server.end()
+    wait_until(lambda: nobody_initializes(fleet))
+    assert database.newest_run()["outcome"] == "interrupted"
+    assert database.holders(leader_key()) == []
+
+
 def test_under_gunicorns_asgi_worker(
     fleet: Fleet, database: Database, serve: Any
 ) -> None:
@@ -168,7 +182,13 @@ def test_told_to_end(
 def test_a_killed_worker(fleet: Fleet, database: Database, serve: Any) -> None:
     """The child of a worker that was killed ends with it, and another worker goes on."""
     server = serve(workers=2)
-    workers = {each.worker for each in server.get_often(READY)}
+    workers: set[int] = set()
+
+    def both_look() -> bool:
+        workers.update(each.worker for each in server.get_often(READY, 8))
+        return len(workers) == 2
+
+    wait_until(both_look)
     [(leader, _)] = fleet.wait_for_note("inside")
     killed_at = time.monotonic()
     parent = parent_of(leader)

@@ -116,6 +116,17 @@ def test_a_middleware_before_ours(settings) -> None:
     assert message.hint == "Move it to the first place."
 
 
+def test_a_server_that_would_not_begin(settings) -> None:
+    """W005 says that "initialize" needs the middleware."""
+    settings.SAFE_INIT = {"SERVE": "initialize"}
+    settings.MIDDLEWARE = [SECURITY]
+    [message] = ours()
+    assert (message.id, message.level) == ("safe_init.W005", WARNING)
+    assert message.hint == f"Put {MIDDLEWARE!r} first in MIDDLEWARE."
+    settings.MIDDLEWARE = [MIDDLEWARE, SECURITY]
+    assert ours() == []
+
+
 @pytest.mark.parametrize(
     ("paths", "route"),
     [

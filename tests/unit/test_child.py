@@ -121,6 +121,8 @@ def test_one_that_is_stopped(start: Any, loaded: Any, monkeypatch: Any) -> None:
     running = start(LISTENING)
     wait_until(loaded)
     os.kill(running.pid, signal.SIGSTOP)
+    stat = Path(f"/proc/{running.pid}/stat")
+    wait_until(lambda: stat.read_text().rpartition(") ")[2].startswith("T"))
     running.end()
     assert running.result()[0] == -signal.SIGKILL
 
