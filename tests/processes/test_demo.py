@@ -126,7 +126,7 @@ def test_it_shows_a_takeover_and_leaves_nothing(start: Callable[..., Demo]) -> N
 def test_it_leaves_nothing_when_it_is_interrupted(start: Callable[..., Demo]) -> None:
     """Ctrl-C in the middle ends the replicas and the server, and removes its files."""
     demo = start(*TAKEOVER)
-    wait_until(lambda: list(demo.temporary.iterdir()), message="the server started")
+    wait_until(lambda: "postgresql" in str(demo.processes()), message="the server")
     demo.process.send_signal(signal.SIGINT)
     assert demo.wait(30) == 130, demo.output
     demo.assert_nothing_is_left()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from tests.processes.harness import PROJECT, Fleet, Replica
@@ -74,7 +75,7 @@ class Server:
         printed = self.replica.stderr + self.replica.stdout
         return [int(port) for port in re.findall(r"http://127\.0\.0\.1:(\d+)", printed)]
 
-    @property
+    @cached_property
     def port(self) -> int:
         return self.ports()[0]
 
