@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from django_safe_init.exceptions import (
         ConfigurationError,
         DatabaseUnreachable,
+        DDLLockTimeout,
         InitializationFailed,
         LeaderFailed,
         LockLost,
@@ -35,6 +36,7 @@ _HOMES = {
     "status": ("Status", "get_status", "is_ready"),
     "exceptions": (
         "ConfigurationError",
+        "DDLLockTimeout",
         "DatabaseUnreachable",
         "InitializationFailed",
         "LeaderFailed",
@@ -51,6 +53,7 @@ _HOMES = {
 
 __all__ = [
     "ConfigurationError",
+    "DDLLockTimeout",
     "DatabaseUnreachable",
     "InitializationFailed",
     "LeaderFailed",

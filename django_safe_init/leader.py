@@ -90,7 +90,9 @@ class Leader:
             self.recorder.update(State.MIGRATING, "reading migrations")
             if not self.work.fake:
                 unfinished.settle_reversals(connection)
-            self._tracker = Tracker(connection, self.tools, unfinished)
+            self._tracker = Tracker(
+                connection, self.tools, unfinished, self.work.report
+            )
             with (
                 self._tracker,
                 leading_with(self.machine.database, self._tracker),

@@ -18,6 +18,7 @@ from django_safe_init.connections import (
     reading_errors,
 )
 from django_safe_init.deadline import Deadline
+from django_safe_init.engines.postgresql.lock_waits import PostgresLockWaits
 from django_safe_init.engines.postgresql.marks import read_marks
 from django_safe_init.engines.postgresql.transactions import PostgresTransaction
 from django_safe_init.heartbeat import Heartbeat
@@ -64,6 +65,7 @@ class PostgresTools:
         self._session = lock.session
         self._reader = Reader(lock.session, process.build, key)
         self._armed = ArmedConnections(process.database, lock, process.direct)
+        self.lock_waits = PostgresLockWaits(process.settings, lock.session, self._armed)
         self.recorder = Recorder(lock.session, process.build, key)
 
     def prepare(self) -> None:
@@ -87,7 +89,7 @@ class PostgresTools:
 
     def transaction(self, connection: BaseDatabaseWrapper) -> PostgresTransaction:
         """How a migration is done and recorded in one transaction."""
-        return PostgresTransaction(connection)
+        return PostgresTransaction(connection, self.lock_waits.timeout)
 
     def verify(self, proof: Proof | None = None) -> None:
         """Raise `LockLost` unless this process leads."""

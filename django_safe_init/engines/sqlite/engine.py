@@ -37,6 +37,9 @@ logger = logging.getLogger("django_safe_init")
 class SqliteTools:
     """See `engines.base.Tools`. What a dead leader did has died with it: nothing is fenced."""
 
+    #: A migration has the whole file from its beginning.
+    lock_waits = None
+
     def __init__(self, process: Initializer, lock: FileLock) -> None:
         self._process = process
         self._lock = lock
