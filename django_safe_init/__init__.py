@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ValidationFailed,
         WaitTimeout,
     )
+    from django_safe_init.progress import track
     from django_safe_init.runner import Outcome, initialize
     from django_safe_init.states import State
     from django_safe_init.status import Status, get_status, is_ready
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 #: imported by `INSTALLED_APPS`, before Django is set up.
 _HOMES = {
     "asynchronous": ("aget_status", "ainitialize"),
+    "progress": ("track",),
     "runner": ("Outcome", "initialize"),
     "states": ("State",),
     "status": ("Status", "get_status", "is_ready"),
@@ -74,6 +76,7 @@ __all__ = [
     "get_status",
     "initialize",
     "is_ready",
+    "track",
 ]
 
 

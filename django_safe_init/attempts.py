@@ -152,6 +152,7 @@ class Attempts:
         )
         logger.warning("%s is undone and tried again: %s", name, why)
         self.report(f"{name} is undone, and tried again in {seconds:.1f} s: {why}")
+        self.tools.recorder.loops.clear()
         self.tools.recorder.update(
             State.MIGRATING,
             f"{name} (attempt {attempt + 1} of {of_all}; the last one got no lock"

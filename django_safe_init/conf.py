@@ -24,6 +24,8 @@ DEFAULT_PATHS: Mapping[str, str | None] = {
 }
 #: How often a leader gives a sign of life.
 HEARTBEAT_SECONDS = 2.0
+#: How often a leader may tell how far a step is. It is read at most once a second.
+NEWS_SECONDS = 0.5
 #: Less would take a leader on a busy machine for a stalled one; a dead network is noticed in 5.
 LEAST_STALLED_AFTER = 5 * HEARTBEAT_SECONDS
 

@@ -21,8 +21,8 @@ from django_safe_init.text import one_line
 
 #: More steps than a terminal has lines.
 STEPS = 200
-#: For each query of a look, so that a watcher makes two a second at most.
-SECONDS_A_QUERY = 0.5
+#: For each query of a look, so that a watcher makes four a second at most.
+SECONDS_A_QUERY = 0.25
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _surroundings(status: Status, reader: StatusReader, blind: bool) -> Scene:
 
 
 def seconds_to_pause(scene: Scene) -> float:
-    """How long to wait before the next look, so that the server is asked twice a second."""
+    """How long to wait before the next look, so that the server is not asked more often."""
     queries = 3  # also while there is no table of runs, which is looked for each time
     if scene.activity is not None:
         queries += 2 if scene.activity.blockers else 1

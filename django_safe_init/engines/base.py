@@ -13,6 +13,7 @@ from django_safe_init.attempts import Limits
 from django_safe_init.conf import Settings
 from django_safe_init.deadline import Deadline
 from django_safe_init.locks.base import Lock
+from django_safe_init.progress import Loops
 from django_safe_init.reading import Glance, Reading, RunRow, Surroundings
 from django_safe_init.states import State
 from django_safe_init.transactions import MigrationTransaction
@@ -110,6 +111,7 @@ class RunRecorder(Protocol):
     run: int
     done: int
     total: int
+    loops: Loops
 
     def open_run(self, command: str, lost: Lost | None = None) -> str | None:
         """Open a run; returns the reason if none may be opened any more."""

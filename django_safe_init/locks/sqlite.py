@@ -28,6 +28,9 @@ _LINUX = ("@hhqqi0q", (0, 1, 2, 3, 4))
 _BSD = ("@qqihh", (3, 4, 0, 1, 2))
 _FORMAT, _PLACES = _LINUX if sys.platform == "linux" else _BSD
 
+#: Of a note: less than a page of memory, so that the system writes it at once.
+_NOTE_BYTES = 2048
+
 _guard = threading.RLock()
 #: The locks that this process holds, by the real path of their file.
 _held: dict[str, FileLock] = {}
@@ -53,6 +56,7 @@ class FileLock:
             if not (self._lock(file) and _is_at(file, self.path)):
                 os.close(file)
                 return False
+            os.ftruncate(file, 0)  # the note of an earlier holder
             self._file = file
             _held[self.path] = self
             return True
@@ -93,10 +97,17 @@ class FileLock:
             if not self._lock(self._file):
                 raise LockLost(f"Another process holds the leader lock: {self.path}.")
 
-    def beat(self) -> None:
-        """Give a sign of life: the file's time of modification. Raises as `verify` does."""
+    def beat(self, note: bytes = b"") -> None:
+        """Give a sign of life: the file's time of modification. Raises as `verify` does.
+
+        The note, if there is one, is what `read_note` returns from then on.
+        """
         with _guard:
             self.verify()
+            if note:
+                with suppress(OSError):  # a full disk must not end the signs of life
+                    # Always the same length, in one call: a reader sees one note or the other.
+                    os.pwrite(self._file, note.ljust(_NOTE_BYTES), 0)
             os.utime(self._file)
 
     def release(self) -> None:
@@ -140,6 +151,21 @@ def _holder(file: int) -> int | None:
     found = struct.unpack(_FORMAT, fcntl.fcntl(file, fcntl.F_GETLK, request))
     kind, pid = found[_PLACES[0]], found[_PLACES[-1]]
     return None if kind == fcntl.F_UNLCK else pid
+
+
+def read_note(path: str) -> bytes:
+    """What the holder has noted last, with blanks behind it; whoever can read the file may look.
+
+    Empty if there is nothing to read.
+    """
+    with _guard:
+        if path in _held:  # to open and close the file would free the lock
+            return os.pread(_held[path]._file, _NOTE_BYTES, 0)
+        try:
+            with open(path, "rb") as file:
+                return file.read(_NOTE_BYTES)
+        except OSError:
+            return b""
 
 
 def silence_seconds(path: str) -> float:

@@ -97,7 +97,7 @@ class PostgresTools:
 
     def heartbeat(self) -> AbstractContextManager[None]:
         """While entered, the run's row tells that the leader is alive."""
-        return Heartbeat(self.recorder.heartbeat)
+        return Heartbeat(self.recorder.heartbeat, has_news=self.recorder.loops.has_news)
 
     def missing(self) -> tuple[str, ...]:
         """The migrations that this build knows and the database has not recorded."""

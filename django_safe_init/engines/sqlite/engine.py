@@ -81,7 +81,10 @@ class SqliteTools:
 
     def heartbeat(self) -> AbstractContextManager[None]:
         """While entered, the lock's file tells that the leader is alive."""
-        return Heartbeat(self._lock.beat)
+        return Heartbeat(
+            lambda: self._lock.beat(self.recorder.note()),
+            has_news=self.recorder.loops.has_news,
+        )
 
     def missing(self) -> tuple[str, ...]:
         """The migrations that this build knows and the database has not recorded."""
