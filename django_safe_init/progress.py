@@ -16,7 +16,7 @@ _LONGEST_MESSAGE = 200
 
 
 class Items(NamedTuple):
-    """How far a loop is that the running step is in."""
+    """How far a loop or a statement is that the running step is in."""
 
     done: int
     total: int | None
@@ -41,6 +41,8 @@ class Loops:
 
     def __init__(self) -> None:
         self._loops: list[_Loop] = []
+        #: How far the server says that the statement is that runs just now.
+        self.in_server: Items | None = None
         self._told: Items | None = None
         self._most = 0
 
@@ -59,9 +61,12 @@ class Loops:
     def clear(self) -> None:
         """The step has ended, or begins."""
         self._loops.clear()
+        self.in_server = None
 
     def now(self) -> Items | None:
-        """How far the innermost loop is."""
+        """How far the running statement is, or else the innermost loop."""
+        if self.in_server is not None:
+            return self.in_server
         for loop in self._loops[-1:]:
             return Items(loop.done, loop.total, loop.message)
         return None
@@ -78,7 +83,8 @@ class Loops:
     def percent(self, done: int, total: int) -> int:
         """Of a run, of whose steps so many are done, with the part of the running one.
 
-        Never less than it was before, and never all of it.
+        Never less than it was before, and never all of it. A statement counts for nothing here:
+        it has phases, and nobody knows what part of the step it is.
         """
         if total:
             percent = int((done + self._part()) * 100 / total)

@@ -24,7 +24,7 @@ from django_safe_init.build import Build
 from django_safe_init.connections import Session, session_error
 from django_safe_init.locks.postgresql import Proof, proof_params, proof_sql
 from django_safe_init.outcomes import STRIKES, TRANSIENT_OUTCOMES
-from django_safe_init.progress import Loops
+from django_safe_init.progress import Items, Loops
 from django_safe_init.sending import Sent
 from django_safe_init.states import State
 from django_safe_init.tables import missing_privilege
@@ -240,9 +240,13 @@ class Recorder:
             self.message = message
             self._try_to_write()
 
-    def heartbeat(self) -> None:
-        """Say that the leader is alive."""
+    def heartbeat(self, look: Callable[[], Items | None] = lambda: None) -> None:
+        """Say that the leader is alive, and how far `look` says that the statement is.
+
+        Nobody starts or ends a step between the look and the write.
+        """
         with self._guard:
+            self.loops.in_server = look()
             self._try_to_write()
 
     def start_step(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from django_safe_init.activity import Activity
@@ -60,8 +60,16 @@ class Scene:
             "steps": [step._asdict() for step in self.steps],
             "role": self.role,
             "followers": self.followers,
-            "activity": str(self.activity or "") or None,
+            **self.doing_as_json(),
             "remaining_seconds": self.remaining_seconds,
+        }
+
+    def doing_as_json(self) -> dict[str, Any]:
+        """The leader's statement, and who blocks it, for JSON."""
+        blockers = self.activity.blockers if self.activity else ()
+        return {
+            "activity": str(self.activity or "") or None,
+            "blockers": [asdict(blocker) for blocker in blockers],
         }
 
     @property

@@ -81,3 +81,18 @@ def test_terminated_while_it_pauses(fleet: Fleet, database: Database) -> None:
         replica.kill(15)
         assert replica.wait(3) == 143, replica
     assert database.newest_run()["outcome"] == "interrupted"
+
+
+def test_without_a_limit(fleet: Fleet, database: Database) -> None:
+    """A leader that waits as long as it takes says for whom, and how to end that session."""
+    initialized(fleet)
+    with closing(database.connect(application_name="report")) as raw:
+        hold(raw)
+        leader = fleet.start(*SAFE)
+        pid = raw.info.backend_pid
+        told = (
+            f"shop.0002_stock is blocked by pid {pid} (role postgres, report, idle in"
+        )
+        fleet.wait_until(lambda: told in leader.stderr, "the leader says who blocks it")
+        assert f"To end it: SELECT pg_terminate_backend({pid});" in leader.stderr
+    assert leader.wait() == 0, leader

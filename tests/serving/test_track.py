@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Any
 
 from tests.processes.harness import Fleet
 from tests.serving.harness import BROWSER, READY, STATUS
-from tests.support import Database
+from tests.support import Database, wait_until
 
 TOKEN = "t0ken"
 
@@ -35,3 +36,27 @@ def test_the_part_of_the_running_step(
     fleet.allow()
     assert leader.wait() == 0, leader
     server.wait_for(lambda each: each.json["progress"] == 100, STATUS)
+
+
+def test_who_blocks_the_leader(fleet: Fleet, database: Database, serve: Any) -> None:
+    """Who has the token learns who blocks the leader, since when, and with which statement."""
+    fleet.use(scenario="altering")
+    assert fleet.run("migrate", "shop", "0001").wait() == 0, fleet
+    server = serve(env={"SAFE_INIT_STATUS_TOKEN": TOKEN})
+    token = {"Authorization": f"Bearer {TOKEN}"}
+    with closing(database.connect(application_name="report")) as raw:
+        raw.execute("BEGIN; TABLE shop_product")
+        leader = fleet.start("safe_migrate")
+        [blocker] = wait_until(
+            lambda: server.get(STATUS, token).json["databases"][0]["blockers"]
+        )
+        assert "pg_terminate" not in server.get(STATUS).body
+        assert "TABLE" not in server.get(STATUS).body
+        pid = raw.info.backend_pid
+    assert (blocker["pid"], blocker["role"]) == (pid, "postgres")
+    assert (blocker["application"], blocker["query"]) == (
+        "report",
+        "BEGIN; TABLE shop_product",
+    )
+    assert blocker["seconds"] >= 0
+    assert leader.wait() == 0, leader

@@ -20,6 +20,7 @@ from django_safe_init.connections import (
 from django_safe_init.deadline import Deadline
 from django_safe_init.engines.postgresql.lock_waits import PostgresLockWaits
 from django_safe_init.engines.postgresql.marks import read_marks
+from django_safe_init.engines.postgresql.statements import StatementWatch
 from django_safe_init.engines.postgresql.transactions import PostgresTransaction
 from django_safe_init.heartbeat import Heartbeat
 from django_safe_init.locks.postgresql import (
@@ -67,6 +68,9 @@ class PostgresTools:
         self._armed = ArmedConnections(process.database, lock, process.direct)
         self.lock_waits = PostgresLockWaits(process.settings, lock.session, self._armed)
         self.recorder = Recorder(lock.session, process.build, key)
+        self._statements = StatementWatch(
+            lock.session, self._armed, self.recorder, process.say
+        )
 
     def prepare(self) -> None:
         """Create the two tables, or add the columns they lack."""
@@ -97,7 +101,10 @@ class PostgresTools:
 
     def heartbeat(self) -> AbstractContextManager[None]:
         """While entered, the run's row tells that the leader is alive."""
-        return Heartbeat(self.recorder.heartbeat, has_news=self.recorder.loops.has_news)
+        return Heartbeat(
+            lambda: self.recorder.heartbeat(self._statements.look),
+            has_news=self.recorder.loops.has_news,
+        )
 
     def missing(self) -> tuple[str, ...]:
         """The migrations that this build knows and the database has not recorded."""
