@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from django_safe_init.exceptions import (
         ConfigurationError,
         DatabaseUnreachable,
+        DDLLockTimeout,
         InitializationFailed,
         LeaderFailed,
         LockLost,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         ValidationFailed,
         WaitTimeout,
     )
+    from django_safe_init.progress import track
     from django_safe_init.runner import Outcome, initialize
     from django_safe_init.states import State
     from django_safe_init.status import Status, get_status, is_ready
@@ -30,11 +32,13 @@ if TYPE_CHECKING:
 #: imported by `INSTALLED_APPS`, before Django is set up.
 _HOMES = {
     "asynchronous": ("aget_status", "ainitialize"),
+    "progress": ("track",),
     "runner": ("Outcome", "initialize"),
     "states": ("State",),
     "status": ("Status", "get_status", "is_ready"),
     "exceptions": (
         "ConfigurationError",
+        "DDLLockTimeout",
         "DatabaseUnreachable",
         "InitializationFailed",
         "LeaderFailed",
@@ -51,6 +55,7 @@ _HOMES = {
 
 __all__ = [
     "ConfigurationError",
+    "DDLLockTimeout",
     "DatabaseUnreachable",
     "InitializationFailed",
     "LeaderFailed",
@@ -71,6 +76,7 @@ __all__ = [
     "get_status",
     "initialize",
     "is_ready",
+    "track",
 ]
 
 

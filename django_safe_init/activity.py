@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django_safe_init.locks import leader_key, work_key
 from django_safe_init.locks.held import HELD
@@ -30,6 +31,9 @@ _BLOCKERS = """
            extract(epoch FROM clock_timestamp() - coalesce(xact_start, query_start)), query
     FROM pg_stat_activity WHERE pid = ANY(%(pids)s) ORDER BY xact_start
 """
+_BLOCKERS_OF = _BLOCKERS.replace(
+    "%(pids)s", "(SELECT pg_blocking_pids(%(pid)s))::int[]"
+)
 
 
 class Backend(NamedTuple):
@@ -146,13 +150,24 @@ def leader_activity(session: Session, lock_key: str | None) -> Activity:
 
 def blockers(session: Session, pids: list[int]) -> tuple[Blocker, ...]:
     """The sessions with these process ids, as what stands in somebody's way."""
-    rows = session.read(_BLOCKERS, {"pids": pids}) if pids else []
+    return _blockers(session.read(_BLOCKERS, {"pids": pids}) if pids else [])
+
+
+def _blockers(rows: Iterable[tuple[Any, ...]]) -> tuple[Blocker, ...]:
     return tuple(
         Blocker(
             pid, role or "?", name or "", state or "?", float(seconds or 0), query or ""
         )
         for pid, role, name, state, seconds, query in rows
     )
+
+
+def blockers_of(session: Session, pid: int) -> tuple[Blocker, ...]:
+    """The sessions that the backend waits for at this moment, as any session may ask.
+
+    Raises the driver's errors.
+    """
+    return _blockers(session.rows(_BLOCKERS_OF, {"pid": pid}))
 
 
 def _short(query: str) -> str:

@@ -97,6 +97,11 @@ class ArmedConnections:
             self._interruption.guard(wrapper, cancel_statement)
         return make_patient(wrapper, get_settings().wait_timeout)
 
+    @property
+    def backend_pid(self) -> int:
+        """The backend of the leading thread's connection; 0 before there is one."""
+        return self._raw_pid
+
     def _is_gone(self) -> bool:
         return self.broken or (self._raw is not None and self._raw.closed)
 

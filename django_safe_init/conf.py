@@ -24,6 +24,8 @@ DEFAULT_PATHS: Mapping[str, str | None] = {
 }
 #: How often a leader gives a sign of life.
 HEARTBEAT_SECONDS = 2.0
+#: How often a leader may tell how far a step is. It is read at most once a second.
+NEWS_SECONDS = 0.5
 #: Less would take a leader on a busy machine for a stalled one; a dead network is noticed in 5.
 LEAST_STALLED_AFTER = 5 * HEARTBEAT_SECONDS
 
@@ -61,6 +63,10 @@ class Settings:
     stalled_after: float | None = None
     #: What to do with a non-atomic migration that was interrupted: "rerun" or "report".
     unfinished: str = "rerun"
+    #: How long a statement of a migration waits for a lock; `None` for as long as it takes.
+    ddl_lock_timeout: float | None = None
+    #: How often a migration is tried that did not get a lock in that time.
+    ddl_attempts: int = 10
     #: How many runs to keep.
     history: int = 1000
     #: What a server process does: "gate", "initialize" or "off".
@@ -133,6 +139,10 @@ _DURATION: tuple[Callable[[Any], bool], str] = (
     lambda value: _is_number(value) and value > 0,
     "a positive number of seconds",
 )
+_OPTIONAL_DURATION: tuple[Callable[[Any], bool], str] = (
+    lambda value: value is None or (_is_number(value) and value > 0),
+    "a positive number of seconds or None",
+)
 _POSITIVE_COUNT: tuple[Callable[[Any], bool], str] = (
     lambda value: _is_count(value) and value > 0,
     "a positive integer",
@@ -153,10 +163,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "CONNECT_MAX_WAIT": _DURATION,
     "CONNECT_TIMEOUT": _DURATION,
     "WAIT_TIMEOUT": _DURATION,
-    "MAX_WAIT": (
-        lambda value: value is None or (_is_number(value) and value > 0),
-        "a positive number of seconds or None",
-    ),
+    "MAX_WAIT": _OPTIONAL_DURATION,
     "RESTARTS": (_is_count, "an integer, 0 or more"),
     "STALLED_AFTER": (
         lambda value: (
@@ -166,6 +173,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"{HEARTBEAT_SECONDS:g} seconds), or None",
     ),
     "UNFINISHED": _one_of("rerun", "report"),
+    "DDL_LOCK_TIMEOUT": _OPTIONAL_DURATION,
+    "DDL_ATTEMPTS": _POSITIVE_COUNT,
     "HISTORY": _POSITIVE_COUNT,
     "SERVE": _one_of(*SERVES),
     "PATHS": (

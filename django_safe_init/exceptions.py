@@ -44,6 +44,10 @@ class UnfinishedMigration(InitializationFailed):
     """A non-atomic migration was interrupted, and `UNFINISHED` is "report"."""
 
 
+class DDLLockTimeout(InitializationFailed):
+    """A migration did not get a lock within `DDL_LOCK_TIMEOUT`; the message says who has it."""
+
+
 class ValidationFailed(InitializationFailed):
     """The work is done, and the database is not what this build needs."""
 

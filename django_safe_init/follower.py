@@ -30,6 +30,8 @@ from django_safe_init.text import one_line
 logger = logging.getLogger("django_safe_init")
 
 _SECONDS_BETWEEN_LINES = 5.0
+#: A follower looks about that often, so that it tells what is new within a second.
+_SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_BETWEEN_DIAGNOSES = 5.0
 _SECONDS_BETWEEN_REMINDERS = 30.0
 
@@ -160,6 +162,8 @@ class Progress:
         self._moved = self._told = self._diagnosed = time.monotonic()
         self._told_news: tuple[object, ...] = ()
         self._activity: Activity | None = None
+        #: The step that said how far it was, when a line was told last.
+        self._counting: tuple[int, int] | None = None
         #: What was seen last.
         self.glance = Glance(None, None)
 
@@ -168,9 +172,9 @@ class Progress:
         now = time.monotonic()
         run = glance.latest
         self.glance = glance
-        seen = (
-            (run.id, run.done, run.message, run.state) if run else (glance.leader_pid,)
-        )
+        seen: tuple[object, ...] = (glance.leader_pid,)
+        if run is not None:
+            seen = (run.id, run.done, run.message, run.state, run.items)
         if seen != self._seen:
             self._seen = seen
             self._moved = now
@@ -187,10 +191,22 @@ class Progress:
     def _tell(self, now: float) -> None:
         news = (*self._seen, bool(self._activity and self._activity.blockers))
         silence = now - self._told
-        changed = news != self._told_news and silence >= _SECONDS_BETWEEN_LINES
+        begins = self._begins_to_count() and silence >= _SECONDS_BETWEEN_LOOKS
+        due = silence >= _SECONDS_BETWEEN_LINES or begins
+        changed = news != self._told_news and due
         if not self._told_news or changed or silence >= _SECONDS_BETWEEN_REMINDERS:
             self._told_news, self._told = news, now
+            self._counting = self._step_that_counts()
             self.report(self._full(what_the_leader_does(self.glance)))
+
+    def _begins_to_count(self) -> bool:
+        """Whether the running step tells for the first time how far it is."""
+        step = self._step_that_counts()
+        return step is not None and step != self._counting
+
+    def _step_that_counts(self) -> tuple[int, int] | None:
+        run = self.glance.latest
+        return (run.id, run.done) if run is not None and run.items else None
 
     def _full(self, line: str) -> str:
         activity = str(self._activity or "")
@@ -227,5 +243,5 @@ def what_the_leader_does(glance: Glance) -> str:
     step = f" {min(run.done + 1, run.total)}/{run.total}" if run.total else ""
     return (
         f"waiting for {run.leader}, leader of run {run.id} for {run.age_seconds:.0f} s: "
-        f"{run.state}{step} {run.message}".rstrip()
+        f"{run.state}{step} {run.doing}".rstrip()
     )

@@ -25,7 +25,7 @@ def describe(run: RunRow | None) -> str:
     """The process that leads, by the run that it has open."""
     if run is None:
         return "led by a process that has no run to be seen"
-    doing = f"{run.state} {run.message}".rstrip()
+    doing = f"{run.state} {run.doing}".rstrip()
     return (
         f"led by {run.leader}, run {run.id} ({run.command}) for {run.age_seconds:.0f} s, "
         f"{run.done} of {run.total} done: {doing}; "

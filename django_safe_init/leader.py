@@ -18,6 +18,7 @@ from django_safe_init.exceptions import (
 from django_safe_init.interruption import noticing, uninterruptible
 from django_safe_init.locks.base import Lock
 from django_safe_init.outcomes import STRIKES
+from django_safe_init.progress import tracked_by
 from django_safe_init.states import State, StateMachine
 from django_safe_init.text import one_line, printable
 from django_safe_init.tracking import Tracker
@@ -79,7 +80,11 @@ class Leader:
         self.lost.runs.append(self.recorder.run)
         if reason is not None:
             raise LeaderFailed(reason, run=self.recorder.run)
-        with self._recorded(), self.tools.heartbeat():
+        with (
+            self._recorded(),
+            tracked_by(self.recorder.loops),
+            self.tools.heartbeat(),
+        ):
             self.tools.prune(unfinished)
             self._migrate(unfinished)
             self._validate()
@@ -90,7 +95,9 @@ class Leader:
             self.recorder.update(State.MIGRATING, "reading migrations")
             if not self.work.fake:
                 unfinished.settle_reversals(connection)
-            self._tracker = Tracker(connection, self.tools, unfinished)
+            self._tracker = Tracker(
+                connection, self.tools, unfinished, self.work.report
+            )
             with (
                 self._tracker,
                 leading_with(self.machine.database, self._tracker),

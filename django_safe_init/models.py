@@ -35,6 +35,9 @@ class Run(models.Model):
     heartbeat_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True)
     error = models.TextField(null=True)
+    item_done = models.BigIntegerField(null=True)
+    item_total = models.BigIntegerField(null=True)
+    item_message = models.TextField(null=True)
 
     class Meta:
         apps = _registry

@@ -44,6 +44,22 @@ class RunRow(NamedTuple):
     age_seconds: float
     silence_seconds: float
     duration_seconds: float
+    item_done: int | None = None
+    item_total: int | None = None
+    item_message: str | None = None
+
+    @property
+    def items(self) -> str:
+        """How far the loop is that the running step is in; empty if it says nothing."""
+        if self.item_done is None:
+            return ""
+        total = f"/{self.item_total}" if self.item_total else ""
+        return f"{self.item_message or ''} {self.item_done}{total}".strip()
+
+    @property
+    def doing(self) -> str:
+        """What the run is doing, and how far it is in it."""
+        return f"{self.message}: {self.items}" if self.items else self.message
 
     @property
     def open(self) -> bool:
@@ -84,6 +100,9 @@ def run_row(values: dict[str, Any] | None) -> RunRow | None:
         age_seconds=float(values["age_seconds"]),
         silence_seconds=float(values["silence_seconds"]),
         duration_seconds=float(values["duration_seconds"]),
+        item_done=values.get("item_done"),
+        item_total=values.get("item_total"),
+        item_message=values.get("item_message"),
     )
 
 

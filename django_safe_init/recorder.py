@@ -24,6 +24,7 @@ from django_safe_init.build import Build
 from django_safe_init.connections import Session, session_error
 from django_safe_init.locks.postgresql import Proof, proof_params, proof_sql
 from django_safe_init.outcomes import STRIKES, TRANSIENT_OUTCOMES
+from django_safe_init.progress import Items, Loops
 from django_safe_init.sending import Sent
 from django_safe_init.states import State
 from django_safe_init.tables import missing_privilege
@@ -84,7 +85,8 @@ _CLOSE_RUN = f"""
     WITH strikes AS (SELECT ({_PRIOR_STRIKES}) + 1 AS n)
     UPDATE django_safe_init_run
     SET state = %(state)s, done = %(done)s, total = %(total)s, progress = %(progress)s,
-        message = %(message)s, finished_at = clock_timestamp(),
+        message = %(message)s, item_done = NULL, item_total = NULL, item_message = NULL,
+        finished_at = clock_timestamp(),
         heartbeat_at = clock_timestamp(), error = %(error)s,
         outcome = CASE WHEN n >= %(strikes)s AND %(outcome)s = ANY(%(transient)s)
                   THEN 'failed' ELSE %(outcome)s END
@@ -109,6 +111,7 @@ _PREPARED = {
     "safe_init_update_run": """
         UPDATE django_safe_init_run
         SET state = $2, done = $3, total = $4, progress = $5, message = $6,
+            item_done = $7, item_total = $8, item_message = $9,
             heartbeat_at = clock_timestamp()
         WHERE id = $1
     """,
@@ -126,7 +129,8 @@ _FINISH_STEP = """
 """
 _UPDATE_RUN = """
     EXECUTE safe_init_update_run(%(run)s, %(state)s, %(done)s, %(total)s, %(progress)s,
-                                 %(message)s);
+                                 %(message)s, %(item_done)s, %(item_total)s,
+                                 %(item_message)s);
     EXECUTE safe_init_prove(%(application_name)s, %(leader_key)s, %(work_key)s);
 """
 
@@ -178,6 +182,8 @@ class Recorder:
         self.done = 0
         self.total = 0
         self.message = ""
+        #: How far the running step is in its own work.
+        self.loops = Loops()
         self._identity: dict[str, Any] = {
             "lock_key": lock_key or "",
             "build": build.fingerprint,
@@ -234,9 +240,13 @@ class Recorder:
             self.message = message
             self._try_to_write()
 
-    def heartbeat(self) -> None:
-        """Say that the leader is alive."""
+    def heartbeat(self, look: Callable[[], Items | None] = lambda: None) -> None:
+        """Say that the leader is alive, and how far `look` says that the statement is.
+
+        Nobody starts or ends a step between the look and the write.
+        """
         with self._guard:
+            self.loops.in_server = look()
             self._try_to_write()
 
     def start_step(
@@ -248,6 +258,7 @@ class Recorder:
         """
         with self._guard:
             self.message = name
+            self.loops.clear()
             self._proof = None
             self._dirty.append(_Step(self.done + 1, name, backwards, atomic, detail))
             if atomic:
@@ -271,6 +282,7 @@ class Recorder:
         the end of the run, or the heartbeat.
         """
         with self._guard:
+            self.loops.clear()
             if not self._dirty:
                 self._dirty.append(self._running)
             step = self._dirty[-1]
@@ -304,19 +316,20 @@ class Recorder:
         return str(written)
 
     def _present(self) -> dict[str, Any]:
-        progress = 100 if self.state is State.READY else self._percent()
+        percent = self.loops.percent(self.done, self.total)
+        items = self.loops.tell() or (None, None, None)
         return {
             "run": self.run,
             "state": self.state.value,
             "done": self.done,
             "total": self.total,
-            "progress": progress,
+            "progress": 100 if self.state is State.READY else percent,
             "message": self.message,
+            "item_done": items[0],
+            "item_total": items[1],
+            "item_message": items[2],
             "application_name": self._application_name(),
         }
-
-    def _percent(self) -> int:
-        return min(99, self.done * 100 // self.total) if self.total else 0
 
     def _application_name(self) -> str:
         """Visible to every role in pg_stat_activity, in 63 bytes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from django_safe_init.activity import Activity
@@ -21,8 +21,8 @@ from django_safe_init.text import one_line
 
 #: More steps than a terminal has lines.
 STEPS = 200
-#: For each query of a look, so that a watcher makes two a second at most.
-SECONDS_A_QUERY = 0.5
+#: For each query of a look, so that a watcher makes four a second at most.
+SECONDS_A_QUERY = 0.25
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,16 @@ class Scene:
             "steps": [step._asdict() for step in self.steps],
             "role": self.role,
             "followers": self.followers,
-            "activity": str(self.activity or "") or None,
+            **self.doing_as_json(),
             "remaining_seconds": self.remaining_seconds,
+        }
+
+    def doing_as_json(self) -> dict[str, Any]:
+        """The leader's statement, and who blocks it, for JSON."""
+        blockers = self.activity.blockers if self.activity else ()
+        return {
+            "activity": str(self.activity or "") or None,
+            "blockers": [asdict(blocker) for blocker in blockers],
         }
 
     @property
@@ -119,7 +127,7 @@ def _surroundings(status: Status, reader: StatusReader, blind: bool) -> Scene:
 
 
 def seconds_to_pause(scene: Scene) -> float:
-    """How long to wait before the next look, so that the server is asked twice a second."""
+    """How long to wait before the next look, so that the server is not asked more often."""
     queries = 3  # also while there is no table of runs, which is looked for each time
     if scene.activity is not None:
         queries += 2 if scene.activity.blockers else 1

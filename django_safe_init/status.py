@@ -156,7 +156,7 @@ def _error(reading: Reading) -> str:
     run = reading.latest
     assert run is not None  # the error is that run's
     if run.open:
-        return f"the leader of run {run.id} ({run.leader}) died in {run.message or run.state}"
+        return f"the leader of run {run.id} ({run.leader}) died in {run.doing or run.state}"
     return run.error or f"run {run.id} failed"
 
 
@@ -169,11 +169,9 @@ def _message(state: State, reading: Reading) -> str:
     if run is None or not run.open:
         return "a leader is starting"
     step = (
-        f" {min(run.done + 1, run.total)}/{run.total} {run.message}"
-        if run.total
-        else ""
+        f" {min(run.done + 1, run.total)}/{run.total} {run.doing}" if run.total else ""
     )
-    return f"{state}{step or ' ' + run.message}".strip()
+    return f"{state}{step or ' ' + run.doing}".strip()
 
 
 def _other_way(reading: Reading) -> str:

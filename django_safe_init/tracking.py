@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -19,10 +21,16 @@ from django.db.migrations import Migration
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.models.signals import pre_migrate
 
+from django_safe_init.attempts import Attempts
 from django_safe_init.engines.base import Tools
 from django_safe_init.exceptions import LockLost
 from django_safe_init.states import State
-from django_safe_init.unfinished import Unfinished, has_own_code, start_detail
+from django_safe_init.unfinished import (
+    Unfinished,
+    does_nothing_else,
+    has_own_code,
+    start_detail,
+)
 
 logger = logging.getLogger("django_safe_init")
 
@@ -39,6 +47,7 @@ class Tracker:
         connection: BaseDatabaseWrapper,
         tools: Tools,
         unfinished: Unfinished,
+        report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.connection = connection
         self.tools = tools
@@ -56,6 +65,9 @@ class Tracker:
         self._thread = threading.current_thread()
         self._recorded_before: frozenset[tuple[str, str]] = frozenset()
         self._transaction = tools.transaction(connection)
+        self._report = report
+        #: What is entered around the migration that is being done.
+        self._around = ExitStack()
 
     def __enter__(self) -> Tracker:
         recorded = MigrationRecorder(self.connection).applied_migrations()
@@ -67,6 +79,7 @@ class Tracker:
         pre_migrate.disconnect(self._planned)
         if self.current is not None:
             self._transaction.close(*exc_info)
+        self._around.__exit__(*exc_info)
 
     def _planned(
         self,
@@ -103,12 +116,15 @@ class Tracker:
             self._open_transaction(migration)
         else:
             self.tools.verify(self.recorder.proof())
+        if not fake:
+            self._limit_waits(migration, backwards)
         self.at_work = True
 
     def finished(self, *, fake: bool) -> None:
         """Django has done and recorded the migration; on return it is committed."""
         self.at_work = False
         self._transaction.close(None, None, None)
+        self._around.close()
         name, self.current = self.current, None
         assert name is not None  # Django says "start" before it says "success"
         self.current_is_atomic = False
@@ -116,6 +132,21 @@ class Tracker:
         self.recorder.finish_step("faked" if fake else "done")
         if self.recorder.done == self.recorder.total:
             self.recorder.update(State.MIGRATING, "post_migrate")
+
+    def _limit_waits(self, migration: Migration, backwards: bool) -> None:
+        waits = self.tools.lock_waits
+        if waits is None or waits.limits is None:
+            return
+        atomic = self.current_is_atomic
+        if not atomic:
+            if does_nothing_else(migration):
+                return  # nobody queues behind these, and a limit would leave an invalid index
+            self._around.enter_context(waits.limited(self.connection))
+        attempts = Attempts(
+            waits, waits.limits, self.tools, self._transaction, self._report
+        )
+        around = attempts.of(migration, atomic=atomic, backwards=backwards)
+        self._around.enter_context(around)
 
     def _open_transaction(self, migration: Migration) -> None:
         names = {(migration.app_label, migration.name), *migration.replaces}

@@ -31,9 +31,11 @@ class MigrationTransaction(ABC):
         self.connection = connection
         #: The migration that the open transaction is for.
         self.migration = ""
+        self._wanted: Names = set()
+        #: Whether nothing in its SQL has ended it: to roll back undoes all of it.
+        self.is_whole = True
         self._atomic: transaction.Atomic | None = None
         self._shares = False
-        self._warned = False
         connection.SchemaEditorClass = self._sharing(connection.SchemaEditorClass)
 
     def open(
@@ -45,13 +47,23 @@ class MigrationTransaction(ABC):
         own; `plain` says that it has none.
         """
         self.migration = migration
-        self._check = check
-        atomic = transaction.atomic(using=self.connection.alias)
-        self._begin(atomic, names)
-        self._atomic, self._shares, self._warned = atomic, True, False
-        self.connection.execute_wrappers.append(self._watch)
+        self.is_whole = True
+        self._wanted, self._check = names, check
+        self._enter()
+        self._shares = True
         if not plain:
             self._confirm()
+
+    def begin_again(self) -> None:
+        """Begin once more, for the same migration, whose schema editor is open already."""
+        self._enter()
+        self._confirm()
+
+    def _enter(self) -> None:
+        atomic = transaction.atomic(using=self.connection.alias)
+        self._begin(atomic, self._wanted)
+        self._atomic = atomic
+        self.connection.execute_wrappers.append(self._watch)
 
     @abstractmethod
     def _begin(self, atomic: transaction.Atomic, names: Names) -> None:
@@ -114,8 +126,8 @@ class MigrationTransaction(ABC):
                 "and would be recorded as done. A migration with ROLLBACK in its SQL needs "
                 "atomic = False."
             )
-        if not self._warned:
-            self._warned = True
+        if self.is_whole:
+            self.is_whole = False
             # It goes on as with Django: to stop here would leave it half recorded.
             logger.warning(
                 "%s has committed its transaction itself. Had this process died there, what was "

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_safe_init.activity import Activity
+from django_safe_init.activity import Activity, Blocker
+from django_safe_init.attempts import Limits
 from django_safe_init.conf import Settings
 from django_safe_init.deadline import Deadline
 from django_safe_init.locks.base import Lock
+from django_safe_init.progress import Loops
 from django_safe_init.reading import Glance, Reading, RunRow, Surroundings
 from django_safe_init.states import State
 from django_safe_init.transactions import MigrationTransaction
@@ -109,6 +111,7 @@ class RunRecorder(Protocol):
     run: int
     done: int
     total: int
+    loops: Loops
 
     def open_run(self, command: str, lost: Lost | None = None) -> str | None:
         """Open a run; returns the reason if none may be opened any more."""
@@ -131,12 +134,33 @@ class RunRecorder(Protocol):
         """Close the run; returns the outcome as it was written."""
 
 
+class LockWaits(Protocol):
+    """How migrations wait for locks, on an engine with many."""
+
+    @property
+    def limits(self) -> Limits | None:
+        """For how long and how often; None for as long as it takes."""
+
+    def limited(self, connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
+        """While entered, the limit holds for each statement; in a transaction it does anyway."""
+
+    def is_timeout(self, error: BaseException) -> bool:
+        """Whether a lock that was not to be had is what caused the error."""
+
+    def blockers(self) -> tuple[Blocker, ...]:
+        """Who the migrating session waits for at this moment."""
+
+
 class Tools(Protocol):
     """What a leader works with, from the lock that was just taken to its release."""
 
     @property
     def recorder(self) -> RunRecorder:
         """Writes the run."""
+
+    @property
+    def lock_waits(self) -> LockWaits | None:
+        """How migrations wait for locks; None where there is nothing to say."""
 
     def prepare(self) -> None:
         """Create the two tables, or add the columns they lack."""

@@ -37,6 +37,9 @@ _OFD: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 #: Which byte has which lock.
 _OF_PROCESS, _OF_FILE = 0, 1
 
+#: Of a note: less than a page of memory, so that the system writes it at once.
+_NOTE_BYTES = 2048
+
 _guard = threading.RLock()
 #: The locks that this process holds, by the real path of their file.
 _held: dict[str, FileLock] = {}
@@ -66,6 +69,7 @@ class FileLock:
                 if not held:
                     os.close(file)
             if held:
+                os.ftruncate(file, 0)  # the note of an earlier holder
                 self._file = file
                 _held[self.path] = self
             return held
@@ -111,10 +115,17 @@ class FileLock:
             if not self._lock(self._file):
                 raise LockLost(f"Another process holds the leader lock: {self.path}.")
 
-    def beat(self) -> None:
-        """Give a sign of life: the file's time of modification. Raises as `verify` does."""
+    def beat(self, note: bytes = b"") -> None:
+        """Give a sign of life: the file's time of modification. Raises as `verify` does.
+
+        The note, if there is one, is what `read_note` returns from then on.
+        """
         with _guard:
             self.verify()
+            if note:
+                with suppress(OSError):  # a full disk must not end the signs of life
+                    # Always the same length, in one call: a reader sees one note or the other.
+                    os.pwrite(self._file, note.ljust(_NOTE_BYTES), 0)
             os.utime(self._file)
 
     def release(self) -> None:
@@ -166,6 +177,21 @@ def _structure(kind: int, which: int) -> bytes:
     """The system's description of a lock of that kind on one byte."""
     fields = dict(zip(_PLACES, (kind, os.SEEK_SET, which, 1, 0), strict=True))
     return struct.pack(_FORMAT, *(fields[place] for place in sorted(fields)))
+
+
+def read_note(path: str) -> bytes:
+    """What the holder has noted last, with blanks behind it; whoever can read the file may look.
+
+    Empty if there is nothing to read.
+    """
+    with _guard:
+        if path in _held:  # to open and close the file would free the lock
+            return os.pread(_held[path]._file, _NOTE_BYTES, 0)
+        try:
+            with open(path, "rb") as file:
+                return file.read(_NOTE_BYTES)
+        except OSError:
+            return b""
 
 
 def silence_seconds(path: str) -> float:

@@ -58,6 +58,8 @@ class Frame:
         yield _title(status)
         if run is not None and run.total:
             yield self._progress(run)
+        if run is not None and run.open and run.item_done is not None:
+            yield _items(run)
         yield self._facts()
         for note in filter(None, (self.scene.note, self.notice)):
             yield Text(note, "yellow")
@@ -68,7 +70,7 @@ class Frame:
         grid.add_column(ratio=1)
         grid.add_column(no_wrap=True, justify="right")
         seconds = run.age_seconds + self.elapsed if run.open else run.duration_seconds
-        bar = ProgressBar(total=run.total, completed=run.done)
+        bar = ProgressBar(total=100, completed=run.progress)
         grid.add_row(f"{run.done} of {run.total}", bar, duration(seconds))
         return grid
 
@@ -148,6 +150,19 @@ def _table() -> Table:
     table.add_column("state", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
     return table
+
+
+def _items(run: RunRow) -> RenderableType:
+    grid = Table.grid(padding=(0, 1), expand=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(ratio=1)
+    bar = (
+        ProgressBar(total=run.item_total, completed=run.item_done or 0)
+        if run.item_total
+        else ""
+    )
+    grid.add_row(Text(run.items), bar)
+    return grid
 
 
 def _to_come(run: RunRow | None, last: StepRow) -> int:

@@ -10,7 +10,8 @@ from typing import Any
 import psycopg
 
 RUN = """
-    SELECT run.id, run.leader, run.state, run.done, run.total, coalesce(step.name, '')
+    SELECT run.id, run.leader, run.state, run.done, run.total, coalesce(step.name, ''),
+           concat(item_done, '/' || item_total, ' ' || item_message)
     FROM django_safe_init_run AS run
     LEFT JOIN LATERAL (
         SELECT name FROM django_safe_init_step
@@ -30,6 +31,12 @@ class Progress:
     done: int
     total: int
     migration: str
+    #: How far the migration is, if it says so.
+    items: str = ""
+
+    @property
+    def doing(self) -> str:
+        return " ".join(filter(None, (self.migration or self.state, self.items)))
 
 
 class Observer:

@@ -115,7 +115,7 @@ def _bar(progress: Progress | None) -> RenderableType:
         f"{done} of {total}" if total else "", no_wrap=True, overflow="ellipsis"
     )
     if progress and total:
-        text.append(f"  {progress.migration or progress.state}", style="dim")
+        text.append(f"  {progress.doing}", style="dim")
     bar = ProgressBar(
         total or 1, done, 24, complete_style="cyan", finished_style="green"
     )
@@ -176,5 +176,5 @@ def summary(now: Standing, progress: Progress | None) -> str:
     if now.leader and progress and progress.total:
         parts.append(f"{progress.done} of {progress.total} done")
         if progress.migration:
-            parts.append(f"now {progress.migration}")
+            parts.append(f"now {progress.doing}")
     return ", ".join(parts)

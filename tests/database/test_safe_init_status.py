@@ -83,6 +83,8 @@ def test_json(run, django_database, small_shop) -> None:
         "pending": ["shop.0001_initial", "shop.0002_sale"],
         "unknown": [],
         "error": None,
+        "activity": None,
+        "blockers": [],
         "history": [],
     }
     initialize()

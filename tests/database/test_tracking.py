@@ -287,6 +287,7 @@ def tracker(session):
         build=Build(frozenset(), "x"),
         database="default",
         direct=None,
+        say=print,
     )
     tools = PostgresTools(process, lock)
     tools.prepare()

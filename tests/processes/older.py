@@ -1,4 +1,4 @@
-"""An older version of this package, made of the present one: it lacks three columns.
+"""An older version of this package, made of the present one: it lacks some columns.
 
 Its code does not know them, neither in the tables that it makes nor in what it writes and reads.
 """
@@ -13,24 +13,35 @@ from django_safe_init.columns import COLUMNS, RUN_TABLE, STEP_TABLE
 
 VERSION = "0.0.1"
 #: What the older version does not know.
-UNKNOWN = {RUN_TABLE: ["progress"], STEP_TABLE: ["backwards", "detail"]}
+UNKNOWN = {
+    RUN_TABLE: ["item_done", "item_message", "item_total", "progress"],
+    STEP_TABLE: ["backwards", "detail"],
+}
 
 _RECORDER = {
     "progress = %(progress)s,": "",
     "progress = $5, message = $6,": "message = $5,",
+    "item_done = $7, item_total = $8, item_message = $9,": "",
+    "item_done = NULL, item_total = NULL, item_message = NULL,": "",
+    "%(message)s, %(item_done)s, %(item_total)s,": "%(message)s",
+    "%(item_message)s);": ");",
     "%(total)s, %(progress)s,": "%(total)s,",
     "name, backwards, atomic, started_at, detail)": "name, atomic, started_at)",
     "'migration', $3, $4, $5,": "'migration', $3, $4,",
     "make_interval(secs => $6), $7)": "make_interval(secs => $5))",
     "%(name{i})s, %(backwards{i})s,": "%(name{i})s,",
     "%(atomic{i})s, %(started{i})s, %(detail{i})s)": "%(atomic{i})s, %(started{i})s)",
-    '"progress": progress,': "",
     'f"backwards{i}": self.backwards,': "",
     'f"detail{i}": None if self.detail is None else json.dumps(self.detail),': "",
 }
 _CHANGES = {
     "recorder.py": _RECORDER,
-    "reading.py": {'progress=values.get("progress", 0),': "progress=0,"},
+    "reading.py": {
+        'progress=values.get("progress", 0),': "progress=0,",
+        'item_done=values.get("item_done"),': "",
+        'item_total=values.get("item_total"),': "",
+        'item_message=values.get("item_message"),': "",
+    },
     "engines/postgresql/marks.py": {
         "name, backwards, detail FROM": "name, false, NULL::jsonb FROM"
     },
@@ -42,6 +53,9 @@ _CHANGES = {
     },
     "models.py": {
         "    progress = models.IntegerField(default=0)\n": "",
+        "    item_done = models.BigIntegerField(null=True)\n": "",
+        "    item_total = models.BigIntegerField(null=True)\n": "",
+        "    item_message = models.TextField(null=True)\n": "",
         "    backwards = models.BooleanField(default=False)\n": "",
         "    detail = models.JSONField(null=True)\n": "",
     },

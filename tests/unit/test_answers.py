@@ -10,7 +10,7 @@ import pytest
 
 import django_safe_init
 from django_safe_init import answers
-from django_safe_init.activity import Activity
+from django_safe_init.activity import Activity, Blocker
 from django_safe_init.lookout import unreachable
 from django_safe_init.reading import StepRow
 from django_safe_init.scene import Scene
@@ -137,7 +137,8 @@ def test_nothing_is_given_away(status) -> None:
 def test_details() -> None:
     """With the token there is all that can be seen of each database."""
     step = StepRow(2, "migration", "shop.0002_secret", False, "failed", 1.5)
-    waiting = Activity("SELECT secret", 2.0, 7, False, ())
+    blocker = Blocker(8, "app", "psql", "idle", 3.0, "TABLE shop")
+    waiting = Activity("SELECT secret", 2.0, 7, False, (blocker,))
     scene = Scene(FAILED, (step,), role="owner", followers=3, activity=waiting)
     [found] = answers.details([scene])["databases"]
     assert found == {
@@ -145,7 +146,18 @@ def test_details() -> None:
         "steps": [step._asdict()],
         "role": "owner",
         "followers": 3,
-        "activity": "running for 2 s: SELECT secret",
+        "activity": "running for 2 s: SELECT secret; blocked by pid 8 (role app, psql, idle "
+        "for 3 s: TABLE shop)",
+        "blockers": [
+            {
+                "pid": 8,
+                "role": "app",
+                "application": "psql",
+                "state": "idle",
+                "seconds": 3.0,
+                "query": "TABLE shop",
+            }
+        ],
         "remaining_seconds": None,
     }
     assert found["run"]["leader"] == "web-1:77"

@@ -39,6 +39,8 @@ VALUES = {
     "RESTARTS": ([0, 3], [-1, 1.5, True, "3", None]),
     "STALLED_AFTER": ([None, 10, 60.5], [0, -1, 9.9, True, "30"]),
     "UNFINISHED": (["rerun", "report"], ["RERUN", None, True]),
+    "DDL_LOCK_TIMEOUT": ([None, 1, 0.5], [0, -1, True, "30"]),
+    "DDL_ATTEMPTS": ([1, 10], [0, -1, 1.5, True, "10", None]),
     "HISTORY": ([1, 1000], [0, -1, 1.5, True, "10", None]),
     "SERVE": (["gate", "initialize", "off"], ["GATE", "", None, True]),
     "PATHS": (

@@ -18,6 +18,7 @@ from django.dispatch import Signal
 
 import django_safe_init
 from django_safe_init import exceptions, outcomes, signals
+from django_safe_init.activity import Blocker
 from django_safe_init.answers import PUBLIC_STATES
 from django_safe_init.conf import DEFAULT_PATHS, MODES, SERVES, Settings
 from django_safe_init.exceptions import SafeInitError
@@ -215,6 +216,8 @@ def test_keys_of_safe_init_status_json() -> None:
     table = rows("docs/reference/commands.md", "key of the JSON object")
     actual = [
         *Status("default", State.READY, 100, "").as_json(),
+        "activity",
+        "blockers",
         "history",
     ]
     assert actual == [codes(row[0])[0] for row in table]
@@ -359,12 +362,19 @@ def test_schema_of_safe_init_status() -> None:
     """The schema has the keys, states and outcomes that there are."""
     defs = schema_of("safe_init_status").schema["$defs"]
     status = Status("default", State.READY, 100, "").as_json()
-    assert list(defs["status"]["properties"]) == [*status, "history"]
+    assert list(defs["status"]["properties"]) == [
+        *status,
+        "activity",
+        "blockers",
+        "history",
+    ]
+    blocker = list(Blocker.__dataclass_fields__)
+    assert defs["blocker"]["required"] == blocker
     assert list(defs["run"]["properties"]) == list(RunRow._fields)
     assert defs["state"]["enum"] == [state.value for state in State]
     known = defs["run"]["properties"]["outcome"]["enum"]
     assert known == [*outcomes.OUTCOMES, None]
-    for name in ("status", "run"):
+    for name in ("status", "run", "blocker"):
         assert list(defs[name]["properties"]) == defs[name]["required"]
 
 

@@ -328,3 +328,29 @@ def test_nobody_leads(monkeypatch) -> None:
         WaitTimeout, match="Nobody initializes this database: run `manage"
     ):
         observed.progress.check(Deadline(None))
+
+
+COUNTING = {"item_total": 9, "item_message": "prices"}
+
+
+def test_it_says_how_far_the_step_is(observed) -> None:
+    """The first count of a step is told at once, the others every five seconds."""
+    observed.see(0)
+    [line] = observed.see(1, item_done=2, **COUNTING)
+    assert line.endswith("migrating 4/14 shop.0004_x: prices 2/9")
+    assert observed.see(1, item_done=3, **COUNTING) == []
+    assert observed.see(1) == []
+    assert observed.see(1, item_done=4, **COUNTING) == []
+    [line] = observed.see(2, item_done=5, **COUNTING)
+    assert line.endswith("prices 5/9")
+    assert len(observed.see(1, done=4, item_done=0, **COUNTING)) == 1
+
+
+def test_counting_is_progress(observed) -> None:
+    """A step that counts on is waited for, however long it takes."""
+    for number in range(10):
+        observed.see(59, item_done=number)
+        observed.progress.check(Deadline(None))
+    observed.see(61, item_done=9)
+    with pytest.raises(WaitTimeout, match=r"shop\.0004_x: 9\. To end"):
+        observed.progress.check(Deadline(None))

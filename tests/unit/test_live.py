@@ -79,6 +79,16 @@ def test_a_run(width) -> None:
     assert shown[12:] == ["10 to come"]
 
 
+@pytest.mark.parametrize(("total", "text"), [(9, "prices 2/9 ━"), (None, "prices 2\n")])
+def test_a_step_that_counts(total, text) -> None:
+    """How far the running step is has a line of its own, with a bar if that is known."""
+    run = run_row(18, item_done=2, item_total=total, item_message="prices")
+    status = describe("default", reading(run, leader_pid=4711))
+    shown = lines(working(status=status))
+    assert f"{shown[2]}\n".startswith(text)
+    assert shown[3].split(None, 1)[1].startswith("migrating 4/14 shop.0004_x: prices 2")
+
+
 def test_a_blocked_statement() -> None:
     """What the leader waits for is named, with who holds it."""
     text = picture(working(activity=BLOCKED), width=120)
@@ -202,9 +212,9 @@ def test_notes() -> None:
         (working(activity=BLOCKED), 5),
     ],
 )
-def test_two_queries_a_second(scene, queries) -> None:
+def test_four_queries_a_second(scene, queries) -> None:
     """The more a look asks for, the longer is the pause after it."""
-    assert seconds_to_pause(scene) == queries / 2
+    assert seconds_to_pause(scene) == queries / 4
 
 
 def test_before_the_first_look() -> None:

@@ -18,7 +18,9 @@ from django_safe_init.connections import (
     reading_errors,
 )
 from django_safe_init.deadline import Deadline
+from django_safe_init.engines.postgresql.lock_waits import PostgresLockWaits
 from django_safe_init.engines.postgresql.marks import read_marks
+from django_safe_init.engines.postgresql.statements import StatementWatch
 from django_safe_init.engines.postgresql.transactions import PostgresTransaction
 from django_safe_init.heartbeat import Heartbeat
 from django_safe_init.locks.postgresql import (
@@ -64,7 +66,11 @@ class PostgresTools:
         self._session = lock.session
         self._reader = Reader(lock.session, process.build, key)
         self._armed = ArmedConnections(process.database, lock, process.direct)
+        self.lock_waits = PostgresLockWaits(process.settings, lock.session, self._armed)
         self.recorder = Recorder(lock.session, process.build, key)
+        self._statements = StatementWatch(
+            lock.session, self._armed, self.recorder, process.say
+        )
 
     def prepare(self) -> None:
         """Create the two tables, or add the columns they lack."""
@@ -87,7 +93,7 @@ class PostgresTools:
 
     def transaction(self, connection: BaseDatabaseWrapper) -> PostgresTransaction:
         """How a migration is done and recorded in one transaction."""
-        return PostgresTransaction(connection)
+        return PostgresTransaction(connection, self.lock_waits.timeout)
 
     def verify(self, proof: Proof | None = None) -> None:
         """Raise `LockLost` unless this process leads."""
@@ -95,7 +101,10 @@ class PostgresTools:
 
     def heartbeat(self) -> AbstractContextManager[None]:
         """While entered, the run's row tells that the leader is alive."""
-        return Heartbeat(self.recorder.heartbeat)
+        return Heartbeat(
+            lambda: self.recorder.heartbeat(self._statements.look),
+            has_news=self.recorder.loops.has_news,
+        )
 
     def missing(self) -> tuple[str, ...]:
         """The migrations that this build knows and the database has not recorded."""

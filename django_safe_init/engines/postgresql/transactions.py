@@ -22,9 +22,14 @@ class PostgresTransaction(MigrationTransaction):
     commit waits.
     """
 
-    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+    def __init__(
+        self, connection: BaseDatabaseWrapper, lock_timeout: str | None = None
+    ) -> None:
         super().__init__(connection)
         self._sent: Sent | None = None
+        self._settings = "SET LOCAL synchronous_commit = off; "
+        if lock_timeout is not None:
+            self._settings += f"SET LOCAL lock_timeout = '{lock_timeout}'; "
 
     def _begin(self, atomic: transaction.Atomic, names: Names) -> None:
         """Send the beginning, and wait for it when the first statement follows.
@@ -42,7 +47,7 @@ class PostgresTransaction(MigrationTransaction):
         is_one_of = " OR ".join(["app = %s AND name = %s"] * len(names))
         self._sent = Sent(
             raw,
-            f"{begin}; SET LOCAL synchronous_commit = off; {RECORDED}{is_one_of}",
+            f"{begin}; {self._settings}{RECORDED}{is_one_of}",
             [part for name in names for part in name],
         )
 

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 class SqliteTools:
     """See `engines.base.Tools`. What a dead leader did has died with it: nothing is fenced."""
 
+    #: A migration has the whole file from its beginning.
+    lock_waits = None
+
     def __init__(self, process: Initializer, lock: FileLock) -> None:
         self._process = process
         self._lock = lock
@@ -73,7 +76,10 @@ class SqliteTools:
 
     def heartbeat(self) -> AbstractContextManager[None]:
         """While entered, the lock's file tells that the leader is alive."""
-        return Heartbeat(self._lock.beat)
+        return Heartbeat(
+            lambda: self._lock.beat(self.recorder.note()),
+            has_news=self.recorder.loops.has_news,
+        )
 
     def missing(self) -> tuple[str, ...]:
         """The migrations that this build knows and the database has not recorded."""

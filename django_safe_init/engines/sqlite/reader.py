@@ -12,8 +12,9 @@ from django_safe_init.build import Build
 from django_safe_init.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.conf import HEARTBEAT_SECONDS
 from django_safe_init.engines.sqlite.files import database_file, lock_file
+from django_safe_init.engines.sqlite.notes import with_note
 from django_safe_init.engines.sqlite.session import SqliteSession
-from django_safe_init.locks.sqlite import holder, silence_seconds
+from django_safe_init.locks.sqlite import holder, read_note, silence_seconds
 from django_safe_init.reading import (
     Glance,
     Reading,
@@ -183,6 +184,7 @@ class SqliteReader:
             # The row cannot be written while a migration's transaction is open.
             silence = min(values["silence_seconds"], silence_seconds(self._lock))
             values = {**values, "silence_seconds": silence}
+            values = with_note(values, read_note(self._lock))
         row = run_row(values)
         assert row is not None  # there are values
         return row

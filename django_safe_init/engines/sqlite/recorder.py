@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 
 from django_safe_init.build import Build
 from django_safe_init.columns import RUN_TABLE, STEP_TABLE
+from django_safe_init.engines.sqlite.notes import Note
 from django_safe_init.engines.sqlite.session import SqliteSession
 from django_safe_init.engines.sqlite.tables import NOW
 from django_safe_init.outcomes import STRIKES, TRANSIENT_OUTCOMES
+from django_safe_init.progress import Loops
 from django_safe_init.states import State
 from django_safe_init.text import printable
 from django_safe_init.version import __version__
@@ -81,6 +83,8 @@ class SqliteRecorder:
         self.done = 0
         self.total = 0
         self.message = ""
+        #: How far the running step is in its own work.
+        self.loops = Loops()
         self._identity = {"lock_key": lock_key or "", "build": build.fingerprint}
         self._lost: frozenset[int] = frozenset()
         self._step = 0
@@ -159,6 +163,7 @@ class SqliteRecorder:
     ) -> None:
         """Mark a step as started; the mark is on disk on return."""
         self.message = name
+        self.loops.clear()
         params = {
             "run": self.run,
             "position": self.done + 1,
@@ -175,6 +180,7 @@ class SqliteRecorder:
 
     def finish_step(self, outcome: str) -> None:
         """Mark the running step as finished; for an atomic one, with what is written next."""
+        self.loops.clear()
         self._ended = (outcome, time.monotonic())
         self.done += outcome != "failed"
         if not self._step_is_atomic:
@@ -218,7 +224,7 @@ class SqliteRecorder:
         return [(_FINISH_STEP, params)]
 
     def _progress(self) -> Statement:
-        percent = min(99, self.done * 100 // self.total) if self.total else 0
+        percent = self.loops.percent(self.done, self.total)
         params = {
             "run": self.run,
             "state": self.state.value,
@@ -228,3 +234,13 @@ class SqliteRecorder:
             "message": self.message,
         }
         return _UPDATE_RUN, params
+
+    def note(self) -> bytes:
+        """How far the running step is, for readers: the tables cannot be written meanwhile."""
+        note = Note(
+            self.run,
+            self.done,
+            self.loops.percent(self.done, self.total),
+            self.loops.tell(),
+        )
+        return note.encoded()

@@ -22,8 +22,9 @@ from django_safe_init.management.output import command_errors, report_to, termin
 from django_safe_init.management.watching import Lines, watch
 from django_safe_init.reading import RunRow
 from django_safe_init.runner import Initializer, Request
+from django_safe_init.scene import Scene, read_scene
 from django_safe_init.states import State
-from django_safe_init.status import Status, look, look_back, open_reader
+from django_safe_init.status import look_back, open_reader
 from django_safe_init.work import Work
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Command(BaseCommand):
         self.console = None if plain_only else terminal(color=not options["no_color"])
         try:
             with interruptible(), command_errors():
-                status, history = self._status(options)
+                scene, history = self._look(options)
         except Interrupted as exc:
             sys.exit(exc.exit_code)
         except CommandError as exc:
@@ -83,14 +84,18 @@ class Command(BaseCommand):
             raise
         if options["json"]:
             self._print_json(
-                {**status.as_json(), "history": [run.as_json() for run in history]}
+                {
+                    **scene.status.as_json(),
+                    **scene.doing_as_json(),
+                    "history": [run.as_json() for run in history],
+                }
             )
         else:
-            self._print(status, history)
-        if not status.ready:
-            sys.exit(1 if status.state is State.ERROR else NOT_READY)
+            self._print(scene, history)
+        if not scene.status.ready:
+            sys.exit(1 if scene.status.state is State.ERROR else NOT_READY)
 
-    def _status(self, options: dict[str, Any]) -> tuple[Status, list[RunRow]]:
+    def _look(self, options: dict[str, Any]) -> tuple[Scene, list[RunRow]]:
         alias = options["database"]
         if options["wait"]:
             work = Work(lambda: None, "safe_init_status", report=report_to(self.stderr))
@@ -99,8 +104,8 @@ class Command(BaseCommand):
             self._watch(alias, options)
         reader = open_reader(alias, get_settings(), Deadline(0))
         with closing(reader):
-            status = look(alias, reader)
-            return status, look_back(alias, reader, options["history"])
+            scene = read_scene(alias, reader, None)
+            return scene, look_back(alias, reader, options["history"])
 
     def _watch(self, alias: str, options: dict[str, Any]) -> None:
         if self.console is None:
@@ -114,8 +119,11 @@ class Command(BaseCommand):
     def _print_json(self, value: dict[str, Any]) -> None:
         self.stdout.write(json.dumps(value))
 
-    def _print(self, status: Status, history: list[RunRow]) -> None:
+    def _print(self, scene: Scene, history: list[RunRow]) -> None:
+        status, activity = scene.status, str(scene.activity or "")
         self.stdout.write(f"{status.database}: {status.state} - {status.message}")
+        if activity:
+            self.stdout.write(f"  statement: {activity}")
         if status.pending:
             self.stdout.write(f"  to apply: {', '.join(status.pending)}")
         if history and self.console is not None:

@@ -1,0 +1,1 @@
+"""A table gets a column, while somebody may be reading it."""
