@@ -28,7 +28,10 @@ smartquotes = False
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 # The pages are built without the network, so what is not ours cannot be linked.
-nitpick_ignore_regex = [("py:.*", r"(?!django_safe_init\b).*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!django_safe_init\b).*"),
+    ("py:class", r"django_safe_init\.progress\.T"),  # a type variable
+]
 
 html_theme = "furo"
 html_title = f"django-safe-init {version}"

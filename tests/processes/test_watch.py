@@ -114,6 +114,18 @@ def test_a_run_in_a_terminal(
     assert terminal.raw.rindex("\x1b[?25h") > terminal.raw.rindex("\x1b[?25l"), "cursor"
 
 
+def test_a_step_that_counts(fleet: Fleet, watch: Callable[..., Terminal]) -> None:
+    """How far the running step is stands in the live view."""
+    fleet.use(scenario="tracking")
+    leader = fleet.start(*SAFE)
+    fleet.wait_for_note("inside")
+    terminal = watch()
+    terminal.wait_for("secret rows 2/4")
+    fleet.allow()
+    assert terminal.wait() == 0
+    assert leader.wait() == 0, leader
+
+
 def test_a_lost_connection_and_the_end_by_hand(
     fleet: Fleet, database: Database, watch: Callable[..., Terminal]
 ) -> None:
