@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         LeaderFailed,
         LockLost,
         MissingPrivilege,
+        ReadOnlyPool,
         SafeInitError,
         UnfinishedMigration,
         UnsafeConnection,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         ValidationFailed,
         WaitTimeout,
     )
+    from django_safe_init.pools import using_pool
     from django_safe_init.runner import Outcome, initialize
     from django_safe_init.states import State
     from django_safe_init.status import Status, get_status, is_ready
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 #: imported by `INSTALLED_APPS`, before Django is set up.
 _HOMES = {
     "asynchronous": ("aget_status", "ainitialize"),
+    "pools": ("using_pool",),
     "runner": ("Outcome", "initialize"),
     "states": ("State",),
     "status": ("Status", "get_status", "is_ready"),
@@ -40,6 +43,7 @@ _HOMES = {
         "LeaderFailed",
         "LockLost",
         "MissingPrivilege",
+        "ReadOnlyPool",
         "SafeInitError",
         "UnfinishedMigration",
         "UnsafeConnection",
@@ -57,6 +61,7 @@ __all__ = [
     "LockLost",
     "MissingPrivilege",
     "Outcome",
+    "ReadOnlyPool",
     "SafeInitError",
     "State",
     "Status",
@@ -71,6 +76,7 @@ __all__ = [
     "get_status",
     "initialize",
     "is_ready",
+    "using_pool",
 ]
 
 
