@@ -48,14 +48,13 @@ def run_tests(tmp_path: Path) -> Callable[..., str]:
     return run
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("runner", RUNNERS)
-@pytest.mark.parametrize("pool", [None, True], ids=["plain", "pooled"])
 def test_tests_of_a_project(
-    run_tests: Callable[..., str], database: Database, runner: str, pool: Any
+    run_tests: Callable[..., str], database: Database, runner: str
 ) -> None:
     """Tests see their own data inside the block, and the test database is dropped after them."""
-    options = {"OPTIONS": {"pool": pool}} if pool else {}
-    output = run_tests(runner, database.settings(**options))
+    output = run_tests(runner, database.settings(OPTIONS={"pool": True}))
     assert ("Ran 6 tests" if runner == "django" else "3 passed") in output
     rows = database.rows(
         "SELECT 1 FROM pg_database WHERE datname = %s", f"test_{database.name}"
