@@ -18,7 +18,7 @@ from django.contrib.contenttypes.models import ContentType
 from django.core.management import call_command
 from django.db import OperationalError, connections, router, transaction
 
-from django_safe_init import ReadOnlyPool, initialize, using_pool
+from django_safe_init import ReadOnlyPool, get_status, initialize, using_pool
 from django_safe_init.pools import SlowPool, limits
 from tests.processes.pgbouncer import pgbouncer
 from tests.support import Database, wait_until
@@ -318,6 +318,19 @@ def test_relations_between_pools() -> None:
         assert read.permissions.all()[0].content_type == kind
 
 
+@pytest.mark.usefixtures("pooled")
+def test_adding_in_bulk() -> None:
+    """Django adds in bulk only what one alias has loaded; else it says what to do."""
+    kind = ContentType.objects.create(app_label="auth", model="group")
+    Permission.objects.create(content_type=kind, codename="sell", name="Sell")
+    with using_pool("analytics"):
+        loaded = Permission.objects.get()
+    with pytest.raises(ValueError, match="bulk=False"):
+        kind.permission_set.add(loaded)
+    kind.permission_set.add(loaded, bulk=False)
+    assert loaded._state.db == "default"
+
+
 # Transactions
 
 
@@ -448,6 +461,8 @@ def test_an_initialization_uses_no_pool(pooled, small_shop) -> None:
     assert len(pooled.runs()) == 1
     assert initialize().role == "none"
     call_command("safe_init_status")
+    assert get_status().ready
+    assert pooled.backends("application_name = 'analytics'") == []
 
 
 def test_dumpdata(pooled, capsys) -> None:

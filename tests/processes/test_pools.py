@@ -15,6 +15,18 @@ import pytest
 
 from tests.support import Database
 
+EXAMPLE = Path(__file__).parents[2] / "example_project"
+#: Asks for the report; prints the status, and the pools that this process has opened.
+ASK = """
+import django
+django.setup()
+from django.db.backends.postgresql.base import DatabaseWrapper
+from django.test import Client
+answer = Client(headers={"host": "localhost"}).get("/best-sellers/")
+print(answer.status_code, b"Nothing sold yet" in answer.content)
+print([(pool.max_size, pool.get_stats()["requests_num"])
+       for pool in DatabaseWrapper._connection_pools.values()])
+"""
 PROJECT = Path(__file__).with_name("pooled")
 RUNNERS = {
     "django": ["manage.py", "test", "--noinput"],
@@ -69,3 +81,25 @@ def test_tests_of_a_project_on_sqlite(
     """The same on SQLite, in memory."""
     engine = "django.db.backends.sqlite3"
     run_tests(runner, {"ENGINE": engine, "NAME": ":memory:"})
+
+
+def test_report_of_the_example_project(database: Database) -> None:
+    """The report of the example project is read through the slow pool, and all else is not."""
+    address = database.parameters
+    environment = {
+        **os.environ,
+        "DATABASE_URL": "postgres://{user}@{host}:{port}/{dbname}".format(**address),
+        "DJANGO_SETTINGS_MODULE": "mysite.settings",
+        "SHOP_SLOW_SECONDS": "0",
+    }
+    for command in (["manage.py", "safe_migrate"], ["-c", ASK]):
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=EXAMPLE,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines() == ["200 True", "[(2, 1)]"]
