@@ -34,30 +34,34 @@ RUNNERS = {
 }
 
 
+def run(folder: Path, *arguments: str, **environment: str) -> str:
+    """Runs Python in the folder, which must succeed; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
 @pytest.fixture
 def run_tests(tmp_path: Path) -> Callable[..., str]:
     """Runs the project's tests with a runner; returns what it printed."""
 
-    def run(runner: str, database: dict[str, Any]) -> str:
-        folder = shutil.copytree(PROJECT, tmp_path / "project")
-        environment = {
-            **os.environ,
-            "POOLED_DATABASE": json.dumps(database),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "DJANGO_SETTINGS_MODULE": "settings",
-        }
-        done = subprocess.run(
-            [sys.executable, *RUNNERS[runner]],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=100,
+    def run_with(runner: str, database: dict[str, Any]) -> str:
+        return run(
+            shutil.copytree(PROJECT, tmp_path / "project"),
+            *RUNNERS[runner],
+            POOLED_DATABASE=json.dumps(database),
+            DJANGO_SETTINGS_MODULE="settings",
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
 
-    return run
+    return run_with
 
 
 @pytest.mark.smoke
@@ -85,21 +89,13 @@ def test_tests_of_a_project_on_sqlite(
 
 def test_report_of_the_example_project(database: Database) -> None:
     """The report of the example project is read through the slow pool, and all else is not."""
-    address = database.parameters
     environment = {
-        **os.environ,
-        "DATABASE_URL": "postgres://{user}@{host}:{port}/{dbname}".format(**address),
+        "DATABASE_URL": "postgres://{user}@{host}:{port}/{dbname}".format(
+            **database.parameters
+        ),
         "DJANGO_SETTINGS_MODULE": "mysite.settings",
         "SHOP_SLOW_SECONDS": "0",
     }
-    for command in (["manage.py", "safe_migrate"], ["-c", ASK]):
-        done = subprocess.run(
-            [sys.executable, *command],
-            cwd=EXAMPLE,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=100,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines() == ["200 True", "[(2, 1)]"]
+    run(EXAMPLE, "manage.py", "safe_migrate", **environment)
+    found = run(EXAMPLE, "-c", ASK, **environment)
+    assert found.splitlines() == ["200 True", "[(2, 1)]"]
