@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         LeaderFailed,
         LockLost,
         MissingPrivilege,
+        ReadOnlyPool,
         SafeInitError,
         UnfinishedMigration,
         UnsafeConnection,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         ValidationFailed,
         WaitTimeout,
     )
+    from django_safe_init.pools import using_pool
     from django_safe_init.progress import track
     from django_safe_init.runner import Outcome, initialize
     from django_safe_init.states import State
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 #: imported by `INSTALLED_APPS`, before Django is set up.
 _HOMES = {
     "asynchronous": ("aget_status", "ainitialize"),
+    "pools": ("using_pool",),
     "progress": ("track",),
     "runner": ("Outcome", "initialize"),
     "states": ("State",),
@@ -44,6 +47,7 @@ _HOMES = {
         "LeaderFailed",
         "LockLost",
         "MissingPrivilege",
+        "ReadOnlyPool",
         "SafeInitError",
         "UnfinishedMigration",
         "UnsafeConnection",
@@ -62,6 +66,7 @@ __all__ = [
     "LockLost",
     "MissingPrivilege",
     "Outcome",
+    "ReadOnlyPool",
     "SafeInitError",
     "State",
     "Status",
@@ -77,6 +82,7 @@ __all__ = [
     "initialize",
     "is_ready",
     "track",
+    "using_pool",
 ]
 
 

@@ -4,11 +4,16 @@ from django.apps import AppConfig
 
 
 class SafeInitConfig(AppConfig):
-    """Registers the system checks. Never touches the database and starts no work."""
+    """Registers checks, and who guards connections. Never touches the database, starts no work."""
 
     name = "django_safe_init"
     verbose_name = "Safe initialization"
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from django.db.backends.signals import connection_created
+
         from django_safe_init import checks  # noqa: F401  (registers them)
+        from django_safe_init.pools.guard import guard_connection
+
+        connection_created.connect(guard_connection)

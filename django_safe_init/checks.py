@@ -13,10 +13,11 @@ from django.core.management import get_commands, load_command_class
 from django.db import connections
 from django.urls import Resolver404, ResolverMatch, resolve
 
-from django_safe_init.aliases import Engine, engine_of
+from django_safe_init.aliases import Engine, engine_of, fast_alias, pool_of
 from django_safe_init.conf import get_settings, problems
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.migrating import OUR_APP
+from django_safe_init.pools.routing import ROUTER, is_routed, pool_names
 
 #: Each migrates every tenant's schema by itself.
 _EXECUTOR_APPS = ("django_tenants", "tenant_schemas")
@@ -71,6 +72,42 @@ def check_executor(
         )
         for app in _EXECUTOR_APPS
         if apps.is_installed(app)
+    ]
+
+
+@register("safe_init")
+def check_pool_router(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """E004: a database has slow pools, and our router is not asked first."""
+    if not pool_names() or is_routed():
+        return []
+    return [
+        Error(
+            f"A database has slow pools, and {ROUTER} is not the first of DATABASE_ROUTERS: "
+            "using_pool() has no effect.",
+            hint=f'Set DATABASE_ROUTERS = ["{ROUTER}", ...].',
+            id="safe_init.E004",
+        )
+    ]
+
+
+@register("safe_init")
+def check_pool_transactions(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """W006: each request is one transaction, which its queries do not leave for a slow pool."""
+    pooled = {fast_alias(alias) for alias in connections.settings if pool_of(alias)}
+    return [
+        Warning(
+            f"ATOMIC_REQUESTS of the database {alias!r} makes each request one transaction: "
+            "using_pool() has no effect in views.",
+            hint="Mark the views that use it with @transaction.non_atomic_requests, and silence "
+            "this warning; or set ATOMIC_REQUESTS to False.",
+            id="safe_init.W006",
+        )
+        for alias in sorted(pooled)
+        if connections.settings[alias]["ATOMIC_REQUESTS"]
     ]
 
 

@@ -16,6 +16,8 @@ MODES = ("self", "external", "off")
 MODE_VARIABLE = "DB_INIT_MODE"
 SERVES = ("gate", "initialize", "off")
 TOKEN_VARIABLE = "SAFE_INIT_STATUS_TOKEN"
+#: What an entry of DATABASES has that `pools()` made as a slow pool of another one.
+POOL_KEY = "SAFE_INIT_POOL"
 #: What is answered where, unless `PATHS` says otherwise.
 DEFAULT_PATHS: Mapping[str, str | None] = {
     "live": "/health/live",
@@ -237,6 +239,17 @@ def _unknown_aliases(key: str, value: Any) -> Iterator[Problem]:
                     + ", ".join(django_settings.DATABASES)
                     + ".",
                 )
+            elif pool := _pool(alias):
+                yield Problem(
+                    "type",
+                    f"SAFE_INIT[{key!r}] names {alias!r}, which is a pool of the database "
+                    f"{pool.database!r}.",
+                    f"Use {pool.database!r}: it is what is initialized.",
+                )
+
+
+def _pool(alias: str) -> Any:
+    return django_settings.DATABASES[alias].get(POOL_KEY)
 
 
 def in_test_environment() -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from django.db import InternalError
+
 
 class SafeInitError(Exception):
     """The database could not be initialized."""
@@ -57,6 +59,10 @@ class ConfigurationError(SafeInitError):
 
     exit_code = 2
     result = "usage"
+
+
+class ReadOnlyPool(SafeInitError, InternalError):
+    """A slow pool of a database is read-only."""
 
 
 class UnsafeConnection(SafeInitError):

@@ -32,6 +32,7 @@ from django_safe_init.exceptions import (
 )
 from django_safe_init.interruption import sleep
 from django_safe_init.migrating import run_migrate
+from django_safe_init.pools.routing import require_no_block
 from django_safe_init.reading import ConnectionEnded, TablesLocked, TablesUnreadable
 from django_safe_init.refusals import is_busy
 from django_safe_init.states import State, StateMachine
@@ -214,6 +215,7 @@ class Initializer:
             if self.settings.lock == "auto":
                 require_engine(self.database)
             require_no_transaction(self.database)
+            require_no_block()
         self.build = current_build()
         self.machine = StateMachine(self.database)
         self.direct = self.settings.direct.get(self.database)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
+from django_safe_init.pools import SlowPool, pools, routing
 from example_project.embedded import EmbeddedServer
 from tests.support import Database, wait_until
 
@@ -123,6 +124,31 @@ def django_database(
         finally:
             connections["default"].close()
             connections.settings["default"].update(before)
+
+
+@pytest.fixture
+def add_pools(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable]:
+    """Gives `default` slow pools, by the keywords of `pools()`; they are closed after the test."""
+    added: list[str] = []
+
+    def add(**slow: SlowPool) -> None:
+        entries = pools(connections.settings["default"], **slow)
+        for alias, entry in connections.configure_settings(entries).items():
+            if alias != "default":
+                monkeypatch.setitem(connections.settings, alias, entry)
+                added.append(alias)
+        # One that was opened before is not guarded.
+        connections["default"].close()
+
+    settings.DATABASE_ROUTERS = [routing.ROUTER]
+    monkeypatch.setattr(routing, "_unheeded", set())
+    yield add
+    for alias in added:
+        wrapper: Any = connections[alias]
+        wrapper.close()
+        if wrapper.vendor == "postgresql":
+            wrapper.close_pool()
+        del connections[alias]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from django_safe_init.pools import SlowPool, pools
 from mysite.database_url import database_settings
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -61,9 +62,14 @@ DEBUG = os.environ.get("DEBUG", "1") == "1"
 ALLOWED_HOSTS = os.environ.get("ALLOWED_HOSTS", "localhost,127.0.0.1").split(",")
 
 # Behind a pooler: the way to the server itself, for who initializes.
+DIRECT = {}
 if DIRECT_URL := os.environ.get("DATABASE_DIRECT_URL"):
-    SAFE_INIT["DIRECT"] = {"default": database_settings(DIRECT_URL)}
+    DIRECT = database_settings(DIRECT_URL)
+    SAFE_INIT["DIRECT"] = {"default": DIRECT}
     DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True
+# Reports have connections of their own: see orders/views.py.
+DATABASES = pools(DATABASES["default"], analytics=SlowPool(settings=DIRECT))
+DATABASE_ROUTERS = ["django_safe_init.pools.PoolRouter"]
 # "initialize": the server initializes the database itself, in the background.
 if SERVE := os.environ.get("SHOP_SERVE"):
     SAFE_INIT["SERVE"] = SERVE
@@ -83,4 +89,6 @@ SHOP_SLOW_SECONDS = float(os.environ.get("SHOP_SLOW_SECONDS", "3"))
 # The same shop with Django alone, for `manage.py demo --compare`.
 if os.environ.get("SHOP_STOCK") == "1":
     INSTALLED_APPS.remove("django_safe_init")
+    del DATABASES["default_analytics"]
+    DATABASE_ROUTERS.clear()
     del MIDDLEWARE[0]

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from django_safe_init import initialize
 from tests.samples.blocks import BLOCKS, TUTORIAL, Block, of_kind
 from tests.samples.conftest import SHOP, Shell
 from tests.support import Database, wait_until
@@ -92,8 +93,11 @@ def test_migrations(block: Block, project: Callable[..., Shell]) -> None:
 
 
 @pytest.mark.parametrize("block", of_kind("python"), ids=str)
-def test_python(block: Block, django_database: Database) -> None:
+def test_python(block: Block, django_database: Database, add_pools: Any) -> None:
     """Python samples run against a database, at the top level or in an event loop."""
+    if block.option("on") == "pools":
+        add_pools()
+        initialize()
     flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     code = compile(block.text, str(block), "exec", flags=flags)
     names: dict[str, Any] = {"__name__": "sample"}

@@ -22,6 +22,7 @@ from django_safe_init.activity import Blocker
 from django_safe_init.answers import PUBLIC_STATES
 from django_safe_init.conf import DEFAULT_PATHS, MODES, SERVES, Settings
 from django_safe_init.exceptions import SafeInitError
+from django_safe_init.pools import SlowPool
 from django_safe_init.reading import RunRow
 from django_safe_init.runner import Outcome
 from django_safe_init.states import TRANSITIONS, State
@@ -89,6 +90,16 @@ def test_settings_and_defaults() -> None:
     }
     python = {"null": "None", "false": "False", "true": "True"}
     assert {key: python.get(text, text) for key, text in actual.items()} == written
+
+
+def test_slow_pools() -> None:
+    """docs/how-to/analytics-pool.md lists what a slow pool allows, with the defaults."""
+    table = rows("docs/how-to/analytics-pool.md", "`SlowPool(…)`")
+    written = {codes(row[0])[0]: codes(row[1])[0] for row in table}
+    assert written == {
+        field.name: str(getattr(SlowPool(), field.name))
+        for field in dataclasses.fields(SlowPool)
+    }
 
 
 def test_modes() -> None:

@@ -10,7 +10,7 @@ from django.db import connections
 from django.db.migrations import Migration
 
 from django_safe_init import interruption
-from django_safe_init.aliases import engine_of
+from django_safe_init.aliases import check_no_pool, engine_of
 from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.exceptions import InitializationFailed
 from django_safe_init.management.interrupts import Interrupted, interruptible
@@ -31,6 +31,8 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
     def execute(self, *args: Any, **options: Any) -> str | None:
         """Wait for the server before Django's system checks, which may open the database."""
         self._alias = alias = options["database"]
+        with command_errors():
+            check_no_pool(alias)
         self._was_connected = connections[alias].connection is not None
         if self._is_protected(options):
             self._wait_for_server(alias)

@@ -1,0 +1,5 @@
+from django.db import models
+
+
+class Sale(models.Model):
+    amount = models.IntegerField()
