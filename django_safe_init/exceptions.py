@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from django_safe_init.findings import Finding
+
 
 class SafeInitError(Exception):
     """The database could not be initialized."""
@@ -45,7 +50,16 @@ class UnfinishedMigration(InitializationFailed):
 
 
 class ValidationFailed(InitializationFailed):
-    """The work is done, and the database is not what this build needs."""
+    """The work is done, and the database is not what this build needs.
+
+    `findings` holds what is wrong, each with its repair.
+    """
+
+    def __init__(
+        self, message: str | None = None, *, findings: tuple[Finding, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.findings = findings
 
 
 class ConfigurationError(SafeInitError):
