@@ -45,6 +45,13 @@ def current_build() -> Build:
     return Build(migrations, _fingerprint(migrations, configs))
 
 
+def migrated_apps() -> frozenset[str]:
+    """The labels of the apps that have migrations, and be it none yet."""
+    return frozenset(
+        config.label for config in apps.get_app_configs() if _migrations_path(config)
+    )
+
+
 def _fingerprint(migrations: frozenset[str], configs: list[AppConfig]) -> str:
     parts = [
         *sorted(migrations),

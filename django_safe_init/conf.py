@@ -11,6 +11,7 @@ from typing import Any
 from django.conf import settings as django_settings
 
 from django_safe_init.exceptions import ConfigurationError
+from django_safe_init.findings import DEFAULT_LEVELS, LEVELS
 
 MODES = ("self", "external", "off")
 MODE_VARIABLE = "DB_INIT_MODE"
@@ -71,6 +72,10 @@ class Settings:
     ddl_attempts: int = 10
     #: How many runs to keep.
     history: int = 1000
+    #: What becomes of what validation finds, by its kind: "error", "warn" or "off".
+    validate: Mapping[str, str] = dataclasses.field(
+        default_factory=lambda: dict(DEFAULT_LEVELS)
+    )
     #: What a server process does: "gate", "initialize" or "off".
     serve: str = "gate"
     #: Where health and status are answered; None for nowhere.
@@ -131,6 +136,14 @@ def _is_prefixes(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(map(_is_path, value))
 
 
+def _is_levels(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and set(value) <= set(DEFAULT_LEVELS)
+        and all(level in LEVELS for level in value.values())
+    )
+
+
 def _one_of(*choices: str) -> tuple[Callable[[Any], bool], str]:
     return lambda value: value in choices, "one of " + ", ".join(
         f'"{c}"' for c in choices
@@ -178,6 +191,13 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "DDL_LOCK_TIMEOUT": _OPTIONAL_DURATION,
     "DDL_ATTEMPTS": _POSITIVE_COUNT,
     "HISTORY": _POSITIVE_COUNT,
+    "VALIDATE": (
+        _is_levels,
+        "a dictionary of "
+        + ", ".join(f'"{kind}"' for kind in DEFAULT_LEVELS)
+        + " to "
+        + _one_of(*LEVELS)[1],
+    ),
     "SERVE": _one_of(*SERVES),
     "PATHS": (
         _is_paths,
@@ -297,6 +317,7 @@ def get_settings() -> Settings:
         values["mode"] = mode
     values.setdefault("status_token", os.environ.get(TOKEN_VARIABLE, ""))
     values["paths"] = {**DEFAULT_PATHS, **values.get("paths", {})}
+    values["validate"] = {**DEFAULT_LEVELS, **values.get("validate", {})}
     for key in {"databases", "exempt_paths"} & values.keys():
         values[key] = tuple(values[key])
     return Settings(**values)

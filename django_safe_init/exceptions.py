@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from django.db import InternalError
+
+if TYPE_CHECKING:
+    from django_safe_init.findings import Finding
 
 
 class SafeInitError(Exception):
@@ -51,7 +56,16 @@ class DDLLockTimeout(InitializationFailed):
 
 
 class ValidationFailed(InitializationFailed):
-    """The work is done, and the database is not what this build needs."""
+    """The work is done, and the database is not what this build needs.
+
+    `findings` holds what is wrong, each with its repair.
+    """
+
+    def __init__(
+        self, message: str | None = None, *, findings: tuple[Finding, ...] = ()
+    ) -> None:
+        super().__init__(message)
+        self.findings = findings
 
 
 class ConfigurationError(SafeInitError):

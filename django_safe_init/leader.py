@@ -23,6 +23,7 @@ from django_safe_init.states import State, StateMachine
 from django_safe_init.text import one_line, printable
 from django_safe_init.tracking import Tracker
 from django_safe_init.unfinished import Unfinished
+from django_safe_init.validation import log_findings
 from django_safe_init.work import Lost, Work, leading_with
 
 logger = logging.getLogger("django_safe_init")
@@ -118,16 +119,24 @@ class Leader:
         self.machine.to(State.VALIDATING)
         self.lock.verify()
         self.recorder.update(State.VALIDATING)
-        self.tools.inspect()
         missing = self.tools.missing()
         if missing and self.work.promises_ready:
             raise ValidationFailed(
                 f"Not applied after `migrate`: {', '.join(missing)}."
             )
+        sound = self._is_sound()
         state = State.UNINITIALIZED if missing else State.READY
-        whole = self.work.complete and not missing
+        whole = self.work.complete and not missing and sound
         self.recorder.finish_run("ready" if whole else "partial", state)
         self.machine.to(state)
+
+    def _is_sound(self) -> bool:
+        """Whether the models find what they need. Raises where that was promised."""
+        found = self.tools.inspect()
+        log_findings(self.machine.database, found.schema)
+        if found.errors and self.work.promises_ready:
+            raise ValidationFailed(found.summary, findings=found.schema)
+        return not found.errors
 
     @property
     def applied(self) -> tuple[str, ...]:

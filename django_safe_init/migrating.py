@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from django.apps import apps
 from django.core.management import (
     BaseCommand,
     call_command,
+    find_commands,
     get_commands,
     load_command_class,
 )
@@ -23,9 +24,7 @@ def apps_with_migrate() -> list[str]:
     return [
         config.name
         for config in apps.get_app_configs()
-        if find_spec(f"{config.name}.management") is not None
-        and find_spec(f"{config.name}.management.commands") is not None
-        and find_spec(f"{config.name}.management.commands.migrate") is not None
+        if "migrate" in find_commands(os.path.join(config.path, "management"))
     ]
 
 

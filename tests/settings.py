@@ -23,3 +23,5 @@ DATABASES = {
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 SAFE_INIT: dict[str, object] = {}
+#: Of the apps in `tests.database.apps`.
+LIBRARY_READER_MODEL = "auth.User"

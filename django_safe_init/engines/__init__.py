@@ -17,7 +17,7 @@ from django_safe_init.conf import Settings
 from django_safe_init.deadline import Deadline
 
 if TYPE_CHECKING:
-    from django_safe_init.engines.base import Engine, Eyes, StatusReader
+    from django_safe_init.engines.base import Engine, Eyes, Inspector, StatusReader
     from django_safe_init.holding import Holder
     from django_safe_init.runner import Initializer
 
@@ -74,6 +74,30 @@ def open_reader(
         make_wrapper(alias), settings, deadline, "safe_init status", report
     )
     return Reader(session, build, settings.lock_key)
+
+
+def open_inspector(
+    alias: str,
+    settings: Settings,
+    deadline: Deadline,
+    report: Callable[[str], None],
+) -> Inspector:
+    """Whoever opens it closes it. Raises `UnsupportedEngine`."""
+    kind = require_engine(alias)
+    if kind is Kind.SQLITE:
+        from django_safe_init.engines.sqlite.inspector import open_inspector
+
+        return open_inspector(alias)
+    if kind is Kind.MEMORY:
+        from django_safe_init.engines.memory import open_inspector
+
+        return open_inspector(alias)
+    from django_safe_init.connections import connect, make_wrapper
+    from django_safe_init.engines.postgresql.inspector import PostgresInspector
+
+    name = "safe_init validate"
+    session = connect(make_wrapper(alias), settings, deadline, name, report)
+    return PostgresInspector(session, settings, session.read)
 
 
 def open_holder(

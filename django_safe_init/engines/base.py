@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 from django_safe_init.activity import Activity, Blocker
 from django_safe_init.attempts import Limits
@@ -22,6 +23,10 @@ from django_safe_init.work import Lost
 
 if TYPE_CHECKING:
     from django_safe_init.locks.postgresql import Proof
+    from django_safe_init.validation import Validation
+    from django_safe_init.validation.catalogue import Catalogue
+    from django_safe_init.validation.defects import Defect
+    from django_safe_init.validation.needs import TableName
 
 
 class StatusReader(Protocol):
@@ -103,6 +108,25 @@ class Eyes(Protocol):
 
     def close(self) -> None:
         """Let go of the database."""
+
+
+class Inspector(Protocol):
+    """Reads a database's catalogue, for validation; writes nothing and takes no lock."""
+
+    def recorded(self) -> list[str]:
+        """The migrations that are recorded, in their order."""
+
+    def catalogue(self, names: Iterable[TableName]) -> Catalogue:
+        """What there is of these tables."""
+
+    def defects(self) -> Iterable[Defect]:
+        """What the database itself calls unfinished, in the search path and the tables above."""
+
+    def editor(self) -> AbstractContextManager[BaseDatabaseSchemaEditor]:
+        """A schema editor that writes SQL and runs none."""
+
+    def close(self) -> None:
+        """Give back what it reads with."""
 
 
 class RunRecorder(Protocol):
@@ -192,8 +216,8 @@ class Tools(Protocol):
     def is_transient(self, error: BaseException) -> bool:
         """Whether the error says nothing about the migration: somebody else may have more luck."""
 
-    def inspect(self) -> None:
-        """Log what is wrong with the database, with the remedy."""
+    def inspect(self) -> Validation:
+        """What is wrong with the database, with the remedies."""
 
     def close(self) -> None:
         """Let go of what was opened."""

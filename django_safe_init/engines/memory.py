@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from django.db import connections
 from django.db.migrations.recorder import MigrationRecorder
 
 from django_safe_init.activity import Activity
 from django_safe_init.build import Build
+from django_safe_init.engines.sqlite.inspector import SqliteInspector
 from django_safe_init.reading import Glance, Reading, RunRow, Surroundings
 
 
@@ -55,3 +57,18 @@ class MemoryReader:
 
     def close(self) -> None:
         """The connection is Django's."""
+
+
+def open_inspector(alias: str) -> SqliteInspector:
+    """An inspector on this thread's connection."""
+
+    def rows(
+        statement: str, parameters: dict[str, Any] | None = None
+    ) -> list[dict[str, Any]]:
+        connection = connections[alias]
+        connection.ensure_connection()
+        cursor = connection.connection.execute(statement, parameters or {})
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    return SqliteInspector(alias, rows)

@@ -169,7 +169,7 @@ def test_an_invalid_index(django_database, small_shop, caplog) -> None:
     small_shop.write("0003_more")
     initialize()
     line = "The index broken is invalid. Repair it: REINDEX INDEX CONCURRENTLY broken;"
-    assert line in caplog.messages
+    assert f"Validation of default: {line}" in caplog.messages
 
 
 def test_work_that_is_not_done(django_database, small_shop) -> None:

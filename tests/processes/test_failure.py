@@ -31,6 +31,29 @@ def test_waiters_share_the_failure(fleet: Fleet, database: Database) -> None:
 
 
 @pytest.mark.smoke
+def test_waiters_share_what_validation_finds(fleet: Fleet, database: Database) -> None:
+    """When the work is done and the models lack something, nobody starts; repaired, all do."""
+    fleet.use(scenario="lacking")
+    started = fleet.start_together(*[SAFE] * 4)
+    fleet.wait_for_note("inside")
+    fleet.wait_for_followers(3)
+    fleet.allow()
+    assert exit_codes(started) == [1] * 4, fleet
+    (run,) = database.runs()
+    assert (run["outcome"], run["state"]) == ("failed", "error")
+    reason = "The table shop_product of shop.Product has no column name."
+    assert all(reason in replica.json["error"] for replica in started)
+    found = fleet.run("safe_init_validate", "--json")
+    assert found.wait() == 1, found
+    [finding] = found.json["databases"][0]["findings"]
+    assert finding["message"] == reason
+    for statement in finding["repair"]:
+        database.rows(statement)
+    assert exit_codes(fleet.start_together(*[SAFE] * 3)) == [0] * 3, fleet
+    assert database.applied_once() == ["shop.0001_initial", "shop.0002_lacking"]
+
+
+@pytest.mark.smoke
 def test_a_later_start_tries_again(fleet: Fleet, database: Database) -> None:
     """A failure of the past is no verdict: the next start runs the migration again."""
     fleet.use(scenario="failing")

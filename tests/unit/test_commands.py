@@ -113,6 +113,12 @@ def test_ours_extends_the_next(settings) -> None:
     assert next_migrate().__module__ == "syzygy.management.commands.migrate"
 
 
+def test_management_that_is_no_package(settings) -> None:
+    """An app whose `management` is a plain module, as that of the sites, has no command."""
+    settings.INSTALLED_APPS = ["django_safe_init", "django.contrib.sites"]
+    assert apps_with_migrate() == ["django_safe_init"]
+
+
 def test_ours_does_not_extend_an_earlier_one(settings) -> None:
     """An app before ours may extend ours; ours extends what comes later."""
     settings.INSTALLED_APPS = ["syzygy", *settings.INSTALLED_APPS]

@@ -19,6 +19,7 @@ from django_safe_init.conf import (
     problems,
 )
 from django_safe_init.exceptions import ConfigurationError
+from django_safe_init.findings import DEFAULT_LEVELS
 
 #: For each key: values it may have, and values it may not.
 VALUES = {
@@ -42,6 +43,10 @@ VALUES = {
     "DDL_LOCK_TIMEOUT": ([None, 1, 0.5], [0, -1, True, "30"]),
     "DDL_ATTEMPTS": ([1, 10], [0, -1, 1.5, True, "10", None]),
     "HISTORY": ([1, 1000], [0, -1, 1.5, True, "10", None]),
+    "VALIDATE": (
+        [{}, {"missing_table": "warn"}, {"invalid_index": "off"}],
+        [None, ["missing_table"], {"tables": "off"}, {"missing_table": True}],
+    ),
     "SERVE": (["gate", "initialize", "off"], ["GATE", "", None, True]),
     "PATHS": (
         [{}, {"live": "/up"}, {"ready": None, "status": None}],
@@ -67,6 +72,7 @@ READ_AS = {
     "DATABASES": tuple,
     "EXEMPT_PATHS": tuple,
     "PATHS": lambda value: {**DEFAULT_PATHS, **value},
+    "VALIDATE": lambda value: {**DEFAULT_LEVELS, **value},
 }
 GOOD = [(key, value) for key, (good, _) in VALUES.items() for value in good]
 BAD = [(key, value) for key, (_, bad) in VALUES.items() for value in bad]
@@ -90,6 +96,13 @@ def test_defaults() -> None:
         stalled_after=None,
         unfinished="rerun",
         history=1000,
+        validate={
+            "missing_table": "error",
+            "missing_column": "error",
+            "missing_unique": "warn",
+            "invalid_index": "warn",
+            "not_valid_constraint": "warn",
+        },
         serve="gate",
         paths={
             "live": "/health/live",

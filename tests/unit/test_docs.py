@@ -22,11 +22,13 @@ from django_safe_init.activity import Blocker
 from django_safe_init.answers import PUBLIC_STATES
 from django_safe_init.conf import DEFAULT_PATHS, MODES, SERVES, Settings
 from django_safe_init.exceptions import SafeInitError
+from django_safe_init.findings import DEFAULT_LEVELS, LEVELS, Finding, Kind
 from django_safe_init.pools import SlowPool
 from django_safe_init.reading import RunRow
 from django_safe_init.runner import Outcome
 from django_safe_init.states import TRANSITIONS, State
 from django_safe_init.status import Status
+from django_safe_init.validation import Validation
 from tests.support import schema_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -252,7 +254,12 @@ def options(command: BaseCommand) -> set[str]:
 
 @pytest.mark.parametrize(
     ("name", "occurrence"),
-    [("safe_migrate", 0), ("safe_init_status", 1), ("safe_init_unlock", 2)],
+    [
+        ("safe_migrate", 0),
+        ("safe_init_status", 1),
+        ("safe_init_unlock", 2),
+        ("safe_init_validate", 3),
+    ],
 )
 def test_options(name: str, occurrence: int) -> None:
     """docs/reference/commands.md lists every option that is not one of Django's."""
@@ -355,6 +362,43 @@ def test_states_of_the_module() -> None:
     written = [(codes(row[0])[0], codes(row[1])[0]) for row in table]
     assert written == [(f"State.{name}", value) for name, value in actual]
     assert constant.findall((folder / "status.d.ts").read_text()) == actual
+
+
+# Validation
+
+
+def test_kinds_of_findings() -> None:
+    """docs/reference/validation.md lists every kind with its level."""
+    written = {
+        codes(row[0])[0]: codes(row[1])[0]
+        for row in rows("docs/reference/validation.md", "kind")
+    }
+    assert list(written) == [kind.value for kind in Kind]
+    assert written == {Kind.UNAPPLIED_MIGRATION.value: "error", **DEFAULT_LEVELS}
+
+
+def test_levels() -> None:
+    """docs/reference/settings.md explains every level of VALIDATE."""
+    text = (DOCS / "reference/settings.md").read_text()
+    assert set(re.findall(r'^- `"(\w+)"`:', text, re.MULTILINE)) >= set(LEVELS)
+
+
+def test_keys_of_safe_init_validate_json() -> None:
+    """docs/reference/commands.md and the schema have the keys of `safe_init_validate --json`."""
+    defs = schema_of("safe_init_validate").schema["$defs"]
+    finding = Finding(
+        Kind.MISSING_TABLE, "error", "shop_product", None, "It is missing."
+    )
+    for name, header, value in (
+        ("validation", "key of a database", Validation("default", 1, (finding,))),
+        ("finding", "key of a finding", finding),
+    ):
+        keys = list(value.as_json())
+        table = rows("docs/reference/commands.md", header)
+        assert keys == [codes(row[0])[0] for row in table]
+        assert keys == list(defs[name]["properties"]) == defs[name]["required"]
+    known = defs["finding"]["properties"]["kind"]["enum"]
+    assert known == [kind.value for kind in Kind]
 
 
 # JSON schemas

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from django_safe_init.connections import (
     reading_errors,
 )
 from django_safe_init.deadline import Deadline
+from django_safe_init.engines.postgresql.inspector import PostgresInspector
 from django_safe_init.engines.postgresql.lock_waits import PostgresLockWaits
 from django_safe_init.engines.postgresql.marks import read_marks
 from django_safe_init.engines.postgresql.statements import StatementWatch
@@ -35,13 +35,11 @@ from django_safe_init.recorder import Recorder
 from django_safe_init.tables import ensure_tables
 from django_safe_init.text import causes
 from django_safe_init.unfinished import Unfinished
-from django_safe_init.validation import invalid_indexes, repair
+from django_safe_init.validation import Validation, validate
 from django_safe_init.watch import Watch
 
 if TYPE_CHECKING:
     from django_safe_init.runner import Initializer
-
-logger = logging.getLogger("django_safe_init")
 
 #: Errors that say nothing about the migration: somebody else may have more luck.
 _TRANSIENT = (
@@ -62,7 +60,7 @@ class PostgresTools:
     def __init__(self, process: Initializer, lock: LeaderLock) -> None:
         key = process.settings.lock_key
         self._settings = process.settings
-        self._build = process.build.fingerprint
+        self._build = process.build
         self._session = lock.session
         self._reader = Reader(lock.session, process.build, key)
         self._armed = ArmedConnections(process.database, lock, process.direct)
@@ -84,8 +82,8 @@ class PostgresTools:
     def prune(self, unfinished: Unfinished) -> None:
         """Remove the oldest runs, by the setting `HISTORY`."""
         needed = {mark.run for mark in unfinished.marks.values()}
-        settings = self._settings
-        prune(self._session, settings.lock_key, self._build, settings.history, needed)
+        settings, build = self._settings, self._build.fingerprint
+        prune(self._session, settings.lock_key, build, settings.history, needed)
 
     def connections(self) -> AbstractContextManager[BaseDatabaseWrapper]:
         """While entered, Django's connections to the alias belong to the run."""
@@ -119,12 +117,11 @@ class PostgresTools:
         """Whether an error is worth another try, by what caused it."""
         return any(isinstance(cause, _TRANSIENT) for cause in causes(error))
 
-    def inspect(self) -> None:
-        """Log each invalid index, with its repair."""
-        for index in invalid_indexes(self._session):
-            logger.warning(
-                "The index %s is invalid. Repair it: %s", index, repair(index)
-            )
+    def inspect(self) -> Validation:
+        """What is wrong with the database, with the remedies."""
+        session, settings = self._session, self._settings
+        inspector = PostgresInspector(session, settings, session.rows)
+        return validate(session.alias, inspector, self._build, settings.validate)
 
     def close(self) -> None:
         """Nothing: the leader session belongs to the watch."""

@@ -11,6 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.engines.sqlite.connection import RunConnection
 from django_safe_init.engines.sqlite.files import lock_file
+from django_safe_init.engines.sqlite.inspector import SqliteInspector
 from django_safe_init.engines.sqlite.marks import prune, read_marks
 from django_safe_init.engines.sqlite.reader import SqliteReader
 from django_safe_init.engines.sqlite.recorder import SqliteRecorder
@@ -26,6 +27,7 @@ from django_safe_init.heartbeat import Heartbeat
 from django_safe_init.locks.sqlite import FileLock
 from django_safe_init.text import causes
 from django_safe_init.unfinished import Unfinished
+from django_safe_init.validation import Validation, validate
 
 if TYPE_CHECKING:
     from django_safe_init.locks.postgresql import Proof
@@ -101,8 +103,12 @@ class SqliteTools:
             for cause in causes(error)
         )
 
-    def inspect(self) -> None:
-        """Nothing: SQLite has no index that it does not use."""
+    def inspect(self) -> Validation:
+        """What is wrong with the database, with the remedies."""
+        process = self._process
+        inspector = SqliteInspector(process.database, self._session.rows)
+        levels = process.settings.validate
+        return validate(process.database, inspector, process.build, levels)
 
     def close(self) -> None:
         """Close the connection."""

@@ -1,0 +1,16 @@
+"""What a catalogue says of itself, whatever the models need."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from django_safe_init.findings import Kind
+
+
+class Defect(NamedTuple):
+    """Something that the server itself calls unfinished."""
+
+    kind: Kind
+    object: str
+    message: str
+    repair: str

@@ -1,0 +1,40 @@
+"""Validation from outside: of a database that nobody initializes just now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+
+from django_safe_init import engines
+from django_safe_init.aliases import check_alias
+from django_safe_init.build import current_build
+from django_safe_init.conf import get_settings
+from django_safe_init.deadline import Deadline
+from django_safe_init.exceptions import DatabaseUnreachable, WaitTimeout
+from django_safe_init.reading import ConnectionEnded, TablesLocked
+from django_safe_init.text import one_line
+from django_safe_init.validation import Validation, validate
+
+
+def look(database: str, report: Callable[[str], None]) -> Validation:
+    """Validate the database by the settings, on a connection of its own.
+
+    It writes nothing, takes no lock and does not wait for the server; `report` takes the reason
+    if it is refused. Raises `DatabaseUnreachable`, `WaitTimeout` (a migration has locked the
+    tables), `MissingPrivilege`, `ConfigurationError` or `UnsupportedEngine`.
+    """
+    check_alias(database)
+    settings = get_settings()
+    inspector = engines.open_inspector(database, settings, Deadline(0), report)
+    try:
+        with closing(inspector):
+            return validate(database, inspector, current_build(), settings.validate)
+    except TablesLocked as exc:
+        raise WaitTimeout(
+            f"The tables of {database!r} are locked at the moment, probably by a migration: "
+            f"{one_line(exc)}. Try again when it is done."
+        ) from exc
+    except ConnectionEnded as exc:
+        raise DatabaseUnreachable(
+            f"The connection to {database!r} ended: {one_line(exc)}"
+        ) from exc

@@ -1,0 +1,144 @@
+"""What the models need of a database: their tables, columns and unique constraints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from django.db import connections, models, router
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Field, UniqueConstraint
+
+Model = type[models.Model]
+
+
+class TableName(NamedTuple):
+    """A table as a model names it; without a schema it is the one that the search path finds."""
+
+    schema: str | None
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}" if self.schema else self.name
+
+
+class Unique(NamedTuple):
+    """Something that a model says is unique."""
+
+    #: Empty where only the name can tell: it is about expressions.
+    columns: tuple[str, ...]
+    fields: tuple[Field[Any, Any], ...]
+    primary_key: bool = False
+    #: What the model gives a name to.
+    constraint: UniqueConstraint | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The name of the constraint, if the model gives it one."""
+        return self.constraint.name if self.constraint else None
+
+    @property
+    def nulls_equal(self) -> bool:
+        """Whether a NULL equals another NULL."""
+        return self.constraint is not None and self.constraint.nulls_distinct is False
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """What a database must be able to do, or Django does not create it there."""
+        constraint: Any = self.constraint
+        wanted = {
+            "deferrable": constraint and constraint.deferrable is not None,
+            "include": constraint and bool(constraint.include),
+            "nulls_distinct": constraint and constraint.nulls_distinct is not None,
+        }
+        return frozenset(name for name, needed in wanted.items() if needed)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What it has in common with the same of another state of the model."""
+        return (self.columns, self.name, self.primary_key)
+
+
+class Table(NamedTuple):
+    """A table that a model needs."""
+
+    name: TableName
+    model: Model
+    fields: tuple[Field[Any, Any], ...]
+    uniques: tuple[Unique, ...]
+
+    @property
+    def label(self) -> str:
+        """The app that the table belongs to."""
+        return self.model._meta.app_label
+
+
+def tables_of(alias: str, candidates: Iterable[Model]) -> list[Table]:
+    """The tables that Django's migrations make in this database for the models among these."""
+    connection = connections[alias]
+    return [_table(model) for model in candidates if _is_migrated(connection, model)]
+
+
+def _is_migrated(connection: BaseDatabaseWrapper, model: Model) -> bool:
+    # The table between two models is made, or not, with the model that has the field.
+    owner: Model = model._meta.auto_created or model  # type: ignore[assignment]
+    return owner._meta.can_migrate(connection) and router.allow_migrate_model(
+        connection.alias, owner
+    )
+
+
+def _table(model: Model) -> Table:
+    options = model._meta
+    return Table(
+        table_name(options.db_table),
+        model,
+        tuple(options.local_concrete_fields),
+        tuple(_uniques(model)),
+    )
+
+
+def table_name(db_table: str) -> TableName:
+    """What `db_table` names: also `"schema"."table"`, with or without the outer quotes."""
+    *schema, name = _unquoted(db_table).split('"."')
+    return TableName(schema[-1] if schema else None, name)
+
+
+def column_of(field: Field[Any, Any]) -> str:
+    """The name of the field's column."""
+    name = str(field.column)
+    return _unquoted(name) if name.startswith('"') else name
+
+
+def _unquoted(name: str) -> str:
+    """The name without the quotes that Django leaves as they are."""
+    quoted = len(name) > 2 and name[0] == name[-1] == '"'
+    return name[1:-1] if quoted else name
+
+
+def _uniques(model: Model) -> Iterator[Unique]:
+    options = model._meta
+    yield _plain(options.pk_fields, primary_key=True)
+    for each in options.local_concrete_fields:
+        if each.unique and not each.primary_key:
+            yield Unique((column_of(each),), (each,))
+    for names in options.unique_together:
+        yield _plain([options.get_field(name) for name in names])
+    for constraint in options.constraints:
+        if isinstance(constraint, UniqueConstraint) and _is_djangos(constraint):
+            yield _constrained(model, constraint)
+
+
+def _is_djangos(constraint: UniqueConstraint) -> bool:
+    """Whether it makes what Django's own class makes: a subclass may make anything."""
+    return type(constraint).create_sql is UniqueConstraint.create_sql
+
+
+def _plain(fields: Iterable[Any], *, primary_key: bool = False) -> Unique:
+    given = tuple(fields)
+    return Unique(tuple(map(column_of, given)), given, primary_key)
+
+
+def _constrained(model: Model, constraint: UniqueConstraint) -> Unique:
+    names = constraint.fields  # none beside expressions
+    fields: Any = tuple(model._meta.get_field(name) for name in names)
+    return Unique(tuple(map(column_of, fields)), fields, constraint=constraint)

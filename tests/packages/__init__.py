@@ -1,0 +1,1 @@
+"""Well-known packages, migrated and validated: `python -m tests.packages`."""

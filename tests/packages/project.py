@@ -1,0 +1,79 @@
+"""One package in a project of its own: migrated, then validated."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .known import Package
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MODELS = "from django.db import models\n"
+
+
+class ProjectFailed(Exception):
+    """A command of a project did not do what it is for."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder, the interpreter of the packages, and a database."""
+
+    folder: Path
+    python: Path
+    package: Package
+    database: Mapping[str, Any]
+
+    def validate(self) -> dict[str, Any]:
+        """What validation says of the migrated database: the object of the command."""
+        self.folder.mkdir(parents=True)
+        if self.package.models:
+            self._write_probe()
+            self._run("makemigrations", "probe", "--skip-checks")
+        self._run("migrate", "--skip-checks")
+        output = self._run("safe_init_validate", "--json", fails=True)
+        document = json.loads(output)
+        if document["error"]:
+            raise ProjectFailed(document["error"])
+        found: dict[str, Any] = document["databases"][0]
+        return found
+
+    def _write_probe(self) -> None:
+        probe = self.folder / "probe"
+        probe.mkdir()
+        (probe / "__init__.py").touch()
+        (probe / "models.py").write_text(MODELS + self.package.models)
+
+    def _run(self, *arguments: str, fails: bool = False) -> str:
+        process = subprocess.run(
+            [self.python, "-m", "django", *arguments],
+            cwd=self.folder,
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        if process.returncode and not (fails and process.stdout):
+            last = (process.stderr.strip() or process.stdout.strip()).splitlines()[-5:]
+            raise ProjectFailed(f"{arguments[0]}: {' / '.join(last)}")
+        return process.stdout
+
+    def _environment(self) -> dict[str, str]:
+        package = self.package
+        apps = [*package.apps, *(["probe"] if package.models else [])]
+        given = {
+            "apps": apps,
+            "settings": package.settings,
+            "database": dict(self.database),
+        }
+        return {
+            **os.environ,
+            "PYTHONPATH": f"{self.folder}{os.pathsep}{REPOSITORY}",
+            "DJANGO_SETTINGS_MODULE": "tests.packages.settings",
+            "PACKAGE_PROJECT": json.dumps(given),
+        }

@@ -1,0 +1,1 @@
+"""A migration, once the test allows "go", that takes away what the models need."""
