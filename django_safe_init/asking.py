@@ -37,7 +37,7 @@ def wants_page(request: HttpRequest) -> bool:
     """Whether a browser asks: HTML by name and before JSON. A probe's `*/*` is no browser."""
     try:
         return request.get_preferred_type(_TYPES) == "text/html"
-    except ValueError:  # more, or stranger, than Django cares to parse
+    except (ValueError, LookupError):  # more, or stranger, than Django cares to parse
         return False
 
 

@@ -119,6 +119,12 @@ class Background(threading.Thread):
         if child is not None:
             child.end()
 
+    def disown(self) -> None:
+        """In a forked process: the child is the parent's, and ends with that one alone."""
+        atexit.unregister(self._end_child)
+        if self._child is not None:
+            self._child.disown()
+
     def _act(self, aliases: Sequence[str]) -> None:
         try:
             self._build = build = self._build or current_build()

@@ -29,6 +29,8 @@ SECONDS_TO_CLEAN_UP = 5.0
 #: The exit code of a child that has found nothing to do: the EX_TEMPFAIL of sysexits.h.
 NOT_DUE = 75
 _IF_DUE = "--if-due"
+#: The working directory is no place for modules, unless it was one for the server.
+_SAFE_PATH = ["-P"] if sys.version_info >= (3, 11) else []
 
 
 class Child:
@@ -43,7 +45,7 @@ class Child:
     def __init__(self, *, if_due: bool = False) -> None:
         arguments = [_IF_DUE] if if_due else []
         self._process = subprocess.Popen(
-            [get_executable(), "-m", "django_safe_init.child", *arguments],
+            [get_executable(), *_SAFE_PATH, "-m", "django_safe_init.child", *arguments],
             env=_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -65,6 +67,10 @@ class Child:
         code = self._process.wait()
         self._lifeline.close()
         return code, _error(printed) or f"the process ended with exit code {code}"
+
+    def disown(self) -> None:
+        """In a forked process: give up what would keep the child alive after its parent's end."""
+        self._lifeline.close()
 
     def end(self) -> None:
         """Let it end as by SIGTERM, from any thread; returns when it is gone."""

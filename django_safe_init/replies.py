@@ -10,6 +10,7 @@ from typing import NamedTuple
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import get_script_prefix
 from django.utils import translation
+from django.utils.cache import patch_vary_headers
 
 from django_safe_init import answers, pages
 from django_safe_init.asking import chosen, has_token, own_url, wants_page
@@ -23,6 +24,8 @@ from django_safe_init.status import Status
 Reply = Callable[[HttpRequest], HttpResponse]
 
 _METHODS = ("GET", "HEAD")
+#: What an answer depends on, besides the URL: the form, the language, the token.
+_DEPENDS_ON = ("Accept", "Accept-Language", "Cookie", "Authorization")
 _PROBLEM = "application/problem+json"
 #: After how many seconds to ask again: random, so that a crowd does not come back at once.
 _RETRY = {State.CONNECTING: (1, 3), State.ERROR: (10, 30)}
@@ -147,7 +150,9 @@ def _language_of(request: HttpRequest) -> translation.override:
 
 
 def _finished(request: HttpRequest, response: HttpResponse) -> HttpResponse:
-    response["Cache-Control"] = "no-store"
+    # `private`, because Django's own cache has not always heeded `no-store`.
+    response["Cache-Control"] = "no-store, private"
+    patch_vary_headers(response, _DEPENDS_ON)
     response["Content-Length"] = len(response.content)
     # Else Django logs each 503 as an error of the project, and mails it to ADMINS.
     response._has_been_logged = True  # type: ignore[attr-defined]

@@ -92,6 +92,17 @@ def test_no_accept_header() -> None:
     assert not wants_page(factory.get("/"))
 
 
+def test_an_encoding_that_nobody_knows(monkeypatch) -> None:
+    """What older versions of Django raise for an unknown encoding is no browser either."""
+    request = factory.get("/", HTTP_ACCEPT="text/html;x*=nonexistent''%41")
+
+    def unknown(*args: object) -> str:
+        raise LookupError("unknown encoding: nonexistent")
+
+    monkeypatch.setattr(request, "get_preferred_type", unknown)
+    assert not wants_page(request)
+
+
 @pytest.mark.parametrize(
     ("query", "aliases"),
     [

@@ -346,3 +346,13 @@ def test_the_end_of_the_process(
     end()
     assert children[0].ended.is_set()
     wait_until(lambda: at_exit == [])
+
+
+def test_disowned_in_a_helper(monkeypatch: Any) -> None:
+    """A forked process gives up the child of its parent, if there is one, and its end."""
+    thread = Background(["default"], BUILD, lambda alias: None)
+    thread.disown()
+    given_up = []
+    thread._child = SimpleNamespace(disown=lambda: given_up.append(1))
+    thread.disown()
+    assert given_up == [1]

@@ -153,3 +153,23 @@ def test_the_error_it_tells(printed: Any, error: str) -> None:
     """The errors of all databases, if `safe_migrate` has come as far as that."""
     text = "" if printed is None else json.dumps(printed)
     assert child._error(text.encode()) == error
+
+
+def test_it_ends_although_its_parent_has_forked(
+    start: Callable[[str], Child], tmp_path: Path
+) -> None:
+    """A helper that the parent has forked does not keep it alive, once it has given it up."""
+    begun = start(LISTENING)
+    wait_until(lambda: (tmp_path / "loaded").exists())
+    wait, release = os.pipe()
+    helper = os.fork()
+    if not helper:
+        begun.disown()
+        os.close(release)
+        os.read(wait, 1)
+        os._exit(0)
+    begun.end()
+    assert begun.result()[0] == -signal.SIGTERM
+    os.close(release)
+    os.waitpid(helper, 0)
+    os.close(wait)

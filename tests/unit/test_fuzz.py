@@ -103,7 +103,7 @@ def examine(request: dict[str, str], status: int, headers: Any, body: str) -> No
         for secret in ("secretapp", "secretname", "secret-host", "password"):
             assert secret not in body
     assert TOKEN not in body or TOKEN in request["path"] + request["query"]
-    assert headers["Cache-Control"] == "no-store"
+    assert headers["Cache-Control"] == "no-store, private"
     if "json" in headers["Content-Type"] and body:
         json.loads(body)
 

@@ -165,7 +165,7 @@ def test_other_methods(tell, ask, path, method) -> None:
     tell(READY)
     response = ask(path, method)
     assert (response.status_code, response["Allow"]) == (405, "GET, HEAD")
-    assert response["Cache-Control"] == "no-store"
+    assert response["Cache-Control"] == "no-store, private"
 
 
 @BOTH
@@ -194,7 +194,7 @@ def test_nobody_keeps_an_answer(tell, path, status) -> None:
     """No answer of ours is stored by a cache."""
     tell(status)
     if (status, path) != (READY, "/cart/"):
-        assert ask(path)["Cache-Control"] == "no-store"
+        assert ask(path)["Cache-Control"] == "no-store, private"
 
 
 def test_for_scripts_of_other_origins(tell, settings) -> None:

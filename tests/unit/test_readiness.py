@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 from django_safe_init import readiness as module
 from django_safe_init.readiness import Readiness, readiness
@@ -138,6 +139,23 @@ def test_a_worker_watches_from_its_start(tell) -> None:
     readiness.prepare()
     assert not readiness._watching
     assert in_child(lambda: readiness._watching and not readiness.ready())
+
+
+def test_a_helper_of_a_server_does_not_watch(tell) -> None:
+    """What a process that serves forks for itself neither watches nor initializes."""
+    readiness.prepare()
+    tell(NOT_READY)
+    assert readiness._watching
+    assert in_child(lambda: not readiness._watching)
+
+
+def test_a_helper_gives_up_what_belongs_to_its_parent(tell, monkeypatch) -> None:
+    """A forked process does not keep the child alive that its parent initializes with."""
+    tell(NOT_READY)
+    disowned = []
+    background = SimpleNamespace(disown=lambda: disowned.append(1), stop=lambda: None)
+    monkeypatch.setattr(readiness, "_background", background)
+    assert in_child(lambda: disowned == [1] and readiness._background is None)
 
 
 def test_a_wait_in_a_child(tell) -> None:
