@@ -142,8 +142,8 @@ class Readiness:
     def after_fork(self) -> None:
         """In a child: the parent's threads are not here, and what it knew is still true.
 
-        The child of a process that has only loaded the application is a worker, and watches. That of
-        a process that serves is a helper of the application, and does not.
+        The child of a process that has only loaded the application is a worker, and watches.
+        That of a process that serves is a helper of the application, and does not.
         """
         is_worker = self._watches_in_children and not self._watching
         if self._background is not None:
