@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 from django.core.management import call_command
@@ -18,6 +19,7 @@ from django_safe_init.exceptions import (
 )
 from django_safe_init.locks.postgresql import LeaderLock
 from django_safe_init.reader import Reader
+from django_safe_init.reading import ConnectionEnded, TablesLocked
 from django_safe_init.recorder import Recorder
 from django_safe_init.tables import ensure_tables
 from tests.support import wait_until
@@ -357,3 +359,21 @@ def test_times_are_utc(django_database, small_shop, log_in_as) -> None:
     assert run.started_at.endswith("+00:00")
     assert run.finished_at is not None
     assert run.finished_at.endswith("+00:00")
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [(TablesLocked, None), (ConnectionEnded, DatabaseUnreachable)],
+)
+def test_history_that_cannot_be_read(error, meaning) -> None:
+    """Locked tables have no history for the moment; a lost connection is an error."""
+
+    def history(count: int) -> list:
+        raise error("no")
+
+    reader = SimpleNamespace(history=history)
+    if meaning is None:
+        assert status.look_back("default", reader, 3) == []
+        return
+    with pytest.raises(meaning, match="The connection to 'default' ended: no"):
+        status.look_back("default", reader, 3)

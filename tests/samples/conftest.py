@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from multiprocessing.spawn import get_executable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents and "test_running" in item.path.name:
             item.add_marker(pytest.mark.process)
+
+
+@pytest.fixture(autouse=True)
+def same_python() -> Iterator[None]:
+    """A sample may tell `multiprocessing` of another Python: not for the tests that follow."""
+    before = get_executable()
+    yield
+    multiprocessing.set_executable(before)
 
 
 class Shell:

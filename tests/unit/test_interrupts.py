@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 
-from django_safe_init.interruption import check
+from django_safe_init.interruption import Interruption, check
 from django_safe_init.management import interrupts
 from django_safe_init.management.interrupts import Interrupted, interruptible
 
@@ -99,3 +99,23 @@ def test_a_child_takes_the_default() -> None:
             handler(signal.SIGTERM, None)
     restore.assert_called_once_with(signal.SIGTERM, signal.SIG_DFL)
     kill.assert_called_once_with(-1, signal.SIGTERM)
+
+
+def test_nothing_to_cancel() -> None:
+    """A guarded connection that is not open has no statement to cancel."""
+
+    class Closed:
+        connection = None
+
+        def __init__(self) -> None:
+            self.execute_wrappers: list[object] = []
+
+    closed = Closed()
+    interruption = Interruption()
+    interruption.guard(closed, lambda raw: pytest.fail("there is none"))
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    threading.Timer(0.2, over.set).start()
+    interruption.end([thread])
+    assert not thread.is_alive()

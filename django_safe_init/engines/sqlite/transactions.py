@@ -72,9 +72,8 @@ class SqliteTransaction(MigrationTransaction):
 
     def _close(self, atomic: transaction.Atomic, exc_info: tuple[Any, ...]) -> None:
         self._names = None
-        if self._raw is not None:
-            with suppress(sqlite3.ProgrammingError):  # closed by the migration
-                self._raw.execute(_DROP_WITNESS)
+        with suppress(sqlite3.ProgrammingError):  # closed by the migration
+            self._raw.execute(_DROP_WITNESS)
         try:
             super()._close(atomic, exc_info)
         finally:
