@@ -73,10 +73,10 @@ class Catalogue:
     def keeps(self, relation: Relation, unique: Unique) -> bool:
         """Whether something in the table does what `unique` says, or nothing there can."""
         columns = frozenset(map(self.stored, unique.columns))
-        if columns and any(
-            index.covers(columns, unique.nulls_equal) for index in relation.uniques
-        ):
-            return True
+        nulls_equal = unique.nulls_equal
+        for index in relation.uniques:
+            if index.covers(columns, nulls_equal):
+                return True
         if not relation.can_keep_unique(columns):
             return True
         if not unique.abilities <= self.abilities:

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from . import example, pools, serving, starts, waiting
+from . import example, pools, serving, starts, validating, waiting
 from .page import page
 from .project import REPOSITORY, CommandFailed
 from .report import Figure, Results, machine, table, today
@@ -23,6 +23,7 @@ MEASURES: dict[str, Callable[..., Figure]] = {
     "nothing-to-do": starts.nothing_to_do,
     "nothing-to-do-work": starts.nothing_to_do_work,
     "first-run": starts.first_run,
+    "validation": validating.whole_schema,
     "waiters": waiting.many_waiters,
     "waiters-without-slots": waiting.more_waiters_than_slots,
     "takeover": waiting.takeover,

@@ -356,6 +356,15 @@ def memory(settings, django_db_blocker) -> Iterator[None]:
 
 
 @pytest.fixture
+def memory_connection(memory) -> Iterator[Any]:
+    """The raw connection that has the database in memory; Django itself never closes it."""
+    connection = connections["default"]
+    connection.ensure_connection()
+    with closing(connection.connection) as raw:
+        yield raw
+
+
+@pytest.fixture
 def lite_session(lite) -> Iterator[SqliteSession]:
     """A session of ours to `lite`, with the tables."""
     with closing(SqliteSession("default")) as made:

@@ -224,13 +224,12 @@ def test_nothing_is_found_of_what_postgresql_has(stacks) -> None:
     assert found.tables == 13
 
 
-def test_a_database_in_memory(memory, install) -> None:
+def test_a_database_in_memory(memory_connection, install) -> None:
     """A database in memory is validated on the connection that has it."""
     install("library")
     call_command("migrate", verbosity=0)
     assert findings() == ()
-    with connection.cursor() as cursor:
-        cursor.execute("DROP TABLE library_reading")
+    memory_connection.execute("DROP TABLE library_reading")
     assert only().object == "library_reading"
 
 

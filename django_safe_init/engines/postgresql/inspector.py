@@ -32,8 +32,10 @@ _HAS_MIGRATIONS = """
 """
 _RECORDED = "SELECT app || '.' || name FROM django_migrations ORDER BY id"
 #: Tables, and what may stand in for one; the columns by their numbers, NULL for a dropped one.
+#: Of one name, that comes last which the search path finds (`pg_table_is_visible` looks each up).
 _RELATIONS = """
-    SELECT c.oid::bigint, n.nspname::text, c.relname::text, pg_table_is_visible(c.oid),
+    SELECT c.oid::bigint, n.nspname::text, c.relname::text,
+      array_position(current_schemas(true), n.nspname),
       c.relkind IN ('r', 'p') AND p.partexprs IS NULL,
       ARRAY(SELECT CASE WHEN NOT attisdropped THEN attname::text END FROM pg_attribute
             WHERE attrelid = c.oid AND attnum > 0 ORDER BY attnum),
@@ -42,6 +44,7 @@ _RELATIONS = """
     LEFT JOIN pg_partitioned_table p ON p.partrelid = c.oid
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f')
       AND c.relname = ANY(ARRAY(SELECT json_array_elements_text(%(names)s::json))::name[])
+    ORDER BY 4 DESC
 """
 _UNIQUES = """
     SELECT i.indrelid::bigint, c.relname::text, i.indkey::text, i.indnkeyatts,
@@ -108,7 +111,7 @@ class PostgresInspector:
         self._tables = f"{{{','.join(str(row[0]) for row in rows)}}}"
         uniques = self._uniques()
         relations: dict[TableName, Relation] = {}
-        for oid, schema, name, visible, indexable, columns, keys in rows:
+        for oid, schema, name, position, indexable, columns, keys in rows:
             relation = Relation(
                 frozenset((*columns, *_SYSTEM_COLUMNS)),
                 tuple(_unique(columns, *index) for index in uniques[oid]),
@@ -116,7 +119,7 @@ class PostgresInspector:
                 _named(columns, (keys or "").split()),
             )
             relations[TableName(schema, name)] = relation
-            if visible:
+            if position is not None:
                 relations[TableName(None, name)] = relation
         return Catalogue(relations, stored, self._abilities)
 
@@ -180,7 +183,7 @@ def _unique(
 
 def _named(columns: list[str], numbers: list[str]) -> frozenset[str]:
     """The columns of these numbers; that of an expression is 0."""
-    return frozenset(columns[int(each) - 1] for each in numbers if each != "0")
+    return frozenset([columns[int(each) - 1] for each in numbers if each != "0"])
 
 
 def stored(name: str) -> str:

@@ -1,0 +1,62 @@
+"""Print how long a validation takes in this process, with as many tables as the argument says."""
+
+import gc
+import sys
+import time
+from contextlib import closing
+
+import django
+from django.db import connection, models
+
+
+def add(number: int) -> type[models.Model]:
+    """A model of an app with migrations, which no migration makes."""
+    fields = {
+        "name": models.CharField(max_length=100),
+        "slug": models.SlugField(unique=True),
+        "amount": models.IntegerField(default=0),
+        "created_at": models.DateTimeField(auto_now_add=True),
+        "category": models.ForeignKey("app_00.Category", models.CASCADE),
+        "owner": models.ForeignKey("auth.User", models.CASCADE, related_name="+"),
+    }
+    meta = type("Meta", (), {"unique_together": [("name", "category")]})
+    names = {**fields, "Meta": meta, "__module__": "app_00.models"}
+    return type(f"Extra{number}", (models.Model,), names)
+
+
+def complete(wanted: int) -> None:
+    """Add models, and their tables where they are not there yet, up to that many."""
+    from django.apps import apps
+
+    managed = [m for m in apps.get_models(include_auto_created=True) if m._meta.managed]
+    added = [add(number) for number in range(wanted - len(managed))]
+    with connection.schema_editor() as editor:
+        if added[0]._meta.db_table not in connection.introspection.table_names():
+            for model in added:
+                editor.create_model(model)
+    connection.close()
+
+
+def validation(tables: int) -> float:
+    """Seconds for one, on a connection that is open, as a leader's is."""
+    from django_safe_init import engines
+    from django_safe_init.build import current_build
+    from django_safe_init.conf import get_settings
+    from django_safe_init.deadline import Deadline
+    from django_safe_init.validation import validate
+
+    settings, build = get_settings(), current_build()
+    inspector = engines.open_inspector("default", settings, Deadline(0), print)
+    with closing(inspector):
+        gc.collect()  # what was made to get here is not what is measured
+        started = time.perf_counter()
+        found = validate("default", inspector, build, settings.validate)
+        seconds = time.perf_counter() - started
+    assert (found.tables, found.findings) == (tables, ()), found
+    return seconds
+
+
+if __name__ == "__main__":
+    django.setup()
+    complete(int(sys.argv[1]))
+    sys.stdout.write(f"{validation(int(sys.argv[1]))}\n")
