@@ -88,13 +88,10 @@ def _is_migrated(connection: BaseDatabaseWrapper, model: Model) -> bool:
 
 
 def _table(model: Model) -> Table:
-    options = model._meta
-    return Table(
-        table_name(options.db_table),
-        model,
-        tuple(options.local_concrete_fields),
-        tuple(_uniques(model)),
-    )
+    # Not what Django caches of its fields: of most models nobody has asked for that yet.
+    fields = tuple(each for each in model._meta.local_fields if each.column is not None)
+    name = table_name(model._meta.db_table)
+    return Table(name, model, fields, tuple(_uniques(model, fields)))
 
 
 def table_name(db_table: str) -> TableName:
@@ -115,14 +112,15 @@ def _unquoted(name: str) -> str:
     return name[1:-1] if quoted else name
 
 
-def _uniques(model: Model) -> Iterator[Unique]:
+def _uniques(model: Model, fields: Iterable[Field[Any, Any]]) -> Iterator[Unique]:
     options = model._meta
     yield _plain(options.pk_fields, primary_key=True)
-    for each in options.local_concrete_fields:
+    for each in fields:
         if each.unique and not each.primary_key:
             yield Unique((column_of(each),), (each,))
+    known = {each.name: each for each in fields}
     for names in options.unique_together:
-        yield _plain([options.get_field(name) for name in names])
+        yield _plain([known.get(name) or options.get_field(name) for name in names])
     for constraint in options.constraints:
         if isinstance(constraint, UniqueConstraint) and _is_djangos(constraint):
             yield _constrained(model, constraint)
