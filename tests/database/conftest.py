@@ -16,6 +16,7 @@ import pytest
 from django.core.checks.registry import registry
 from django.core.management import BaseCommand
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.build import Build, current_build
 from django_safe_init.conf import get_settings
@@ -340,7 +341,8 @@ def _as_default(values: dict[str, Any], given: Any) -> Iterator[Any]:
         yield given
     finally:
         connections.settings["default"].update(values)  # to close asks for NAME
-        connections["default"].close()
+        # Django's own close() leaves a database in memory open.
+        BaseDatabaseWrapper.close(connections["default"])
         del connections["default"]
         connections.settings["default"].clear()
         connections.settings["default"].update(before)
