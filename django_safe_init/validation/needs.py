@@ -81,6 +81,7 @@ def tables_of(alias: str, candidates: Iterable[Model]) -> list[Table]:
 
 def _is_migrated(connection: BaseDatabaseWrapper, model: Model) -> bool:
     # The table between two models is made, or not, with the model that has the field.
+    # The stubs take `auto_created` for a flag: it is the model that the table was made for.
     owner: Model = model._meta.auto_created or model  # type: ignore[assignment]
     return owner._meta.can_migrate(connection) and router.allow_migrate_model(
         connection.alias, owner

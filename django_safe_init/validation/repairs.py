@@ -70,7 +70,8 @@ class Composer:
         editor = self._editor
         statement, parameters = editor.table_sql(model)
         editor.execute(statement, parameters or None)
-        editor.deferred_sql.extend(editor._model_indexes_sql(model))  # type: ignore[attr-defined]
+        indexes = editor._model_indexes_sql(model)  # type: ignore[attr-defined]  # no public one
+        editor.deferred_sql.extend(indexes)
         self._missing.discard(model._meta.db_table)
 
     def _add_unique(self, model: Model, unique: Unique) -> None:

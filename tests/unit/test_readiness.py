@@ -88,7 +88,7 @@ def test_two_at_the_same_moment(tell, monkeypatch) -> None:
     with readiness._lock:
         caller = threading.Thread(target=readiness.watch)
         caller.start()
-        time.sleep(0)
+        time.sleep(0)  # let it come as far as the lock, if it will
         readiness._watching = True
     caller.join()
     assert made == []

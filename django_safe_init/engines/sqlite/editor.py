@@ -36,7 +36,7 @@ class InPlaceEditor(DatabaseSchemaEditor):
     def _has_value(self, field: Field[Any, Any]) -> bool:
         """Whether the rows there are can have one."""
         if isinstance(field, GeneratedField):
-            return not field.db_persist  # type: ignore[attr-defined]
+            return not field.db_persist  # type: ignore[attr-defined]  # a GeneratedField
         return (
             field.null
             or field.has_db_default()
