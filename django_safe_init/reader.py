@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from django_safe_init.activity import Activity, leader_activity
 from django_safe_init.build import Build
@@ -16,12 +17,15 @@ from django_safe_init.reading import (
     Reading,
     RunRow,
     Surroundings,
+    TablesUnreadable,
     run_row,
     same_apps,
     step_row,
 )
 
 logger = logging.getLogger("django_safe_init")
+
+_Seen = TypeVar("_Seen")
 
 _AGES = """
     to_jsonb(r) || jsonb_build_object(
@@ -116,6 +120,9 @@ class Reader:
 
     def read(self) -> Reading:
         """One look, without an error in the server's log for a table that is not there."""
+        return self._looking(self._read)
+
+    def _read(self) -> Reading:
         recorded = self._readable("django_migrations")
         return self._query(
             f"{_MISSING}, {_UNKNOWN}"
@@ -126,6 +133,9 @@ class Reader:
 
     def glance(self) -> Glance:
         """What a follower polls: cheaper than `read`, and silent about the migrations."""
+        return self._looking(self._glance)
+
+    def _glance(self) -> Glance:
         latest = f"({_LATEST})" if self._runs_readable() else "NULL::jsonb"
         [(run, leader_pid)] = self.session.read(
             f"SELECT {latest}, ({holders_sql('leader_key')} LIMIT 1)", self.params
@@ -179,6 +189,15 @@ class Reader:
     def close(self) -> None:
         """End the session."""
         self.session.close()
+
+    def _looking(self, look: Callable[[], _Seen]) -> _Seen:
+        """A look; once more if a table has gone that was there: dropped, restored over, or lost
+        by a server that crashed, since what we write is committed asynchronously."""
+        try:
+            return look()
+        except TablesUnreadable:
+            self._seen_runs = False
+            return look()
 
     def _runs_readable(self) -> bool:
         self._seen_runs = self._seen_runs or self._readable(RUN_TABLE)

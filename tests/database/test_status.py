@@ -11,7 +11,7 @@ from django.core.management.commands.migrate import Command as DjangoMigrate
 
 from django_safe_init import State, get_status, initialize, is_ready, status
 from django_safe_init.build import Build, current_build
-from django_safe_init.columns import COLUMNS, RUN_TABLE
+from django_safe_init.columns import COLUMNS, RUN_TABLE, STEP_TABLE
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
@@ -219,6 +219,18 @@ def test_one_round_trip(session, small_shop, monkeypatch) -> None:
     )
     assert run == Reader(session, current_build(), None).finished_run()
     assert len(sent) == 1
+
+
+@pytest.mark.parametrize("look", [Reader.read, Reader.glance])
+def test_tables_that_go(lead, open_session, django_database, look) -> None:
+    """A reader that has seen our tables goes on when somebody drops them, or a crash does."""
+    leader = lead()
+    reader = Reader(open_session(), current_build(), None)
+    assert look(reader).latest.id == leader.run
+    django_database.rows(f"DROP TABLE {STEP_TABLE}, {RUN_TABLE}")
+    found = look(reader)
+    assert found.latest is None
+    assert found.leader_pid == leader.session.handshake_pid
 
 
 def test_a_poll_leaves_no_error_in_the_log(session, small_shop, server) -> None:

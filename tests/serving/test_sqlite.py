@@ -15,8 +15,7 @@ def test_held_back_until_ready(lite_fleet: Fleet) -> None:
     assert not lite_fleet.database.file.exists()
     leader = lite_fleet.start("safe_migrate")
     lite_fleet.wait_for_note("inside")
-    server.wait_for(lambda answer: answer.json["state"] == "migrating")
-    assert server.get(STATUS).json["state"] == "migrating"
+    server.wait_for(lambda answer: answer.json["state"] == "migrating", STATUS)
     lite_fleet.allow()
     assert leader.wait() == 0, leader
     server.wait_until_ready(2)
