@@ -20,6 +20,11 @@ from tests.support import Database, wait_until
 EMPTY = "template0"
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Two processes a core: most tests wait for processes and servers of their own."""
+    return 2 * (os.cpu_count() or 1)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Smoke tests run on both embedded versions of PostgreSQL, the others on the newest."""
     if "version" in metafunc.fixturenames and list(
