@@ -5,21 +5,26 @@ from __future__ import annotations
 import atexit
 import logging
 import math
+import multiprocessing
+import os
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import takewhile
 
 from django_safe_init.build import Build, current_build
-from django_safe_init.child import NOT_DUE, Child
+from django_safe_init.child import NOT_DUE, SECONDS_TO_CLEAN_UP, Child
 from django_safe_init.conf import get_settings
 from django_safe_init.deadline import Deadline
 from django_safe_init.exceptions import SafeInitError
+from django_safe_init.hostlock import Heir, HostLock, host_lock
 from django_safe_init.reading import RunRow
 from django_safe_init.states import State
 from django_safe_init.status import Status, look, open_reader
+from django_safe_init.termination import termination
 from django_safe_init.text import one_line
 
 logger = logging.getLogger("django_safe_init")
@@ -32,6 +37,8 @@ _RUNS = 8
 _SECONDS_BETWEEN_LOOKS = (0.1, 1.0)
 #: What is due later is looked at again by then: somebody else may have tried, and died.
 _MOST_SECONDS_UNSEEN = 2.0
+#: Between two looks whether a child has ended that is not this process's own.
+_SECONDS_BETWEEN_SIGNS = 0.02
 
 
 def pause_after(failures: int) -> float:
@@ -70,13 +77,30 @@ def seconds_until_due(alias: str, build: Build) -> float:
     return seconds_to_wait(status, runs, build.fingerprint)
 
 
+def server_process() -> int | None:
+    """The process that replaces this worker when it ends; None if this is no worker.
+
+    That is the parent, under gunicorn and under all that start their workers with
+    `multiprocessing`, as uvicorn does.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        return parent.pid
+    is_gunicorn = os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn/")
+    return os.getppid() if is_gunicorn else None
+
+
 class Background(threading.Thread):
     """Sees to it that somebody initializes, until all is ready.
 
     Where a leader is at work there is nothing to do. Otherwise a child process leads, or
-    follows one that was faster. After a failed run the pause before the next one is told by
-    the runs in the database: all processes of a fleet wait for about the same moment, and the
-    first of them tries for all. `known` gives the newest status of an alias.
+    follows one that was faster; a host has one such child at a time. After a failed run the
+    pause before the next one is told by the runs in the database: all processes of a fleet wait
+    for about the same moment, and the first of them tries for all. `known` gives the newest
+    status of an alias.
+
+    The child ends with this process, if that is told to end or is killed. If its server
+    replaces it, the child goes on, and ends with the server.
     """
 
     def __init__(
@@ -90,14 +114,17 @@ class Background(threading.Thread):
         self._build = build
         self._known = known
         self._stopped = threading.Event()
-        self._lock = threading.Lock()
+        # Entered in a signal handler too, which may interrupt whoever is inside.
+        self._lock = threading.RLock()
+        self._host: HostLock | None = None
         self._child: Child | None = None
         self._failures = 0
         self._not_before = 0.0
 
     def run(self) -> None:
         """Look at what is known, and act when it is time."""
-        atexit.register(self._end_child)
+        atexit.register(self._leave)
+        termination.first = self._end_child
         while not self._stopped.wait(random.uniform(*_SECONDS_BETWEEN_LOOKS)):
             statuses = [self._known(alias) for alias in self._aliases]
             if all(status is not None and status.ready for status in statuses):
@@ -105,7 +132,8 @@ class Background(threading.Thread):
             at_rest = [each.database for each in statuses if each and is_at_rest(each)]
             if at_rest and time.monotonic() >= self._not_before:
                 self._act(at_rest)
-        atexit.unregister(self._end_child)
+        termination.first = None
+        atexit.unregister(self._leave)
 
     def stop(self) -> None:
         """End the child; returns when both it and this thread have ended."""
@@ -118,30 +146,66 @@ class Background(threading.Thread):
             child = self._child
         if child is not None:
             child.end()
+        elif self._build is not None:
+            _end_heir(host_lock(self._build))
+
+    def _leave(self) -> None:
+        """At the end of this process: end the child, or leave it to the server."""
+        server = server_process()
+        if server is None or termination.told or not termination.heeded:
+            self._end_child()
+            return
+        self._stopped.set()
+        with self._lock:
+            child, host = self._child, self._host
+        if child is not None and host is not None and host.file is not None:
+            host.bequeath(Heir(child.pid, server))
+            child.leave_to(server)
+            logger.info("Process %s goes on initializing without this one.", child.pid)
+        elif child is not None:
+            child.end()
 
     def disown(self) -> None:
         """In a forked process: the child is the parent's, and ends with that one alone."""
-        atexit.unregister(self._end_child)
+        atexit.unregister(self._leave)
+        if self._host is not None:
+            self._host.drop()
         if self._child is not None:
             self._child.disown()
 
     def _act(self, aliases: Sequence[str]) -> None:
         try:
             self._build = build = self._build or current_build()
-            # What is known may be a second old: another process may have been faster.
-            seconds = min(seconds_until_due(alias, build) for alias in aliases)
-            if seconds > 0:
-                self._leave_alone(min(seconds, _MOST_SECONDS_UNSEEN))
-            else:
-                self._initialize()
+            host = host_lock(build)
+            if not host.take():  # another process on this host is at it
+                return
+            try:
+                self._act_for_host(aliases, build, host)
+            finally:
+                self._host = None
+                host.drop()
         except Exception as exc:  # noqa: BLE001  (without this thread nobody initializes)
             self._fail(f"{type(exc).__name__}: {one_line(exc)}")
 
-    def _initialize(self) -> None:
+    def _act_for_host(
+        self, aliases: Sequence[str], build: Build, host: HostLock
+    ) -> None:
+        # What is known may be a second old: another process may have been faster.
+        seconds = min(seconds_until_due(alias, build) for alias in aliases)
+        if seconds > 0:
+            self._leave_alone(min(seconds, _MOST_SECONDS_UNSEEN))
+        else:
+            self._initialize(host)
+
+    def _initialize(self, host: HostLock) -> None:
         with self._lock:
             if self._stopped.is_set():
                 return
-            self._child = child = Child(if_due=True)
+            self._host = host
+            self._child = child = Child(if_due=True, holding=host.file)
+        self._await(child)
+
+    def _await(self, child: Child) -> None:
         logger.info("Initializing in the background, in process %s.", child.pid)
         code, error = child.result()
         with self._lock:
@@ -169,3 +233,15 @@ class Background(threading.Thread):
 
     def _leave_alone(self, seconds: float) -> None:
         self._not_before = time.monotonic() + seconds
+
+
+def _end_heir(host: HostLock) -> None:
+    """End the child that an earlier worker of this server has left to it."""
+    heir = host.heir()
+    if heir is None or heir.server != server_process():
+        return
+    with suppress(ProcessLookupError):
+        os.kill(heir.pid, signal.SIGTERM)
+    deadline = Deadline(SECONDS_TO_CLEAN_UP)
+    while host.heir() is not None and not deadline.passed():
+        time.sleep(_SECONDS_BETWEEN_SIGNS)

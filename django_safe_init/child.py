@@ -1,7 +1,8 @@
 """A child process that initializes, and ends with its parent: both ends of the pipe in between.
 
 In the child this module is the program: `python -m django_safe_init.child`. Its standard input is
-a pipe that only the parent can write to, and nobody does: where it ends, the parent has ended.
+a pipe that only the parent can write to: where it ends, the parent has ended. What the parent has
+written before that, if anything, is the process with which the child is to end instead.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from django_safe_init.exceptions import ConfigurationError
 SECONDS_TO_CLEAN_UP = 5.0
 #: The exit code of a child that has found nothing to do: the EX_TEMPFAIL of sysexits.h.
 NOT_DUE = 75
-_IF_DUE = "--if-due"
+_IF_DUE, _HOLDING = "--if-due", "--holding"
+#: Between two looks whether the process lives with which the child is to end.
+_SECONDS_BETWEEN_LOOKS = 0.1
 #: The working directory is no place for modules, unless it was one for the server.
 _SAFE_PATH = ["-P"] if sys.version_info >= (3, 11) else []
 
@@ -37,18 +40,21 @@ class Child:
     """A process that runs `safe_migrate`; as a context manager it is gone afterwards.
 
     With `if_due` it exits with `NOT_DUE` if it is not, or no longer, time to initialize when it
-    has started. Python is what `multiprocessing.set_executable` says, by default
-    `sys.executable`. Raises `ConfigurationError` unless the settings are named in the
-    environment.
+    has started. It inherits `holding`, a descriptor, and keeps it open. Python is what
+    `multiprocessing.set_executable` says, by default `sys.executable`. Raises
+    `ConfigurationError` unless the settings are named in the environment.
     """
 
-    def __init__(self, *, if_due: bool = False) -> None:
+    def __init__(self, *, if_due: bool = False, holding: int | None = None) -> None:
         arguments = [_IF_DUE] if if_due else []
+        inherited = [] if holding is None else [holding]
+        arguments += [f"{_HOLDING}={file}" for file in inherited]
         self._process = subprocess.Popen(
             [get_executable(), *_SAFE_PATH, "-m", "django_safe_init.child", *arguments],
             env=_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            pass_fds=inherited,
         )
         self.pid = self._process.pid
         self._lifeline = cast(IO[bytes], self._process.stdin)
@@ -70,6 +76,11 @@ class Child:
 
     def disown(self) -> None:
         """In a forked process: give up what would keep the child alive after its parent's end."""
+        self._lifeline.close()
+
+    def leave_to(self, server: int) -> None:
+        """Let it go on when this process ends, and end with that one; it is told so at once."""
+        self._lifeline.write(str(server).encode())
         self._lifeline.close()
 
     def end(self) -> None:
@@ -94,13 +105,18 @@ def _environment() -> dict[str, str]:
 
 
 def _error(printed: bytes) -> str:
-    """What went wrong, from the JSON object; nothing if there is none."""
-    try:
-        value = json.loads(printed)
-    except ValueError:  # it was killed, or could not be started
-        return ""
-    databases = value.get("databases", [value])
-    return " ".join(each["error"] for each in databases if each["error"])
+    """What went wrong, from the line with the JSON object; nothing if there is none.
+
+    The project may have printed before it, while its settings were loaded, and after it.
+    """
+    for line in reversed(printed.splitlines()):
+        try:
+            value = json.loads(line)
+            databases = value.get("databases", [value])
+            return " ".join(each["error"] for each in databases if each["error"])
+        except (ValueError, LookupError, AttributeError, TypeError):
+            continue
+    return ""  # it was killed, or could not be started
 
 
 def main() -> None:
@@ -109,6 +125,11 @@ def main() -> None:
     with open(os.devnull) as nothing:  # what else reads standard input meets its end
         os.dup2(nothing.fileno(), 0)
     threading.Thread(target=_end_with_parent, args=[lifeline], daemon=True).start()
+    for argument in sys.argv:
+        if argument.startswith(
+            _HOLDING
+        ):  # for this process, and not for those that it starts
+            os.set_inheritable(int(argument.partition("=")[2]), False)
     if _IF_DUE in sys.argv and not _is_due():
         sys.exit(NOT_DUE)
     execute_from_command_line([sys.argv[0], "safe_migrate", "--json", "--no-color"])
@@ -125,11 +146,23 @@ def _is_due() -> bool:
 
 
 def _end_with_parent(lifeline: int) -> None:
-    while os.read(lifeline, 1):
-        pass
+    with open(lifeline, "rb") as parent:
+        server = parent.read()
+    while server and _is_alive(int(server)):
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(SECONDS_TO_CLEAN_UP)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # gunicorn's master may be root
+        return True
+    return True
 
 
 if __name__ == "__main__":

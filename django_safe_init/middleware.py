@@ -12,7 +12,7 @@ from django.http import HttpRequest
 from django_safe_init import replies
 from django_safe_init.conf import effective_serve, get_settings
 from django_safe_init.readiness import readiness
-from django_safe_init.views import PROBE_SECONDS
+from django_safe_init.views import PROBE_SECONDS, watch_for
 
 #: How long a request that would be held back may wait for the first news of a process: else a
 #: fresh worker would turn away its first user, although all is ready.
@@ -54,7 +54,7 @@ class InitializationMiddleware:
         reply = self.replies.get(request.path_info)
         if reply is None and readiness.complete:
             return self.get_response(request)
-        readiness.watch()
+        watch_for(request)
         readiness.wait(self._patience(request, reply))
         reply = reply or self._hold(request)
         return reply(request) if reply else self.get_response(request)
@@ -63,7 +63,7 @@ class InitializationMiddleware:
         reply = self.replies.get(request.path_info)
         if reply is None and readiness.complete:
             return await self.get_response(request)
-        readiness.watch()
+        watch_for(request)
         await readiness.await_news(self._patience(request, reply))
         reply = reply or self._hold(request)
         return reply(request) if reply else await self.get_response(request)

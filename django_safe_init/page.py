@@ -61,13 +61,18 @@ class PageView:
     remaining_seconds: float | None = None
     #: Between two loads where no script runs.
     refresh_seconds: int = 5
+    #: Whether the request sent something, which is lost now: the browser goes nowhere by itself.
+    sent: bool = False
+    #: Whether who reads this came for the page itself: once loaded as ready, it stays.
+    stays: bool = False
     debug: DebugView | None = None
 
 
 def render(view: PageView, status: int = 200) -> HttpResponse:
     """The page, in the language that is active; it is never cached, framed or indexed."""
     assets = _assets()
-    scripted = view.status_url is not None
+    status_url = view.status_url if _is_local(view.status_url or "") else None
+    scripted = status_url is not None
     language = texts.language()
     continue_url = _local(view.continue_url)
     content = _engine().get_template("django_safe_init/page.html")
@@ -76,12 +81,13 @@ def render(view: PageView, status: int = 200) -> HttpResponse:
         "direction": "rtl" if language in settings.LANGUAGES_BIDI else "ltr",
         "style": mark_safe(assets.style),  # our own file
         "script": mark_safe(assets.script) if scripted else "",  # our own files
-        "status_url": view.status_url,
+        "status_url": status_url,
         "continue_url": continue_url,
+        "stays": view.sent or view.stays,
         "refresh": _refresh(view, continue_url),
         "unanswered": texts.unanswered(),
         "shown": _shown(view),
-        "ready": _shown(PageView("ready")),
+        "ready": _shown(PageView("ready", sent=view.sent)),
     }
     response = HttpResponse(content.render(Context(context)), status=status)
     response["Content-Security-Policy"] = assets.policy(scripted)
@@ -94,11 +100,17 @@ def render(view: PageView, status: int = 200) -> HttpResponse:
 
 def _local(url: str) -> str:
     """The URL if a browser stays on this site with it: the page is no open redirect."""
+    return url if _is_local(url) else "/"
+
+
+def _is_local(url: str) -> bool:
     local = url.startswith("/") and url_has_allowed_host_and_scheme(url, None)
-    return url if local and url.isprintable() else "/"
+    return local and url.isprintable()
 
 
 def _refresh(view: PageView, continue_url: str) -> str:
+    if view.sent:
+        return ""
     if view.state == "ready":
         return f"1;url={continue_url}"
     return str(max(1, view.refresh_seconds))
@@ -152,6 +164,8 @@ def _shown(view: PageView) -> dict[str, Any]:
     working, failed = view.state in _WORKING, view.state == "error"
     if working and 0 < total == done:
         explanation = texts.CHECKING
+    if view.sent and view.state == "ready":
+        explanation = texts.SEND_AGAIN
     counted = total > 0 and (working or failed)
     return {
         "state": view.state,
@@ -166,8 +180,8 @@ def _shown(view: PageView) -> dict[str, Any]:
         "steps": texts.steps(done, total) if counted else "",
         "percent": texts.percent(progress),
         "numbers": _numbers(view, working) if working or failed else [],
-        "promise": texts.promise(view.state),
-        "link": texts.link(view.state),
+        "promise": texts.lost() if view.sent else texts.promise(view.state),
+        "link": texts.link("ready" if view.sent else view.state),
         "debug": _debug(view.debug) if view.debug else None,
     }
 

@@ -40,6 +40,8 @@ UNKNOWN = (
     gettext_lazy("One moment, please"),
     gettext_lazy("This site is starting, and checks whether its database is ready."),
 )
+#: Instead of what "ready" means, for who has sent something.
+SEND_AGAIN = gettext_lazy("Please go back, and send your form again.")
 CHECKING = gettext_lazy("All steps are done, and the result is being checked.")
 
 
@@ -105,6 +107,14 @@ def promise(state: str) -> str:
             "This page keeps checking, and goes on by itself once that is solved."
         )
     return gettext("The page that you asked for opens by itself.")
+
+
+def lost() -> str:
+    """For who has sent something that nobody received."""
+    return gettext(
+        "What you sent has not been received. Please go back and send it again once the update"
+        " is complete."
+    )
 
 
 def link(state: str) -> str:

@@ -20,8 +20,14 @@ def page(
     status_url: str | None,
     continue_url: str,
     refresh_seconds: int,
+    *,
+    sent: bool = False,
+    own: bool = False,
 ) -> HttpResponse:
-    """The page about the worst of them, for a person."""
+    """The page about the worst of them, for a person.
+
+    `sent`: instead of what a request that sent something has asked for. `own`: asked for itself.
+    """
     found = worst([scene.status for scene in scenes])
     scene = next(scene for scene in scenes if scene.status is found)
     run = found.run
@@ -39,6 +45,8 @@ def page(
             status_url=status_url,
             continue_url=continue_url,
             refresh_seconds=refresh_seconds,
+            sent=sent,
+            stays=own and found.ready,
             debug=_debug(found, scenes) if django_settings.DEBUG else None,
         )
     )

@@ -13,6 +13,7 @@ from django_safe_init.deadline import Deadline
 from django_safe_init.lookout import Lookout
 from django_safe_init.scene import Scene
 from django_safe_init.status import Status
+from django_safe_init.termination import termination
 
 if TYPE_CHECKING:
     from django_safe_init.background import Background
@@ -42,6 +43,7 @@ class Readiness:
         self._lookouts: list[Lookout] = []
         self._background: Background | None = None
         self._watching = False
+        self._is_to_initialize = False
         self._unheard: set[str] = set()
         self._heard = threading.Event()
         if self.complete:
@@ -72,14 +74,27 @@ class Readiness:
         """
         self._build = current_build()
         self._watches_in_children = True
+        if initializes(get_settings()):
+            termination.heed()
 
     def watch(self) -> None:
         """Make sure that this process looks at its databases until they are ready.
 
-        To be called wherever it serves; all but the first call cost nothing. Each database has
-        a thread of its own, so that one that hangs does not keep back the news of others.
-        With `SERVE` "initialize" it also sees to it that somebody initializes them. Does
-        nothing in a project's own tests.
+        To be called wherever it serves; all but the first call cost next to nothing. With
+        `SERVE` "initialize" it also sees to it that somebody initializes them. Does nothing in
+        a project's own tests.
+        """
+        self.look()
+        if self._is_to_initialize:
+            self._initialize()
+        if self._background is not None:
+            termination.heed()  # the server may have changed its handlers since
+
+    def look(self) -> None:
+        """`watch` for a process that does not serve: it never initializes.
+
+        Each database has a thread of its own, so that one that hangs does not keep back the
+        news of others.
         """
         if self._watching or self.complete:
             return
@@ -89,8 +104,7 @@ class Readiness:
         with self._lock:
             if not self._watching:
                 self._start(set(settings.databases) - self._ready)
-                if initializes(settings):
-                    self._initialize()
+                self._is_to_initialize = initializes(settings)
                 self._watching = True
 
     def _start(self, aliases: set[str]) -> None:
@@ -103,9 +117,12 @@ class Readiness:
         # Here, because a server that only looks should not pay for it.
         from django_safe_init.background import Background
 
-        aliases = [lookout.alias for lookout in self._lookouts]
-        self._background = Background(aliases, self._build, self.status)
-        self._background.start()
+        with self._lock:
+            if self._is_to_initialize:
+                self._is_to_initialize = False
+                aliases = [lookout.alias for lookout in self._lookouts]
+                self._background = Background(aliases, self._build, self.status)
+                self._background.start()
 
     def hear(self, scene: Scene) -> None:
         """Take in what a lookout has seen."""
@@ -148,6 +165,7 @@ class Readiness:
         is_worker = self._watches_in_children and not self._watching
         if self._background is not None:
             self._background.disown()
+        termination.forget()
         self._watch_nothing()
         if is_worker:
             self.watch()

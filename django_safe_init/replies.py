@@ -90,7 +90,7 @@ def status(request: HttpRequest, news: News) -> HttpResponse:
     with _language_of(request):
         if wants_page(request):
             seconds, home = _retry_after(news), get_script_prefix()
-            return pages.page(news.scenes, own_url(request), home, seconds)
+            return pages.page(news.scenes, own_url(request), home, seconds, own=True)
         return _told(request, news, answers.public_status(news.worst))
 
 
@@ -103,7 +103,10 @@ def hold(request: HttpRequest) -> HttpResponse:
         if wants_page(request):
             path = settings.paths["status"]
             url = path and get_script_prefix().rstrip("/") + path
-            response = pages.page(news.scenes, url, own_url(request), seconds)
+            sent = request.method not in _METHODS
+            response = pages.page(
+                news.scenes, url, own_url(request), seconds, sent=sent
+            )
         else:
             response = _json(answers.problem(news.worst), _PROBLEM)
     response.status_code = 503

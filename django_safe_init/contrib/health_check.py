@@ -40,7 +40,7 @@ class SafeInit(HealthCheck):  # type: ignore[misc]  # the package has no types
             return
         if self.alias not in settings.databases:
             raise ServiceUnavailable('Not a database of SAFE_INIT["DATABASES"].')
-        readiness.watch()
+        readiness.look()  # only: it may be a command that asks
         await readiness.await_news(self.timeout.total_seconds())
         if not readiness.ready(self.alias):
             status = readiness.status(self.alias) or unreachable(self.alias)

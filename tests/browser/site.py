@@ -62,7 +62,7 @@ class Site:
         self.view = replace(self.view, state=state, **changes)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
-        path = environ["PATH_INFO"]
+        path, self.method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
         html = "text/html" in environ.get("HTTP_ACCEPT", "")
         if path == STATUS:
             status, kind, body = self._status(html)
@@ -94,7 +94,8 @@ class Site:
                 _HTML,
                 f"<!doctype html><title>{wanted}</title><main>wanted",
             )
-        view = replace(self.view, continue_url=wanted)
+        sent = self.method == "POST"
+        view = replace(self.view, continue_url=wanted, sent=sent)
         return "503 Service Unavailable", _HTML, self._page(view)
 
     def _page(self, view: PageView) -> str:

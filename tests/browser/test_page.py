@@ -53,6 +53,39 @@ def test_advances_and_ends_on_the_wanted_page(page: Any, site: Site) -> None:
     assert page.title() == WANTED
 
 
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_form_that_was_sent(
+    open_page: Callable[..., Any], site: Site, width: int
+) -> None:
+    """Who has sent a form sees the progress, is told to send it again, and stays there."""
+    form = f'<form method="post" action="{WANTED}"><button>Send</button></form>'
+    site.pages["/form"] = f"<!doctype html><title>form</title>{form}"
+    page = open_page(width)
+    page.goto(site.url + "/form")
+    page.click("button")
+    page.wait_for_selector("h1")
+    turn_until(page, lambda: text(page, "h1") == heading("migrating"))
+    assert text(page, "#promise") == page_texts.lost()
+    site.becomes("migrating", done=7, progress=50)
+    turn_until(page, lambda: text(page, "#counts") == "7 of 14 steps 50%")
+    assert text(page, "#promise") == page_texts.lost()
+    site.becomes("ready")
+    turn_until(page, lambda: text(page, "h1") == heading("ready"))
+    assert text(page, "#explanation") == str(page_texts.SEND_AGAIN)
+    assert site.loaded.count(WANTED) == 1
+    page.go_back()
+    assert page.title() == "form"
+
+
+def test_the_status_stays_when_it_is_ready(page: Any, site: Site) -> None:
+    """Who opens the status of a site that is ready can read it."""
+    site.becomes("ready", stays=True)
+    page.goto(site.url + STATUS)
+    page.wait_for_load_state("networkidle")
+    assert text(page, "h1") == heading("ready")
+    assert site.loaded == []
+
+
 def test_leads_without_a_fragment(page: Any, site: Site) -> None:
     """An address without a fragment is loaded again as well."""
     page.goto(site.url + WANTED)

@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import time
+from contextlib import suppress
+from http.client import HTTPException
 from itertools import pairwise
 from typing import Any
 
@@ -22,6 +24,14 @@ POOL = {"OPTIONS": {"pool": {"min_size": 1, "max_size": 4}}}
 INITIALIZE = {"SERVE": "initialize"}
 #: Django's reloader leaves its own child behind without a look.
 NO_WARNINGS = {"PYTHONWARNINGS": "ignore"}
+#: The package's own log lines, on standard error.
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"stderr": {"class": "logging.StreamHandler"}},
+    "loggers": {"django_safe_init": {"handlers": ["stderr"], "level": "INFO"}},
+}
+LOGGED = {"project": {"LOGGING": LOGGING}}
 SLEEPING = "state = 'active' AND query LIKE '%pg_sleep%'"
 
 
@@ -78,7 +88,7 @@ def test_under_gunicorn(
     settings: Any,
 ) -> None:
     """One worker's child leads, requests get the page meanwhile, and then all workers serve."""
-    server = serve(*options, workers=workers, **settings)
+    server = serve(*options, workers=workers, **LOGGED, **settings)
     assert {each.status for each in server.get_often(READY)} == {503}
     fleet.wait_for_note("inside")
     assert database.leader_pid() not in {
@@ -91,6 +101,7 @@ def test_under_gunicorn(
     assert {each.status for each in server.get_often("/entries/")} == {200}
     assert_done_once(database)
     wait_until(lambda: nobody_initializes(fleet))
+    assert server.replica.stderr.count("Initializing in the background, in ") == 1
 
 
 def test_under_uvicorn(fleet: Fleet, database: Database, serve_async: Any) -> None:
@@ -113,7 +124,7 @@ def test_uvicorn_is_told_to_end(
     server.get(READY)
     fleet.wait_until(lambda: database.backends(SLEEPING), "the statement runs")
     server.end()
-    wait_until(lambda: nobody_initializes(fleet))
+    assert nobody_initializes(fleet)
     assert database.newest_run()["outcome"] == "interrupted"
     assert database.holders(leader_key()) == []
 
@@ -200,6 +211,59 @@ def test_a_killed_worker(fleet: Fleet, database: Database, serve: Any) -> None:
     wait_until(lambda: server.get(READY).status == 200, 30)
     assert entries(database) == ["gate", "data"]
     assert [run["outcome"] for run in database.runs()] == ["interrupted", "ready"]
+
+
+REPLACED = [
+    pytest.param([], "wsgi:application", "/entries/", id="sync"),
+    pytest.param(["--threads=4"], "wsgi:application", "/entries/", id="gthread"),
+    pytest.param(["--worker-class=asgi"], "serving:application", "/sync/", id="asgi"),
+]
+
+
+def replace_worker(server: Server, path: str) -> None:
+    """Ask for a page until the worker that has begun was replaced by another one."""
+    gone = "goes on initializing without this one"
+
+    def asked() -> bool:
+        with suppress(OSError, HTTPException):  # of a worker that is just ending
+            server.get(path)
+        return gone in server.replica.stderr
+
+    wait_until(asked)
+    server.wait_for(lambda answer: answer.status == 503)
+
+
+@pytest.mark.parametrize(("options", "app", "path"), REPLACED)
+def test_a_worker_that_is_replaced(
+    fleet: Fleet, database: Database, serve: Any, options: Any, app: str, path: str
+) -> None:
+    """What it has begun goes on, however many requests are held back meanwhile."""
+    server = serve(*options, "--max-requests=5", app=app, **LOGGED)
+    server.get(READY)
+    fleet.wait_for_note("inside")
+    replace_worker(server, path)
+    fleet.allow()
+    server.wait_for(lambda answer: answer.status == 200)
+    assert_done_once(database)
+    assert len(fleet.notes("inside")) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_server_ends_after_that(
+    fleet: Fleet, database: Database, serve: Any, number: signal.Signals
+) -> None:
+    """Who goes on without its worker ends with the server, and frees the lock."""
+    server = serve("--max-requests=5", **LOGGED)
+    server.get(READY)
+    fleet.wait_for_note("inside")
+    replace_worker(server, "/entries/")
+    server.replica.kill(number)
+    assert server.replica.wait() == (0 if number == signal.SIGTERM else 137)
+    if number == signal.SIGKILL:
+        wait_until(lambda: nobody_initializes(fleet))
+    assert nobody_initializes(fleet)
+    assert database.newest_run()["outcome"] == "interrupted"
+    assert database.holders(leader_key()) == []
 
 
 def parent_of(pid: int) -> int:

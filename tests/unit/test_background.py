@@ -5,8 +5,14 @@ from __future__ import annotations
 import atexit
 import logging
 import math
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,13 +24,16 @@ from django_safe_init.background import (
     pause_after,
     seconds_to_wait,
     seconds_until_due,
+    server_process,
 )
 from django_safe_init.build import Build
 from django_safe_init.child import NOT_DUE
 from django_safe_init.exceptions import DatabaseUnreachable
+from django_safe_init.hostlock import Heir, HostLock
 from django_safe_init.lookout import unreachable
 from django_safe_init.reading import RunRow
 from django_safe_init.status import Status
+from django_safe_init.termination import termination
 from tests.support import wait_until
 from tests.unit.conftest import BEHIND, READY, status_of
 from tests.unit.readings import OTHER, OWN, ended, reading, run_row
@@ -39,6 +48,14 @@ def failed(id_: int, seconds_ago: float, **changes: Any) -> RunRow:
     """A run of three seconds that failed so many seconds ago."""
     ages = {"age_seconds": seconds_ago + 3, "duration_seconds": 3.0}
     return ended(id_, "failed", **{**ages, **changes})
+
+
+@pytest.fixture(autouse=True)
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostLock:
+    """The lock of a host on which there is only this test; as another process sees it."""
+    path = str(tmp_path / "host.lock")
+    monkeypatch.setattr(background, "host_lock", lambda build: HostLock(path))
+    return HostLock(path)
 
 
 # When it is time
@@ -126,6 +143,7 @@ class FakeChild:
     """A child that ends as the test says."""
 
     pid = 4711
+    left_to: int | None = None
 
     def __init__(self, made: list[FakeChild], ends: list[tuple[int, str]]) -> None:
         made.append(self)
@@ -136,6 +154,9 @@ class FakeChild:
         if self._end is None:
             assert self.ended.wait(20)
         return self._end or (143, "ended by SIGTERM")
+
+    def leave_to(self, server: int) -> None:
+        self.left_to = server
 
     def end(self) -> None:
         self.ended.set()
@@ -153,8 +174,9 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[FakeChild]:
 def use(monkeypatch: Any, made: list[FakeChild], *ends: tuple[int, str]) -> None:
     left = list(ends)
 
-    def start(*, if_due: bool) -> FakeChild:
+    def start(*, if_due: bool, holding: int | None) -> FakeChild:
         assert if_due
+        assert holding is not None
         return FakeChild(made, left)
 
     monkeypatch.setattr(background, "Child", start)
@@ -238,6 +260,19 @@ def test_it_is_not_time_yet(
     assert children == []
     see(FAILED, failed(1, 6))
     wait_until(lambda: children)
+
+
+def test_one_child_a_host(children: Any, begin: Any, see: Any, host: HostLock) -> None:
+    """While another process of this host is at it, it does not even look closer."""
+    looked_at = see(DUE)
+    assert host.take()
+    counted = Counted(default=DUE)
+    begin(counted)
+    wait_until(lambda: counted.reads > 20)
+    assert (children, looked_at) == ([], [])
+    host.drop()
+    wait_until(lambda: children)
+    assert not host.take()
 
 
 def test_a_failure(
@@ -325,11 +360,11 @@ def test_stopped_while_a_child_runs(
     assert caplog.text == ""
 
 
-def test_stopped_before_the_child_is_started(children: Any) -> None:
+def test_stopped_before_the_child_is_started(children: Any, host: HostLock) -> None:
     """After that none is started any more."""
     thread = Background(["default"], BUILD, {"default": DUE}.get)
     thread._end_child()
-    thread._initialize()
+    thread._initialize(host)
     assert children == []
 
 
@@ -349,11 +384,116 @@ def test_the_end_of_the_process(
     wait_until(lambda: at_exit == [])
 
 
-def test_disowned_in_a_helper(monkeypatch: Any) -> None:
+def test_disowned_in_a_helper(host: HostLock) -> None:
     """A forked process gives up the child of its parent, if there is one, and its end."""
     thread = Background(["default"], BUILD, lambda alias: None)
     thread.disown()
-    given_up = []
-    thread._child = SimpleNamespace(disown=lambda: given_up.append(1))
+    given_up: list[int] = []
+    thread._child = SimpleNamespace(disown=lambda: given_up.append(1))  # type: ignore[assignment]
+    thread._host = HostLock(host.path)
+    assert thread._host.take()
     thread.disown()
     assert given_up == [1]
+    assert host.take()
+    host.drop()
+
+
+# Replaced by the server
+
+
+@pytest.fixture
+def replaced(monkeypatch: pytest.MonkeyPatch) -> int:
+    """This process is a worker that was not told to end; the process id of its server."""
+    monkeypatch.setattr(background, "server_process", lambda: 99)
+    monkeypatch.setattr(termination, "heeded", True)
+    return 99
+
+
+def test_the_server_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers have a server: gunicorn's, and those that `multiprocessing` has started."""
+    monkeypatch.delenv("SERVER_SOFTWARE", raising=False)
+    assert server_process() is None
+    monkeypatch.setenv("SERVER_SOFTWARE", "gunicorn/27")
+    assert server_process() == os.getppid()
+    parent = SimpleNamespace(pid=17)
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: parent)
+    assert server_process() == 17
+
+
+def test_the_child_goes_on(
+    children: Any, begin: Any, see: Any, host: HostLock, replaced: int
+) -> None:
+    """A worker that is replaced leaves its child to the server, and says where it is."""
+    see(DUE)
+    thread = begin({"default": DUE})
+    wait_until(lambda: children)
+    thread._leave()
+    assert children[0].left_to == replaced
+    assert host.heir() == Heir(4711, replaced)
+    assert not children[0].ended.is_set()
+
+
+@pytest.mark.parametrize("why", ["told", "deaf", "no server", "no file"])
+def test_the_child_ends(
+    children: Any, begin: Any, see: Any, replaced: int, monkeypatch: Any, why: str
+) -> None:
+    """It does not go on if this process was told to end, or could not know, or it is alone."""
+    if why == "no file":
+        monkeypatch.setattr(HostLock, "take", lambda self: True)
+        monkeypatch.setattr(background, "Child", lambda **_: FakeChild(children, []))
+    see(DUE)
+    thread = begin({"default": DUE})
+    wait_until(lambda: children)
+    monkeypatch.setattr(termination, "told", why == "told")
+    monkeypatch.setattr(termination, "heeded", why != "deaf")
+    if why == "no server":
+        monkeypatch.setattr(background, "server_process", lambda: None)
+    thread._leave()
+    assert children[0].ended.is_set()
+
+
+def test_replaced_without_a_child(replaced: int) -> None:
+    """There is nothing to leave to anybody."""
+    thread = Background(["default"], BUILD, {"default": LED}.get)
+    thread._leave()
+    assert thread._stopped.is_set()
+
+
+@pytest.fixture
+def heir(host: HostLock) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that holds the lock of this host, as a child does that goes on."""
+    assert host.take()
+    assert host.file is not None
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(sleep, pass_fds=[host.file]) as process:
+        host.bequeath(Heir(process.pid, 99))
+        host.drop()
+        yield process
+        process.kill()
+
+
+def test_the_end_of_an_heir(heir: Any, replaced: int) -> None:
+    """A worker that is told to end ends the child that another one has left to the server."""
+    Background(["default"], BUILD, lambda alias: None)._end_child()
+    assert heir.wait(0) == -signal.SIGTERM
+
+
+def test_an_heir_that_has_just_ended(
+    host: HostLock, heir: Any, replaced: int, monkeypatch: Any
+) -> None:
+    """Then there is nobody to be told."""
+    monkeypatch.setattr(background, "SECONDS_TO_CLEAN_UP", 0.05)
+    before = host.heir()
+    assert before is not None
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    monkeypatch.setattr(HostLock, "heir", lambda self: before._replace(pid=ended.pid))
+    Background(["default"], BUILD, lambda alias: None)._end_child()
+    assert heir.poll() is None
+
+
+def test_the_heir_of_another_server(heir: Any, monkeypatch: Any) -> None:
+    """That server ends it."""
+    monkeypatch.setattr(background, "server_process", lambda: 98)
+    Background(["default"], BUILD, lambda alias: None)._end_child()
+    assert heir.poll() is None

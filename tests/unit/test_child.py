@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -134,11 +135,46 @@ def test_the_end_of_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Any] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: done.append(number))
     monkeypatch.setattr(time, "sleep", done.append)
-    os.write(writing, b"ignored")
     os.close(writing)
     child._end_with_parent(reading)
-    os.close(reading)
     assert done == [signal.SIGTERM, child.SECONDS_TO_CLEAN_UP, signal.SIGKILL]
+
+
+def test_it_is_left_to_another_process(start: Any, loaded: Any) -> None:
+    """It goes on when its parent gives it up, and ends with the process that it is left to."""
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()"], stdin=subprocess.PIPE
+    ) as server:
+        running = start(LISTENING)
+        wait_until(loaded)
+        running.leave_to(server.pid)
+        with pytest.raises(subprocess.TimeoutExpired):
+            running._process.wait(3 * child._SECONDS_BETWEEN_LOOKS)
+        server.kill()
+    assert running.result()[0] == -signal.SIGTERM
+
+
+def test_a_process_of_somebody_else_is_alive(monkeypatch: Any) -> None:
+    """Not to be allowed to send a signal is a sign of life, too."""
+
+    def kill(pid: int, number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", kill)
+    assert child._is_alive(1)
+
+
+def test_what_it_inherits(start: Any, tmp_path: Path) -> None:
+    """It keeps a descriptor open, and does not pass it on."""
+    reading, writing = os.pipe()
+    code = f"import os, sys; sys.exit(17 + os.get_inheritable({writing}))"
+    (tmp_path / "childs_settings.py").write_text(code)
+    try:
+        with Child(holding=writing) as running:
+            assert running.result()[0] == 17
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 @pytest.mark.parametrize(
@@ -150,10 +186,13 @@ def test_the_end_of_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
         (None, ""),
     ],
 )  # fmt: skip
-def test_the_error_it_tells(printed: Any, error: str) -> None:
-    """The errors of all databases, if `safe_migrate` has come as far as that."""
-    text = "" if printed is None else json.dumps(printed)
-    assert child._error(text.encode()) == error
+@pytest.mark.parametrize(
+    "others", ["", "Loading settings.\n", "3\n", '{"a": 1}\n', "[]\n"]
+)
+def test_the_error_it_tells(printed: Any, error: str, others: str) -> None:
+    """The errors of all databases, if it comes that far, whatever the project has printed."""
+    text = "" if printed is None else json.dumps(printed) + "\n"
+    assert child._error(f"{others}{text}{others}".encode()) == error
 
 
 def test_it_ends_although_its_parent_has_forked(

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from django.core.exceptions import MiddlewareNotUsed
 from django.http import HttpRequest, HttpResponse
-from django.test import AsyncRequestFactory, RequestFactory
+from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 
+from django_safe_init import background
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.middleware import InitializationMiddleware
 from django_safe_init.readiness import readiness
@@ -105,6 +106,21 @@ def test_nothing_is_known(tell, ask, settings) -> None:
     assert ask("/cart/").status_code == 503
     hear(READY)
     assert ask("/cart/").status_code == 200
+
+
+@pytest.mark.parametrize("ask", [Client, AsyncClient])
+def test_a_visitor_without_a_server(tell, settings, monkeypatch, ask) -> None:
+    """Django's test client, in a shell, is held back too, and makes nobody initialize."""
+    monkeypatch.setattr(background, "Background", None)
+    settings.SAFE_INIT = {"IN_TESTS": True, "SERVE": "initialize"}
+    settings.ROOT_URLCONF = "tests.unit.urls"
+    settings.MIDDLEWARE = ["django_safe_init.middleware.InitializationMiddleware"]
+    monkeypatch.setattr(readiness, "prepare", lambda: None)
+    response = ask().get("/cart/")
+    if asyncio.iscoroutine(response):
+        response = asyncio.run(response)
+    assert response.status_code == 503
+    assert readiness._watching
 
 
 @BOTH
@@ -445,3 +461,21 @@ def test_retry_after_is_jittered(tell) -> None:
     tell(MIGRATING)
     seconds = {ask("/cart/")["Retry-After"] for _ in range(100)}
     assert seconds == {"2", "3", "4", "5"}
+
+
+@BOTH
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_a_form_that_is_held_back(tell, ask, method) -> None:
+    """Its page says that it is lost, and does not lead elsewhere by itself."""
+    tell(BEHIND_STATUS)
+    assert b"data-stays" in ask("/cart/", method, headers=HTML).content
+    assert b"data-stays" not in ask("/cart/", headers=HTML).content
+
+
+@BOTH
+def test_the_status_for_who_came_for_it(tell, ask) -> None:
+    """A browser that opens the status when all is ready stays there."""
+    tell(BEHIND_STATUS)
+    assert b"data-stays" not in ask("/api/db/status", headers=HTML).content
+    hear(READY)
+    assert b"data-stays" in ask("/api/db/status", headers=HTML).content

@@ -320,17 +320,41 @@ def test_no_open_redirect(url: str) -> None:
     assert "evil" not in render(replace(MIGRATING, continue_url=url)).content.decode()
 
 
+@pytest.mark.parametrize("url", ["https://evil.example/", "//evil.example/status"])
+def test_asks_no_other_site(url: str) -> None:
+    """A status that would be somewhere else (a strange `SCRIPT_NAME`) is not asked for."""
+    content = render(replace(MIGRATING, status_url=url)).content.decode()
+    assert "evil" not in content
+    assert "<script" not in content
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_what_was_sent_is_lost(state: str) -> None:
+    """Who has sent something is told so, and goes nowhere by itself."""
+    view = replace(MIGRATING, state=state, sent=True)
+    parsed = Parsed(render(view))
+    assert page_texts.lost() in parsed.lines
+    assert "data-stays" in parsed.all("main")[0]
+    assert not [m for m in parsed.all("meta") if m.get("http-equiv") == "refresh"]
+    assert (page_texts.SEND_AGAIN in parsed.lines) == (state == "ready")
+
+
+def test_who_came_for_the_page_stays() -> None:
+    """Who opens the status when all is ready can read it."""
+    assert "data-stays" not in Parsed(render(MIGRATING)).all("main")[0]
+    assert "data-stays" in Parsed(render(replace(MIGRATING, stays=True))).all("main")[0]
+
+
 def test_everything_is_escaped() -> None:
     """No value can end an attribute or begin an element."""
     hostile = "\"'><script>alert(1)</script>"
     debug = DebugView((hostile,), hostile, hostile, hostile)
-    view = PageView(
-        "error", f"/{hostile}", status_url=hostile, run=1, done=1, total=1, debug=debug
-    )
+    url = f"/{hostile}"
+    view = PageView("error", url, status_url=url, run=1, done=1, total=1, debug=debug)
     content = render(view).content.decode()
     assert "<script>" not in content
     assert content.count("<script") == 1
-    assert Parsed(render(view)).all("main")[0]["data-status-url"] == hostile
+    assert Parsed(render(view)).all("main")[0]["data-status-url"] == url
 
 
 def test_script_cannot_end_early() -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
+from django_safe_init import background
 from django_safe_init import readiness as module
 from django_safe_init.readiness import Readiness, readiness
 from django_safe_init.states import State
@@ -79,6 +80,44 @@ def test_watching_begins_once(tell, monkeypatch) -> None:
         caller.join()
     readiness.watch()
     assert [each.alias for each in made] == ["default"]
+
+
+def test_who_serves_initializes(tell, settings, monkeypatch) -> None:
+    """One thread sees to it, for who serves and not for who only looks; and it is told first."""
+    made = []
+
+    class Silent:
+        def __init__(self, *arguments: object) -> None:
+            made.append(arguments)
+
+        def start(self) -> None: ...
+        def stop(self) -> None: ...
+
+    heeded = []
+    monkeypatch.setattr(background, "Background", Silent)
+    monkeypatch.setattr(module.termination, "heed", lambda: heeded.append(1))
+    settings.SAFE_INIT = {"IN_TESTS": True, "SERVE": "initialize"}
+    readiness.look()
+    assert (made, heeded) == ([], [])
+    callers = [threading.Thread(target=readiness.watch) for _ in range(20)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    readiness._initialize()  # as one does who comes too late
+    assert len(made) == 1
+    assert len(heeded) == 20
+
+
+def test_a_server_that_initializes_heeds_signals(tell, settings, monkeypatch) -> None:
+    """From the moment on when it loads the application, in its main thread; no other does."""
+    heeded = []
+    monkeypatch.setattr(module.termination, "heed", lambda: heeded.append(1))
+    readiness.prepare()
+    assert heeded == []
+    settings.SAFE_INIT = {"IN_TESTS": True, "SERVE": "initialize"}
+    readiness.prepare()
+    assert heeded == [1]
 
 
 def test_two_at_the_same_moment(tell, monkeypatch) -> None:

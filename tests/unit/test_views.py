@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 
 import pytest
+from django.test import Client, RequestFactory
 from django.urls import clear_url_caches, reverse
 
-from django_safe_init import urls
+from django_safe_init import urls, views
 from django_safe_init.readiness import readiness
 from tests.unit.conftest import BEHIND, READY, hear, status_of
 
@@ -68,3 +69,13 @@ def test_in_a_projects_own_tests(client, settings) -> None:
     assert client.get("/health/db").json()["state"] == "ready"
     assert client.get("/api/db/status").json()["progress"] == 100
     assert readiness.status("default") is None
+
+
+def test_of_a_server(tell, settings, monkeypatch) -> None:
+    """A request of a server makes it initialize, where that is its work; a test client does not."""
+    watched = []
+    monkeypatch.setattr(readiness, "watch", lambda: watched.append(1))
+    Client().get("/health/live")
+    assert watched == []
+    assert views.live(RequestFactory().get("/health/live")).status_code == 200
+    assert watched == [1]

@@ -4,12 +4,16 @@
 const ANNOUNCE_EVERY = 15000;
 const main = document.querySelector("main");
 const { statusUrl, continueUrl } = main.dataset;
+// What a form has sent is lost: to go on by itself would hide that.
+const stays = "stays" in main.dataset;
+const drawn = ["mark", "text", "counts", "numbers", "debug", ...(stays ? [] : ["promise"])];
 let announcedAt = -Infinity;
 let startedAt = -Infinity;
 
 const part = (id, tree = document) => tree.querySelector(`#${id}`);
 
 function proceed() {
+  if (stays) return;
   const wanted = new URL(continueUrl, location.href);
   wanted.hash = location.hash;
   if (wanted.origin !== location.origin) return;
@@ -19,12 +23,12 @@ function proceed() {
 }
 
 function draw(fresh) {
-  for (const id of ["mark", "text", "counts", "numbers", "debug", "promise"]) {
+  for (const id of drawn) {
     const [old, now] = [part(id), part(id, fresh)];
     if (old.outerHTML !== now.outerHTML) old.replaceWith(document.adoptNode(now));
   }
   // The link stays: elsewhere it may lead elsewhere. The bar stays, so that it glides.
-  part("link").textContent = part("link", fresh).textContent;
+  if (!stays) part("link").textContent = part("link", fresh).textContent;
   for (const name of ["value", "hidden", "aria-valuetext"]) {
     const value = part("bar", fresh).getAttribute(name);
     if (value === null) part("bar").removeAttribute(name);

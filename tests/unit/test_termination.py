@@ -1,0 +1,100 @@
+"""Whether a process was told to end, and what happens before its server's own handler."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from django_safe_init.termination import SIGNALS, Termination
+
+
+@pytest.fixture
+def handled() -> Iterator[list[Any]]:
+    """What the server's own handlers were called with; pytest has its handlers back afterwards."""
+    calls: list[Any] = []
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: calls.append(number))
+    yield calls
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_first_comes_what_is_ours(handled: list[Any], number: int) -> None:
+    """Then the server's own handler is called, as if nothing had been."""
+    termination = Termination()
+    termination.heed()
+    termination.heed()
+    assert (termination.heeded, termination.told) == (True, False)
+    termination.first = lambda: handled.append("first")
+    signal.raise_signal(number)
+    assert handled == ["first", number]
+    assert termination.told
+
+
+def test_without_anything_to_do(handled: list[Any]) -> None:
+    """It is noted nevertheless."""
+    termination = Termination()
+    termination.heed()
+    signal.raise_signal(signal.SIGTERM)
+    assert handled == [signal.SIGTERM]
+    assert termination.told
+
+
+def test_handlers_that_the_server_sets_later(handled: list[Any]) -> None:
+    """To heed again is to come before those, too."""
+    termination = Termination()
+    termination.heed()
+    signal.signal(signal.SIGTERM, lambda number, frame: handled.append("later"))
+    termination.heed()
+    signal.raise_signal(signal.SIGTERM)
+    assert handled == ["later"]
+    assert termination.told
+
+
+def test_a_server_without_a_handler(handled: list[Any], monkeypatch: Any) -> None:
+    """It dies by the signal, as it would have done."""
+    raised: list[Any] = []
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    termination = Termination()
+    termination.heed()
+    termination.first = lambda: raised.append("first")
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "raise_signal", raised.append)
+        termination._handle(signal.SIGTERM, None)
+    assert raised == ["first", signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_signal_that_is_ignored(handled: list[Any]) -> None:
+    """It goes on being ignored."""
+    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    termination = Termination()
+    termination.heed()
+    assert signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN
+
+
+def test_outside_of_the_main_thread(handled: list[Any]) -> None:
+    """Python allows no handler there, and this process would not know."""
+    termination = Termination()
+    thread = threading.Thread(target=termination.heed)
+    thread.start()
+    thread.join()
+    assert not termination.heeded
+
+
+def test_in_a_forked_process(handled: list[Any]) -> None:
+    """What was told to the parent, and what it does then, is not the child's."""
+    termination = Termination()
+    termination.heed()
+    termination.first = lambda: handled.append("first")
+    signal.raise_signal(signal.SIGTERM)
+    termination.forget()
+    assert (termination.heeded, termination.told) == (False, False)
+    signal.raise_signal(signal.SIGTERM)
+    assert handled == ["first", signal.SIGTERM, signal.SIGTERM]
