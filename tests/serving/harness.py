@@ -20,8 +20,14 @@ from tests.support import wait_until
 LIVE, READY, STATUS = "/health/live", "/health/db", "/api/db/status"
 #: What a person's browser sends.
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
-#: A server's own socket is not ours to close.
-WARNINGS = "always::ResourceWarning,ignore:unclosed <socket:ResourceWarning"
+#: A server's own sockets and files are not ours to close.
+WARNINGS = ",".join(
+    [
+        "always::ResourceWarning",
+        "ignore:unclosed <socket:ResourceWarning",
+        "ignore:unclosed file <_io.FileIO:ResourceWarning",
+    ]
+)
 
 
 @dataclass(frozen=True)
