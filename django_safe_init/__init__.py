@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from django_safe_init.runner import Outcome, initialize
     from django_safe_init.states import State
     from django_safe_init.status import Status, get_status, is_ready
+    from django_safe_init.steps.registry import init_step
 
 #: Where each public name lives. They are imported when first used: this package is itself
 #: imported by `INSTALLED_APPS`, before Django is set up.
@@ -39,6 +40,7 @@ _HOMES = {
     "runner": ("Outcome", "initialize"),
     "states": ("State",),
     "status": ("Status", "get_status", "is_ready"),
+    "steps.registry": ("init_step",),
     "exceptions": (
         "ConfigurationError",
         "DDLLockTimeout",
@@ -79,6 +81,7 @@ __all__ = [
     "aget_status",
     "ainitialize",
     "get_status",
+    "init_step",
     "initialize",
     "is_ready",
     "track",

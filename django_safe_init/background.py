@@ -183,7 +183,7 @@ class Background(threading.Thread):
                 self._act_for_host(aliases, build, host)
             finally:
                 self._host = None
-                host.drop()
+                host.remove()
         except Exception as exc:  # noqa: BLE001  (without this thread nobody initializes)
             self._fail(f"{type(exc).__name__}: {one_line(exc)}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.machinery import all_suffixes
 from importlib.util import find_spec
@@ -15,6 +15,8 @@ from django.apps import AppConfig, apps
 from django.conf import settings
 
 from django_safe_init.exceptions import ConfigurationError
+from django_safe_init.steps.registry import registry
+from django_safe_init.steps.step import Step
 from django_safe_init.version import __version__
 
 #: What the name of a file ends with that can be imported as a module.
@@ -23,26 +25,34 @@ _SUFFIXES = tuple(sorted(all_suffixes(), key=len, reverse=True))
 
 @dataclass(frozen=True)
 class Build:
-    """The migrations a build knows, and a short name for exactly this build.
+    """The migrations and steps a build knows, and a short name for exactly this build.
 
-    `migrations` holds names like `shop.0001_initial`. `fingerprint` is a key of a cache: equal
-    for equal builds, different as soon as a migration, an app, Django or this package differs.
+    `migrations` holds names like `shop.0001_initial`, `steps` are in their order. `fingerprint`
+    is a key of a cache: equal for equal builds, different as soon as a migration, a step, an
+    app, Django or this package differs.
     """
 
     migrations: frozenset[str]
     fingerprint: str
+    steps: tuple[Step, ...] = ()
+
+    def steps_of(self, alias: str) -> tuple[Step, ...]:
+        """The steps that are done in that database, in their order."""
+        return tuple(step for step in self.steps if step.belongs_to(alias))
 
 
 def current_build() -> Build:
     """This process's build, read from the folders: no migration module is imported.
 
-    Raises `ConfigurationError` when `MIGRATION_MODULES` names a module that is not there.
+    The apps' `init_steps` are, where there are any. Raises `ConfigurationError` when
+    `MIGRATION_MODULES` names a module that is not there, and for steps that make no sense.
     """
     configs = list(apps.get_app_configs())
     migrations = frozenset(
         name for config in configs for name in _migration_names(config)
     )
-    return Build(migrations, _fingerprint(migrations, configs))
+    steps = registry.ordered()
+    return Build(migrations, _fingerprint(migrations, configs, steps), steps)
 
 
 def migrated_apps() -> frozenset[str]:
@@ -52,7 +62,9 @@ def migrated_apps() -> frozenset[str]:
     )
 
 
-def _fingerprint(migrations: frozenset[str], configs: list[AppConfig]) -> str:
+def _fingerprint(
+    migrations: frozenset[str], configs: list[AppConfig], steps: Sequence[Step]
+) -> str:
     parts = [
         *sorted(migrations),
         "--",
@@ -60,6 +72,7 @@ def _fingerprint(migrations: frozenset[str], configs: list[AppConfig]) -> str:
         "--",
         __version__,
         django.get_version(),
+        *(f"step {step.identity}" for step in steps),
     ]
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
 

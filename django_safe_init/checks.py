@@ -18,6 +18,7 @@ from django_safe_init.conf import get_settings, problems
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.migrating import OUR_APP
 from django_safe_init.pools.routing import ROUTER, is_routed, pool_names
+from django_safe_init.steps import registry as steps
 
 #: Each migrates every tenant's schema by itself.
 _EXECUTOR_APPS = ("django_tenants", "tenant_schemas")
@@ -108,6 +109,17 @@ def check_pool_transactions(
         )
         for alias in sorted(pooled)
         if connections.settings[alias]["ATOMIC_REQUESTS"]
+    ]
+
+
+@register("safe_init")
+def check_steps(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """E005: two steps of one name. E006: `after` a step that is not there. E007: a circle."""
+    return [
+        Error(problem.message, hint=problem.hint, id=problem.id)
+        for problem in steps.problems(steps.registry.steps())
     ]
 
 

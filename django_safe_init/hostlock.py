@@ -6,7 +6,8 @@ The leader lock decides who leads: this one saves memory, and where there can be
 nothing is lost but that.
 
 It is `flock` on a file in the folder for temporary files. That lock belongs to the open file, so
-whoever inherits the descriptor holds it; it is free when the last of them has ended.
+whoever inherits the descriptor holds it; it is free when the last of them has ended. The file
+goes with its lock: should two processes lock two files meanwhile, that is one child too many.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from django.db import connections
 from django_safe_init.build import Build
 from django_safe_init.conf import get_settings
 
-_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 _DATABASE = ("ENGINE", "HOST", "PORT", "NAME", "USER")
 #: Of a note, which is two numbers.
 _NOTE_BYTES = 64
@@ -53,7 +54,7 @@ class HostLock:
 
         True also where there can be no such file, or somebody else's is in its place.
         """
-        file = _open(self.path)
+        file = _open(self.path, os.O_CREAT)
         if file is None:
             return True
         if not _lock(file):
@@ -68,6 +69,13 @@ class HostLock:
         if self.file is not None:
             os.close(self.file)
         self.file = None
+
+    def remove(self) -> None:
+        """Give it up for all."""
+        if self.file is not None:
+            with suppress(OSError):
+                os.unlink(self.path)
+        self.drop()
 
     def bequeath(self, heir: Heir) -> None:
         """Note who goes on without this process, for whoever has to end it."""
@@ -99,9 +107,9 @@ def host_lock(build: Build) -> HostLock:
     return HostLock(os.path.join(tempfile.gettempdir(), name))
 
 
-def _open(path: str) -> int | None:
+def _open(path: str, more: int = 0) -> int | None:
     try:
-        file = os.open(path, _FLAGS, 0o600)
+        file = os.open(path, _FLAGS | more, 0o600)
     except OSError:
         return None
     seen = os.fstat(file)

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from django.db.backends.base.base import BaseDatabaseWrapper
+
 from django_safe_init.engines.base import Tools
 from django_safe_init.exceptions import (
     InitializationFailed,
@@ -20,8 +22,11 @@ from django_safe_init.locks.base import Lock
 from django_safe_init.outcomes import STRIKES
 from django_safe_init.progress import tracked_by
 from django_safe_init.states import State, StateMachine
+from django_safe_init.steps.running import Steps
+from django_safe_init.steps.step import Step
 from django_safe_init.text import one_line, printable
 from django_safe_init.tracking import Tracker
+from django_safe_init.transactions import MigrationTransaction
 from django_safe_init.unfinished import Unfinished
 from django_safe_init.validation import log_findings
 from django_safe_init.work import Lost, Work, leading_with
@@ -47,6 +52,7 @@ class Leader:
         self.work = work
         self.lost = lost
         self._tracker: Tracker | None = None
+        self._steps: Steps | None = None
 
     @property
     def run(self) -> int:
@@ -104,7 +110,32 @@ class Leader:
                 leading_with(self.machine.database, self._tracker),
                 noticing(),
             ):
+                self._tracker.steps = len(self._due())
                 self._work(self._tracker)
+            self._do_steps(connection, self._tracker.transaction, unfinished)
+
+    def _due(self) -> list[Step]:
+        """The steps that this run is to do; none unless it makes the database complete."""
+        build = self.tools.build
+        steps = build.steps_of(self.machine.database) if self.work.complete else ()
+        records = self.tools.step_records() if steps else []
+        return [step for step in steps if step.is_due(records)]
+
+    def _do_steps(
+        self,
+        connection: BaseDatabaseWrapper,
+        transaction: MigrationTransaction,
+        unfinished: Unfinished,
+    ) -> None:
+        due = self._due()
+        if not due or self.tools.build.migrations & set(self.tools.missing()):
+            return  # another package's `migrate` has left some for later, on purpose
+        self._steps = Steps(
+            connection, transaction, self.tools, unfinished, self.work.report
+        )
+        # Without a tracker: a `migrate` that a step calls is a part of that step.
+        with leading_with(self.machine.database, None), noticing():
+            self._steps.do(due, fake=self.work.fake)
 
     def _work(self, tracker: Tracker) -> None:
         try:
@@ -157,14 +188,18 @@ class Leader:
 
     @property
     def failed_migration(self) -> str | None:
-        """The migration that the run is in, or broke off in."""
-        return self._tracker.current if self._tracker else None
+        """The migration, or step, that the run is in, or broke off in."""
+        return self._in_hand.current if self._in_hand else None
+
+    @property
+    def _in_hand(self) -> Tracker | Steps | None:
+        return self._steps or self._tracker
 
     def _close_run(self, exc: BaseException) -> str | None:
         """Returns the outcome that was written, or None if the session is gone."""
         try:
             # A non-atomic step that broke off stays open: what it has done is unknown.
-            if self._tracker and self._tracker.current_is_atomic:
+            if self._in_hand and self._in_hand.current_is_atomic:
                 self.recorder.finish_step("failed")
             with uninterruptible():
                 return self.recorder.finish_run(

@@ -153,10 +153,7 @@ def debug_heading() -> str:
 
 
 def pending(count: int) -> str:
-    return (
-        ngettext("%d migration is pending:", "%d migrations are pending:", count)
-        % count
-    )
+    return ngettext("%d step is pending:", "%d steps are pending:", count) % count
 
 
 def debug_advice() -> str:

@@ -13,7 +13,9 @@ import psycopg
 
 from django_safe_init.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.connections import Session, is_connection_loss, session_error
+from django_safe_init.engines.postgresql.steps import LAST_DONE
 from django_safe_init.outcomes import TRANSIENT_OUTCOMES
+from django_safe_init.steps.step import DONE
 from django_safe_init.tables import may_delete
 from django_safe_init.text import one_line
 
@@ -26,6 +28,7 @@ _OLD = f"""
     SELECT id FROM {RUN_TABLE} old
     WHERE lock_key = %(lock_key)s AND finished_at IS NOT NULL
       AND id <> ALL(%(needed)s::bigint[])
+      AND id NOT IN ({LAST_DONE})
       AND id < (SELECT id FROM {RUN_TABLE} WHERE lock_key = %(lock_key)s
                 ORDER BY id DESC OFFSET %(keep)s - 1 LIMIT 1)
       AND NOT (build = %(build)s AND outcome = ANY(%(transient)s) AND NOT EXISTS
@@ -50,8 +53,9 @@ def prune(
 ) -> None:
     """Remove the oldest runs of this `LOCK_KEY` and their steps, so that `keep` are left.
 
-    Not the open one, not those in `needed` (they hold marks of unfinished migrations), and not
-    the transient ends of this build that still count towards giving up. What cannot be removed
+    Not the open one, not those in `needed` (they hold marks of unfinished migrations), not those
+    in which a step was done last, and not the transient ends of this build that still count
+    towards giving up. What cannot be removed
     is left for the next leader; only the loss of the session is an error: `LockLost`.
     """
     params = {
@@ -61,6 +65,7 @@ def prune(
         "needed": list(needed),
         "transient": list(TRANSIENT_OUTCOMES),
         "batch": BATCH,
+        "done": list(DONE),
     }
     try:
         session.rows(_PRUNE, params)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django_safe_init.activity import Activity, leader_activity
 from django_safe_init.build import Build
 from django_safe_init.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.connections import Session
+from django_safe_init.engines.postgresql.steps import MISSING_STEPS, missing_params
 from django_safe_init.locks import leader_key
 from django_safe_init.locks.held import holders_sql
 from django_safe_init.reading import (
@@ -65,6 +66,8 @@ _FINISHED = f"""
       ORDER BY id DESC LIMIT 1) AS newest
     WHERE covered
 """
+_FINISHED_WITH_STEPS = f"{_FINISHED} AND NOT EXISTS ({MISSING_STEPS})"
+_NO_STEPS = "'{}'::text[]"
 _STEPS = f"""
     SELECT to_jsonb(s) || jsonb_build_object('seconds',
              extract(epoch FROM coalesce(finished_at, clock_timestamp()) - started_at))
@@ -102,12 +105,14 @@ class Reader:
     def __init__(self, session: Session, build: Build, lock_key: str | None) -> None:
         self.session = session
         self.lock_key = lock_key
-        self.params = {
+        self.params: dict[str, Any] = {
             "names": sorted(build.migrations),
             "build": build.fingerprint,
             "lock_key": lock_key or "",
             "leader_key": leader_key(lock_key),
         }
+        self._steps = build.steps_of(session.alias)
+        self.params.update(missing_params(self._steps))
         self._seen_runs = False
 
     def finished_run(self) -> int | None:
@@ -115,7 +120,8 @@ class Reader:
 
         One cheap query; raises `TablesUnreadable` or `TablesLocked` where it cannot tell.
         """
-        rows = self.session.read(_FINISHED, self.params)
+        query = _FINISHED if not self._steps else _FINISHED_WITH_STEPS
+        rows = self.session.read(query, self.params)
         return int(rows[0][0]) if rows else None
 
     def read(self) -> Reading:
@@ -129,7 +135,17 @@ class Reader:
             if recorded
             else f"{_ALL_MISSING}, {_NONE_UNKNOWN}",
             _RUNS if self._runs_readable() else _NO_RUNS,
+            self._missing_steps(),
         )
+
+    def _missing_steps(self) -> str:
+        """The SQL for them: all where nobody has kept a record, none where it is kept from us."""
+        if not self._steps:
+            return _NO_STEPS
+        [(exists, readable)] = self.session.read(_READABLE, {"table": STEP_TABLE})
+        if exists and readable and self._runs_readable():
+            return f"ARRAY({MISSING_STEPS})"
+        return _NO_STEPS if exists else "%(labels)s::text[]"
 
     def glance(self) -> Glance:
         """What a follower polls: cheaper than `read`, and silent about the migrations."""
@@ -203,15 +219,15 @@ class Reader:
         self._seen_runs = self._seen_runs or self._readable(RUN_TABLE)
         return self._seen_runs
 
-    def _query(self, migrations: str, runs: str) -> Reading:
-        [(missing, unknown, latest, own, finished, superseded, leader_pid)] = (
+    def _query(self, migrations: str, runs: str, steps: str) -> Reading:
+        [(missing, unknown, latest, own, finished, superseded, leader_pid, undone)] = (
             self.session.read(
-                f"SELECT {migrations}, {runs}, ({holders_sql('leader_key')} LIMIT 1)",
+                f"SELECT {migrations}, {runs}, ({holders_sql('leader_key')} LIMIT 1), {steps}",
                 self.params,
             )
         )
         return Reading(
-            tuple(sorted(missing)),
+            (*sorted(missing), *undone),
             run_row(latest),
             run_row(own),
             finished,

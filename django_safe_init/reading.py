@@ -123,7 +123,7 @@ class Glance(NamedTuple):
 class Reading(NamedTuple):
     """One look at a database, consistent in itself."""
 
-    #: Migrations that this build knows and the database has not recorded, sorted.
+    #: What this build knows and the database has not recorded: migrations, sorted, then steps.
     missing: tuple[str, ...]
     #: The newest run, of any build.
     latest: RunRow | None

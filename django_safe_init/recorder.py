@@ -99,7 +99,7 @@ _PREPARED = {
     "safe_init_start_step": """
         INSERT INTO django_safe_init_step
           (run_id, position, kind, name, backwards, atomic, started_at, detail)
-        VALUES ($1, $2, 'migration', $3, $4, $5,
+        VALUES ($1, $2, $8, $3, $4, $5,
                 clock_timestamp() - make_interval(secs => $6), $7)
     """,
     "safe_init_finish_step": """
@@ -122,7 +122,8 @@ _PREPARED = {
 
 _START_STEP = """
     EXECUTE safe_init_start_step(%(run)s, %(position{i})s, %(name{i})s, %(backwards{i})s,
-                                 %(atomic{i})s, %(started{i})s, %(detail{i})s);
+                                 %(atomic{i})s, %(started{i})s, %(detail{i})s,
+                                 %(kind{i})s);
 """
 _FINISH_STEP = """
     EXECUTE safe_init_finish_step(%(run)s, %(position{i})s, %(outcome{i})s, %(finished{i})s);
@@ -144,6 +145,7 @@ class _Step:
     backwards: bool
     atomic: bool
     detail: Any = None
+    kind: str = "migration"
     outcome: str | None = None
     started: float = field(default_factory=time.monotonic)
     finished: float = 0.0
@@ -162,6 +164,7 @@ class _Step:
             f"started{i}": time.monotonic() - self.started,
             f"finished{i}": time.monotonic() - self.finished,
             f"detail{i}": None if self.detail is None else json.dumps(self.detail),
+            f"kind{i}": self.kind,
             f"outcome{i}": self.outcome,
         }
 
@@ -250,18 +253,26 @@ class Recorder:
             self._try_to_write()
 
     def start_step(
-        self, name: str, *, backwards: bool, atomic: bool, detail: Any = None
+        self,
+        name: str,
+        *,
+        backwards: bool,
+        atomic: bool,
+        detail: Any = None,
+        kind: str = "migration",
     ) -> None:
-        """Mark a step as started; the mark of a non-atomic one is on disk on return.
+        """Mark a step as started; the mark is on disk on return, but for an atomic migration's.
 
-        That of an atomic one is on its way to the server: it arrives even if this process dies.
+        That one is on its way to the server: it arrives even if this process dies.
         """
         with self._guard:
             self.message = name
             self.loops.clear()
             self._proof = None
-            self._dirty.append(_Step(self.done + 1, name, backwards, atomic, detail))
-            if atomic:
+            self._dirty.append(
+                _Step(self.done + 1, name, backwards, atomic, detail, kind)
+            )
+            if atomic and kind == "migration":
                 self._send()
             else:
                 self._insist(lambda: self._write("SET LOCAL synchronous_commit = on; "))

@@ -61,10 +61,12 @@ class Tracker:
         self.at_work = False
         #: Whether that one is undone as a whole if it fails.
         self.current_is_atomic = False
+        #: How many steps come after the migrations.
+        self.steps = 0
         self._has_plan = False
         self._thread = threading.current_thread()
         self._recorded_before: frozenset[tuple[str, str]] = frozenset()
-        self._transaction = tools.transaction(connection)
+        self.transaction = tools.transaction(connection)
         self._report = report
         #: What is entered around the migration that is being done.
         self._around = ExitStack()
@@ -78,7 +80,7 @@ class Tracker:
     def __exit__(self, *exc_info: Any) -> None:
         pre_migrate.disconnect(self._planned)
         if self.current is not None:
-            self._transaction.close(*exc_info)
+            self.transaction.close(*exc_info)
         self._around.__exit__(*exc_info)
 
     def _planned(
@@ -93,7 +95,7 @@ class Tracker:
             return
         if plan is not None and not self._has_plan:
             self._has_plan = True
-            self.recorder.total = len(plan)
+            self.recorder.total = len(plan) + self.steps
             self.recorder.update(State.MIGRATING, "pre_migrate")
 
     def started(self, migration: Migration, *, backwards: bool, fake: bool) -> None:
@@ -123,14 +125,14 @@ class Tracker:
     def finished(self, *, fake: bool) -> None:
         """Django has done and recorded the migration; on return it is committed."""
         self.at_work = False
-        self._transaction.close(None, None, None)
+        self.transaction.close(None, None, None)
         self._around.close()
         name, self.current = self.current, None
         assert name is not None  # Django says "start" before it says "success"
         self.current_is_atomic = False
         self.applied.append(name)
         self.recorder.finish_step("faked" if fake else "done")
-        if self.recorder.done == self.recorder.total:
+        if self.recorder.done == self.recorder.total - self.steps:
             self.recorder.update(State.MIGRATING, "post_migrate")
 
     def _limit_waits(self, migration: Migration, backwards: bool) -> None:
@@ -143,7 +145,7 @@ class Tracker:
                 return  # nobody queues behind these, and a limit would leave an invalid index
             self._around.enter_context(waits.limited(self.connection))
         attempts = Attempts(
-            waits, waits.limits, self.tools, self._transaction, self._report
+            waits, waits.limits, self.tools, self.transaction, self._report
         )
         around = attempts.of(migration, atomic=atomic, backwards=backwards)
         self._around.enter_context(around)
@@ -161,4 +163,4 @@ class Tracker:
                 )
 
         plain = not has_own_code(migration)
-        self._transaction.open(str(self.current), names, check, plain)
+        self.transaction.open(str(self.current), names, check, plain)

@@ -74,7 +74,7 @@ class MigrationTransaction(ABC):
         """Which of the names the transaction sees as recorded; None if that was asked before."""
 
     @abstractmethod
-    def _has_ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Whether the connection is outside of any transaction."""
 
     @abstractmethod
@@ -118,7 +118,7 @@ class MigrationTransaction(ABC):
         return result
 
     def _notice_end(self, cursor: Any) -> None:
-        if self.connection.connection is None or not self._has_ended():
+        if self.connection.connection is None or not self.has_ended():
             return
         if self._was_undone(cursor):
             raise InitializationFailed(

@@ -1,4 +1,4 @@
-"""Non-atomic migrations that an earlier leader started and did not finish.
+"""Non-atomic migrations, and steps, that an earlier leader started and did not finish.
 
 What such a migration has done is unknown, except where all it does is to add or remove indexes
 concurrently: what those left behind can be seen, removed, and made again.
@@ -20,6 +20,7 @@ from django.db.migrations.operations.base import Operation
 
 from django_safe_init.conf import Settings
 from django_safe_init.exceptions import ConfigurationError, UnfinishedMigration
+from django_safe_init.steps.step import Step
 
 logger = logging.getLogger("django_safe_init")
 
@@ -123,8 +124,27 @@ class Unfinished:
             if name not in self.marks:
                 known = ", ".join(sorted(self.marks)) or "none is"
                 raise ConfigurationError(
-                    f"--rerun {name}: that migration is not unfinished. Unfinished: {known}."
+                    f"--rerun {name}: that is not unfinished. Unfinished: {known}."
                 )
+
+    @property
+    def runs(self) -> set[int]:
+        """The runs that made the marks."""
+        return {mark.run for mark in self.marks.values()}
+
+    def settle_step(self, step: Step) -> None:
+        """Make it possible to do the step again, if that was begun and is to be done once.
+
+        Raises `UnfinishedMigration` when a person has to decide.
+        """
+        if step.label not in self.marks or step.run != "once":
+            return
+        again = f"python manage.py safe_migrate --rerun {step.label}"
+        self._judge(
+            step.label,
+            f"The step {step.label} is not atomic and was interrupted, so what it has done is "
+            f"unknown. Look at the database, then do it again: {again}",
+        )
 
     def settle_reversals(self, connection: BaseDatabaseWrapper) -> None:
         """Complete reversals that were interrupted, before the plan is made.
@@ -172,21 +192,17 @@ class Unfinished:
         if mark is None or mark.backwards is not backwards:
             return  # the opposite is asked for: what was begun has been recorded since
         if not does_nothing_else(migration):
-            self._judge(mark, migration)
+            self._judge(mark.name, _ways_on(mark, migration))
         names = concurrent_indexes(migration)
         for name in sorted(existing_indexes(connection, names) - mark.indexes_before):
             _drop(connection, name)
 
-    def _judge(self, mark: Mark, migration: Migration) -> None:
-        if mark.name in self.rerun:
+    def _judge(self, name: str, ways_on: str) -> None:
+        if name in self.rerun:
             return
         if self.policy == "report":
-            raise UnfinishedMigration(
-                _ways_on(mark, migration), failed_migration=mark.name
-            )
-        logger.warning(
-            "%s is not atomic and was interrupted: it runs again.", mark.name
-        )
+            raise UnfinishedMigration(ways_on, failed_migration=name)
+        logger.warning("%s is not atomic and was interrupted: it runs again.", name)
 
 
 def _ways_on(mark: Mark, migration: Migration) -> str:

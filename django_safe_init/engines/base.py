@@ -11,12 +11,14 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 from django_safe_init.activity import Activity, Blocker
 from django_safe_init.attempts import Limits
+from django_safe_init.build import Build
 from django_safe_init.conf import Settings
 from django_safe_init.deadline import Deadline
 from django_safe_init.locks.base import Lock
 from django_safe_init.progress import Loops
 from django_safe_init.reading import Glance, Reading, RunRow, Surroundings
 from django_safe_init.states import State
+from django_safe_init.steps.step import Record
 from django_safe_init.transactions import MigrationTransaction
 from django_safe_init.unfinished import Unfinished
 from django_safe_init.work import Lost
@@ -144,9 +146,15 @@ class RunRecorder(Protocol):
         """Say what the run is doing."""
 
     def start_step(
-        self, name: str, *, backwards: bool, atomic: bool, detail: Any = None
+        self,
+        name: str,
+        *,
+        backwards: bool,
+        atomic: bool,
+        detail: Any = None,
+        kind: str = "migration",
     ) -> None:
-        """Mark a step as started."""
+        """Mark a migration, or a step, as started."""
 
     def proof(self) -> Proof | None:
         """What was seen of the lock when the start of the step was written, if anything."""
@@ -179,6 +187,10 @@ class Tools(Protocol):
     """What a leader works with, from the lock that was just taken to its release."""
 
     @property
+    def build(self) -> Build:
+        """What is to be there afterwards."""
+
+    @property
     def recorder(self) -> RunRecorder:
         """Writes the run."""
 
@@ -191,6 +203,12 @@ class Tools(Protocol):
 
     def unfinished(self, rerun: tuple[str, ...]) -> Unfinished:
         """The non-atomic migrations that earlier leaders did not finish."""
+
+    def step_records(self) -> list[Record]:
+        """The steps that runs have done, newest first."""
+
+    def complete_step(self, connection: BaseDatabaseWrapper, outcome: str) -> None:
+        """Record the running step's end on this connection, in the transaction that is open."""
 
     def prune(self, unfinished: Unfinished) -> None:
         """Remove the oldest runs, by the setting `HISTORY`."""
@@ -208,7 +226,7 @@ class Tools(Protocol):
         """While entered, the run's row tells that the leader is alive."""
 
     def missing(self) -> tuple[str, ...]:
-        """The migrations that this build knows and the database has not recorded."""
+        """The migrations and steps that this build knows and the database has not recorded."""
 
     def is_lost(self, error: BaseException) -> bool:
         """Whether this error is the loss of a connection of the run, not of another one."""

@@ -33,6 +33,20 @@ def test_one_has_it(path: str) -> None:
     other.drop()
 
 
+def test_it_leaves_no_file(path: str) -> None:
+    """Who gives it up for all removes the file, if it is still there; a look makes none."""
+    lock = HostLock(path)
+    assert lock.heir() is None
+    assert not os.path.exists(path)
+    assert lock.take()
+    lock.remove()
+    lock.remove()
+    assert not os.path.exists(path)
+    assert lock.take()
+    os.unlink(path)
+    lock.remove()
+
+
 def test_a_child_keeps_it(path: str) -> None:
     """Who has inherited the descriptor holds the lock, and for as long as it lives."""
     lock = HostLock(path)

@@ -158,7 +158,7 @@ def test_debug() -> None:
     lines = shown(replace(MIGRATING, state="error", debug=DEBUG))
     assert {
         "ValueError: no price",
-        "1 migration is pending:",
+        "1 step is pending:",
         "shop.0001_initial",
         "python manage.py safe_migrate",
         "The leader is web-3:1994.",

@@ -21,6 +21,7 @@ from django_safe_init.engines.postgresql.inspector import PostgresInspector
 from django_safe_init.engines.postgresql.lock_waits import PostgresLockWaits
 from django_safe_init.engines.postgresql.marks import read_marks
 from django_safe_init.engines.postgresql.statements import StatementWatch
+from django_safe_init.engines.postgresql.steps import read_records
 from django_safe_init.engines.postgresql.transactions import PostgresTransaction
 from django_safe_init.heartbeat import Heartbeat
 from django_safe_init.locks.postgresql import (
@@ -32,6 +33,8 @@ from django_safe_init.locks.postgresql import (
 from django_safe_init.pruning import prune
 from django_safe_init.reader import Reader
 from django_safe_init.recorder import Recorder
+from django_safe_init.steps.completion import complete
+from django_safe_init.steps.step import Record
 from django_safe_init.tables import ensure_tables
 from django_safe_init.text import causes
 from django_safe_init.unfinished import Unfinished
@@ -60,7 +63,7 @@ class PostgresTools:
     def __init__(self, process: Initializer, lock: LeaderLock) -> None:
         key = process.settings.lock_key
         self._settings = process.settings
-        self._build = process.build
+        self.build = process.build
         self._session = lock.session
         self._reader = Reader(lock.session, process.build, key)
         self._armed = ArmedConnections(process.database, lock, process.direct)
@@ -79,10 +82,18 @@ class PostgresTools:
         marks = read_marks(self._session, self._settings.lock_key)
         return Unfinished(marks, self._settings, rerun)
 
+    def step_records(self) -> list[Record]:
+        """The steps that runs have done, newest first."""
+        return read_records(self._session, self._settings.lock_key)
+
+    def complete_step(self, connection: BaseDatabaseWrapper, outcome: str) -> None:
+        """Record the running step's end on this connection, in the transaction that is open."""
+        complete(connection, "clock_timestamp()", self.recorder, outcome)
+
     def prune(self, unfinished: Unfinished) -> None:
         """Remove the oldest runs, by the setting `HISTORY`."""
-        needed = {mark.run for mark in unfinished.marks.values()}
-        settings, build = self._settings, self._build.fingerprint
+        needed = unfinished.runs
+        settings, build = self._settings, self.build.fingerprint
         prune(self._session, settings.lock_key, build, settings.history, needed)
 
     def connections(self) -> AbstractContextManager[BaseDatabaseWrapper]:
@@ -105,7 +116,7 @@ class PostgresTools:
         )
 
     def missing(self) -> tuple[str, ...]:
-        """The migrations that this build knows and the database has not recorded."""
+        """The migrations and steps that this build knows and the database has not recorded."""
         return self._reader.read().missing
 
     def is_lost(self, error: BaseException) -> bool:
@@ -121,7 +132,7 @@ class PostgresTools:
         """What is wrong with the database, with the remedies."""
         session, settings = self._session, self._settings
         inspector = PostgresInspector(session, settings, session.rows)
-        return validate(session.alias, inspector, self._build, settings.validate)
+        return validate(session.alias, inspector, self.build, settings.validate)
 
     def close(self) -> None:
         """Nothing: the leader session belongs to the watch."""

@@ -1,4 +1,4 @@
-"""The marks of unfinished migrations, in PostgreSQL's table of steps."""
+"""The marks of unfinished migrations and steps, in PostgreSQL's table of steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django_safe_init.unfinished import Mark
 _MARKS = f"""
     WITH step AS (
       SELECT s.* FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = s.run_id
-      WHERE kind = 'migration' AND r.lock_key = %(lock_key)s)
+      WHERE kind IN ('migration', 'step') AND r.lock_key = %(lock_key)s)
     SELECT run_id, name, backwards, detail FROM step
     WHERE NOT atomic AND finished_at IS NULL AND NOT EXISTS
       (SELECT FROM step newer WHERE newer.name = step.name AND newer.id > step.id)
@@ -20,7 +20,7 @@ _MARKS = f"""
 
 
 def read_marks(session: Session, lock_key: str | None) -> dict[str, Mark]:
-    """The newest marks without an end, by the migration's name."""
+    """The newest marks without an end, by the migration's, or step's, name."""
     try:
         rows = session.rows(_MARKS, {"lock_key": lock_key or ""})
     except psycopg.errors.InsufficientPrivilege as exc:

@@ -61,7 +61,7 @@ class PostgresTransaction(MigrationTransaction):
             self._sent = None
         super()._close(atomic, exc_info)
 
-    def _has_ended(self) -> bool:
+    def has_ended(self) -> bool:
         raw = self.connection.connection
         return bool(raw.info.transaction_status == TransactionStatus.IDLE)
 

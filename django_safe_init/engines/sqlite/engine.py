@@ -19,12 +19,15 @@ from django_safe_init.engines.sqlite.session import (
     SqliteSession,
     is_locked,
 )
-from django_safe_init.engines.sqlite.tables import ensure_tables
+from django_safe_init.engines.sqlite.steps import read_records
+from django_safe_init.engines.sqlite.tables import NOW, ensure_tables
 from django_safe_init.engines.sqlite.transactions import SqliteTransaction
 from django_safe_init.engines.sqlite.watch import SqliteWatch
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.heartbeat import Heartbeat
 from django_safe_init.locks.sqlite import FileLock
+from django_safe_init.steps.completion import complete
+from django_safe_init.steps.step import Record
 from django_safe_init.text import causes
 from django_safe_init.unfinished import Unfinished
 from django_safe_init.validation import Validation, validate
@@ -42,6 +45,7 @@ class SqliteTools:
 
     def __init__(self, process: Initializer, lock: FileLock) -> None:
         self._process = process
+        self.build = process.build
         self._lock = lock
         self._key = process.settings.lock_key
         self._session = SqliteSession(process.database)
@@ -57,9 +61,17 @@ class SqliteTools:
         marks = read_marks(self._session, self._key)
         return Unfinished(marks, self._process.settings, rerun)
 
+    def step_records(self) -> list[Record]:
+        """The steps that runs have done, newest first."""
+        return read_records(self._session, self._key)
+
+    def complete_step(self, connection: BaseDatabaseWrapper, outcome: str) -> None:
+        """Record the running step's end on this connection, in the transaction that is open."""
+        complete(connection, NOW, self.recorder, outcome)
+
     def prune(self, unfinished: Unfinished) -> None:
         """Remove the oldest runs, by the setting `HISTORY`."""
-        needed = {mark.run for mark in unfinished.marks.values()}
+        needed = unfinished.runs
         keep = self._process.settings.history
         fingerprint = self._process.build.fingerprint
         prune(self._session, self._key, fingerprint, keep, needed)
@@ -84,7 +96,7 @@ class SqliteTools:
         )
 
     def missing(self) -> tuple[str, ...]:
-        """The migrations that this build knows and the database has not recorded."""
+        """The migrations and steps that this build knows and the database has not recorded."""
         reader = SqliteReader(self._process.database, self._process.build, self._key)
         try:
             return reader.read().missing

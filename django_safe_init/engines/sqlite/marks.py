@@ -1,4 +1,4 @@
-"""What earlier runs left on SQLite: marks of unfinished migrations, and old runs."""
+"""What earlier runs left on SQLite: marks of unfinished migrations and steps, and old runs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 from django_safe_init.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.engines.sqlite.session import SqliteSession
+from django_safe_init.engines.sqlite.steps import runs_of_the_last
 from django_safe_init.outcomes import TRANSIENT_OUTCOMES
 from django_safe_init.unfinished import Mark
 
 _MARKS = f"""
     WITH step AS (
       SELECT s.* FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = s.run_id
-      WHERE kind = 'migration' AND r.lock_key = :lock_key)
+      WHERE kind IN ('migration', 'step') AND r.lock_key = :lock_key)
     SELECT run_id, name, backwards, detail FROM step
     WHERE NOT atomic AND finished_at IS NULL AND NOT EXISTS
       (SELECT 1 FROM step AS newer WHERE newer.name = step.name AND newer.id > step.id)
@@ -26,7 +27,7 @@ _RUNS = f"""
 
 
 def read_marks(session: SqliteSession, lock_key: str | None) -> dict[str, Mark]:
-    """The newest marks without an end, by the migration's name."""
+    """The newest marks without an end, by the migration's, or step's, name."""
     rows = session.rows(_MARKS, {"lock_key": lock_key or ""})
     return {
         row["name"]: Mark.from_row(
@@ -49,9 +50,11 @@ def prune(
     """Remove the oldest runs and their steps, as `pruning.prune` does on PostgreSQL."""
     with session.writing():
         runs = session.rows(_RUNS, {"lock_key": lock_key or ""})
-        counting = _still_counting(runs, build)
+        kept = (
+            needed | _still_counting(runs, build) | runs_of_the_last(session, lock_key)
+        )
         for run in runs[keep:]:
-            if run["finished_at"] and run["id"] not in needed | counting:
+            if run["finished_at"] and run["id"] not in kept:
                 session.rows(f"DELETE FROM {STEP_TABLE} WHERE run_id = :id", run)
                 session.rows(f"DELETE FROM {RUN_TABLE} WHERE id = :id", run)
 

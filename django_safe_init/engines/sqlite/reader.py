@@ -14,6 +14,7 @@ from django_safe_init.conf import HEARTBEAT_SECONDS
 from django_safe_init.engines.sqlite.files import database_file, lock_file
 from django_safe_init.engines.sqlite.notes import with_note
 from django_safe_init.engines.sqlite.session import SqliteSession
+from django_safe_init.engines.sqlite.steps import read_records
 from django_safe_init.locks.sqlite import holder, read_note, silence_seconds
 from django_safe_init.reading import (
     Glance,
@@ -25,6 +26,7 @@ from django_safe_init.reading import (
     same_apps,
     step_row,
 )
+from django_safe_init.steps.step import missing
 
 #: A leader that missed this many signs of life is stopped, or busy beyond measure.
 _BEATS = 5
@@ -73,6 +75,8 @@ class SqliteReader:
     def __init__(self, alias: str, build: Build, lock_key: str | None) -> None:
         self.session = SqliteSession(alias)
         self.names = build.migrations
+        self.steps = build.steps_of(alias)
+        self.lock_key = lock_key
         self.params = {"build": build.fingerprint, "lock_key": lock_key or ""}
         self._file = database_file(alias)
         self._lock = lock_file(alias)
@@ -84,29 +88,34 @@ class SqliteReader:
         run = self._run(_NEWEST_OWN)
         if run is None or run.outcome != "ready" or self.names - self._recorded():
             return None
+        if self.steps and missing(
+            self.steps, read_records(self.session, self.lock_key)
+        ):
+            return None
         return run.id
 
     def read(self) -> Reading:
         """All that is to be known, of one moment."""
         tables = self._tables()
         if not tables:
-            return Reading(
-                self._sorted(self.names), None, None, False, False, self.leader_pid()
-            )
+            nothing = (*self._sorted(self.names), *missing(self.steps, ()))
+            return Reading(nothing, None, None, False, False, self.leader_pid())
         with self.session.snapshot():
             return self._read(tables)
 
     def _read(self, tables: set[str]) -> Reading:
         recorded = self._recorded() if "django_migrations" in tables else set()
-        missing = self._sorted(self.names - recorded)
-        unknown = same_apps(recorded - self.names, missing)
+        migrations = self._sorted(self.names - recorded)
+        unknown = same_apps(recorded - self.names, migrations)
         leader = self.leader_pid()
         if RUN_TABLE not in tables:
-            return Reading(missing, None, None, False, False, leader, unknown)
+            nothing = (*migrations, *missing(self.steps, ()))
+            return Reading(nothing, None, None, False, False, leader, unknown)
+        records = read_records(self.session, self.lock_key) if self.steps else ()
         own = self._run(_NEWEST_OWN)
         [ready] = self.session.rows(_READY, self.params)
         return Reading(
-            missing,
+            (*migrations, *missing(self.steps, records)),
             self._run(_NEWEST),
             own,
             finished=ready["own"] is not None,

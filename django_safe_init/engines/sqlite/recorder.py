@@ -58,7 +58,7 @@ _CLOSE_RUN = f"""
 """
 _START_STEP = f"""
     INSERT INTO {STEP_TABLE} (run_id, position, kind, name, backwards, atomic, started_at, detail)
-    VALUES (:run, :position, 'migration', :name, :backwards, :atomic, {NOW}, :detail)
+    VALUES (:run, :position, :kind, :name, :backwards, :atomic, {NOW}, :detail)
 """
 _FINISH_STEP = f"""
     UPDATE {STEP_TABLE} SET outcome = :outcome, finished_at = max(started_at,
@@ -159,7 +159,13 @@ class SqliteRecorder:
         self._write()
 
     def start_step(
-        self, name: str, *, backwards: bool, atomic: bool, detail: Any = None
+        self,
+        name: str,
+        *,
+        backwards: bool,
+        atomic: bool,
+        detail: Any = None,
+        kind: str = "migration",
     ) -> None:
         """Mark a step as started; the mark is on disk on return."""
         self.message = name
@@ -167,6 +173,7 @@ class SqliteRecorder:
         params = {
             "run": self.run,
             "position": self.done + 1,
+            "kind": kind,
             "name": name,
             "backwards": backwards,
             "atomic": atomic,

@@ -83,7 +83,7 @@ class SqliteTransaction(MigrationTransaction):
     def _before_hooks(self) -> None:
         """Nothing: each commit waits for the disk, as far as the project wants that."""
 
-    def _has_ended(self) -> bool:
+    def has_ended(self) -> bool:
         return not self._raw.in_transaction
 
     def _was_undone(self, cursor: Any) -> bool:

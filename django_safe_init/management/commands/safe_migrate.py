@@ -21,6 +21,7 @@ from django.core.management.base import (
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from django_safe_init.aliases import Engine, check_alias, engine_of
+from django_safe_init.build import current_build
 from django_safe_init.conf import get_settings
 from django_safe_init.exceptions import (
     ConfigurationError,
@@ -234,9 +235,23 @@ class Command(BaseCommand):
         alias = initializer.database
         if options["plan"]:
             self._migrate(alias, {**options, "plan": True})
+            self._plan_steps(alias, self.stderr if options["json"] else self.stdout)
         if options["check"]:
             self._require_ready(alias)
         return initializer.outcome("ready")
+
+    def _plan_steps(self, alias: str, output: OutputWrapper) -> None:
+        """The steps that come after the migrations, as Django shows its plan."""
+        steps = current_build().steps_of(alias)
+        if not steps or not engine_of(alias).has_lock:
+            return
+        from django_safe_init.status import get_status
+
+        pending = get_status(alias).pending
+        due = [step for step in steps if step.label in pending or step.run == "always"]
+        output.write("Planned steps:" if due else "  No planned steps.")
+        for step in due:
+            output.write(f"{step.label}\n    {step.run}, version {step.version}")
 
     def _require_ready(self, alias: str) -> None:
         from django_safe_init.status import get_status
@@ -246,7 +261,7 @@ class Command(BaseCommand):
             status = get_status(alias)
             if not status.ready:
                 count = len(status.pending)
-                more = f"; {count} migrations to apply" if count else ""
+                more = f"; {count} to apply" if count else ""
                 raise InitializationFailed(f"not ready: {status.message}{more}")
             return
         try:
