@@ -24,6 +24,11 @@ from django_safe_init.steps import registry as steps
 _EXECUTOR_APPS = ("django_tenants", "tenant_schemas")
 _MIDDLEWARE = f"{OUR_APP}.middleware.InitializationMiddleware"
 _SETTING_IDS = {"unknown": "safe_init.E001", "type": "safe_init.E002"}
+_STEP_IDS = {
+    "name": "safe_init.E005",
+    "after": "safe_init.E006",
+    "circle": "safe_init.E007",
+}
 
 
 @register("safe_init")
@@ -118,7 +123,7 @@ def check_steps(
 ) -> list[CheckMessage]:
     """E005: two steps of one name. E006: `after` a step that is not there. E007: a circle."""
     return [
-        Error(problem.message, hint=problem.hint, id=problem.id)
+        Error(problem.message, hint=problem.hint, id=_STEP_IDS[problem.kind])
         for problem in steps.problems(steps.registry.steps())
     ]
 

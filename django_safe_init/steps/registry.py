@@ -25,8 +25,8 @@ F = TypeVar("F", bound=Function)
 class Problem(NamedTuple):
     """What is wrong with the steps as a whole."""
 
-    #: Of the system check that tells it.
-    id: str
+    #: One of "name", "after" and "circle".
+    kind: str
     message: str
     hint: str
 
@@ -106,7 +106,7 @@ def problems(steps: Sequence[Step]) -> list[Problem]:
     labels = [step.label for step in steps]
     found = [
         Problem(
-            "safe_init.E005",
+            "name",
             f"Two steps are called {label}.",
             "Give one of them another name.",
         )
@@ -114,7 +114,7 @@ def problems(steps: Sequence[Step]) -> list[Problem]:
     ]
     found += [
         Problem(
-            "safe_init.E006",
+            "after",
             f"The step {step.label} comes after {label}, which does not exist.",
             f"There are: {', '.join(sorted(labels))}.",
         )
@@ -126,7 +126,7 @@ def problems(steps: Sequence[Step]) -> list[Problem]:
     if circle:
         found.append(
             Problem(
-                "safe_init.E007",
+                "circle",
                 f"Steps come after each other in a circle: {', '.join(circle)}.",
                 "Take one of their `after` out.",
             )

@@ -142,7 +142,7 @@ def test_it_serves(start: Callable[..., Demo], number: signal.Signals) -> None:
     demo.wait_for("leads")
     demo.wait_for("serves until Ctrl-C")
     assert "✗" not in demo.output
-    assert len(re.findall("✓", demo.output)) == 6, demo.output
+    assert len(re.findall("✓", demo.output)) == 7, demo.output
     status, shop = demo.get("/")
     assert (status, "Espresso beans" in shop) == (200, True)
     demo.process.send_signal(number)

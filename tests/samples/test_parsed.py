@@ -24,7 +24,7 @@ from tests.unit.catalogues import parse_po, texts_in
 
 KINDS = {
     "browser", "crontab", "dockerfile", "file", "json", "migration", "output", "parse",
-    "po", "python", "run", "sessions", "settings", "sql", "untested", "yaml",
+    "po", "python", "run", "sessions", "settings", "sql", "steps", "untested", "yaml",
 }  # fmt: skip
 #: How many samples nobody can run; more need a better reason than haste.
 UNTESTED = 4

@@ -92,6 +92,21 @@ def test_migrations(block: Block, project: Callable[..., Shell]) -> None:
     shell.run("python manage.py migrate shop 0002")
 
 
+@pytest.mark.parametrize("block", of_kind("steps"), ids=str)
+def test_steps(block: Block, project: Callable[..., Shell]) -> None:
+    """The steps of a sample are done once, in a project whose files it names."""
+    shell = project("ready")
+    (shell.folder / "shop/sql").mkdir()
+    (shell.folder / "shop/sql/search.sql").write_text("SELECT 1;\nSELECT 2;\n")
+    (shell.folder / "shop/fixtures").mkdir()
+    (shell.folder / "shop/fixtures/currencies.json").write_text("[]")
+    name = block.option("file", "init_steps.py")
+    (shell.folder / "shop" / name).write_text(block.text)
+    assert "shop." in shell.run("python manage.py safe_migrate --plan")
+    assert "leader" in shell.run("python manage.py safe_migrate")
+    assert "nothing to do" in shell.run("python manage.py safe_migrate")
+
+
 @pytest.mark.parametrize("block", of_kind("python"), ids=str)
 def test_python(block: Block, django_database: Database, add_pools: Any) -> None:
     """Python samples run against a database, at the top level or in an event loop."""

@@ -309,11 +309,14 @@ def test_log_messages() -> None:
 
 
 def test_one_logger() -> None:
-    """All of the package logs to the one logger that is documented."""
+    """All of the package logs to the one logger that is documented, and steps below it."""
     names = set()
     for path in PACKAGE.rglob("*.py"):
         names |= set(re.findall(r"getLogger\((.*?)\)", path.read_text()))
-    assert names == {'"django_safe_init"'}
+    assert names == {
+        '"django_safe_init"',
+        'f"django_safe_init.steps.{step.label}"',
+    }
 
 
 def test_signals() -> None:
