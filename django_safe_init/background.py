@@ -113,6 +113,8 @@ class Background(threading.Thread):
         self._aliases = tuple(aliases)
         self._build = build
         self._known = known
+        # Now: a worker whose server is killed has another parent afterwards.
+        self._server = server_process()
         self._stopped = threading.Event()
         # Entered in a signal handler too, which may interrupt whoever is inside.
         self._lock = threading.RLock()
@@ -147,11 +149,11 @@ class Background(threading.Thread):
         if child is not None:
             child.end()
         elif self._build is not None:
-            _end_heir(host_lock(self._build))
+            _end_heir(host_lock(self._build), self._server)
 
     def _leave(self) -> None:
         """At the end of this process: end the child, or leave it to the server."""
-        server = server_process()
+        server = self._server
         if server is None or termination.told or not termination.heeded:
             self._end_child()
             return
@@ -202,7 +204,7 @@ class Background(threading.Thread):
             if self._stopped.is_set():
                 return
             self._host = host
-            self._child = child = Child(if_due=True, holding=host.file)
+            self._child = child = Child(if_due=True, holding=host)
         self._await(child)
 
     def _await(self, child: Child) -> None:
@@ -235,10 +237,10 @@ class Background(threading.Thread):
         self._not_before = time.monotonic() + seconds
 
 
-def _end_heir(host: HostLock) -> None:
+def _end_heir(host: HostLock, server: int | None) -> None:
     """End the child that an earlier worker of this server has left to it."""
     heir = host.heir()
-    if heir is None or heir.server != server_process():
+    if heir is None or heir.server != server:
         return
     with suppress(ProcessLookupError):
         os.kill(heir.pid, signal.SIGTERM)

@@ -7,6 +7,7 @@ written before that, if anything, is the process with which the child is to end 
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from multiprocessing.spawn import get_executable
 from typing import IO, cast
 
@@ -24,6 +26,7 @@ from django.core.management import execute_from_command_line
 from django_safe_init.build import current_build
 from django_safe_init.conf import get_settings
 from django_safe_init.exceptions import ConfigurationError
+from django_safe_init.hostlock import HostLock
 
 #: For how long a child may clean up (close its run, free the lock) before it is killed.
 SECONDS_TO_CLEAN_UP = 5.0
@@ -40,15 +43,19 @@ class Child:
     """A process that runs `safe_migrate`; as a context manager it is gone afterwards.
 
     With `if_due` it exits with `NOT_DUE` if it is not, or no longer, time to initialize when it
-    has started. It inherits `holding`, a descriptor, and keeps it open. Python is what
+    has started. It inherits the lock `holding`, and removes it at its end. Python is what
     `multiprocessing.set_executable` says, by default `sys.executable`. Raises
     `ConfigurationError` unless the settings are named in the environment.
     """
 
-    def __init__(self, *, if_due: bool = False, holding: int | None = None) -> None:
+    def __init__(
+        self, *, if_due: bool = False, holding: HostLock | None = None
+    ) -> None:
         arguments = [_IF_DUE] if if_due else []
-        inherited = [] if holding is None else [holding]
-        arguments += [f"{_HOLDING}={file}" for file in inherited]
+        inherited = []
+        if holding is not None and holding.file is not None:
+            inherited = [holding.file]
+            arguments.append(f"{_HOLDING}={holding.file}:{holding.path}")
         self._process = subprocess.Popen(
             [get_executable(), *_SAFE_PATH, "-m", "django_safe_init.child", *arguments],
             env=_environment(),
@@ -126,13 +133,22 @@ def main() -> None:
         os.dup2(nothing.fileno(), 0)
     threading.Thread(target=_end_with_parent, args=[lifeline], daemon=True).start()
     for argument in sys.argv:
-        if argument.startswith(
-            _HOLDING
-        ):  # for this process, and not for those that it starts
-            os.set_inheritable(int(argument.partition("=")[2]), False)
+        if argument.startswith(_HOLDING):
+            _hold(*argument.partition("=")[2].split(":", 1))
     if _IF_DUE in sys.argv and not _is_due():
         sys.exit(NOT_DUE)
     execute_from_command_line([sys.argv[0], "safe_migrate", "--json", "--no-color"])
+
+
+def _hold(file: str, path: str) -> None:
+    """Keep the lock for this process, and from those that it starts."""
+    os.set_inheritable(int(file), False)
+    atexit.register(_remove, path)
+
+
+def _remove(path: str) -> None:
+    with suppress(OSError):
+        os.unlink(path)
 
 
 def _is_due() -> bool:

@@ -99,8 +99,8 @@ _PREPARED = {
     "safe_init_start_step": """
         INSERT INTO django_safe_init_step
           (run_id, position, kind, name, backwards, atomic, started_at, detail)
-        VALUES ($1, $2, $8, $3, $4, $5,
-                clock_timestamp() - make_interval(secs => $6), $7)
+        VALUES ($1, $2, $3, $4, $5, $6,
+                clock_timestamp() - make_interval(secs => $7), $8)
     """,
     "safe_init_finish_step": """
         UPDATE django_safe_init_step
@@ -121,9 +121,9 @@ _PREPARED = {
 }
 
 _START_STEP = """
-    EXECUTE safe_init_start_step(%(run)s, %(position{i})s, %(name{i})s, %(backwards{i})s,
-                                 %(atomic{i})s, %(started{i})s, %(detail{i})s,
-                                 %(kind{i})s);
+    EXECUTE safe_init_start_step(%(run)s, %(position{i})s, %(kind{i})s,
+                                 %(name{i})s, %(backwards{i})s,
+                                 %(atomic{i})s, %(started{i})s, %(detail{i})s);
 """
 _FINISH_STEP = """
     EXECUTE safe_init_finish_step(%(run)s, %(position{i})s, %(outcome{i})s, %(finished{i})s);

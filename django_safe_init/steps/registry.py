@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from django.apps import AppConfig, apps
 from django.utils.module_loading import module_has_submodule
@@ -19,7 +19,6 @@ MODULE = "init_steps"
 #: What an `AppConfig` may define, which then is a step that is always done.
 METHOD = "initialize_database"
 _NAME = re.compile(r"[A-Za-z_][\w-]*\Z")
-F = TypeVar("F", bound=Function)
 
 
 class Problem(NamedTuple):
@@ -150,7 +149,7 @@ registry = Registry()
 
 
 def init_step(
-    function: F | None = None,
+    function: Function | None = None,
     *,
     name: str | None = None,
     version: int = 1,
@@ -170,7 +169,7 @@ def init_step(
     `ConfigurationError`.
     """
 
-    def register(function: F) -> F:
+    def register(function: Function) -> Function:
         step = Step(
             registry.app_label(function.__module__),
             name or function.__name__,

@@ -101,10 +101,18 @@ class WebServer:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(ENDING_SECONDS)
         with suppress(ProcessLookupError):  # nobody is left, unless it ended badly
+            self._wait_for_the_group()
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         self._guard.communicate(b"\n")
         self._log.close()
+
+    def _wait_for_the_group(self) -> None:
+        """Without their master the workers end by themselves, and the leader cleans up."""
+        deadline = time.monotonic() + ENDING_SECONDS
+        while time.monotonic() < deadline:
+            os.killpg(self._process.pid, 0)
+            time.sleep(0.05)
 
     def wait_until_it_listens(self) -> None:
         """Return when there is a URL."""

@@ -285,7 +285,7 @@ def test_what_was_applied_before_a_failure(run, django_database, small_shop) -> 
     [
         (["--database", "nowhere"], "There is no database 'nowhere'"),
         (["--timeout", "-1"], "A time-out of -1 seconds is not possible."),
-        (["--rerun", "shop.0001_initial"], "that migration is not unfinished"),
+        (["--rerun", "shop.0001_initial"], "that is not unfinished"),
         (["--jobs", "0"], "--jobs must be 1 or more."),
         (["--", "no-such-program"], "There is no command 'no-such-program'"),
         (

@@ -136,7 +136,7 @@ def test_rerun_of_what_is_not_unfinished(django_database, other_shop) -> None:
     with pytest.raises(ConfigurationError) as caught:
         rerun("shop.0001_initial")
     assert str(caught.value) == (
-        "--rerun shop.0001_initial: that migration is not unfinished. "
+        "--rerun shop.0001_initial: that is not unfinished. "
         "Unfinished: shop.0002_other."
     )
 

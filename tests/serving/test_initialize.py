@@ -248,6 +248,17 @@ def test_a_worker_that_is_replaced(
     assert len(fleet.notes("inside")) == 1
 
 
+def test_the_server_is_killed(fleet: Fleet, database: Database, serve: Any) -> None:
+    """Workers without a server end, and so does what one of them has begun."""
+    server = serve()
+    server.get(READY)
+    fleet.wait_for_note("inside")
+    server.replica.kill()
+    assert server.replica.wait() == 137
+    wait_until(lambda: nobody_initializes(fleet))
+    assert database.newest_run()["outcome"] == "interrupted"
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_the_server_ends_after_that(
     fleet: Fleet, database: Database, serve: Any, number: signal.Signals

@@ -174,9 +174,9 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[FakeChild]:
 def use(monkeypatch: Any, made: list[FakeChild], *ends: tuple[int, str]) -> None:
     left = list(ends)
 
-    def start(*, if_due: bool, holding: int | None) -> FakeChild:
+    def start(*, if_due: bool, holding: HostLock) -> FakeChild:
         assert if_due
-        assert holding is not None
+        assert holding.file is not None
         return FakeChild(made, left)
 
     monkeypatch.setattr(background, "Child", start)
@@ -447,7 +447,7 @@ def test_the_child_ends(
     monkeypatch.setattr(termination, "told", why == "told")
     monkeypatch.setattr(termination, "heeded", why != "deaf")
     if why == "no server":
-        monkeypatch.setattr(background, "server_process", lambda: None)
+        thread._server = None
     thread._leave()
     assert children[0].ended.is_set()
 

@@ -20,6 +20,7 @@ import pytest
 from django_safe_init import child
 from django_safe_init.child import Child
 from django_safe_init.exceptions import ConfigurationError
+from django_safe_init.hostlock import HostLock
 from tests.support import wait_until
 
 #: Like a migration that catches everything: nothing ends it but SIGKILL.
@@ -165,16 +166,24 @@ def test_a_process_of_somebody_else_is_alive(monkeypatch: Any) -> None:
 
 
 def test_what_it_inherits(start: Any, tmp_path: Path) -> None:
-    """It keeps a descriptor open, and does not pass it on."""
-    reading, writing = os.pipe()
-    code = f"import os, sys; sys.exit(17 + os.get_inheritable({writing}))"
+    """It keeps a lock, which it does not pass on, and removes it at its end."""
+    start("")
+    lock = HostLock(str(tmp_path / "a:lock"))
+    assert lock.take()
+    code = f"import os, sys; sys.exit(17 + os.get_inheritable({lock.file}))"
     (tmp_path / "childs_settings.py").write_text(code)
-    try:
-        with Child(holding=writing) as running:
-            assert running.result()[0] == 17
-    finally:
-        os.close(reading)
-        os.close(writing)
+    with Child(holding=lock) as running:
+        assert running.result()[0] == 17
+    assert not os.path.exists(lock.path)
+    lock.remove()
+
+
+def test_a_lock_that_is_none(start: Any, tmp_path: Path) -> None:
+    """Where there can be no file, there is nothing to keep."""
+    start("")
+    (tmp_path / "childs_settings.py").write_text("import sys; sys.exit(17)")
+    with Child(holding=HostLock(str(tmp_path / "nowhere/lock"))) as running:
+        assert running.result()[0] == 17
 
 
 @pytest.mark.parametrize(

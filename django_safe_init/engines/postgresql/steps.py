@@ -13,16 +13,17 @@ _DONE = f"""
     FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = s.run_id
     WHERE r.lock_key = %(lock_key)s AND s.kind = 'step' AND s.outcome = ANY(%(done)s)
 """
-_RECORDS = f"SELECT s.name, s.detail {_DONE} ORDER BY s.id DESC"
+_RECORDS = f"SELECT s.name, to_jsonb(s) -> 'detail' {_DONE} ORDER BY s.id DESC"
 
 #: The labels of the steps that no record covers: see `Step.is_covered`.
 MISSING_STEPS = f"""
     SELECT wanted.label FROM unnest(%(labels)s::text[], %(versions)s::int[], %(prints)s::text[])
       AS wanted(label, version, print)
     WHERE NOT EXISTS (SELECT {_DONE} AND s.name = wanted.label AND CASE
-      WHEN wanted.print IS NULL THEN (s.detail ->> 'version')::int >= wanted.version
-      ELSE (s.detail ->> 'version')::int = wanted.version
-           AND s.detail ->> 'print' = wanted.print END)
+      WHEN wanted.print IS NULL
+        THEN (to_jsonb(s) #>> '{{detail,version}}')::int >= wanted.version
+      ELSE (to_jsonb(s) #>> '{{detail,version}}')::int = wanted.version
+        AND to_jsonb(s) #>> '{{detail,print}}' = wanted.print END)
 """
 #: The runs in which each step was done last.
 LAST_DONE = f"SELECT DISTINCT ON (s.name) s.run_id {_DONE} ORDER BY s.name, s.id DESC"
