@@ -115,9 +115,11 @@ class Leader:
             self._do_steps(connection, self._tracker.transaction, unfinished)
 
     def _due(self) -> list[Step]:
-        """The steps that this run is to do; none unless it makes the database complete."""
+        """The steps that this run is to do; none unless it is to make the database ready."""
         build = self.tools.build
-        steps = build.steps_of(self.machine.database) if self.work.complete else ()
+        steps = (
+            build.steps_of(self.machine.database) if self.work.promises_ready else ()
+        )
         records = self.tools.step_records() if steps else []
         return [step for step in steps if step.is_due(records)]
 
@@ -129,13 +131,13 @@ class Leader:
     ) -> None:
         due = self._due()
         if not due or self.tools.build.migrations & set(self.tools.missing()):
-            return  # another package's `migrate` has left some for later, on purpose
+            return  # which the validation will not let pass
         self._steps = Steps(
             connection, transaction, self.tools, unfinished, self.work.report
         )
         # Without a tracker: a `migrate` that a step calls is a part of that step.
         with leading_with(self.machine.database, None), noticing():
-            self._steps.do(due, fake=self.work.fake)
+            self._steps.do(due)
 
     def _work(self, tracker: Tracker) -> None:
         try:

@@ -65,7 +65,7 @@ def prune(
         "needed": list(needed),
         "transient": list(TRANSIENT_OUTCOMES),
         "batch": BATCH,
-        "done": list(DONE),
+        "done": DONE,
     }
     try:
         session.rows(_PRUNE, params)

@@ -207,8 +207,8 @@ class Tools(Protocol):
     def step_records(self) -> list[Record]:
         """The steps that runs have done, newest first."""
 
-    def complete_step(self, connection: BaseDatabaseWrapper, outcome: str) -> None:
-        """Record the running step's end on this connection, in the transaction that is open."""
+    def complete_step(self, connection: BaseDatabaseWrapper) -> None:
+        """Record that the running step is done, in the transaction that is open there."""
 
     def prune(self, unfinished: Unfinished) -> None:
         """Remove the oldest runs, by the setting `HISTORY`."""

@@ -8,6 +8,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.columns import STEP_TABLE
 from django_safe_init.exceptions import InitializationFailed
+from django_safe_init.steps.step import DONE
 
 
 class _Recorder(Protocol):
@@ -15,9 +16,7 @@ class _Recorder(Protocol):
     done: int
 
 
-def complete(
-    connection: BaseDatabaseWrapper, now: str, recorder: _Recorder, outcome: str
-) -> None:
+def complete(connection: BaseDatabaseWrapper, now: str, recorder: _Recorder) -> None:
     """Write the end of the step that the recorder has started; `now` is the engine's SQL for it.
 
     The one write to our tables that is not the recorder's: on its own session it could not be
@@ -27,7 +26,7 @@ def complete(
         cursor.execute(
             f"UPDATE {STEP_TABLE} SET outcome = %s, finished_at = {now}"
             " WHERE run_id = %s AND position = %s",
-            [outcome, recorder.run, recorder.done + 1],
+            [DONE, recorder.run, recorder.done + 1],
         )
         if cursor.rowcount != 1:
             raise InitializationFailed(

@@ -13,8 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_safe_init import interruption
 from django_safe_init.engines.base import Tools
 from django_safe_init.exceptions import InitializationFailed
-from django_safe_init.states import State
-from django_safe_init.steps.step import Function, Step, StepContext
+from django_safe_init.steps.step import DONE, Step, StepContext
 from django_safe_init.transactions import MigrationTransaction
 from django_safe_init.unfinished import Unfinished
 
@@ -44,34 +43,32 @@ class Steps:
         #: Whether that one is undone as a whole if it fails.
         self.current_is_atomic = False
 
-    def do(self, steps: Sequence[Step], *, fake: bool) -> None:
-        """Do them, or only record them. Raises whatever a step raises."""
+    def do(self, steps: Sequence[Step]) -> None:
+        """Do them, one after the other. Raises whatever a step raises."""
         for step in steps:
             interruption.check()
             self.tools.verify()
-            if not fake:
-                self.unfinished.settle_step(step)
-            self._do(step, fake)
-            self.report(f"step {step.label}: {'faked' if fake else 'done'}")
-        if steps:
-            self.recorder.update(State.MIGRATING)
+            self.unfinished.settle_step(step)
+            self._do(step)
+            self.report(f"step {step.label}: done")
 
-    def _do(self, step: Step, fake: bool) -> None:
-        atomic = step.atomic or fake
-        self.current, self.current_is_atomic = step.label, atomic
+    def _do(self, step: Step) -> None:
+        self.current, self.current_is_atomic = step.label, step.atomic
         self.recorder.start_step(
-            step.label, backwards=False, atomic=atomic, detail=step.detail, kind="step"
+            step.label,
+            backwards=False,
+            atomic=step.atomic,
+            detail=step.detail,
+            kind="step",
         )
-        outcome = "faked" if fake else "done"
-        function = _nothing if fake else step.function
-        if atomic:
-            self._do_atomically(step, function, outcome)
+        if step.atomic:
+            self._do_atomically(step)
         else:
-            self._do_openly(step, function)
+            self._do_openly(step)
         self.current, self.current_is_atomic = None, False
-        self.recorder.finish_step(outcome)
+        self.recorder.finish_step(DONE)
 
-    def _do_atomically(self, step: Step, function: Function, outcome: str) -> None:
+    def _do_atomically(self, step: Step) -> None:
         transaction = self.transaction
 
         def check(recorded: Any) -> None:
@@ -79,21 +76,21 @@ class Steps:
 
         transaction.open(step.label, _NOBODY, check, plain=False)
         try:
-            self._call(function, step)
+            self._call(step)
             if not transaction.is_whole:
                 raise InitializationFailed(
                     f"{step.label} has ended its transaction itself, so it cannot be recorded "
                     "together with what it did. Such a step needs atomic=False."
                 )
             self.connection.check_constraints()
-            self.tools.complete_step(self.connection, outcome)
+            self.tools.complete_step(self.connection)
         except BaseException as exc:
             transaction.close(type(exc), exc, exc.__traceback__)
             raise
         transaction.close(None, None, None)
 
-    def _do_openly(self, step: Step, function: Function) -> None:
-        self._call(function, step)
+    def _do_openly(self, step: Step) -> None:
+        self._call(step)
         connection = self.connection
         left_open = connection.connection is not None and not (
             connection.get_autocommit() and self.transaction.has_ended()
@@ -104,14 +101,10 @@ class Steps:
                 f"{step.label} has left a transaction open, so what it did in it is undone."
             )
 
-    def _call(self, function: Function, step: Step) -> None:
+    def _call(self, step: Step) -> None:
         logger = logging.getLogger(f"django_safe_init.steps.{step.label}")
         context = StepContext(self.connection.alias, self.connection, logger)
-        if inspect.iscoroutinefunction(function):
-            async_to_sync(function)(context)
+        if inspect.iscoroutinefunction(step.function):
+            async_to_sync(step.function)(context)
         else:
-            function(context)
-
-
-def _nothing(context: StepContext) -> None:
-    """What a step does that is only recorded."""
+            step.function(context)

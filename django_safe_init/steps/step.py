@@ -17,7 +17,7 @@ from django_safe_init.text import one_line
 #: When a step is done again: never, with each run of a leader, when its fingerprint changes.
 RUNS = ("once", "always", "on_change")
 #: How a step ends that need not be done again.
-DONE = ("done", "faked")
+DONE = "done"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from django_safe_init import (
     ConfigurationError,
     InitializationFailed,
     UnfinishedMigration,
+    ValidationFailed,
     get_status,
     initialize,
     is_ready,
@@ -268,40 +269,24 @@ def test_async(either: Any, step: Any) -> None:
     assert products(either) == ["async"]
 
 
-def test_migrate_does_them(either: Any, step: Any) -> None:
-    """So does `migrate`, which waits for the same lock."""
+def test_migrate_does_none(either: Any, step: Any) -> None:
+    """`migrate` is Django's command: what is left is the next `safe_migrate`'s."""
     step()
     call_command("migrate", verbosity=0)
+    assert of_kind_step(either) == []
+    assert either.newest_run()["outcome"] == "partial"
+    assert get_status().pending == ("shop.seed",)
+    initialize()
     assert products(either) == ["seed"]
-    assert is_ready()
 
 
-def test_a_target_does_not(either: Any, step: Any) -> None:
-    """With a target there is no saying that the schema is what a step needs."""
+def test_not_after_a_part_of_the_migrations(either: Any, step: Any) -> None:
+    """Where another package's `migrate` does not do all, steps have to wait."""
     step()
-    call_command("migrate", "shop", "0002", verbosity=0)
+    work = Work(run_migrate_to_the_first, "test")
+    with pytest.raises(ValidationFailed, match=r"shop\.0002_sale, shop\.seed"):
+        Initializer(Request(work)).run()
     assert of_kind_step(either) == []
-
-
-def test_fake(either: Any, plain_shop: Any, step: Any) -> None:
-    """`migrate --fake` records steps as done, like migrations."""
-    call_command("migrate", verbosity=0)
-    step()
-    call_command("migrate", fake=True, verbosity=0)
-    assert of_kind_step(either) == [("shop.seed", "faked")]
-    assert products(either) == []
-    assert is_ready()
-
-
-def test_not_after_a_part_of_the_migrations(
-    either: Any, plain_shop: Any, step: Any
-) -> None:
-    """Another package's `migrate` may leave some for later: then the steps wait, too."""
-    step()
-    work = Work(lambda: run_migrate_to_the_first(), "test", promises_ready=False)
-    Initializer(Request(work, accepts_success=False)).run()
-    assert of_kind_step(either) == []
-    assert get_status().pending == ("shop.0002_sale", "shop.seed")
 
 
 def run_migrate_to_the_first() -> None:

@@ -86,9 +86,9 @@ class PostgresTools:
         """The steps that runs have done, newest first."""
         return read_records(self._session, self._settings.lock_key)
 
-    def complete_step(self, connection: BaseDatabaseWrapper, outcome: str) -> None:
-        """Record the running step's end on this connection, in the transaction that is open."""
-        complete(connection, "clock_timestamp()", self.recorder, outcome)
+    def complete_step(self, connection: BaseDatabaseWrapper) -> None:
+        """Record that the running step is done, in the transaction that is open there."""
+        complete(connection, "clock_timestamp()", self.recorder)
 
     def prune(self, unfinished: Unfinished) -> None:
         """Remove the oldest runs, by the setting `HISTORY`."""

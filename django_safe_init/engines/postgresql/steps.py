@@ -11,7 +11,7 @@ from django_safe_init.steps.step import DONE, Record, Step, record
 
 _DONE = f"""
     FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = s.run_id
-    WHERE r.lock_key = %(lock_key)s AND s.kind = 'step' AND s.outcome = ANY(%(done)s)
+    WHERE r.lock_key = %(lock_key)s AND s.kind = 'step' AND s.outcome = %(done)s
 """
 _RECORDS = f"SELECT s.name, to_jsonb(s) -> 'detail' {_DONE} ORDER BY s.id DESC"
 
@@ -32,7 +32,7 @@ LAST_DONE = f"SELECT DISTINCT ON (s.name) s.run_id {_DONE} ORDER BY s.name, s.id
 def missing_params(steps: Sequence[Step]) -> dict[str, Any]:
     """The parameters of `MISSING_STEPS`, besides the lock key."""
     return {
-        "done": list(DONE),
+        "done": DONE,
         "labels": [step.label for step in steps],
         "versions": [step.version for step in steps],
         "prints": [step.print for step in steps],
@@ -41,5 +41,5 @@ def missing_params(steps: Sequence[Step]) -> dict[str, Any]:
 
 def read_records(session: Session, lock_key: str | None) -> list[Record]:
     """The steps that runs have done, newest first."""
-    params = {"lock_key": lock_key or "", "done": list(DONE)}
+    params = {"lock_key": lock_key or "", "done": DONE}
     return [record(*row) for row in session.rows(_RECORDS, params)]

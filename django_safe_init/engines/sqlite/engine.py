@@ -65,9 +65,9 @@ class SqliteTools:
         """The steps that runs have done, newest first."""
         return read_records(self._session, self._key)
 
-    def complete_step(self, connection: BaseDatabaseWrapper, outcome: str) -> None:
-        """Record the running step's end on this connection, in the transaction that is open."""
-        complete(connection, NOW, self.recorder, outcome)
+    def complete_step(self, connection: BaseDatabaseWrapper) -> None:
+        """Record that the running step is done, in the transaction that is open there."""
+        complete(connection, NOW, self.recorder)
 
     def prune(self, unfinished: Unfinished) -> None:
         """Remove the oldest runs, by the setting `HISTORY`."""

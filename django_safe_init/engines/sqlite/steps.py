@@ -11,7 +11,7 @@ from django_safe_init.steps.step import DONE, Record, record
 _RECORDS = f"""
     SELECT s.name, s.detail, s.run_id FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = s.run_id
     WHERE r.lock_key = :lock_key AND s.kind = 'step'
-      AND s.outcome IN ({", ".join(f"'{outcome}'" for outcome in DONE)})
+      AND s.outcome = '{DONE}'
     ORDER BY s.id DESC
 """
 
