@@ -35,6 +35,13 @@ class Build:
     migrations: frozenset[str]
     fingerprint: str
     steps: tuple[Step, ...] = ()
+    #: Steps that only an administrator may do. No part of the fingerprint: whether they are done
+    #: is read from the server each time.
+    privileged: tuple[Step, ...] = ()
+
+    def privileged_of(self, alias: str) -> tuple[Step, ...]:
+        """Those for that database, in their order."""
+        return tuple(step for step in self.privileged if step.belongs_to(alias))
 
     def steps_of(self, alias: str) -> tuple[Step, ...]:
         """The steps that are done in that database, in their order."""
@@ -51,8 +58,11 @@ def current_build() -> Build:
     migrations = frozenset(
         name for config in configs for name in _migration_names(config)
     )
-    steps = registry.ordered()
-    return Build(migrations, _fingerprint(migrations, configs, steps), steps)
+    found = registry.ordered()
+    steps = tuple(step for step in found if step.phase == "schema")
+    privileged = tuple(step for step in found if step.phase == "privileged")
+    fingerprint = _fingerprint(migrations, configs, steps)
+    return Build(migrations, fingerprint, steps, privileged)
 
 
 def migrated_apps() -> frozenset[str]:

@@ -50,6 +50,8 @@ class Settings:
     lock: str = "auto"
     #: Per alias, settings that reach the server without a transaction pooler.
     direct: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    #: The alias with an administrator's credentials, present only where the privileged phase runs.
+    privileged_database: str | None = None
     #: How often to try to reach the server.
     connect_attempts: int = 10
     #: The longest pause between two attempts.
@@ -173,6 +175,10 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a string or None",
     ),
     "LOCK": _one_of("auto", "none"),
+    "PRIVILEGED_DATABASE": (
+        lambda value: value is None or isinstance(value, str),
+        "an alias of DATABASES, or None",
+    ),
     "DIRECT": (_is_direct, "a dictionary of alias to connection settings"),
     "CONNECT_ATTEMPTS": _POSITIVE_COUNT,
     "CONNECT_MAX_WAIT": _DURATION,

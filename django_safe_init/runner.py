@@ -245,7 +245,10 @@ class Initializer:
             self.database, self.build, self.settings, self.deadline, self.say
         )
         try:
+            seen = self._require_privileged()
             run = self._finished(watch)
+            if not seen:  # the server did not answer then; now it has
+                self._require_privileged()
             if (
                 run is not None
                 and self.request.accepts_success
@@ -258,6 +261,16 @@ class Initializer:
             return Election(self, engines.open_engine(self, watch)).run()
         finally:
             watch.close()
+
+    def _require_privileged(self) -> bool:
+        """Refuse to begin without what only an administrator may do; False if nobody answers."""
+        steps = self.build.privileged_of(self.database)
+        is_server = engine_of(self.database) is Engine.POSTGRESQL
+        if not steps or not is_server or self.mode == "external":
+            return True
+        from django_safe_init.privileged.needs import require_privileged
+
+        return require_privileged(self.database, steps, self.settings)
 
     def _finished(self, watch: Eyes) -> int | None:
         """The run that has made this build ready, as one cheap query can tell."""

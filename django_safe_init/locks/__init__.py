@@ -20,6 +20,11 @@ def work_key(lock_key: str | None = None) -> int:
     return _key("work", lock_key)
 
 
+def privileged_key(lock_key: str | None = None) -> int:
+    """The key whose exclusive holder does the privileged phase, in the maintenance database."""
+    return _key("privileged", lock_key)
+
+
 def channel(lock_key: str | None = None) -> str:
     """The NOTIFY channel on which a leader says that the lock is free."""
     return f"django_safe_init_{leader_key(lock_key) & 0xFFFFFFFFFFFFFFFF:016x}"

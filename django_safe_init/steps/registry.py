@@ -13,7 +13,7 @@ from django.apps import AppConfig, apps
 from django.utils.module_loading import module_has_submodule
 
 from django_safe_init.exceptions import ConfigurationError
-from django_safe_init.steps.step import RUNS, Function, Step
+from django_safe_init.steps.step import PHASES, RUNS, Function, Step
 
 MODULE = "init_steps"
 #: What an `AppConfig` may define, which then is a step that is always done.
@@ -157,6 +157,8 @@ def init_step(
     after: Iterable[str] = (),
     atomic: bool = True,
     fingerprint: Callable[[], Any] | None = None,
+    phase: str = "schema",
+    done: Callable[[Any], bool] | None = None,
 ) -> Any:
     """Register a function, sync or async, as a step of its app. A decorator.
 
@@ -165,8 +167,11 @@ def init_step(
     "on_change", when what `fingerprint` returns (called once a process, without a database)
     differs from the last time. `after` names steps that come first, of another app with its
     label: `"shop.seed"`. With `atomic` the step and the record that it is done are one
-    transaction; without it what a killed one has done is unknown, as with a migration. Raises
-    `ConfigurationError`.
+    transaction; without it what a killed one has done is unknown, as with a migration.
+
+    With `phase` "privileged" it is done by `safe_migrate --phase privileged` alone, each time and
+    outside of a transaction, with a `PrivilegedContext`; `done`, called with one too, says by
+    the server's catalogue whether it is there. Raises `ConfigurationError`.
     """
 
     def register(function: Function) -> Function:
@@ -179,6 +184,8 @@ def init_step(
             tuple(after),
             atomic,
             fingerprint,
+            phase,
+            done,
         )
         _require_sense(step)
         registry.add(step)
@@ -197,5 +204,9 @@ def _require_sense(step: Step) -> None:
         wrong = 'needs both or neither: run="on_change" and a fingerprint'
     elif step.version < 1:
         wrong = "has a version below 1"
+    elif step.phase not in PHASES:
+        wrong = f"has phase={step.phase!r}: use one of {', '.join(map(repr, PHASES))}"
+    elif (step.phase == "privileged") != (step.done is not None):
+        wrong = 'needs both or neither: phase="privileged" and done'
     if wrong:
         raise ConfigurationError(f"The step {step.label} {wrong}.")

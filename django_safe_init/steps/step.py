@@ -16,6 +16,8 @@ from django_safe_init.text import one_line
 
 #: When a step is done again: never, with each run of a leader, when its fingerprint changes.
 RUNS = ("once", "always", "on_change")
+#: Who does a step: the leader, or an administrator's `safe_migrate --phase privileged`.
+PHASES = ("schema", "privileged")
 #: How a step ends that need not be done again.
 DONE = "done"
 
@@ -32,7 +34,19 @@ class StepContext:
     logger: logging.Logger
 
 
-Function = Callable[[StepContext], Any]
+@dataclass(frozen=True)
+class PrivilegedContext(StepContext):
+    """What a step of the privileged phase works with.
+
+    In that phase `connection` is an administrator's, to the database that `PRIVILEGED_DATABASE`
+    names; elsewhere, where only `done` is called, it is the one to the database itself.
+    """
+
+    #: The connection to the database itself, which may not be there yet.
+    target: Callable[[], BaseDatabaseWrapper]
+
+
+Function = Callable[[Any], Any]
 
 
 class Record(NamedTuple):
@@ -55,6 +69,9 @@ class Step:
     after: tuple[str, ...] = ()
     atomic: bool = True
     fingerprint: Callable[[], Any] | None = None
+    phase: str = "schema"
+    #: Whether a privileged step is done, by the server's catalogue.
+    done: Callable[[Any], bool] | None = None
 
     @property
     def label(self) -> str:

@@ -78,6 +78,12 @@ class Command(BaseCommand):
             choices=("self", "external"),
             help="Who initializes: this process or not.",
         )
+        add(
+            "--phase",
+            choices=("schema", "privileged"),
+            default="schema",
+            help="The administrator's work, or everybody's.",
+        )
         add("--timeout", type=float, metavar="SECONDS", help="How long to wait in all.")
         add(
             "--force",
@@ -178,6 +184,8 @@ class Command(BaseCommand):
         try:
             check_interruption()
             self._check_usage(options)
+            if options["phase"] == "privileged":
+                return self._privileged(initializer, options), 0
             if options["plan"] or options["check"]:
                 return self._look(initializer, options), 0
             return initializer.run(), 0
@@ -200,6 +208,10 @@ class Command(BaseCommand):
         require_command(self._command)
         if options["jobs"] < 1:
             raise ConfigurationError("--jobs must be 1 or more.")
+        if self._command and options["phase"] == "privileged":
+            raise ConfigurationError(
+                "--phase privileged is an administrator's: no command can follow it."
+            )
         if self._command and options["plan"]:
             raise ConfigurationError(
                 "--plan changes nothing, so no command can follow it."
@@ -238,6 +250,29 @@ class Command(BaseCommand):
             self._plan_steps(alias, self.stderr if options["json"] else self.stdout)
         if options["check"]:
             self._require_ready(alias)
+        return initializer.outcome("ready")
+
+    def _privileged(self, initializer: Initializer, options: dict[str, Any]) -> Outcome:
+        alias = initializer.database
+        check_alias(alias)
+        if engine_of(alias) is not Engine.POSTGRESQL:
+            self._report(alias)("no server, so nothing is privileged")
+            return initializer.outcome("ready")
+        # Here, because no replica of the application should pay for it.
+        from django_safe_init.privileged.phase import PrivilegedPhase
+
+        phase = PrivilegedPhase(alias, options["timeout"], self._report(alias))
+        if not (options["plan"] or options["check"]):
+            phase.run()
+            return initializer.outcome("ready")
+        missing = phase.plan()
+        if options["plan"]:
+            output = self.stderr if options["json"] else self.stdout
+            output.write("Planned steps:" if missing else "  No planned steps.")
+            for label in missing:
+                output.write(f"{label}\n    privileged")
+        if options["check"] and missing:
+            raise InitializationFailed(f"not done: {', '.join(missing)}")
         return initializer.outcome("ready")
 
     def _plan_steps(self, alias: str, output: OutputWrapper) -> None:

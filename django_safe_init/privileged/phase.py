@@ -1,0 +1,172 @@
+"""The privileged phase: an administrator's process does what no other may."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from django.db import Error, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_safe_init.build import current_build
+from django_safe_init.conf import Settings, get_settings
+from django_safe_init.connections import connect, make_wrapper
+from django_safe_init.deadline import Deadline
+from django_safe_init.exceptions import (
+    ConfigurationError,
+    InitializationFailed,
+    SafeInitError,
+    WaitTimeout,
+)
+from django_safe_init.interruption import check, sleep
+from django_safe_init.locks import privileged_key
+from django_safe_init.locks.postgresql import (
+    require_exclusion,
+    require_own_server_session,
+)
+from django_safe_init.privileged.needs import context_of, undone
+from django_safe_init.steps.step import Step
+from django_safe_init.text import one_line
+
+logger = logging.getLogger("django_safe_init")
+
+Report = Callable[[str], None]
+
+
+class PrivilegedPhase:
+    """The privileged steps of one database, with the credentials of `PRIVILEGED_DATABASE`."""
+
+    def __init__(self, alias: str, timeout: float | None, report: Report) -> None:
+        self.alias = alias
+        self.settings = get_settings()
+        self.administrator = administrator(self.settings)
+        self.steps = current_build().privileged_of(alias)
+        self.report = report
+        self._deadline = Deadline(
+            self.settings.max_wait if timeout is None else timeout
+        )
+
+    def plan(self) -> list[str]:
+        """The labels of the steps that are not done."""
+        with self._connections() as (connection, target):
+            return undone(self.steps, self.alias, connection, target)
+
+    def run(self) -> None:
+        """Do all of them, under a lock of the maintenance database, and see that they are done.
+
+        Each may be done again, so a second administrator's process does them once more, after
+        the first. Raises a `SafeInitError`.
+        """
+        with self._connections() as (connection, target), self._locked(connection):
+            for step in self.steps:
+                check()
+                self._do(step, connection, target)
+            left = undone(self.steps, self.alias, connection, target)
+        if left:
+            raise InitializationFailed(
+                f"Done, and not there afterwards: {', '.join(left)}."
+            )
+
+    def _do(
+        self,
+        step: Step,
+        connection: BaseDatabaseWrapper,
+        target: Callable[[], BaseDatabaseWrapper],
+    ) -> None:
+        try:
+            step.function(context_of(step, self.alias, connection, target))
+        except SafeInitError:
+            raise
+        except Exception as exc:
+            text = f"{step.label}: {type(exc).__name__}: {one_line(exc)}"
+            raise InitializationFailed(text, failed_migration=step.label) from exc
+        self.report(f"step {step.label}: done")
+
+    @contextmanager
+    def _connections(
+        self,
+    ) -> Iterator[tuple[BaseDatabaseWrapper, Callable[[], BaseDatabaseWrapper]]]:
+        """To the maintenance database, and, once somebody asks, to the one to be initialized."""
+        with ExitStack() as stack:
+            self._wait_for_server()
+            opened = make_wrapper(self.administrator)
+            stack.callback(opened.close)
+            opened.ensure_connection()
+            found: list[BaseDatabaseWrapper] = []
+
+            def target() -> BaseDatabaseWrapper:
+                if not found:
+                    name = connections[self.alias].settings_dict["NAME"]
+                    made = make_wrapper(self.administrator, {"NAME": name})
+                    stack.callback(made.close)
+                    made.ensure_connection()
+                    found.append(made)
+                return found[0]
+
+            yield opened, target
+
+    def _wait_for_server(self) -> None:
+        """Until it answers, straight from the server itself, and with locks that exclude."""
+        with ExitStack() as stack:
+            first, second = (
+                stack.enter_context(
+                    connect(
+                        make_wrapper(self.administrator),
+                        self.settings,
+                        self._deadline,
+                        "safe_init privileged",
+                        self.report,
+                    )
+                )
+                for _ in range(2)
+            )
+            require_own_server_session(first, declared=False)
+            require_exclusion(first, second)
+
+    @contextmanager
+    def _locked(self, connection: BaseDatabaseWrapper) -> Iterator[None]:
+        """The lock is this very connection's, so it lasts as long as what it does in the server."""
+        key = privileged_key(self.settings.lock_key)
+        patience = Deadline(self.settings.wait_timeout)
+        told = False
+        while not _ask(connection, "SELECT pg_try_advisory_lock(%s)", key):
+            if patience.passed() or self._deadline.passed():
+                raise WaitTimeout(
+                    "Another process did privileged work for too long. Look for it in "
+                    f"pg_locks: its advisory lock has the key {key}."
+                )
+            if not told:
+                self.report("waiting for another process that does privileged work")
+                told = True
+            sleep(random.uniform(0.1, 0.3))
+        try:
+            yield
+        finally:
+            try:
+                _ask(connection, "SELECT pg_advisory_unlock(%s)", key)
+            except Error as exc:  # it is gone, and so is its lock
+                logger.info("The privileged connection ended: %s", one_line(exc))
+
+
+def administrator(settings: Settings) -> str:
+    """The alias with an administrator's credentials. Raises `ConfigurationError`."""
+    alias = settings.privileged_database
+    if alias is None or alias not in connections.settings:
+        named = "is not set" if alias is None else f"names {alias!r}"
+        raise ConfigurationError(
+            f'SAFE_INIT["PRIVILEGED_DATABASE"] {named}, and the privileged phase needs an alias '
+            "of DATABASES with an administrator's credentials for the server."
+        )
+    if connections[alias].vendor != "postgresql":
+        raise ConfigurationError(
+            f"PRIVILEGED_DATABASE names {alias!r}, which is no PostgreSQL database."
+        )
+    return alias
+
+
+def _ask(connection: BaseDatabaseWrapper, query: str, key: int) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(query, [key])
+        return bool(cursor.fetchone()[0])

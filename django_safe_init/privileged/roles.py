@@ -1,0 +1,61 @@
+"""Roles that may log in and nothing else; their passwords never reach the server as they are."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from psycopg import sql
+
+from django_safe_init.exceptions import ConfigurationError
+from django_safe_init.privileged.registering import register, rows, run
+from django_safe_init.steps.step import PrivilegedContext
+
+_ROLE = "SELECT rolcanlogin FROM pg_roles WHERE rolname = %s"
+
+
+def ensure_role(name: str, *, password_env: str | None = None) -> None:
+    """A role that may log in, and is neither superuser nor may create roles or databases.
+
+    `password_env` names the environment variable with its password, which is needed in the
+    privileged phase alone, and is set each time, so that a new password arrives. The server gets
+    a SCRAM-SHA-256 verifier: the password is in no statement, no log and no catalogue. A role
+    that exists keeps whatever else it may.
+    """
+
+    def ensure(context: PrivilegedContext) -> None:
+        if not rows(context.connection, _ROLE, name):
+            attributes = "NOSUPERUSER NOCREATEDB NOCREATEROLE"
+            run(
+                context.connection,
+                f"CREATE ROLE {{role}} LOGIN {attributes}",
+                role=name,
+            )
+        run(context.connection, "ALTER ROLE {role} LOGIN", role=name)
+        if password_env is not None:
+            _set_password(context.connection, name, _secret(name, password_env))
+
+    def done(context: PrivilegedContext) -> bool:
+        return rows(context.connection, _ROLE, name) == [(True,)]
+
+    register(f"role_{name}", ensure, done)
+
+
+def _secret(role: str, variable: str) -> str:
+    password = os.environ.get(variable, "")
+    if not password:
+        raise ConfigurationError(
+            f"The password of the role {role} is missing: set {variable} in the environment."
+        )
+    return password
+
+
+def _set_password(connection: Any, role: str, password: str) -> None:
+    raw = connection.connection
+    encoding = raw.info.encoding
+    verifier = raw.pgconn.encrypt_password(
+        password.encode(encoding), role.encode(encoding), b"scram-sha-256"
+    )
+    statement = sql.SQL("ALTER ROLE {} PASSWORD {}")
+    with connection.cursor() as cursor:
+        cursor.execute(statement.format(sql.Identifier(role), verifier.decode()))
