@@ -1,0 +1,503 @@
+"""Two phases: what an administrator does, and that everybody else waits for it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg
+import pytest
+from django.db import connections
+
+from django_safe_init import (
+    ConfigurationError,
+    InitializationFailed,
+    MissingPrivilege,
+    WaitTimeout,
+    get_status,
+    initialize,
+    is_ready,
+    privileged,
+)
+from django_safe_init.build import current_build
+from django_safe_init.conf import get_settings
+from django_safe_init.locks import privileged_key
+from django_safe_init.management.commands.safe_migrate import Command
+from django_safe_init.privileged.needs import missing_privileged
+from django_safe_init.privileged.phase import PrivilegedPhase
+from django_safe_init.steps.registry import init_step, registry
+from example_project.embedded import EmbeddedServer
+
+SECRET = "correct horse battery staple"
+_numbers = count(1)
+
+
+@pytest.fixture(scope="module")
+def watched_server() -> Iterator[EmbeddedServer]:
+    """A server of which every statement is in the log; its roles are this module's."""
+    everything = {"log_statement": "all", "log_min_duration_statement": "0"}
+    with EmbeddedServer(18, settings=everything) as running:
+        yield running
+
+
+class Site:
+    """A project with three roles: owner, application, administrator."""
+
+    def __init__(self, server: EmbeddedServer, number: int) -> None:
+        self.server = server
+        self.name, self.owner, self.app = (
+            f"shop_{number}",
+            f"owner_{number}",
+            f"app {number}",  # a name that needs quotes
+        )
+
+    def register(self) -> None:
+        """The steps of its `init_steps.py`."""
+        privileged.ensure_role(self.owner, password_env="OWNER_PASSWORD")
+        privileged.ensure_database(owner=self.owner)
+        privileged.ensure_extension("vector")
+        privileged.ensure_role(self.app)
+        privileged.grant_application(self.app, owner=self.owner)
+
+    @property
+    def labels(self) -> list[str]:
+        return [each.label for each in current_build().privileged]
+
+    def rows(self, query: str, database: str = "postgres") -> list[Any]:
+        with self.server.connect(database) as connection:
+            return connection.execute(query).fetchall()
+
+    def as_role(self, role: str) -> psycopg.Connection[Any]:
+        return self.server.connect(self.name, user=role)
+
+
+@pytest.fixture
+def site(
+    watched_server: EmbeddedServer,
+    small_shop: Any,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    django_db_blocker: Any,
+) -> Iterator[Site]:
+    """A site whose roles and database are not there yet; what it registered is all there is."""
+    made = Site(watched_server, next(_numbers))
+    address = {
+        "HOST": watched_server.host,
+        "PORT": str(watched_server.port),
+        "OPTIONS": {},
+    }
+    base = {**connections.settings["default"], **address}
+    before = dict(connections.settings["default"])
+    monkeypatch.setenv("OWNER_PASSWORD", SECRET)
+    monkeypatch.setattr(registry, "_steps", [])
+    monkeypatch.setattr(registry, "_app", SimpleNamespace(label="shop"))
+    settings.SAFE_INIT = {
+        "IN_TESTS": True,
+        "PRIVILEGED_DATABASE": "admin",
+        "CONNECT_ATTEMPTS": 1,
+    }
+    with django_db_blocker.unblock():
+        connections["default"].close()
+        connections.settings["default"].update(
+            {**address, "NAME": made.name, "USER": made.owner}
+        )
+        admin = {**base, "NAME": "postgres", "USER": "postgres"}
+        monkeypatch.setitem(connections.settings, "admin", admin)
+        made.register()
+        try:
+            yield made
+        finally:
+            connections["default"].close()
+            connections.settings["default"].update(before)
+            connections["admin"].close()
+            del connections["admin"]
+    with watched_server.connect() as connection:
+        connection.execute(f"DROP DATABASE IF EXISTS {made.name} WITH (FORCE)")
+        for role in (made.app, made.owner):
+            connection.execute(f'DROP ROLE IF EXISTS "{role}"')
+
+
+def do(site: Site, timeout: float = 20) -> list[str]:
+    said: list[str] = []
+    PrivilegedPhase("default", timeout, said.append).run()
+    return said
+
+
+def serve_as(role: str) -> None:
+    connections["default"].close()
+    connections.settings["default"].update(USER=role)
+    del connections["default"]
+
+
+# All of it
+
+
+def test_two_phases(site: Site, command_line: Any) -> None:
+    """First the administrator, then the owner, then the application, each with its rights."""
+    with pytest.raises(MissingPrivilege) as refused:
+        initialize()
+    assert "safe_migrate --phase privileged" in str(refused.value)
+    assert all(label in str(refused.value) for label in site.labels)
+
+    ended = command_line(
+        Command, "safe_migrate", "--phase", "privileged", "--database", "default",
+        "--skip-checks", "--json",
+    )  # fmt: skip
+    assert (ended.code, ended.json["result"]) == (0, "ready"), ended.stderr
+    assert [line for line in ended.stderr.splitlines() if "done" in line] == [
+        f"[safe_init] step {label}: done" for label in site.labels
+    ]
+    assert initialize().role == "leader"
+    assert is_ready()
+
+    with site.as_role(site.app) as app:
+        app.execute("INSERT INTO shop_product (name) VALUES ('tea')")
+        app.execute("UPDATE shop_product SET name = 'coffee'")
+        app.execute("DELETE FROM shop_product")
+        app.execute("SELECT * FROM django_safe_init_run, django_migrations")
+        for refused_sql in (
+            "DROP TABLE shop_product",
+            "ALTER TABLE shop_product ADD x int",
+            "CREATE TABLE mine (x int)",
+            "DELETE FROM django_migrations",
+            "UPDATE django_safe_init_run SET outcome = 'ready'",
+            "DELETE FROM django_safe_init_step",
+            "CREATE ROLE other",
+        ):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                app.execute(refused_sql)
+
+    serve_as(site.app)
+    assert is_ready()
+    found = get_status()
+    assert (found.ready, found.run is not None) == (True, True)
+
+
+def test_again(site: Site) -> None:
+    """Done again, nothing changes, and nothing fails; tables to come are granted, too."""
+    do(site)
+    initialize()
+    with site.as_role(site.owner) as owner:
+        owner.execute("CREATE TABLE later (id serial)")
+    with site.as_role(site.app) as app:
+        app.execute("INSERT INTO later DEFAULT VALUES")
+    do(site)
+    assert is_ready()
+    assert PrivilegedPhase("default", None, print).plan() == []
+    with (
+        site.as_role(site.app) as app,
+        pytest.raises(psycopg.errors.InsufficientPrivilege),
+    ):
+        app.execute("DELETE FROM django_safe_init_step")
+
+
+def test_many_at_once(site: Site) -> None:
+    """Ten administrators' processes at the same moment: none fails, and all is there."""
+    with ThreadPoolExecutor(10) as pool:
+        ended = list(pool.map(lambda _: do(site), range(10)))
+    assert len(ended) == 10
+    assert any("waiting for another process" in said[0] for said in ended)
+    initialize()
+
+
+def test_on_another_server(site: Site) -> None:
+    """A dump that is restored where the roles are not has the record, and is refused."""
+    do(site)
+    initialize()
+    with site.server.connect(site.name) as admin:
+        admin.execute(f'DROP OWNED BY "{site.app}"')
+        admin.execute(f'DROP ROLE "{site.app}"')
+    missing = missing_privileged("default", current_build().privileged, get_settings())
+    assert missing == [each for each in site.labels if "app_" in each]
+    with pytest.raises(MissingPrivilege, match="role_app_"):
+        initialize()
+    do(site)
+    assert initialize().role == "none"
+
+
+# Each of them
+
+
+def test_a_role_that_exists(site: Site) -> None:
+    """It keeps what it may, and may log in afterwards."""
+    with site.server.connect() as admin:
+        admin.execute(f"CREATE ROLE {site.owner} NOLOGIN CREATEDB")
+    do(site)
+    query = (
+        f"SELECT rolcanlogin, rolcreatedb FROM pg_roles WHERE rolname = '{site.owner}'"
+    )
+    assert site.rows(query) == [(True, True)]
+
+
+def test_a_database_of_somebody_else(site: Site) -> None:
+    """It is given to the owner."""
+    with site.server.connect() as admin:
+        admin.execute(f"CREATE DATABASE {site.name}")
+    do(site)
+    query = (
+        f"SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = '{site.name}'"
+    )
+    assert site.rows(query) == [(site.owner,)]
+
+
+def test_tables_that_are_there(site: Site) -> None:
+    """Tables that were made before are granted as well; without that it is not done."""
+    do(site)
+    with site.server.connect(site.name) as admin:
+        admin.execute(
+            f"CREATE TABLE older (id int); ALTER TABLE older OWNER TO {site.owner}"
+        )
+        admin.execute(f'REVOKE ALL ON older FROM "{site.app}"')
+    with pytest.raises(MissingPrivilege, match="grants_app_"):
+        initialize()
+    do(site)
+    initialize()
+
+
+def test_a_named_database(site: Site) -> None:
+    """A database may be another than that of the alias."""
+    other = f"{site.name}_queue"
+    privileged.ensure_database(other, owner=site.owner)
+    do(site)
+    assert site.labels[-1] == f"shop.database_{other}"
+    query = f"SELECT 1 FROM pg_database WHERE datname = '{other}'"
+    assert site.rows(query) == [(1,)]
+    with site.server.connect() as admin:
+        admin.execute(f"DROP DATABASE {other}")
+
+
+def test_of_the_projects_own(site: Site) -> None:
+    """A project's own step says by the catalogue whether it is done."""
+
+    def done(context: Any) -> bool:
+        return bool(there)
+
+    there: list[int] = []
+
+    @init_step(phase="privileged", done=done)
+    def tune(context: Any) -> None:
+        there.append(1)
+
+    assert "tune" not in {each.name for each in current_build().steps}
+    do(site)
+    assert there == [1]
+    initialize()
+    there.clear()
+    with pytest.raises(MissingPrivilege, match="tune"):
+        initialize()
+
+
+def test_one_that_does_not_help(site: Site) -> None:
+    """What is not there after it was done is an error."""
+    init_step(
+        lambda context: None, name="idle", phase="privileged", done=lambda _: False
+    )
+    with pytest.raises(InitializationFailed, match=r"not there afterwards: .*\.idle\."):
+        do(site)
+
+
+def test_one_that_raises(site: Site) -> None:
+    """Its name is told; what came before it stays."""
+
+    def fail(context: Any) -> None:
+        raise ValueError("no")
+
+    init_step(fail, name="broken", phase="privileged", done=lambda context: False)
+    with pytest.raises(InitializationFailed, match=r"broken: ValueError: no"):
+        do(site)
+    assert site.rows(f"SELECT 1 FROM pg_roles WHERE rolname = '{site.owner}'")
+
+
+# Secrets
+
+
+def test_the_secret_is_nowhere(site: Site, caplog: Any, command_line: Any) -> None:
+    """Not in a log, a table, a statement, an output or an error; yet it is the password."""
+    caplog.set_level(logging.DEBUG)
+    ended = command_line(
+        Command, "safe_migrate", "--phase", "privileged", "--skip-checks"
+    )
+    initialize()
+    log = site.server.log.read_text()
+    assert "ALTER ROLE" in log
+    seen = [log, caplog.text, ended.stdout, ended.stderr]
+    for query in (
+        "SELECT * FROM pg_stat_activity",
+        "SELECT * FROM pg_authid",
+    ):
+        seen.append(str(site.rows(query)))
+    for table in ("django_safe_init_run", "django_safe_init_step"):
+        seen.append(str(site.rows(f"SELECT * FROM {table}", site.name)))
+    with open("/proc/self/cmdline") as line:
+        seen.append(line.read())
+    assert not [text for text in seen if SECRET in text or "battery" in text]
+    [(verifier,)] = site.rows(
+        f"SELECT rolpassword FROM pg_authid WHERE rolname = '{site.owner}'"
+    )
+    assert is_password(SECRET, verifier)
+    assert not is_password("wrong", verifier)
+
+
+def is_password(password: str, verifier: str) -> bool:
+    """Whether a SCRAM-SHA-256 verifier (RFC 5803) is that of the password."""
+    import base64
+    import hashlib
+    import hmac
+
+    _, iterations_and_salt, keys = verifier.split("$")
+    iterations, salt = iterations_and_salt.split(":")
+    salted = hashlib.pbkdf2_hmac(
+        "sha256", password.encode(), base64.b64decode(salt), int(iterations)
+    )
+    client = hmac.digest(salted, b"Client Key", "sha256")
+    stored = hashlib.sha256(client).digest()
+    return base64.b64encode(stored).decode() == keys.split(":")[0]
+
+
+def test_without_the_secret(site: Site, monkeypatch: Any) -> None:
+    """Its variable is named, and nothing else."""
+    monkeypatch.delenv("OWNER_PASSWORD")
+    with pytest.raises(ConfigurationError, match="set OWNER_PASSWORD in the environ"):
+        do(site)
+
+
+# Who may, and when
+
+
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        (None, "is not set"),
+        ("nowhere", "names 'nowhere'"),
+    ],
+)
+def test_without_an_administrator(
+    site: Site, settings: Any, command_line: Any, value: Any, error: str
+) -> None:
+    """Where the credentials are not, the phase says what it needs."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "PRIVILEGED_DATABASE": value}
+    ended = command_line(
+        Command, "safe_migrate", "--phase", "privileged", "--skip-checks"
+    )
+    assert ended.code == 2
+    assert f'SAFE_INIT["PRIVILEGED_DATABASE"] {error}' in ended.stderr
+
+
+def test_an_administrator_of_no_server(site: Site, monkeypatch: Any) -> None:
+    """The alias has to be one of a PostgreSQL server."""
+    lite = {**connections.settings["admin"], "ENGINE": "django.db.backends.sqlite3"}
+    connections["admin"].close()
+    del connections["admin"]
+    monkeypatch.setitem(connections.settings, "admin", {**lite, "NAME": ":memory:"})
+    with pytest.raises(ConfigurationError, match="which is no PostgreSQL database"):
+        do(site)
+
+
+def test_the_lock_is_held_by_somebody(site: Site, settings: Any) -> None:
+    """It is waited for, in the end in vain."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "WAIT_TIMEOUT": 0.5}
+    with site.server.connect() as admin:
+        admin.execute("SELECT pg_advisory_lock(%s)", [privileged_key()])
+        with pytest.raises(WaitTimeout, match=str(privileged_key())):
+            do(site)
+    do(site)
+
+
+def test_the_connection_is_lost(site: Site, caplog: Any) -> None:
+    """The error is the one that was met, and the lock is gone with the connection."""
+    caplog.set_level(logging.INFO)
+
+    def lose(context: Any) -> None:
+        context.connection.connection.close()
+        raise ValueError("lost")
+
+    init_step(lose, name="lose", phase="privileged", done=lambda context: True)
+    with pytest.raises(InitializationFailed, match="lose: ValueError: lost"):
+        do(site)
+    registry._steps.pop()
+    do(site)
+
+
+def test_plan_and_check(site: Site, command_line: Callable[..., Any]) -> None:
+    """Both change nothing."""
+    run = ("safe_migrate", "--phase", "privileged", "--skip-checks")
+    planned = command_line(Command, *run, "--plan")
+    assert planned.stdout.splitlines() == [
+        "Planned steps:",
+        *[line for label in site.labels for line in (label, "    privileged")],
+    ]
+    checked = command_line(Command, *run, "--check")
+    assert checked.code == 1
+    assert f"not done: {', '.join(site.labels)}" in checked.stderr
+    assert not site.rows(f"SELECT 1 FROM pg_roles WHERE rolname = '{site.owner}'")
+    do(site)
+    assert (
+        command_line(Command, *run, "--plan", "--check").stdout
+        == "  No planned steps.\n"
+    )
+
+
+def test_no_command_follows(site: Site, command_line: Callable[..., Any]) -> None:
+    """An administrator's process becomes no server."""
+    run = ("safe_migrate", "--phase", "privileged", "--skip-checks")
+    ended = command_line(Command, *run, "--", "true")
+    assert ended.code == 2
+    assert "no command can follow it" in ended.stderr
+
+
+def test_external(site: Site, settings: Any) -> None:
+    """Who only waits for others does not ask."""
+    do(site)
+    initialize()
+    registry._steps.append(registry._steps[0])
+    init_step(
+        lambda context: None, name="late", phase="privileged", done=lambda _: False
+    )
+    registry._steps.pop(-2)
+    assert initialize(mode="external").result == "ready"
+    with pytest.raises(MissingPrivilege, match="late"):
+        initialize()
+
+
+def test_a_server_that_does_not_answer_yet(site: Site, monkeypatch: Any) -> None:
+    """Nothing can be seen then; when it answers it is looked at before anything is done."""
+    connections.settings["default"].update(PORT="1")
+    connections["default"].close()
+    del connections["default"]
+    assert (
+        missing_privileged("default", current_build().privileged, get_settings())
+        is None
+    )
+
+
+def test_looked_at_again(site: Site, monkeypatch: Any) -> None:
+    """A server that answers later is looked at before anything is done."""
+    do(site)
+    from django_safe_init.privileged import needs
+
+    answers: list[Any] = [None, ["shop.late"]]
+    monkeypatch.setattr(needs, "missing_privileged", lambda *a: answers.pop(0))
+    with pytest.raises(MissingPrivilege, match=r"shop\.late"):
+        initialize()
+    assert answers == []
+
+
+def test_where_there_is_no_server(
+    lite: Any, small_shop: Any, monkeypatch: Any, command_line: Any
+) -> None:
+    """On SQLite nothing is privileged: nobody needs an administrator."""
+    monkeypatch.setattr(registry, "_steps", [])
+    monkeypatch.setattr(registry, "_app", SimpleNamespace(label="shop"))
+    privileged.ensure_role("owner")
+    privileged.grant_application("app", owner="owner")
+    assert initialize().role == "leader"
+    assert is_ready()
+    ended = command_line(
+        Command, "safe_migrate", "--phase", "privileged", "--skip-checks"
+    )
+    assert ended.code == 0
+    assert "no server, so nothing is privileged" in ended.stderr
