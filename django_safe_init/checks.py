@@ -1,4 +1,4 @@
-"""System checks. None of them opens the database."""
+"""System checks. One of them opens the database, and only where Django is told to check it."""
 
 from __future__ import annotations
 
@@ -125,6 +125,33 @@ def check_steps(
     return [
         Error(problem.message, hint=problem.hint, id=_STEP_IDS[problem.kind])
         for problem in steps.problems(steps.registry.steps())
+    ]
+
+
+@register("safe_init", Tags.database)
+def check_serving_role(
+    app_configs: Sequence[AppConfig] | None,
+    databases: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> list[CheckMessage]:
+    """W007: the project has a privileged phase, and its everyday role is an administrator's.
+
+    The one check that opens the database, so Django runs it where a database is named.
+    """
+    if not any(step.phase == "privileged" for step in steps.registry.steps()):
+        return []
+    from django_safe_init.privileged.needs import is_administrator
+
+    return [
+        Warning(
+            f"The role of the database {alias!r} is a superuser, or may create roles: what only "
+            "the privileged phase should do, the application may do, too.",
+            hint="Log in as a role that `privileged.ensure_role` has made, and keep the "
+            "administrator's credentials for PRIVILEGED_DATABASE.",
+            id="safe_init.W007",
+        )
+        for alias in databases or ()
+        if engine_of(alias) is Engine.POSTGRESQL and is_administrator(alias)
     ]
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from contextlib import closing
 
-from django.db import Error, OperationalError
+from django.db import Error, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.conf import Settings
@@ -70,6 +70,16 @@ def missing_privileged(
             there = not _NOT_THERE.search(str(exc))
             return None if there else [step.label for step in steps]
         return undone(steps, alias, wrapper, lambda: wrapper)
+
+
+def is_administrator(alias: str) -> bool:
+    """Whether the role of the alias is a superuser or may create roles."""
+    query = (
+        "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
+    )
+    with connections[alias].cursor() as cursor:
+        cursor.execute(query)
+        return bool(cursor.fetchone()[0])
 
 
 def require_privileged(alias: str, steps: tuple[Step, ...], settings: Settings) -> bool:

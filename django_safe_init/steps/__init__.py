@@ -20,9 +20,10 @@ from django_safe_init.steps.ready_made import (
     run_sql,
 )
 from django_safe_init.steps.registry import init_step
-from django_safe_init.steps.step import StepContext
+from django_safe_init.steps.step import PrivilegedContext, StepContext
 
 __all__ = [
+    "PrivilegedContext",
     "StepContext",
     "cache_table",
     "call_command",

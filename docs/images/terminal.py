@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 COMMAND = "example_project/manage.py demo --serve"
 COLUMNS, LINES = 80, 24
 #: What is on the screen when the picture is taken.
-MOMENT = re.compile(r"29 of 45.*GET / answers 503.*elapsed +5", re.DOTALL)
+MOMENT = re.compile(r"29 of 47.*GET / answers 503.*elapsed +5", re.DOTALL)
 #: rich would load its font from the network.
 FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 CONTROL = re.compile(rb"(\r?\n|\r|\x1b\[1A|\x1b\[2K|\x1b\[\?25[lh])")

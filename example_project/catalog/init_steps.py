@@ -1,6 +1,8 @@
 """What the shop needs once in each database, and is no migration."""
 
-from django_safe_init import init_step, steps, track
+from django.conf import settings
+
+from django_safe_init import init_step, privileged, steps, track
 from django_safe_init.steps import StepContext
 
 from .models import ChangeLog, Product, StockItem
@@ -24,3 +26,10 @@ def opening_stock(context: StepContext) -> None:
 
 # Again whenever the file changes.
 steps.run_sql("sql/price_range.sql", name="price_range", after=["opening_stock"])
+
+# The owner migrates, the application serves; only an administrator can make them.
+if settings.SHOP_THREE_ROLES:
+    privileged.ensure_role("shop_owner", password_env="OWNER_PASSWORD")
+    privileged.ensure_database(owner="shop_owner")
+    privileged.ensure_role("shop_application", password_env="APPLICATION_PASSWORD")
+    privileged.grant_application("shop_application", owner="shop_owner")

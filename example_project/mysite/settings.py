@@ -70,6 +70,12 @@ if DIRECT_URL := os.environ.get("DATABASE_DIRECT_URL"):
 # Reports have connections of their own: see orders/views.py.
 DATABASES = pools(DATABASES["default"], analytics=SlowPool(settings=DIRECT))
 DATABASE_ROUTERS = ["django_safe_init.pools.PoolRouter"]
+# Three roles: `safe_migrate --phase privileged` makes the other two, with an administrator's
+# credentials, which nobody else has. See catalog/init_steps.py.
+SHOP_THREE_ROLES = os.environ.get("SHOP_THREE_ROLES") == "1"
+if ADMIN_DATABASE_URL := os.environ.get("ADMIN_DATABASE_URL"):
+    DATABASES["admin"] = database_settings(ADMIN_DATABASE_URL)
+    SAFE_INIT["PRIVILEGED_DATABASE"] = "admin"
 # "initialize": the server initializes the database itself, in the background.
 if SERVE := os.environ.get("SHOP_SERVE"):
     SAFE_INIT["SERVE"] = SERVE

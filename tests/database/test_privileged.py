@@ -18,6 +18,7 @@ from django_safe_init import (
     InitializationFailed,
     MissingPrivilege,
     WaitTimeout,
+    checks,
     get_status,
     initialize,
     is_ready,
@@ -26,11 +27,13 @@ from django_safe_init import (
 from django_safe_init.build import current_build
 from django_safe_init.conf import get_settings
 from django_safe_init.locks import privileged_key
+from django_safe_init.management.commands.safe_init_status import Command as Status
 from django_safe_init.management.commands.safe_migrate import Command
 from django_safe_init.privileged.needs import missing_privileged
 from django_safe_init.privileged.phase import PrivilegedPhase
 from django_safe_init.steps.registry import init_step, registry
 from example_project.embedded import EmbeddedServer
+from tests.support import program
 
 SECRET = "correct horse battery staple"
 _numbers = count(1)
@@ -312,6 +315,61 @@ def test_one_that_raises(site: Site) -> None:
     assert site.rows(f"SELECT 1 FROM pg_roles WHERE rolname = '{site.owner}'")
 
 
+@pytest.fixture(scope="module")
+def debian_server() -> Iterator[EmbeddedServer]:
+    """Debian's PostgreSQL 15, which has the extensions that the embedded one lacks."""
+    program("/usr/lib/postgresql/15/bin/postgres")
+    with EmbeddedServer(15) as running:
+        yield running
+
+
+def test_extensions_of_debian(site: Site, debian_server: EmbeddedServer) -> None:
+    """An extension that only a superuser may create is there for the owner, and seen."""
+    for alias in ("default", "admin"):
+        connections.settings[alias].update(PORT=str(debian_server.port))
+        connections[alias].close()
+        del connections[alias]
+    registry._steps.clear()
+    privileged.ensure_role(site.owner)
+    privileged.ensure_database(owner=site.owner)
+    for name in ("pg_trgm", "citext", "file_fdw"):
+        privileged.ensure_extension(name)
+    with pytest.raises(MissingPrivilege, match="extension_file_fdw"):
+        initialize()
+    do(site)
+    initialize()
+    with debian_server.connect(site.name) as admin:
+        admin.execute("DROP EXTENSION pg_trgm")
+    with pytest.raises(MissingPrivilege, match=r"may do: shop\.extension_pg_trgm\. "):
+        initialize()
+
+
+# What is told
+
+
+def test_in_the_status(site: Site, command_line: Callable[..., Any]) -> None:
+    """`safe_init_status` names what is left for an administrator."""
+    do(site)
+    initialize()
+    assert "administrator" not in command_line(Status, "safe_init_status").stdout
+    with site.server.connect(site.name) as admin:
+        admin.execute("DROP EXTENSION vector")
+    shown = command_line(Status, "safe_init_status").stdout
+    assert "  needs an administrator: shop.extension_vector\n" in shown
+
+
+def test_the_serving_role_is_an_administrator(site: Site, monkeypatch: Any) -> None:
+    """A system check tells, if there is a privileged phase at all."""
+    do(site)
+    assert checks.check_serving_role(None, databases=["default"]) == []
+    serve_as("postgres")
+    [warning] = checks.check_serving_role(None, databases=["default"])
+    assert warning.id == "safe_init.W007"
+    assert checks.check_serving_role(None) == []
+    registry._steps.clear()
+    assert checks.check_serving_role(None, databases=["default"]) == []
+
+
 # Secrets
 
 
@@ -494,6 +552,7 @@ def test_where_there_is_no_server(
     monkeypatch.setattr(registry, "_app", SimpleNamespace(label="shop"))
     privileged.ensure_role("owner")
     privileged.grant_application("app", owner="owner")
+    assert "administrator" not in command_line(Status, "safe_init_status").stdout
     assert initialize().role == "leader"
     assert is_ready()
     ended = command_line(

@@ -102,9 +102,30 @@ def test_steps(block: Block, project: Callable[..., Shell]) -> None:
     (shell.folder / "shop/fixtures/currencies.json").write_text("[]")
     name = block.option("file", "init_steps.py")
     (shell.folder / "shop" / name).write_text(block.text)
+    if "privileged" in block.words:
+        run_privileged(shell)
+        return
     assert "shop." in shell.run("python manage.py safe_migrate --plan")
     assert "leader" in shell.run("python manage.py safe_migrate")
     assert "nothing to do" in shell.run("python manage.py safe_migrate")
+
+
+def run_privileged(shell: Shell) -> None:
+    """What is privileged is missing, then done, and then nothing is in the way."""
+    settings = shell.folder / "mysite" / "settings.py"
+    administrator = '{**DATABASES["default"], "NAME": "postgres"}'
+    with settings.open("a") as file:
+        file.write(f'DATABASES["admin"] = {administrator}\n')
+        file.write('SAFE_INIT = {"PRIVILEGED_DATABASE": "admin"}\n')
+    shell.environment.update(OWNER_PASSWORD="one", APP_PASSWORD="two")
+    assert "--phase privileged" in shell.run("python manage.py safe_migrate", 2)
+    shell.run("python manage.py safe_migrate --phase privileged")
+    try:
+        shell.run("python manage.py safe_migrate")
+    finally:
+        for role in ("shop_app", "shop_owner", "reporting"):
+            owned = f"REASSIGN OWNED BY {role} TO postgres; DROP OWNED BY {role};"
+            shell.run(f"psql -q -c '{owned}' -c 'DROP ROLE {role}'", None)
 
 
 @pytest.mark.parametrize("block", of_kind("python"), ids=str)

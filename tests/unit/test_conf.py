@@ -61,6 +61,7 @@ VALUES = {
             {"live": "/same", "ready": "/same"},
         ],
     ),
+    "PRIVILEGED_DATABASE": ([None, "admin", "not in DATABASES here"], [1, ["admin"]]),
     "EXEMPT_PATHS": (
         [[], ("/static/", "/legal")],
         [None, "/static/", ["static/"], [1]],

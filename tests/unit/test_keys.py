@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from django_safe_init.locks import channel, leader_key, work_key
+from django_safe_init.locks import channel, leader_key, privileged_key, work_key
 
 
 def test_keys_without_lock_key() -> None:
     """The two keys of a project without LOCK_KEY are these numbers, for ever."""
     assert leader_key() == -8132040166973722145
     assert work_key() == -2520119461776287253
+
+
+def test_key_of_the_privileged_phase() -> None:
+    """It is another one, for ever, too."""
+    assert privileged_key() == 5938966538005386195
+    assert privileged_key("shop") == -5717660398273006846
 
 
 def test_keys_with_lock_key() -> None:

@@ -63,6 +63,9 @@ def test_registered(own: Registry) -> None:
         ({"run": "on_change"}, "needs both or neither"),
         ({"fingerprint": str}, "needs both or neither"),
         ({"version": 0}, "has a version below 1"),
+        ({"phase": "late"}, "has phase='late': use one of 'schema', 'privileged'"),
+        ({"phase": "privileged"}, 'needs both or neither: phase="privileged" and done'),
+        ({"done": bool}, 'needs both or neither: phase="privileged" and done'),
     ],
 )
 def test_nonsense(own: Registry, options: Any, error: str) -> None:

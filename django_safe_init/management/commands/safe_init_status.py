@@ -14,6 +14,8 @@ from django.core.management.base import (
 )
 from django.db import DEFAULT_DB_ALIAS
 
+from django_safe_init.aliases import Engine, engine_of
+from django_safe_init.build import current_build
 from django_safe_init.conf import get_settings
 from django_safe_init.deadline import Deadline
 from django_safe_init.management.history import picture, plain
@@ -116,6 +118,15 @@ class Command(BaseCommand):
         with LiveView(alias, self.console) as view:
             watch(alias, view)
 
+    def _undone(self, alias: str) -> list[str]:
+        """The privileged steps that nobody has done."""
+        steps = current_build().privileged_of(alias)
+        if not steps or engine_of(alias) is not Engine.POSTGRESQL:
+            return []
+        from django_safe_init.privileged.needs import missing_privileged
+
+        return missing_privileged(alias, steps, get_settings()) or []
+
     def _print_json(self, value: dict[str, Any]) -> None:
         self.stdout.write(json.dumps(value))
 
@@ -126,6 +137,8 @@ class Command(BaseCommand):
             self.stdout.write(f"  statement: {activity}")
         if status.pending:
             self.stdout.write(f"  to apply: {', '.join(status.pending)}")
+        for label in self._undone(status.database):
+            self.stdout.write(f"  needs an administrator: {label}")
         if history and self.console is not None:
             self.console.print(picture(history))
         elif history:

@@ -7,7 +7,7 @@ from django.db import transaction
 
 import acts
 import tables
-from django_safe_init import init_step, track
+from django_safe_init import init_step, privileged, track
 from django_safe_init.steps import StepContext
 
 
@@ -33,3 +33,8 @@ if acts.chosen("STEP"):
         if acts.chosen("STEP") == "atomic":
             context.connection.execute_wrappers.append(die_when_recorded)
             transaction.on_commit(lambda: acts.die_once("committed"))
+
+
+if role := acts.chosen("ROLE"):
+    privileged.ensure_role(role, password_env="SCENARIO_SECRET")
+    privileged.grant_application(role, owner="postgres")
