@@ -45,8 +45,8 @@ def serve_async(fleet: Fleet) -> Iterator[Callable[..., Server]]:  # noqa: F811
     """Starts uvicorn in the same way."""
     started: list[Server] = []
 
-    def start(**settings: Any) -> Server:
-        started.append(uvicorn(fleet, **settings))
+    def start(*options: str, **settings: Any) -> Server:
+        started.append(uvicorn(fleet, *options, **settings))
         return started[-1]
 
     yield start

@@ -163,7 +163,7 @@ def gunicorn(
     )
 
 
-def uvicorn(fleet: Fleet, **settings: Any) -> Server:
+def uvicorn(fleet: Fleet, *more: str, **settings: Any) -> Server:
     """The project under uvicorn."""
-    options = ("--app-dir", str(PROJECT), "--port", "0", "--lifespan", "off")
+    options = ("--app-dir", str(PROJECT), "--port", "0", "--lifespan", "off", *more)
     return Server(fleet, "-m", "uvicorn", "serving:application", *options, **settings)

@@ -248,6 +248,28 @@ def test_a_worker_that_is_replaced(
     assert len(fleet.notes("inside")) == 1
 
 
+def test_a_worker_of_uvicorn_that_is_replaced(
+    fleet: Fleet, database: Database, serve_async: Any
+) -> None:
+    """The same where the workers are started by `multiprocessing`."""
+    server = serve_async(
+        "--workers=2", "--limit-max-requests=40", env=NO_WARNINGS, **LOGGED
+    )
+
+    def listens() -> int | None:  # its workers do, some time after it has said so
+        with suppress(OSError, HTTPException):
+            return server.get(READY).status
+        return None
+
+    wait_until(listens)
+    fleet.wait_for_note("inside")
+    replace_worker(server, "/sync/")
+    fleet.allow()
+    server.wait_for(lambda answer: answer.status == 200)
+    assert_done_once(database)
+    assert len(fleet.notes("inside")) == 1
+
+
 def test_the_server_is_killed(fleet: Fleet, database: Database, serve: Any) -> None:
     """Workers without a server end, and so does what one of them has begun."""
     server = serve()
