@@ -216,6 +216,15 @@ def test_routers(either: Any, step: Any, settings: Any) -> None:
     assert is_ready()
 
 
+def test_a_record_that_is_gone(either: Any, step: Any) -> None:
+    """Who removes the record has the step done again, although the build was initialized."""
+    step()
+    initialize()
+    either.rows("DELETE FROM django_safe_init_step")
+    assert initialize().role == "leader"
+    assert products(either) == ["seed", "seed"]
+
+
 def test_what_is_kept(either: Any, step: Any, settings: Any) -> None:
     """The run in which a step was done last stays, however many come after it."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "HISTORY": 1}

@@ -452,6 +452,13 @@ def test_the_child_ends(
     assert children[0].ended.is_set()
 
 
+def test_ended_before_it_has_begun(children: Any) -> None:
+    """Who does not even know its build has nothing to end."""
+    thread = Background(["default"], None, lambda alias: None)
+    thread._end_child()
+    assert thread._stopped.is_set()
+
+
 def test_replaced_without_a_child(replaced: int) -> None:
     """There is nothing to leave to anybody."""
     thread = Background(["default"], BUILD, {"default": LED}.get)
