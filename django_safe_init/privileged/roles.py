@@ -12,6 +12,8 @@ from django_safe_init.privileged.registering import register, rows, run
 from django_safe_init.steps.step import PrivilegedContext
 
 _ROLE = "SELECT rolcanlogin FROM pg_roles WHERE rolname = %s"
+#: What a superuser is anyway, and another administrator is not by having made the role.
+_MAY_ACT_AS = "SELECT pg_has_role(%s, 'USAGE')"
 
 
 def ensure_role(name: str, *, password_env: str | None = None) -> None:
@@ -20,7 +22,8 @@ def ensure_role(name: str, *, password_env: str | None = None) -> None:
     `password_env` names the environment variable with its password, which is needed in the
     privileged phase alone, and is set each time, so that a new password arrives. The server gets
     a SCRAM-SHA-256 verifier: the password is in no statement, no log and no catalogue. A role
-    that exists keeps whatever else it may.
+    that exists keeps whatever else it may. An administrator who is no superuser becomes a member
+    of the role, without which it could give it nothing.
     """
 
     def ensure(context: PrivilegedContext) -> None:
@@ -32,6 +35,8 @@ def ensure_role(name: str, *, password_env: str | None = None) -> None:
                 role=name,
             )
         run(context.connection, "ALTER ROLE {role} LOGIN", role=name)
+        if rows(context.connection, _MAY_ACT_AS, name) != [(True,)]:
+            run(context.connection, "GRANT {role} TO CURRENT_USER", role=name)
         if password_env is not None:
             _set_password(context.connection, name, _secret(name, password_env))
 

@@ -236,6 +236,39 @@ def test_a_role_that_exists(site: Site) -> None:
     assert site.rows(query) == [(True, True)]
 
 
+@pytest.mark.parametrize("server", ["watched_server", "debian_server"])
+def test_an_administrator_who_is_no_superuser(
+    site: Site, request: pytest.FixtureRequest, server: str
+) -> None:
+    """As managed services give one: it may make roles and databases, and no more."""
+    running = request.getfixturevalue(server)
+    with running.connect() as admin:
+        admin.execute(f"CREATE ROLE admin_{site.name} LOGIN CREATEROLE CREATEDB")
+    connections["admin"].close()
+    del connections["admin"]
+    connections.settings["admin"].update(
+        USER=f"admin_{site.name}", PORT=str(running.port)
+    )
+    connections.settings["default"].update(PORT=str(running.port))
+    connections["default"].close()
+    del connections["default"]
+    registry._steps[:] = [
+        each for each in registry._steps if each.name != "extension_vector"
+    ]
+    do(site)
+    initialize()
+    do(site)
+    connections["default"].close()
+    with running.connect(site.name, user=site.app) as app:
+        app.execute("INSERT INTO shop_product (name) VALUES ('tea')")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            app.execute("DELETE FROM django_migrations")
+    with running.connect() as admin:
+        admin.execute(f"DROP DATABASE {site.name} WITH (FORCE)")
+        for role in (site.app, site.owner, f"admin_{site.name}"):
+            admin.execute(f'DROP ROLE "{role}"')
+
+
 def test_a_database_of_somebody_else(site: Site) -> None:
     """It is given to the owner."""
     with site.server.connect() as admin:
