@@ -13,21 +13,32 @@ Steps live in an app's `init_steps.py`, which is found like `admin.py`:
 
 from __future__ import annotations
 
-from django_safe_init.steps.ready_made import (
-    cache_table,
-    call_command,
-    load_fixture,
-    run_sql,
-)
-from django_safe_init.steps.registry import init_step
-from django_safe_init.steps.step import PrivilegedContext, StepContext
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from django_safe_init.steps.ready_made import (
+        cache_table,
+        call_command,
+        load_fixture,
+        run_sql,
+    )
+    from django_safe_init.steps.step import PrivilegedContext, StepContext
 
 __all__ = [
     "PrivilegedContext",
     "StepContext",
     "cache_table",
     "call_command",
-    "init_step",
     "load_fixture",
     "run_sql",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import it now: a start that has no steps should not pay for the ready-made ones."""
+    from importlib import import_module
+
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "step" if name.endswith("Context") else "ready_made"
+    return getattr(import_module(f"{__name__}.{home}"), name)

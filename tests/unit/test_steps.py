@@ -308,6 +308,13 @@ def test_run_sql(own: Registry, tmp_path: Path, monkeypatch: Any) -> None:
     assert done == ["SELECT 1", "SELECT 2"]
 
 
+def test_public_names() -> None:
+    """All of them are there, and no others."""
+    assert all(getattr(steps, name) is not None for name in steps.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = steps.nothing
+
+
 def test_with_the_real_commands() -> None:
     """Those commands exist in Django, with these options."""
     for command in ("createcachetable", "loaddata"):
