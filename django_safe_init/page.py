@@ -164,8 +164,8 @@ def _shown(view: PageView) -> dict[str, Any]:
     working, failed = view.state in _WORKING, view.state == "error"
     if working and 0 < total == done:
         explanation = texts.CHECKING
-    if view.sent and view.state == "ready":
-        explanation = texts.SEND_AGAIN
+    if view.state == "ready" and (view.sent or view.stays):
+        explanation = texts.SEND_AGAIN if view.sent else texts.IN_USE
     counted = total > 0 and (working or failed)
     return {
         "state": view.state,
@@ -180,10 +180,16 @@ def _shown(view: PageView) -> dict[str, Any]:
         "steps": texts.steps(done, total) if counted else "",
         "percent": texts.percent(progress),
         "numbers": _numbers(view, working) if working or failed else [],
-        "promise": texts.lost() if view.sent else texts.promise(view.state),
+        "promise": _promise(view),
         "link": texts.link("ready" if view.sent else view.state),
         "debug": _debug(view.debug) if view.debug else None,
     }
+
+
+def _promise(view: PageView) -> str:
+    if view.sent:
+        return texts.lost()
+    return "" if view.stays else texts.promise(view.state)
 
 
 class _Number(NamedTuple):

@@ -40,7 +40,9 @@ UNKNOWN = (
     gettext_lazy("One moment, please"),
     gettext_lazy("This site is starting, and checks whether its database is ready."),
 )
-#: Instead of what "ready" means, for who has sent something.
+#: Instead of what "ready" means, for who came to see that.
+IN_USE = gettext_lazy("This site runs the new version.")
+#: And for who has sent something.
 SEND_AGAIN = gettext_lazy("Please go back, and send your form again.")
 CHECKING = gettext_lazy("All steps are done, and the result is being checked.")
 

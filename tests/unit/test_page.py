@@ -342,7 +342,10 @@ def test_what_was_sent_is_lost(state: str) -> None:
 def test_who_came_for_the_page_stays() -> None:
     """Who opens the status when all is ready can read it."""
     assert "data-stays" not in Parsed(render(MIGRATING)).all("main")[0]
-    assert "data-stays" in Parsed(render(replace(MIGRATING, stays=True))).all("main")[0]
+    ready = Parsed(render(replace(MIGRATING, state="ready", stays=True)))
+    assert "data-stays" in ready.all("main")[0]
+    assert page_texts.IN_USE in ready.lines
+    assert page_texts.promise("ready") not in ready.lines
 
 
 def test_everything_is_escaped() -> None:
