@@ -93,6 +93,10 @@ _CLOSE_RUN = f"""
     FROM strikes WHERE id = %(run)s RETURNING outcome
 """
 
+#: A write that was not done, and can be tried again. A cancellation may be one that was meant for
+#: the statement before: PostgreSQL cancels whatever runs when it arrives.
+_DROPPED = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
+
 #: What every migration writes, prepared: after each, the server has forgotten what it knew of
 #: its catalogue, and planning would cost more than writing.
 _PREPARED = {
@@ -373,7 +377,7 @@ class Recorder:
     def _try_to_write(self) -> None:
         try:
             self._write()
-        except psycopg.errors.LockNotAvailable:
+        except _DROPPED:
             _log_dropped()
         except psycopg.Error as exc:
             raise session_error(exc) from exc
@@ -397,7 +401,7 @@ class Recorder:
         try:
             if sent is not None:
                 self._take(sent.rows())
-        except psycopg.errors.LockNotAvailable:
+        except _DROPPED:
             _log_dropped()
             for step, inserted in self._unsure:
                 step.inserted = inserted
@@ -411,7 +415,7 @@ class Recorder:
         while True:
             try:
                 return write()
-            except psycopg.errors.LockNotAvailable:
+            except _DROPPED:
                 interruption.check()
                 if time.monotonic() > end:
                     raise

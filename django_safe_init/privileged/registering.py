@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from psycopg import sql
-
 from django_safe_init.steps.registry import init_step
 from django_safe_init.steps.step import PrivilegedContext
 
@@ -49,6 +47,8 @@ def caller() -> str:
 
 def run(connection: Any, statement: str, **names: str) -> None:
     """Run a statement with `{name}` for identifiers, quoted by the driver."""
+    from psycopg import sql  # not above: projects on SQLite may have no driver
+
     identifiers = {key: sql.Identifier(value) for key, value in names.items()}
     with connection.cursor() as cursor:
         cursor.execute(sql.SQL(statement).format(**identifiers))

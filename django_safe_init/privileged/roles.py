@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from psycopg import sql
-
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.privileged.registering import register, rows, run
 from django_safe_init.steps.step import PrivilegedContext
@@ -56,6 +54,8 @@ def _secret(role: str, variable: str) -> str:
 
 
 def _set_password(connection: Any, role: str, password: str) -> None:
+    from psycopg import sql  # not above: projects on SQLite may have no driver
+
     raw = connection.connection
     encoding = raw.info.encoding
     verifier = raw.pgconn.encrypt_password(

@@ -324,3 +324,23 @@ def test_a_table_that_cannot_be_written(recorder, django_database) -> None:
     )
     with pytest.raises(InitializationFailed, match="cannot be recorded"):
         recorder.finish_run("failed", State.ERROR)
+
+
+def test_a_cancellation_that_comes_late(recorder, monkeypatch) -> None:
+    """The end of a run is written, though what was to cancel something else has met it."""
+    recorder.open_run("test")
+    real, left = recorder.session.rows, [1, 1]
+
+    def cancelled_twice(*arguments):
+        if left:
+            left.pop()
+            raise psycopg.errors.QueryCanceled(
+                "canceling statement due to user request"
+            )
+        return real(*arguments)
+
+    monkeypatch.setattr(recorder.session, "rows", cancelled_twice)
+    assert recorder.finish_run("interrupted", State.ERROR, "ended") == "interrupted"
+    monkeypatch.undo()
+    query = "SELECT outcome FROM django_safe_init_run"
+    assert recorder.session.rows(query) == [("interrupted",)]
