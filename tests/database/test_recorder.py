@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 
 from django_safe_init import recorder as module
@@ -167,8 +168,6 @@ def test_a_start_mark_is_on_disk(recorder, django_database) -> None:
 
 def test_insisting_ends(recorder, observer, monkeypatch) -> None:
     """A table that stays locked is not waited for for ever."""
-    import psycopg
-
     monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.0)
     opened(recorder)
     observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
