@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import signal
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from django_safe_init import termination
 from django_safe_init.termination import SIGNALS, Termination
 
 
@@ -27,46 +29,46 @@ def handled() -> Iterator[list[Any]]:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_first_comes_what_is_ours(handled: list[Any], number: int) -> None:
     """Then the server's own handler is called, as if nothing had been."""
-    termination = Termination()
-    termination.heed()
-    termination.heed()
-    assert (termination.heeded, termination.told) == (True, False)
-    termination.first = lambda: handled.append("first")
+    told = Termination()
+    told.heed()
+    told.heed()
+    assert (told.heeded, told.told) == (True, False)
+    told.first = lambda: handled.append("first")
     signal.raise_signal(number)
     assert handled == ["first", number]
-    assert termination.told
+    assert told.told
 
 
 def test_without_anything_to_do(handled: list[Any]) -> None:
     """It is noted nevertheless."""
-    termination = Termination()
-    termination.heed()
+    told = Termination()
+    told.heed()
     signal.raise_signal(signal.SIGTERM)
     assert handled == [signal.SIGTERM]
-    assert termination.told
+    assert told.told
 
 
 def test_handlers_that_the_server_sets_later(handled: list[Any]) -> None:
     """To heed again is to come before those, too."""
-    termination = Termination()
-    termination.heed()
+    told = Termination()
+    told.heed()
     signal.signal(signal.SIGTERM, lambda number, frame: handled.append("later"))
-    termination.heed()
+    told.heed()
     signal.raise_signal(signal.SIGTERM)
     assert handled == ["later"]
-    assert termination.told
+    assert told.told
 
 
 def test_a_server_without_a_handler(handled: list[Any], monkeypatch: Any) -> None:
     """It dies by the signal, as it would have done."""
     raised: list[Any] = []
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    termination = Termination()
-    termination.heed()
-    termination.first = lambda: raised.append("first")
+    told = Termination()
+    told.heed()
+    told.first = lambda: raised.append("first")
     with monkeypatch.context() as patch:
         patch.setattr(signal, "raise_signal", raised.append)
-        termination._handle(signal.SIGTERM, None)
+        told._handle(signal.SIGTERM, None)
     assert raised == ["first", signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
@@ -74,27 +76,34 @@ def test_a_server_without_a_handler(handled: list[Any], monkeypatch: Any) -> Non
 def test_a_signal_that_is_ignored(handled: list[Any]) -> None:
     """It goes on being ignored."""
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
-    termination = Termination()
-    termination.heed()
+    told = Termination()
+    told.heed()
     assert signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN
 
 
 def test_outside_of_the_main_thread(handled: list[Any]) -> None:
     """Python allows no handler there, and this process would not know."""
-    termination = Termination()
-    thread = threading.Thread(target=termination.heed)
+    told = Termination()
+    thread = threading.Thread(target=told.heed)
     thread.start()
     thread.join()
-    assert not termination.heeded
+    assert not told.heeded
+
+
+def test_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no SIGQUIT, and nothing fails."""
+    monkeypatch.delattr(signal, "SIGQUIT")
+    without = runpy.run_path(str(termination.__file__))["SIGNALS"]
+    assert without == (signal.SIGTERM, signal.SIGINT)
 
 
 def test_in_a_forked_process(handled: list[Any]) -> None:
     """What was told to the parent, and what it does then, is not the child's."""
-    termination = Termination()
-    termination.heed()
-    termination.first = lambda: handled.append("first")
+    told = Termination()
+    told.heed()
+    told.first = lambda: handled.append("first")
     signal.raise_signal(signal.SIGTERM)
-    termination.forget()
-    assert (termination.heeded, termination.told) == (False, False)
+    told.forget()
+    assert (told.heeded, told.told) == (False, False)
     signal.raise_signal(signal.SIGTERM)
     assert handled == ["first", signal.SIGTERM, signal.SIGTERM]
