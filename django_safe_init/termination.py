@@ -13,8 +13,13 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-#: What servers are told to end with: TERM by all, INT by a person, QUIT by gunicorn.
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+#: What servers are told to end with: TERM by all, INT by a person, QUIT by gunicorn. Windows does
+#: not know the last.
+SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGTERM", "SIGINT", "SIGQUIT")
+    if hasattr(signal, name)
+)
 
 
 class Termination:
