@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import signal
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from django_safe_init import termination
 from django_safe_init.termination import SIGNALS, Termination
 
 
@@ -77,6 +79,13 @@ def test_a_signal_that_is_ignored(handled: list[Any]) -> None:
     termination = Termination()
     termination.heed()
     assert signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN
+
+
+def test_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no SIGQUIT, the others are heeded."""
+    monkeypatch.delattr(signal, "SIGQUIT")
+    signals = runpy.run_path(termination.__file__)["SIGNALS"]
+    assert signals == (signal.SIGTERM, signal.SIGINT)
 
 
 def test_outside_of_the_main_thread(handled: list[Any]) -> None:
