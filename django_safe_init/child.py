@@ -1,8 +1,8 @@
 """A child process that initializes, and ends with its parent: both ends of the pipe in between.
 
-In the child this module is the program: `python -m django_safe_init.child`. Its standard input is
-a pipe that only the parent can write to: where it ends, the parent has ended. What the parent has
-written before that, if anything, is the process with which the child is to end instead.
+In the child `main` of this module is the program. Its standard input is a pipe that only the
+parent can write to: where it ends, the parent has ended. What the parent has written before that,
+if anything, is the process with which the child is to end instead.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -33,10 +34,15 @@ SECONDS_TO_CLEAN_UP = 5.0
 #: The exit code of a child that has found nothing to do: the EX_TEMPFAIL of sysexits.h.
 NOT_DUE = 75
 _IF_DUE, _HOLDING = "--if-due", "--holding"
-#: Between two looks whether the process lives with which the child is to end.
+#: Between two looks whether the process lives with which the child is to end, where the system
+#: cannot tell.
 _SECONDS_BETWEEN_LOOKS = 0.1
-#: The working directory is no place for modules, unless it was one for the server.
-_SAFE_PATH = ["-P"] if sys.version_info >= (3, 11) else []
+#: The child finds modules where its parent does, and nowhere else. Not by PYTHONPATH, which can
+#: hold no folder with a colon in its name, and would be handed on to what the child starts.
+_PROGRAM = (
+    "import sys; here = sys.argv.index('--'); sys.path[:] = sys.argv[here + 1 :]; "
+    "del sys.argv[here:]; from django_safe_init.child import main; main()"
+)
 
 
 class Child:
@@ -56,9 +62,10 @@ class Child:
         if holding is not None and holding.file is not None:
             inherited = [holding.file]
             arguments.append(f"{_HOLDING}={holding.file}:{holding.path}")
+        _require_settings()
+        path = [entry or os.getcwd() for entry in sys.path]
         self._process = subprocess.Popen(
-            [get_executable(), *_SAFE_PATH, "-m", "django_safe_init.child", *arguments],
-            env=_environment(),
+            [get_executable(), "-c", _PROGRAM, *arguments, "--", *path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=inherited,
@@ -100,15 +107,12 @@ class Child:
             self._process.wait()
 
 
-def _environment() -> dict[str, str]:
-    """Where this process has found the project, whatever its server is."""
+def _require_settings() -> None:
     if not os.environ.get(ENVIRONMENT_VARIABLE):
         raise ConfigurationError(
             f"Set {ENVIRONMENT_VARIABLE} in the server's environment: the child process that "
             "initializes finds the project's settings by it alone."
         )
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    return {**os.environ, "PYTHONPATH": path}
 
 
 def _error(printed: bytes) -> str:
@@ -164,11 +168,23 @@ def _is_due() -> bool:
 def _end_with_parent(lifeline: int) -> None:
     with open(lifeline, "rb") as parent:
         server = parent.read()
-    while server and _is_alive(int(server)):
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    if server:
+        _await_end(int(server))
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(SECONDS_TO_CLEAN_UP)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _await_end(pid: int) -> None:
+    """Return when that process has ended, although nobody may have waited for it yet."""
+    try:
+        process = os.pidfd_open(pid)
+    except (AttributeError, OSError):  # the system has none, or the process has ended
+        while _is_alive(pid):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+    else:
+        select.select([process], [], [])
+        os.close(process)
 
 
 def _is_alive(pid: int) -> bool:
@@ -179,7 +195,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:  # gunicorn's master may be root
         return True
     return True
-
-
-if __name__ == "__main__":
-    main()

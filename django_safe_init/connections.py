@@ -30,6 +30,7 @@ from django_safe_init.exceptions import (
     DatabaseUnreachable,
     InitializationFailed,
     LockLost,
+    LoginRefused,
     MissingPrivilege,
     SafeInitError,
     WaitTimeout,
@@ -352,7 +353,8 @@ def connect(
     """A session, as soon as the server gives one; `report` takes the reason for each wait.
 
     Exponential backoff with jitter for a server that does not answer, flat jitter for one that
-    is full or starting. Raises `DatabaseUnreachable`, or `WaitTimeout` for a full server.
+    is full or starting. Raises `DatabaseUnreachable` (`LoginRefused` at once), or `WaitTimeout`
+    for a full server.
     """
     patience = Deadline(settings.wait_timeout)
     pauses = _backoff(settings)
@@ -390,7 +392,7 @@ def _pause_before_retry(
     """How many seconds to wait before the next attempt; raises if there should be none."""
     reason = one_line(error)
     if is_final(reason):
-        raise DatabaseUnreachable(
+        raise LoginRefused(
             f"The server of the database {wrapper.alias!r} refuses us: {reason}. "
             "Correct USER, PASSWORD or the server's access rules; trying again will not help."
         ) from error

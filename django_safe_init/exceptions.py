@@ -108,6 +108,10 @@ class DatabaseUnreachable(SafeInitError, ConnectionError):
     result = "unreachable"
 
 
+class LoginRefused(DatabaseUnreachable):
+    """The database server refuses this role, or its password; trying again will not help."""
+
+
 class LockLost(SafeInitError):
     """The leader lock, or a connection of the run, was lost."""
 

@@ -15,6 +15,7 @@ from django_safe_init.conf import Settings, get_settings
 from django_safe_init.deadline import Deadline
 from django_safe_init.exceptions import (
     DatabaseUnreachable,
+    LoginRefused,
     SafeInitError,
     WaitTimeout,
 )
@@ -78,6 +79,8 @@ class Lookout(threading.Thread):
                 else:
                     scene = _plain_scene(look(self.alias, reader), before)
                 return estimated(scene, reader)
+        except LoginRefused as exc:
+            return Scene(_failed(self.alias, str(exc)))
         except (DatabaseUnreachable, WaitTimeout) as exc:
             return Scene(unreachable(self.alias, str(exc)))
         except SafeInitError as exc:

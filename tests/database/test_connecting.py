@@ -17,6 +17,7 @@ from django_safe_init.deadline import Deadline
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
+    LoginRefused,
     MissingPrivilege,
     WaitTimeout,
 )
@@ -100,7 +101,7 @@ def test_the_deadline_ends_the_attempts(django_database, log_in_as, short_pauses
 def test_an_unknown_role(django_database, log_in_as, short_pauses) -> None:
     """A role that does not exist is final at once."""
     log_in_as(USER="nobody_here")
-    with pytest.raises(DatabaseUnreachable, match='role "nobody_here" does not exist'):
+    with pytest.raises(LoginRefused, match='role "nobody_here" does not exist'):
         try_to_connect()
     assert short_pauses == []
 
@@ -108,7 +109,7 @@ def test_an_unknown_role(django_database, log_in_as, short_pauses) -> None:
 def test_a_role_that_may_not_log_in(django_database, log_in_as, new_role) -> None:
     """So is a role that may not log in."""
     log_in_as(USER=new_role("locked_out", "NOLOGIN"))
-    with pytest.raises(DatabaseUnreachable, match="is not permitted to log in"):
+    with pytest.raises(LoginRefused, match="is not permitted to log in"):
         try_to_connect()
 
 
@@ -133,7 +134,7 @@ def test_a_wrong_password(
             **login,
         }
     )
-    with pytest.raises(DatabaseUnreachable, match=text) as caught:
+    with pytest.raises(LoginRefused, match=text) as caught:
         try_to_connect()
     assert "trying again will not help" in str(caught.value)
     assert short_pauses == []

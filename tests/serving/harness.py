@@ -8,7 +8,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -124,13 +124,14 @@ class Server:
 
         return wait_until(look, timeout, lambda: f"{last} of {self.replica}")  # type: ignore[return-value]
 
-    def wait_until_ready(self, workers: int = 1) -> None:
-        """Return when each of the workers has answered that it is ready."""
+    def wait_until_ready(self, workers: int = 1, besides: Collection[int] = ()) -> None:
+        """Return when so many workers, not counting these, have answered that they are ready."""
         ready: set[int] = set()
 
         def look() -> bool:
             answers = self.get_often(READY, 4 * workers)
             ready.update(each.worker for each in answers if each.status == 200)
+            ready.difference_update(besides)
             return len(ready) >= workers
 
         wait_until(look, 30, lambda: f"ready: {ready} of {self.replica}")

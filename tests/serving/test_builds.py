@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.processes.harness import Fleet
 from tests.serving.harness import READY
-from tests.support import wait_until
+from tests.support import Database
 
 #: The first build has one migration of the three that the second has.
 OLD, NEW = "portable", "gated"
@@ -27,9 +27,8 @@ def test_an_old_build_while_a_newer_one_migrates(fleet: Fleet, serve: Any) -> No
     assert {each.status for each in old.get_often("/sync/")} == {200}
     for pid in before:
         os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: old.get("/sync/").worker not in before)
+    old.wait_until_ready(2, besides=before)
     assert {each.status for each in old.get_often("/sync/")} == {200}
-    old.wait_until_ready(2)
     assert new.get("/sync/").status == 503
     fleet.allow()
     assert leader.wait() == 0, leader
@@ -44,6 +43,22 @@ def test_an_old_build_after_a_newer_one_failed(fleet: Fleet, serve: Any) -> None
     assert fleet.run("safe_migrate", scenario="failing").wait() == 1
     server = serve(scenario=OLD)
     assert server.wait_for(lambda answer: answer.status == 200).json["state"] == "ready"
+
+
+def test_a_forced_run_that_failed(fleet: Fleet, database: Database, serve: Any) -> None:
+    """Who was ready goes on; who starts later believes the newest run, until one ends well."""
+    fleet.use(scenario=OLD)
+    assert fleet.run("safe_migrate").wait() == 0
+    early = serve()
+    early.wait_until_ready()
+    database.rows("ALTER TABLE auth_group RENAME TO mislaid")
+    assert fleet.run("safe_migrate", "--force").wait() == 1
+    late = serve()
+    late.wait_for(lambda answer: answer.json["state"] == "error")
+    assert early.get(READY).status == 200
+    database.rows("ALTER TABLE mislaid RENAME TO auth_group")
+    assert fleet.run("safe_migrate").wait() == 0
+    late.wait_until_ready()
 
 
 def test_a_database_that_went_another_way(fleet: Fleet, serve: Any) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from example_project.embedded import free_port
 from tests.processes.harness import Fleet
-from tests.serving.harness import LIVE, READY, STATUS, Server
+from tests.serving.harness import BROWSER, LIVE, READY, STATUS, Server
 from tests.support import Database, assert_prompt
 
 PROBES = (LIVE, READY, STATUS)
@@ -65,6 +65,19 @@ def test_a_database_that_is_down(fleet: Fleet, serve: Any) -> None:
     held = server.get("/entries/")
     assert held.status == 503
     assert port not in held.body
+
+
+def test_a_role_that_is_unknown(database: Database, serve: Any, role: str) -> None:
+    """It does not wait for what does not come by itself: an error, until somebody mends it."""
+    database.rows(f"ALTER ROLE {role} RENAME TO {role}_later")
+    server = serve(database_settings={"USER": role}, safe_init={"SERVE": "initialize"})
+    health = server.wait_for(lambda answer: answer.json["state"] == "error")
+    assert health.json["error"] == "initialization failed"
+    assert server.get(STATUS).json["state"] == "error"
+    assert role not in health.body + server.get("/", BROWSER).body
+    database.rows(f"ALTER ROLE {role}_later RENAME TO {role}")
+    database.rows(f"GRANT CREATE ON SCHEMA public TO {role}")
+    server.wait_until_ready()
 
 
 def test_a_database_that_never_answers(serve: Any, black_hole: int) -> None:

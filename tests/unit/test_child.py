@@ -26,7 +26,7 @@ from tests.support import wait_until
 #: Like a migration that catches everything: nothing ends it but SIGKILL.
 DEAF = """
     import pathlib, signal, sys, time
-    sys.modules["__main__"].SECONDS_TO_CLEAN_UP = 0.1
+    sys.modules["django_safe_init.child"].SECONDS_TO_CLEAN_UP = 0.1
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pathlib.Path(__file__).with_name("loaded").touch()
     time.sleep(60)
@@ -74,16 +74,28 @@ def test_it_finds_what_its_parent_finds(start: Any, monkeypatch: Any) -> None:
     assert start(code).result()[0] == 17
 
 
+def test_a_folder_with_a_colon(tmp_path: Path, monkeypatch: Any) -> None:
+    """Its name hides nothing that the parent finds, nor does what is in the working folder."""
+    folder = tmp_path / "a:b -- c"
+    folder.mkdir()
+    (folder / "colon_settings.py").write_text("import sys; sys.exit(17)")
+    (tmp_path / "django.py").write_text("import sys; sys.exit(18)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*filter(None, sys.path), str(folder), "--"])
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "colon_settings")
+    with Child() as running:
+        assert running.result()[0] == 17
+
+
 def test_another_python(start: Any, tmp_path: Path) -> None:
     """Where `sys.executable` is not Python, `multiprocessing` is told what is."""
     before = get_executable()
     program = tmp_path / "python"
-    program.write_text('#!/bin/sh\necho "{\\"error\\": \\"$*\\"}"; exit 3\n')
+    program.write_text('#!/bin/sh\necho "{\\"error\\": \\"$1\\"}"; exit 3\n')
     program.chmod(0o755)
     multiprocessing.set_executable(str(program))
     try:
-        code, error = start("").result()
-        assert (code, error[-25:]) == (3, "-m django_safe_init.child")
+        assert start("").result() == (3, "-c")
     finally:
         multiprocessing.set_executable(before)
 
@@ -152,7 +164,22 @@ def test_it_is_left_to_another_process(start: Any, loaded: Any) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             running._process.wait(3 * child._SECONDS_BETWEEN_LOOKS)
         server.kill()
-    assert running.result()[0] == -signal.SIGTERM
+        assert running.result()[0] == -signal.SIGTERM  # it was not waited for yet
+
+
+@pytest.mark.parametrize("refuse", [AttributeError, OSError])
+def test_where_the_system_tells_nobody_of_an_end(monkeypatch: Any, refuse: Any) -> None:
+    """Then it looks again and again whether the process is still there."""
+    signs, pauses = [True, True, False], []
+
+    def pidfd_open(pid: int) -> int:
+        raise refuse
+
+    monkeypatch.setattr(os, "pidfd_open", pidfd_open, raising=False)
+    monkeypatch.setattr(child, "_is_alive", lambda pid: signs.pop(0))
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    child._await_end(17)
+    assert (signs, pauses) == ([], [child._SECONDS_BETWEEN_LOOKS] * 2)
 
 
 def test_a_process_of_somebody_else_is_alive(monkeypatch: Any) -> None:

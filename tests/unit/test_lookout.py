@@ -13,6 +13,7 @@ from django_safe_init.aliases import Engine
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
+    LoginRefused,
     SafeInitError,
     UnsupportedEngine,
     WaitTimeout,
@@ -80,6 +81,7 @@ def test_it_ends_with_ready(look) -> None:
     ("error", "state", "text"),
     [
         (DatabaseUnreachable("no answer"), State.CONNECTING, "no answer"),
+        (LoginRefused("no such role"), State.ERROR, "no such role"),
         (WaitTimeout("no room"), State.CONNECTING, "no room"),
         (ConfigurationError("wrong"), State.ERROR, "wrong"),
         (UnsupportedEngine("which?"), State.ERROR, "which?"),

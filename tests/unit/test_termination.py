@@ -81,6 +81,13 @@ def test_a_signal_that_is_ignored(handled: list[Any]) -> None:
     assert signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN
 
 
+def test_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no SIGQUIT, the others are heeded."""
+    monkeypatch.delattr(signal, "SIGQUIT")
+    signals = runpy.run_path(termination.__file__)["SIGNALS"]
+    assert signals == (signal.SIGTERM, signal.SIGINT)
+
+
 def test_outside_of_the_main_thread(handled: list[Any]) -> None:
     """Python allows no handler there, and this process would not know."""
     told = Termination()
