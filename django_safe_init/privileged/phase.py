@@ -16,6 +16,7 @@ from django_safe_init.connections import connect, make_wrapper
 from django_safe_init.deadline import Deadline
 from django_safe_init.exceptions import (
     ConfigurationError,
+    DatabaseUnreachable,
     InitializationFailed,
     SafeInitError,
     WaitTimeout,
@@ -89,7 +90,7 @@ class PrivilegedPhase:
         self,
     ) -> Iterator[tuple[BaseDatabaseWrapper, Callable[[], BaseDatabaseWrapper]]]:
         """To the maintenance database, and, once somebody asks, to the one to be initialized."""
-        with ExitStack() as stack:
+        with ExitStack() as stack, _telling_of_the_end():
             self._wait_for_server()
             opened = make_wrapper(self.administrator)
             stack.callback(opened.close)
@@ -148,6 +149,16 @@ class PrivilegedPhase:
                 _ask(connection, "SELECT pg_advisory_unlock(%s)", key)
             except Error as exc:  # it is gone, and so is its lock
                 logger.info("The privileged connection ended: %s", one_line(exc))
+
+
+@contextmanager
+def _telling_of_the_end() -> Iterator[None]:
+    try:
+        yield
+    except Error as exc:  # not that of a step, which has its name
+        raise DatabaseUnreachable(
+            f"The administrator's connection ended: {one_line(exc)}. Run the phase again."
+        ) from exc
 
 
 def administrator(settings: Settings) -> str:

@@ -12,6 +12,14 @@ from django_safe_init.steps.step import PrivilegedContext
 _ROLE = "SELECT rolcanlogin FROM pg_roles WHERE rolname = %s"
 #: What a superuser is anyway, and another administrator is not by having made the role.
 _MAY_ACT_AS = "SELECT pg_has_role(%s, 'USAGE')"
+#: Keeps the statements of a transaction out of the server's log, which only a superuser may.
+_UNLOGGED = """
+    SELECT set_config(name, value, true)
+    FROM (VALUES ('log_statement', 'none'), ('log_min_duration_statement', '-1'),
+                 ('log_min_duration_sample', '-1'), ('log_transaction_sample_rate', '0'),
+                 ('log_min_error_statement', 'panic')) AS quiet(name, value)
+    WHERE (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+"""
 
 
 def ensure_role(name: str, *, password_env: str | None = None) -> None:
@@ -19,9 +27,10 @@ def ensure_role(name: str, *, password_env: str | None = None) -> None:
 
     `password_env` names the environment variable with its password, which is needed in the
     privileged phase alone, and is set each time, so that a new password arrives. The server gets
-    a SCRAM-SHA-256 verifier: the password is in no statement, no log and no catalogue. A role
-    that exists keeps whatever else it may. An administrator who is no superuser becomes a member
-    of the role, without which it could give it nothing.
+    a SCRAM-SHA-256 verifier: the password is in no statement, no log and no catalogue, and a
+    superuser keeps the verifier out of the log, too. A role that exists keeps whatever else it
+    may. An administrator who is no superuser becomes a member of the role, without which it
+    could give it nothing.
     """
 
     def ensure(context: PrivilegedContext) -> None:
@@ -62,5 +71,7 @@ def _set_password(connection: Any, role: str, password: str) -> None:
         password.encode(encoding), role.encode(encoding), b"scram-sha-256"
     )
     statement = sql.SQL("ALTER ROLE {} PASSWORD {}")
-    with connection.cursor() as cursor:
-        cursor.execute(statement.format(sql.Identifier(role), verifier.decode()))
+    # On the driver's connection: what goes through Django's may be in Django's log.
+    with raw.transaction():
+        raw.execute(_UNLOGGED)
+        raw.execute(statement.format(sql.Identifier(role), verifier.decode()))

@@ -29,6 +29,7 @@ from django_safe_init.conf import get_settings
 from django_safe_init.locks import privileged_key
 from django_safe_init.management.commands.safe_init_status import Command as Status
 from django_safe_init.management.commands.safe_migrate import Command
+from django_safe_init.privileged import phase
 from django_safe_init.privileged.needs import missing_privileged
 from django_safe_init.privileged.phase import PrivilegedPhase
 from django_safe_init.steps.registry import init_step, registry
@@ -294,6 +295,57 @@ def test_tables_that_are_there(site: Site) -> None:
     initialize()
 
 
+def test_only_what_is_the_owners(site: Site) -> None:
+    """Sequences are looked at, too; what others own is left alone, and the records are read."""
+    do(site)
+    initialize()
+    with site.server.connect(site.name) as admin:
+        admin.execute("CREATE TABLE audit (id int)")
+        admin.execute(f'REVOKE ALL ON shop_product_id_seq FROM "{site.app}"')
+        with pytest.raises(MissingPrivilege, match="grants_app_"):
+            initialize()
+        admin.execute(f'REVOKE ALL ON django_migrations FROM "{site.app}"')
+    do(site)
+    initialize()
+    with site.as_role(site.app) as app:
+        app.execute("SELECT nextval('shop_product_id_seq') FROM django_migrations")
+        for table in ("audit", "django_migrations"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                app.execute(f"DELETE FROM {table}")
+
+
+def test_the_records_are_never_writable(site: Site) -> None:
+    """Done again, the phase does not touch rights on the records, not even for a moment."""
+    do(site)
+    initialize()
+    query = "SELECT xmin, relacl FROM pg_class WHERE relname IN ({})".format(
+        "'django_migrations', 'django_safe_init_run', 'django_safe_init_step'"
+    )
+    before = site.rows(query, site.name)
+    do(site)
+    assert len(before) == 3
+    assert site.rows(query, site.name) == before
+
+
+def test_two_schemas(site: Site) -> None:
+    """The records are where the owner's path leads, and read-only there, too."""
+    do(site)
+    with site.server.connect(site.name) as admin:
+        admin.execute(f"CREATE SCHEMA shop AUTHORIZATION {site.owner}")
+        admin.execute(f"ALTER ROLE {site.owner} SET search_path = shop")
+    privileged.grant_application(site.app, owner=site.owner, schema="shop")
+    assert site.labels[-1] == f"shop.grants_{site.app}_shop".replace(" ", "_")
+    do(site)
+    initialize()
+    do(site)
+    assert initialize().role == "none"
+    with site.as_role(site.app) as app:
+        app.execute("INSERT INTO shop.shop_product (name) VALUES ('tea')")
+        for table in ("django_migrations", "django_safe_init_run"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                app.execute(f"DELETE FROM shop.{table}")
+
+
 def test_a_named_database(site: Site) -> None:
     """A database may be another than that of the alias."""
     other = f"{site.name}_queue"
@@ -399,6 +451,10 @@ def test_the_serving_role_is_an_administrator(site: Site, monkeypatch: Any) -> N
     [warning] = checks.check_serving_role(None, databases=["default"])
     assert warning.id == "safe_init.W007"
     assert checks.check_serving_role(None) == []
+    connections["default"].close()
+    connections.settings["default"].update(PORT="1")
+    del connections["default"]
+    assert checks.check_serving_role(None, databases=["default"]) == []
     registry._steps.clear()
     assert checks.check_serving_role(None, databases=["default"]) == []
 
@@ -406,13 +462,18 @@ def test_the_serving_role_is_an_administrator(site: Site, monkeypatch: Any) -> N
 # Secrets
 
 
-def test_the_secret_is_nowhere(site: Site, caplog: Any, command_line: Any) -> None:
+def test_the_secret_is_nowhere(
+    site: Site, caplog: Any, command_line: Any, settings: Any
+) -> None:
     """Not in a log, a table, a statement, an output or an error; yet it is the password."""
-    caplog.set_level(logging.DEBUG)
+    settings.DEBUG = True  # then Django logs statements
+    for name in (None, "django.db.backends"):
+        caplog.set_level(logging.DEBUG, name)
     ended = command_line(
         Command, "safe_migrate", "--phase", "privileged", "--skip-checks"
     )
     initialize()
+    assert "CREATE ROLE" in caplog.text
     log = site.server.log.read_text()
     assert "ALTER ROLE" in log
     seen = [log, caplog.text, ended.stdout, ended.stderr]
@@ -429,6 +490,7 @@ def test_the_secret_is_nowhere(site: Site, caplog: Any, command_line: Any) -> No
     [(verifier,)] = site.rows(
         f"SELECT rolpassword FROM pg_authid WHERE rolname = '{site.owner}'"
     )
+    assert not [text for text in (log, caplog.text) if verifier in text]
     assert is_password(SECRET, verifier)
     assert not is_password("wrong", verifier)
 
@@ -511,6 +573,27 @@ def test_the_connection_is_lost(site: Site, caplog: Any) -> None:
         do(site)
     registry._steps.pop()
     do(site)
+
+
+def test_the_connection_is_lost_in_a_wait(
+    site: Site, monkeypatch: pytest.MonkeyPatch, command_line: Any
+) -> None:
+    """One sentence with an exit code, as everywhere."""
+    with site.server.connect() as admin:
+        admin.execute("SELECT pg_advisory_lock(%s)", [privileged_key()])
+
+        def end_it(seconds: float) -> None:
+            admin.execute(
+                "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
+                "WHERE query LIKE '%pg_try_advisory_lock%' AND pid <> pg_backend_pid()"
+            )
+
+        monkeypatch.setattr(phase, "sleep", end_it)
+        ended = command_line(
+            Command, "safe_migrate", "--phase", "privileged", "--skip-checks"
+        )
+    assert ended.code == 4
+    assert "The administrator's connection ended: " in ended.stderr
 
 
 def test_plan_and_check(site: Site, command_line: Callable[..., Any]) -> None:
