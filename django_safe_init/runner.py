@@ -29,6 +29,7 @@ from django_safe_init.exceptions import (
     DatabaseUnreachable,
     InitializationFailed,
     LockLost,
+    LoginRefused,
 )
 from django_safe_init.interruption import sleep
 from django_safe_init.migrating import run_migrate
@@ -43,6 +44,9 @@ if TYPE_CHECKING:
     from django_safe_init.engines.base import Eyes
 
 logger = logging.getLogger("django_safe_init")
+
+#: Until a process believes that it cannot be seen whether an administrator's work is done.
+_LOOKS_AT_PRIVILEGED = 5
 
 
 @dataclass(frozen=True)
@@ -246,9 +250,13 @@ class Initializer:
         )
         try:
             seen = self._require_privileged()
-            run = self._finished(watch)
+            try:
+                run = self._finished(watch)
+            except LoginRefused as exc:
+                self._hint_at_the_administrator(exc)
+                raise
             if not seen:  # the server did not answer then; now it has
-                self._require_privileged()
+                self._insist_on_privileged()
             if (
                 run is not None
                 and self.request.accepts_success
@@ -271,6 +279,27 @@ class Initializer:
         from django_safe_init.privileged.needs import require_privileged
 
         return require_privileged(self.database, steps, self.settings)
+
+    def _insist_on_privileged(self) -> None:
+        """The same once more; without an answer nothing is believed."""
+        for _ in range(_LOOKS_AT_PRIVILEGED):
+            if self._require_privileged():
+                return
+            sleep(random.uniform(0.2, 1.0))
+        raise DatabaseUnreachable(
+            f"The server of the database {self.database!r} gave no second connection, by which to "
+            "see whether an administrator's work is done. Raise max_connections, or start again."
+        )
+
+    def _hint_at_the_administrator(self, refusal: LoginRefused) -> None:
+        """With passwords, a role that is not there yet is refused like one with a wrong one."""
+        if self.build.privileged_of(self.database):
+            from django_safe_init.privileged.needs import COMMAND
+
+            raise LoginRefused(
+                f"{refusal} If the role is not there yet, it is an administrator's to make: "
+                f"{COMMAND}"
+            ) from refusal
 
     def _finished(self, watch: Eyes) -> int | None:
         """The run that has made this build ready, as one cheap query can tell."""

@@ -15,7 +15,9 @@ from django.db import connections
 
 from django_safe_init import (
     ConfigurationError,
+    DatabaseUnreachable,
     InitializationFailed,
+    LoginRefused,
     MissingPrivilege,
     WaitTimeout,
     checks,
@@ -32,6 +34,7 @@ from django_safe_init.management.commands.safe_migrate import Command
 from django_safe_init.privileged import phase
 from django_safe_init.privileged.needs import missing_privileged
 from django_safe_init.privileged.phase import PrivilegedPhase
+from django_safe_init.runner import Initializer
 from django_safe_init.steps.registry import init_step, registry
 from example_project.embedded import EmbeddedServer
 from tests.support import program
@@ -658,6 +661,36 @@ def test_looked_at_again(site: Site, monkeypatch: Any) -> None:
     with pytest.raises(MissingPrivilege, match=r"shop\.late"):
         initialize()
     assert answers == []
+
+
+def test_never_seen(site: Site, monkeypatch: Any) -> None:
+    """Where it cannot be seen whether all is done, nobody begins."""
+    do(site)
+    from django_safe_init import runner
+    from django_safe_init.privileged import needs
+
+    monkeypatch.setattr(needs, "missing_privileged", lambda *arguments: None)
+    monkeypatch.setattr(runner, "sleep", lambda seconds: None)
+    with pytest.raises(DatabaseUnreachable, match="gave no second connection"):
+        initialize()
+
+
+@pytest.mark.parametrize("privileged_steps", [True, False])
+def test_a_login_that_is_refused(
+    site: Site, monkeypatch: Any, privileged_steps: bool
+) -> None:
+    """With passwords nobody can tell a wrong one from a role that is not there: both are named."""
+    do(site)
+
+    def refuse(*arguments: Any) -> None:
+        raise LoginRefused("password authentication failed.")
+
+    monkeypatch.setattr(Initializer, "_finished", refuse)
+    if not privileged_steps:
+        registry._steps.clear()
+    with pytest.raises(LoginRefused) as caught:
+        initialize()
+    assert ("--phase privileged" in str(caught.value)) is privileged_steps
 
 
 def test_where_there_is_no_server(

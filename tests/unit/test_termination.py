@@ -97,13 +97,6 @@ def test_outside_of_the_main_thread(handled: list[Any]) -> None:
     assert not told.heeded
 
 
-def test_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no SIGQUIT, and nothing fails."""
-    monkeypatch.delattr(signal, "SIGQUIT")
-    without = runpy.run_path(str(termination.__file__))["SIGNALS"]
-    assert without == (signal.SIGTERM, signal.SIGINT)
-
-
 def test_in_a_forked_process(handled: list[Any]) -> None:
     """What was told to the parent, and what it does then, is not the child's."""
     told = Termination()
