@@ -182,6 +182,14 @@ def test_where_the_system_tells_nobody_of_an_end(monkeypatch: Any, refuse: Any) 
     assert (signs, pauses) == ([], [child._SECONDS_BETWEEN_LOOKS] * 2)
 
 
+def test_a_sign_of_life() -> None:
+    """A process is there until it has ended and was waited for."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    assert child._is_alive(os.getpid())
+    assert not child._is_alive(ended.pid)
+
+
 def test_a_process_of_somebody_else_is_alive(monkeypatch: Any) -> None:
     """Not to be allowed to send a signal is a sign of life, too."""
 
