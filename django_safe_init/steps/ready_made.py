@@ -96,7 +96,7 @@ def _call(command: str, context: StepContext, *arguments: str) -> None:
 def _cache_tables() -> str:
     found = (caches[alias] for alias in settings.CACHES)
     tables = [
-        str(getattr(cache, "_table"))  # noqa: B009  (the stubs do not know it)
+        str(vars(cache)["_table"])
         for cache in found
         if isinstance(cache, BaseDatabaseCache)
     ]

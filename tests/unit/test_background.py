@@ -389,7 +389,8 @@ def test_disowned_in_a_helper(host: HostLock) -> None:
     thread = Background(["default"], BUILD, lambda alias: None)
     thread.disown()
     given_up: list[int] = []
-    thread._child = SimpleNamespace(disown=lambda: given_up.append(1))  # type: ignore[assignment]
+    child: Any = SimpleNamespace(disown=lambda: given_up.append(1))
+    thread._child = child
     thread._host = HostLock(host.path)
     assert thread._host.take()
     thread.disown()
@@ -471,8 +472,8 @@ def heir(host: HostLock) -> Iterator[subprocess.Popen[bytes]]:
     """A process that holds the lock of this host, as a child does that goes on."""
     assert host.take()
     assert host.file is not None
-    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-    with subprocess.Popen(sleep, pass_fds=[host.file]) as process:
+    wait = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(wait, stdin=subprocess.PIPE, pass_fds=[host.file]) as process:
         host.bequeath(Heir(process.pid, 99))
         host.drop()
         yield process

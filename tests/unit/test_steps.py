@@ -150,8 +150,9 @@ def test_somewhere_odd(warehouse: Path) -> None:
     single = SimpleNamespace(module=ModuleType("single"), label="single", name="single")
     found = Registry()
     found._steps = []
-    for config in (archived, single):
-        found._find_in(config)  # type: ignore[arg-type]
+    configs: list[Any] = [archived, single]
+    for config in configs:
+        found._find_in(config)
     assert found.steps() == []
 
 
@@ -304,7 +305,7 @@ def test_run_sql(own: Registry, tmp_path: Path, monkeypatch: Any) -> None:
         def __exit__(self, *exc_info: Any) -> None: ...
 
     ops = SimpleNamespace(prepare_sql_script=lambda script: script.split("; "))
-    made.function(SimpleNamespace(connection=SimpleNamespace(cursor=Cursor, ops=ops)))  # type: ignore[arg-type]
+    made.function(SimpleNamespace(connection=SimpleNamespace(cursor=Cursor, ops=ops)))
     assert done == ["SELECT 1", "SELECT 2"]
 
 
