@@ -84,6 +84,8 @@ class Readiness:
         `SERVE` "initialize" it also sees to it that somebody initializes them. Does nothing in
         a project's own tests.
         """
+        if self.complete:
+            return
         self.look()
         if self._is_to_initialize:
             self._initialize()

@@ -24,7 +24,7 @@ from django_safe_init.status import Status
 Reply = Callable[[HttpRequest], HttpResponse]
 
 _METHODS = ("GET", "HEAD")
-#: What an answer depends on, besides the URL: the form, the language, the token.
+#: What the answers depend on that are not the same for all: the form, the language, the token.
 _DEPENDS_ON = ("Accept", "Accept-Language", "Cookie", "Authorization")
 _PROBLEM = "application/problem+json"
 #: After how many seconds to ask again: random, so that a crowd does not come back at once.
@@ -90,8 +90,13 @@ def status(request: HttpRequest, news: News) -> HttpResponse:
     with _language_of(request):
         if wants_page(request):
             seconds, home = _retry_after(news), get_script_prefix()
-            return pages.page(news.scenes, own_url(request), home, seconds, own=True)
-        return _told(request, news, answers.public_status(news.worst))
+            response = pages.page(
+                news.scenes, own_url(request), home, seconds, own=True
+            )
+        else:
+            response = _told(request, news, answers.public_status(news.worst))
+    patch_vary_headers(response, _DEPENDS_ON)
+    return response
 
 
 def hold(request: HttpRequest) -> HttpResponse:
@@ -111,6 +116,7 @@ def hold(request: HttpRequest) -> HttpResponse:
             response = _json(answers.problem(news.worst), _PROBLEM)
     response.status_code = 503
     response["Retry-After"] = seconds
+    patch_vary_headers(response, _DEPENDS_ON)
     return _finished(request, response)
 
 
@@ -155,7 +161,6 @@ def _language_of(request: HttpRequest) -> translation.override:
 def _finished(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     # `private`, because Django's own cache has not always heeded `no-store`.
     response["Cache-Control"] = "no-store, private"
-    patch_vary_headers(response, _DEPENDS_ON)
     response["Content-Length"] = len(response.content)
     # Else Django logs each 503 as an error of the project, and mails it to ADMINS.
     response._has_been_logged = True  # type: ignore[attr-defined]

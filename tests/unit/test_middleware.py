@@ -479,3 +479,14 @@ def test_the_status_for_who_came_for_it(tell, ask) -> None:
     assert b"data-stays" not in ask("/api/db/status", headers=HTML).content
     hear(READY)
     assert b"data-stays" in ask("/api/db/status", headers=HTML).content
+
+
+@BOTH
+def test_what_an_answer_depends_on(tell, ask) -> None:
+    """No cache may keep one; those that differ by form and language say so, too."""
+    tell(BEHIND_STATUS)
+    for path in ("/health/live", "/health/db", "/api/db/status", "/cart/"):
+        assert ask(path)["Cache-Control"] == "no-store, private"
+    for path in ("/api/db/status", "/cart/"):
+        assert {"Accept", "Accept-Language"} <= set(ask(path)["Vary"].split(", "))
+    assert "Vary" not in ask("/health/db")
