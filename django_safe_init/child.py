@@ -135,19 +135,24 @@ def main() -> None:
     lifeline = os.dup(0)
     with open(os.devnull) as nothing:  # what else reads standard input meets its end
         os.dup2(nothing.fileno(), 0)
-    threading.Thread(target=_end_with_parent, args=[lifeline], daemon=True).start()
-    for argument in sys.argv:
-        if argument.startswith(_HOLDING):
-            _hold(*argument.partition("=")[2].split(":", 1))
+    held = [
+        _hold(*argument.partition("=")[2].split(":", 1))
+        for argument in sys.argv
+        if argument.startswith(_HOLDING)
+    ]
+    threading.Thread(
+        target=_end_with_parent, args=[lifeline, *held], daemon=True
+    ).start()
     if _IF_DUE in sys.argv and not _is_due():
         sys.exit(NOT_DUE)
     execute_from_command_line([sys.argv[0], "safe_migrate", "--json", "--no-color"])
 
 
-def _hold(file: str, path: str) -> None:
-    """Keep the lock for this process, and from those that it starts."""
+def _hold(file: str, path: str) -> str:
+    """Keep the lock for this process, and from those that it starts; returns its path."""
     os.set_inheritable(int(file), False)
     atexit.register(_remove, path)
+    return path
 
 
 def _remove(path: str) -> None:
@@ -165,11 +170,12 @@ def _is_due() -> bool:
     return min(seconds_until_due(alias, build) for alias in aliases) <= 0
 
 
-def _end_with_parent(lifeline: int) -> None:
+def _end_with_parent(lifeline: int, held: str = "") -> None:
     with open(lifeline, "rb") as parent:
         server = parent.read()
     if server:
         _await_end(int(server))
+    _remove(held)  # now: by SIGTERM a process may end without its cleaning up
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(SECONDS_TO_CLEAN_UP)
     os.kill(os.getpid(), signal.SIGKILL)

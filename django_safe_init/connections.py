@@ -191,17 +191,35 @@ class Session:
         """The rows of the statement (of the last one, if there are several)."""
         with self._lock:
             self.settle()
-            cursor = self.raw.execute(statement, params)
-            while cursor.nextset():
-                pass
-            return cursor.fetchall() if cursor.description else []
+            with self._left_usable():
+                cursor = self.raw.execute(statement, params)
+                while cursor.nextset():
+                    pass
+                return cursor.fetchall() if cursor.description else []
 
     def send(self, statements: str, params: Mapping[str, Any] | None = None) -> Sent:
         """Send statements; the next use of the session waits for them first."""
         with self._lock:
             self.settle()
-            self._sent = Sent(self.raw, statements, params)
-            return self._sent
+            with self._left_usable():
+                self._sent = Sent(self.raw, statements, params)
+                return self._sent
+
+    @contextlib.contextmanager
+    def _left_usable(self) -> Iterator[None]:
+        """Take in what is still to come, if a signal comes between a statement and its result.
+
+        psycopg does that where it waits, and not where it works. Without it the session would
+        refuse whatever comes next, and a run that is interrupted could not be closed.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            with contextlib.suppress(psycopg.Error):
+                cancel_statement(self.raw)
+                while self.raw.pgconn.get_result() is not None:
+                    pass
+            raise
 
     def settle(self) -> None:
         """Wait for what was sent; what became of it is for who sent it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+from django_safe_init import connections as module
 from django_safe_init.connections import is_connection_loss
 
 
@@ -46,3 +47,19 @@ def test_a_session_that_ends(session, django_database) -> None:
         with pytest.raises(psycopg.Error) as caught:
             session.send("SELECT 1").rows()
         assert is_connection_loss(caught.value)
+
+
+@pytest.mark.parametrize("use", ["rows", "send"])
+def test_a_signal_between_a_statement_and_its_result(session, monkeypatch, use) -> None:
+    """The session is usable afterwards, wherever in the driver's work the signal came."""
+
+    def interrupted(*arguments) -> None:
+        session.raw.pgconn.send_query(b"SELECT pg_sleep(60); SELECT 2")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "Sent", interrupted)
+        patch.setattr(session.raw, "execute", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            getattr(session, use)("SELECT 1")
+    assert session.rows("SELECT 3") == [(3,)]
