@@ -44,6 +44,9 @@ _ORDER = (
 
 Body = dict[str, Any]
 
+#: The public body of readiness once everything is ready: as fixed as all of them are.
+HEALTHY: Body = {"status": "healthy", "state": State.READY.value, "initialized": True}
+
 
 def worst(statuses: Sequence[Status]) -> Status:
     """The status that stands for all of them."""
@@ -54,7 +57,7 @@ def health(status: Status) -> Body:
     """The public body of readiness."""
     state = status.state.value
     if status.ready:
-        return {"status": "healthy", "state": state, "initialized": True}
+        return HEALTHY
     if status.state is State.ERROR:
         return {"status": "unhealthy", "state": state, "error": _failure(status)}
     return {"status": "initializing", "state": state, "progress": status.progress}

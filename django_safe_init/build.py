@@ -119,6 +119,8 @@ def _plain_modules(path: str) -> set[str]:
 
 
 def _stem(name: str) -> str:
+    if name.endswith(".py"):  # nearly all of them
+        return name[:-3]
     return next(name[: -len(end)] for end in _SUFFIXES if name.endswith(end))
 
 

@@ -52,8 +52,8 @@ class InitializationMiddleware:
         if self.is_async:
             return self._call_async(request)
         reply = self.replies.get(request.path_info)
-        if reply is None and readiness.complete:
-            return self.get_response(request)
+        if readiness.complete:
+            return reply(request) if reply else self.get_response(request)
         watch_for(request)
         readiness.wait(self._patience(request, reply))
         reply = reply or self._hold(request)
@@ -61,8 +61,8 @@ class InitializationMiddleware:
 
     async def _call_async(self, request: HttpRequest) -> Any:
         reply = self.replies.get(request.path_info)
-        if reply is None and readiness.complete:
-            return await self.get_response(request)
+        if readiness.complete:
+            return reply(request) if reply else await self.get_response(request)
         watch_for(request)
         await readiness.await_news(self._patience(request, reply))
         reply = reply or self._hold(request)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from django_safe_init.activity import Activity, leader_activity
 from django_safe_init.build import Build
 from django_safe_init.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.connections import Session
@@ -23,6 +22,9 @@ from django_safe_init.reading import (
     same_apps,
     step_row,
 )
+
+if TYPE_CHECKING:
+    from django_safe_init.activity import Activity
 
 logger = logging.getLogger("django_safe_init")
 
@@ -49,13 +51,15 @@ _RUNS = f"""
                WHERE lock_key = %(lock_key)s AND build = %(build)s))
 """
 _NO_RUNS = "NULL::jsonb, NULL::jsonb, false, false"
-_MISSING_NAMES = """
-    SELECT unnest(%(names)s::text[]) EXCEPT SELECT app || '.' || name FROM django_migrations
+#: One text, because the driver quotes each element of an array by itself: hundreds of them.
+_NAMES = r"string_to_array(%(names)s, E'\n')"
+_MISSING_NAMES = f"""
+    SELECT unnest({_NAMES}) EXCEPT SELECT app || '.' || name FROM django_migrations
 """
 _MISSING = f"ARRAY({_MISSING_NAMES})"
-_ALL_MISSING = "%(names)s::text[]"
-_UNKNOWN = """
-    ARRAY(SELECT app || '.' || name FROM django_migrations EXCEPT SELECT unnest(%(names)s::text[]))
+_ALL_MISSING = _NAMES
+_UNKNOWN = f"""
+    ARRAY(SELECT app || '.' || name FROM django_migrations EXCEPT SELECT unnest({_NAMES}))
 """
 _NONE_UNKNOWN = "'{}'::text[]"
 #: No look at the migrations unless the run itself says that it ended ready.
@@ -106,7 +110,7 @@ class Reader:
         self.session = session
         self.lock_key = lock_key
         self.params: dict[str, Any] = {
-            "names": sorted(build.migrations),
+            "names": "\n".join(sorted(build.migrations)),
             "build": build.fingerprint,
             "lock_key": lock_key or "",
             "leader_key": leader_key(lock_key),
@@ -180,6 +184,9 @@ class Reader:
 
     def activity(self) -> Activity:
         """What the leader's sessions do just now."""
+        # Here, because the start of a replica with nothing to do should not pay for it.
+        from django_safe_init.activity import leader_activity
+
         return leader_activity(self.session, self.lock_key)
 
     def surroundings(self, run: RunRow, steps: int | None) -> Surroundings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import random
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -26,7 +27,12 @@ Reply = Callable[[HttpRequest], HttpResponse]
 _METHODS = ("GET", "HEAD")
 #: What the answers depend on that are not the same for all: the form, the language, the token.
 _DEPENDS_ON = ("Accept", "Accept-Language", "Cookie", "Authorization")
+_JSON = "application/json"
 _PROBLEM = "application/problem+json"
+#: What is public may be read by the scripts of every page.
+_PUBLIC = {"Access-Control-Allow-Origin": "*"}
+#: Made once: a fleet of probes asks every few seconds for as long as the process lives.
+_HEALTHY = json.dumps(answers.HEALTHY).encode()
 #: After how many seconds to ask again: random, so that a crowd does not come back at once.
 _RETRY = {State.CONNECTING: (1, 3), State.ERROR: (10, 30)}
 _RETRY_OTHERWISE = (2, 5)
@@ -54,9 +60,8 @@ class News(NamedTuple):
 
 
 def _asked(reply: Callable[[HttpRequest, News], HttpResponse]) -> Reply:
-    """The reply of a URL about the databases that the request names."""
+    """The reply about the databases that the request names."""
 
-    @_published
     @functools.wraps(reply)
     def asked(request: HttpRequest) -> HttpResponse:
         settings = get_settings()
@@ -74,9 +79,17 @@ def live(request: HttpRequest) -> HttpResponse:
     return _json({"status": "alive"})
 
 
-@_asked
-def ready(request: HttpRequest, news: News) -> HttpResponse:
+@_published
+def ready(request: HttpRequest) -> HttpResponse:
     """Whether this build is ready: 200 or 503."""
+    asks_more = request.META.get("QUERY_STRING") or "HTTP_AUTHORIZATION" in request.META
+    if readiness.complete and not asks_more:
+        return HttpResponse(_HEALTHY, content_type=_JSON, headers=_PUBLIC)
+    return _ready(request)
+
+
+@_asked
+def _ready(request: HttpRequest, news: News) -> HttpResponse:
     response = _told(request, news, answers.health(news.worst))
     if not news.worst.ready:
         response.status_code = 503
@@ -84,6 +97,7 @@ def ready(request: HttpRequest, news: News) -> HttpResponse:
     return response
 
 
+@_published
 @_asked
 def status(request: HttpRequest, news: News) -> HttpResponse:
     """How far the initialization is: JSON, or the page for a browser; 200 in every state."""
@@ -136,10 +150,8 @@ def _told(request: HttpRequest, news: News, body: answers.Body) -> HttpResponse:
     return response
 
 
-def _json(body: answers.Body, content_type: str = "application/json") -> HttpResponse:
-    # What is public may be read by the scripts of every page.
-    headers = {"Access-Control-Allow-Origin": "*"}
-    return JsonResponse(body, content_type=content_type, headers=headers)
+def _json(body: answers.Body, content_type: str = _JSON) -> HttpResponse:
+    return JsonResponse(body, content_type=content_type, headers=_PUBLIC)
 
 
 def _no_such_database() -> HttpResponse:

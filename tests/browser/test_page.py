@@ -16,6 +16,8 @@ from tests.unit.test_page import STATES, contrast
 
 WANTED = "/orders/?page=2&sort=name"
 WIDTHS = [320, 360, 1280]
+#: Seconds until the page is loaded again that no test waits for.
+STILL = 600
 DEBUG = DebugView(
     tuple(f"shop.{number:04}_{'long_' * 20}name" for number in range(40)),
     error="ValueError: " + "x" * 200,
@@ -317,7 +319,13 @@ def test_fits(
 ) -> None:
     """Nothing is wider than the window, whatever is shown."""
     site.language = "de"
-    site.becomes(state, run=123456, remaining_seconds=3600, debug=DEBUG)
+    site.becomes(
+        state,
+        run=123456,
+        remaining_seconds=3600,
+        debug=DEBUG,
+        refresh_seconds=STILL,
+    )
     page = open_page(width, java_script_enabled=False)
     page.goto(site.url + STATUS)
     wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
@@ -327,7 +335,7 @@ def test_fits(
 @pytest.mark.parametrize("state", STATES)
 def test_structure(open_page: Callable[..., Any], site: Site, state: str) -> None:
     """There is one main heading and one main part, and whatever has a value has a name."""
-    site.becomes(state, run=18, debug=DEBUG)
+    site.becomes(state, run=18, debug=DEBUG, refresh_seconds=STILL)
     page = open_page(java_script_enabled=False)
     page.goto(site.url + STATUS)
     name, _ = page_texts.HEADINGS.get(state, page_texts.UNKNOWN)

@@ -661,6 +661,9 @@ def test_looked_at_again(site: Site, monkeypatch: Any) -> None:
     with pytest.raises(MissingPrivilege, match=r"shop\.late"):
         initialize()
     assert answers == []
+    answers += [None, []]
+    assert initialize().result == "ready"
+    assert answers == []
 
 
 def test_never_seen(site: Site, monkeypatch: Any) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from tests.processes.harness import Fleet, entries, exit_codes
+from tests.processes.harness import Fleet, Replica, entries, exit_codes
 from tests.support import Database
 
 PLAIN = [
@@ -81,3 +83,23 @@ def test_forced(fleet: Fleet, database: Database) -> None:
     assert forced.wait() == 0, forced
     assert (forced.json["role"], forced.json["applied"]) == ("leader", [])
     assert len(fleet.notes("post_migrate")) == 2
+
+
+#: What only who leads, follows or looks closely needs.
+FOR_WORK = {"activity", "election", "follower", "leader", "tracking", "validation"}
+
+
+def test_a_start_with_nothing_to_do_is_light(fleet: Fleet) -> None:
+    """It imports nothing that a leader or a follower needs; who leads imports it."""
+    leading, idle = (
+        fleet.run(*SAFE, wrapper=["env", "PYTHONPROFILEIMPORTTIME=1"]) for _ in range(2)
+    )
+    assert [leading.json["role"], idle.json["role"]] == ["leader", "none"]
+    assert imported(leading) >= FOR_WORK - {"follower"}
+    assert not imported(idle) & FOR_WORK
+
+
+def imported(replica: Replica) -> set[str]:
+    """The modules of this package that it said it imported."""
+    names = re.findall(r"\| +django_safe_init\.(\w+)$", replica.stderr, re.MULTILINE)
+    return set(names)
