@@ -121,7 +121,7 @@ def check_pool_transactions(
 def check_steps(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """E005: two steps of one name. E006: `after` a step that is not there. E007: a circle."""
+    """E005: two steps of one name. E006: `after` a step that cannot come before. E007: a circle."""
     return [
         Error(problem.message, hint=problem.hint, id=_STEP_IDS[problem.kind])
         for problem in steps.problems(steps.registry.steps())

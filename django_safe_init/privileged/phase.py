@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -35,6 +36,9 @@ logger = logging.getLogger("django_safe_init")
 
 Report = Callable[[str], None]
 
+#: So that the time is over, beyond doubt, when the server ends a statement for it.
+_GRACE_MILLISECONDS = 20
+
 
 class PrivilegedPhase:
     """The privileged steps of one database, with the credentials of `PRIVILEGED_DATABASE`."""
@@ -58,7 +62,8 @@ class PrivilegedPhase:
         """Do all of them, under a lock of the maintenance database, and see that they are done.
 
         Each may be done again, so a second administrator's process does them once more, after
-        the first. Raises a `SafeInitError`.
+        the first. The server ends a statement that outlasts the time there is. Raises a
+        `SafeInitError`.
         """
         with self._connections() as (connection, target), self._locked(connection):
             for step in self.steps:
@@ -76,14 +81,33 @@ class PrivilegedPhase:
         connection: BaseDatabaseWrapper,
         target: Callable[[], BaseDatabaseWrapper],
     ) -> None:
+        def limited() -> BaseDatabaseWrapper:
+            return self._limit(target())
+
         try:
-            step.function(context_of(step, self.alias, connection, target))
+            step.function(
+                context_of(step, self.alias, self._limit(connection), limited)
+            )
         except SafeInitError:
             raise
         except Exception as exc:
+            if self._deadline.passed():
+                raise WaitTimeout(
+                    f"{step.label} was not done in the time there is: {one_line(exc)}. Somebody "
+                    "may have a lock that it needs: look for it with pg_blocking_pids()."
+                ) from exc
             text = f"{step.label}: {type(exc).__name__}: {one_line(exc)}"
             raise InitializationFailed(text, failed_migration=step.label) from exc
         self.report(f"step {step.label}: done")
+
+    def _limit(self, connection: BaseDatabaseWrapper) -> BaseDatabaseWrapper:
+        """Let no statement outlast the time there is, if that is limited at all."""
+        if self._deadline.seconds is not None:
+            left = self._deadline.clip(self._deadline.seconds)
+            with connection.cursor() as cursor:
+                milliseconds = math.ceil(left * 1000) + _GRACE_MILLISECONDS
+                cursor.execute("SET statement_timeout = %s", [milliseconds])
+        return connection
 
     @contextmanager
     def _connections(

@@ -101,8 +101,9 @@ def _has_module(config: AppConfig) -> bool:
 
 
 def problems(steps: Sequence[Step]) -> list[Problem]:
-    """Names that two steps have, steps to come after that are not there, and circles."""
+    """Names that two steps have, steps to come after that cannot come before, and circles."""
     labels = [step.label for step in steps]
+    later = {step.label for step in steps if step.phase != "privileged"}
     found = [
         Problem(
             "name",
@@ -120,6 +121,17 @@ def problems(steps: Sequence[Step]) -> list[Problem]:
         for step in steps
         for label in step.predecessors
         if label not in labels
+    ]
+    found += [
+        Problem(
+            "after",
+            f"The privileged step {step.label} comes after {label}, which is not privileged.",
+            "The privileged phase comes before all others: take it out of `after`.",
+        )
+        for step in steps
+        if step.phase == "privileged"
+        for label in step.predecessors
+        if label in later
     ]
     circle = [] if found else [step.label for step in _sorted(steps)[1]]
     if circle:

@@ -34,8 +34,10 @@ from django_safe_init.management.commands.safe_migrate import Command
 from django_safe_init.privileged import phase
 from django_safe_init.privileged.needs import missing_privileged
 from django_safe_init.privileged.phase import PrivilegedPhase
+from django_safe_init.privileged.registering import rows
 from django_safe_init.runner import Initializer
 from django_safe_init.steps.registry import init_step, registry
+from django_safe_init.steps.step import PrivilegedContext
 from example_project.embedded import EmbeddedServer
 from tests.support import program
 
@@ -616,6 +618,55 @@ def test_plan_and_check(site: Site, command_line: Callable[..., Any]) -> None:
         command_line(Command, *run, "--plan", "--check").stdout
         == "  No planned steps.\n"
     )
+
+
+@pytest.mark.parametrize("option", ["--plan", "--check"])
+def test_a_look_is_refused_as_well(
+    site: Site, command_line: Callable[..., Any], option: str
+) -> None:
+    """Whoever looks before a release learns that an administrator comes first."""
+    run = ("safe_migrate", "--skip-checks", option)
+    refused = command_line(Command, *run)
+    assert refused.code == 2
+    assert "safe_migrate --phase privileged" in refused.stderr
+    do(site)
+    later = command_line(Command, *run)
+    assert later.code == (0 if option == "--plan" else 1)
+    assert "privileged" not in later.stderr
+    assert command_line(Command, *run, "--mode", "external").code == later.code
+
+
+def test_a_plan_without_a_server(site: Site, command_line: Callable[..., Any]) -> None:
+    """It says so in a sentence."""
+    registry._steps.clear()
+    connections["default"].close()
+    connections.settings["default"].update(PORT="1")
+    del connections["default"]
+    ended = command_line(Command, "safe_migrate", "--skip-checks", "--plan")
+    assert ended.code == 4
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("where", ["connection", "target"])
+def test_a_statement_that_is_blocked(
+    site: Site, command_line: Callable[..., Any], where: str
+) -> None:
+    """The server ends it when the time is over, and the command says what to look for."""
+    do(site)
+
+    def wait(context: PrivilegedContext) -> None:
+        connection = getattr(context, where)
+        rows(connection() if where == "target" else connection, "SELECT pg_sleep(60)")
+
+    init_step(wait, name="late", phase="privileged", done=lambda _: True)
+    registry._steps[:] = registry._steps[-1:]
+    ended = command_line(
+        Command, "safe_migrate", "--phase", "privileged", "--skip-checks",
+        "--timeout", "0.5",
+    )  # fmt: skip
+    assert ended.code == 3
+    assert "shop.late was not done in the time there is: " in ended.stderr
+    assert "pg_blocking_pids" in ended.stderr
 
 
 def test_no_command_follows(site: Site, command_line: Callable[..., Any]) -> None:

@@ -182,6 +182,12 @@ def test_problems() -> None:
     [nowhere] = problems([step("a", "other.b")])
     assert nowhere.kind == "after"
     assert "shop.a comes after other.b, which does not exist" in nowhere.message
+    later = [step("a"), step("b", "a", phase="privileged"), step("c", "b")]
+    [never] = problems(later)
+    assert never.kind == "after"
+    assert never.message == (
+        "The privileged step shop.b comes after shop.a, which is not privileged."
+    )
     [circle] = problems([step("a", "b"), step("b", "a"), step("c")])
     assert circle.kind == "circle"
     assert "in a circle: shop.a, shop.b" in circle.message

@@ -22,7 +22,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from django_safe_init.aliases import Engine, check_alias, engine_of
 from django_safe_init.build import current_build
-from django_safe_init.conf import get_settings
+from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.exceptions import (
     ConfigurationError,
     InitializationFailed,
@@ -33,7 +33,13 @@ from django_safe_init.management.interrupts import Interrupted, interruptible
 from django_safe_init.management.output import JsonOnly, report_to
 from django_safe_init.management.replace import become, require_command, split
 from django_safe_init.migrating import run_migrate
-from django_safe_init.runner import Initializer, Outcome, Request, retry_while_busy
+from django_safe_init.runner import (
+    Initializer,
+    Outcome,
+    Request,
+    retry_while_busy,
+    wait_for_server,
+)
 from django_safe_init.text import one_line
 from django_safe_init.work import Work
 
@@ -245,12 +251,24 @@ class Command(BaseCommand):
 
     def _look(self, initializer: Initializer, options: dict[str, Any]) -> Outcome:
         alias = initializer.database
+        self._require_privileged(alias, options)
         if options["plan"]:
+            wait_for_server(alias, self._report(alias))
             self._migrate(alias, {**options, "plan": True})
             self._plan_steps(alias, self.stderr if options["json"] else self.stdout)
         if options["check"]:
             self._require_ready(alias)
         return initializer.outcome("ready")
+
+    def _require_privileged(self, alias: str, options: dict[str, Any]) -> None:
+        """What would refuse the run refuses a look at it, too: nothing could be seen without it."""
+        check_alias(alias)
+        steps = current_build().privileged_of(alias)
+        mode = effective_mode(get_settings(), options["mode"])
+        if steps and mode == "self" and engine_of(alias) is Engine.POSTGRESQL:
+            from django_safe_init.privileged.needs import require_privileged
+
+            require_privileged(alias, steps, get_settings())
 
     def _privileged(self, initializer: Initializer, options: dict[str, Any]) -> Outcome:
         alias = initializer.database
@@ -291,7 +309,6 @@ class Command(BaseCommand):
     def _require_ready(self, alias: str) -> None:
         from django_safe_init.status import get_status
 
-        check_alias(alias)
         if engine_of(alias) is not Engine.UNKNOWN:
             status = get_status(alias)
             if not status.ready:
