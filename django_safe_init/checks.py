@@ -121,10 +121,16 @@ def check_pool_transactions(
 def check_steps(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """E005: two steps of one name. E006: `after` a step that cannot come before. E007: a circle."""
+    """E005: two steps of one name. E006: `after` a step that cannot come before. E007: a circle.
+    E008: a step that makes no sense."""
+    try:
+        found = steps.registry.steps()
+    except ConfigurationError as exc:
+        hint = "See init_step() in the reference."
+        return [Error(str(exc), hint=hint, id="safe_init.E008")]
     return [
         Error(problem.message, hint=problem.hint, id=_STEP_IDS[problem.kind])
-        for problem in steps.problems(steps.registry.steps())
+        for problem in steps.problems(found)
     ]
 
 
@@ -138,7 +144,11 @@ def check_serving_role(
 
     The one check that opens the database, so Django runs it where a database is named.
     """
-    if not any(step.phase == "privileged" for step in steps.registry.steps()):
+    try:
+        found = steps.registry.steps()
+    except ConfigurationError:  # which is told by E008
+        return []
+    if not any(step.phase == "privileged" for step in found):
         return []
     from django_safe_init.privileged.needs import is_administrator
 

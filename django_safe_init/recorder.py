@@ -97,7 +97,8 @@ _CLOSE_RUN = f"""
 #: the statement before: PostgreSQL cancels whatever runs when it arrives.
 _DROPPED = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
 
-#: What every migration writes, prepared: after each, the server has forgotten what it knew of
+#: What every migration writes. A step that is recorded as done in its own transaction stays done,
+#: whatever happens after the commit. Prepared: after each, the server has forgotten what it knew of
 #: its catalogue, and planning would cost more than writing.
 _PREPARED = {
     "safe_init_start_step": """
@@ -110,7 +111,7 @@ _PREPARED = {
         UPDATE django_safe_init_step
         SET outcome = $3, finished_at =
               greatest(started_at, clock_timestamp() - make_interval(secs => $4))
-        WHERE run_id = $1 AND position = $2
+        WHERE run_id = $1 AND position = $2 AND outcome IS NULL
     """,
     "safe_init_update_run": """
         UPDATE django_safe_init_run

@@ -18,7 +18,16 @@ logger = logging.getLogger("django_safe_init")
 
 Names = set[tuple[str, str]]
 
-RECORDED = "SELECT app, name FROM django_migrations WHERE "
+
+def recorded_sql(mark: str, names: Names) -> str:
+    """The query for those of the names that are recorded; `mark` stands for a parameter.
+
+    Without names the table need not be there: Django makes none while no app has a migration.
+    """
+    if not names:
+        return "SELECT 1 WHERE 1 = 0"
+    is_one_of = " OR ".join([f"app = {mark} AND name = {mark}"] * len(names))
+    return f"SELECT app, name FROM django_migrations WHERE {is_one_of}"
 
 
 class MigrationTransaction(ABC):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
@@ -18,6 +19,8 @@ from django_safe_init.steps.step import PHASES, RUNS, Function, Step
 MODULE = "init_steps"
 #: What an `AppConfig` may define, which then is a step that is always done.
 METHOD = "initialize_database"
+#: PostgreSQL's integers end there.
+MOST_VERSION = 2**31 - 1
 _NAME = re.compile(r"[A-Za-z_][\w-]*\Z")
 
 
@@ -35,17 +38,17 @@ class Registry:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._steps: list[Step] | None = None
+        self._steps: list[Step] = []
+        self._is_complete = False
         self._app: AppConfig | None = None
 
     def add(self, step: Step) -> None:
-        """Register a step, while the apps' modules are imported."""
-        if self._steps is not None:
-            self._steps.append(step)
+        """Register a step, whoever imports its module and when."""
+        self._steps.append(step)
 
     def app_label(self, module: str) -> str:
-        """The app whose steps are found just now, or the one that the module belongs to."""
-        config = self._app or apps.get_containing_app_config(module)
+        """The app that the module belongs to; if it is none's, the one that is looked through."""
+        config = apps.get_containing_app_config(module) or self._app
         if config is None:
             raise ConfigurationError(
                 f"The module {module} belongs to no installed app. Register steps in the "
@@ -54,31 +57,37 @@ class Registry:
         return config.label
 
     def steps(self) -> list[Step]:
-        """All of them, in the order in which they were found; may hold problems."""
+        """All of them, in the order of their apps and modules; may hold problems."""
         with self._lock:
-            if self._steps is None:
-                self._find()
-            assert self._steps is not None  # it was found just now
+            if not self._is_complete:
+                configs = list(apps.get_app_configs())
+                self._import_from(configs)
+                self._add_methods_of(configs)
+                places = {config.label: place for place, config in enumerate(configs)}
+                self._steps.sort(key=lambda step: places.get(step.app_label, -1))
+                self._is_complete = True
             return self._steps
 
-    def _find(self) -> None:
-        self._steps = []
+    def _import_from(self, configs: Iterable[AppConfig]) -> None:
         try:
-            for config in apps.get_app_configs():
+            for config in configs:
                 self._app = config
-                self._find_in(config)
+                if _has_module(config):
+                    import_module(f"{config.name}.{MODULE}")
         except BaseException:
-            self._steps = None
+            # A module that failed is imported, and registers its steps, once more.
+            self._steps = [
+                step for step in self._steps if step.function.__module__ in sys.modules
+            ]
             raise
         finally:
             self._app = None
 
-    def _find_in(self, config: AppConfig) -> None:
-        if _has_module(config):
-            import_module(f"{config.name}.{MODULE}")
-        method = getattr(config, METHOD, None)
-        if callable(method):
-            self.add(Step(config.label, METHOD, method, run="always"))
+    def _add_methods_of(self, configs: Iterable[AppConfig]) -> None:
+        for config in configs:
+            method = getattr(config, METHOD, None)
+            if callable(method):
+                self.add(Step(config.label, METHOD, method, run="always"))
 
     def ordered(self) -> tuple[Step, ...]:
         """All of them, each after those that it comes after.
@@ -214,8 +223,10 @@ def _require_sense(step: Step) -> None:
         wrong = f"has run={step.run!r}: use one of {', '.join(map(repr, RUNS))}"
     elif (step.run == "on_change") != (step.fingerprint is not None):
         wrong = 'needs both or neither: run="on_change" and a fingerprint'
-    elif step.version < 1:
-        wrong = "has a version below 1"
+    elif type(step.version) is not int or not 1 <= step.version <= MOST_VERSION:
+        wrong = (
+            f"has version={step.version!r}: use a whole number from 1 to {MOST_VERSION}"
+        )
     elif step.phase not in PHASES:
         wrong = f"has phase={step.phase!r}: use one of {', '.join(map(repr, PHASES))}"
     elif (step.phase == "privileged") != (step.done is not None):

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from asgiref.sync import async_to_sync
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init import interruption
 from django_safe_init.engines.base import Tools
 from django_safe_init.exceptions import InitializationFailed
+from django_safe_init.steps.calling import call
 from django_safe_init.steps.step import DONE, Step, StepContext
 from django_safe_init.transactions import MigrationTransaction
 from django_safe_init.unfinished import Unfinished
-
-#: Where a step's transaction looks for a record: no migration has this name.
-_NOBODY = {("", "")}
 
 
 class Steps:
@@ -74,7 +70,7 @@ class Steps:
         def check(recorded: Any) -> None:
             self.tools.verify(self.recorder.proof())
 
-        transaction.open(step.label, _NOBODY, check, plain=False)
+        transaction.open(step.label, set(), check, plain=False)
         try:
             self._call(step)
             if not transaction.is_whole:
@@ -104,7 +100,4 @@ class Steps:
     def _call(self, step: Step) -> None:
         logger = logging.getLogger(f"django_safe_init.steps.{step.label}")
         context = StepContext(self.connection.alias, self.connection, logger)
-        if inspect.iscoroutinefunction(step.function):
-            async_to_sync(step.function)(context)
-        else:
-            step.function(context)
+        call(step.function, context)

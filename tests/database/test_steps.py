@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.apps import apps
 from django.core.management import call_command
 from django.db import IntegrityError, connection, transaction
 
@@ -40,6 +41,7 @@ def either(request: pytest.FixtureRequest) -> Any:
 def plain_shop(either: Any, small_shop: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The small shop, whose database is there; it has no steps yet."""
     monkeypatch.setattr(registry, "_steps", [])
+    monkeypatch.setattr(registry, "_is_complete", True)
     return small_shop
 
 
@@ -364,6 +366,38 @@ def test_done_and_recorded_together(either: Any, step: Any, monkeypatch: Any) ->
     assert products(either) == []
 
 
+def test_a_hook_that_fails(either: Any, step: Any) -> None:
+    """What was committed stays recorded, whatever `on_commit` does then."""
+
+    def fail() -> None:
+        raise ValueError("no broker")
+
+    def seed_and_tell(context: Any) -> None:
+        insert("seed")(context)
+        transaction.on_commit(fail)
+
+    step(seed_and_tell)
+    with pytest.raises(InitializationFailed, match="no broker"):
+        initialize()
+    assert of_kind_step(either) == [("shop.seed", "done")]
+    assert initialize().result == "ready"
+    assert products(either) == ["seed"]
+
+
+def test_without_any_migration(either: Any, step: Any, settings: Any) -> None:
+    """Where no app has a migration Django makes no table for them; a step needs none."""
+    settings.MIGRATION_MODULES = {each.label: None for each in apps.get_app_configs()}
+
+    def make_table(context: Any) -> None:
+        with context.connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE made (id int)")
+
+    step(make_table)
+    assert initialize().role == "leader"
+    assert either.rows("SELECT * FROM made") == []
+    assert is_ready()
+
+
 def test_constraints(either: Any, step: Any) -> None:
     """A step that leaves a broken foreign key fails, and is undone."""
 
@@ -405,6 +439,7 @@ def test_a_script_that_ends_its_transaction(
             )
 
     monkeypatch.setattr(registry, "_steps", [Step("shop", "seed", wrong)])
+    monkeypatch.setattr(registry, "_is_complete", True)
     with pytest.raises(InitializationFailed, match="needs atomic=False"):
         initialize()
     assert of_kind_step(django_database) == [("shop.seed", "failed")]
@@ -506,6 +541,7 @@ def test_a_role_that_may_not_read_them(
 ) -> None:
     """Where the record is kept from us, the migrations decide."""
     monkeypatch.setattr(registry, "_steps", [Step("shop", "seed", insert("seed"))])
+    monkeypatch.setattr(registry, "_is_complete", True)
     initialize()
     role = new_role("reader_of_steps")
     django_database.rows(f"GRANT SELECT ON django_migrations TO {role}")

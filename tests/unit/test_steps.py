@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from importlib import import_module, invalidate_caches
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -30,6 +31,7 @@ def step(name: str, *after: str, **options: Any) -> Step:
 def own(monkeypatch: pytest.MonkeyPatch) -> Registry:
     """The registry, without a step; whoever registers one is of the app `shop`."""
     monkeypatch.setattr(registry, "_steps", [])
+    monkeypatch.setattr(registry, "_is_complete", True)
     monkeypatch.setattr(registry, "_app", SimpleNamespace(label="shop"))
     return registry
 
@@ -62,7 +64,11 @@ def test_registered(own: Registry) -> None:
         ({"run": "never"}, "has run='never': use one of 'once', 'always', 'on_change'"),
         ({"run": "on_change"}, "needs both or neither"),
         ({"fingerprint": str}, "needs both or neither"),
-        ({"version": 0}, "has a version below 1"),
+        ({"version": 0}, "has version=0: use a whole number from 1 to"),
+        ({"version": 202608011230}, "use a whole number from 1 to 2147483647"),
+        ({"version": 1.5}, "has version=1.5"),
+        ({"version": True}, "has version=True"),
+        ({"version": "2"}, "has version='2'"),
         ({"phase": "late"}, "has phase='late': use one of 'schema', 'privileged'"),
         ({"phase": "privileged"}, 'needs both or neither: phase="privileged" and done'),
         ({"done": bool}, 'needs both or neither: phase="privileged" and done'),
@@ -81,13 +87,6 @@ def test_of_no_app() -> None:
     assert Registry().app_label("django.contrib.auth.models") == "auth"
 
 
-def test_a_module_that_is_imported_first(monkeypatch: Any) -> None:
-    """Whoever imports an `init_steps` before the steps are looked for registers nothing twice."""
-    fresh = Registry()
-    fresh.add(step("early"))
-    assert fresh._steps is None
-
-
 # Found
 
 
@@ -101,7 +100,8 @@ def warehouse(
     (folder / "__init__.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    monkeypatch.setattr(registry, "_steps", None)
+    monkeypatch.setattr(registry, "_steps", [])
+    monkeypatch.setattr(registry, "_is_complete", False)
     settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "warehouse"]
     yield folder
     for name in [name for name in sys.modules if name.startswith("warehouse")]:
@@ -117,6 +117,50 @@ def test_found(warehouse: Path) -> None:
     [found] = current_build().steps
     assert found.label == "warehouse.seed"
     assert current_build().steps == (found,)
+
+
+def test_a_module_that_is_imported_first(warehouse: Path) -> None:
+    """Whoever imports an `init_steps` early registers its steps, once and for the right app."""
+    text = (
+        "from django_safe_init import init_step\n@init_step\ndef seed(context): ...\n"
+    )
+    (warehouse / "init_steps.py").write_text(text)
+    registry._app = SimpleNamespace(label="shop")  # the one that imports it
+    import_module("warehouse.init_steps")
+    registry._app = None
+    assert [each.label for each in current_build().steps] == ["warehouse.seed"]
+
+
+def test_a_part_that_fails(warehouse: Path) -> None:
+    """What was registered before an error is neither lost nor there twice when it is repaired."""
+    (warehouse / "init_steps").mkdir()
+    good = "from django_safe_init import init_step\n@init_step\ndef {}(context): ...\n"
+    package = warehouse / "init_steps/__init__.py"
+    (warehouse / "init_steps/part.py").write_text(good.format("part"))
+    package.write_text(
+        f"from . import part\n{good.format('whole')}raise ValueError('broken')"
+    )
+    with pytest.raises(ValueError, match="broken"):
+        current_build()
+    package.write_text(f"from . import part\n{good.format('whole')}")
+    invalidate_caches()
+    assert {each.label for each in current_build().steps} == {
+        "warehouse.part",
+        "warehouse.whole",
+    }
+
+
+def test_nonsense_is_a_system_check(warehouse: Path) -> None:
+    """`manage.py check` says what is wrong; nothing else falls over it."""
+    text = (
+        "from django_safe_init import init_step\n"
+        "@init_step(run='sometimes')\ndef seed(context): ...\n"
+    )
+    (warehouse / "init_steps.py").write_text(text)
+    [error] = checks.check_steps(None)
+    assert error.id == "safe_init.E008"
+    assert "warehouse.seed has run='sometimes'" in error.msg
+    assert checks.check_serving_role(None, ["default"]) == []
 
 
 def test_a_package_of_steps(warehouse: Path) -> None:
@@ -149,11 +193,9 @@ def test_somewhere_odd(warehouse: Path) -> None:
     )
     single = SimpleNamespace(module=ModuleType("single"), label="single", name="single")
     found = Registry()
-    found._steps = []
     configs: list[Any] = [archived, single]
-    for config in configs:
-        found._find_in(config)
-    assert found.steps() == []
+    found._import_from(configs)
+    assert found._steps == []
 
 
 def test_of_an_app_config(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,9 +203,8 @@ def test_of_an_app_config(monkeypatch: pytest.MonkeyPatch) -> None:
     config = apps.get_app_config("django_safe_init")
     monkeypatch.setattr(AppConfig, "initialize_database", nothing, raising=False)
     found = Registry()
-    found._steps = []
-    found._find_in(config)
-    [made] = found.steps()
+    found._add_methods_of([config])
+    [made] = found._steps
     assert (made.label, made.run) == ("django_safe_init.initialize_database", "always")
     assert made.function == config.initialize_database
 

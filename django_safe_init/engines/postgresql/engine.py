@@ -63,6 +63,7 @@ class PostgresTools:
     def __init__(self, process: Initializer, lock: LeaderLock) -> None:
         key = process.settings.lock_key
         self._settings = process.settings
+        self._alias = process.database
         self.build = process.build
         self._session = lock.session
         self._reader = Reader(lock.session, process.build, key)
@@ -80,7 +81,7 @@ class PostgresTools:
     def unfinished(self, rerun: tuple[str, ...]) -> Unfinished:
         """The non-atomic migrations that earlier leaders did not finish."""
         marks = read_marks(self._session, self._settings.lock_key)
-        return Unfinished(marks, self._settings, rerun)
+        return Unfinished(marks, self._settings, rerun, self._alias)
 
     def step_records(self) -> list[Record]:
         """The steps that runs have done, newest first."""

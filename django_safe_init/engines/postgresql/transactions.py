@@ -9,7 +9,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.pq import TransactionStatus
 
 from django_safe_init.sending import Sent
-from django_safe_init.transactions import RECORDED, MigrationTransaction, Names
+from django_safe_init.transactions import MigrationTransaction, Names, recorded_sql
 
 
 class PostgresTransaction(MigrationTransaction):
@@ -44,10 +44,9 @@ class PostgresTransaction(MigrationTransaction):
             if level
             else "BEGIN"
         )
-        is_one_of = " OR ".join(["app = %s AND name = %s"] * len(names))
         self._sent = Sent(
             raw,
-            f"{begin}; {self._settings}{RECORDED}{is_one_of}",
+            f"{begin}; {self._settings}{recorded_sql('%s', names)}",
             [part for name in names for part in name],
         )
 

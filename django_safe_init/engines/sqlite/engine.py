@@ -59,7 +59,7 @@ class SqliteTools:
     def unfinished(self, rerun: tuple[str, ...]) -> Unfinished:
         """The non-atomic migrations that earlier leaders did not finish."""
         marks = read_marks(self._session, self._key)
-        return Unfinished(marks, self._process.settings, rerun)
+        return Unfinished(marks, self._process.settings, rerun, self._process.database)
 
     def step_records(self) -> list[Record]:
         """The steps that runs have done, newest first."""

@@ -63,7 +63,7 @@ _START_STEP = f"""
 _FINISH_STEP = f"""
     UPDATE {STEP_TABLE} SET outcome = :outcome, finished_at = max(started_at,
       strftime('%Y-%m-%d %H:%M:%f', 'now', printf('-%f seconds', :ago)))
-    WHERE run_id = :run AND position = :position
+    WHERE run_id = :run AND position = :position AND outcome IS NULL
 """
 
 

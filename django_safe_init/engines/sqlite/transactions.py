@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-from django_safe_init.transactions import RECORDED, MigrationTransaction, Names
+from django_safe_init.transactions import MigrationTransaction, Names, recorded_sql
 
 #: Is there as long as the transaction that made it was not undone.
 _WITNESS = "safe_init_transaction"
@@ -61,9 +61,8 @@ class SqliteTransaction(MigrationTransaction):
         names, self._names = self._names, None
         if names is None:
             return None
-        is_one_of = " OR ".join(["app = ? AND name = ?"] * len(names))
         flat = [part for name in names for part in name]
-        return set(self._raw.execute(RECORDED + is_one_of, flat).fetchall())
+        return set(self._raw.execute(recorded_sql("?", names), flat).fetchall())
 
     def _watch(self, execute: Callable[..., Any], *args: Any) -> Any:
         """Notice also what has ended the transaction without being a statement of Django's."""
