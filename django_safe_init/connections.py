@@ -108,15 +108,20 @@ def session_error(error: psycopg.Error) -> SafeInitError:
 
 
 def make_wrapper(
-    alias: str, direct: Mapping[str, Any] | None = None
+    alias: str,
+    direct: Mapping[str, Any] | None = None,
+    connect_timeout: float | None = None,
 ) -> BaseDatabaseWrapper:
     """A new, unpooled Django wrapper of the alias, changed by the settings in `direct`.
 
-    The settings that other code sees are not touched.
+    The settings that other code sees are not touched. `connect_timeout`, in seconds, is for who
+    lets the wrapper connect; a `Session` has its own.
     """
     values = {**connections.settings[alias], **(direct or {})}
     options = {**KEEPALIVES, **values["OPTIONS"]}
     options.pop("pool", None)
+    if connect_timeout is not None:
+        options["connect_timeout"] = max(1, round(connect_timeout))
     values["OPTIONS"] = options
     wrapper: BaseDatabaseWrapper = load_backend(values["ENGINE"]).DatabaseWrapper(
         values, alias

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import time
 
+from django_safe_init.exceptions import ConfigurationError
+
+
+def require_timeout(seconds: float | None) -> None:
+    """Raise `ConfigurationError` unless one can wait that long."""
+    if seconds is not None and not seconds >= 0:  # neither is "not a number"
+        raise ConfigurationError(f"A time-out of {seconds:g} seconds is not possible.")
+
 
 class Deadline:
     """How long all of it may take; `None` seconds for no limit."""

@@ -23,7 +23,7 @@ from django_safe_init.aliases import (
 )
 from django_safe_init.build import current_build
 from django_safe_init.conf import effective_mode, get_settings
-from django_safe_init.deadline import Deadline
+from django_safe_init.deadline import Deadline, require_timeout
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
@@ -99,10 +99,12 @@ class Request:
     before_leading: Callable[[], None] = lambda: None
 
 
-def wait_for_server(database: str, report: Callable[[str], None]) -> None:
+def wait_for_server(
+    database: str, report: Callable[[str], None], timeout: float | None = None
+) -> None:
     """Return as soon as the server of the alias answers, if it has one.
 
-    Raises `DatabaseUnreachable`.
+    `timeout` is in seconds; None for the setting `MAX_WAIT`. Raises `DatabaseUnreachable`.
     """
     if engine_of(database) is not Engine.POSTGRESQL:
         return
@@ -110,7 +112,7 @@ def wait_for_server(database: str, report: Callable[[str], None]) -> None:
 
     settings = get_settings()
     wrapper = make_wrapper(database, settings.direct.get(database))
-    deadline = Deadline(settings.max_wait)
+    deadline = Deadline(settings.max_wait if timeout is None else timeout)
     with connect(wrapper, settings, deadline, "safe_init waiting", report):
         pass
 
@@ -205,10 +207,7 @@ class Initializer:
             if self.request.timeout is None
             else self.request.timeout
         )
-        if timeout is not None and not timeout >= 0:  # neither is "not a number"
-            raise ConfigurationError(
-                f"A time-out of {timeout:g} seconds is not possible."
-            )
+        require_timeout(timeout)
         if is_under_way(self.database):
             raise ConfigurationError(
                 f"A migration of {self.database!r} must not initialize {self.database!r}."
@@ -278,7 +277,7 @@ class Initializer:
             return True
         from django_safe_init.privileged.needs import require_privileged
 
-        return require_privileged(self.database, steps, self.settings)
+        return require_privileged(self.database, steps, self.settings, self.deadline)
 
     def _insist_on_privileged(self) -> None:
         """The same once more; without an answer nothing is believed."""
@@ -292,14 +291,10 @@ class Initializer:
         )
 
     def _hint_at_the_administrator(self, refusal: LoginRefused) -> None:
-        """With passwords, a role that is not there yet is refused like one with a wrong one."""
         if self.build.privileged_of(self.database):
-            from django_safe_init.privileged.needs import COMMAND
+            from django_safe_init.privileged.needs import with_hint
 
-            raise LoginRefused(
-                f"{refusal} If the role is not there yet, it is an administrator's to make: "
-                f"{COMMAND}"
-            ) from refusal
+            raise with_hint(refusal) from refusal
 
     def _finished(self, watch: Eyes) -> int | None:
         """The run that has made this build ready, as one cheap query can tell."""

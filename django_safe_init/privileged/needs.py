@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable, Iterable
 from contextlib import closing
 
-from django.db import Error, OperationalError, connections
+from django.db import Error, InterfaceError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.conf import Settings
 from django_safe_init.connections import make_wrapper
-from django_safe_init.exceptions import MissingPrivilege
+from django_safe_init.deadline import Deadline
+from django_safe_init.exceptions import LoginRefused, MissingPrivilege
+from django_safe_init.steps.calling import call
 from django_safe_init.steps.step import PrivilegedContext, Step
 from django_safe_init.text import one_line
 
@@ -48,28 +50,41 @@ def undone(
 def _is_done(step: Step, context: PrivilegedContext) -> bool:
     assert step.done is not None  # a privileged step has one
     try:
-        return bool(step.done(context))
+        return bool(call(step.done, context))
     except Error as exc:
+        if _tells_nothing(exc):
+            raise
         # For example a role that the catalogue was asked about and does not know.
         context.logger.info("not done: %s", one_line(exc))
         return False
 
 
+def _tells_nothing(error: Error) -> bool:
+    """Whether the server did not answer, as opposed to: what was asked for is not there."""
+    is_silent = isinstance(error, (OperationalError, InterfaceError))
+    return is_silent and not _NOT_THERE.search(str(error))
+
+
 def missing_privileged(
-    alias: str, steps: tuple[Step, ...], settings: Settings
+    alias: str,
+    steps: tuple[Step, ...],
+    settings: Settings,
+    seconds: float | None = None,
 ) -> list[str] | None:
     """The labels of the steps that are not done; None if the server does not answer.
 
     All of them, if the database or the role that would initialize it is not there yet.
+    `seconds` is for how long to wait for a connection, if not `CONNECT_TIMEOUT`.
     """
-    wrapper = make_wrapper(alias, settings.direct.get(alias))
+    seconds = settings.connect_timeout if seconds is None else seconds
+    wrapper = make_wrapper(alias, settings.direct.get(alias), connect_timeout=seconds)
     with closing(wrapper):
         try:
             wrapper.ensure_connection()
-        except OperationalError as exc:
+            return undone(steps, alias, wrapper, lambda: wrapper)
+        except (OperationalError, InterfaceError) as exc:
             there = not _NOT_THERE.search(str(exc))
             return None if there else [step.label for step in steps]
-        return undone(steps, alias, wrapper, lambda: wrapper)
 
 
 def is_administrator(alias: str) -> bool:
@@ -88,12 +103,22 @@ def is_administrator(alias: str) -> bool:
         return False
 
 
-def require_privileged(alias: str, steps: tuple[Step, ...], settings: Settings) -> bool:
+def require_privileged(
+    alias: str, steps: tuple[Step, ...], settings: Settings, deadline: Deadline
+) -> bool:
     """Raise `MissingPrivilege` unless all of them are done; False if that cannot be seen."""
-    missing = missing_privileged(alias, steps, settings)
+    seconds = deadline.clip(settings.connect_timeout)
+    missing = missing_privileged(alias, steps, settings, seconds)
     if missing:
         raise MissingPrivilege(
             f"This build needs what only an administrator may do: {', '.join(missing)}. "
             f"Run where PRIVILEGED_DATABASE is configured: {COMMAND}"
         )
     return missing is not None
+
+
+def with_hint(refusal: LoginRefused) -> LoginRefused:
+    """The same with the command: a role that is not there yet is refused like a wrong password."""
+    return LoginRefused(
+        f"{refusal} If the role is not there yet, it is an administrator's to make: {COMMAND}"
+    )

@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -29,6 +30,7 @@ from django_safe_init.locks.postgresql import (
     require_own_server_session,
 )
 from django_safe_init.privileged.needs import context_of, undone
+from django_safe_init.steps.calling import call
 from django_safe_init.steps.step import Step
 from django_safe_init.text import one_line
 
@@ -38,6 +40,8 @@ Report = Callable[[str], None]
 
 #: So that the time is over, beyond doubt, when the server ends a statement for it.
 _GRACE_MILLISECONDS = 20
+#: PostgreSQL's integers end there.
+_MOST_MILLISECONDS = 2**31 - 1
 
 
 class PrivilegedPhase:
@@ -85,8 +89,9 @@ class PrivilegedPhase:
             return self._limit(target())
 
         try:
-            step.function(
-                context_of(step, self.alias, self._limit(connection), limited)
+            call(
+                step.function,
+                context_of(step, self.alias, self._limit(connection), limited),
             )
         except SafeInitError:
             raise
@@ -105,8 +110,11 @@ class PrivilegedPhase:
         if self._deadline.seconds is not None:
             left = self._deadline.clip(self._deadline.seconds)
             with connection.cursor() as cursor:
-                milliseconds = math.ceil(left * 1000) + _GRACE_MILLISECONDS
-                cursor.execute("SET statement_timeout = %s", [milliseconds])
+                milliseconds = min(
+                    left * 1000 + _GRACE_MILLISECONDS, _MOST_MILLISECONDS
+                )
+                query = "SELECT set_config('statement_timeout', %s, false)"
+                cursor.execute(query, [str(math.ceil(milliseconds))])
         return connection
 
     @contextmanager
@@ -116,7 +124,7 @@ class PrivilegedPhase:
         """To the maintenance database, and, once somebody asks, to the one to be initialized."""
         with ExitStack() as stack, _telling_of_the_end():
             self._wait_for_server()
-            opened = make_wrapper(self.administrator)
+            opened = self._wrapper()
             stack.callback(opened.close)
             opened.ensure_connection()
             found: list[BaseDatabaseWrapper] = []
@@ -124,13 +132,17 @@ class PrivilegedPhase:
             def target() -> BaseDatabaseWrapper:
                 if not found:
                     name = connections[self.alias].settings_dict["NAME"]
-                    made = make_wrapper(self.administrator, {"NAME": name})
+                    made = self._wrapper(NAME=name)
                     stack.callback(made.close)
                     made.ensure_connection()
                     found.append(made)
                 return found[0]
 
             yield opened, target
+
+    def _wrapper(self, **changes: Any) -> BaseDatabaseWrapper:
+        seconds = self._deadline.clip(self.settings.connect_timeout)
+        return make_wrapper(self.administrator, changes, connect_timeout=seconds)
 
     def _wait_for_server(self) -> None:
         """Until it answers, straight from the server itself, and with locks that exclude."""

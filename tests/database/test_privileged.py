@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import socket
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -29,9 +31,10 @@ from django_safe_init import (
 from django_safe_init.build import current_build
 from django_safe_init.conf import get_settings
 from django_safe_init.locks import privileged_key
+from django_safe_init.management.commands import safe_migrate
 from django_safe_init.management.commands.safe_init_status import Command as Status
 from django_safe_init.management.commands.safe_migrate import Command
-from django_safe_init.privileged import phase
+from django_safe_init.privileged import needs, phase
 from django_safe_init.privileged.needs import missing_privileged
 from django_safe_init.privileged.phase import PrivilegedPhase
 from django_safe_init.privileged.registering import rows
@@ -103,6 +106,7 @@ def site(
     before = dict(connections.settings["default"])
     monkeypatch.setenv("OWNER_PASSWORD", SECRET)
     monkeypatch.setattr(registry, "_steps", [])
+    monkeypatch.setattr(registry, "_is_complete", True)
     monkeypatch.setattr(registry, "_app", SimpleNamespace(label="shop"))
     settings.SAFE_INIT = {
         "IN_TESTS": True,
@@ -134,6 +138,14 @@ def do(site: Site, timeout: float = 20) -> list[str]:
     said: list[str] = []
     PrivilegedPhase("default", timeout, said.append).run()
     return said
+
+
+def assert_not_writable(site: Site, *tables: str) -> None:
+    """The application may not take a row out of any of them."""
+    with site.as_role(site.app) as app:
+        for table in tables:
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                app.execute(f"DELETE FROM {table}")
 
 
 def serve_as(role: str) -> None:
@@ -197,11 +209,7 @@ def test_again(site: Site) -> None:
     do(site)
     assert is_ready()
     assert PrivilegedPhase("default", None, print).plan() == []
-    with (
-        site.as_role(site.app) as app,
-        pytest.raises(psycopg.errors.InsufficientPrivilege),
-    ):
-        app.execute("DELETE FROM django_safe_init_step")
+    assert_not_writable(site, "django_safe_init_step")
 
 
 def test_many_at_once(site: Site) -> None:
@@ -314,9 +322,7 @@ def test_only_what_is_the_owners(site: Site) -> None:
     initialize()
     with site.as_role(site.app) as app:
         app.execute("SELECT nextval('shop_product_id_seq') FROM django_migrations")
-        for table in ("audit", "django_migrations"):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                app.execute(f"DELETE FROM {table}")
+    assert_not_writable(site, "audit", "django_migrations")
 
 
 def test_the_records_are_never_writable(site: Site) -> None:
@@ -346,9 +352,7 @@ def test_two_schemas(site: Site) -> None:
     assert initialize().role == "none"
     with site.as_role(site.app) as app:
         app.execute("INSERT INTO shop.shop_product (name) VALUES ('tea')")
-        for table in ("django_migrations", "django_safe_init_run"):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                app.execute(f"DELETE FROM shop.{table}")
+    assert_not_writable(site, "shop.django_migrations", "shop.django_safe_init_run")
 
 
 def test_a_named_database(site: Site) -> None:
@@ -647,6 +651,92 @@ def test_a_plan_without_a_server(site: Site, command_line: Callable[..., Any]) -
     assert "Traceback" not in ended.stderr
 
 
+def test_a_time_without_end(site: Site) -> None:
+    """However long one may wait, the server is asked for no more than it can count."""
+    assert do(site, timeout=float("inf"))
+    assert do(site, timeout=1e9)
+
+
+def test_bound_by_the_server(site: Site) -> None:
+    """Parameters may be bound by the server: no statement of ours minds."""
+    options = connections.settings["admin"]["OPTIONS"]
+    connections.settings["admin"]["OPTIONS"] = {
+        **options,
+        "server_side_binding": True,
+    }
+    do(site)
+    initialize()
+
+
+def test_written_with_async(site: Site) -> None:
+    """A step, and its `done`, may be `async` like any other."""
+    did: list[str] = []
+
+    async def work(context: PrivilegedContext) -> None:
+        did.append(context.alias)
+
+    async def is_done(context: PrivilegedContext) -> bool:
+        return bool(did)
+
+    init_step(work, name="late", phase="privileged", done=is_done)
+    with pytest.raises(MissingPrivilege, match=r"shop\.late"):
+        initialize()
+    do(site)
+    assert did == ["default"]
+    assert initialize().result == "ready"
+
+
+def test_a_connection_that_is_lost_tells_nothing(site: Site) -> None:
+    """That is no reason to call for an administrator: it is looked at again."""
+    do(site)
+    lost: list[int] = []
+
+    def is_done(context: PrivilegedContext) -> bool:
+        if not lost:
+            [(pid,)] = rows(context.connection, "SELECT pg_backend_pid()")
+            lost.append(pid)
+            with site.server.connect() as admin:
+                admin.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        return rows(context.connection, "SELECT true") == [(True,)]
+
+    init_step(lambda context: None, name="late", phase="privileged", done=is_done)
+    assert initialize().result == "ready"
+    assert lost
+
+
+def test_a_server_that_never_answers(site: Site, settings: Any) -> None:
+    """Nobody waits longer than `CONNECT_TIMEOUT` to see what is missing."""
+    steps = current_build().privileged
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = {"HOST": "127.0.0.1", "PORT": str(silent.getsockname()[1])}
+        connections["default"].close()
+        connections.settings["default"].update(address)
+        del connections["default"]
+        began = time.monotonic()
+        assert missing_privileged("default", steps, get_settings(), 1) is None
+    assert time.monotonic() - began < 20
+
+
+def test_a_login_that_is_refused_to_look(
+    site: Site, command_line: Callable[..., Any], monkeypatch: Any
+) -> None:
+    """The command that makes the role is named here, too."""
+
+    def refuse(*arguments: Any) -> None:
+        raise LoginRefused("password authentication failed.")
+
+    monkeypatch.setattr(safe_migrate, "wait_for_server", refuse)
+    monkeypatch.setattr(needs, "missing_privileged", lambda *arguments: None)
+    run = ("safe_migrate", "--skip-checks", "--plan")
+    ended = command_line(Command, *run)
+    assert ended.code == 4
+    assert "--phase privileged" in ended.stderr
+    registry._steps.clear()
+    again = command_line(Command, *run)
+    assert again.code == 4
+    assert "--phase privileged" not in again.stderr
+
+
 @pytest.mark.parametrize("where", ["connection", "target"])
 def test_a_statement_that_is_blocked(
     site: Site, command_line: Callable[..., Any], where: str
@@ -705,8 +795,6 @@ def test_a_server_that_does_not_answer_yet(site: Site, monkeypatch: Any) -> None
 def test_looked_at_again(site: Site, monkeypatch: Any) -> None:
     """A server that answers later is looked at before anything is done."""
     do(site)
-    from django_safe_init.privileged import needs
-
     answers: list[Any] = [None, ["shop.late"]]
     monkeypatch.setattr(needs, "missing_privileged", lambda *a: answers.pop(0))
     with pytest.raises(MissingPrivilege, match=r"shop\.late"):
@@ -721,7 +809,6 @@ def test_never_seen(site: Site, monkeypatch: Any) -> None:
     """Where it cannot be seen whether all is done, nobody begins."""
     do(site)
     from django_safe_init import runner
-    from django_safe_init.privileged import needs
 
     monkeypatch.setattr(needs, "missing_privileged", lambda *arguments: None)
     monkeypatch.setattr(runner, "sleep", lambda seconds: None)
@@ -752,6 +839,7 @@ def test_where_there_is_no_server(
 ) -> None:
     """On SQLite nothing is privileged: nobody needs an administrator."""
     monkeypatch.setattr(registry, "_steps", [])
+    monkeypatch.setattr(registry, "_is_complete", True)
     monkeypatch.setattr(registry, "_app", SimpleNamespace(label="shop"))
     privileged.ensure_role("owner")
     privileged.grant_application("app", owner="owner")
