@@ -182,6 +182,9 @@ class Leader:
         try:
             yield
         except BaseException as exc:
+            if isinstance(exc, Exception):
+                reason = self.reason(exc)
+                logger.info("Run %s: %s", self.recorder.run, reason, exc_info=exc)
             if self._close_run(exc) == "failed" and self._is_lost(exc):
                 raise InitializationFailed(
                     f"{STRIKES} times in a row: {self.reason(exc)}"

@@ -115,10 +115,15 @@ class Unfinished:
     """
 
     def __init__(
-        self, marks: dict[str, Mark], settings: Settings, rerun: tuple[str, ...]
+        self,
+        marks: dict[str, Mark],
+        settings: Settings,
+        rerun: tuple[str, ...],
+        alias: str,
     ) -> None:
         self.marks = marks
         self.policy = settings.unfinished
+        self._where = where_of(settings, alias)
         self.rerun = frozenset(rerun)
         for name in rerun:
             if name not in self.marks:
@@ -139,7 +144,7 @@ class Unfinished:
         """
         if step.label not in self.marks or step.run != "once":
             return
-        again = f"python manage.py safe_migrate --rerun {step.label}"
+        again = f"python manage.py safe_migrate{self._where} --rerun {step.label}"
         self._judge(
             step.label,
             f"The step {step.label} is not atomic and was interrupted, so what it has done is "
@@ -192,7 +197,7 @@ class Unfinished:
         if mark is None or mark.backwards is not backwards:
             return  # the opposite is asked for: what was begun has been recorded since
         if not does_nothing_else(migration):
-            self._judge(mark.name, _ways_on(mark, migration))
+            self._judge(mark.name, _ways_on(mark, migration, self._where))
         names = concurrent_indexes(migration)
         for name in sorted(existing_indexes(connection, names) - mark.indexes_before):
             _drop(connection, name)
@@ -205,7 +210,12 @@ class Unfinished:
         logger.warning("%s is not atomic and was interrupted: it runs again.", name)
 
 
-def _ways_on(mark: Mark, migration: Migration) -> str:
+def where_of(settings: Settings, alias: str) -> str:
+    """The option that names the database in a command, where it is not the only one."""
+    return "" if settings.databases == (alias,) else f" --database {alias}"
+
+
+def _ways_on(mark: Mark, migration: Migration, where: str) -> str:
     app = migration.app_label
     what, again, done, name = "", "run it again", "done", migration.name
     if mark.backwards:
@@ -215,8 +225,8 @@ def _ways_on(mark: Mark, migration: Migration) -> str:
     return (
         f"{mark.name} is not atomic and was interrupted{what}, so what it has done is "
         f"unknown. Look at the database, then either {again}: "
-        f"python manage.py safe_migrate --rerun {mark.name} -- or record it as {done}: "
-        f"python manage.py migrate --fake {app} {name}"
+        f"python manage.py safe_migrate{where} --rerun {mark.name} -- or record it as {done}: "
+        f"python manage.py migrate{where} --fake {app} {name}"
     )
 
 

@@ -45,7 +45,60 @@ def there_is_no_table(database) -> bool:
     return database.value(f"SELECT to_regclass('{RUN_TABLE}')") is None
 
 
+def no_price(connection) -> None:
+    raise ValueError("no price")
+
+
 # Ready
+
+
+def test_the_options_of_every_command(run, small_shop) -> None:
+    """Options of Django's that exclude each other are a usage error, in one object, too."""
+    ended = run("--json", "--no-color", "--force-color")
+    assert (ended.code, ended.json["result"]) == (2, "usage")
+    assert "can't be used together" in ended.json["error"]
+    assert run("--no-color", "--force-color").code == 2
+
+
+@pytest.mark.parametrize("json_too", [True, False])
+def test_traceback(run, django_database, small_shop, json_too) -> None:
+    """With --traceback the exit code and the object are the same, and the cause is shown."""
+    small_shop.run("0003_broken", no_price)
+    ended = run("--traceback", *["--json"][:json_too])
+    assert ended.code == 1
+    assert "in no_price" in ended.stderr
+    assert "ValueError: no price" in ended.stderr
+    if json_too:
+        assert ended.json["result"] == "failed"
+
+
+def test_a_traceback_in_the_log(run, django_database, small_shop, caplog) -> None:
+    """Without it the log of the leader has the cause."""
+    caplog.set_level("INFO", "django_safe_init")
+    small_shop.run("0003_broken", no_price)
+    assert "in no_price" not in run().stderr
+    [told] = [each for each in caplog.records if each.exc_info]
+    assert "shop.0003_broken: ValueError: no price" in told.getMessage()
+
+
+@pytest.mark.parametrize("how", ["--plan", "--check", "--phase=privileged", "--json"])
+@pytest.mark.parametrize("timeout", ["nan", "-1"])
+def test_a_time_out_that_cannot_be(run, small_shop, how, timeout) -> None:
+    """Nobody can wait that long, whatever is to be done."""
+    ended = run(how, f"--timeout={timeout}")
+    assert ended.code == 2
+    assert f"A time-out of {timeout} seconds is not possible" in ended.stderr + (
+        ended.stdout
+    )
+
+
+def test_rerun_is_about_one_database(run, small_shop) -> None:
+    """Elsewhere the migration is not unfinished."""
+    ended = run(
+        "--rerun", "shop.0002_sale", "--database", "default", "--database", "other"
+    )
+    assert ended.code == 2
+    assert "--rerun is about one database" in ended.stderr
 
 
 def test_it_leads(run, django_database, small_shop) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -23,9 +24,11 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django_safe_init.aliases import Engine, check_alias, engine_of
 from django_safe_init.build import current_build
 from django_safe_init.conf import effective_mode, get_settings
+from django_safe_init.deadline import Deadline, require_timeout
 from django_safe_init.exceptions import (
     ConfigurationError,
     InitializationFailed,
+    LoginRefused,
     SafeInitError,
 )
 from django_safe_init.interruption import check as check_interruption
@@ -61,6 +64,8 @@ class Command(BaseCommand):
     requires_system_checks: list[str] = []
     _json: JsonOnly | None = None
     _command: list[str] = []
+    #: Whether the databases have been dealt with, and what became of them is reported.
+    _has_ended = False
 
     def add_arguments(self, parser: CommandParser) -> None:
         """The options."""
@@ -136,33 +141,54 @@ class Command(BaseCommand):
             stack.enter_context(interruptible())
             try:
                 super().run_from_argv(own)
-            except CommandError as exc:  # from the parser, under --json
-                self._exit(2, "usage", exc)
+            except CommandError as exc:  # under --traceback, or from the parser
+                if not self._has_ended:
+                    self._exit(2, "usage", exc)
+                self.stderr.write("".join(traceback.format_exception(exc)))
+                sys.exit(exc.returncode)
             except Interrupted as exc:  # where no database has reported it
                 self._exit(exc.exit_code, "interrupted", exc)
         if command:
             become(command)
 
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        """Do it; what Django itself finds wrong with the options is a usage error like others."""
+        try:
+            output: str | None = super().execute(*args, **options)
+            return output
+        except CommandError as exc:
+            if not self._has_ended:
+                self._report_error("usage", exc)
+                exc.returncode = 2
+            raise
+
     def _exit(self, code: int, result: str, exc: BaseException) -> NoReturn:
-        if self._json is not None:
-            self._emit([Outcome(result, "none", DEFAULT_DB_ALIAS, error=str(exc))])
-        else:
+        if self._json is None:
             self.stderr.write(str(exc))
+        self._report_error(result, exc)
         sys.exit(code)
+
+    def _report_error(self, result: str, exc: BaseException) -> None:
+        """The JSON object, if one is wanted and there was none yet."""
+        if self._json is not None and not self._has_ended:
+            self._emit([Outcome(result, "none", DEFAULT_DB_ALIAS, error=str(exc))])
 
     def handle(self, **options: Any) -> None:
         """Initialize the databases, then report."""
         aliases = _aliases(options)
+        self._errors: dict[str, Exception] = {}
         self._labelled = len(aliases) > 1
         ended = self._initialize(aliases, options)
         ended.sort(key=lambda pair: _badness(pair[1]))
         code = ended[0][1]
+        self._has_ended = True
         if options["json"]:
             self._emit([outcome for outcome, _ in ended])
         if code:
             failed = [outcome for outcome, _ in ended if outcome.error]
             text = "\n".join(f"{each.database}: {each.error}" for each in failed)
-            raise CommandError(text, returncode=code)
+            cause = self._errors.get(ended[0][0].database)
+            raise CommandError(text, returncode=code) from cause  # for --traceback
         if options["verbosity"] > 0 and not (options["plan"] or options["json"]):
             for outcome, _ in ended:
                 self.stdout.write(_summary(outcome))
@@ -196,6 +222,7 @@ class Command(BaseCommand):
                 return self._look(initializer, options), 0
             return initializer.run(), 0
         except SafeInitError as exc:
+            self._errors[alias] = exc
             return initializer.outcome(exc.result, str(exc)), exc.exit_code
         except SystemCheckError as exc:
             return initializer.outcome("usage", str(exc)), 2
@@ -212,6 +239,11 @@ class Command(BaseCommand):
 
     def _check_usage(self, options: dict[str, Any]) -> None:
         require_command(self._command)
+        require_timeout(options["timeout"])
+        if options["rerun"] and self._labelled:
+            raise ConfigurationError(
+                "--rerun is about one database: name it with --database."
+            )
         if options["jobs"] < 1:
             raise ConfigurationError("--jobs must be 1 or more.")
         if self._command and options["phase"] == "privileged":
@@ -253,7 +285,7 @@ class Command(BaseCommand):
         alias = initializer.database
         self._require_privileged(alias, options)
         if options["plan"]:
-            wait_for_server(alias, self._report(alias))
+            self._wait_for_server(alias, options)
             self._migrate(alias, {**options, "plan": True})
             self._plan_steps(alias, self.stderr if options["json"] else self.stdout)
         if options["check"]:
@@ -268,7 +300,18 @@ class Command(BaseCommand):
         if steps and mode == "self" and engine_of(alias) is Engine.POSTGRESQL:
             from django_safe_init.privileged.needs import require_privileged
 
-            require_privileged(alias, steps, get_settings())
+            deadline = Deadline(options["timeout"])
+            require_privileged(alias, steps, get_settings(), deadline)
+
+    def _wait_for_server(self, alias: str, options: dict[str, Any]) -> None:
+        try:
+            wait_for_server(alias, self._report(alias), options["timeout"])
+        except LoginRefused as exc:
+            if not current_build().privileged_of(alias):
+                raise
+            from django_safe_init.privileged.needs import with_hint
+
+            raise with_hint(exc) from exc
 
     def _privileged(self, initializer: Initializer, options: dict[str, Any]) -> Outcome:
         alias = initializer.database
