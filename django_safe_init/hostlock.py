@@ -104,7 +104,15 @@ def host_lock(build: Build) -> HostLock:
     about: list[Any] = [module, build.fingerprint, settings.lock_key, databases]
     digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
     name = f"django-safe-init-{os.geteuid()}-{digest}.lock"
-    return HostLock(os.path.join(tempfile.gettempdir(), name))
+    return HostLock(os.path.join(_folder(), name))
+
+
+def _folder() -> str:
+    """The one for temporary files; where none can be written, one that holds no file."""
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:
+        return os.devnull
 
 
 def _open(path: str, more: int = 0) -> int | None:

@@ -37,7 +37,7 @@ class Status:
     run: RunRow | None = None
     #: Whether some process holds the leader lock now.
     led: bool = False
-    #: Migrations that this build knows and the database has not recorded.
+    #: What this build knows and the database has not recorded: migrations, then steps.
     pending: tuple[str, ...] = field(default=())
     #: Recorded migrations that this build does not know, of apps with pending ones: the
     #: database has gone another way.

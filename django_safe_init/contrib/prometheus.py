@@ -50,8 +50,8 @@ class Sight:
 
     database: str
     status: Status | None = None
-    #: How many migrations this build knows.
-    known: int = 0
+    #: The migrations that this build knows.
+    known: frozenset[str] = frozenset()
     #: When the newest run that ended ready did so, in seconds since the epoch.
     last_success: float | None = None
 
@@ -113,7 +113,7 @@ def see(database: str, build: Build) -> Sight:
         status = look(database, reader)
         # Without a run there are none, or a migration has locked the table.
         runs = reader.history(RECENT_RUNS) if status.run else []
-    return Sight(database, status, len(build.migrations), last_success(runs))
+    return Sight(database, status, build.migrations, last_success(runs))
 
 
 def last_success(runs: Sequence[RunRow]) -> float | None:
@@ -184,8 +184,9 @@ class _Families:
             self.state.add_metric(
                 [*database, state.value], float(state is status.state)
             )
-        self.pending.add_metric(database, len(status.pending))
-        self.applied.add_metric(database, sight.known - len(status.pending))
+        pending = len(sight.known.intersection(status.pending))
+        self.pending.add_metric(database, pending)
+        self.applied.add_metric(database, len(sight.known) - pending)
         self.progress.add_metric(database, status.progress / 100)
         if sight.last_success is not None:
             self.last_success.add_metric(database, sight.last_success)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import py_compile
 import sys
 import zipfile
 from types import SimpleNamespace
@@ -173,6 +174,18 @@ def test_beside_a_package(folder, settings) -> None:
     (folder / name / "0003.dotted.py").write_text("")
     settings.MIGRATION_MODULES = {"auth": name}
     assert names_of("auth") == {"auth.0002_more"}
+
+
+def test_compiled(folder, settings) -> None:
+    """A migration may be shipped without its source."""
+    name = make_package(folder, "compiled", "0001_initial.py")
+    source = folder / name / "0001_initial.py"
+    py_compile.compile(source, source.with_suffix(".pyc"))
+    source.unlink()
+    settings.MIGRATION_MODULES = {"auth": name}
+    assert names_of("auth") == {"auth.0001_initial"}
+    loader = MigrationLoader(None, ignore_no_migrations=True)
+    assert ("auth", "0001_initial") in loader.disk_migrations
 
 
 def test_in_an_archive(folder, settings, monkeypatch) -> None:

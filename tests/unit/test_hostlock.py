@@ -104,6 +104,19 @@ def test_where_there_can_be_no_such_file(
     lock.drop()
 
 
+def test_nowhere_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no folder for temporary files, as in a read-only container, nobody waits."""
+
+    def nowhere() -> str:
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    lock = host_lock(Build(frozenset(), "one"))
+    assert lock.take()
+    assert (lock.file, lock.heir()) == (None, None)
+    lock.remove()
+
+
 def test_what_it_is_about(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same build and databases have one lock, others another; it gives away nothing."""
     builds = Build(frozenset(), "one"), Build(frozenset(), "other")

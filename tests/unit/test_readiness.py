@@ -63,6 +63,15 @@ def test_ready_is_for_good(tell) -> None:
     assert readiness.ready("default")
 
 
+def test_nothing_to_watch(tell, monkeypatch) -> None:
+    """A process that is ready looks no more, and never initializes."""
+    looks: list[None] = []
+    tell(READY)
+    monkeypatch.setattr(readiness, "look", lambda: looks.append(None))
+    readiness.watch()
+    assert looks == []
+
+
 def test_watching_begins_once(tell, monkeypatch) -> None:
     """Each database gets one lookout, however often and from wherever it is asked for."""
     made = []
