@@ -1,4 +1,4 @@
-"""A non-atomic migration whose process dies in the middle of it."""
+"""A non-atomic migration whose process dies in the middle of it, the first time."""
 
 import os
 import signal
@@ -7,8 +7,9 @@ from django.db import migrations
 
 
 def fill(apps, schema_editor):
-    apps.get_model("shop", "Product").objects.create(name="half")
-    if not os.environ.get("SURVIVE"):
+    products = apps.get_model("shop", "Product").objects
+    _, is_first = products.get_or_create(name="half")
+    if is_first:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
