@@ -23,7 +23,7 @@ from django_safe_init.exceptions import SafeInitError
 from django_safe_init.hostlock import Heir, HostLock, host_lock
 from django_safe_init.reading import RunRow
 from django_safe_init.states import State
-from django_safe_init.status import Status, look, open_reader
+from django_safe_init.status import Status, look, look_back, open_reader
 from django_safe_init.termination import termination
 from django_safe_init.text import one_line
 
@@ -71,7 +71,7 @@ def seconds_until_due(alias: str, build: Build) -> float:
     try:
         reader = open_reader(alias, get_settings(), Deadline(0), build)
         with closing(reader):
-            status, runs = look(alias, reader), reader.history(_RUNS)
+            status, runs = look(alias, reader), look_back(alias, reader, _RUNS)
     except SafeInitError:
         return math.inf  # the lookout, which looks in the same way, tells why
     return seconds_to_wait(status, runs, build.fingerprint)

@@ -86,11 +86,14 @@ class Readiness:
         """
         if self.complete:
             return
+        self._begin()
+        if self._background is not None:
+            termination.heed()  # the server may have changed its handlers since
+
+    def _begin(self) -> None:
         self.look()
         if self._is_to_initialize:
             self._initialize()
-        if self._background is not None:
-            termination.heed()  # the server may have changed its handlers since
 
     def look(self) -> None:
         """`watch` for a process that does not serve: it never initializes.
@@ -170,7 +173,7 @@ class Readiness:
         termination.forget()
         self._watch_nothing()
         if is_worker:
-            self.watch()
+            self._begin()  # signals are heeded later: the server has still to set its handlers
 
 
 #: That of this process.

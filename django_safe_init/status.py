@@ -94,7 +94,17 @@ def get_status(database: str = "default") -> Status:
 
 
 def look(database: str, reader: StatusReader) -> Status:
-    """The status as the reader sees it now, also while a migration has locked our tables."""
+    """The status as the reader sees it now, also while a migration has locked our tables.
+
+    Raises `DatabaseUnreachable` when the connection is lost.
+    """
+    try:
+        return _look(database, reader)
+    except ConnectionEnded as exc:
+        raise _ended(database, exc) from exc
+
+
+def _look(database: str, reader: StatusReader) -> Status:
     try:
         return describe(database, reader.read())
     except TablesLocked:
@@ -105,8 +115,6 @@ def look(database: str, reader: StatusReader) -> Status:
             message="the status tables are locked, probably by a migration",
             led=reader.leader_pid() is not None,
         )
-    except ConnectionEnded as exc:
-        raise _ended(database, exc) from exc
 
 
 def _ended(database: str, error: ConnectionEnded) -> DatabaseUnreachable:

@@ -26,7 +26,6 @@ class Termination:
     """The signals that tell a process to end."""
 
     def __init__(self) -> None:
-        self._before: dict[int, Any] = {}
         self.forget()
 
     def forget(self) -> None:
@@ -47,18 +46,28 @@ class Termination:
             return
         for number in SIGNALS:
             handler = signal.getsignal(number)
-            if handler not in (self._handle, signal.SIG_IGN, None):
-                self._before[number] = handler
-                signal.signal(number, self._handle)
+            if not (isinstance(handler, _Handler) or handler in (signal.SIG_IGN, None)):
+                signal.signal(number, _Handler(self, handler))
         self.heeded = True
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.told = True
-        if self.first is not None:
+    def tell(self) -> None:
+        """A signal has come; what is to be done first is done once."""
+        told, self.told = self.told, True
+        if self.first is not None and not told:
             self.first()
-        before = self._before[number]
-        if callable(before):
-            before(number, frame)
+
+
+class _Handler:
+    """Comes before one other handler, which may lead to one that we have come before earlier."""
+
+    def __init__(self, termination: Termination, before: Any) -> None:
+        self._termination = termination
+        self._before = before
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._termination.tell()
+        if callable(self._before):
+            self._before(number, frame)
         else:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)

@@ -361,6 +361,20 @@ def test_through_assume_role(django_database, log_in_as, new_role, small_shop) -
     assert owner == role
 
 
+def test_a_connection_that_is_lost_while_the_tables_are_locked() -> None:
+    """It is lost, whatever it was that was waited for."""
+
+    def raise_locked() -> None:
+        raise TablesLocked
+
+    def raise_ended() -> None:
+        raise ConnectionEnded("gone")
+
+    reader = SimpleNamespace(read=raise_locked, leader_pid=raise_ended)
+    with pytest.raises(DatabaseUnreachable, match="gone"):
+        status.look("default", reader)
+
+
 def test_times_are_utc(django_database, small_shop, log_in_as) -> None:
     """Times are UTC, whatever time zone the database has."""
     initialize()

@@ -227,6 +227,21 @@ def test_told_to_end(
     assert database.backends(SLEEPING) == []
 
 
+@pytest.mark.parametrize("options", [[], ["--threads=4"]], ids=["sync", "threads"])
+def test_told_to_end_in_workers_that_were_forked_ready_made(
+    fleet: Fleet, database: Database, serve: Any, options: list[str]
+) -> None:
+    """With --preload a worker may not see the signal in time; its child ends with it."""
+    fleet.use(scenario="statement")
+    server = serve("--preload", *options, workers=2)
+    fleet.wait_until(lambda: database.backends(SLEEPING), "the statement runs")
+    server.replica.kill(signal.SIGTERM)
+    assert server.replica.wait() == 0, server.replica
+    wait_until(lambda: nobody_initializes(fleet))
+    assert database.newest_run()["outcome"] == "interrupted"
+    assert database.holders(leader_key()) == []
+
+
 def test_a_killed_worker(fleet: Fleet, database: Database, serve: Any) -> None:
     """The child of a worker that was killed ends with it, and another worker goes on."""
     server = serve(workers=2)

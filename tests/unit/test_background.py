@@ -31,7 +31,7 @@ from django_safe_init.child import NOT_DUE
 from django_safe_init.exceptions import DatabaseUnreachable
 from django_safe_init.hostlock import Heir, HostLock
 from django_safe_init.lookout import unreachable
-from django_safe_init.reading import RunRow
+from django_safe_init.reading import ConnectionEnded, RunRow
 from django_safe_init.status import Status
 from django_safe_init.termination import termination
 from tests.support import wait_until
@@ -102,8 +102,11 @@ class Reader:
     def __init__(self, sight: Status, runs: list[RunRow]) -> None:
         self.sight = sight
         self.runs = runs
+        self.lost: Exception | None = None
 
     def history(self, count: int) -> list[RunRow]:
+        if self.lost:
+            raise self.lost
         return self.runs[:count]
 
     def close(self) -> None: ...
@@ -126,6 +129,15 @@ def see(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
         return looked_at
 
     return let
+
+
+def test_a_connection_that_is_lost_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known then, and nothing is done."""
+    reader = Reader(FAILED, [])
+    reader.lost = ConnectionEnded("gone")
+    monkeypatch.setattr(background, "open_reader", lambda *arguments: reader)
+    monkeypatch.setattr(background, "look", lambda alias, reader: reader.sight)
+    assert seconds_until_due("default", BUILD) == math.inf
 
 
 def test_a_closer_look(see: Any) -> None:

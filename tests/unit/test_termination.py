@@ -59,6 +59,37 @@ def test_handlers_that_the_server_sets_later(handled: list[Any]) -> None:
     assert told.told
 
 
+def test_handlers_that_call_ours(handled: list[Any]) -> None:
+    """A project's own handler may call the one before it, which is ours: each comes once."""
+    told = Termination()
+    told.heed()
+    ours = signal.getsignal(signal.SIGTERM)
+    assert callable(ours)
+
+    def own(number: int, frame: Any) -> None:
+        handled.append("own")
+        ours(number, frame)
+
+    signal.signal(signal.SIGTERM, own)
+    told.heed()
+    told.first = lambda: handled.append("first")
+    signal.raise_signal(signal.SIGTERM)
+    assert handled == ["first", "own", signal.SIGTERM]
+
+
+def test_a_server_that_puts_ours_back(handled: list[Any]) -> None:
+    """As uvicorn does, to end by the signal: what was there before ours is what comes."""
+    told = Termination()
+    told.heed()
+    ours = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda number, frame: handled.append("server"))
+    told.heed()
+    signal.raise_signal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, ours)
+    signal.raise_signal(signal.SIGTERM)
+    assert handled == ["server", signal.SIGTERM]
+
+
 def test_a_server_without_a_handler(handled: list[Any], monkeypatch: Any) -> None:
     """It dies by the signal, as it would have done."""
     raised: list[Any] = []
@@ -68,7 +99,9 @@ def test_a_server_without_a_handler(handled: list[Any], monkeypatch: Any) -> Non
     told.first = lambda: raised.append("first")
     with monkeypatch.context() as patch:
         patch.setattr(signal, "raise_signal", raised.append)
-        told._handle(signal.SIGTERM, None)
+        handler = signal.getsignal(signal.SIGTERM)
+        assert callable(handler)
+        handler(signal.SIGTERM, None)
     assert raised == ["first", signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
