@@ -19,10 +19,12 @@ from django.db.migrations import Migration
 from django.db.migrations.state import ProjectState
 
 from django_safe_init.activity import Blocker
+from django_safe_init.conf import get_settings
 from django_safe_init.exceptions import DDLLockTimeout
 from django_safe_init.heartbeat import Heartbeat
 from django_safe_init.interruption import sleep
 from django_safe_init.states import State
+from django_safe_init.unfinished import where_of
 
 if TYPE_CHECKING:
     from django_safe_init.engines.base import LockWaits, Tools
@@ -34,6 +36,10 @@ Do = Callable[[ProjectState, BaseDatabaseSchemaEditor], ProjectState]
 _MOST_SECONDS_OF_PAUSE = 30.0
 #: Looks at who stands in the way, for each wait: one of them comes before the wait is over.
 _LOOKS = 3
+
+
+class HalfDone(DDLLockTimeout):
+    """What the migration did before stays: nobody who waits may go on where it broke off."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class Attempts:
         self.report = report
         #: Who stood in the way in this attempt, as far as it was seen.
         self._blockers: tuple[Blocker, ...] = ()
+        self._is_reversal = False
 
     @contextmanager
     def of(
@@ -86,6 +93,7 @@ class Attempts:
         Doing is `apply` or `unapply`. To wrap these needs no executor of our own, and they know
         the state that each attempt has to begin with.
         """
+        self._is_reversal = backwards
         method = "unapply" if backwards else "apply"
         do = getattr(migration, method)
 
@@ -117,10 +125,11 @@ class Attempts:
                 if not self.waits.is_timeout(exc):
                     raise
                 if not (atomic and self.transaction.is_whole):
-                    raise self._given_up(self._half_done(name, atomic)) from exc
+                    text = self._half_done(name, atomic)
+                    raise HalfDone(self._with_remedy(text)) from exc
                 self.transaction.close(type(exc), exc, exc.__traceback__)
                 if attempt == self.limits.attempts:
-                    raise self._given_up(self._undone(name)) from exc
+                    raise DDLLockTimeout(self._with_remedy(self._undone(name))) from exc
             self._pause(name, attempt)
             self.tools.verify()
             self.transaction.begin_again()
@@ -164,12 +173,12 @@ class Attempts:
         blockers = ", ".join(map(str, self._blockers))
         return f"; blocked by {blockers}" if blockers else ""
 
-    def _given_up(self, text: str) -> DDLLockTimeout:
+    def _with_remedy(self, text: str) -> str:
         end = "".join(
             f" To end that session: SELECT pg_terminate_backend({each.pid});"
             for each in self._blockers
         )
-        return DDLLockTimeout(text + end)
+        return text + end
 
     def _undone(self, name: str) -> str:
         return (
@@ -179,9 +188,15 @@ class Attempts:
         )
 
     def _half_done(self, name: str, atomic: bool) -> str:
-        again = "safe_migrate" if atomic else f"safe_migrate --rerun {name}"
+        where = where_of(get_settings(), self.transaction.connection.alias)
+        option = "" if atomic else f" --rerun {name}"
+        again = (
+            "reverse it again"
+            if self._is_reversal
+            else f"run it again: python manage.py safe_migrate{where}{option}"
+        )
         return (
             f"{name} did not get a lock within {self.limits.seconds:g} s{self._because()}. It is "
-            "not one transaction, so what it did before stays, and it is not tried again by "
-            f"itself. Look at the database, then run it again: python manage.py {again}"
+            "not one transaction, so what it did before stays, and nobody who waits tries it "
+            f"again. Look at the database, then {again}"
         )

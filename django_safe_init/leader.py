@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from django_safe_init.attempts import HalfDone
 from django_safe_init.engines.base import Tools
 from django_safe_init.exceptions import (
     InitializationFailed,
@@ -225,7 +226,8 @@ class Leader:
     def _outcome(self, exc: BaseException) -> str:
         if isinstance(exc, KeyboardInterrupt):
             return "interrupted"
-        if self._is_lost(exc) or self.tools.is_transient(exc):
+        half_done = isinstance(exc, HalfDone)
+        if self._is_lost(exc) or (self.tools.is_transient(exc) and not half_done):
             return "transient"
         # A target that was mistyped, or cannot be reached, says nothing about the build.
         return "failed" if self.work.complete else "partial"

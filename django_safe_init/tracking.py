@@ -29,6 +29,7 @@ from django_safe_init.unfinished import (
     Unfinished,
     does_nothing_else,
     has_own_code,
+    require_reversible,
     start_detail,
 )
 
@@ -109,6 +110,8 @@ class Tracker:
         if not fake:
             self.unfinished.settle(self.connection, migration, backwards)
         if not atomic:
+            if backwards:
+                require_reversible(migration)
             detail = start_detail(self.connection, migration)
         self.current_is_atomic = atomic
         self.recorder.start_step(

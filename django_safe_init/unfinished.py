@@ -14,6 +14,7 @@ from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations import Migration
+from django.db.migrations.exceptions import IrreversibleError
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.operations import RunPython, SeparateDatabaseAndState
 from django.db.migrations.operations.base import Operation
@@ -91,6 +92,20 @@ def does_nothing_else(migration: Migration) -> bool:
     )
 
 
+def is_reversible(migration: Migration) -> bool:
+    """Whether Django would reverse it at all."""
+    return all(operation.reversible for operation in migration.operations)
+
+
+def require_reversible(migration: Migration) -> None:
+    """Raise Django's error now: a mark of a reversal that cannot begin would stay for good."""
+    for operation in migration.operations:
+        if not operation.reversible:
+            raise IrreversibleError(
+                f"Operation {operation} in {migration} is not reversible"
+            )
+
+
 def existing_indexes(
     connection: BaseDatabaseWrapper, names: list[str], *, valid: bool = False
 ) -> set[str]:
@@ -165,11 +180,11 @@ class Unfinished:
             app_label, name = mark.name.split(".", 1)
             migration = executor.loader.disk_migrations.get((app_label, name))
             recorded = (app_label, name) in executor.loader.applied_migrations
-            if (
-                migration is not None
-                and recorded
-                and self._begun(connection, mark, migration)
-            ):
+            if migration is None or not recorded:
+                continue
+            if not self._begun(connection, mark, migration):
+                _drop_left(connection, mark, migration)
+            else:
                 self.settle(connection, migration, backwards=True)
                 logger.warning(
                     "%s was being reversed: that is completed now.", mark.name
@@ -180,9 +195,9 @@ class Unfinished:
     def _begun(
         self, connection: BaseDatabaseWrapper, mark: Mark, migration: Migration
     ) -> bool:
-        """Whether a reversal can have changed anything."""
+        """Whether a reversal can have changed anything, but for an index that is unfinished."""
         if not does_nothing_else(migration):
-            return True
+            return is_reversible(migration)
         names = concurrent_indexes(migration)
         return existing_indexes(connection, names, valid=True) != mark.indexes_before
 
@@ -198,9 +213,7 @@ class Unfinished:
             return  # the opposite is asked for: what was begun has been recorded since
         if not does_nothing_else(migration):
             self._judge(mark.name, _ways_on(mark, migration, self._where))
-        names = concurrent_indexes(migration)
-        for name in sorted(existing_indexes(connection, names) - mark.indexes_before):
-            _drop(connection, name)
+        _drop_left(connection, mark, migration)
 
     def _judge(self, name: str, ways_on: str) -> None:
         if name in self.rerun:
@@ -228,6 +241,14 @@ def _ways_on(mark: Mark, migration: Migration, where: str) -> str:
         f"python manage.py safe_migrate{where} --rerun {mark.name} -- or record it as {done}: "
         f"python manage.py migrate{where} --fake {app} {name}"
     )
+
+
+def _drop_left(
+    connection: BaseDatabaseWrapper, mark: Mark, migration: Migration
+) -> None:
+    names = concurrent_indexes(migration)
+    for name in sorted(existing_indexes(connection, names) - mark.indexes_before):
+        _drop(connection, name)
 
 
 def _drop(connection: BaseDatabaseWrapper, index: str) -> None:

@@ -288,8 +288,21 @@ def test_a_migration_that_is_not_atomic(
     assert "python manage.py safe_migrate --rerun shop.0003_half" in text
     assert f"SELECT pg_terminate_backend({raw.info.backend_pid});" in text
     assert django_database.has_table("half")
-    assert django_database.newest_run()["outcome"] == "transient"
+    assert django_database.newest_run()["outcome"] == "failed"
     assert django_database.steps()[-1]["outcome"] is None
+
+
+def test_a_reversal_that_is_not_atomic(
+    django_database, small_shop, connect_raw, limit
+) -> None:
+    """To run it again would be to go forwards: a person has to reverse it."""
+    small_shop.write("0003_stock", ADD_COLUMN, atomic=False)
+    initialize()
+    limit()
+    raw = connect_raw()
+    raw.execute("BEGIN; SELECT count(*) FROM shop_product")
+    with pytest.raises(CommandError, match="then reverse it again"):
+        call_command("migrate", "shop", "0002", verbosity=0)
 
 
 def show_lock_timeout(seen: list[str]) -> Callable[[Any], None]:

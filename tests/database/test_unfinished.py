@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from django.core.management import call_command
+from django.db.migrations.exceptions import IrreversibleError
 
 from django_safe_init import (
     ConfigurationError,
@@ -195,6 +196,50 @@ def test_a_reversal_that_had_not_begun(django_database, index_shop) -> None:
         django_database, "shop.0002_index", backwards=True, before=["product_name"]
     )
     index_shop.write("0003_more")
+    assert initialize().applied == ("shop.0003_more",)
+
+
+def test_what_an_interrupted_reversal_left(django_database, index_shop, caplog) -> None:
+    """To reverse a removal builds an index; one that was not finished is dropped."""
+    initialize()
+    index_shop.write(
+        "0003_remove",
+        "RemoveIndexConcurrently('product', 'product_name')",
+        atomic=False,
+    )
+    initialize()
+    interrupted(django_database, "shop.0003_remove", backwards=True)
+    django_database.rows("CREATE INDEX product_name ON shop_product (name)")
+    django_database.rows(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'product_name'::regclass"
+    )
+    index_shop.write("0004_more")
+    assert initialize().applied == ("shop.0004_more",)
+    assert indexes(django_database) == []
+    assert any("Dropping the index product_name" in each for each in caplog.messages)
+
+
+def irreversible(shop) -> None:
+    shop.write("0001_initial", INITIAL)
+    shop.write("0002_for_good", "migrations.RunSQL('SELECT 1')", atomic=False)
+    initialize()
+
+
+def test_what_cannot_be_reversed(django_database, shop) -> None:
+    """Django refuses it before anything is done, so nothing is unfinished afterwards."""
+    irreversible(shop)
+    with pytest.raises(IrreversibleError, match="is not reversible"):
+        call_command("migrate", "shop", "0001", verbosity=0)
+    assert all(each["outcome"] for each in django_database.steps())
+    shop.write("0003_more")
+    assert initialize().applied == ("shop.0003_more",)
+
+
+def test_a_mark_of_what_cannot_be_reversed(django_database, shop) -> None:
+    """An older version has left such a mark: nothing was begun."""
+    irreversible(shop)
+    interrupted(django_database, "shop.0002_for_good", backwards=True)
+    shop.write("0003_more")
     assert initialize().applied == ("shop.0003_more",)
 
 
