@@ -42,6 +42,7 @@ def watch(database: str, view: View) -> None:
                 return _watch(reader, view)
             except DatabaseUnreachable as exc:
                 view.say(f"{exc} Connecting again.")
+        time.sleep(view.seconds_to_pause())
 
 
 def _watch(reader: StatusReader, view: View) -> None:

@@ -110,4 +110,5 @@ def _unapplied(name: str, alias: str) -> Finding:
 def _defects(inspector: Inspector, levels: Mapping[str, str]) -> Iterator[Finding]:
     for kind, name, message, repair in inspector.defects():
         if levels[kind] != "off":
-            yield Finding(kind, levels[kind], name, None, message, (repair,))
+            repairs = (repair,) if repair else ()
+            yield Finding(kind, levels[kind], name, None, message, repairs)

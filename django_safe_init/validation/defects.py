@@ -13,4 +13,5 @@ class Defect(NamedTuple):
     kind: Kind
     object: str
     message: str
-    repair: str
+    #: None if no statement alone puts it right.
+    repair: str | None

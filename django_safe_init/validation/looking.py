@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 
 from django_safe_init import engines
 from django_safe_init.aliases import check_alias
@@ -24,7 +25,8 @@ def look(database: str, report: Callable[[str], None]) -> Validation:
     tables), `MissingPrivilege`, `ConfigurationError` or `UnsupportedEngine`.
     """
     check_alias(database)
-    settings = get_settings()
+    # As the inspector itself: the way there is that of the alias, and nobody waits.
+    settings = replace(get_settings(), direct={}, wait_timeout=0)
     inspector = engines.open_inspector(database, settings, Deadline(0), report)
     try:
         with closing(inspector):

@@ -23,6 +23,7 @@ from django_safe_init.migrating import run_migrate
 from django_safe_init.runner import Initializer, Request
 from django_safe_init.validation.looking import look
 from django_safe_init.work import Work
+from tests.support import wait_until
 
 #: What breaks a database of any engine: a statement, and what is found of it.
 BREAKS = {
@@ -329,6 +330,39 @@ def test_partitions(stacks) -> None:
     ]
     repair(stacks)
     assert findings() == ()
+
+
+def test_a_unique_index_that_lacks_partitions(stacks) -> None:
+    """It keeps nothing unique, whatever it promises: a restore may have broken off."""
+    run(
+        stacks,
+        "CREATE TABLE parted (id int) PARTITION BY LIST (id);"
+        "CREATE TABLE part PARTITION OF parted FOR VALUES IN (1);"
+        "CREATE UNIQUE INDEX parted_id ON ONLY parted (id)",
+    )
+    found = only()
+    assert (found.object, found.repair) == ("parted_id", ())
+    assert "not every partition has its own" in found.message
+
+
+def test_an_index_that_another_role_builds(
+    library, new_role, log_in_as, connect_raw, in_background
+) -> None:
+    """It is not broken, although one sees no more than that something is being built."""
+    role = new_role("validator")
+    library.rows(f"GRANT SELECT ON django_migrations TO {role}")
+    reader = connect_raw()
+    reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1 FROM library_book")
+    builder = connect_raw()
+    built = in_background(
+        lambda: builder.execute("CREATE INDEX CONCURRENTLY slowly ON library_book (id)")
+    )
+    invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
+    wait_until(lambda: library.value(invalid) == 1)
+    log_in_as(USER=role)
+    assert findings() == ()
+    reader.execute("ROLLBACK")
+    built.result()
 
 
 def test_constraints_that_are_never_valid(library) -> None:

@@ -54,19 +54,22 @@ _UNIQUES = """
 """
 #: Every table has them, and a field may stand for one.
 _SYSTEM_COLUMNS = ("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
-#: An index over partitions is not used itself, those of the partitions are. One that is being
-#: built at this moment is not broken. What REINDEX CONCURRENTLY has left is to be dropped, says
-#: the manual; a constraint's index cannot be.
+#: An index over partitions is not used itself, those of the partitions are; a unique one is valid
+#: when each of them has its own, and SQL alone cannot say which it should be. On a table whose
+#: indexes are being built at this moment nothing is broken (what is built, and where, another role
+#: may not see: the locks are everybody's). What REINDEX CONCURRENTLY has left is to be dropped,
+#: says the manual; a constraint's index cannot be.
 _INVALID_INDEXES = r"""
     SELECT i.indexrelid::regclass::text,
-      CASE WHEN c.relname ~ '_cc(new|old)\d*$'
+      CASE WHEN c.relkind = 'I' THEN NULL WHEN c.relname ~ '_cc(new|old)\d*$'
            AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = i.indexrelid)
            THEN 'DROP' ELSE 'REINDEX' END
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
-    WHERE NOT i.indisvalid AND c.relkind = 'i'
+    WHERE NOT i.indisvalid AND (c.relkind = 'i' OR i.indisunique)
       AND (pg_table_is_visible(i.indrelid) OR i.indrelid = ANY(%(tables)s::oid[]))
       AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p
-                      WHERE p.index_relid = i.indexrelid)
+                      JOIN pg_locks l ON l.pid = p.pid AND l.database = p.datid
+                      WHERE l.relation = i.indrelid)
     ORDER BY 1
 """
 #: Those of partitions and children are validated with their parent's; what is NOT ENFORCED
@@ -147,8 +150,10 @@ class PostgresInspector:
             yield Defect(
                 Kind.INVALID_INDEX,
                 index,
-                f"The index {index} is invalid.",
-                f"{verb} INDEX CONCURRENTLY {index};",
+                f"The index {index} is invalid."
+                if verb
+                else f"The index {index} is invalid: not every partition has its own.",
+                f"{verb} INDEX CONCURRENTLY {index};" if verb else None,
             )
         for table, constraint, quoted in self._query(_NOT_VALID, known):
             yield Defect(
@@ -161,9 +166,11 @@ class PostgresInspector:
     @contextmanager
     def editor(self) -> Iterator[BaseDatabaseSchemaEditor]:
         """A schema editor that writes SQL, on a connection of its own if it needs one."""
-        alias = self._session.alias
-        wrapper = make_wrapper(alias, self._settings.direct.get(alias))
-        make_patient(wrapper, self._settings.wait_timeout)
+        alias, settings = self._session.alias, self._settings
+        wrapper = make_wrapper(
+            alias, settings.direct.get(alias), settings.connect_timeout
+        )
+        make_patient(wrapper, settings.wait_timeout)
         try:
             yield collecting(wrapper.SchemaEditorClass, wrapper)
         finally:
