@@ -14,6 +14,7 @@ import django
 from django.apps import AppConfig, apps
 from django.conf import settings
 
+from django_safe_init.aliases import Engine, engine_of
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.steps.registry import registry
 from django_safe_init.steps.step import Step
@@ -40,7 +41,9 @@ class Build:
     privileged: tuple[Step, ...] = ()
 
     def privileged_of(self, alias: str) -> tuple[Step, ...]:
-        """Those for that database, in their order."""
+        """Those for that database, in their order; none where there is no server for them."""
+        if not self.privileged or engine_of(alias) is not Engine.POSTGRESQL:
+            return ()
         return tuple(step for step in self.privileged if step.belongs_to(alias))
 
     def steps_of(self, alias: str) -> tuple[Step, ...]:

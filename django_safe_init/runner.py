@@ -272,8 +272,7 @@ class Initializer:
     def _require_privileged(self) -> bool:
         """Refuse to begin without what only an administrator may do; False if nobody answers."""
         steps = self.build.privileged_of(self.database)
-        is_server = engine_of(self.database) is Engine.POSTGRESQL
-        if not steps or not is_server or self.mode == "external":
+        if not steps or self.mode == "external":
             return True
         from django_safe_init.privileged.needs import require_privileged
 

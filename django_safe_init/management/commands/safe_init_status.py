@@ -14,7 +14,6 @@ from django.core.management.base import (
 )
 from django.db import DEFAULT_DB_ALIAS
 
-from django_safe_init.aliases import Engine, engine_of
 from django_safe_init.build import current_build
 from django_safe_init.conf import get_settings
 from django_safe_init.deadline import Deadline
@@ -121,7 +120,7 @@ class Command(BaseCommand):
     def _undone(self, alias: str) -> list[str]:
         """The privileged steps that nobody has done."""
         steps = current_build().privileged_of(alias)
-        if not steps or engine_of(alias) is not Engine.POSTGRESQL:
+        if not steps:
             return []
         from django_safe_init.privileged.needs import missing_privileged
 

@@ -297,7 +297,7 @@ class Command(BaseCommand):
         check_alias(alias)
         steps = current_build().privileged_of(alias)
         mode = effective_mode(get_settings(), options["mode"])
-        if steps and mode == "self" and engine_of(alias) is Engine.POSTGRESQL:
+        if steps and mode == "self":
             from django_safe_init.privileged.needs import require_privileged
 
             deadline = Deadline(options["timeout"])
