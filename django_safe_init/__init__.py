@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from django_safe_init.version import __version__
 
 if TYPE_CHECKING:
-    from django_safe_init.asynchronous import aget_status, ainitialize
+    from django_safe_init.core.progress import track
+    from django_safe_init.core.states import State
+    from django_safe_init.core.step_registry import init_step
     from django_safe_init.exceptions import (
         ConfigurationError,
         DatabaseUnreachable,
@@ -25,23 +27,21 @@ if TYPE_CHECKING:
         ValidationFailed,
         WaitTimeout,
     )
+    from django_safe_init.initialization.api import aget_status, ainitialize
+    from django_safe_init.initialization.initializer import Outcome, initialize
     from django_safe_init.pools import using_pool
-    from django_safe_init.progress import track
-    from django_safe_init.runner import Outcome, initialize
-    from django_safe_init.states import State
     from django_safe_init.status import Status, get_status, is_ready
-    from django_safe_init.steps.registry import init_step
 
 #: Where each public name lives. They are imported when first used: this package is itself
 #: imported by `INSTALLED_APPS`, before Django is set up.
 _HOMES = {
-    "asynchronous": ("aget_status", "ainitialize"),
+    "initialization.api": ("aget_status", "ainitialize"),
     "pools": ("using_pool",),
-    "progress": ("track",),
-    "runner": ("Outcome", "initialize"),
-    "states": ("State",),
+    "core.progress": ("track",),
+    "initialization.initializer": ("Outcome", "initialize"),
+    "core.states": ("State",),
     "status": ("Status", "get_status", "is_ready"),
-    "steps.registry": ("init_step",),
+    "core.step_registry": ("init_step",),
     "exceptions": (
         "ConfigurationError",
         "DDLLockTimeout",

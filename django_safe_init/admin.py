@@ -27,7 +27,7 @@ from django.utils.timezone import is_aware, localtime
 from django.utils.translation import gettext_lazy as _
 
 from django_safe_init.conf import get_settings
-from django_safe_init.management.words import duration
+from django_safe_init.core.words import duration
 from django_safe_init.models import Run, Step
 from django_safe_init.timeline import (
     run_result,

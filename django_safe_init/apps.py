@@ -13,7 +13,7 @@ class SafeInitConfig(AppConfig):
     def ready(self) -> None:
         from django.db.backends.signals import connection_created
 
-        from django_safe_init import checks  # noqa: F401  (registers them)
-        from django_safe_init.pools.guard import guard_connection
+        from django_safe_init.management import checks  # noqa: F401  (registers them)
+        from django_safe_init.pools.execute_wrappers import guard_connection
 
         connection_created.connect(guard_connection)

@@ -10,8 +10,8 @@ from typing import Any
 
 from django.conf import settings as django_settings
 
+from django_safe_init.core.findings import DEFAULT_LEVELS, LEVELS
 from django_safe_init.exceptions import ConfigurationError
-from django_safe_init.findings import DEFAULT_LEVELS, LEVELS
 
 MODES = ("self", "external", "off")
 MODE_VARIABLE = "DB_INIT_MODE"

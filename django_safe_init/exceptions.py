@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from django.db import InternalError
 
 if TYPE_CHECKING:
-    from django_safe_init.findings import Finding
+    from django_safe_init.core.findings import Finding
 
 
 class SafeInitError(Exception):

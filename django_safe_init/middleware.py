@@ -9,10 +9,10 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import MiddlewareNotUsed
 from django.http import HttpRequest
 
-from django_safe_init import replies
 from django_safe_init.conf import effective_serve, get_settings
-from django_safe_init.readiness import readiness
-from django_safe_init.views import PROBE_SECONDS, watch_for
+from django_safe_init.serving.background.readiness import readiness
+from django_safe_init.serving.http import responses
+from django_safe_init.serving.http.views import PROBE_SECONDS, watch_for
 
 #: How long a request that would be held back may wait for the first news of a process: else a
 #: fresh worker would turn away its first user, although all is ready.
@@ -37,7 +37,7 @@ class InitializationMiddleware:
             raise MiddlewareNotUsed("SAFE_INIT switches it off.")
         self.get_response = get_response
         self.replies = {
-            path: getattr(replies, name)
+            path: getattr(responses, name)
             for name, path in settings.paths.items()
             if path is not None
         }
@@ -68,14 +68,14 @@ class InitializationMiddleware:
         reply = reply or self._hold(request)
         return reply(request) if reply else await self.get_response(request)
 
-    def _patience(self, request: HttpRequest, reply: replies.Reply | None) -> float:
-        if reply is replies.live or self._is_exempt(request):
+    def _patience(self, request: HttpRequest, reply: responses.Reply | None) -> float:
+        if reply is responses.live or self._is_exempt(request):
             return 0
         return PROBE_SECONDS if reply else REQUEST_SECONDS
 
-    def _hold(self, request: HttpRequest) -> replies.Reply | None:
+    def _hold(self, request: HttpRequest) -> responses.Reply | None:
         passes = readiness.complete or self._is_exempt(request)
-        return None if passes else replies.hold
+        return None if passes else responses.hold
 
     def _is_exempt(self, request: HttpRequest) -> bool:
         return request.path_info.startswith(self.exempt_paths)

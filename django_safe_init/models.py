@@ -10,7 +10,7 @@ from __future__ import annotations
 from django.apps.registry import Apps
 from django.db import models
 
-from django_safe_init.states import State
+from django_safe_init.core.states import State
 
 _registry = Apps()
 

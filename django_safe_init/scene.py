@@ -6,18 +6,18 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from django_safe_init.activity import Activity
-from django_safe_init.engines.base import StatusReader
-from django_safe_init.exceptions import DatabaseUnreachable
-from django_safe_init.reading import (
+from django_safe_init.backends.base.backend import StatusReader
+from django_safe_init.backends.postgresql.activity import Activity
+from django_safe_init.core.records import (
     ConnectionEnded,
     StepRow,
     TablesLocked,
     TablesUnreadable,
 )
-from django_safe_init.states import State
+from django_safe_init.core.states import State
+from django_safe_init.core.text import one_line
+from django_safe_init.exceptions import DatabaseUnreachable
 from django_safe_init.status import Status, look
-from django_safe_init.text import one_line
 
 #: More steps than a terminal has lines.
 STEPS = 200

@@ -8,16 +8,16 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from django_safe_init import engines
-from django_safe_init.aliases import check_alias
-from django_safe_init.build import Build, current_build
+from django_safe_init import backends
+from django_safe_init.backends.base.backend import StatusReader
 from django_safe_init.conf import Settings, get_settings
-from django_safe_init.deadline import Deadline
-from django_safe_init.engines.base import StatusReader
+from django_safe_init.core.build import Build, current_build
+from django_safe_init.core.databases import check_alias
+from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.records import ConnectionEnded, Reading, RunRow, TablesLocked
+from django_safe_init.core.states import State
+from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import DatabaseUnreachable
-from django_safe_init.reading import ConnectionEnded, Reading, RunRow, TablesLocked
-from django_safe_init.states import State
-from django_safe_init.text import one_line
 
 logger = logging.getLogger("django_safe_init")
 
@@ -77,7 +77,7 @@ def open_reader(
     `report` takes the reason for each wait for the server.
     """
     check_alias(database)
-    return engines.open_reader(
+    return backends.open_reader(
         database, build or current_build(), settings, deadline, report
     )
 

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
+from django_safe_init.backends.base.lock import Lock
 from django_safe_init.exceptions import LockLost
-from django_safe_init.locks.base import Lock
 
 
 class LockContract(ABC):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from django.urls import path
 
-from django_safe_init import views
 from django_safe_init.conf import get_settings
+from django_safe_init.serving.http import views
 
 app_name = "safe_init"
 urlpatterns = [

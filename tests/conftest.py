@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from django_safe_init.pools import SlowPool, pools, routing
+from django_safe_init.pools import SlowPool, pools, router
 from example_project.embedded import EmbeddedServer
 from tests.support import Database, wait_until
 
@@ -145,8 +145,8 @@ def add_pools(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         # One that was opened before is not guarded.
         connections["default"].close()
 
-    settings.DATABASE_ROUTERS = [routing.ROUTER]
-    monkeypatch.setattr(routing, "_unheeded", set())
+    settings.DATABASE_ROUTERS = [router.ROUTER]
+    monkeypatch.setattr(router, "_unheeded", set())
     yield add
     for alias in added:
         wrapper: Any = connections[alias]

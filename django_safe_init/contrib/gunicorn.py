@@ -12,11 +12,11 @@ from typing import Any
 from django.conf import settings as django_settings
 from django.db import connections
 
-from django_safe_init.child import Child
 from django_safe_init.conf import effective_serve, get_settings
+from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.exceptions import ConfigurationError, InitializationFailed
-from django_safe_init.management.interrupts import Interrupted, interruptible
-from django_safe_init.readiness import readiness
+from django_safe_init.serving.background.child_process import Child
+from django_safe_init.serving.background.readiness import readiness
 
 
 class NotInitialized(InitializationFailed, RuntimeError):

@@ -14,10 +14,10 @@ from typing import Any
 from health_check.base import HealthCheck, HealthCheckResult
 from health_check.exceptions import HealthCheckException, ServiceUnavailable
 
-from django_safe_init.answers import MESSAGES, PUBLIC_STATES
 from django_safe_init.conf import get_settings, in_foreign_tests
-from django_safe_init.lookout import unreachable
-from django_safe_init.readiness import readiness
+from django_safe_init.serving.background.poller import unreachable
+from django_safe_init.serving.background.readiness import readiness
+from django_safe_init.serving.http.payloads import MESSAGES, PUBLIC_STATES
 
 
 @dataclass

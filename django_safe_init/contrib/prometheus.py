@@ -23,15 +23,15 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from django_safe_init.build import Build, current_build
 from django_safe_init.conf import get_settings, in_foreign_tests
-from django_safe_init.deadline import Deadline
+from django_safe_init.core.build import Build, current_build
+from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.outcomes import OUTCOMES
+from django_safe_init.core.records import RunRow
+from django_safe_init.core.states import State
+from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import ConfigurationError
-from django_safe_init.outcomes import OUTCOMES
-from django_safe_init.reading import RunRow
-from django_safe_init.states import State
 from django_safe_init.status import Status, look, open_reader
-from django_safe_init.text import one_line
 
 logger = logging.getLogger("django_safe_init")
 

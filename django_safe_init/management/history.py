@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from django_safe_init.management.words import duration
-from django_safe_init.reading import RunRow
+from django_safe_init.core.records import RunRow
+from django_safe_init.core.words import duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -3,7 +3,7 @@
 The settings file may import this module: nothing here needs settings before it is used.
 """
 
-from django_safe_init.pools.entries import Pool, SlowPool, pools
-from django_safe_init.pools.routing import PoolRouter, using_pool
+from django_safe_init.pools.config import Pool, SlowPool, pools
+from django_safe_init.pools.router import PoolRouter, using_pool
 
 __all__ = ["Pool", "PoolRouter", "SlowPool", "pools", "using_pool"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from django.db import connections
 
-from django_safe_init.privileged.registering import register, rows, run
-from django_safe_init.steps.step import PrivilegedContext
+from django_safe_init.core.step import PrivilegedContext
+from django_safe_init.privileged.registration import register, rows, run
 
 _OWNER = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s"
 

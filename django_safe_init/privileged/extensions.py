@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from django_safe_init.privileged.registering import register, rows, run
-from django_safe_init.steps.step import PrivilegedContext
+from django_safe_init.core.step import PrivilegedContext
+from django_safe_init.privileged.registration import register, rows, run
 
 
 def ensure_extension(name: str) -> None:

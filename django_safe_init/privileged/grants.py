@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from django_safe_init.columns import RUN_TABLE, STEP_TABLE
-from django_safe_init.privileged.registering import (
+from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
+from django_safe_init.core.step import PrivilegedContext, StepContext
+from django_safe_init.core.step_registry import init_step
+from django_safe_init.privileged.registration import (
     caller,
     register,
     rows,
     run,
     step_name,
 )
-from django_safe_init.steps.registry import init_step
-from django_safe_init.steps.step import PrivilegedContext, StepContext
 
 #: Which the serving role only reads.
 _RECORDS = ("django_migrations", RUN_TABLE, STEP_TABLE)

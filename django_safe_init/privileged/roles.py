@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from django_safe_init.core.step import PrivilegedContext
 from django_safe_init.exceptions import ConfigurationError
-from django_safe_init.privileged.registering import register, rows, run
-from django_safe_init.steps.step import PrivilegedContext
+from django_safe_init.privileged.registration import register, rows, run
 
 _ROLE = "SELECT rolcanlogin FROM pg_roles WHERE rolname = %s"
 #: What a superuser is anyway, and another administrator is not by having made the role.

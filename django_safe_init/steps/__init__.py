@@ -16,13 +16,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from django_safe_init.steps.ready_made import (
+    from django_safe_init.core.step import PrivilegedContext, StepContext
+    from django_safe_init.steps.builtin import (
         cache_table,
         call_command,
         load_fixture,
         run_sql,
     )
-    from django_safe_init.steps.step import PrivilegedContext, StepContext
 
 __all__ = [
     "PrivilegedContext",
@@ -40,5 +40,5 @@ def __getattr__(name: str) -> Any:
 
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = "step" if name.endswith("Context") else "ready_made"
-    return getattr(import_module(f"{__name__}.{home}"), name)
+    home = "core.step" if name.endswith("Context") else "steps.builtin"
+    return getattr(import_module(f"django_safe_init.{home}"), name)

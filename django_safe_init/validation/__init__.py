@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 
-from django_safe_init.build import Build
-from django_safe_init.findings import Finding, Kind, manage
-from django_safe_init.validation.judging import compare
-from django_safe_init.validation.needs import Table, tables_of
+from django_safe_init.core.build import Build
+from django_safe_init.core.findings import Finding, Kind, manage
+from django_safe_init.validation.classify import compare
+from django_safe_init.validation.model_schema import Table, tables_of
 from django_safe_init.validation.provenance import apps_beyond
 
 if TYPE_CHECKING:
-    from django_safe_init.engines.base import Inspector
+    from django_safe_init.backends.base.backend import Inspector
 
 logger = logging.getLogger("django_safe_init")
 

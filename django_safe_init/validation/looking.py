@@ -6,14 +6,14 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 
-from django_safe_init import engines
-from django_safe_init.aliases import check_alias
-from django_safe_init.build import current_build
+from django_safe_init import backends
 from django_safe_init.conf import get_settings
-from django_safe_init.deadline import Deadline
+from django_safe_init.core.build import current_build
+from django_safe_init.core.databases import check_alias
+from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.records import ConnectionEnded, TablesLocked
+from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import DatabaseUnreachable, WaitTimeout
-from django_safe_init.reading import ConnectionEnded, TablesLocked
-from django_safe_init.text import one_line
 from django_safe_init.validation import Validation, validate
 
 
@@ -27,7 +27,7 @@ def look(database: str, report: Callable[[str], None]) -> Validation:
     check_alias(database)
     # As the inspector itself: the way there is that of the alias, and nobody waits.
     settings = replace(get_settings(), direct={}, wait_timeout=0)
-    inspector = engines.open_inspector(database, settings, Deadline(0), report)
+    inspector = backends.open_inspector(database, settings, Deadline(0), report)
     try:
         with closing(inspector):
             return validate(database, inspector, current_build(), settings.validate)

@@ -7,9 +7,14 @@ from typing import NamedTuple
 
 from django.db.migrations.loader import MigrationLoader
 
-from django_safe_init.build import Build
-from django_safe_init.validation.comparison import Lack
-from django_safe_init.validation.needs import Table, TableName, column_of, tables_of
+from django_safe_init.core.build import Build
+from django_safe_init.validation.diff import Lack
+from django_safe_init.validation.model_schema import (
+    Table,
+    TableName,
+    column_of,
+    tables_of,
+)
 
 
 class Beyond(NamedTuple):

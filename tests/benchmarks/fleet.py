@@ -44,8 +44,8 @@ def import_everything() -> None:
 
     import django.db.backends.postgresql.base
 
-    import django_safe_init.election
-    import django_safe_init.runner  # noqa: F401
+    import django_safe_init.initialization.election
+    import django_safe_init.initialization.initializer  # noqa: F401
     from django_safe_init.signals import state_changed
 
     state_changed.connect(report_state)

@@ -15,7 +15,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from django.utils import translation
 
 import django_safe_init
-from django_safe_init.page import PageView, render
+from django_safe_init.serving.http.page import PageView, render
 
 STATUS = "/api/db/status"
 BLANK = "/blank"

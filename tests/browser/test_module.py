@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from django_safe_init import page_texts
+from django_safe_init.serving.http import page_texts
 from tests.browser.site import BLANK, SCRIPT, STATUS, Site
 from tests.browser.support import set_hidden, turn, turn_until
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from django_safe_init import page_texts
-from django_safe_init.page import DebugView
+from django_safe_init.serving.http import page_texts
+from django_safe_init.serving.http.page import DebugView
 from tests.browser.site import STATUS, WORKING, Site
 from tests.browser.support import set_hidden, text, turn, turn_until, wait_for_wanted
-from tests.unit.test_page import STATES, contrast
+from tests.unit.serving.test_page import STATES, contrast
 
 WANTED = "/orders/?page=2&sort=name"
 WIDTHS = [320, 360, 1280]

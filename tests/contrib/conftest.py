@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from django_safe_init.readiness import readiness
+from django_safe_init.serving.background.readiness import readiness
 from tests.database.conftest import (  # noqa: F401  (fixtures)
     lite,
     log_in_as,

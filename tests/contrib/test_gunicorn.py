@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from django_safe_init.locks import leader_key
-from django_safe_init.readiness import readiness
+from django_safe_init.backends.postgresql.lock_keys import leader_key
+from django_safe_init.serving.background.readiness import readiness
 from tests.processes import namespaces
 from tests.processes.conftest import fleet, lite, lite_fleet  # noqa: F401  (fixtures)
 from tests.processes.harness import Fleet, entries

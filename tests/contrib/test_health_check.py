@@ -18,9 +18,10 @@ from django.core.wsgi import get_wsgi_application
 from django.db import connections
 from django.test import Client
 
-from django_safe_init import initialize, lookout
+from django_safe_init import initialize
 from django_safe_init.exceptions import InitializationFailed
-from django_safe_init.readiness import readiness
+from django_safe_init.serving.background import poller
+from django_safe_init.serving.background.readiness import readiness
 from tests.support import Database, wait_until
 
 pytest.importorskip("health_check")
@@ -136,7 +137,7 @@ def test_no_connections(ready_project: Database, monkeypatch: Any) -> None:
     def refuse(*args: Any) -> None:
         raise AssertionError("a probe opened a connection")
 
-    monkeypatch.setattr(lookout, "open_reader", refuse)
+    monkeypatch.setattr(poller, "open_reader", refuse)
     monkeypatch.setattr(connections["default"], "connect", refuse)
     for _ in range(100):
         probe("application/json", 200)

@@ -18,9 +18,9 @@ from django.core.management import call_command
 from django.db import connections
 
 from django_safe_init import initialize
+from django_safe_init.backends.postgresql.schema import RUN_TABLE
+from django_safe_init.core.states import State
 from django_safe_init.exceptions import InitializationFailed
-from django_safe_init.states import State
-from django_safe_init.tables import RUN_TABLE
 from tests.support import Database, wait_until
 
 pytest.importorskip("prometheus_client")

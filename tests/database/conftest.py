@@ -18,14 +18,14 @@ from django.core.management import BaseCommand
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_safe_init.build import Build, current_build
+from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.schema import ensure_tables
+from django_safe_init.backends.postgresql.session import Session, connect, make_wrapper
+from django_safe_init.backends.sqlite3.schema import ensure_tables as ensure_lite_tables
+from django_safe_init.backends.sqlite3.session import SqliteSession
 from django_safe_init.conf import get_settings
-from django_safe_init.connections import Session, connect, make_wrapper
-from django_safe_init.deadline import Deadline
-from django_safe_init.engines.sqlite.session import SqliteSession
-from django_safe_init.engines.sqlite.tables import ensure_tables as ensure_lite_tables
-from django_safe_init.recorder import Recorder
-from django_safe_init.tables import ensure_tables
+from django_safe_init.core.build import Build, current_build
+from django_safe_init.core.deadline import Deadline
 from example_project.embedded import EmbeddedServer
 from tests.support import Database, SqliteDatabase, validate_json
 

@@ -14,7 +14,7 @@ from django.core.management import call_command
 from django.db import connections
 from django.test import Client
 
-from django_safe_init.tables import RUN_TABLE, STEP_TABLE
+from django_safe_init.backends.postgresql.schema import RUN_TABLE, STEP_TABLE
 from tests.support import Database, SqliteDatabase
 
 APPS = [

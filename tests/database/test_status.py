@@ -10,18 +10,18 @@ from django.core.management import call_command
 from django.core.management.commands.migrate import Command as DjangoMigrate
 
 from django_safe_init import State, get_status, initialize, is_ready, status
-from django_safe_init.build import Build, current_build
-from django_safe_init.columns import COLUMNS, RUN_TABLE, STEP_TABLE
+from django_safe_init.backends.postgresql.lock import LeaderLock
+from django_safe_init.backends.postgresql.reader import Reader
+from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.schema import ensure_tables
+from django_safe_init.core.build import Build, current_build
+from django_safe_init.core.columns import COLUMNS, RUN_TABLE, STEP_TABLE
+from django_safe_init.core.records import ConnectionEnded, TablesLocked
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
     UnsupportedEngine,
 )
-from django_safe_init.locks.postgresql import LeaderLock
-from django_safe_init.reader import Reader
-from django_safe_init.reading import ConnectionEnded, TablesLocked
-from django_safe_init.recorder import Recorder
-from django_safe_init.tables import ensure_tables
 from tests.support import wait_until
 
 
@@ -179,7 +179,9 @@ def test_a_table_that_may_not_be_read(
     django_database, log_in_as, new_role, small_shop, caplog, monkeypatch, table
 ) -> None:
     """Without SELECT nothing crashes, and the missing GRANT is logged once; it helps."""
-    monkeypatch.setattr("django_safe_init.reader._named_grants", set())
+    monkeypatch.setattr(
+        "django_safe_init.backends.postgresql.reader._named_grants", set()
+    )
     initialize()
     role = new_role("web server")
     for other in (RUN_TABLE, "django_migrations"):
@@ -201,7 +203,9 @@ def test_reading_what_may_not_be_read(
     django_database, log_in_as, new_role, open_session, small_shop, monkeypatch
 ) -> None:
     """A reading falls back to what can be known."""
-    monkeypatch.setattr("django_safe_init.reader._named_grants", set())
+    monkeypatch.setattr(
+        "django_safe_init.backends.postgresql.reader._named_grants", set()
+    )
     initialize()
     log_in_as(USER=new_role("web"))
     reader = Reader(open_session(), current_build(), None)

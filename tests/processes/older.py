@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import django_safe_init
-from django_safe_init.columns import COLUMNS, RUN_TABLE, STEP_TABLE
+from django_safe_init.core.columns import COLUMNS, RUN_TABLE, STEP_TABLE
 
 VERSION = "0.0.1"
 #: What the older version does not know.
@@ -35,18 +35,18 @@ _RECORDER = {
     'f"detail{i}": None if self.detail is None else json.dumps(self.detail),': "",
 }
 _CHANGES = {
-    "recorder.py": _RECORDER,
-    "reading.py": {
+    "backends/postgresql/recorder.py": _RECORDER,
+    "core/records.py": {
         'progress=values.get("progress", 0),': "progress=0,",
         'item_done=values.get("item_done"),': "",
         'item_total=values.get("item_total"),': "",
         'item_message=values.get("item_message"),': "",
     },
-    "engines/postgresql/marks.py": {
+    "backends/postgresql/marks.py": {
         "name, backwards, detail FROM": "name, false, NULL::jsonb FROM"
     },
     "version.py": {f'"{django_safe_init.__version__}"': f'"{VERSION}"'},
-    "columns.py": {
+    "core/columns.py": {
         f'"{name}": "{COLUMNS[table][name]}",': ""
         for table, names in UNKNOWN.items()
         for name in names

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from django_safe_init.locks import leader_key
+from django_safe_init.backends.postgresql.lock_keys import leader_key
 from tests.processes.harness import PROJECT, Fleet, Replica
 from tests.support import Database, wait_until
 

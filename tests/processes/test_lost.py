@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from django_safe_init.locks import leader_key, work_key
+from django_safe_init.backends.postgresql.lock_keys import leader_key, work_key
 from example_project.embedded import EmbeddedServer
 from tests.processes.harness import Fleet, entries, exit_codes
 from tests.support import Database, wait_until

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from django_safe_init.locks import leader_key
+from django_safe_init.backends.postgresql.lock_keys import leader_key
 from tests.processes.harness import Fleet, entries, exit_codes
 from tests.processes.network import Cable, RemoteServer, cable
 from tests.support import Database, wait_until

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from django_safe_init.locks import leader_key
+from django_safe_init.backends.postgresql.lock_keys import leader_key
 from tests.processes.harness import Fleet, exit_codes
 from tests.support import Database
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from django_safe_init.locks import leader_key
+from django_safe_init.backends.postgresql.lock_keys import leader_key
 from tests.processes.harness import Fleet, Replica
 from tests.support import Database
 

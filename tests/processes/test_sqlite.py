@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from django_safe_init.locks.sqlite import holder
+from django_safe_init.backends.sqlite3.lock_file import holder
 from tests.processes.harness import Fleet, entries, exit_codes
 from tests.processes.test_fleet import assert_done_once
 from tests.processes.test_kill import PLAIN

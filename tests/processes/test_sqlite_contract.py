@@ -17,7 +17,7 @@ from django_safe_init.testing import LockContract
 SERVE = """
 import sys
 from django_safe_init.exceptions import LockLost
-from django_safe_init.locks.sqlite import FileLock
+from django_safe_init.backends.sqlite3.lock_file import FileLock
 
 lock = FileLock(sys.argv[1])
 for line in sys.stdin:

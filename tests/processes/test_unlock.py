@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from django_safe_init.locks import leader_key, work_key
+from django_safe_init.backends.postgresql.lock_keys import leader_key, work_key
 from tests.processes.harness import Fleet, entries, exit_codes
 from tests.support import Database, wait_until
 

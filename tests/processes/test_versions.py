@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from django_safe_init.columns import COLUMNS
+from django_safe_init.core.columns import COLUMNS
 from tests.processes import older
 from tests.processes.harness import Fleet, Replica, entries, exit_codes
 from tests.support import Database

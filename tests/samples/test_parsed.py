@@ -17,7 +17,7 @@ from django.core.management import get_commands, load_command_class
 
 import django_safe_init
 from django_safe_init.conf import get_settings, problems
-from django_safe_init.management.replace import split
+from django_safe_init.management.exec import split
 from tests.samples.blocks import BLOCKS, PAGES, Block, command_lines, of_kind
 from tests.support import validate_json
 from tests.unit.catalogues import parse_po, texts_in

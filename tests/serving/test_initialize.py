@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from django_safe_init.child import NOT_DUE, Child
-from django_safe_init.locks import leader_key
+from django_safe_init.backends.postgresql.lock_keys import leader_key
+from django_safe_init.serving.background.child_process import NOT_DUE, Child
 from example_project.embedded import free_port
 from tests.processes.harness import PROJECT, Fleet, entries
 from tests.serving.harness import BROWSER, READY, Server
@@ -60,7 +60,7 @@ def is_ours(pid: int, fleet: Fleet) -> bool:
     """Whether the process is a child that initializes in a scenario of this test."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as line:
-            if b"django_safe_init.child" not in line.read():
+            if b"django_safe_init.serving.background.child_process" not in line.read():
                 return False
         with open(f"/proc/{pid}/environ", "rb") as environment:
             return str(fleet.directory).encode() in environment.read()

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from django.conf import settings as django_settings
 
-from django_safe_init import readiness as module
-from django_safe_init.readiness import readiness
+from django_safe_init.core.states import State
 from django_safe_init.scene import Scene
-from django_safe_init.states import State
+from django_safe_init.serving.background import readiness as module
+from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.status import Status, describe
-from tests.unit.readings import reading
+from tests.unit.snapshots import reading
 
 
 class Deaf:

@@ -18,8 +18,8 @@ from django_safe_init.conf import (
     in_test_environment,
     problems,
 )
+from django_safe_init.core.findings import DEFAULT_LEVELS
 from django_safe_init.exceptions import ConfigurationError
-from django_safe_init.findings import DEFAULT_LEVELS
 
 #: For each key: values it may have, and values it may not.
 VALUES = {

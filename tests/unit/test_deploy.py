@@ -12,7 +12,7 @@ import pytest
 from django.core.management import get_commands, load_command_class
 
 from django_safe_init.conf import DEFAULT_PATHS
-from django_safe_init.management.replace import split
+from django_safe_init.management.exec import split
 from tests.support import program
 from tests.unit.deployment import (
     COMPOSE,

@@ -18,7 +18,7 @@ from django_safe_init.conf import DEFAULT_PATHS
 from django_safe_init.middleware import InitializationMiddleware
 from django_safe_init.status import Status
 from tests.unit.conftest import hear, status_of
-from tests.unit.readings import ended, reading, run_row
+from tests.unit.snapshots import ended, reading, run_row
 
 MISSING = ("secretapp.0002_secretname",)
 FAILED = {"error": "secret: SELECT password", "leader": "secret-host:77"}

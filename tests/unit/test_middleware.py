@@ -11,15 +11,15 @@ from django.core.exceptions import MiddlewareNotUsed
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 
-from django_safe_init import background
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.middleware import InitializationMiddleware
-from django_safe_init.readiness import readiness
 from django_safe_init.scene import Scene
+from django_safe_init.serving.background import supervisor
+from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.status import Status
 from tests.support import validate_json
 from tests.unit.conftest import BEHIND, READY, hear, status_of
-from tests.unit.readings import ended, reading, run_row
+from tests.unit.snapshots import ended, reading, run_row
 
 MIGRATING = status_of(
     reading(
@@ -111,7 +111,7 @@ def test_nothing_is_known(tell, ask, settings) -> None:
 @pytest.mark.parametrize("ask", [Client, AsyncClient])
 def test_a_visitor_without_a_server(tell, settings, monkeypatch, ask) -> None:
     """Django's test client, in a shell, is held back too, and makes nobody initialize."""
-    monkeypatch.setattr(background, "Background", None)
+    monkeypatch.setattr(supervisor, "Background", None)
     settings.SAFE_INIT = {"IN_TESTS": True, "SERVE": "initialize"}
     settings.ROOT_URLCONF = "tests.unit.urls"
     settings.MIDDLEWARE = ["django_safe_init.middleware.InitializationMiddleware"]
@@ -310,7 +310,7 @@ def test_the_page(tell, ask) -> None:
 
 def views_of(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the page is asked to show from now on."""
-    from django_safe_init import pages
+    from django_safe_init.serving.http import pages
 
     shown: list[Any] = []
 
@@ -391,13 +391,13 @@ def test_the_readers_language(tell, monkeypatch) -> None:
     """The text is in the reader's language, not in that of the thread's last request."""
     from django.utils import translation
 
-    from django_safe_init import answers
+    from django_safe_init.serving.http import payloads
 
     class Text:
         def __str__(self) -> str:
             return translation.get_language()
 
-    monkeypatch.setitem(answers.MESSAGES, "migrating", Text())
+    monkeypatch.setitem(payloads.MESSAGES, "migrating", Text())
     tell(MIGRATING)
     with translation.override("fr"):
         answer = ask("/api/db/status", headers={"accept-language": "de"})

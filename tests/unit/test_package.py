@@ -48,7 +48,9 @@ def test_import_where_nothing_forks() -> None:
     """On a system without fork() the modules can be imported."""
     code = (
         "import os; del os.fork, os.register_at_fork; "
-        "import django_safe_init.connections, django_safe_init.readiness, django_safe_init.runner"
+        "import django_safe_init.backends.postgresql.session\n"
+        "import django_safe_init.serving.background.readiness\n"
+        "import django_safe_init.initialization.initializer"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
     assert done.returncode == 0
@@ -61,7 +63,7 @@ def test_integrations_are_optional() -> None:
         "from django.conf import settings\n"
         "settings.configure(INSTALLED_APPS=['django_safe_init'])\n"
         "django.setup()\n"
-        "import django_safe_init.middleware, django_safe_init.runner\n"
+        "import django_safe_init.middleware, django_safe_init.initialization.initializer\n"
         "optional = {'health_check', 'prometheus_client', 'gunicorn', 'admin'}\n"
         "print([name for name in sys.modules if optional & set(name.split('.'))])"
     )
@@ -81,7 +83,7 @@ def test_models_are_read_only() -> None:
 
 def test_models_have_the_tables_columns() -> None:
     """Models and tables have the same columns."""
-    from django_safe_init.columns import COLUMNS
+    from django_safe_init.core.columns import COLUMNS
     from django_safe_init.models import Run, Step
 
     for model in (Run, Step):

@@ -9,20 +9,24 @@ from django.core.management import CommandError
 from django.db import connections
 from django.db.migrations import Migration
 
-from django_safe_init import interruption
-from django_safe_init.aliases import check_no_pool, engine_of
 from django_safe_init.conf import effective_mode, get_settings
+from django_safe_init.core import cancellation
+from django_safe_init.core.databases import check_no_pool, engine_of
+from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.exceptions import InitializationFailed
-from django_safe_init.management.interrupts import Interrupted, interruptible
-from django_safe_init.management.output import command_errors, report_to
-from django_safe_init.migrating import next_migrate
-from django_safe_init.runner import (
+from django_safe_init.initialization.initializer import (
     Initializer,
     Request,
     retry_while_busy,
     wait_for_server,
 )
-from django_safe_init.work import Work, current_tracker, is_under_way
+from django_safe_init.initialization.migrate_command import next_migrate
+from django_safe_init.initialization.run_context import (
+    Work,
+    current_tracker,
+    is_under_way,
+)
+from django_safe_init.management.output import command_errors, report_to
 
 
 class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
@@ -106,7 +110,7 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
         self, action: str, migration: Migration | None = None, fake: bool = False
     ) -> None:
         """Pass on to the run's tracker what Django says."""
-        interruption.check()
+        cancellation.check()
         tracker = self._tracker
         if tracker is not None and migration is not None:
             if action in ("apply_start", "unapply_start"):

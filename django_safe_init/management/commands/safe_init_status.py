@@ -14,19 +14,19 @@ from django.core.management.base import (
 )
 from django.db import DEFAULT_DB_ALIAS
 
-from django_safe_init.build import current_build
 from django_safe_init.conf import get_settings
-from django_safe_init.deadline import Deadline
+from django_safe_init.core.build import current_build
+from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.records import RunRow
+from django_safe_init.core.signal_handling import Interrupted, interruptible
+from django_safe_init.core.states import State
+from django_safe_init.initialization.initializer import Initializer, Request
+from django_safe_init.initialization.run_context import Work
 from django_safe_init.management.history import picture, plain
-from django_safe_init.management.interrupts import Interrupted, interruptible
 from django_safe_init.management.output import command_errors, report_to, terminal
-from django_safe_init.management.watching import Lines, watch
-from django_safe_init.reading import RunRow
-from django_safe_init.runner import Initializer, Request
+from django_safe_init.management.watch import Lines, watch
 from django_safe_init.scene import Scene, read_scene
-from django_safe_init.states import State
 from django_safe_init.status import look_back, open_reader
-from django_safe_init.work import Work
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -112,7 +112,7 @@ class Command(BaseCommand):
         if self.console is None:
             watch(alias, Lines(alias, self.stderr if options["json"] else self.stdout))
             return
-        from django_safe_init.management.live import LiveView
+        from django_safe_init.management.live_view import LiveView
 
         with LiveView(alias, self.console) as view:
             watch(alias, view)
@@ -122,7 +122,7 @@ class Command(BaseCommand):
         steps = current_build().privileged_of(alias)
         if not steps:
             return []
-        from django_safe_init.privileged.needs import missing_privileged
+        from django_safe_init.privileged.status import missing_privileged
 
         return missing_privileged(alias, steps, get_settings()) or []
 

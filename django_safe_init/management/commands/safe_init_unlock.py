@@ -8,10 +8,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS
 
-from django_safe_init import engines
-from django_safe_init.aliases import check_alias
+from django_safe_init import backends
 from django_safe_init.conf import get_settings
-from django_safe_init.management.interrupts import Interrupted, interruptible
+from django_safe_init.core.databases import check_alias
+from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.management.output import command_errors, report_to
 
 _SECONDS_TO_END = 10.0
@@ -49,7 +49,7 @@ class Command(BaseCommand):
     def _unlock(self, alias: str, *, interactive: bool) -> None:
         check_alias(alias)
         settings, report = get_settings(), report_to(self.stderr)
-        with engines.open_holder(alias, settings, report) as holder:
+        with backends.open_holder(alias, settings, report) as holder:
             if holder is None:
                 self.stdout.write(f"{alias}: nobody holds the leader lock")
                 return

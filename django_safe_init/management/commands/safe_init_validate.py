@@ -9,9 +9,9 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from django_safe_init.conf import get_settings
+from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.exceptions import SafeInitError
 from django_safe_init.management.grouping import grouped
-from django_safe_init.management.interrupts import Interrupted, interruptible
 from django_safe_init.management.output import report_to
 from django_safe_init.validation import Validation
 from django_safe_init.validation.looking import look

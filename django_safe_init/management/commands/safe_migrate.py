@@ -21,30 +21,30 @@ from django.core.management.base import (
 )
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from django_safe_init.aliases import Engine, check_alias, engine_of
-from django_safe_init.build import current_build
 from django_safe_init.conf import effective_mode, get_settings
-from django_safe_init.deadline import Deadline, require_timeout
+from django_safe_init.core.build import current_build
+from django_safe_init.core.cancellation import check as check_interruption
+from django_safe_init.core.databases import Engine, check_alias, engine_of
+from django_safe_init.core.deadline import Deadline, require_timeout
+from django_safe_init.core.signal_handling import Interrupted, interruptible
+from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import (
     ConfigurationError,
     InitializationFailed,
     LoginRefused,
     SafeInitError,
 )
-from django_safe_init.interruption import check as check_interruption
-from django_safe_init.management.interrupts import Interrupted, interruptible
-from django_safe_init.management.output import JsonOnly, report_to
-from django_safe_init.management.replace import become, require_command, split
-from django_safe_init.migrating import run_migrate
-from django_safe_init.runner import (
+from django_safe_init.initialization.initializer import (
     Initializer,
     Outcome,
     Request,
     retry_while_busy,
     wait_for_server,
 )
-from django_safe_init.text import one_line
-from django_safe_init.work import Work
+from django_safe_init.initialization.migrate_command import run_migrate
+from django_safe_init.initialization.run_context import Work
+from django_safe_init.management.exec import become, require_command, split
+from django_safe_init.management.output import JsonOnly, report_to
 
 logger = logging.getLogger("django_safe_init")
 
@@ -199,7 +199,7 @@ class Command(BaseCommand):
         """One database after the other, or several at a time."""
         if options["jobs"] > 1 and self._labelled:
             # Here, because a replica with one database should not pay for it.
-            from django_safe_init.management.several import side_by_side
+            from django_safe_init.management.parallel import side_by_side
 
             return side_by_side(
                 aliases, options["jobs"], partial(self._one, options=options)
@@ -298,7 +298,7 @@ class Command(BaseCommand):
         steps = current_build().privileged_of(alias)
         mode = effective_mode(get_settings(), options["mode"])
         if steps and mode == "self":
-            from django_safe_init.privileged.needs import require_privileged
+            from django_safe_init.privileged.status import require_privileged
 
             deadline = Deadline(options["timeout"])
             require_privileged(alias, steps, get_settings(), deadline)
@@ -309,7 +309,7 @@ class Command(BaseCommand):
         except LoginRefused as exc:
             if not current_build().privileged_of(alias):
                 raise
-            from django_safe_init.privileged.needs import with_hint
+            from django_safe_init.privileged.status import with_hint
 
             raise with_hint(exc) from exc
 
@@ -320,7 +320,7 @@ class Command(BaseCommand):
             self._report(alias)("no server, so nothing is privileged")
             return initializer.outcome("ready")
         # Here, because no replica of the application should pay for it.
-        from django_safe_init.privileged.phase import PrivilegedPhase
+        from django_safe_init.privileged.runner import PrivilegedPhase
 
         phase = PrivilegedPhase(alias, options["timeout"], self._report(alias))
         if not (options["plan"] or options["check"]):
@@ -383,7 +383,7 @@ class Command(BaseCommand):
         stream = cast(TextIO, output._out)
         if not self._labelled:
             return contextlib.nullcontext(stream)
-        from django_safe_init.management.several import labelled
+        from django_safe_init.management.parallel import labelled
 
         return labelled(stream, alias)
 

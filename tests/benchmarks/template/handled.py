@@ -31,7 +31,7 @@ def cost(of: BaseHandler) -> float:
 
 if __name__ == "__main__":
     django.setup()
-    from django_safe_init.readiness import readiness
+    from django_safe_init.serving.background.readiness import readiness
 
     bare = handler([])
     gated = handler(["django_safe_init.middleware.InitializationMiddleware"])

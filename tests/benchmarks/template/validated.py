@@ -39,14 +39,14 @@ def complete(wanted: int) -> None:
 
 def validation(tables: int) -> float:
     """Seconds for one, on a connection that is open, as a leader's is."""
-    from django_safe_init import engines
-    from django_safe_init.build import current_build
+    from django_safe_init import backends
     from django_safe_init.conf import get_settings
-    from django_safe_init.deadline import Deadline
+    from django_safe_init.core.build import current_build
+    from django_safe_init.core.deadline import Deadline
     from django_safe_init.validation import validate
 
     settings, build = get_settings(), current_build()
-    inspector = engines.open_inspector("default", settings, Deadline(0), print)
+    inspector = backends.open_inspector("default", settings, Deadline(0), print)
     with closing(inspector):
         gc.collect()  # what was made to get here is not what is measured
         started = time.perf_counter()

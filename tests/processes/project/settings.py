@@ -23,8 +23,8 @@ MIGRATION_MODULES = {"shop": f"scenarios.{SCENARIO}"}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 if pause := os.environ.get("SCENARIO_PAUSE"):
-    from django_safe_init import background
+    from django_safe_init.serving.background import supervisor
 
-    background.LEAST_PAUSE = float(pause)
+    supervisor.LEAST_PAUSE = float(pause)
 
 globals().update(json.loads(os.environ.get("SCENARIO_PROJECT", "{}")))

@@ -1,0 +1,440 @@
+"""Dedicated sessions to the server, outside Django's wrappers and outside every pool.
+
+Settings that a session needs are set with SQL after connecting, never as start-up options:
+PgBouncer and RDS Proxy refuse those.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import psycopg
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.utils import load_backend
+from psycopg import sql
+from psycopg.pq import TransactionStatus
+
+from django_safe_init.backends.postgresql.errors import is_busy, is_final
+from django_safe_init.backends.postgresql.pipeline import Sent
+from django_safe_init.conf import Settings
+from django_safe_init.core.cancellation import sleep
+from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.records import (
+    ConnectionEnded,
+    TablesLocked,
+    TablesUnreadable,
+)
+from django_safe_init.core.text import one_line
+from django_safe_init.exceptions import (
+    ConfigurationError,
+    DatabaseUnreachable,
+    InitializationFailed,
+    LockLost,
+    LoginRefused,
+    MissingPrivilege,
+    SafeInitError,
+    WaitTimeout,
+)
+
+logger = logging.getLogger("django_safe_init")
+
+#: The client's side of noticing a dead network: an error after 5 s instead of two hours.
+KEEPALIVES = {
+    "keepalives": 1,
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+}
+
+#: The server's side: a dead client is noticed, and no time-out of the role ends the session.
+#: One of the two alone is not enough while a statement runs.
+PROTECTION = {
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "transaction_timeout": "0",  # PostgreSQL 17 and newer
+    "client_connection_check_interval": "100ms",
+    "tcp_keepalives_idle": "2",
+    "tcp_keepalives_interval": "1",
+    "tcp_keepalives_count": "3",
+}
+
+#: On both sides: keepalives are not sent while something is on its way that the other side has
+#: not acknowledged. For our own sessions only, whose messages are small: it would also end a
+#: connection that waits because the other side is slow to take what was sent.
+ANSWER_MILLISECONDS = 5000
+
+#: Of `Session.read`: a reader never waits long for a table that a migration has locked, and times
+#: are UTC.
+_READ_SETTINGS = (
+    "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'; "
+    "SET LOCAL TimeZone = 'UTC'; "
+)
+
+_CANCELLING_SECONDS = 2.0
+
+_refused_settings: set[str] = set()
+
+
+_SHUTDOWN = (
+    psycopg.errors.AdminShutdown,
+    psycopg.errors.CrashShutdown,
+    psycopg.errors.CannotConnectNow,
+)
+
+
+def is_connection_loss(error: BaseException | None) -> bool:
+    """Whether the server or the network ended a connection.
+
+    What libpq finds out by itself has no SQLSTATE.
+    """
+    return isinstance(error, _SHUTDOWN) or (
+        type(error) is psycopg.OperationalError and error.sqlstate is None
+    )
+
+
+def session_error(error: psycopg.Error) -> SafeInitError:
+    """What an error of the leader session means: its loss, or a refusal of the server."""
+    if is_connection_loss(error):
+        return LockLost(f"The leader session is gone: {one_line(error)}")
+    return InitializationFailed(
+        f"The run cannot be recorded: {type(error).__name__}: {one_line(error)}"
+    )
+
+
+def make_wrapper(
+    alias: str,
+    direct: Mapping[str, Any] | None = None,
+    connect_timeout: float | None = None,
+) -> BaseDatabaseWrapper:
+    """A new, unpooled Django wrapper of the alias, changed by the settings in `direct`.
+
+    The settings that other code sees are not touched. `connect_timeout`, in seconds, is for who
+    lets the wrapper connect; a `Session` has its own.
+    """
+    values = {**connections.settings[alias], **(direct or {})}
+    options = {**KEEPALIVES, **values["OPTIONS"]}
+    options.pop("pool", None)
+    if connect_timeout is not None:
+        options["connect_timeout"] = max(1, round(connect_timeout))
+    values["OPTIONS"] = options
+    wrapper: BaseDatabaseWrapper = load_backend(values["ENGINE"]).DatabaseWrapper(
+        values, alias
+    )
+    return wrapper
+
+
+@contextlib.contextmanager
+def reading_errors() -> Iterator[None]:
+    """Turn what a reader meets into the errors that every engine's readers raise."""
+    try:
+        yield
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:
+        raise TablesLocked(one_line(exc)) from exc
+    except (
+        psycopg.errors.UndefinedTable,
+        psycopg.errors.InsufficientPrivilege,
+    ) as exc:
+        raise TablesUnreadable(one_line(exc)) from exc
+    except psycopg.OperationalError as exc:
+        raise ConnectionEnded(one_line(exc)) from exc
+
+
+class Session:
+    """One dedicated autocommit connection to the server of an alias.
+
+    Statements are sent with the simple protocol (`ClientCursor`): an extended-protocol
+    statement can keep a snapshot, and a snapshot stops `CREATE INDEX CONCURRENTLY`.
+    Safe to use from several threads. Not usable in a forked child (see `_forget_in_child`).
+    """
+
+    def __init__(
+        self, wrapper: BaseDatabaseWrapper, name: str, connect_timeout: float
+    ) -> None:
+        params = wrapper.get_connection_params()
+        for key in ("context", "cursor_factory"):
+            params.pop(key, None)
+        params.setdefault("tcp_user_timeout", ANSWER_MILLISECONDS)
+        params.update(
+            autocommit=True,
+            prepare_threshold=None,
+            connect_timeout=max(1, round(connect_timeout)),
+            application_name=name,
+        )
+        self.alias = wrapper.alias
+        self.role: str | None = wrapper.settings_dict["OPTIONS"].get("assume_role")
+        self.raw = psycopg.connect(**params, cursor_factory=psycopg.ClientCursor)
+        self._protected = False
+        self._sent: Sent | None = None
+        self._prepared: set[str] = set()
+        self._lock = threading.RLock()
+        self._require_role()
+        _sessions.add(self)
+
+    def _require_role(self) -> None:
+        if self.role is None:
+            return
+        try:
+            self.rows(f"SET LOCAL ROLE {_quoted(self.role)}; SELECT 1")
+        except psycopg.errors.DatabaseError as exc:
+            user = self.raw.info.user
+            self.close()
+            raise MissingPrivilege(
+                f"The role {user} cannot be {self.role}, as `assume_role` asks "
+                f"({exc.diag.message_primary}). As an administrator: "
+                f"GRANT {_quoted(self.role)} TO {_quoted(user)};"
+            ) from exc
+
+    def rows(
+        self, statement: str, params: Mapping[str, Any] | None = None
+    ) -> list[Any]:
+        """The rows of the statement (of the last one, if there are several)."""
+        with self._lock:
+            self.settle()
+            with self._left_usable():
+                cursor = self.raw.execute(statement, params)
+                while cursor.nextset():
+                    pass
+                return cursor.fetchall() if cursor.description else []
+
+    def send(self, statements: str, params: Mapping[str, Any] | None = None) -> Sent:
+        """Send statements; the next use of the session waits for them first."""
+        with self._lock:
+            self.settle()
+            with self._left_usable():
+                self._sent = Sent(self.raw, statements, params)
+                return self._sent
+
+    @contextlib.contextmanager
+    def _left_usable(self) -> Iterator[None]:
+        """Take in what is still to come, if a signal comes between a statement and its result.
+
+        psycopg does that where it waits, and not where it works. Without it the session would
+        refuse whatever comes next, and a run that is interrupted could not be closed.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            with contextlib.suppress(psycopg.Error):
+                cancel_statement(self.raw)
+                while self.raw.pgconn.get_result() is not None:
+                    pass
+            raise
+
+    def settle(self) -> None:
+        """Wait for what was sent; what became of it is for who sent it."""
+        with self._lock:
+            if self._sent is not None:
+                self._sent.settle()
+
+    def read(
+        self, statement: str, params: Mapping[str, Any] | None = None
+    ) -> list[Any]:
+        """The rows of a query, within limits that hold for this query alone.
+
+        One message, so one implicit transaction: nothing is left behind in a pooler. Raises
+        `TablesLocked`, `TablesUnreadable` or `ConnectionEnded`.
+        """
+        role = f"SET LOCAL ROLE {_quoted(self.role)}; " if self.role else ""
+        with reading_errors():
+            return self.rows(_READ_SETTINGS + role + statement, params)
+
+    def prepare(self, statements: Mapping[str, str]) -> None:
+        """Let the session `EXECUTE` the statements, which have parameters $1, $2...
+
+        The server plans them once, unless they were prepared on this session already.
+        """
+        for name in statements.keys() - self._prepared:
+            self.rows(f"PREPARE {name} AS {statements[name]}")
+            self._prepared.add(name)
+
+    def protect(self) -> None:
+        """Arm the session against dead clients and against the role's time-outs, once."""
+        if not self._protected:
+            protect(self.raw, {"tcp_user_timeout": str(ANSWER_MILLISECONDS)})
+            self.assume_role()
+            self._protected = True
+
+    def assume_role(self) -> None:
+        """Be the role that owns the tables, where that is not the one that logs in."""
+        if self.role:
+            self.rows(f"SET ROLE {_quoted(self.role)}")
+
+    @property
+    def handshake_pid(self) -> int:
+        """The server process that the protocol's handshake named; a pooler invents one."""
+        return self.raw.info.backend_pid
+
+    def close(self) -> None:
+        """End the session; its advisory locks are free then."""
+        self.raw.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _forget_in_child() -> None:
+    """Cut a forked child off the parent's sessions.
+
+    A child that closes one would end the parent's session, and a child that keeps the socket
+    open would keep a dead parent's lock.
+    """
+    devnull = os.open(os.devnull, os.O_RDWR)
+    for session in list(_sessions):
+        with contextlib.suppress(psycopg.OperationalError):  # already closed: no socket
+            os.dup2(devnull, session.raw.fileno(), inheritable=False)
+    os.close(devnull)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
+
+
+def _quoted(name: str) -> str:
+    return sql.Identifier(name).as_string(None)
+
+
+def protect(
+    raw: psycopg.Connection[Any], more: Mapping[str, str] | None = None
+) -> None:
+    """Set `PROTECTION`, and `more`, on a connection. What the server refuses is logged once."""
+    known = {
+        name: value
+        for name, value in {**PROTECTION, **(more or {})}.items()
+        if name not in _refused_settings
+        and (name != "transaction_timeout" or raw.info.server_version >= 170000)
+    }
+    try:
+        _set_config(raw, known.items())
+    except (psycopg.DataError, psycopg.ProgrammingError):
+        for item in known.items():
+            _set_or_skip(raw, item)
+
+
+def _set_or_skip(raw: psycopg.Connection[Any], item: tuple[str, str]) -> None:
+    try:
+        _set_config(raw, [item])
+    except (psycopg.DataError, psycopg.ProgrammingError) as exc:
+        _refused_settings.add(item[0])
+        logger.warning("The server refuses the setting %s: %s", item[0], exc)
+
+
+def _set_config(raw: psycopg.Connection[Any], items: Iterable[tuple[str, str]]) -> None:
+    calls = sql.SQL(", ").join(
+        sql.SQL("set_config({}, {}, false)").format(name, value)
+        for name, value in items
+    )
+    psycopg.ClientCursor(raw).execute(sql.SQL("SELECT ") + calls)
+
+
+def cancel_statement(raw: psycopg.Connection[Any]) -> None:
+    """Cancel what the connection does just now, if it does anything."""
+    if raw.info.transaction_status == TransactionStatus.ACTIVE:
+        with contextlib.suppress(psycopg.Error):  # it may be closed by now
+            raw.cancel_safe(timeout=_CANCELLING_SECONDS)
+
+
+def make_patient(wrapper: BaseDatabaseWrapper, seconds: float) -> BaseDatabaseWrapper:
+    """The wrapper, which from now on waits for a connection while the server is full.
+
+    A leader that got no connection for its work would fail the whole fleet.
+    """
+    connect_once = wrapper.get_new_connection
+
+    def get_new_connection(params: dict[str, Any]) -> Any:
+        patience = Deadline(seconds)
+        while True:
+            try:
+                return connect_once(params)
+            except psycopg.OperationalError as exc:
+                if patience.passed() or not is_busy(exc):
+                    raise
+                sleep(random.uniform(0.05, 0.5))
+
+    wrapper.get_new_connection = get_new_connection  # type: ignore[method-assign, assignment]
+    return wrapper
+
+
+def connect(
+    wrapper: BaseDatabaseWrapper,
+    settings: Settings,
+    deadline: Deadline,
+    name: str,
+    report: Callable[[str], None] = logger.info,
+) -> Session:
+    """A session, as soon as the server gives one; `report` takes the reason for each wait.
+
+    Exponential backoff with jitter for a server that does not answer, flat jitter for one that
+    is full or starting. Raises `DatabaseUnreachable` (`LoginRefused` at once), or `WaitTimeout`
+    for a full server.
+    """
+    patience = Deadline(settings.wait_timeout)
+    pauses = _backoff(settings)
+    told = ""
+    while True:
+        try:
+            return Session(wrapper, name, deadline.clip(settings.connect_timeout))
+        except psycopg.OperationalError as exc:
+            pause = _pause_before_retry(wrapper, exc, pauses, patience, deadline)
+            line = f"waiting for the server: {one_line(exc)}"
+            if line != told:
+                report(line)
+                told = line
+            sleep(deadline.clip(pause))
+        except (psycopg.ProgrammingError, ImproperlyConfigured) as exc:
+            raise ConfigurationError(
+                f"DATABASES[{wrapper.alias!r}] cannot be used: {one_line(exc)}."
+            ) from exc
+
+
+def _backoff(settings: Settings) -> Iterator[float]:
+    for attempt in range(settings.connect_attempts - 1):
+        yield min(0.5 * 2**attempt, settings.connect_max_wait) * random.uniform(
+            0.75, 1.0
+        )
+
+
+def _pause_before_retry(
+    wrapper: BaseDatabaseWrapper,
+    error: psycopg.OperationalError,
+    pauses: Iterator[float],
+    patience: Deadline,
+    deadline: Deadline,
+) -> float:
+    """How many seconds to wait before the next attempt; raises if there should be none."""
+    reason = one_line(error)
+    if is_final(reason):
+        raise LoginRefused(
+            f"The server of the database {wrapper.alias!r} refuses us: {reason}. "
+            "Correct USER, PASSWORD or the server's access rules; trying again will not help."
+        ) from error
+    if is_busy(error):
+        if patience.passed() or deadline.passed():
+            raise WaitTimeout(
+                f"The server of the database {wrapper.alias!r} had no connection for us "
+                f"in time: {reason}. Raise max_connections, or start fewer replicas at once."
+            ) from error
+        pause: float | None = random.uniform(0.1, 2.0)
+    else:
+        pause = None if deadline.passed() else next(pauses, None)
+    if pause is None:
+        raise DatabaseUnreachable(
+            f"The database {wrapper.alias!r} cannot be reached: {reason}. "
+            "Check HOST and PORT, and that the server is running."
+        ) from error
+    return pause

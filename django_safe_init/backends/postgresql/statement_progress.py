@@ -1,0 +1,90 @@
+"""What the server says of the statement that a run is in: how far it is, and who blocks it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import psycopg
+
+from django_safe_init.backends.postgresql.activity import blockers_of
+from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.run_connections import ArmedConnections
+from django_safe_init.backends.postgresql.session import Session, session_error
+from django_safe_init.conf import HEARTBEAT_SECONDS
+from django_safe_init.core.progress import Items
+
+#: The commands that PostgreSQL reports on (manual, 28.4). A phase that waits counts sessions; the
+#: others blocks, or tuples once those are known. What another role may not see is NULL.
+_PROGRESS = """
+    SELECT what, done, nullif(total, 0) FROM (
+      SELECT pid, command || ', ' || phase,
+             CASE WHEN phase LIKE 'waiting%%' THEN lockers_done
+                  WHEN tuples_total > 0 THEN tuples_done ELSE blocks_done END,
+             CASE WHEN phase LIKE 'waiting%%' THEN lockers_total
+                  WHEN tuples_total > 0 THEN tuples_total ELSE blocks_total END
+      FROM pg_stat_progress_create_index
+      UNION ALL
+      SELECT pid, command || ', ' || phase,
+             CASE WHEN phase = 'seq scanning heap' THEN heap_blks_scanned
+                  WHEN phase = 'rebuilding index' THEN index_rebuild_count
+                  ELSE greatest(heap_tuples_scanned, heap_tuples_written) END,
+             CASE WHEN phase = 'seq scanning heap' THEN heap_blks_total END
+      FROM pg_stat_progress_cluster
+      UNION ALL
+      SELECT pid, 'VACUUM, ' || phase, heap_blks_scanned, heap_blks_total
+      FROM pg_stat_progress_vacuum
+      UNION ALL
+      SELECT pid, command || CASE WHEN bytes_total > 0 THEN ', bytes' ELSE ', rows' END,
+             CASE WHEN bytes_total > 0 THEN bytes_processed ELSE tuples_processed END,
+             bytes_total
+      FROM pg_stat_progress_copy
+    ) AS progress(pid, what, done, total)
+    WHERE pid = %(pid)s AND what IS NOT NULL LIMIT 1
+"""
+
+
+class StatementWatch:
+    """Looks at the migrating session from the leader session, at most as often as it beats."""
+
+    def __init__(
+        self,
+        session: Session,
+        armed: ArmedConnections,
+        recorder: Recorder,
+        say: Callable[[str], None],
+    ) -> None:
+        self._session = session
+        self._armed = armed
+        self._recorder = recorder
+        self._say = say
+        self._looked = 0.0
+        #: Who has been named, by the step and the blockers.
+        self._named: tuple[str, list[int]] | None = None
+
+    def look(self) -> Items | None:
+        """How far the statement is, as seen now or a moment ago; None if that is not known.
+
+        Whoever blocks it is told to the person who waits. Raises `LockLost` or
+        `InitializationFailed`.
+        """
+        now = time.monotonic()
+        if now - self._looked < HEARTBEAT_SECONDS * 0.9:
+            return self._recorder.loops.in_server
+        self._looked = now
+        try:
+            self._tell_blockers()
+            rows = self._session.rows(_PROGRESS, {"pid": self._armed.backend_pid})
+        except psycopg.Error as exc:
+            raise session_error(exc) from exc
+        return next((Items(done, total, what) for what, done, total in rows), None)
+
+    def _tell_blockers(self) -> None:
+        found = blockers_of(self._session, self._armed.backend_pid)
+        named = (self._recorder.message, [each.pid for each in found])
+        if found and named != self._named:
+            self._named = named
+            self._say(
+                f"{self._recorder.message} is blocked by {', '.join(map(str, found))}. "
+                f"To end it: SELECT pg_terminate_backend({found[0].pid});"
+            )

@@ -1,0 +1,76 @@
+"""How the transaction of a migration begins on PostgreSQL: with its first statements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg.pq import TransactionStatus
+
+from django_safe_init.backends.base.transaction import (
+    MigrationTransaction,
+    Names,
+    recorded_sql,
+)
+from django_safe_init.backends.postgresql.pipeline import Sent
+
+
+class PostgresTransaction(MigrationTransaction):
+    """The transactions of a run's migrations.
+
+    They commit without waiting for the disk. Whatever commits later is on disk later
+    (PostgreSQL manual, 28.4): a crash of the server loses whole migrations with their records,
+    newest first, and the run's end, which does wait, is never on disk before all of them are.
+    What `on_commit()` starts outside of the database cannot be lost like that, so before it the
+    commit waits.
+    """
+
+    def __init__(
+        self, connection: BaseDatabaseWrapper, lock_timeout: str | None = None
+    ) -> None:
+        super().__init__(connection)
+        self._sent: Sent | None = None
+        self._settings = "SET LOCAL synchronous_commit = off; "
+        if lock_timeout is not None:
+            self._settings += f"SET LOCAL lock_timeout = '{lock_timeout}'; "
+
+    def _begin(self, atomic: transaction.Atomic, names: Names) -> None:
+        """Send the beginning, and wait for it when the first statement follows.
+
+        Meanwhile Django works out what the migration changes, which takes longer.
+        """
+        atomic.__enter__()
+        raw = self.connection.connection
+        level = raw.isolation_level
+        begin = (
+            f"BEGIN ISOLATION LEVEL {level.name.replace('_', ' ')}"
+            if level
+            else "BEGIN"
+        )
+        self._sent = Sent(
+            raw,
+            f"{begin}; {self._settings}{recorded_sql('%s', names)}",
+            [part for name in names for part in name],
+        )
+
+    def _look(self) -> Names | None:
+        sent, self._sent = self._sent, None
+        return None if sent is None else set(sent.rows())
+
+    def _close(self, atomic: transaction.Atomic, exc_info: tuple[Any, ...]) -> None:
+        if self._sent is not None:
+            self._sent.settle()  # it broke off before its first statement
+            self._sent = None
+        super()._close(atomic, exc_info)
+
+    def has_ended(self) -> bool:
+        raw = self.connection.connection
+        return bool(raw.info.transaction_status == TransactionStatus.IDLE)
+
+    def _was_undone(self, cursor: Any) -> bool:
+        return bool(cursor.statusmessage == "ROLLBACK")
+
+    def _before_hooks(self) -> None:
+        with self.connection.cursor() as cursor:
+            cursor.execute("SET LOCAL synchronous_commit TO DEFAULT")

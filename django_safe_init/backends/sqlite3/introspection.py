@@ -1,0 +1,129 @@
+"""SQLite's catalogue, for validation: tables, columns, what is unique."""
+
+from __future__ import annotations
+
+import json
+import os
+import string
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import groupby
+from typing import Any
+
+from django.db import connections
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+
+from django_safe_init.backends.base.defects import Defect
+from django_safe_init.backends.base.editing import collecting
+from django_safe_init.backends.base.introspection import (
+    Catalogue,
+    Relation,
+    UniqueIndex,
+)
+from django_safe_init.backends.sqlite3.editor import InPlaceEditor
+from django_safe_init.backends.sqlite3.paths import database_file
+from django_safe_init.backends.sqlite3.session import SqliteSession
+from django_safe_init.validation.model_schema import TableName
+
+_HAS_MIGRATIONS = "SELECT name FROM sqlite_master WHERE name = 'django_migrations'"
+_RECORDED = "SELECT app || '.' || name AS name FROM django_migrations ORDER BY id"
+_WANTED = "lower(m.name) IN (SELECT value FROM json_each(:names))"
+#: `table_xinfo` also tells the generated columns. Views and virtual tables have no root page.
+_COLUMNS = f"""
+    SELECT lower(m.name) AS relation, m.rootpage, lower(c.name) AS column_name, c.pk
+    FROM sqlite_master m, pragma_table_xinfo(m.name) c
+    WHERE m.type IN ('table', 'view') AND {_WANTED} ORDER BY 1
+"""
+#: The column of an expression has no name.
+_UNIQUES = f"""
+    SELECT lower(m.name) AS relation, lower(i.name) AS name, i.partial,
+           lower(c.name) AS column_name
+    FROM sqlite_master m, pragma_index_list(m.name) i, pragma_index_xinfo(i.name) c
+    WHERE m.type = 'table' AND i."unique" AND c.key AND {_WANTED}
+"""
+
+#: The key that every table has, unless one of its own columns has that name.
+_ROW_IDS = frozenset({"rowid", "oid", "_rowid_"})
+
+Rows = Callable[..., list[dict[str, Any]]]
+
+
+class SqliteInspector:
+    """See `engines.base.Inspector`. SQLite has no index that it does not use, and no NOT VALID."""
+
+    def __init__(
+        self, alias: str, rows: Rows, close: Callable[[], None] = lambda: None
+    ) -> None:
+        self._alias = alias
+        self._rows = rows
+        self.close = close
+
+    def recorded(self) -> list[str]:
+        """The migrations that are recorded, in their order."""
+        if not self._rows(_HAS_MIGRATIONS):
+            return []
+        return [row["name"] for row in self._rows(_RECORDED)]
+
+    def catalogue(self, names: Iterable[TableName]) -> Catalogue:
+        """What there is of these tables."""
+        wanted = {"names": json.dumps([stored(name.name) for name in names])}
+        rows = self._rows(_COLUMNS, wanted)
+        uniques = self._uniques(wanted)
+        return Catalogue(
+            {
+                TableName(None, name): _relation(list(columns), uniques[name])
+                for name, columns in groupby(rows, lambda row: row["relation"])
+            },
+            stored,
+            schemas=False,
+        )
+
+    def _uniques(self, wanted: dict[str, str]) -> dict[str, list[UniqueIndex]]:
+        columns: dict[tuple[str, str], list[str | None]] = defaultdict(list)
+        partial: set[str] = set()
+        for row in self._rows(_UNIQUES, wanted):
+            columns[row["relation"], row["name"]].append(row["column_name"])
+            if row["partial"]:
+                partial.add(row["name"])
+        found: dict[str, list[UniqueIndex]] = defaultdict(list)
+        for (table, name), keys in columns.items():
+            plain = name not in partial and None not in keys
+            named = frozenset(key for key in keys if key is not None)
+            found[table].append(UniqueIndex(name, named, plain))
+        return found
+
+    def defects(self) -> Iterator[Defect]:
+        """Nothing."""
+        return iter(())
+
+    @contextmanager
+    def editor(self) -> Iterator[BaseDatabaseSchemaEditor]:
+        """A schema editor that writes SQL."""
+        yield collecting(InPlaceEditor, connections[self._alias])
+
+
+def open_inspector(alias: str) -> SqliteInspector:
+    """An inspector of a database file; one that is not there is not created."""
+    if not os.path.exists(database_file(alias)):
+        return SqliteInspector(alias, lambda *arguments: [])
+    session = SqliteSession(alias)
+    return SqliteInspector(alias, session.rows, session.close)
+
+
+def _relation(rows: list[dict[str, Any]], uniques: list[UniqueIndex]) -> Relation:
+    """The table that has these columns and indexes, and whatever every table has."""
+    columns = {row["column_name"] for row in rows}
+    keys = [{row["column_name"] for row in rows if row["pk"]}]
+    keys += [{name} for name in _ROW_IDS - columns]
+    implied = [UniqueIndex("", frozenset(key)) for key in keys]
+    indexable = bool(rows[0]["rootpage"])
+    return Relation(frozenset(columns | _ROW_IDS), (*uniques, *implied), indexable)
+
+
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+def stored(name: str) -> str:
+    """The name as it is compared: the case of A to Z does not matter there."""
+    return name.translate(_LOWER)

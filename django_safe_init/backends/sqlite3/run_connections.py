@@ -1,0 +1,58 @@
+"""Django's connection to a SQLite database during a run: one that can be interrupted."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
+
+from django_safe_init.core.cancellation import current
+
+#: SQLite's own steps between two chances to be interrupted: about a millisecond.
+_STEPS = 100_000
+
+
+class RunConnection:
+    """While entered, a statement of the run ends when the run is to end.
+
+    A statement runs inside this process, where no signal handler of Python's would be called
+    before its end. SQLite then calls it an ordinary error, which a migration may catch; so the
+    interruption is raised instead of that error, and before any further statement.
+    """
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+        self._thread = threading.current_thread()
+
+    def __enter__(self) -> BaseDatabaseWrapper:
+        self._previous = connections[self.alias]
+        self._wrapper = wrapper = connections.create_connection(self.alias)
+        connections[self.alias] = wrapper
+        self._interruption = current()
+        if self._interruption is not None:
+            self._interruption.guard(wrapper, lambda raw: raw.interrupt())
+        connection_created.connect(self._attend)
+        wrapper.ensure_connection()
+        return wrapper
+
+    def _attend(self, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
+        if (
+            connection.alias == self.alias
+            and self._thread is threading.current_thread()
+        ):
+            connection.connection.set_progress_handler(_let_signals_in, _STEPS)
+
+    def __exit__(self, *exc_info: object) -> None:
+        connection_created.disconnect(self._attend)
+        if self._interruption is not None:
+            self._interruption.release(self.alias)
+        self._wrapper.close()
+        connections[self.alias] = self._previous
+
+
+def _let_signals_in() -> int:
+    """Python calls signal handlers on the way in here; one that raises ends the statement."""
+    return 0

@@ -1,0 +1,138 @@
+"""A connection of our own to a SQLite database."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from django.db import connections
+from django.db.utils import load_backend
+
+from django_safe_init.backends.sqlite3.paths import database_file, is_uri
+from django_safe_init.core import cancellation
+from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.records import TablesLocked, TablesUnreadable
+from django_safe_init.core.text import one_line
+from django_safe_init.exceptions import (
+    DatabaseUnreachable,
+    InitializationFailed,
+    MissingPrivilege,
+)
+
+#: For how long a statement waits for somebody who has the file for himself.
+_BUSY_SECONDS = 1.0
+#: For how long a transaction that writes waits for others that do.
+PATIENCE_SECONDS = 60.0
+
+
+class SqliteSession:
+    """One autocommit connection outside Django's, opened when it is first used.
+
+    It is made by the alias's settings. Raises `TablesLocked`, `TablesUnreadable`,
+    `DatabaseUnreachable` or `MissingPrivilege`.
+    """
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+        self._raw: sqlite3.Connection | None = None
+
+    def rows(
+        self, statement: str, params: Sequence[Any] | dict[str, Any] = ()
+    ) -> list[dict[str, Any]]:
+        """The rows of the statement, by the names of their columns."""
+        with self._errors():
+            cursor = self._connection().execute(statement, params)
+            names = [column[0] for column in cursor.description or ()]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """While entered, all reads see one and the same moment. Not for long: it delays commits."""
+        with self._transaction("BEGIN"):
+            yield
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """A transaction during which nobody else writes; whoever does already is waited for.
+
+        Raises `InitializationFailed` when that takes too long.
+        """
+        with self._transaction("BEGIN IMMEDIATE", self._patiently):
+            yield
+
+    @contextmanager
+    def _transaction(
+        self, begin: str, execute: Callable[[str], object] | None = None
+    ) -> Iterator[None]:
+        execute = execute or self.rows
+        execute(begin)
+        try:
+            yield
+            execute("COMMIT")
+        except BaseException:
+            self._connection().rollback()
+            raise
+
+    def _patiently(self, statement: str) -> None:
+        """Execute it as soon as nobody else uses the file; a reader can hold up a commit."""
+        deadline = Deadline(PATIENCE_SECONDS)
+        while True:
+            try:
+                self.rows(statement)
+            except TablesLocked as exc:
+                cancellation.check()
+                if deadline.passed():
+                    raise InitializationFailed(
+                        f"Another program has been using {database_file(self.alias)} for more "
+                        f"than {PATIENCE_SECONDS:g} s: {exc}. End it, and try again."
+                    ) from exc
+            else:
+                return
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._raw is None:
+            values = dict(connections.settings[self.alias])
+            if not is_uri(str(values["NAME"])):
+                values["NAME"] = database_file(self.alias)
+            wrapper = load_backend(values["ENGINE"]).DatabaseWrapper(values, self.alias)
+            self._raw = wrapper.get_new_connection(wrapper.get_connection_params())
+            self._raw.isolation_level = None  # no transactions that nobody asked for
+            milliseconds = round(_BUSY_SECONDS * 1000)
+            self._raw.execute(f"PRAGMA busy_timeout = {milliseconds}")
+        return self._raw
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as exc:
+            raise self._meaning(one_line(exc)) from exc
+
+    def _meaning(self, text: str) -> Exception:
+        if is_locked(text):
+            return TablesLocked(text)
+        if text.startswith("no such table"):
+            return TablesUnreadable(text)
+        file = database_file(self.alias)
+        if "readonly" in text:
+            return MissingPrivilege(
+                f"The database {self.alias!r} is read-only for this user: {file}. Let it write "
+                "the file and its folder."
+            )
+        return DatabaseUnreachable(
+            f"The database {self.alias!r} cannot be used: {text}: {file}. Check NAME, and that "
+            "this user may read and write the file."
+        )
+
+    def close(self) -> None:
+        """Close the connection; the next use opens another."""
+        raw, self._raw = self._raw, None
+        if raw is not None:
+            raw.close()
+
+
+def is_locked(text: str) -> bool:
+    """Whether an error of SQLite says that somebody else uses the database just now."""
+    return "database is locked" in text or "table is locked" in text

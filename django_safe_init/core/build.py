@@ -1,0 +1,163 @@
+"""What this build of the project expects of a database."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pkgutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.machinery import all_suffixes
+from importlib.util import find_spec
+
+import django
+from django.apps import AppConfig, apps
+from django.conf import settings
+
+from django_safe_init.core.databases import Engine, engine_of
+from django_safe_init.core.step import Step
+from django_safe_init.core.step_registry import registry
+from django_safe_init.exceptions import ConfigurationError
+from django_safe_init.version import __version__
+
+#: What the name of a file ends with that can be imported as a module.
+_SUFFIXES = tuple(sorted(all_suffixes(), key=len, reverse=True))
+
+
+@dataclass(frozen=True)
+class Build:
+    """The migrations and steps a build knows, and a short name for exactly this build.
+
+    `migrations` holds names like `shop.0001_initial`, `steps` are in their order. `fingerprint`
+    is a key of a cache: equal for equal builds, different as soon as a migration, a step, an
+    app, Django or this package differs.
+    """
+
+    migrations: frozenset[str]
+    fingerprint: str
+    steps: tuple[Step, ...] = ()
+    #: Steps that only an administrator may do. No part of the fingerprint: whether they are done
+    #: is read from the server each time.
+    privileged: tuple[Step, ...] = ()
+
+    def privileged_of(self, alias: str) -> tuple[Step, ...]:
+        """Those for that database, in their order; none where there is no server for them."""
+        if not self.privileged or engine_of(alias) is not Engine.POSTGRESQL:
+            return ()
+        return tuple(step for step in self.privileged if step.belongs_to(alias))
+
+    def steps_of(self, alias: str) -> tuple[Step, ...]:
+        """The steps that are done in that database, in their order."""
+        return tuple(step for step in self.steps if step.belongs_to(alias))
+
+
+def current_build() -> Build:
+    """This process's build, read from the folders: no migration module is imported.
+
+    The apps' `init_steps` are, where there are any. Raises `ConfigurationError` when
+    `MIGRATION_MODULES` names a module that is not there, and for steps that make no sense.
+    """
+    configs = list(apps.get_app_configs())
+    migrations = frozenset(
+        name for config in configs for name in _migration_names(config)
+    )
+    found = registry.ordered()
+    steps = tuple(step for step in found if step.phase == "schema")
+    privileged = tuple(step for step in found if step.phase == "privileged")
+    fingerprint = _fingerprint(migrations, configs, steps)
+    return Build(migrations, fingerprint, steps, privileged)
+
+
+def migrated_apps() -> frozenset[str]:
+    """The labels of the apps that have migrations, and be it none yet."""
+    return frozenset(
+        config.label for config in apps.get_app_configs() if _migrations_path(config)
+    )
+
+
+def _fingerprint(
+    migrations: frozenset[str], configs: list[AppConfig], steps: Sequence[Step]
+) -> str:
+    parts = [
+        *sorted(migrations),
+        "--",
+        *sorted(config.label for config in configs),
+        "--",
+        __version__,
+        django.get_version(),
+        *(f"step {step.identity}" for step in steps),
+    ]
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=12).hexdigest()
+
+
+def _migration_names(config: AppConfig) -> Iterator[str]:
+    """The rule of Django's `MigrationLoader.load_disk`, without importing the modules."""
+    for path in _migrations_path(config):
+        for name in _plain_modules(path):
+            if name[0] not in "_~":
+                yield f"{config.label}.{name}"
+
+
+def _plain_modules(path: str) -> set[str]:
+    """The modules in a folder that are no packages, as `pkgutil.iter_modules` finds them.
+
+    Several times faster: a start with nothing to do spends most of its time here.
+    """
+    if not os.path.isdir(path):  # for example in a zip archive
+        found = pkgutil.iter_modules([path])
+        return {module.name for module in found if not module.ispkg}
+    names, folders = set(), set()
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name.endswith(_SUFFIXES):
+                names.add(_stem(entry.name))
+            elif entry.is_dir():
+                folders.add(entry.name)
+    packages = {
+        name
+        for name in names & folders
+        if "__init__" in _plain_modules(os.path.join(path, name))
+    }
+    return {name for name in names - packages if "." not in name}
+
+
+def _stem(name: str) -> str:
+    if name.endswith(".py"):  # nearly all of them
+        return name[:-3]
+    return next(name[: -len(end)] for end in _SUFFIXES if name.endswith(end))
+
+
+def _migrations_path(config: AppConfig) -> list[str]:
+    return _usual_path(config) or _found_path(config)
+
+
+def _usual_path(config: AppConfig) -> list[str]:
+    """Where nearly every app has its migrations, without asking the import system."""
+    roots = list(getattr(config.module, "__path__", ()))
+    if config.label in settings.MIGRATION_MODULES or len(roots) != 1:
+        return []
+    path = os.path.join(roots[0], "migrations")
+    return [path] if os.path.isfile(os.path.join(path, "__init__.py")) else []
+
+
+def _found_path(config: AppConfig) -> list[str]:
+    explicit = config.label in settings.MIGRATION_MODULES
+    name = (
+        settings.MIGRATION_MODULES[config.label]
+        if explicit
+        else f"{config.name}.migrations"
+    )
+    if name is None:
+        return []
+    try:
+        spec = find_spec(name)
+    except ModuleNotFoundError:
+        spec = None
+    if spec is None and explicit:
+        raise ConfigurationError(
+            f"MIGRATION_MODULES[{config.label!r}] names {name!r}, which cannot be imported."
+        )
+    # A namespace package (no origin) has no migrations, for Django too.
+    if spec is None or spec.origin is None or spec.submodule_search_locations is None:
+        return []
+    return list(spec.submodule_search_locations)

@@ -1,0 +1,1 @@
+"""One process's initialization of one database."""

@@ -1,0 +1,202 @@
+"""A migration that waits for a lock only so long, lets everybody pass, and tries again.
+
+Whoever waits for a lock makes all those queue who come later and want what conflicts with it: an
+`ALTER TABLE` behind one long transaction stops every reader of the table. With a limit they
+queue for that long at most.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.migrations import Migration
+from django.db.migrations.state import ProjectState
+
+from django_safe_init.backends.postgresql.activity import Blocker
+from django_safe_init.conf import get_settings
+from django_safe_init.core.cancellation import sleep
+from django_safe_init.core.heartbeat import Heartbeat
+from django_safe_init.core.states import State
+from django_safe_init.exceptions import DDLLockTimeout
+from django_safe_init.initialization.interrupted import where_of
+
+if TYPE_CHECKING:
+    from django_safe_init.backends.base.backend import LockWaits, Tools
+    from django_safe_init.backends.base.transaction import MigrationTransaction
+
+logger = logging.getLogger("django_safe_init")
+Do = Callable[[ProjectState, BaseDatabaseSchemaEditor], ProjectState]
+
+_MOST_SECONDS_OF_PAUSE = 30.0
+#: Looks at who stands in the way, for each wait: one of them comes before the wait is over.
+_LOOKS = 3
+
+
+class HalfDone(DDLLockTimeout):
+    """What the migration did before stays: nobody who waits may go on where it broke off."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a statement of a migration waits for a lock, and how often it is tried."""
+
+    seconds: float
+    attempts: int
+
+    def pause(self, attempt: int) -> float:
+        """The seconds after that attempt: as long as it waited, doubled each time, with jitter."""
+        doubled = self.seconds * 2.0 ** min(attempt - 1, 10)
+        return min(doubled, _MOST_SECONDS_OF_PAUSE) * random.uniform(0.75, 1.25)
+
+    @property
+    def seconds_between_looks(self) -> float:
+        """How often to look who stands in the way, to have seen it when the wait is over."""
+        return min(max(self.seconds / _LOOKS, 0.02), 1.0)
+
+
+class Attempts:
+    """Lets Django do migrations within the limits of `waits`.
+
+    One that is a transaction is undone as a whole and tried again; any other is not. Raises
+    `DDLLockTimeout`, with who stood in the way.
+    """
+
+    def __init__(
+        self,
+        waits: LockWaits,
+        limits: Limits,
+        tools: Tools,
+        transaction: MigrationTransaction,
+        report: Callable[[str], None],
+    ) -> None:
+        self.waits = waits
+        self.limits = limits
+        self.tools = tools
+        self.transaction = transaction
+        self.report = report
+        #: Who stood in the way in this attempt, as far as it was seen.
+        self._blockers: tuple[Blocker, ...] = ()
+        self._is_reversal = False
+
+    @contextmanager
+    def of(
+        self, migration: Migration, *, atomic: bool, backwards: bool
+    ) -> Iterator[None]:
+        """While entered, an executor that does the migration finds one that tries again.
+
+        Doing is `apply` or `unapply`. To wrap these needs no executor of our own, and they know
+        the state that each attempt has to begin with.
+        """
+        self._is_reversal = backwards
+        method = "unapply" if backwards else "apply"
+        do = getattr(migration, method)
+
+        def attempt(state: ProjectState, editor: BaseDatabaseSchemaEditor) -> Any:
+            return self._do(
+                f"{migration.app_label}.{migration.name}", atomic, do, state, editor
+            )
+
+        setattr(migration, method, attempt)
+        try:
+            yield
+        finally:
+            delattr(migration, method)
+
+    def _do(
+        self,
+        name: str,
+        atomic: bool,
+        do: Do,
+        state: ProjectState,
+        editor: BaseDatabaseSchemaEditor,
+    ) -> ProjectState:
+        attempt = 1
+        while True:
+            untouched = state.clone()  # an attempt changes the state that it is given
+            try:
+                return self._attempt(do, state, editor)
+            except Exception as exc:
+                if not self.waits.is_timeout(exc):
+                    raise
+                if not (atomic and self.transaction.is_whole):
+                    text = self._half_done(name, atomic)
+                    raise HalfDone(self._with_remedy(text)) from exc
+                self.transaction.close(type(exc), exc, exc.__traceback__)
+                if attempt == self.limits.attempts:
+                    raise DDLLockTimeout(self._with_remedy(self._undone(name))) from exc
+            self._pause(name, attempt)
+            self.tools.verify()
+            self.transaction.begin_again()
+            state, attempt = untouched, attempt + 1
+
+    def _attempt(
+        self, do: Do, state: ProjectState, editor: BaseDatabaseSchemaEditor
+    ) -> ProjectState:
+        """All that the migration does; also what the editor would do when it is left."""
+        self._blockers = ()
+        editor.deferred_sql.clear()
+        with Heartbeat(self._look, self.limits.seconds_between_looks):
+            state = do(state, editor)
+            for statement in editor.deferred_sql:
+                editor.execute(statement, None)  # as Django does
+        editor.deferred_sql.clear()
+        return state
+
+    def _look(self) -> None:
+        # After the error nobody can tell any more who it was.
+        self._blockers = self.waits.blockers() or self._blockers
+
+    def _pause(self, name: str, attempt: int) -> None:
+        """Say what happened, and wait without a transaction, so that nobody waits for us."""
+        seconds, of_all = self.limits.pause(attempt), self.limits.attempts
+        why = (
+            f"no lock within {self.limits.seconds:g} s (attempt {attempt} of {of_all})"
+            f"{self._because()}"
+        )
+        logger.warning("%s is undone and tried again: %s", name, why)
+        self.report(f"{name} is undone, and tried again in {seconds:.1f} s: {why}")
+        self.tools.recorder.loops.clear()
+        self.tools.recorder.update(
+            State.MIGRATING,
+            f"{name} (attempt {attempt + 1} of {of_all}; the last one got no lock"
+            f"{self._because()})",
+        )
+        sleep(seconds)
+
+    def _because(self) -> str:
+        blockers = ", ".join(map(str, self._blockers))
+        return f"; blocked by {blockers}" if blockers else ""
+
+    def _with_remedy(self, text: str) -> str:
+        end = "".join(
+            f" To end that session: SELECT pg_terminate_backend({each.pid});"
+            for each in self._blockers
+        )
+        return text + end
+
+    def _undone(self, name: str) -> str:
+        return (
+            f"{name} did not get a lock within {self.limits.seconds:g} s "
+            f"(attempts: {self.limits.attempts}){self._because()}. It is undone. Start again "
+            "when nobody uses its tables for long, or change DDL_LOCK_TIMEOUT or DDL_ATTEMPTS."
+        )
+
+    def _half_done(self, name: str, atomic: bool) -> str:
+        where = where_of(get_settings(), self.transaction.connection.alias)
+        option = "" if atomic else f" --rerun {name}"
+        again = (
+            "reverse it again"
+            if self._is_reversal
+            else f"run it again: python manage.py safe_migrate{where}{option}"
+        )
+        return (
+            f"{name} did not get a lock within {self.limits.seconds:g} s{self._because()}. It is "
+            "not one transaction, so what it did before stays, and nobody who waits tries it "
+            f"again. Look at the database, then {again}"
+        )

@@ -1,0 +1,103 @@
+"""Doing the steps that are due, each exactly once, in the run of a leader."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_safe_init.backends.base.backend import Tools
+from django_safe_init.backends.base.transaction import MigrationTransaction
+from django_safe_init.core import cancellation
+from django_safe_init.core.calling import call
+from django_safe_init.core.step import DONE, Step, StepContext
+from django_safe_init.exceptions import InitializationFailed
+from django_safe_init.initialization.interrupted import Unfinished
+
+
+class Steps:
+    """The steps that one run does."""
+
+    def __init__(
+        self,
+        connection: BaseDatabaseWrapper,
+        transaction: MigrationTransaction,
+        tools: Tools,
+        unfinished: Unfinished,
+        report: Callable[[str], None],
+    ) -> None:
+        self.connection = connection
+        self.transaction = transaction
+        self.tools = tools
+        self.recorder = tools.recorder
+        self.unfinished = unfinished
+        self.report = report
+        #: The step that is being done.
+        self.current: str | None = None
+        #: Whether that one is undone as a whole if it fails.
+        self.current_is_atomic = False
+
+    def do(self, steps: Sequence[Step]) -> None:
+        """Do them, one after the other. Raises whatever a step raises."""
+        for step in steps:
+            cancellation.check()
+            self.tools.verify()
+            self.unfinished.settle_step(step)
+            self._do(step)
+            self.report(f"step {step.label}: done")
+
+    def _do(self, step: Step) -> None:
+        self.current, self.current_is_atomic = step.label, step.atomic
+        self.recorder.start_step(
+            step.label,
+            backwards=False,
+            atomic=step.atomic,
+            detail=step.detail,
+            kind="step",
+        )
+        if step.atomic:
+            self._do_atomically(step)
+        else:
+            self._do_openly(step)
+        self.current, self.current_is_atomic = None, False
+        self.recorder.finish_step(DONE)
+
+    def _do_atomically(self, step: Step) -> None:
+        transaction = self.transaction
+
+        def check(recorded: Any) -> None:
+            self.tools.verify(self.recorder.proof())
+
+        transaction.open(step.label, set(), check, plain=False)
+        try:
+            self._call(step)
+            if not transaction.is_whole:
+                raise InitializationFailed(
+                    f"{step.label} has ended its transaction itself, so it cannot be recorded "
+                    "together with what it did. Such a step needs atomic=False."
+                )
+            self.connection.check_constraints()
+            self.tools.complete_step(self.connection)
+        except BaseException as exc:
+            transaction.close(type(exc), exc, exc.__traceback__)
+            raise
+        transaction.close(None, None, None)
+
+    def _do_openly(self, step: Step) -> None:
+        self._call(step)
+        connection = self.connection
+        left_open = connection.connection is not None and not (
+            connection.get_autocommit() and self.transaction.has_ended()
+        )
+        if left_open:
+            connection.close()
+            raise InitializationFailed(
+                f"{step.label} has left a transaction open, so what it did in it is undone."
+            )
+
+    def _call(self, step: Step) -> None:
+        logger = logging.getLogger(f"django_safe_init.steps.{step.label}")
+        context = StepContext(self.connection.alias, self.connection, logger)
+        call(step.function, context)

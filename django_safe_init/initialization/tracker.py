@@ -1,0 +1,169 @@
+"""Django's `migrate`, watched: each migration is fenced, recorded, and done exactly once.
+
+Django records a migration with deferred SQL, and every reversal, in a transaction of its own
+after that of the work. A process that dies between the two leaves a database that no `migrate`
+can repair. Here both happen in one transaction, which is opened when Django says that it
+starts a migration and committed when it says that it is done. Those two moments are what
+`migration_progress_callback` tells a command, and they enclose doing and recording in every
+executor; so no executor has to be replaced, and other packages may bring theirs.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations import Migration
+from django.db.migrations.recorder import MigrationRecorder
+from django.db.models.signals import pre_migrate
+
+from django_safe_init.backends.base.backend import Tools
+from django_safe_init.core.states import State
+from django_safe_init.exceptions import LockLost
+from django_safe_init.initialization.interrupted import (
+    Unfinished,
+    does_nothing_else,
+    has_own_code,
+    require_reversible,
+    start_detail,
+)
+from django_safe_init.initialization.lock_retry import Attempts
+
+logger = logging.getLogger("django_safe_init")
+
+
+class Tracker:
+    """One `migrate` of a leader, from plan to `post_migrate`. A context manager.
+
+    Whether this process still leads is looked at, with `tools`, at every boundary.
+    `started` and `finished` are to be called where Django calls its progress callback.
+    """
+
+    def __init__(
+        self,
+        connection: BaseDatabaseWrapper,
+        tools: Tools,
+        unfinished: Unfinished,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self.connection = connection
+        self.tools = tools
+        self.recorder = tools.recorder
+        self.unfinished = unfinished
+        #: The migrations that are done and recorded, in order.
+        self.applied: list[str] = []
+        #: The migration that is being done.
+        self.current: str | None = None
+        #: Whether its own code runs.
+        self.at_work = False
+        #: Whether that one is undone as a whole if it fails.
+        self.current_is_atomic = False
+        #: How many steps come after the migrations.
+        self.steps = 0
+        self._has_plan = False
+        self._thread = threading.current_thread()
+        self._recorded_before: frozenset[tuple[str, str]] = frozenset()
+        self.transaction = tools.transaction(connection)
+        self._report = report
+        #: What is entered around the migration that is being done.
+        self._around = ExitStack()
+
+    def __enter__(self) -> Tracker:
+        recorded = MigrationRecorder(self.connection).applied_migrations()
+        self._recorded_before = frozenset(recorded)
+        pre_migrate.connect(self._planned)
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        pre_migrate.disconnect(self._planned)
+        if self.current is not None:
+            self.transaction.close(*exc_info)
+        self._around.__exit__(*exc_info)
+
+    def _planned(
+        self,
+        using: str,
+        plan: list[tuple[Migration, bool]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        # Sent once per app, before the first migration; by each run of this process.
+        mine = self._thread is threading.current_thread()
+        if not mine or using != self.connection.alias:
+            return
+        if plan is not None and not self._has_plan:
+            self._has_plan = True
+            self.recorder.total = len(plan) + self.steps
+            self.recorder.update(State.MIGRATING, "pre_migrate")
+
+    def started(self, migration: Migration, *, backwards: bool, fake: bool) -> None:
+        """Django is about to do the migration."""
+        name = f"{migration.app_label}.{migration.name}"
+        self.current = name
+        atomic = migration.atomic or fake
+        detail = None
+        if not atomic or name in self.unfinished.marks:
+            self.tools.verify()
+        if not fake:
+            self.unfinished.settle(self.connection, migration, backwards)
+        if not atomic:
+            if backwards:
+                require_reversible(migration)
+            detail = start_detail(self.connection, migration)
+        self.current_is_atomic = atomic
+        self.recorder.start_step(
+            name, backwards=backwards, atomic=atomic, detail=detail
+        )
+        if atomic:
+            self._open_transaction(migration)
+        else:
+            self.tools.verify(self.recorder.proof())
+        if not fake:
+            self._limit_waits(migration, backwards)
+        self.at_work = True
+
+    def finished(self, *, fake: bool) -> None:
+        """Django has done and recorded the migration; on return it is committed."""
+        self.at_work = False
+        self.transaction.close(None, None, None)
+        self._around.close()
+        name, self.current = self.current, None
+        assert name is not None  # Django says "start" before it says "success"
+        self.current_is_atomic = False
+        self.applied.append(name)
+        self.recorder.finish_step("faked" if fake else "done")
+        if self.recorder.done == self.recorder.total - self.steps:
+            self.recorder.update(State.MIGRATING, "post_migrate")
+
+    def _limit_waits(self, migration: Migration, backwards: bool) -> None:
+        waits = self.tools.lock_waits
+        if waits is None or waits.limits is None:
+            return
+        atomic = self.current_is_atomic
+        if not atomic:
+            if does_nothing_else(migration):
+                return  # nobody queues behind these, and a limit would leave an invalid index
+            self._around.enter_context(waits.limited(self.connection))
+        attempts = Attempts(
+            waits, waits.limits, self.tools, self.transaction, self._report
+        )
+        around = attempts.of(migration, atomic=atomic, backwards=backwards)
+        self._around.enter_context(around)
+
+    def _open_transaction(self, migration: Migration) -> None:
+        names = {(migration.app_label, migration.name), *migration.replaces}
+
+        def check(recorded: set[tuple[str, str]]) -> None:
+            # What the leader session saw was on its way at the same time.
+            self.tools.verify(self.recorder.proof())
+            if recorded != names & self._recorded_before:
+                raise LockLost(
+                    f"The record of {self.current} was changed meanwhile by somebody who does "
+                    "not take the leader lock."
+                )
+
+        plain = not has_own_code(migration)
+        self.transaction.open(str(self.current), names, check, plain)

@@ -1,0 +1,268 @@
+"""System checks. One of them opens the database, and only where Django is told to check it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from django.apps import AppConfig, apps
+from django.conf import settings as django_settings
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.management import get_commands, load_command_class
+from django.db import connections
+from django.urls import Resolver404, ResolverMatch, resolve
+
+from django_safe_init.conf import get_settings, problems
+from django_safe_init.core import step_registry as steps
+from django_safe_init.core.databases import Engine, engine_of, fast_alias, pool_of
+from django_safe_init.exceptions import ConfigurationError
+from django_safe_init.initialization.migrate_command import OUR_APP
+from django_safe_init.pools.router import ROUTER, is_routed, pool_names
+
+#: Each migrates every tenant's schema by itself.
+_EXECUTOR_APPS = ("django_tenants", "tenant_schemas")
+_MIDDLEWARE = f"{OUR_APP}.middleware.InitializationMiddleware"
+_SETTING_IDS = {"unknown": "safe_init.E001", "type": "safe_init.E002"}
+_STEP_IDS = {
+    "name": "safe_init.E005",
+    "after": "safe_init.E006",
+    "circle": "safe_init.E007",
+}
+
+
+@register("safe_init")
+def check_settings(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """E001: an unknown key in SAFE_INIT. E002: a value it cannot have."""
+    return [
+        Error(problem.message, hint=problem.hint, id=_SETTING_IDS[problem.kind])
+        for problem in problems()
+    ]
+
+
+@register("safe_init")
+def check_engines(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """W001: a database to be initialized has an engine without a lock."""
+    try:
+        settings = get_settings()
+    except ConfigurationError:
+        return []
+    if settings.lock == "none":
+        return []
+    return [
+        Warning(
+            f"The database {alias!r} ({connections[alias].display_name}) has no leader lock.",
+            hint='Use PostgreSQL, take the alias out of SAFE_INIT["DATABASES"], or accept '
+            'concurrent initialization with SAFE_INIT = {"LOCK": "none"}.',
+            id="safe_init.W001",
+        )
+        for alias in settings.databases
+        if engine_of(alias) is Engine.UNKNOWN
+    ]
+
+
+@register("safe_init")
+def check_executor(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """E003: an app migrates schema by schema, with executors that no single run describes."""
+    return [
+        Error(
+            f"{app} replaces Django's migration executor, which {OUR_APP} does not support.",
+            hint=f"Take {OUR_APP!r} out of INSTALLED_APPS and use the commands of {app}.",
+            id="safe_init.E003",
+        )
+        for app in _EXECUTOR_APPS
+        if apps.is_installed(app)
+    ]
+
+
+@register("safe_init")
+def check_pool_router(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """E004: a database has slow pools, and our router is not asked first."""
+    if not pool_names() or is_routed():
+        return []
+    return [
+        Error(
+            f"A database has slow pools, and {ROUTER} is not the first of DATABASE_ROUTERS: "
+            "using_pool() has no effect.",
+            hint=f'Set DATABASE_ROUTERS = ["{ROUTER}", ...].',
+            id="safe_init.E004",
+        )
+    ]
+
+
+@register("safe_init")
+def check_pool_transactions(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """W006: each request is one transaction, which its queries do not leave for a slow pool."""
+    pooled = {fast_alias(alias) for alias in connections.settings if pool_of(alias)}
+    return [
+        Warning(
+            f"ATOMIC_REQUESTS of the database {alias!r} makes each request one transaction: "
+            "using_pool() has no effect in views.",
+            hint="Mark the views that use it with @transaction.non_atomic_requests, and silence "
+            "this warning; or set ATOMIC_REQUESTS to False.",
+            id="safe_init.W006",
+        )
+        for alias in sorted(pooled)
+        if connections.settings[alias]["ATOMIC_REQUESTS"]
+    ]
+
+
+@register("safe_init")
+def check_steps(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """E005: two steps of one name. E006: `after` a step that cannot come before. E007: a circle.
+    E008: a step that makes no sense."""
+    try:
+        found = steps.registry.steps()
+    except ConfigurationError as exc:
+        hint = "See init_step() in the reference."
+        return [Error(str(exc), hint=hint, id="safe_init.E008")]
+    return [
+        Error(problem.message, hint=problem.hint, id=_STEP_IDS[problem.kind])
+        for problem in steps.problems(found)
+    ]
+
+
+@register("safe_init", Tags.database)
+def check_serving_role(
+    app_configs: Sequence[AppConfig] | None,
+    databases: Sequence[str] | None = None,
+    **kwargs: Any,
+) -> list[CheckMessage]:
+    """W007: the project has a privileged phase, and its everyday role is an administrator's.
+
+    The one check that opens the database, so Django runs it where a database is named.
+    """
+    try:
+        found = steps.registry.steps()
+    except ConfigurationError:  # which is told by E008
+        return []
+    if not any(step.phase == "privileged" for step in found):
+        return []
+    from django_safe_init.privileged.status import is_administrator
+
+    return [
+        Warning(
+            f"The role of the database {alias!r} is a superuser, or may create roles: what only "
+            "the privileged phase should do, the application may do, too.",
+            hint="Log in as a role that `privileged.ensure_role` has made, and keep the "
+            "administrator's credentials for PRIVILEGED_DATABASE.",
+            id="safe_init.W007",
+        )
+        for alias in databases or ()
+        if engine_of(alias) is Engine.POSTGRESQL and is_administrator(alias)
+    ]
+
+
+@register("safe_init")
+def check_migrate(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """W002: another app's `migrate` is used instead of ours."""
+    from django_safe_init.management.commands.migrate import Command
+
+    app = get_commands()["migrate"]
+    if isinstance(load_command_class(app, "migrate"), Command):
+        return []
+    return [
+        Warning(
+            f"The `migrate` of {app} is used, and it does not extend that of {OUR_APP}: "
+            "`manage.py migrate` takes no leader lock.",
+            hint=f"Put {OUR_APP!r} before {app!r} in INSTALLED_APPS; ours then extends theirs.",
+            id="safe_init.W002",
+        )
+    ]
+
+
+@register("safe_init")
+def check_middleware(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """W003: another middleware comes before ours."""
+    if _MIDDLEWARE not in django_settings.MIDDLEWARE[1:]:
+        return []
+    return [
+        Warning(
+            f"{_MIDDLEWARE} is not the first in MIDDLEWARE: probes are answered by what comes "
+            "before it, which may redirect them, refuse their host or need the database.",
+            hint="Move it to the first place.",
+            id="safe_init.W003",
+        )
+    ]
+
+
+@register("safe_init", Tags.urls)
+def check_paths(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """W004: the middleware answers a path that the project has a route for."""
+    if _MIDDLEWARE not in django_settings.MIDDLEWARE:
+        return []
+    try:
+        settings = get_settings()
+    except ConfigurationError:
+        return []
+    return [
+        Warning(
+            f"The middleware answers {path}, so the route {route!r} is not reached there.",
+            hint=f'Choose another path: SAFE_INIT = {{"PATHS": {{"{name}": "/..."}}}}, '
+            "or None for none.",
+            id="safe_init.W004",
+        )
+        for name, path in settings.paths.items()
+        if path is not None
+        for route in _shadowed(path)
+    ]
+
+
+@register("safe_init")
+def check_serve(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """W005: the server is to initialize, and nothing in it would begin to."""
+    try:
+        settings = get_settings()
+    except ConfigurationError:
+        return []
+    if settings.serve != "initialize" or _MIDDLEWARE in django_settings.MIDDLEWARE:
+        return []
+    return [
+        Warning(
+            'SAFE_INIT has SERVE "initialize", and without the middleware no server begins to.',
+            hint=f"Put {_MIDDLEWARE!r} first in MIDDLEWARE.",
+            id="safe_init.W005",
+        )
+    ]
+
+
+def _shadowed(path: str) -> Iterator[str]:
+    """The project's route for the path, unless it is one that takes whatever is left over."""
+    from django_safe_init.serving.http.views import live, ready, status
+
+    match = _match(path)
+    if match is None or match.func in (live, ready, status):
+        return
+    nowhere = "/".join(secrets.token_hex(8) if part else "" for part in path.split("/"))
+    other = _match(nowhere)
+    if other is None or other.route != match.route:
+        yield match.route
+
+
+def _match(path: str) -> ResolverMatch | None:
+    if not hasattr(django_settings, "ROOT_URLCONF"):
+        return None
+    try:
+        return resolve(path)
+    except Resolver404:
+        return None

@@ -1,0 +1,219 @@
+"""The privileged phase: an administrator's process does what no other may."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from django.db import Error, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_safe_init.backends.postgresql.lock import (
+    require_exclusion,
+    require_own_server_session,
+)
+from django_safe_init.backends.postgresql.lock_keys import privileged_key
+from django_safe_init.backends.postgresql.session import connect, make_wrapper
+from django_safe_init.conf import Settings, get_settings
+from django_safe_init.core.build import current_build
+from django_safe_init.core.calling import call
+from django_safe_init.core.cancellation import check, sleep
+from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.step import Step
+from django_safe_init.core.text import one_line
+from django_safe_init.exceptions import (
+    ConfigurationError,
+    DatabaseUnreachable,
+    InitializationFailed,
+    SafeInitError,
+    WaitTimeout,
+)
+from django_safe_init.privileged.status import context_of, undone
+
+logger = logging.getLogger("django_safe_init")
+
+Report = Callable[[str], None]
+
+#: So that the time is over, beyond doubt, when the server ends a statement for it.
+_GRACE_MILLISECONDS = 20
+#: PostgreSQL's integers end there.
+_MOST_MILLISECONDS = 2**31 - 1
+
+
+class PrivilegedPhase:
+    """The privileged steps of one database, with the credentials of `PRIVILEGED_DATABASE`."""
+
+    def __init__(self, alias: str, timeout: float | None, report: Report) -> None:
+        self.alias = alias
+        self.settings = get_settings()
+        self.administrator = administrator(self.settings)
+        self.steps = current_build().privileged_of(alias)
+        self.report = report
+        self._deadline = Deadline(
+            self.settings.max_wait if timeout is None else timeout
+        )
+
+    def plan(self) -> list[str]:
+        """The labels of the steps that are not done."""
+        with self._connections() as (connection, target):
+            return undone(self.steps, self.alias, connection, target)
+
+    def run(self) -> None:
+        """Do all of them, under a lock of the maintenance database, and see that they are done.
+
+        Each may be done again, so a second administrator's process does them once more, after
+        the first. The server ends a statement that outlasts the time there is. Raises a
+        `SafeInitError`.
+        """
+        with self._connections() as (connection, target), self._locked(connection):
+            for step in self.steps:
+                check()
+                self._do(step, connection, target)
+            left = undone(self.steps, self.alias, connection, target)
+        if left:
+            raise InitializationFailed(
+                f"Done, and not there afterwards: {', '.join(left)}."
+            )
+
+    def _do(
+        self,
+        step: Step,
+        connection: BaseDatabaseWrapper,
+        target: Callable[[], BaseDatabaseWrapper],
+    ) -> None:
+        def limited() -> BaseDatabaseWrapper:
+            return self._limit(target())
+
+        try:
+            call(
+                step.function,
+                context_of(step, self.alias, self._limit(connection), limited),
+            )
+        except SafeInitError:
+            raise
+        except Exception as exc:
+            if self._deadline.passed():
+                raise WaitTimeout(
+                    f"{step.label} was not done in the time there is: {one_line(exc)}. Somebody "
+                    "may have a lock that it needs: look for it with pg_blocking_pids()."
+                ) from exc
+            text = f"{step.label}: {type(exc).__name__}: {one_line(exc)}"
+            raise InitializationFailed(text, failed_migration=step.label) from exc
+        self.report(f"step {step.label}: done")
+
+    def _limit(self, connection: BaseDatabaseWrapper) -> BaseDatabaseWrapper:
+        """Let no statement outlast the time there is, if that is limited at all."""
+        if self._deadline.seconds is not None:
+            left = self._deadline.clip(self._deadline.seconds)
+            with connection.cursor() as cursor:
+                milliseconds = min(
+                    left * 1000 + _GRACE_MILLISECONDS, _MOST_MILLISECONDS
+                )
+                query = "SELECT set_config('statement_timeout', %s, false)"
+                cursor.execute(query, [str(math.ceil(milliseconds))])
+        return connection
+
+    @contextmanager
+    def _connections(
+        self,
+    ) -> Iterator[tuple[BaseDatabaseWrapper, Callable[[], BaseDatabaseWrapper]]]:
+        """To the maintenance database, and, once somebody asks, to the one to be initialized."""
+        with ExitStack() as stack, _telling_of_the_end():
+            self._wait_for_server()
+            opened = self._wrapper()
+            stack.callback(opened.close)
+            opened.ensure_connection()
+            found: list[BaseDatabaseWrapper] = []
+
+            def target() -> BaseDatabaseWrapper:
+                if not found:
+                    name = connections[self.alias].settings_dict["NAME"]
+                    made = self._wrapper(NAME=name)
+                    stack.callback(made.close)
+                    made.ensure_connection()
+                    found.append(made)
+                return found[0]
+
+            yield opened, target
+
+    def _wrapper(self, **changes: Any) -> BaseDatabaseWrapper:
+        seconds = self._deadline.clip(self.settings.connect_timeout)
+        return make_wrapper(self.administrator, changes, connect_timeout=seconds)
+
+    def _wait_for_server(self) -> None:
+        """Until it answers, straight from the server itself, and with locks that exclude."""
+        with ExitStack() as stack:
+            first, second = (
+                stack.enter_context(
+                    connect(
+                        make_wrapper(self.administrator),
+                        self.settings,
+                        self._deadline,
+                        "safe_init privileged",
+                        self.report,
+                    )
+                )
+                for _ in range(2)
+            )
+            require_own_server_session(first, declared=False)
+            require_exclusion(first, second)
+
+    @contextmanager
+    def _locked(self, connection: BaseDatabaseWrapper) -> Iterator[None]:
+        """The lock is this very connection's, so it lasts as long as what it does in the server."""
+        key = privileged_key(self.settings.lock_key)
+        patience = Deadline(self.settings.wait_timeout)
+        told = False
+        while not _ask(connection, "SELECT pg_try_advisory_lock(%s)", key):
+            if patience.passed() or self._deadline.passed():
+                raise WaitTimeout(
+                    "Another process did privileged work for too long. Look for it in "
+                    f"pg_locks: its advisory lock has the key {key}."
+                )
+            if not told:
+                self.report("waiting for another process that does privileged work")
+                told = True
+            sleep(random.uniform(0.1, 0.3))
+        try:
+            yield
+        finally:
+            try:
+                _ask(connection, "SELECT pg_advisory_unlock(%s)", key)
+            except Error as exc:  # it is gone, and so is its lock
+                logger.info("The privileged connection ended: %s", one_line(exc))
+
+
+@contextmanager
+def _telling_of_the_end() -> Iterator[None]:
+    try:
+        yield
+    except Error as exc:  # not that of a step, which has its name
+        raise DatabaseUnreachable(
+            f"The administrator's connection ended: {one_line(exc)}. Run the phase again."
+        ) from exc
+
+
+def administrator(settings: Settings) -> str:
+    """The alias with an administrator's credentials. Raises `ConfigurationError`."""
+    alias = settings.privileged_database
+    if alias is None or alias not in connections.settings:
+        named = "is not set" if alias is None else f"names {alias!r}"
+        raise ConfigurationError(
+            f'SAFE_INIT["PRIVILEGED_DATABASE"] {named}, and the privileged phase needs an alias '
+            "of DATABASES with an administrator's credentials for the server."
+        )
+    if connections[alias].vendor != "postgresql":
+        raise ConfigurationError(
+            f"PRIVILEGED_DATABASE names {alias!r}, which is no PostgreSQL database."
+        )
+    return alias
+
+
+def _ask(connection: BaseDatabaseWrapper, query: str, key: int) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(query, [key])
+        return bool(cursor.fetchone()[0])

@@ -1,0 +1,1 @@
+"""What a web process does beside its requests, and answers."""

@@ -1,0 +1,1 @@
+"""Threads and the child process of a web process."""

@@ -1,0 +1,134 @@
+"""A thread that looks at one database until this build is ready."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+from django_safe_init.conf import Settings, get_settings
+from django_safe_init.core.build import Build, current_build
+from django_safe_init.core.databases import Engine, engine_of
+from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.states import State
+from django_safe_init.core.text import one_line
+from django_safe_init.exceptions import (
+    DatabaseUnreachable,
+    LoginRefused,
+    SafeInitError,
+    WaitTimeout,
+)
+from django_safe_init.scene import Scene, estimated, read_scene, remembered
+from django_safe_init.status import Status, look, open_reader
+
+logger = logging.getLogger("django_safe_init")
+
+#: Between two looks, before jitter. A fleet's looks are connections: the longer one takes,
+#: because the server is busy, the later comes the next.
+LEAST_PAUSE, MOST_PAUSE = 1.0, 3.0
+_PART_OF_THE_TIME = 1 / 20
+
+
+class Lookout(threading.Thread):
+    """Looks until it has seen "ready"; each look is a connection of its own, soon closed.
+
+    `report` is called with what each saw, on this thread. What goes wrong is a status too: the
+    thread ends by `stop` or by "ready", and by nothing else.
+    """
+
+    def __init__(
+        self, alias: str, build: Build | None, report: Callable[[Scene], None]
+    ) -> None:
+        super().__init__(name=f"safe_init {alias}", daemon=True)
+        self.alias = alias
+        self._build = build
+        self._report = report
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Return when the thread has ended, and its connection is closed."""
+        self._stopped.set()
+        self.join()
+
+    def run(self) -> None:
+        """Look, report, pause."""
+        before: Scene | None = None
+        while not self._stopped.is_set():
+            started = time.monotonic()
+            scene = self._look(before)
+            _tell(scene.status, before.status if before else None)
+            self._report(scene)
+            if scene.status.ready:
+                return
+            before = scene
+            self._stopped.wait(pause_after(time.monotonic() - started))
+
+    def _look(self, before: Scene | None) -> Scene:
+        try:
+            settings = get_settings()
+            if not is_guarded(self.alias, settings):
+                return Scene(_unguarded(self.alias))
+            self._build = self._build or current_build()
+            reader = open_reader(self.alias, settings, Deadline(0), self._build)
+            with closing(reader):
+                if settings.status_token:  # somebody may ask for more than the status
+                    scene = read_scene(self.alias, reader, before)
+                else:
+                    scene = _plain_scene(look(self.alias, reader), before)
+                return estimated(scene, reader)
+        except LoginRefused as exc:
+            return Scene(_failed(self.alias, str(exc)))
+        except (DatabaseUnreachable, WaitTimeout) as exc:
+            return Scene(unreachable(self.alias, str(exc)))
+        except SafeInitError as exc:
+            return Scene(_failed(self.alias, str(exc)))
+        except Exception as exc:  # noqa: BLE001  (without this thread nothing gets ready)
+            text = f"{type(exc).__name__}: {one_line(exc)}"
+            return Scene(_failed(self.alias, text))
+
+
+def _plain_scene(status: Status, before: Scene | None) -> Scene:
+    return Scene(status) if status.run else remembered(status, before)
+
+
+def is_guarded(alias: str, settings: Settings) -> bool:
+    """Whether somebody can lead on this database, so that there is something to wait for."""
+    engine = engine_of(alias)
+    # What is not supported, and not accepted either, is an error that the look will meet.
+    return engine.has_lock or (engine is Engine.UNKNOWN and settings.lock == "auto")
+
+
+def pause_after(seconds: float) -> float:
+    """How long to wait after a look that took `seconds`."""
+    pause = min(max(LEAST_PAUSE, seconds / _PART_OF_THE_TIME), MOST_PAUSE)
+    return pause * random.uniform(1.0, 1.25)
+
+
+def unreachable(alias: str, error: str | None = None) -> Status:
+    """The status of a database that has not answered, or not yet."""
+    message = "waiting for the server"
+    return Status(alias, State.CONNECTING, progress=0, message=message, error=error)
+
+
+def _unguarded(alias: str) -> Status:
+    message = "nobody leads on this engine, so there is nothing to wait for"
+    return Status(alias, State.READY, progress=100, message=message)
+
+
+def _failed(alias: str, error: str) -> Status:
+    return Status(alias, State.ERROR, progress=0, message=error, error=error)
+
+
+def _tell(status: Status, before: Status | None) -> None:
+    """Log what has changed, so that the log of a held server says why it is held."""
+    if before and (before.state, before.error) == (status.state, status.error):
+        return
+    if status.error:
+        logger.warning("%s is not ready: %s", status.database, status.error)
+    elif status.ready:
+        logger.info("%s is ready for this process", status.database)
+    else:
+        logger.info("%s is not ready: %s", status.database, status.message)

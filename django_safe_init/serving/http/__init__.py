@@ -1,0 +1,1 @@
+"""The answers to requests, built from what is known."""

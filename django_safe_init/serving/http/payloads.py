@@ -1,0 +1,95 @@
+"""What is said about the state of databases: to the public, and to who has the token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.utils.translation import gettext_lazy as _
+
+from django_safe_init.core.states import State
+from django_safe_init.scene import Scene
+from django_safe_init.status import Status
+
+#: The states that the public is told, by those there are.
+PUBLIC_STATES: dict[State, str] = {
+    State.UNINITIALIZED: "not_initialized",
+    State.CONNECTING: "initializing",
+    State.ACQUIRING_LOCK: "initializing",
+    State.CHECKING_SCHEMA: "initializing",
+    State.MIGRATING: "migrating",
+    State.VALIDATING: "migrating",
+    State.READY: "ready",
+    State.ERROR: "error",
+}
+#: In words. Fixed texts: nothing here can give anything away.
+MESSAGES = {
+    "not_initialized": _("The database has not been initialized yet."),
+    "initializing": _("The initialization of the database is starting."),
+    "migrating": _("The database is being migrated."),
+    "ready": _("The database is ready."),
+    "error": _("The initialization of the database failed."),
+}
+#: The best first.
+_ORDER = (
+    State.READY,
+    State.VALIDATING,
+    State.MIGRATING,
+    State.CHECKING_SCHEMA,
+    State.ACQUIRING_LOCK,
+    State.CONNECTING,
+    State.UNINITIALIZED,
+    State.ERROR,
+)
+
+Body = dict[str, Any]
+
+#: The public body of readiness once everything is ready: as fixed as all of them are.
+HEALTHY: Body = {"status": "healthy", "state": State.READY.value, "initialized": True}
+
+
+def worst(statuses: Sequence[Status]) -> Status:
+    """The status that stands for all of them."""
+    return max(statuses, key=lambda each: (_ORDER.index(each.state), -each.progress))
+
+
+def health(status: Status) -> Body:
+    """The public body of readiness."""
+    state = status.state.value
+    if status.ready:
+        return HEALTHY
+    if status.state is State.ERROR:
+        return {"status": "unhealthy", "state": state, "error": _failure(status)}
+    return {"status": "initializing", "state": state, "progress": status.progress}
+
+
+def public_status(status: Status) -> Body:
+    """The public body of the status."""
+    state = PUBLIC_STATES[status.state]
+    return {
+        "state": state,
+        "progress": status.progress,
+        "message": str(MESSAGES[state]),
+    }
+
+
+def problem(status: Status) -> Body:
+    """For a request that is held back: problem details, by RFC 9457."""
+    return {
+        "type": "about:blank",
+        "title": "Service Unavailable",
+        "status": 503,
+        "detail": str(MESSAGES[PUBLIC_STATES[status.state]]),
+        "state": PUBLIC_STATES[status.state],
+        "progress": status.progress,
+    }
+
+
+def details(scenes: Sequence[Scene]) -> Body:
+    """What the token opens: all of it, for each database."""
+    return {"databases": [scene.as_json() for scene in scenes]}
+
+
+def _failure(status: Status) -> str:
+    number = f", run {status.run.id}" if status.run else ""
+    return f"initialization failed{number}"

@@ -1,0 +1,201 @@
+"""`track()` in a migration: whoever looks at the run sees how far it is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+
+from django_safe_init import get_status, initialize, track
+from django_safe_init.backends.sqlite3.lock_file import FileLock, read_note
+from django_safe_init.backends.sqlite3.notes import Note, with_note
+from django_safe_init.conf import get_settings
+from django_safe_init.core.build import current_build
+from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.progress import Items
+from django_safe_init.scene import read_scene
+from django_safe_init.status import open_reader
+from tests.support import wait_until
+
+
+class Gate:
+    """Where a loop of a migration waits for the test."""
+
+    def __init__(self) -> None:
+        self.arrived = threading.Event()
+        self.opened = threading.Event()
+
+    def __call__(self) -> None:
+        self.arrived.set()
+        assert self.opened.wait(20)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    made = Gate()
+    yield made
+    made.opened.set()
+
+
+def fill(gate: Gate, total: int = 4, at: int = 2) -> Callable[[Any], None]:
+    """A data migration that waits before the item with that number."""
+
+    def run(connection: Any) -> None:
+        for number in track(range(total), message="prices"):
+            if number == at:
+                gate()
+            with connection.cursor() as cursor:
+                cursor.execute("INSERT INTO shop_product (name) VALUES ('x')")
+
+    return run
+
+
+def seen() -> tuple[Any, ...]:
+    run = get_status().run
+    assert run is not None
+    return run.item_done, run.item_total, run.item_message
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_run_says_how_far_it_is(
+    django_database, small_shop, in_background, gate, atomic
+) -> None:
+    """The status has the items and their part of the per cent, and none when it is over."""
+    small_shop.run("0003_fill", fill(gate), atomic=atomic)
+    work = in_background(initialize)
+    assert gate.arrived.wait(20)
+    # Within about a second, which a busy machine may stretch.
+    wait_until(lambda: seen() == (2, 4, "prices"), 3)
+    status = get_status()
+    assert status.message == "migrating 3/3 shop.0003_fill: prices 2/4"
+    assert status.progress == 83  # two steps of three, and half of the third
+    assert status.as_json()["run"]["item_done"] == 2
+    gate.opened.set()
+    work.result()
+    assert seen() == (None, None, None)
+    assert get_status().progress == 100
+
+
+def test_nothing_is_left_of_it(
+    django_database, small_shop, in_background, gate
+) -> None:
+    """A step that is over no longer shows, while the next one is at work."""
+    small_shop.run("0003_fill", lambda connection: list(track("ab")))
+    small_shop.run("0004_wait", lambda connection: gate())
+    work = in_background(initialize)
+    assert gate.arrived.wait(20)
+    wait_until(lambda: get_status().message == "migrating 4/4 shop.0004_wait")
+    gate.opened.set()
+    work.result()
+
+
+def test_a_migration_that_is_called_by_plain_django(
+    django_database, small_shop, settings
+) -> None:
+    """Outside of a run there is nobody to tell."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "MODE": "off"}
+    done: list[str] = []
+    small_shop.run("0003_fill", lambda connection: done.extend(track("ab")))
+    call_command("migrate", verbosity=0)
+    assert done == ["a", "b"]
+
+
+def test_per_cent_never_falls(django_database, small_shop, in_background) -> None:
+    """However often and by whatever means one looks."""
+    found: list[int] = []
+
+    def look() -> None:
+        before = django_database.newest_run()["heartbeat_at"]
+        wait_until(lambda: django_database.newest_run()["heartbeat_at"] > before)
+        found.append(get_status().progress)
+
+    def work(connection: Any) -> None:
+        for _ in track(range(3)):
+            for _ in track(range(3)):
+                look()
+
+    small_shop.run("0003_fill", work)
+    small_shop.run("0004_fill", lambda connection: None)
+    initialize()
+    assert found == sorted(found)
+    assert 50 <= found[0] < found[-1] < 75
+
+
+# SQLite
+
+
+def test_sqlite(lite, small_shop, in_background, gate) -> None:
+    """While nobody else can write to the file, the lock's file says how far it is."""
+    small_shop.run("0003_fill", fill(gate))
+    work = in_background(initialize)
+    assert gate.arrived.wait(20)
+    wait_until(lambda: seen() == (2, 4, "prices"), 3)
+    assert get_status().progress == 83
+    assert lite.newest_run()["item_done"] is None
+    with closing(
+        open_reader("default", get_settings(), Deadline(0), current_build())
+    ) as reader:
+        found = read_scene("default", reader, None)
+        assert found.as_json()["run"]["item_total"] == 4
+    gate.opened.set()
+    work.result()
+    assert seen() == (None, None, None)
+
+
+ROW = {"id": 7, "done": 2, "progress": 50, "item_done": None}
+NOTE = Note(7, 2, 60, Items(3, None, "試"))
+
+
+def test_a_note() -> None:
+    """What a leader notes is what a reader finds, with what is behind it."""
+    told = with_note(ROW, NOTE.encoded() + b"   ")
+    assert (told["progress"], told["item_done"], told["item_message"]) == (60, 3, "試")
+    assert with_note(ROW, NOTE._replace(items=None, progress=1).encoded()) == ROW
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\xff",
+        b"{}",
+        b"[]",
+        b"7",
+        b"[7, 2, 60, 5]",
+        NOTE._replace(run=6).encoded(),
+        NOTE._replace(done=1).encoded(),
+        NOTE.encoded()[:-3],
+    ],
+)
+def test_a_note_that_says_nothing(text) -> None:
+    """Of another run, another step, another version, or half a note."""
+    assert with_note(ROW, text) == ROW
+
+
+def test_notes_in_the_locks_file(tmp_path, monkeypatch) -> None:
+    """The holder's last note is read by everybody, and gone with the next holder."""
+    path = str(tmp_path / "lock")
+    assert read_note(path) == b""
+    lock = FileLock(path)
+    assert lock.try_acquire()
+    lock.beat(b"one")
+    lock.beat()
+    assert read_note(path).rstrip() == b"one"
+    lock.beat(b"2")
+    assert read_note(path).rstrip() == b"2"
+    lock.release()
+    assert read_note(path).rstrip() == b"2"
+    assert lock.try_acquire()
+    assert read_note(path) == b""
+
+    def full(*args: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("os.pwrite", full)
+    lock.beat(b"3")
+    assert read_note(path) == b""
+    lock.release()

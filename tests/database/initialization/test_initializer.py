@@ -1,0 +1,613 @@
+"""`initialize()`: lead, follow, or do nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.core.management.commands.migrate import Command as DjangoMigrate
+from django.db import connection, connections, transaction
+from django.db.models.signals import post_migrate
+from django.test import override_settings
+
+from django_safe_init import (
+    ConfigurationError,
+    DatabaseUnreachable,
+    InitializationFailed,
+    LeaderFailed,
+    LockLost,
+    State,
+    UnsafeConnection,
+    UnsupportedEngine,
+    ValidationFailed,
+    initialize,
+)
+from django_safe_init.backends.postgresql.lock import LeaderLock
+from django_safe_init.backends.postgresql.lock_keys import leader_key, work_key
+from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.schema import ensure_tables
+from django_safe_init.core.build import current_build
+from django_safe_init.core.columns import RUN_TABLE
+from django_safe_init.initialization.initializer import Initializer, Request
+from django_safe_init.initialization.migrate_command import run_migrate
+from django_safe_init.initialization.run_context import Work, current_tracker
+from django_safe_init.signals import state_changed
+from tests.database.conftest import INITIAL
+from tests.support import wait_until
+
+ADVISORY = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"
+
+
+@pytest.fixture
+def states():
+    """The states that this process goes through."""
+    seen: list[str] = []
+
+    def note(new: State, **kwargs) -> None:
+        seen.append(new.value)
+
+    state_changed.connect(note)
+    yield seen
+    state_changed.disconnect(note)
+
+
+def test_an_empty_database(django_database, small_shop, states) -> None:
+    """On an empty database this process leads, and does and records everything once."""
+    outcome = initialize()
+    assert (outcome.result, outcome.role, outcome.error) == ("ready", "leader", None)
+    assert outcome.database == "default"
+    assert outcome.applied == ("shop.0001_initial", "shop.0002_sale")
+    assert 0 <= outcome.waited_seconds <= outcome.duration_seconds
+    assert django_database.applied_once() == ["shop.0001_initial", "shop.0002_sale"]
+    run = django_database.newest_run()
+    assert outcome.run == run["id"]
+    assert (run["outcome"], run["state"], run["progress"]) == ("ready", "ready", 100)
+    assert (run["done"], run["total"], run["command"]) == (2, 2, "initialize")
+    assert [(step["name"], step["outcome"]) for step in django_database.steps()] == [
+        ("shop.0001_initial", "done"),
+        ("shop.0002_sale", "done"),
+    ]
+    assert states == [
+        "connecting",
+        "acquiring_lock",
+        "checking_schema",
+        "migrating",
+        "validating",
+        "ready",
+    ]
+
+
+def test_nothing_is_left_behind(django_database, small_shop) -> None:
+    """Afterwards no lock is held, no tracker is there, and the caller's wrapper is back."""
+    before = connections["default"]
+    initialize()
+    assert connections["default"] is before
+    assert current_tracker("default") is None
+    wait_until(lambda: not django_database.rows(ADVISORY))
+    wait_until(lambda: not django_database.backends("application_name ~ 'safe_init'"))
+
+
+def test_the_fast_path(django_database, small_shop, states, monkeypatch) -> None:
+    """The second time there is nothing to do: no lock, no run, no role."""
+    first = initialize()
+    states.clear()
+    monkeypatch.setattr("django_safe_init.initialization.election.Election", None)
+    second = initialize()
+    assert (second.result, second.role, second.applied) == ("ready", "none", ())
+    assert second.run == first.run
+    assert states == ["connecting", "ready"]
+    assert len(django_database.runs()) == 1
+
+
+def test_another_app_is_another_build(django_database, small_shop, settings) -> None:
+    """A build with the same migrations and another app runs `post_migrate` again."""
+    initialize()
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "django.contrib.messages"]
+    outcome = initialize()
+    assert (outcome.role, outcome.applied) == ("leader", ())
+
+
+def test_migrated_by_hand(django_database, small_shop) -> None:
+    """After plain Django's `migrate` the leader has nothing to apply, and completes it."""
+    call_command(DjangoMigrate(), verbosity=0)
+    outcome = initialize()
+    assert (outcome.role, outcome.applied) == ("leader", ())
+    assert initialize().role == "none"
+
+
+def test_an_older_build(django_database, small_shop) -> None:
+    """On a database that is ahead, an older build becomes ready without changing it."""
+    small_shop.write("0003_more")
+    initialize()
+    small_shop.remove("0003_more")
+    assert initialize().result == "ready"
+    assert len(django_database.applied_once()) == 3
+
+
+def test_post_migrate_is_part_of_it(django_database, small_shop) -> None:
+    """A receiver of `post_migrate` that fails makes the run fail; the next one completes it."""
+
+    def fail(**kwargs) -> None:
+        raise ValueError("no permissions")
+
+    post_migrate.connect(fail)
+    try:
+        with pytest.raises(InitializationFailed, match="ValueError: no permissions"):
+            initialize()
+    finally:
+        post_migrate.disconnect(fail)
+    assert len(django_database.applied_once()) == 2
+    outcome = initialize()
+    assert (outcome.role, outcome.applied) == ("leader", ())
+
+
+def test_the_run_says_where_it_is(django_database, small_shop) -> None:
+    """During `post_migrate` the run says so."""
+    seen = []
+
+    def look(**kwargs) -> None:
+        seen.append(django_database.newest_run()["message"])
+
+    post_migrate.connect(look)
+    try:
+        initialize()
+    finally:
+        post_migrate.disconnect(look)
+    assert set(seen) == {"post_migrate"}
+
+
+def test_an_invalid_index(django_database, small_shop, caplog) -> None:
+    """An invalid index is told, with the SQL that repairs it, and is no failure."""
+    initialize()
+    django_database.rows("CREATE INDEX broken ON shop_product (name)")
+    django_database.rows(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'broken'::regclass"
+    )
+    small_shop.write("0003_more")
+    initialize()
+    line = "The index broken is invalid. Repair it: REINDEX INDEX CONCURRENTLY broken;"
+    assert f"Validation of default: {line}" in caplog.messages
+
+
+def test_work_that_is_not_done(django_database, small_shop) -> None:
+    """A `migrate` that leaves something unapplied is not taken for an initialization."""
+    work = Work(lambda: None, "test")
+    with pytest.raises(ValidationFailed) as caught:
+        Initializer(Request(work)).run()
+    assert str(caught.value) == (
+        "Not applied after `migrate`: shop.0001_initial, shop.0002_sale."
+    )
+    assert django_database.newest_run()["outcome"] == "failed"
+
+
+def test_a_third_death(django_database, session, small_shop) -> None:
+    """After three deaths of leaders of this build nobody tries again by itself."""
+    ensure_tables(session)
+    for _ in range(3):
+        Recorder(session, current_build(), None).open_run("test")
+    with pytest.raises(LeaderFailed, match="3 times in a row") as caught:
+        initialize()
+    assert caught.value.run == django_database.newest_run()["id"]
+    assert initialize().role == "leader"
+
+
+def test_more_losses_than_restarts(django_database, small_shop, settings) -> None:
+    """A process that loses its connection more than `RESTARTS` times gives up with exit code 5."""
+    settings.SAFE_INIT = {"IN_TESTS": True, "RESTARTS": 1}
+
+    def lose(schema_connection) -> None:
+        with schema_connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    small_shop.run("0003_lose", lose)
+    with pytest.raises(LockLost) as caught:
+        initialize()
+    assert caught.value.exit_code == 5
+    assert str(caught.value).startswith("Lost the leader lock 2 times")
+    assert [run["outcome"] for run in django_database.runs()] == ["transient"] * 2
+
+
+def test_the_third_loss_of_a_fleet(django_database, small_shop, settings) -> None:
+    """A loss after two transient ends of others is a failure, and the number is told."""
+    settings.SAFE_INIT = {"IN_TESTS": True, "RESTARTS": 0}
+
+    def lose(schema_connection) -> None:
+        with schema_connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    small_shop.run("0003_lose", lose)
+    for _ in range(2):
+        with pytest.raises(LockLost):
+            initialize()
+    with pytest.raises(InitializationFailed) as caught:
+        initialize()
+    assert str(caught.value).startswith("3 times in a row: shop.0003_lose: ")
+    outcomes = [run["outcome"] for run in django_database.runs()]
+    assert outcomes == ["transient", "transient", "failed"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.errors.SerializationFailure,
+        psycopg.errors.DeadlockDetected,
+        psycopg.errors.LockNotAvailable,
+    ],
+)
+def test_a_transient_failure(django_database, small_shop, error) -> None:
+    """A failure that says nothing about the migration is recorded as transient."""
+
+    def fail(connection) -> None:
+        raise error("bad luck")
+
+    small_shop.run("0003_fail", fail)
+    with pytest.raises(InitializationFailed, match="bad luck"):
+        initialize()
+    assert django_database.newest_run()["outcome"] == "transient"
+
+
+# Modes
+
+
+def test_off(django_database, small_shop) -> None:
+    """Mode "off" is Django as it is: no lock, no table."""
+    outcome = initialize(mode="off")
+    assert (outcome.result, outcome.role) == ("ready", "none")
+    assert len(django_database.applied_once()) == 2
+    assert django_database.value(f"SELECT to_regclass('{RUN_TABLE}')") is None
+
+
+def test_in_tests(django_database, small_shop, settings) -> None:
+    """In Django's test environment it is off."""
+    settings.SAFE_INIT = {}
+    initialize()
+    assert django_database.value(f"SELECT to_regclass('{RUN_TABLE}')") is None
+
+
+def test_external(django_database, small_shop) -> None:
+    """Mode "external" returns once this build is ready, and never leads."""
+    initialize(mode="off")
+    outcome = initialize(mode="external")
+    assert (outcome.result, outcome.role, outcome.run) == ("ready", "none", None)
+    assert django_database.value(f"SELECT to_regclass('{RUN_TABLE}')") is None
+
+
+def test_the_environments_mode(django_database, small_shop, monkeypatch) -> None:
+    """DB_INIT_MODE decides where the caller does not."""
+    monkeypatch.setenv("DB_INIT_MODE", "off")
+    initialize()
+    assert django_database.value(f"SELECT to_regclass('{RUN_TABLE}')") is None
+
+
+# What is refused
+
+
+def test_unknown_mode(django_database) -> None:
+    """A mode that is not there is refused."""
+    with pytest.raises(ConfigurationError, match="There is no mode 'both'"):
+        initialize(mode="both")
+
+
+def test_unknown_alias(django_database) -> None:
+    """An alias that is not there is refused."""
+    with pytest.raises(ConfigurationError, match="There is no database 'nowhere'"):
+        initialize("nowhere")
+
+
+def test_negative_timeout(django_database) -> None:
+    """A negative time-out is refused."""
+    with pytest.raises(ConfigurationError) as caught:
+        initialize(timeout=-1)
+    assert str(caught.value) == "A time-out of -1 seconds is not possible."
+
+
+def test_inside_a_transaction(django_database, small_shop) -> None:
+    """Inside atomic() it is refused; with mode "off" it is Django's own affair."""
+    with transaction.atomic():
+        with pytest.raises(ConfigurationError, match=r"inside transaction\.atomic"):
+            initialize()
+        initialize(mode="off")
+
+
+@pytest.mark.parametrize(
+    ("settings_of_alias", "error"),
+    [({"PORT": "1"}, DatabaseUnreachable), ({"NAME": "nowhere"}, DatabaseUnreachable)],
+)
+def test_unreachable(
+    django_database, log_in_as, small_shop, settings, settings_of_alias, error
+) -> None:
+    """A server that does not answer is an error of its own."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "CONNECT_ATTEMPTS": 1}
+    log_in_as(**settings_of_alias)
+    with pytest.raises(error):
+        initialize()
+
+
+def test_a_lock_that_excludes_nobody(django_database, log_in_as, small_shop) -> None:
+    """Where advisory locks are a no-op nobody leads, and nothing is created."""
+    django_database.rows("CREATE SCHEMA app")
+    django_database.rows(
+        "CREATE FUNCTION app.pg_try_advisory_lock(bigint) RETURNS boolean"
+        " LANGUAGE sql AS 'SELECT true'"
+    )
+    log_in_as(OPTIONS={"options": "-c search_path=app,pg_catalog"})
+    with pytest.raises(UnsafeConnection, match="gives one lock to two sessions"):
+        initialize()
+    assert (
+        django_database.rows("SELECT * FROM pg_tables WHERE schemaname = 'app'") == []
+    )
+
+
+@pytest.mark.parametrize("direct", [None, {}])
+def test_a_pooler(django_database, small_shop, settings, monkeypatch, direct) -> None:
+    """Behind a pooler nobody leads, unless DIRECT declares that sessions are kept."""
+    declared = {} if direct is None else {"DIRECT": {"default": direct}}
+    settings.SAFE_INIT = {**settings.SAFE_INIT, **declared}
+    monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", property(lambda _: 1))
+    if direct is None:
+        with pytest.raises(UnsafeConnection, match="through a connection pooler"):
+            initialize()
+    else:
+        assert initialize().role == "leader"
+
+
+# Another engine
+
+
+@pytest.fixture
+def other_engine(log_in_as, django_database, tmp_path):
+    """`default` has an engine without a lock."""
+    file = tmp_path / "db.sqlite3"
+    log_in_as(ENGINE="tests.other_engine", NAME=str(file), OPTIONS={})
+    yield file
+    log_in_as(**django_database.settings())
+
+
+def test_another_engine_is_refused(other_engine, shop) -> None:
+    """An engine without lock is refused, with the way to accept that."""
+    with pytest.raises(UnsupportedEngine, match='"LOCK": "none"'):
+        initialize()
+
+
+def test_another_engine_without_lock(other_engine, shop, settings) -> None:
+    """With LOCK = "none" it is migrated as Django does."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "LOCK": "none"}
+    shop.write("0001_initial", INITIAL)
+    outcome = initialize()
+    assert (outcome.result, outcome.role) == ("ready", "none")
+    assert "shop_product" in connection.introspection.table_names()
+    assert RUN_TABLE not in connection.introspection.table_names()
+
+
+# With the lock in hand
+
+
+@pytest.fixture
+def before_the_lock():
+    """Calls a function once, when this process is about to try the lock."""
+    calls: list = []
+
+    def call(new: State, **kwargs) -> None:
+        if new is State.ACQUIRING_LOCK and calls:
+            calls.pop()()
+
+    state_changed.connect(call)
+    yield calls.append
+    state_changed.disconnect(call)
+
+
+def test_somebody_finished_in_the_meantime(
+    django_database, small_shop, before_the_lock
+) -> None:
+    """Who gets the lock after another leader's success does nothing more."""
+    before_the_lock(initialize)
+    outcome = Initializer(Request(Work(lambda: pytest.fail("led"), "test"))).run()
+    [found] = django_database.runs()
+    assert (outcome.result, outcome.run) == ("ready", found["id"])
+    wait_until(lambda: not django_database.rows(ADVISORY))
+
+
+def test_somebody_failed_in_the_meantime(
+    django_database, small_shop, before_the_lock
+) -> None:
+    """Who gets the lock after another leader's failure fails with its reason."""
+
+    def fail(connection) -> None:
+        raise ValueError("no")
+
+    def fail_first() -> None:
+        with pytest.raises(InitializationFailed):
+            initialize()
+
+    small_shop.run("0003_fail", fail)
+    before_the_lock(fail_first)
+    with pytest.raises(LeaderFailed, match=r"shop\.0003_fail: ValueError: no"):
+        Initializer(Request(Work(lambda: pytest.fail("led"), "test"))).run()
+    wait_until(lambda: not django_database.rows(ADVISORY))
+
+
+def test_what_comes_before_leading(django_database, small_shop) -> None:
+    """What a leader does before its work happens once, under the lock; its error frees it."""
+    seen = []
+
+    def check() -> None:
+        seen.append(len(django_database.holders(leader_key())))
+        raise ConfigurationError("not like this")
+
+    work = Work(lambda: pytest.fail("led"), "test")
+    with pytest.raises(ConfigurationError, match="not like this"):
+        Initializer(Request(work, before_leading=check)).run()
+    assert seen == [1]
+    wait_until(lambda: not django_database.rows(ADVISORY))
+
+
+def test_it_is_checked_once(django_database, small_shop) -> None:
+    """A leader that starts over does not check again."""
+    checks, lost = [], []
+
+    def lose(connection) -> None:
+        if not lost:
+            lost.extend(django_database.holders(leader_key()))
+            django_database.rows("SELECT pg_terminate_backend(%s, 5000)", lost[0])
+
+    small_shop.run("0003_lose", lose)
+    small_shop.run("0004_more", lambda connection: None)
+    work = Work(lambda: run_migrate("default"), "test")
+    Initializer(Request(work, before_leading=lambda: checks.append(True))).run()
+    assert checks == [True]
+    assert lost
+
+
+def test_in_an_event_loop(django_database, small_shop) -> None:
+    """In an event loop it is refused, and the refusal names what to call there."""
+
+    async def call() -> None:
+        initialize()
+
+    with pytest.raises(ConfigurationError, match=r"await ainitialize\(\)"):
+        asyncio.run(call())
+
+
+def test_async_unsafe(django_database, small_shop, monkeypatch) -> None:
+    """Who told Django that it is safe there may do it."""
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+
+    async def call() -> str:
+        return initialize().role
+
+    assert asyncio.run(call()) == "leader"
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3)])
+def test_a_failure_while_off(django_database, small_shop, error) -> None:
+    """With mode "off" a failure is an `InitializationFailed`, too."""
+
+    def fail(connection) -> None:
+        raise error
+
+    small_shop.run("0003_fail", fail)
+    with pytest.raises(InitializationFailed, match=type(error).__name__) as caught:
+        initialize(mode="off")
+    assert caught.value.__cause__ is error
+
+
+def test_force(django_database, small_shop) -> None:
+    """`force` leads although there is nothing to do."""
+    initialize()
+    work = Work(lambda: run_migrate("default"), "test")
+    outcome = Initializer(Request(work, force=True)).run()
+    assert (outcome.role, outcome.applied) == ("leader", ())
+
+
+def test_what_a_dead_leader_left_is_ended(django_database, small_shop, connect_raw):
+    """A backend that still works for a dead leader is gone before the work begins."""
+    left = connect_raw()
+    left.execute("SELECT pg_advisory_lock_shared(%s)", [work_key()])
+    left.execute("BEGIN; CREATE TABLE shop_product ()")
+    assert initialize().role == "leader"
+    with pytest.raises(psycopg.OperationalError):
+        left.execute("COMMIT")
+
+
+def test_the_session_is_lost_before_the_work(
+    django_database, small_shop, monkeypatch, settings
+) -> None:
+    """A session that ends between the lock and the work costs a restart, not the start."""
+    real, ended = LeaderLock.end_predecessors, []
+
+    def end_ours(lock, *args) -> None:
+        if not ended:
+            ended.append(lock.session.handshake_pid)
+            django_database.rows("SELECT pg_terminate_backend(%s, 5000)", ended[0])
+        real(lock, *args)
+
+    monkeypatch.setattr(LeaderLock, "end_predecessors", end_ours)
+    lines: list[str] = []
+    work = Work(lambda: run_migrate("default"), "test", report=lines.append)
+    assert Initializer(Request(work)).run().role == "leader"
+    assert len(ended) == 1
+    assert lines[0].endswith("Starting over.")
+
+
+def test_the_lock_is_lost_at_the_end(django_database, small_shop, settings) -> None:
+    """A leader that lost the lock when all was done looks again, and finds it done."""
+
+    def unlock(**kwargs) -> None:
+        pid = django_database.holders(leader_key())
+        for each in pid:
+            django_database.rows("SELECT pg_terminate_backend(%s, 5000)", each)
+
+    post_migrate.connect(unlock)
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "RESTARTS": 0}
+    try:
+        with pytest.raises(LockLost, match="Lost the leader lock 1 times"):
+            initialize()
+    finally:
+        post_migrate.disconnect(unlock)
+    assert django_database.newest_run()["outcome"] is None
+    assert initialize().result == "ready"
+
+
+def test_a_receiver_that_fails(django_database, small_shop) -> None:
+    """A receiver of `state_changed` that raises fails the initialization."""
+
+    def fail(new: State, **kwargs) -> None:
+        if new is State.VALIDATING:
+            raise ValueError("not valid")
+
+    state_changed.connect(fail)
+    try:
+        with pytest.raises(InitializationFailed, match="ValueError: not valid"):
+            initialize()
+    finally:
+        state_changed.disconnect(fail)
+    assert django_database.newest_run()["outcome"] == "failed"
+
+
+def test_what_is_logged(django_database, small_shop, caplog) -> None:
+    """Each transition is logged by `django_safe_init`, and nothing is printed."""
+    with caplog.at_level(logging.INFO, "django_safe_init"):
+        initialize()
+    assert "default: migrating -> validating" in caplog.messages
+
+
+def test_nothing_is_printed(django_database, small_shop, capfd) -> None:
+    """The API is silent."""
+    initialize()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_two_databases(django_database, make_database, small_shop, monkeypatch) -> None:
+    """Each alias is initialized by itself."""
+    other = make_database()
+    configured = connections.configure_settings(
+        {"default": {}, "other": other.settings()}
+    )
+    monkeypatch.setitem(connections.settings, "other", configured["other"])
+    assert initialize("other").role == "leader"
+    assert len(other.applied_once()) == 2
+    assert django_database.applied_counts() == {}
+    connections["other"].close()
+    del connections["other"]
+
+
+def test_two_projects_in_one_database(django_database, small_shop) -> None:
+    """Projects with different LOCK_KEYs keep runs of their own."""
+    for key in ("one", "two"):
+        with override_settings(SAFE_INIT={"IN_TESTS": True, "LOCK_KEY": key}):
+            assert initialize().role == "leader"
+    assert [run["lock_key"] for run in django_database.runs()] == ["one", "two"]
+
+
+def test_inside_a_migration(django_database, small_shop) -> None:
+    """A migration must not initialize its own database: it would wait for itself."""
+    small_shop.run("0003_again", lambda connection: initialize())
+    with pytest.raises(InitializationFailed) as caught:
+        initialize()
+    text = "shop.0003_again: A migration of 'default' must not initialize 'default'."
+    assert str(caught.value) == text
+    run = django_database.newest_run()
+    assert (run["outcome"], run["error"]) == ("failed", text)

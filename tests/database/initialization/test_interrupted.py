@@ -1,0 +1,300 @@
+"""Non-atomic migrations that were interrupted: repeated where that is known to be right."""
+
+from __future__ import annotations
+
+import pytest
+from django.core.management import call_command
+from django.db.migrations.exceptions import IrreversibleError
+
+from django_safe_init import (
+    ConfigurationError,
+    InitializationFailed,
+    UnfinishedMigration,
+    initialize,
+)
+from django_safe_init.initialization.initializer import Initializer, Request
+from django_safe_init.initialization.migrate_command import run_migrate
+from django_safe_init.initialization.run_context import Work
+from tests.database.conftest import INDEX, INITIAL
+
+INDEXES = "SELECT relname FROM pg_class WHERE relkind = 'i' AND relname LIKE 'product_%' ORDER BY 1"
+
+
+def interrupted(database, name: str, *, backwards=False, before=()) -> None:
+    """A leader died in the non-atomic migration."""
+    database.rows(
+        "INSERT INTO django_safe_init_step (run_id, position, kind, name, backwards,"
+        " atomic, started_at, detail) VALUES"
+        " (1, 1, 'migration', %s, %s, false, now(), %s::jsonb)",
+        name,
+        backwards,
+        '{"indexes_before": [' + ",".join(f'"{each}"' for each in before) + "]}",
+    )
+
+
+def indexes(database) -> list[str]:
+    return [row["relname"] for row in database.rows(INDEXES)]
+
+
+@pytest.fixture
+def index_shop(django_database, shop):
+    """`shop` with its table; its second migration adds an index concurrently."""
+    shop.write("0001_initial", INITIAL)
+    initialize()
+    shop.write("0002_index", INDEX, atomic=False)
+    return shop
+
+
+def rerun(*names: str):
+    work = Work(lambda: run_migrate("default"), "test", rerun=names)
+    return Initializer(Request(work, force=True)).run()
+
+
+def test_a_concurrent_index(django_database, index_shop) -> None:
+    """An index is added concurrently under the lock, with a mark that remembers what was."""
+    initialize()
+    assert indexes(django_database) == ["product_name"]
+    step = django_database.steps()[-1]
+    assert (step["atomic"], step["outcome"]) == (False, "done")
+    assert step["detail"] == {"indexes_before": []}
+
+
+@pytest.mark.parametrize("policy", ["rerun", "report"])
+def test_what_it_left_is_dropped(django_database, index_shop, settings, policy) -> None:
+    """What an interrupted build left is dropped, and the index built, whatever the policy."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "UNFINISHED": policy}
+    interrupted(django_database, "shop.0002_index")
+    django_database.rows("CREATE INDEX product_name ON shop_product (id)")
+    assert initialize().applied == ("shop.0002_index",)
+    assert "(name)" in django_database.value(
+        "SELECT indexdef FROM pg_indexes WHERE indexname = 'product_name'"
+    )
+
+
+def test_what_was_there_before_is_never_dropped(django_database, index_shop) -> None:
+    """An index of that name that existed before the first try stays, and is an error."""
+    django_database.rows("CREATE INDEX product_name ON shop_product (id)")
+    for _ in range(2):
+        with pytest.raises(InitializationFailed, match="already exists"):
+            initialize()
+        assert "(id)" in django_database.value(
+            "SELECT indexdef FROM pg_indexes WHERE indexname = 'product_name'"
+        )
+
+
+def test_a_mark_without_detail(django_database, index_shop) -> None:
+    """A mark of a version that noted no indexes is read, too."""
+    interrupted(django_database, "shop.0002_index")
+    django_database.rows("UPDATE django_safe_init_step SET detail = NULL")
+    assert initialize().applied == ("shop.0002_index",)
+
+
+@pytest.fixture
+def other_shop(django_database, shop):
+    """`shop` whose second, non-atomic migration was interrupted."""
+    shop.write("0001_initial", INITIAL)
+    initialize()
+    shop.calls = []
+    shop.run("0002_other", shop.calls.append, atomic=False)
+    interrupted(django_database, "shop.0002_other")
+    return shop
+
+
+def test_rerun(django_database, other_shop, caplog) -> None:
+    """UNFINISHED = "rerun" runs it again, with a warning."""
+    assert initialize().applied == ("shop.0002_other",)
+    assert len(other_shop.calls) == 1
+    assert "shop.0002_other is not atomic and was interrupted: it runs again." in (
+        caplog.messages
+    )
+
+
+def test_report(django_database, other_shop, settings) -> None:
+    """UNFINISHED = "report" stops with both ways to go on; each of them helps."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "UNFINISHED": "report"}
+    with pytest.raises(UnfinishedMigration) as caught:
+        initialize()
+    assert other_shop.calls == []
+    assert caught.value.failed_migration == "shop.0002_other"
+    text = str(caught.value)
+    assert "python manage.py safe_migrate --rerun shop.0002_other -- or" in text
+    assert text.endswith("python manage.py migrate --fake shop 0002_other")
+    assert rerun("shop.0002_other").applied == ("shop.0002_other",)
+    assert len(other_shop.calls) == 1
+    initialize()
+
+
+def test_report_and_fake(django_database, other_shop, settings) -> None:
+    """Recording it as done settles it without running it."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "UNFINISHED": "report"}
+    call_command("migrate", "shop", "0002_other", fake=True, verbosity=0)
+    assert other_shop.calls == []
+    assert initialize().result == "ready"
+
+
+def test_rerun_of_what_is_not_unfinished(django_database, other_shop) -> None:
+    """Only what is unfinished can be named; the error lists it."""
+    with pytest.raises(ConfigurationError) as caught:
+        rerun("shop.0001_initial")
+    assert str(caught.value) == (
+        "--rerun shop.0001_initial: that is not unfinished. "
+        "Unfinished: shop.0002_other."
+    )
+
+
+def test_rerun_where_nothing_is_unfinished(django_database, small_shop) -> None:
+    """Where nothing is unfinished, the error says so."""
+    with pytest.raises(ConfigurationError, match=r"Unfinished: none is\.$"):
+        rerun("shop.0001_initial")
+
+
+def test_a_failed_one_is_unfinished(django_database, shop) -> None:
+    """A non-atomic migration that failed is unfinished: what it has done is unknown."""
+    shop.write("0001_initial", INITIAL)
+    fails = [True]
+
+    def work(connection) -> None:
+        if fails:
+            raise ValueError(fails.pop())
+
+    shop.run("0002_work", work, atomic=False)
+    with pytest.raises(InitializationFailed):
+        initialize()
+    _, second = django_database.steps()
+    assert (second["finished_at"], second["outcome"]) == (None, None)
+    assert rerun("shop.0002_work").applied == ("shop.0002_work",)
+    with pytest.raises(ConfigurationError):
+        rerun("shop.0002_work")
+
+
+# Reversals
+
+
+def test_an_interrupted_reversal_of_an_index(
+    django_database, index_shop, caplog
+) -> None:
+    """A reversal that had begun is completed before anything else, and then made again."""
+    initialize()
+    interrupted(
+        django_database, "shop.0002_index", backwards=True, before=["product_name"]
+    )
+    django_database.rows("DROP INDEX product_name")
+    index_shop.write("0003_more")
+    outcome = initialize()
+    assert (
+        "shop.0002_index was being reversed: that is completed now." in caplog.messages
+    )
+    assert outcome.applied == ("shop.0002_index", "shop.0003_more")
+    assert indexes(django_database) == ["product_name"]
+    assert len(django_database.applied_once()) == 3
+
+
+def test_a_reversal_that_had_not_begun(django_database, index_shop) -> None:
+    """A reversal that cannot have changed anything is forgotten."""
+    initialize()
+    interrupted(
+        django_database, "shop.0002_index", backwards=True, before=["product_name"]
+    )
+    index_shop.write("0003_more")
+    assert initialize().applied == ("shop.0003_more",)
+
+
+def test_what_an_interrupted_reversal_left(django_database, index_shop, caplog) -> None:
+    """To reverse a removal builds an index; one that was not finished is dropped."""
+    initialize()
+    index_shop.write(
+        "0003_remove",
+        "RemoveIndexConcurrently('product', 'product_name')",
+        atomic=False,
+    )
+    initialize()
+    interrupted(django_database, "shop.0003_remove", backwards=True)
+    django_database.rows("CREATE INDEX product_name ON shop_product (name)")
+    django_database.rows(
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'product_name'::regclass"
+    )
+    index_shop.write("0004_more")
+    assert initialize().applied == ("shop.0004_more",)
+    assert indexes(django_database) == []
+    assert any("Dropping the index product_name" in each for each in caplog.messages)
+
+
+def irreversible(shop) -> None:
+    shop.write("0001_initial", INITIAL)
+    shop.write("0002_for_good", "migrations.RunSQL('SELECT 1')", atomic=False)
+    initialize()
+
+
+def test_what_cannot_be_reversed(django_database, shop) -> None:
+    """Django refuses it before anything is done, so nothing is unfinished afterwards."""
+    irreversible(shop)
+    with pytest.raises(IrreversibleError, match="is not reversible"):
+        call_command("migrate", "shop", "0001", verbosity=0)
+    assert all(each["outcome"] for each in django_database.steps())
+    shop.write("0003_more")
+    assert initialize().applied == ("shop.0003_more",)
+
+
+def test_a_mark_of_what_cannot_be_reversed(django_database, shop) -> None:
+    """An older version has left such a mark: nothing was begun."""
+    irreversible(shop)
+    interrupted(django_database, "shop.0002_for_good", backwards=True)
+    shop.write("0003_more")
+    assert initialize().applied == ("shop.0003_more",)
+
+
+def test_an_interrupted_reversal_of_anything_else(django_database, other_shop) -> None:
+    """A reversal of which nothing is known is run again."""
+    initialize()
+    undone = []
+    other_shop.acts["0002_other back"] = undone.append
+    interrupted(django_database, "shop.0002_other", backwards=True)
+    other_shop.write("0003_more")
+    assert initialize().applied == ("shop.0002_other", "shop.0003_more")
+    assert len(undone) == 1
+    assert len(other_shop.calls) == 2
+
+
+def test_a_reversal_of_what_is_gone(django_database, index_shop) -> None:
+    """The mark of a migration that this build does not know, or that is not applied, is no
+    business of this run."""
+    initialize()
+    interrupted(django_database, "shop.0009_gone", backwards=True)
+    interrupted(django_database, "shop.0002_index", backwards=True)
+    django_database.rows("DELETE FROM django_migrations WHERE name = '0002_index'")
+    django_database.rows("DROP INDEX product_name")
+    assert initialize().applied == ("shop.0002_index",)
+
+
+@pytest.mark.parametrize("depends", [True, False])
+def test_report_of_a_reversal(django_database, shop, settings, depends) -> None:
+    """For a reversal, the ways to go on are those of a reversal; each of them helps."""
+    if depends:
+        shop.write("0001_initial", INITIAL)
+    undone: list[object] = []
+    name = "0002_other" if depends else "0001_other"
+    shop.run(name, lambda connection: None, undone.append, atomic=False)
+    initialize()
+    interrupted(django_database, f"shop.{name}", backwards=True)
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "UNFINISHED": "report"}
+    shop.write("0009_more")
+    with pytest.raises(UnfinishedMigration) as caught:
+        initialize()
+    before = "0001_initial" if depends else "zero"
+    text = str(caught.value)
+    assert "was interrupted while it was reversed" in text
+    assert (
+        f"reverse and apply it: python manage.py safe_migrate --rerun shop.{name}"
+        in text
+    )
+    assert text.endswith(
+        f"record it as reversed: python manage.py migrate --fake shop {before}"
+    )
+    assert undone == []
+    if depends:
+        assert rerun(f"shop.{name}").applied == (f"shop.{name}", "shop.0009_more")
+        assert len(undone) == 1
+    else:
+        call_command("migrate", "shop", before, fake=True, verbosity=0)
+        assert initialize().applied == (f"shop.{name}", "shop.0009_more")
+        assert undone == []

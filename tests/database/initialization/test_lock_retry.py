@@ -1,0 +1,456 @@
+"""DDL_LOCK_TIMEOUT: a migration that waits for a lock does not make the readers wait."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
+from django.db import OperationalError, connection, transaction
+
+from django_safe_init import DDLLockTimeout, InitializationFailed, initialize
+from django_safe_init.backends.postgresql.lock_timeout import PostgresLockWaits
+from django_safe_init.conf import Settings
+from django_safe_init.exceptions import LockLost
+from django_safe_init.initialization.initializer import Initializer, Request
+from django_safe_init.initialization.lock_retry import Limits
+from django_safe_init.initialization.run_context import Work
+from tests.database.conftest import INDEX
+from tests.support import wait_until
+
+ADD_COLUMN = "migrations.AddField('product', 'stock', models.IntegerField(default=0))"
+COLUMN = """
+    SELECT count(*)::int FROM pg_attribute
+    WHERE attrelid = 'shop_product'::regclass AND attname = 'stock'
+"""
+BLOCKED = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
+#: Short, so that a test is short; a reader that queued behind it would notice.
+TIMEOUT = 0.2
+
+
+@pytest.fixture
+def limit(settings) -> Callable[..., None]:
+    """Sets DDL_LOCK_TIMEOUT and DDL_ATTEMPTS."""
+
+    def set_limit(attempts: int = 10, seconds: float = TIMEOUT) -> None:
+        settings.SAFE_INIT = {
+            **settings.SAFE_INIT,
+            "DDL_LOCK_TIMEOUT": seconds,
+            "DDL_ATTEMPTS": attempts,
+        }
+
+    return set_limit
+
+
+@pytest.fixture
+def ready_shop(django_database, small_shop):
+    """The shop's tables, and one migration that is to be done."""
+    initialize()
+    small_shop.write("0003_stock", ADD_COLUMN)
+    return small_shop
+
+
+@pytest.fixture
+def report(connect_raw) -> Any:
+    """A transaction that has read the table, and does not end."""
+    raw = connect_raw(application_name="report")
+    raw.execute("BEGIN; SELECT count(*) FROM shop_product")
+    return raw
+
+
+class Reader:
+    """Reads the table as a user of the site does, with the patience of one."""
+
+    def __init__(self, raw: Any, milliseconds: int) -> None:
+        self.raw = raw
+        raw.execute(f"SET statement_timeout = {milliseconds}")
+
+    def read(self) -> None:
+        self.raw.execute("SELECT count(*) FROM shop_product")
+
+
+def test_plain_django_queues_the_reader(
+    django_database, ready_shop, report, connect_raw, in_background
+) -> None:
+    """Without this: behind the ALTER TABLE that waits for a report, nobody reads any more."""
+    reader = Reader(connect_raw(), 1000)
+    migration = in_background(
+        lambda: initialize(mode="off")  # Django's own migrate
+    )
+    wait_until(lambda: django_database.value(BLOCKED))
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        reader.read()
+    report.execute("COMMIT")
+    migration.result()
+    assert django_database.value(COLUMN) == 1
+
+
+def test_a_reader_goes_on_unharmed(
+    django_database, ready_shop, report, connect_raw, in_background, limit
+) -> None:
+    """With it: the reader waits for less than the time-out, through many attempts."""
+    limit(attempts=100)
+    lines: list[str] = []
+    reader = Reader(connect_raw(), 1000)
+
+    def migrate() -> Any:
+        work = Work(lambda: call_command("migrate", verbosity=0), "test")
+        work = Work(work.migrate, "test", report=lines.append)
+        return Initializer(Request(work)).run()
+
+    migration = in_background(migrate)
+    reads = 0
+    while len(lines) < 3 and migration.is_alive():
+        reader.read()
+        reads += 1
+    assert reads > 10
+    report.execute("COMMIT")
+    assert migration.result().applied == ("shop.0003_stock",)
+    assert django_database.value(COLUMN) == 1
+    run = django_database.newest_run()
+    assert (run["outcome"], run["done"]) == ("ready", 1)
+
+
+def attempts_of(caplog) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if "is undone and tried again" in record.getMessage()
+    ]
+
+
+def test_each_attempt_is_told(
+    django_database, ready_shop, report, in_background, limit, caplog
+) -> None:
+    """The log and the run's row, which followers read, say who blocks it, and since when."""
+    limit()
+    caplog.set_level(logging.INFO, "django_safe_init")
+    migration = in_background(initialize)
+    wait_until(lambda: attempts_of(caplog))
+    message = wait_until(
+        lambda: (
+            text
+            if "attempt" in (text := django_database.newest_run()["message"])
+            else ""
+        )
+    )
+    report.execute("COMMIT")
+    migration.result()
+    pid = report.info.backend_pid
+    blocker = f"blocked by pid {pid} (role postgres, report, idle in transaction for "
+    query = "BEGIN; SELECT count(*) FROM shop_product)"
+    line = attempts_of(caplog)[0]
+    assert line.startswith(
+        "shop.0003_stock is undone and tried again: no lock within 0.2 s (attempt 1 of 10)"
+    )
+    assert blocker in line
+    assert query in line
+    assert message.startswith("shop.0003_stock (attempt ")
+    assert blocker in message
+    assert django_database.newest_run()["message"] == ""
+
+
+def test_it_gives_up(django_database, ready_shop, report, limit) -> None:
+    """After DDL_ATTEMPTS the run ends as transient, undone, with who to end."""
+    limit(attempts=2)
+    with pytest.raises(DDLLockTimeout) as caught:
+        initialize()
+    text = str(caught.value)
+    assert text.startswith(
+        "shop.0003_stock did not get a lock within 0.2 s (attempts: 2); blocked by"
+    )
+    assert f"SELECT pg_terminate_backend({report.info.backend_pid});" in text
+    assert isinstance(caught.value.__cause__, OperationalError)
+    assert django_database.value(COLUMN) == 0
+    run = django_database.newest_run()
+    assert (run["outcome"], run["error"]) == ("transient", text)
+    assert django_database.steps()[-1]["outcome"] == "failed"
+    report.execute("COMMIT")
+    assert initialize().applied == ("shop.0003_stock",)
+
+
+def test_the_third_time_is_a_failure(
+    django_database, ready_shop, report, limit
+) -> None:
+    """A lock that three leaders did not get in all their attempts fails the fleet."""
+    limit(attempts=1)
+    for _ in range(3):
+        with pytest.raises(
+            InitializationFailed, match=r"shop\.0003_stock did not get a lock"
+        ):
+            initialize()
+    outcomes = [run["outcome"] for run in django_database.runs()]
+    assert outcomes == ["ready", "transient", "transient", "failed"]
+
+
+def test_every_attempt_begins_anew(
+    django_database, ready_shop, report, in_background, limit
+) -> None:
+    """What an attempt did, in the database, in the state and after its commit, is undone."""
+    limit()
+    seen: list[int] = []
+    hooks: list[str] = []
+
+    def insert(schema_connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO shop_product (name, stock) VALUES ('x', 1)")
+            cursor.execute("SELECT count(*) FROM shop_product")
+            seen.extend(cursor.fetchone())
+        transaction.on_commit(lambda: hooks.append("committed"))
+        if len(seen) == 1:
+            with connection.cursor() as cursor:
+                cursor.execute("LOCK TABLE shop_product")
+
+    ready_shop.acts["insert"] = insert
+    ready_shop.write(
+        "0004_more",
+        "migrations.AddField('sale', 'number', models.IntegerField(default=0))",
+        "migrations.RunPython(act('insert'))",
+        # With deferred SQL: an index, and a constraint that locks the other table.
+        "migrations.AddField('sale', 'other',"
+        " models.ForeignKey('shop.Product', models.CASCADE, null=True, related_name='+'))",
+    )
+    report.execute("COMMIT")
+    initialize_until_0003(ready_shop)
+    report.execute("BEGIN; SELECT count(*) FROM shop_product")
+    migration = in_background(initialize)
+    wait_until(lambda: seen)
+    wait_until(lambda: "attempt" in django_database.newest_run()["message"])
+    report.execute("COMMIT")
+    assert migration.result().applied == ("shop.0004_more",)
+    assert set(seen) == {1}
+    assert len(seen) > 1
+    assert hooks == ["committed"]
+    constraints = """
+        SELECT count(*)::int FROM pg_constraint
+        WHERE conrelid = 'shop_sale'::regclass AND contype = 'f'
+    """
+    assert django_database.value(constraints) == 2
+    assert django_database.applied_once()[-1] == "shop.0004_more"
+
+
+def initialize_until_0003(shop) -> None:
+    call_command("migrate", "shop", "0003", verbosity=0)
+
+
+def test_deferred_sql_waits_within_the_limit(
+    django_database, small_shop, connect_raw, in_background, limit
+) -> None:
+    """The constraint of a foreign key, which Django adds last, is part of the attempt."""
+    call_command("migrate", "shop", "0001", verbosity=0)
+    limit()
+    writer = connect_raw()
+    writer.execute("BEGIN; INSERT INTO shop_product (name) VALUES ('x')")
+    migration = in_background(initialize)
+    wait_until(lambda: "attempt" in django_database.newest_run()["message"])
+    writer.execute("COMMIT")
+    assert migration.result().applied == ("shop.0002_sale",)
+
+
+def test_a_reversal(django_database, ready_shop, report, in_background, limit) -> None:
+    """Backwards it is the same."""
+    report.execute("COMMIT")
+    initialize()
+    report.execute("BEGIN; SELECT count(*) FROM shop_product")
+    limit()
+    reversal = in_background(
+        lambda: call_command("migrate", "shop", "0002", verbosity=0)
+    )
+    wait_until(lambda: "attempt" in django_database.newest_run()["message"])
+    report.execute("COMMIT")
+    reversal.result()
+    assert django_database.value(COLUMN) == 0
+    assert "shop.0003_stock" not in django_database.applied_counts()
+
+
+def test_a_migration_that_is_not_atomic(
+    django_database, small_shop, connect_raw, limit
+) -> None:
+    """Its statements have the same limit; what it did stays, and a person is told what to do."""
+    initialize()
+    limit()
+    small_shop.write(
+        "0003_half",
+        "migrations.RunSQL('CREATE TABLE half ()')",
+        ADD_COLUMN,
+        atomic=False,
+    )
+    raw = connect_raw()
+    raw.execute("BEGIN; SELECT count(*) FROM shop_product")
+    with pytest.raises(DDLLockTimeout) as caught:
+        initialize()
+    text = str(caught.value)
+    assert "It is not one transaction, so what it did before stays" in text
+    assert "python manage.py safe_migrate --rerun shop.0003_half" in text
+    assert f"SELECT pg_terminate_backend({raw.info.backend_pid});" in text
+    assert django_database.has_table("half")
+    assert django_database.newest_run()["outcome"] == "failed"
+    assert django_database.steps()[-1]["outcome"] is None
+
+
+def test_a_reversal_that_is_not_atomic(
+    django_database, small_shop, connect_raw, limit
+) -> None:
+    """To run it again would be to go forwards: a person has to reverse it."""
+    small_shop.write("0003_stock", ADD_COLUMN, atomic=False)
+    initialize()
+    limit()
+    raw = connect_raw()
+    raw.execute("BEGIN; SELECT count(*) FROM shop_product")
+    with pytest.raises(CommandError, match="then reverse it again"):
+        call_command("migrate", "shop", "0002", verbosity=0)
+
+
+def show_lock_timeout(seen: list[str]) -> Callable[[Any], None]:
+    def show(schema_connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW lock_timeout")
+            seen.extend(cursor.fetchone())
+
+    return show
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_the_limit_is_the_migrations(
+    django_database, small_shop, limit, atomic
+) -> None:
+    """It holds in a migration, and not for what Django does before and after."""
+    seen: list[str] = []
+    small_shop.run("0003_show", show_lock_timeout(seen), atomic=atomic)
+
+    def migrate() -> None:
+        call_command("migrate", verbosity=0)
+        show_lock_timeout(seen)(None)
+
+    limit(seconds=1.5)
+    Initializer(Request(Work(migrate, "test"))).run()
+    assert seen == ["1500ms", "0"]
+
+
+def test_without_the_setting(django_database, small_shop, log_in_as) -> None:
+    """A lock_timeout of the role's own stays what it is."""
+    seen: list[str] = []
+    small_shop.run("0003_show", show_lock_timeout(seen))
+    log_in_as(OPTIONS={"options": "-c lock_timeout=7s"})
+    initialize()
+    assert seen == ["7s"]
+
+
+def test_an_index_that_is_built_concurrently(
+    django_database, small_shop, connect_raw, in_background, limit
+) -> None:
+    """It waits for old transactions as long as it takes: nobody queues behind it."""
+    initialize()
+    limit()
+    small_shop.write("0003_index", INDEX, atomic=False)
+    writer = connect_raw()
+    writer.execute("BEGIN; INSERT INTO shop_product (name) VALUES ('x')")
+    migration = in_background(initialize)
+    waits = """
+        SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%%'
+        AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > interval '0.6 s'
+    """
+    wait_until(lambda: django_database.value(waits))
+    writer.execute("COMMIT")
+    assert migration.result().applied == ("shop.0003_index",)
+
+
+def test_a_fake(django_database, small_shop, limit) -> None:
+    """A migration that is only recorded waits for nobody."""
+    limit()
+    call_command("migrate", fake=True, verbosity=0)
+    assert {step["outcome"] for step in django_database.steps()} == {"faked"}
+
+
+def test_a_migration_that_commits(
+    django_database, small_shop, connect_raw, limit
+) -> None:
+    """One that has COMMIT in its SQL cannot be undone, so it is not tried again."""
+    initialize()
+    limit()
+    small_shop.write(
+        "0003_commit",
+        "migrations.RunSQL("
+        "['CREATE TABLE a ()', 'COMMIT', 'LOCK TABLE shop_product NOWAIT'])",
+    )
+    raw = connect_raw()
+    raw.execute("BEGIN; SELECT count(*) FROM shop_product")
+    with pytest.raises(DDLLockTimeout, match=r"manage\.py safe_migrate$"):
+        initialize()
+    assert django_database.has_table("a")
+
+
+def test_an_error_of_another_kind(django_database, small_shop, limit) -> None:
+    """Only a lock that was not to be had is a reason to try again."""
+    limit()
+    calls: list[Any] = []
+
+    def fail(schema_connection) -> None:
+        calls.append(schema_connection)
+        raise ValueError("wrong")
+
+    small_shop.run("0003_fail", fail)
+    with pytest.raises(
+        InitializationFailed, match=r"shop\.0003_fail: ValueError: wrong"
+    ):
+        initialize()
+    assert len(calls) == 1
+
+
+def test_the_lock_is_lost_between_two_attempts(
+    django_database, ready_shop, report, in_background, limit
+) -> None:
+    """Before it tries again, a leader looks whether it leads; if not, it starts over."""
+    limit(seconds=0.5)
+    migration = in_background(initialize)
+    wait_until(lambda: "attempt" in django_database.newest_run()["message"])
+    leader = django_database.newest_run()["backend_pid"]
+    django_database.rows("SELECT pg_terminate_backend(%s, 5000)", leader)
+    report.execute("COMMIT")
+    assert migration.result().applied == ("shop.0003_stock",)
+    outcomes = [run["outcome"] for run in django_database.runs()]
+    assert outcomes == ["ready", "transient", "ready"]
+
+
+def test_migrate_says_it_too(django_database, ready_shop, report, limit) -> None:
+    """Django's command ends with the same sentence."""
+    limit(attempts=1)
+    with pytest.raises(
+        CommandError, match=r"shop\.0003_stock did not get a lock within 0\.2 s"
+    ):
+        call_command("migrate", verbosity=0)
+
+
+def test_who_blocks_cannot_be_asked(session) -> None:
+    """The look at who blocks finds out that the leader session is gone, and says so."""
+
+    class Armed:
+        backend_pid = 1
+
+    waits = PostgresLockWaits(Settings(), session, Armed())
+    assert waits.blockers() == ()
+    session.close()
+    with pytest.raises(LockLost):
+        waits.blockers()
+
+
+def test_pauses() -> None:
+    """A pause is as long as the time-out at first, doubles, and ends at half a minute."""
+    limits = Limits(2.0, 10)
+    pauses = [limits.pause(attempt) for attempt in (1, 2, 3, 50, 10**9)]
+    for pause, middle in zip(pauses, (2, 4, 8, 30, 30), strict=True):
+        assert middle * 0.75 <= pause <= middle * 1.25
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, None), (2, "2000ms"), (0.00001, "1ms"), (1e9, f"{2**31 - 1}ms")],
+)
+def test_the_time_out_as_the_server_wants_it(seconds, text) -> None:
+    """It is never 0, which would mean no limit, and never more than the server takes."""
+    waits = PostgresLockWaits(Settings(ddl_lock_timeout=seconds), None, None)
+    assert waits.timeout == text

@@ -1,0 +1,516 @@
+"""Doing and recording happen in one transaction, forwards and backwards."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from django.core.management import call_command
+from django.db import DatabaseError, connection, transaction
+from django.db.migrations import Migration
+from django.db.migrations.recorder import MigrationRecorder
+from django.db.models.signals import pre_migrate
+from psycopg import IsolationLevel
+
+from django_safe_init import InitializationFailed, LockLost, initialize
+from django_safe_init.backends.postgresql.backend import PostgresTools
+from django_safe_init.backends.postgresql.lock import LeaderLock
+from django_safe_init.backends.postgresql.lock_keys import work_key
+from django_safe_init.conf import Settings
+from django_safe_init.core.build import Build
+from django_safe_init.initialization.tracker import Tracker
+from tests.support import Database
+
+TABLE = "SELECT to_regclass('shop_sale') IS NOT NULL"
+CONSTRAINTS = """
+    SELECT count(*)::int FROM pg_constraint
+    WHERE conrelid = 'shop_sale'::regclass AND contype = 'f'
+"""
+
+
+def migrate(*target: str) -> None:
+    call_command("migrate", *target, verbosity=0)
+
+
+def break_off(monkeypatch, method: str, name: str) -> None:
+    """Let recording the migration fail, in the moment in which a process may die."""
+    real = getattr(MigrationRecorder, method)
+
+    def fail(recorder, app, migration_name) -> None:
+        if migration_name == name:
+            raise RuntimeError("died")
+        real(recorder, app, migration_name)
+
+    monkeypatch.setattr(MigrationRecorder, method, fail)
+
+
+def test_a_migration_with_deferred_sql(
+    django_database, small_shop, monkeypatch
+) -> None:
+    """A process that dies before the record leaves nothing of a migration's work."""
+    with monkeypatch.context() as patched:
+        break_off(patched, "record_applied", "0002_sale")
+        with pytest.raises(InitializationFailed, match="RuntimeError: died") as caught:
+            initialize()
+    assert caught.value.applied == ("shop.0001_initial",)
+    assert caught.value.failed_migration == "shop.0002_sale"
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert not django_database.value(TABLE)
+    assert django_database.applied_once() == ["shop.0001_initial"]
+    assert initialize().applied == ("shop.0002_sale",)
+    assert django_database.value(CONSTRAINTS) == 1
+
+
+def test_a_reversal(django_database, small_shop, monkeypatch) -> None:
+    """Nor does a reversal that is not recorded change anything."""
+    initialize()
+    with monkeypatch.context() as patched:
+        break_off(patched, "record_unapplied", "0002_sale")
+        with pytest.raises(RuntimeError, match="died"):
+            migrate("shop", "0001")
+    assert django_database.value(TABLE)
+    assert len(django_database.applied_once()) == 2
+    migrate("shop", "0001")
+    assert not django_database.value(TABLE)
+    assert django_database.applied_once() == ["shop.0001_initial"]
+
+
+def test_the_rows_of_a_failure(django_database, small_shop, monkeypatch) -> None:
+    """A failed run leaves its row, its error, and what it had finished."""
+    break_off(monkeypatch, "record_applied", "0002_sale")
+    with pytest.raises(InitializationFailed):
+        initialize()
+    run = django_database.newest_run()
+    assert (run["outcome"], run["state"], run["done"]) == ("failed", "error", 1)
+    assert run["error"] == "shop.0002_sale: RuntimeError: died"
+    assert [(step["name"], step["outcome"]) for step in django_database.steps()] == [
+        ("shop.0001_initial", "done"),
+        ("shop.0002_sale", "failed"),
+    ]
+
+
+def test_somebody_without_the_lock_was_faster(django_database, small_shop) -> None:
+    """A migration that was recorded meanwhile by plain Django is not done twice."""
+
+    def record(name: str) -> None:
+        django_database.rows(
+            "INSERT INTO django_migrations (app, name, applied) VALUES ('shop', %s, now())",
+            name,
+        )
+
+    done = []
+    small_shop.run("0003_fast", lambda connection: record("0004_raced"))
+    small_shop.run("0004_raced", done.append)
+    outcome = initialize()
+    # The first attempt stopped; the second found that nothing was left.
+    assert outcome.result == "ready"
+    assert done == []
+    assert django_database.applied_counts()["shop.0004_raced"] == 1
+    first = django_database.runs()[0]
+    assert first["outcome"] == "transient"
+    assert first["error"] == (
+        "The record of shop.0004_raced was changed meanwhile by somebody who does not take "
+        "the leader lock."
+    )
+
+
+def test_somebody_reversed_it_already(django_database, small_shop, settings) -> None:
+    """A reversal that plain Django made meanwhile is not made twice, either."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "RESTARTS": 0}
+
+    def forget(connection) -> None:
+        django_database.rows("DELETE FROM django_migrations WHERE name = '0003_raced'")
+
+    undone = []
+    small_shop.run("0003_raced", lambda connection: None, undone.append)
+    small_shop.run("0004_slow", lambda connection: None, forget)
+    initialize()
+    with pytest.raises(Exception, match=r"The record of shop\.0003_raced was changed"):
+        migrate("shop", "0002")
+    assert undone == []
+
+
+@pytest.mark.parametrize("way", ["set_rollback", "swallowed"])
+def test_a_broken_transaction(django_database, small_shop, way) -> None:
+    """A migration that leaves its transaction to be rolled back is not taken for done."""
+
+    def spoil(connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE spoilt ()")
+        if way == "set_rollback":
+            transaction.set_rollback(True)
+        else:
+            connection.needs_rollback = True
+
+    small_shop.run("0003_spoil", spoil)
+    with pytest.raises((InitializationFailed, DatabaseError)) as caught:
+        initialize()
+    assert "0003_spoil" in str(caught.value)
+    assert django_database.value("SELECT to_regclass('spoilt')") is None
+    assert "shop.0003_spoil" not in django_database.applied_counts()
+    assert django_database.newest_run()["outcome"] == "failed"
+
+
+def test_a_migration_that_fails(django_database, small_shop) -> None:
+    """What a migration raises is told in one line, with its name, and is the cause."""
+
+    def fail(connection) -> None:
+        raise ValueError("not\nthis way")
+
+    small_shop.run("0003_fail", fail)
+    with pytest.raises(InitializationFailed) as caught:
+        initialize()
+    assert str(caught.value) == "shop.0003_fail: ValueError: not this way"
+    assert isinstance(caught.value.__cause__, ValueError)
+
+
+def test_a_migration_that_exits(django_database, small_shop) -> None:
+    """A migration that calls sys.exit() has failed, too."""
+
+    def leave(connection) -> None:
+        raise SystemExit(0)
+
+    small_shop.run("0003_leave", leave)
+    with pytest.raises(InitializationFailed, match="SystemExit"):
+        initialize()
+    assert django_database.newest_run()["outcome"] == "failed"
+
+
+def test_a_migration_is_interrupted(django_database, small_shop) -> None:
+    """Ctrl-C in a migration closes the run as interrupted and undoes the migration."""
+
+    def interrupt(connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE half ()")
+        raise KeyboardInterrupt
+
+    small_shop.run("0003_interrupt", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        initialize()
+    run = django_database.newest_run()
+    assert (run["outcome"], run["done"]) == ("interrupted", 2)
+    assert django_database.value("SELECT to_regclass('half')") is None
+    assert (
+        django_database.rows("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'") == []
+    )
+
+
+def test_a_connection_lost_within_a_migration(django_database, small_shop) -> None:
+    """A migration whose connection was ended is undone and done again, by the same process."""
+    pids = []
+
+    def work(connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            pids.append(cursor.fetchone()[0])
+            cursor.execute("CREATE TABLE made ()")
+        if len(pids) == 1:
+            django_database.rows("SELECT pg_terminate_backend(%s, 5000)", pids[0])
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+
+    small_shop.run("0003_work", work)
+    outcome = initialize()
+    assert len(pids) == 2
+    assert outcome.applied == (
+        "shop.0001_initial",
+        "shop.0002_sale",
+        "shop.0003_work",
+    )
+    assert [run["outcome"] for run in django_database.runs()] == ["transient", "ready"]
+
+
+def test_the_leader_session_is_lost(django_database, small_shop) -> None:
+    """A leader that lost its session stops, and starts over like anyone else."""
+    lost = []
+
+    def lose(connection) -> None:
+        if not lost:
+            lost.append(django_database.newest_run()["backend_pid"])
+            django_database.rows("SELECT pg_terminate_backend(%s, 5000)", lost[0])
+
+    small_shop.run("0003_lose", lose)
+    small_shop.run("0004_more", lambda connection: None)
+    outcome = initialize()
+    assert outcome.role == "leader"
+    assert django_database.applied_once()[-1] == "shop.0004_more"
+    first, second = django_database.runs()
+    assert first["outcome"] == "transient"
+    assert second["outcome"] == "ready"
+
+
+def test_it_is_lost_too_often(django_database, small_shop, settings) -> None:
+    """After RESTARTS losses the process gives up, and says how often."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "RESTARTS": 1}
+
+    def lose(connection) -> None:
+        pid = django_database.newest_run()["backend_pid"]
+        django_database.rows("SELECT pg_terminate_backend(%s, 5000)", pid)
+
+    small_shop.run("0003_lose", lose)
+    small_shop.run("0004_never", lambda connection: None)
+    small_shop.run("0005_lose", lose)
+    small_shop.run("0006_never", lambda connection: None)
+    with pytest.raises(
+        LockLost, match=r"^Lost the leader lock 2 times, the last time: "
+    ):
+        initialize()
+
+
+def test_a_fake_is_recorded_as_such(django_database, small_shop) -> None:
+    """`--fake` is told as what it is."""
+    call_command("migrate", fake=True, verbosity=0)
+    assert {step["outcome"] for step in django_database.steps()} == {"faked"}
+    assert not django_database.value("SELECT to_regclass('shop_product') IS NOT NULL")
+
+
+def test_a_closed_connection_inside_a_migration(django_database, small_shop) -> None:
+    """A migration that closes its connection has undone itself, and is told so."""
+
+    def close(schema_connection) -> None:
+        connection.close()
+
+    small_shop.run("0003_close", close)
+    with pytest.raises(InitializationFailed, match="0003_close"):
+        initialize()
+    assert "shop.0003_close" not in django_database.applied_counts()
+
+
+@pytest.fixture
+def tracker(session):
+    """A tracker of a run that leads, with the connection to work on."""
+    lock = LeaderLock(session)
+    assert lock.try_acquire()
+    MigrationRecorder(connection).ensure_schema()
+    process = SimpleNamespace(
+        settings=Settings(),
+        build=Build(frozenset(), "x"),
+        database="default",
+        direct=None,
+        say=print,
+    )
+    tools = PostgresTools(process, lock)
+    tools.prepare()
+    tools.recorder.open_run("test")
+    with (
+        tools.connections() as armed,
+        Tracker(armed, tools, tools.unfinished(())) as tracker,
+    ):
+        yield tracker
+
+
+def test_an_executor_that_does_not_look(tracker, django_database) -> None:
+    """A transaction that is to be rolled back is refused, not silently undone."""
+    tracker.started(Migration("0001_x", "shop"), backwards=False, fake=False)
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE undone ()")
+    transaction.set_rollback(True)
+    with pytest.raises(InitializationFailed) as caught:
+        tracker.finished(fake=False)
+    assert str(caught.value) == (
+        "shop.0001_x left its transaction broken: everything it did is undone."
+    )
+    assert django_database.value("SELECT to_regclass('undone')") is None
+    assert tracker.applied == []
+
+
+def test_other_aliases_plans(tracker) -> None:
+    """What Django says about another alias is not counted."""
+    pre_migrate.send(sender=None, using="other", plan=[1, 2, 3])
+    assert tracker.recorder.total == 0
+    pre_migrate.send(sender=None, using="default", plan=[1, 2])
+    pre_migrate.send(sender=None, using="default", plan=[1, 2, 3])
+    assert tracker.recorder.total == 2
+
+
+def test_a_squashed_migration(django_database, small_shop) -> None:
+    """A migration that replaces recorded ones is recorded with them, and not done."""
+    initialize()
+    small_shop.write("0003_squashed")
+    file = small_shop.folder / "0003_squashed.py"
+    replaces = "replaces = [('shop', '0001_initial'), ('shop', '0002_sale')]"
+    text = file.read_text().replace("atomic = True", f"atomic = True\n    {replaces}")
+    file.write_text(text.replace("dependencies = [('shop', '0002_sale')]", ""))
+    assert initialize().result == "ready"
+    assert "shop.0003_squashed" in django_database.applied_counts()
+
+
+def test_discard_all(django_database, small_shop) -> None:
+    """A migration that drops the session's locks does not lose the mark for those after it."""
+    marks = []
+
+    def discard(connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_unlock_all()")
+
+    def look(connection) -> None:
+        marks.extend(django_database.holders(work_key()))
+
+    small_shop.run("0003_discard", discard)
+    small_shop.run("0004_look", look)
+    initialize()
+    assert len(marks) == 1
+
+
+@pytest.mark.parametrize("text", ["a \0 in it", "half a pair: \ud800"])
+def test_an_error_that_cannot_be_stored(django_database, small_shop, text) -> None:
+    """An error with characters that PostgreSQL cannot store is recorded nevertheless."""
+
+    def fail(connection) -> None:
+        raise ValueError(text)
+
+    small_shop.run("0003_fail", fail)
+    with pytest.raises(InitializationFailed):
+        initialize()
+    run = django_database.newest_run()
+    assert run["outcome"] == "failed"
+    assert run["error"].startswith("shop.0003_fail: ValueError: ")
+
+
+def test_a_connection_of_the_migrations_own(django_database, small_shop, connect_raw):
+    """A lost connection that is not the run's is a failure of the migration, not of the run."""
+    own = connect_raw()
+
+    def lose(connection) -> None:
+        pid = own.info.backend_pid
+        django_database.rows("SELECT pg_terminate_backend(%s, 5000)", pid)
+        own.execute("SELECT 1")
+
+    small_shop.run("0003_lose", lose)
+    with pytest.raises(InitializationFailed, match="AdminShutdown"):
+        initialize()
+    assert [run["outcome"] for run in django_database.runs()] == ["failed"]
+
+
+TABLES_MADE = "SELECT num_nonnulls(to_regclass('a'), to_regclass('b'))"
+
+
+def test_a_migration_that_commits(django_database, small_shop, caplog) -> None:
+    """A migration with COMMIT in its SQL is done and recorded, and told to be non-atomic."""
+    small_shop.write(
+        "0003_end",
+        'migrations.RunSQL(["CREATE TABLE a ()", "COMMIT", "CREATE TABLE b ()"])',
+    )
+    assert initialize().applied[-1] == "shop.0003_end"
+    assert django_database.value(TABLES_MADE) == 2
+    [text] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert text.startswith("shop.0003_end has committed its transaction itself.")
+    assert "needs atomic = False." in text
+
+
+def test_a_migration_that_rolls_back(django_database, small_shop) -> None:
+    """A migration that undoes its own work is not recorded as done."""
+    small_shop.write(
+        "0003_end",
+        'migrations.RunSQL(["CREATE TABLE a ()", "ROLLBACK", "CREATE TABLE b ()"])',
+    )
+    with pytest.raises(InitializationFailed) as caught:
+        initialize()
+    text = str(caught.value)
+    assert text.startswith("shop.0003_end has undone its transaction, so what it did")
+    assert "needs atomic = False." in text
+    assert "shop.0003_end" not in django_database.applied_counts()
+    assert django_database.value(TABLES_MADE) == 0
+
+
+def test_an_encoding_that_lacks_a_character(django_database, log_in_as, small_shop):
+    """An error that the database's encoding cannot hold is recorded in ASCII."""
+
+    def fail(connection) -> None:
+        raise ValueError("試 is not a name")
+
+    name = f"{django_database.name}_latin"
+    small_shop.run("0003_fail", fail)
+    django_database.rows(
+        f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'"
+    )
+    log_in_as(NAME=name)
+    latin = Database(name, django_database.parameters)
+    try:
+        with pytest.raises(InitializationFailed, match="is not a name"):
+            initialize()
+        run = latin.newest_run()
+        assert run["outcome"] == "failed"
+        assert r"ValueError: \u8a66 is not a name" in run["error"]
+    finally:
+        latin.close()
+        log_in_as(NAME=django_database.name)
+        django_database.rows(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def durable(log_in_as) -> None:
+    """Commits wait for the disk, as PostgreSQL does by itself."""
+    log_in_as(OPTIONS={"options": "-c synchronous_commit=on"})
+
+
+@pytest.mark.usefixtures("durable")
+def test_commits_do_not_wait_for_the_disk(django_database, small_shop) -> None:
+    """A migration's commit need not wait; the run's end is on disk, and all before it."""
+    seen = []
+
+    def look(connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO shop_product (name) VALUES ('x')")
+            cursor.execute(
+                "SELECT current_setting('synchronous_commit'), pg_current_wal_insert_lsn()"
+            )
+            seen.extend(cursor.fetchone())
+
+    small_shop.run("0003_look", look)
+    initialize()
+    setting, wrote = seen
+    assert setting == "off"
+    assert django_database.value(
+        "SELECT pg_current_wal_flush_lsn() >= %s::pg_lsn", wrote
+    )
+
+
+@pytest.mark.usefixtures("durable")
+def test_a_commit_before_a_hook_waits(django_database, small_shop) -> None:
+    """What `on_commit` starts elsewhere cannot be undone, so the commit before it is on disk."""
+    seen = []
+
+    def register(connection) -> None:
+        def hook() -> None:
+            seen.append(django_database.value("SELECT pg_current_wal_flush_lsn()"))
+
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO shop_product (name) VALUES ('x')")
+            cursor.execute("SELECT pg_current_wal_insert_lsn()")
+            seen.extend(cursor.fetchone())
+        transaction.on_commit(hook)
+
+    small_shop.run("0003_hook", register)
+    initialize()
+    wrote, flushed = seen
+    assert django_database.value("SELECT %s::pg_lsn >= %s::pg_lsn", flushed, wrote)
+
+
+def test_the_isolation_level_of_the_settings(
+    django_database, small_shop, log_in_as
+) -> None:
+    """A migration's transaction has the isolation level that DATABASES asks for."""
+    seen = []
+
+    def look(connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW transaction_isolation")
+            seen.extend(cursor.fetchone())
+
+    small_shop.run("0003_look", look)
+    log_in_as(OPTIONS={"isolation_level": IsolationLevel.REPEATABLE_READ})
+    initialize()
+    assert seen == ["repeatable read"]
+
+
+def test_one_that_breaks_off_before_its_first_statement(
+    django_database, small_shop
+) -> None:
+    """A migration that Django cannot work out fails like any other, and the run is closed."""
+    small_shop.write("0003_lost", "migrations.RemoveField('nothing', 'name')")
+    with pytest.raises(InitializationFailed, match=r"shop\.0003_lost: KeyError"):
+        initialize()
+    assert django_database.newest_run()["outcome"] == "failed"
+    small_shop.remove("0003_lost")
+    assert initialize().result == "ready"

@@ -1,0 +1,447 @@
+"""`migrate` keeps Django's behaviour, options, signals and output; only the lock is added."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from functools import partial
+from io import StringIO
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.core.management.commands.migrate import Command as DjangoMigrate
+from django.db import connections
+from django.db.models.signals import post_migrate, pre_migrate
+
+from django_safe_init import get_status, initialize
+from django_safe_init.backends.postgresql.lock import LeaderLock
+from django_safe_init.backends.postgresql.lock_keys import leader_key
+from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
+from django_safe_init.management.commands.migrate import Command
+from tests.database.conftest import INITIAL
+from tests.support import Database, wait_until
+
+OURS = {RUN_TABLE, STEP_TABLE}
+
+
+def tables(database: Database) -> set[str]:
+    rows = database.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    return {row["tablename"] for row in rows}
+
+
+class Side:
+    """One of the two commands, with a database of its own."""
+
+    def __init__(self, command: type[DjangoMigrate], database: Database) -> None:
+        self.command, self.database = command, database
+        self.told: list[object] = []
+
+    def run(self, *arguments: str, **options: object) -> None:
+        """Run the command; note what it prints, sends, and how it ends."""
+        out, err = StringIO(), StringIO()
+        connections["default"].close()
+        connections.settings["default"].update(self.database.settings())
+        del connections["default"]
+        for sent in (pre_migrate, post_migrate):
+            sent.connect(self._note)
+        try:
+            call_command(self.command(), *arguments, stdout=out, stderr=err, **options)
+            self.told.append("ended")
+        except (CommandError, SystemExit, ValueError) as exc:
+            self.told.append((type(exc), str(exc)))
+        finally:
+            for sent in (pre_migrate, post_migrate):
+                sent.disconnect(self._note)
+            connections["default"].close()
+        # Verbosity 2 tells how long each migration took.
+        self.told.append(re.sub(r"\d+\.\d+s", "… s", out.getvalue()))
+        self.told.append(err.getvalue())
+
+    def _note(
+        self, sender, signal, stdout=None, plan=None, apps=None, **values
+    ) -> None:
+        names = [(f"{each.app_label}.{each.name}", back) for each, back in plan or ()]
+        models = sorted(model._meta.label for model in apps.get_models())
+        self.told.append((sender.label, signal is pre_migrate, names, models, values))
+
+    @property
+    def recorded(self) -> list[str]:
+        return sorted(self.database.applied_counts().elements())
+
+
+@pytest.fixture
+def sides(django_database, make_database, shop) -> tuple[Side, Side]:
+    """Django's command and ours, each on an empty database."""
+    return Side(DjangoMigrate, make_database()), Side(Command, django_database)
+
+
+def assert_same(sides: tuple[Side, Side]) -> None:
+    django, ours = sides
+    assert ours.told == django.told
+    assert ours.recorded == django.recorded
+    assert tables(ours.database) - OURS == tables(django.database)
+
+
+SCENARIOS: dict[str, list[tuple[tuple[str, ...], dict[str, object]]]] = {
+    "all": [((), {})],
+    "all, silent": [((), {"verbosity": 0})],
+    "all, verbose": [((), {"verbosity": 2})],
+    "again": [((), {}), ((), {})],
+    "again, verbose": [((), {}), ((), {"verbosity": 2})],
+    "an app": [(("shop",), {})],
+    "a target": [
+        (("shop", "0001"), {}),
+        (("shop", "0002"), {"verbosity": 2}),
+        ((), {}),
+    ],
+    "back": [((), {}), (("shop", "0001"), {"verbosity": 2})],
+    "zero": [((), {}), (("shop", "zero"), {"verbosity": 2})],
+    "plan": [((), {"plan": True})],
+    "plan, nothing": [((), {}), ((), {"plan": True})],
+    "plan, back": [((), {}), (("shop", "zero"), {"plan": True})],
+    "check": [((), {"check_unapplied": True})],
+    "check, nothing": [((), {}), ((), {"check_unapplied": True})],
+    "fake": [((), {"fake": True, "verbosity": 2})],
+    "fake, back": [((), {}), (("shop", "zero"), {"fake": True})],
+    "fake-initial": [
+        ((), {}),
+        (("shop", "zero"), {"fake": True}),
+        (("shop", "0001"), {"fake_initial": True, "verbosity": 2}),
+    ],
+    "run-syncdb": [((), {"run_syncdb": True, "verbosity": 2})],
+    "unknown app": [(("nowhere",), {})],
+    "unknown migration": [(("shop", "0009"), {})],
+    "ambiguous migration": [(("shop", "00"), {})],
+    "prune without app": [((), {"prune": True})],
+    "unmigrated app": [(("django_safe_init",), {})],
+    "syncdb of a migrated app": [(("shop",), {"run_syncdb": True})],
+}
+
+
+@pytest.mark.parametrize("runs", SCENARIOS.values(), ids=SCENARIOS)
+def test_it_is_djangos(sides, small_shop, runs) -> None:
+    """Output, signals, errors, records and tables are those of Django's own command."""
+    for side in sides:
+        for arguments, options in runs:
+            side.run(*arguments, **{"interactive": False, **options})
+    assert_same(sides)
+
+
+@pytest.mark.parametrize("verbosity", [0, 1, 2])
+def test_prune(sides, small_shop, verbosity) -> None:
+    """--prune deletes the records of migrations that are gone, as Django does."""
+    small_shop.write("0003_gone")
+    for side in sides:
+        side.run()
+    small_shop.remove("0003_gone")
+    for side in sides:
+        side.run("shop", prune=True, verbosity=verbosity)
+        side.run("shop", prune=True, verbosity=verbosity)
+        assert "shop.0003_gone" not in side.recorded
+    assert_same(sides)
+
+
+@pytest.mark.parametrize("verbosity", [0, 1, 2])
+def test_djangos_own_apps(sides, settings, verbosity) -> None:
+    """So it is for apps with permissions and content types."""
+    settings.INSTALLED_APPS = [
+        "django_safe_init",
+        "django.contrib.contenttypes",
+        "django.contrib.auth",
+    ]
+    for side in sides:
+        side.run(verbosity=verbosity)
+    assert_same(sides)
+    count = "SELECT count(*)::int FROM auth_permission"
+    assert sides[0].database.value(count) == sides[1].database.value(count) > 0
+
+
+def test_a_failure_is_djangos(sides, small_shop) -> None:
+    """What a migration raises is what comes out, with Django's traceback."""
+
+    def fail(connection) -> None:
+        raise ValueError("no")
+
+    small_shop.run("0003_fail", fail)
+    for side in sides:
+        side.run()
+    assert (ValueError, "no") in sides[1].told
+    assert_same(sides)
+    assert sides[1].database.newest_run()["error"] == "shop.0003_fail: ValueError: no"
+
+
+# What is added
+
+
+@pytest.fixture
+def run(command_line):
+    """Runs the command from a command line."""
+    return partial(command_line, Command, "migrate")
+
+
+def test_a_complete_run(run, django_database, small_shop) -> None:
+    """A whole `migrate` initializes: `safe_migrate` has nothing left to do."""
+    assert run().code == 0
+    [found] = django_database.runs()
+    assert (found["command"], found["outcome"], found["state"]) == (
+        "migrate",
+        "ready",
+        "ready",
+    )
+    assert initialize().role == "none"
+
+
+def test_a_second_one_runs_again(run, django_database, small_shop) -> None:
+    """`migrate` never takes the fast path: `post_migrate` is sent again."""
+    run()
+    ended = run()
+    assert "No migrations to apply." in ended.stdout
+    assert len(django_database.runs()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "state", "ready"),
+    [
+        (["shop", "0001"], "uninitialized", False),
+        (["shop", "0002"], "ready", True),
+        (["shop"], "ready", True),
+    ],
+)
+def test_a_target(run, django_database, small_shop, arguments, state, ready) -> None:
+    """A run to a target leaves a true state."""
+    run(*arguments)
+    found = django_database.newest_run()
+    assert (found["outcome"], found["state"]) == ("partial", state)
+    assert get_status().ready is ready
+
+
+def test_zero(run, django_database, small_shop) -> None:
+    """After `zero` the database is not ready, and the next start does it all again."""
+    run()
+    run("shop", "zero")
+    assert not get_status().ready
+    steps = django_database.steps()[2:]
+    assert [(step["name"], step["backwards"], step["outcome"]) for step in steps] == [
+        ("shop.0002_sale", True, "done"),
+        ("shop.0001_initial", True, "done"),
+    ]
+    assert initialize().applied == ("shop.0001_initial", "shop.0002_sale")
+
+
+@pytest.mark.parametrize("option", ["--plan", "--check"])
+def test_looking_takes_no_lock(
+    run, django_database, small_shop, session, option
+) -> None:
+    """--plan and --check do not wait for a leader, and write nothing."""
+    assert LeaderLock(session).try_acquire()
+    assert run(option).code == (1 if option == "--check" else 0)
+    assert tables(django_database) == set()
+
+
+@pytest.mark.parametrize("mode", ["test environment", "off", "environment variable"])
+def test_off(run, django_database, small_shop, settings, monkeypatch, mode) -> None:
+    """Switched off it is Django's own: no lock, no table, no word."""
+    if mode == "test environment":
+        settings.SAFE_INIT = {}
+    elif mode == "off":
+        settings.SAFE_INIT = {**settings.SAFE_INIT, "MODE": "off"}
+    else:
+        monkeypatch.setenv("DB_INIT_MODE", "off")
+
+    def look(connection) -> None:
+        assert django_database.holders(leader_key()) == []
+
+    small_shop.run("0003_look", look)
+    ended = run("--verbosity", "0")
+    assert (ended.code, ended.stdout, ended.stderr) == (0, "", "")
+    assert len(django_database.applied_once()) == 3
+    assert not OURS & tables(django_database)
+
+
+def test_external_mode(run, django_database, small_shop, monkeypatch) -> None:
+    """`migrate` in mode "external" is what somebody else runs: it leads."""
+    monkeypatch.setenv("DB_INIT_MODE", "external")
+    assert run().code == 0
+    assert django_database.newest_run()["outcome"] == "ready"
+
+
+def test_another_engine(run, django_database, log_in_as, shop, tmp_path) -> None:
+    """On an engine without a lock it is Django's own."""
+    shop.write("0001_initial", INITIAL)
+    log_in_as(
+        ENGINE="tests.other_engine",
+        NAME=str(tmp_path / "db.sqlite3"),
+        OPTIONS={},
+    )
+    ended = run("--skip-checks")
+    names = connections["default"].introspection.table_names()
+    log_in_as(**django_database.settings())
+    assert ended.code == 0
+    assert "shop_product" in names
+    assert not OURS & set(names)
+
+
+def test_it_waits(run, django_database, small_shop, session, in_background) -> None:
+    """While another leads it waits, says so, and does its own work afterwards."""
+    lock = LeaderLock(session)
+    assert lock.try_acquire()
+
+    def release() -> None:
+        wait_until(lambda: django_database.backends("query LIKE '%%LISTEN%%'"))
+        lock.release()
+
+    releasing = in_background(release)
+    ended = run()
+    releasing.result()
+    assert ended.code == 0
+    assert ended.stderr.startswith("[safe_init] waiting for the leader (pid ")
+    assert django_database.newest_run()["command"] == "migrate"
+
+
+def test_it_gives_up(run, django_database, small_shop, session, settings) -> None:
+    """When it does not get the lock in time, the exit code is 3."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "MAX_WAIT": 0.2}
+    assert LeaderLock(session).try_acquire()
+    ended = run()
+    assert ended.code == 3
+    assert "CommandError: Gave up after 0.2 s." in ended.stderr
+
+
+def test_unreachable(run, django_database, log_in_as, small_shop, settings) -> None:
+    """A server that does not answer is one line and exit code 4, before any check."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "CONNECT_ATTEMPTS": 1}
+    log_in_as(PORT="1")
+    ended = run()
+    assert ended.code == 4
+    assert "CommandError: The database 'default' cannot be reached: " in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [({"MODE": "both"}, "SAFE_INIT['MODE'] is 'both'."), ([], "is not a dictionary")],
+)
+def test_wrong_settings(
+    run, django_database, small_shop, settings, value, text
+) -> None:
+    """Wrong settings are one line and exit code 2."""
+    settings.SAFE_INIT = value
+    ended = run()
+    assert ended.code == 2
+    assert text in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_interrupted(run, django_database, small_shop) -> None:
+    """A signal ends it with 128+n; the run is closed."""
+
+    def interrupt(connection) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_sleep(60)")
+
+    small_shop.run("0003_interrupt", interrupt)
+    assert run().code == 143
+    assert django_database.newest_run()["outcome"] == "interrupted"
+
+
+def test_interrupted_while_waiting_for_the_server(
+    run, django_database, log_in_as, small_shop, monkeypatch
+) -> None:
+    """A signal ends also the wait for a server that does not answer."""
+    log_in_as(PORT="1")
+
+    def interrupt(low: float, high: float) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return high
+
+    # Called to choose the pause between two attempts: in the middle of the waiting.
+    monkeypatch.setattr(
+        "django_safe_init.backends.postgresql.session.random.uniform", interrupt
+    )
+    assert run().code == 143
+
+
+def test_an_open_connection_stays_open(django_database, small_shop) -> None:
+    """A caller's connection that was open before is open afterwards, the same one."""
+    connections["default"].ensure_connection()
+    raw = connections["default"].connection
+    call_command("migrate", verbosity=0)
+    assert connections["default"].connection is raw
+    assert not raw.closed
+
+
+def test_a_failure_of_ours(
+    run, django_database, log_in_as, new_role, small_shop
+) -> None:
+    """An error of our own is one line with its exit code, and no traceback."""
+    log_in_as(USER=new_role("small"))
+    ended = run()
+    assert ended.code == 2
+    assert "CommandError: The role small may not keep the status tables" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_migration_that_calls_migrate(run, django_database, small_shop) -> None:
+    """A `migrate` inside a migration is a part of the run, and waits for nobody."""
+    plans: list[str] = []
+
+    def nested(connection) -> None:
+        out = StringIO()
+        call_command("migrate", plan=True, stdout=out)
+        call_command("migrate", "shop", "0002", stdout=out, verbosity=1)
+        plans.append(out.getvalue())
+
+    small_shop.run("0003_nested", nested)
+    assert run().code == 0
+    assert "No migrations to apply." in plans[0]
+
+
+def test_other_databases_are_djangos(
+    run, django_database, make_database, small_shop, monkeypatch
+) -> None:
+    """--database names the alias to migrate."""
+    other = make_database()
+    configured = connections.configure_settings(
+        {"default": {}, "other": other.settings()}
+    )
+    monkeypatch.setitem(connections.settings, "other", configured["other"])
+    assert run("--database", "other").code == 0
+    assert other.newest_run()["outcome"] == "ready"
+    assert tables(django_database) == set()
+    connections["other"].close()
+    del connections["other"]
+
+
+def test_an_unknown_database(run, django_database, small_shop) -> None:
+    """An alias that is not there is refused by Django's parser, or by us, without traceback."""
+    ended = run("--database", "nowhere")
+    assert ended.code == 2
+    assert "Traceback" not in ended.stderr
+    assert "nowhere" in ended.stderr
+
+
+def test_a_program_of_its_own(django_database) -> None:
+    """As a process it applies Django's own apps once, under the lock."""
+
+    parameters = django_database.parameters
+    ended = subprocess.run(
+        [sys.executable, "-m", "django", "migrate"],
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.settings",
+            "TEST_DATABASE_NAME": django_database.name,
+            "TEST_DATABASE_HOST": parameters["host"],
+            "TEST_DATABASE_PORT": str(parameters["port"]),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert len(django_database.applied_once("auth")) == 12
+    assert django_database.newest_run()["command"] == "migrate"

@@ -1,0 +1,323 @@
+"""`safe_init_unlock`: who leads, what it is doing, and the end of it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from types import SimpleNamespace
+
+import psycopg
+import pytest
+
+from django_safe_init.backends.postgresql.activity import Backend
+from django_safe_init.backends.postgresql.ending import end_backends, terminate
+from django_safe_init.backends.postgresql.lock import LeaderLock
+from django_safe_init.backends.postgresql.lock_keys import leader_key, work_key
+from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.schema import ensure_tables
+from django_safe_init.core.build import current_build
+from django_safe_init.core.columns import RUN_TABLE
+from django_safe_init.core.states import State
+from django_safe_init.management.commands import safe_init_unlock
+from django_safe_init.management.commands.safe_init_unlock import Command
+from tests.support import wait_until
+
+
+@pytest.fixture
+def run(command_line):
+    """Runs the command from a command line."""
+    return partial(command_line, Command, "safe_init_unlock")
+
+
+@pytest.fixture
+def leader(open_session, small_shop) -> Recorder:
+    """A leader of this build that has the lock and a run, in its second migration."""
+    session = open_session("safe_init leader")
+    lock = LeaderLock(session)
+    assert lock.try_acquire()
+    ensure_tables(session)
+    recorder = Recorder(session, current_build(), None)
+    recorder.open_run("safe_migrate")
+    recorder.total = 2
+    recorder.update(State.MIGRATING, "shop.0002_sale")
+    return recorder
+
+
+@pytest.fixture
+def working(connect_raw):
+    """A connection of that leader's work."""
+    raw = connect_raw(application_name="work")
+    raw.execute("SELECT pg_advisory_lock_shared(%s)", [work_key()])
+    return raw
+
+
+@pytest.fixture
+def terminal(monkeypatch) -> Callable[[str], None]:
+    """Makes standard input a terminal on which this has been typed."""
+    master, slave = pty.openpty()
+
+    def type_(text: str) -> None:
+        os.write(master, text.encode())
+
+    with os.fdopen(slave, "r") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        yield type_
+    os.close(master)
+
+
+def is_there(database, pid: int) -> bool:
+    return bool(database.rows("SELECT 1 FROM pg_stat_activity WHERE pid = %s", pid))
+
+
+def test_nothing_held(run, django_database, shop) -> None:
+    """Without a leader there is nothing to end: exit code 0."""
+    ended = run()
+    assert (ended.code, ended.stdout) == (
+        0,
+        "default: nobody holds the leader lock\n",
+    )
+
+
+def test_work_without_a_leader(run, django_database, shop, working) -> None:
+    """What a dead leader left behind is for its successor to end."""
+    assert run("--noinput").stdout == "default: nobody holds the leader lock\n"
+    assert is_there(django_database, working.info.backend_pid)
+
+
+def test_it_ends_the_leader(run, django_database, leader, working) -> None:
+    """The leader session and the connections of its work are gone, and nobody holds a key."""
+    pids = [leader.session.handshake_pid, working.info.backend_pid]
+    ended = run("--noinput")
+    assert ended.code == 0, ended.stderr
+    assert ended.stdout.endswith("default: ended; a replica that waits takes over\n")
+    assert not any(is_there(django_database, pid) for pid in pids)
+    assert django_database.holders(leader_key()) == []
+    assert django_database.holders(work_key()) == []
+
+
+def test_what_it_shows(run, django_database, leader, working, in_background) -> None:
+    """The process, its run, its sessions, their statements and what blocks them are shown."""
+    django_database.rows("CREATE TABLE busy ()")
+    pid = working.info.backend_pid
+    with django_database.connect(application_name="report") as reader:
+        blocking = reader.info.backend_pid
+        reader.execute("BEGIN; SELECT * FROM busy")
+        altering = in_background(lambda: working.execute("DROP TABLE busy"))
+        wait_until(lambda: django_database.backends("wait_event_type = 'Lock'"))
+        ended = run("--noinput")
+    first, session, work, blocker, _ = ended.stdout.splitlines()
+    name = django_database.newest_run()["leader"]
+    assert first.startswith(
+        f"default: led by {name}, run {leader.run} (safe_migrate) for "
+    )
+    assert "0 of 2 done: migrating shop.0002_sale; last sign of life " in first
+    assert session.startswith(
+        f"  backend {leader.session.handshake_pid} (leader lock; role postgres, "
+        "safe_init 1/2 shop.0002_sale, from 127.0.0.1, for "
+    )
+    assert ": idle for " in session
+    assert work.startswith(f"  backend {pid} (work key; role postgres, work, ")
+    assert work.endswith(" s: DROP TABLE busy")
+    assert "): running for " in work
+    assert blocker.startswith(
+        f"  blocked by pid {blocking} (role postgres, report, idle"
+    )
+    assert blocker.endswith(
+        f"To end only that: SELECT pg_terminate_backend({blocking});"
+    )
+    with pytest.raises(psycopg.errors.AdminShutdown):
+        altering.result()
+
+
+@pytest.mark.parametrize("run_of", ["nobody", "another", "locked"])
+def test_a_leader_without_a_run(
+    run, django_database, session, shop, connect_raw, run_of
+) -> None:
+    """A leader that has no run yet, or whose run cannot be read, is shown by its session."""
+    assert LeaderLock(session).try_acquire()
+    if run_of != "nobody":
+        ensure_tables(session)
+        Recorder(session, current_build(), None).open_run("test")
+    if run_of == "another":
+        django_database.rows(f"UPDATE {RUN_TABLE} SET backend_pid = 0")
+    if run_of == "locked":
+        connect_raw().execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
+    ended = run("--noinput")
+    assert ended.code == 0, ended.stderr
+    first, second, _ = ended.stdout.splitlines()
+    assert first == "default: led by a process that has no run to be seen"
+    assert f"backend {session.handshake_pid} (leader lock; " in second
+
+
+def test_another_projects_leader(run, open_session, session, settings, shop) -> None:
+    """Who holds the lock of another LOCK_KEY is not touched."""
+    theirs, ours = LeaderLock(session), LeaderLock(open_session(), "shop")
+    assert theirs.try_acquire()
+    assert ours.try_acquire()
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "LOCK_KEY": "shop"}
+    assert run("--noinput").code == 0
+    theirs.verify()
+    assert run().stdout == "default: nobody holds the leader lock\n"
+
+
+# The question
+
+
+@pytest.mark.parametrize("answer", ["y\n", "Yes\n"])
+def test_confirmed(run, django_database, leader, terminal, answer) -> None:
+    """A "y" ends the leader."""
+    terminal(answer)
+    ended = run()
+    assert ended.code == 0, ended.stderr
+    assert "End these sessions? [y/N]" in ended.stdout
+    assert not is_there(django_database, leader.session.handshake_pid)
+
+
+@pytest.mark.parametrize("answer", ["n\n", "\n", "\x04"], ids=["n", "return", "^D"])
+def test_not_confirmed(run, django_database, leader, terminal, answer) -> None:
+    """Any other answer ends nothing: exit code 1."""
+    terminal(answer)
+    ended = run()
+    assert (ended.code, ended.stderr) == (1, "CommandError: Nothing was ended.\n")
+    assert is_there(django_database, leader.session.handshake_pid)
+
+
+def test_no_terminal(run, django_database, leader, monkeypatch) -> None:
+    """Where nobody can be asked, the leader is shown and left alone: exit code 1."""
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: False))
+    ended = run()
+    assert ended.code == 1
+    assert "led by " in ended.stdout
+    assert ended.stderr == (
+        "CommandError: Nothing was ended: there is no terminal to confirm it on. "
+        "Add --noinput.\n"
+    )
+    assert is_there(django_database, leader.session.handshake_pid)
+
+
+def test_interrupted(run, django_database, leader, monkeypatch) -> None:
+    """Ctrl-C at the question ends nothing: exit code 130."""
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(
+        safe_init_unlock,
+        "input",
+        lambda prompt: os.kill(os.getpid(), signal.SIGINT),
+        raising=False,
+    )
+    assert run().code == 130
+    assert is_there(django_database, leader.session.handshake_pid)
+
+
+def test_the_connection_ends_meanwhile(
+    run, django_database, leader, monkeypatch
+) -> None:
+    """A connection that ends while the question stands is exit code 4, in one line."""
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+
+    def answer(prompt: str) -> str:
+        [own] = django_database.backends("application_name = 'safe_init unlock'")
+        django_database.rows("SELECT pg_terminate_backend(%s, 5000)", own["pid"])
+        return "y"
+
+    monkeypatch.setattr(safe_init_unlock, "input", answer, raising=False)
+    ended = run()
+    assert ended.code == 4
+    assert ended.stderr.startswith(
+        "CommandError: The connection to 'default' ended: terminating connection"
+    )
+    assert is_there(django_database, leader.session.handshake_pid)
+
+
+# What may not be ended, or does not end
+
+
+def test_another_roles_leader(
+    run, django_database, leader, working, new_role, log_in_as
+) -> None:
+    """A session of another role is named, with the SQL for an administrator: exit code 1."""
+    log_in_as(USER=new_role("small"))
+    ended = run("--noinput")
+    pid = leader.session.handshake_pid
+    assert (ended.code, ended.stderr) == (
+        1,
+        f"CommandError: Backend {pid} of the role postgres may not be ended by this role; "
+        f"an administrator can: SELECT pg_terminate_backend({pid});\n",
+    )
+    assert f"backend {pid} (leader lock; role postgres, safe_init " in ended.stdout
+    assert "): this role may not see what it does\n" in ended.stdout
+    assert is_there(django_database, pid)
+    assert is_there(django_database, working.info.backend_pid)
+
+
+def test_a_backend_that_does_not_end(
+    run, django_database, leader, working, monkeypatch
+) -> None:
+    """A session that is still there after ten seconds is named: exit code 1."""
+    monkeypatch.setattr(safe_init_unlock, "_SECONDS_TO_END", 0.2)
+    pid = working.info.backend_pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        ended = run("--noinput")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert (ended.code, ended.stderr) == (
+        1,
+        f"CommandError: Told to end, and not ended within 0.2 s: backend {pid}.\n",
+    )
+
+
+def test_only_the_backends_that_were_shown(django_database, session, leader) -> None:
+    """A later backend that has got the same process id is left alone."""
+    pid = leader.session.handshake_pid
+    early = "2001-01-01 00:00:00+00"
+    assert terminate(session, pid, early)
+    gone = Backend(
+        pid, True, "", "", None, early, 0, "idle", 0, False, [], 0, "SELECT 1"
+    )
+    assert end_backends(session, [gone], 1) is None
+    assert is_there(django_database, pid)
+
+
+# Where it cannot look
+
+
+def test_unknown_alias(run, django_database) -> None:
+    """An unknown alias is exit code 2, in one line."""
+    ended = run("--database", "nowhere")
+    assert ended.code == 2
+    assert ended.stderr.startswith("CommandError: There is no database 'nowhere'")
+
+
+def test_another_engine(run, django_database, log_in_as) -> None:
+    """An engine without a leader lock is said to have none: exit code 2."""
+    log_in_as(ENGINE="tests.other_engine", NAME=":memory:")
+    try:
+        ended = run()
+    finally:
+        log_in_as(**django_database.settings())
+    assert ended.code == 2
+    assert "no leader lock" in ended.stderr
+
+
+def test_unreachable(run, django_database, log_in_as, settings) -> None:
+    """A server that does not answer is exit code 4, in one line."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "CONNECT_ATTEMPTS": 1}
+    log_in_as(PORT="1")
+    ended = run()
+    assert ended.code == 4
+    assert "CommandError: The database 'default' cannot be reached" in ended.stderr
+
+
+def test_straight_to_the_server(run, django_database, leader, settings) -> None:
+    """It connects by DIRECT, past whatever pooler the alias names."""
+    direct = {"default": {"PORT": "1"}}
+    settings.SAFE_INIT = {
+        **settings.SAFE_INIT,
+        "DIRECT": direct,
+        "CONNECT_ATTEMPTS": 1,
+    }
+    assert run("--noinput").code == 4

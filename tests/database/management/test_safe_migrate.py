@@ -1,0 +1,696 @@
+"""`safe_migrate`: every option, every exit code, and one JSON object."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from functools import partial
+
+import pytest
+from django.core.checks import Error, register
+from django.core.management import CommandError, call_command
+from django.db import OperationalError, connections
+
+from django_safe_init import initialize
+from django_safe_init.backends.postgresql.lock import LeaderLock
+from django_safe_init.backends.postgresql.lock_keys import leader_key
+from django_safe_init.core.columns import RUN_TABLE
+from django_safe_init.management.commands.safe_migrate import Command
+from tests.database.conftest import INITIAL, SALE
+from tests.support import wait_until
+
+KEYS = [
+    "result",
+    "role",
+    "database",
+    "run",
+    "applied",
+    "waited_seconds",
+    "duration_seconds",
+    "error",
+]
+
+
+@pytest.fixture
+def run(command_line):
+    """Runs the command from a command line."""
+    return partial(command_line, Command, "safe_migrate")
+
+
+def there_is_no_table(database) -> bool:
+    return database.value(f"SELECT to_regclass('{RUN_TABLE}')") is None
+
+
+def no_price(connection) -> None:
+    raise ValueError("no price")
+
+
+# Ready
+
+
+def test_the_options_of_every_command(run, small_shop) -> None:
+    """Options of Django's that exclude each other are a usage error, in one object, too."""
+    ended = run("--json", "--no-color", "--force-color")
+    assert (ended.code, ended.json["result"]) == (2, "usage")
+    assert "can't be used together" in ended.json["error"]
+    assert run("--no-color", "--force-color").code == 2
+
+
+@pytest.mark.parametrize("json_too", [True, False])
+def test_traceback(run, django_database, small_shop, json_too) -> None:
+    """With --traceback the exit code and the object are the same, and the cause is shown."""
+    small_shop.run("0003_broken", no_price)
+    ended = run("--traceback", *["--json"][:json_too])
+    assert ended.code == 1
+    assert "in no_price" in ended.stderr
+    assert "ValueError: no price" in ended.stderr
+    if json_too:
+        assert ended.json["result"] == "failed"
+
+
+def test_a_traceback_in_the_log(run, django_database, small_shop, caplog) -> None:
+    """Without it the log of the leader has the cause."""
+    caplog.set_level("INFO", "django_safe_init")
+    small_shop.run("0003_broken", no_price)
+    assert "in no_price" not in run().stderr
+    [told] = [each for each in caplog.records if each.exc_info]
+    assert "shop.0003_broken: ValueError: no price" in told.getMessage()
+
+
+@pytest.mark.parametrize("how", ["--plan", "--check", "--phase=privileged", "--json"])
+@pytest.mark.parametrize("timeout", ["nan", "-1"])
+def test_a_time_out_that_cannot_be(run, small_shop, how, timeout) -> None:
+    """Nobody can wait that long, whatever is to be done."""
+    ended = run(how, f"--timeout={timeout}")
+    assert ended.code == 2
+    assert f"A time-out of {timeout} seconds is not possible" in ended.stderr + (
+        ended.stdout
+    )
+
+
+def test_rerun_is_about_one_database(run, small_shop) -> None:
+    """Elsewhere the migration is not unfinished."""
+    ended = run(
+        "--rerun", "shop.0002_sale", "--database", "default", "--database", "other"
+    )
+    assert ended.code == 2
+    assert "--rerun is about one database" in ended.stderr
+
+
+def test_it_leads(run, django_database, small_shop) -> None:
+    """On an empty database it leads; Django's output goes to standard output."""
+    ended = run()
+    assert ended.code == 0
+    assert "Applying shop.0001_initial... OK" in ended.stdout
+    assert ended.stdout.splitlines()[-1].startswith(
+        "default: ready (leader, 2 migrations applied, "
+    )
+    assert ended.stderr == ""
+    assert django_database.newest_run()["command"] == "safe_migrate"
+
+
+def test_nothing_to_do(run, django_database, small_shop) -> None:
+    """The second time it says that there is nothing to do, and imports no migration."""
+    run()
+    for name in small_shop.names:
+        sys.modules.pop(f"{small_shop.package}.{name}")
+    ended = run()
+    assert ended.code == 0
+    assert ended.stdout.startswith("default: ready (nothing to do, ")
+    imported = {f"{small_shop.package}.{name}" for name in small_shop.names}
+    assert not imported & set(sys.modules)
+
+
+def test_quiet(run, django_database, small_shop) -> None:
+    """With --verbosity 0 success is silent."""
+    assert run("--verbosity", "0").stdout == ""
+
+
+def test_json(run, django_database, small_shop) -> None:
+    """--json prints exactly one object with exactly these keys."""
+    ended = run("--json")
+    assert ended.code == 0
+    assert list(ended.json) == KEYS
+    assert ended.json["result"] == "ready"
+    assert ended.json["role"] == "leader"
+    assert ended.json["run"] == django_database.newest_run()["id"]
+    assert ended.json["applied"] == ["shop.0001_initial", "shop.0002_sale"]
+    assert ended.json["error"] is None
+    assert run("--json").json["role"] == "none"
+
+
+def test_json_whatever_is_printed(run, django_database, small_shop) -> None:
+    """What migrations print, and what programs print that they start, is not in the way."""
+
+    def shout(connection) -> None:
+        print("from a migration")
+        subprocess.run(["echo", "from a program"], check=True, timeout=10)
+
+    small_shop.run("0003_shout", shout)
+    ended = run("--json")
+    assert ended.json["applied"][-1] == "shop.0003_shout"
+    assert "from a migration" in ended.stderr
+    assert "from a program" in ended.stderr
+    assert "Applying shop.0003_shout" in ended.stderr
+
+
+def test_json_through_call_command(django_database, small_shop, capsys) -> None:
+    """Called from Python, the object goes to the given stream."""
+    call_command("safe_migrate", json=True, verbosity=0)
+    assert json.loads(capsys.readouterr().out)["result"] == "ready"
+
+
+def test_force(run, django_database, small_shop) -> None:
+    """--force runs although this build is initialized."""
+    run()
+    assert run("--force", "--json").json["role"] == "leader"
+    assert len(django_database.runs()) == 2
+
+
+@pytest.mark.parametrize("arguments", [(), ("--database", "other")])
+def test_databases(
+    run, django_database, make_database, small_shop, settings, monkeypatch, arguments
+) -> None:
+    """Without --database, those of DATABASES are initialized; with it, only that."""
+    other = make_database()
+    configured = connections.configure_settings(
+        {"default": {}, "other": other.settings()}
+    )
+    monkeypatch.setitem(connections.settings, "other", configured["other"])
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "DATABASES": ["default", "other"]}
+    ended = run("--json", *arguments)
+    assert len(other.applied_once()) == 2
+    if arguments:
+        assert ended.json["database"] == "other"
+        assert django_database.applied_counts() == {}
+    else:
+        assert ended.json["result"] == "ready"
+        assert [each["database"] for each in ended.json["databases"]] == [
+            "default",
+            "other",
+        ]
+    connections["other"].close()
+    del connections["other"]
+
+
+def test_the_worst_decides(run, django_database, small_shop) -> None:
+    """Of several databases the worst end decides, and comes first."""
+    ended = run("--json", "--database", "default", "--database", "nowhere")
+    assert ended.code == 2
+    assert ended.json["result"] == "usage"
+    assert [each["result"] for each in ended.json["databases"]] == ["usage", "ready"]
+    assert "nowhere: There is no database 'nowhere'" in ended.stderr
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_an_unforeseen_error_of_one(
+    run, django_database, small_shop, caplog, jobs
+) -> None:
+    """An error that nobody foresaw stops no other database; its traceback is logged."""
+
+    @register
+    def check_and_break(app_configs, databases, **kwargs):
+        if "default" in databases:
+            raise LookupError("no such app")
+        return []
+
+    ended = run("--jobs", jobs, "--database", "default", "--database", "nowhere")
+    assert ended.code == 2
+    assert ended.stderr.splitlines()[-2:] == [
+        "CommandError: nowhere: There is no database 'nowhere' in DATABASES. "
+        f"Use one of: {', '.join(connections.settings)}.",
+        "default: LookupError: no such app",
+    ]
+    [record] = [record for record in caplog.records if record.exc_info]
+    assert record.exc_info[0] is LookupError
+
+
+def test_called_from_a_thread(django_database, small_shop, in_background) -> None:
+    """Called from a thread of the project, where no signal arrives, several work as well."""
+    thread = in_background(
+        lambda: call_command(
+            "safe_migrate", database=["default", "nowhere"], jobs=2, verbosity=0
+        )
+    )
+    with pytest.raises(CommandError) as caught:
+        thread.result()
+    assert caught.value.returncode == 2
+    assert len(django_database.applied_once()) == 2
+
+
+def test_a_migration_that_interrupts_itself(run, django_database, small_shop) -> None:
+    """A KeyboardInterrupt that no signal has caused is raised from the thread, too."""
+
+    def interrupt(connection) -> None:
+        raise KeyboardInterrupt
+
+    small_shop.run("0003_interrupt", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run("--jobs", "2", "--database", "default", "--database", "nowhere")
+    assert django_database.newest_run()["outcome"] == "interrupted"
+
+
+def test_a_database_named_twice(run, django_database, small_shop) -> None:
+    """A database that is named twice is initialized once."""
+    ended = run("--json", "--database", "default", "--database", "default")
+    assert "databases" not in ended.json
+
+
+def test_external(run, django_database, small_shop) -> None:
+    """--mode external waits for somebody else."""
+    assert run("--mode", "external", "--timeout", "0").code == 3
+    initialize()
+    assert run("--mode", "external").code == 0
+
+
+# Plan and check
+
+
+def test_plan(run, django_database, small_shop) -> None:
+    """--plan shows what would be done and changes nothing."""
+    ended = run("--plan")
+    assert ended.code == 0
+    assert ended.stdout.startswith("Planned operations:\nshop.0001_initial\n")
+    assert "ready" not in ended.stdout
+    assert there_is_no_table(django_database)
+    assert django_database.applied_counts() == {}
+
+
+def test_check(run, django_database, small_shop) -> None:
+    """--check exits with 1 unless ready, says what is missing, and changes nothing."""
+    ended = run("--check")
+    assert ended.code == 1
+    assert "not ready: not initialized for this build; 2 to apply" in ended.stderr
+    assert there_is_no_table(django_database)
+    initialize()
+    assert run("--check").code == 0
+
+
+def test_plan_and_check(run, django_database, small_shop) -> None:
+    """Both together show the plan and exit by it."""
+    ended = run("--plan", "--check")
+    assert ended.code == 1
+    assert "shop.0002_sale" in ended.stdout
+
+
+def test_check_with_json(run, django_database, small_shop) -> None:
+    """--check --json says it in the object."""
+    ended = run("--check", "--json")
+    assert (ended.code, ended.json["result"]) == (1, "failed")
+    assert ended.json["error"].startswith("not ready: ")
+
+
+# Failure
+
+
+def test_a_failed_migration(run, django_database, small_shop) -> None:
+    """A failure is exit code 1 and one line with the migration: no traceback."""
+
+    def fail(connection) -> None:
+        raise ValueError("no")
+
+    small_shop.run("0003_fail", fail)
+    ended = run()
+    assert ended.code == 1
+    assert ended.stderr == "CommandError: default: shop.0003_fail: ValueError: no\n"
+    ended = run("--json")
+    assert (ended.code, ended.json["result"]) == (1, "failed")
+    assert ended.json["error"] == "shop.0003_fail: ValueError: no"
+    assert ended.json["run"] == django_database.newest_run()["id"]
+
+
+def test_what_was_applied_before_a_failure(run, django_database, small_shop) -> None:
+    """The object of a failure says what had been applied."""
+
+    def fail(connection) -> None:
+        raise ValueError("no")
+
+    small_shop.run("0003_fail", fail)
+    assert run("--json").json["applied"] == ["shop.0001_initial", "shop.0002_sale"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--database", "nowhere"], "There is no database 'nowhere'"),
+        (["--timeout", "-1"], "A time-out of -1 seconds is not possible."),
+        (["--rerun", "shop.0001_initial"], "that is not unfinished"),
+        (["--jobs", "0"], "--jobs must be 1 or more."),
+        (["--", "no-such-program"], "There is no command 'no-such-program'"),
+        (
+            ["--plan", "--", "true"],
+            "--plan changes nothing, so no command can follow it.",
+        ),
+    ],
+)
+def test_usage(run, django_database, small_shop, arguments, text) -> None:
+    """What is wrong with the arguments is one sentence and exit code 2."""
+    ended = run(*arguments)
+    assert ended.code == 2
+    assert text in ended.stderr
+    assert "Traceback" not in ended.stderr
+    ended = run("--json", *arguments)
+    assert (ended.code, ended.json["result"]) == (2, "usage")
+    assert text in ended.json["error"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--mode", "both"], ["--timeout", "soon"], ["--x"]]
+)
+def test_usage_that_the_parser_finds(run, django_database, arguments) -> None:
+    """So is what the parser finds, under --json in the object."""
+    ended = run(*arguments)
+    assert ended.code == 2
+    assert "usage: " in ended.stderr
+    ended = run(*arguments, "--json")
+    assert (ended.code, ended.json["result"]) == (2, "usage")
+    assert list(ended.json) == KEYS
+    assert arguments[0] in ended.json["error"]
+
+
+def test_help(run) -> None:
+    """--help explains, and names the command after `--`."""
+    ended = run("--help")
+    assert ended.code == 0
+    assert "[options] [-- COMMAND ...]" in ended.stdout
+
+
+def test_wrong_settings(run, django_database, settings) -> None:
+    """A wrong setting is one sentence and exit code 2."""
+    settings.SAFE_INIT = {"DATABASES": "default"}
+    ended = run("--json")
+    assert (ended.code, ended.json["result"]) == (2, "usage")
+    assert ended.json["error"].startswith("SAFE_INIT['DATABASES'] is 'default'.")
+
+
+def test_an_unknown_mode_in_the_environment(run, django_database, monkeypatch) -> None:
+    """So is an unknown mode in the environment."""
+    monkeypatch.setenv("DB_INIT_MODE", "maybe")
+    ended = run()
+    assert ended.code == 2
+    assert "The environment variable DB_INIT_MODE is 'maybe'." in ended.stderr
+
+
+def test_unsafe(run, django_database, log_in_as, small_shop, tmp_path) -> None:
+    """Unsafe surroundings are exit code 2 and result "unsafe"."""
+    log_in_as(ENGINE="tests.other_engine", NAME=str(tmp_path / "db.sqlite3"))
+    ended = run("--json")
+    log_in_as(**django_database.settings())
+    assert (ended.code, ended.json["result"]) == (2, "unsafe")
+
+
+def test_missing_privilege(
+    run, django_database, log_in_as, new_role, small_shop
+) -> None:
+    """A missing right is exit code 2 with the GRANT."""
+    log_in_as(USER=new_role("small"))
+    ended = run()
+    assert ended.code == 2
+    assert 'GRANT CREATE ON SCHEMA public TO "small";' in ended.stderr
+
+
+def test_failing_checks(run, django_database, small_shop) -> None:
+    """A system check that fails stops it before any lock, unless checks are skipped."""
+
+    @register
+    def check_in_vain(app_configs, **kwargs):
+        return [Error("It is Friday.")]
+
+    ended = run("--json")
+    assert (ended.code, ended.json["result"]) == (2, "usage")
+    assert "It is Friday." in ended.json["error"]
+    assert there_is_no_table(django_database)
+    assert run("--skip-checks").code == 0
+
+
+def test_an_unforeseen_error(run, django_database, small_shop, caplog) -> None:
+    """Under --json even an error that nobody foresaw is an object; its traceback is logged."""
+
+    @register
+    def check_and_break(app_configs, **kwargs):
+        raise LookupError("no such app")
+
+    ended = run("--json")
+    assert (ended.code, ended.json["result"]) == (1, "failed")
+    assert ended.json["error"] == "LookupError: no such app"
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [
+        LookupError
+    ]
+    with pytest.raises(LookupError):
+        run()
+
+
+def test_no_checks_where_there_is_nothing_to_do(
+    run, django_database, small_shop
+) -> None:
+    """A start with nothing to do runs no system check."""
+    run()
+    checked = []
+
+    @register
+    def check_and_tell(app_configs, **kwargs):
+        checked.append(True)
+        return []
+
+    run()
+    assert checked == []
+    run("--force")
+    assert checked == [True]
+
+
+def test_timeout(run, django_database, small_shop, session) -> None:
+    """Waiting longer than --timeout is exit code 3, and names the leader."""
+    assert LeaderLock(session).try_acquire()
+    ended = run("--timeout", "0.2")
+    assert ended.code == 3
+    assert "Gave up after 0.2 s." in ended.stderr
+    assert "[safe_init] waiting for the leader (pid " in ended.stderr
+    ended = run("--timeout", "0.2", "--json")
+    assert (ended.json["result"], ended.json["role"]) == ("timeout", "follower")
+    assert ended.json["waited_seconds"] >= 0.2
+
+
+def test_unreachable(run, django_database, log_in_as, small_shop, settings) -> None:
+    """A server that cannot be reached is exit code 4."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "CONNECT_ATTEMPTS": 1}
+    log_in_as(PORT="1")
+    ended = run("--json")
+    assert (ended.code, ended.json["result"]) == (4, "unreachable")
+
+
+def test_lock_lost(run, django_database, small_shop, settings) -> None:
+    """A lock that is lost too often is exit code 5."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "RESTARTS": 0}
+
+    def lose(connection) -> None:
+        [pid] = django_database.holders(leader_key())
+        django_database.rows("SELECT pg_terminate_backend(%s, 5000)", pid)
+
+    small_shop.run("0003_lose", lose)
+    small_shop.run("0004_never", lambda connection: None)
+    ended = run("--json")
+    assert (ended.code, ended.json["result"]) == (5, "lock_lost")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted(run, django_database, small_shop, number) -> None:
+    """A signal ends it with 128+n; the run is closed and the lock is free."""
+
+    def interrupt(connection) -> None:
+        os.kill(os.getpid(), number)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_sleep(60)")
+
+    small_shop.run("0003_interrupt", interrupt)
+    ended = run("--json", "--database", "default", "--database", "nowhere")
+    assert (ended.code, ended.json["result"]) == (128 + number, "interrupted")
+    assert ended.json["error"] == f"ended by {signal.Signals(number).name}"
+    assert django_database.newest_run()["outcome"] == "interrupted"
+    assert (
+        django_database.rows("SELECT 1 FROM pg_locks WHERE locktype = 'advisory'") == []
+    )
+
+
+def test_interrupted_while_waiting(run, django_database, small_shop, session) -> None:
+    """A follower is ended by a signal, too."""
+    assert LeaderLock(session).try_acquire()
+
+    def interrupt() -> None:
+        wait_until(lambda: django_database.backends("query LIKE '%%LISTEN%%'"))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    ended = run("--json")
+    thread.join()
+    assert (ended.code, ended.json["result"]) == (143, "interrupted")
+    assert ended.json["role"] == "follower"
+
+
+# Rerun
+
+
+def test_rerun(run, django_database, shop, settings) -> None:
+    """--rerun runs an unfinished migration again where UNFINISHED is "report"."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "UNFINISHED": "report"}
+    shop.write("0001_initial", INITIAL)
+    fails = [True]
+
+    def work(connection) -> None:
+        if fails:
+            raise ValueError(fails.pop())
+
+    shop.run("0002_work", work, atomic=False)
+    shop.write("0003_sale", SALE)
+    assert run().code == 1
+    ended = run()
+    assert ended.code == 1
+    assert "safe_migrate --rerun shop.0002_work" in ended.stderr
+    assert run("--rerun", "shop.0002_work", "--json").json["applied"] == [
+        "shop.0002_work",
+        "shop.0003_sale",
+    ]
+
+
+# `-- COMMAND`
+
+
+@pytest.fixture
+def start(django_database):
+    """Runs manage.py as a process of its own on the database, with Django's own apps."""
+
+    def run_process(*arguments: str) -> subprocess.CompletedProcess[str]:
+        parameters = django_database.parameters
+        environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.settings",
+            "TEST_DATABASE_NAME": django_database.name,
+            "TEST_DATABASE_HOST": parameters["host"],
+            "TEST_DATABASE_PORT": str(parameters["port"]),
+        }
+        return subprocess.run(
+            [sys.executable, "-m", "django", *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    return run_process
+
+
+def test_it_becomes_the_command(start, django_database) -> None:
+    """Once ready, the process becomes the command, whose exit code and output are its own."""
+    ended = start(
+        "safe_migrate", "--json", "--", "sh", "-c", "echo $0 served; exit 7", "was"
+    )
+    assert ended.returncode == 7
+    first, last = ended.stdout.splitlines()
+    assert json.loads(first)["result"] == "ready"
+    assert last == "was served"
+    assert len(django_database.applied_once("auth")) == 12
+
+
+def test_it_does_not_become_the_command(start, django_database) -> None:
+    """After a failure there is no command."""
+    django_database.rows("DROP SCHEMA public")
+    ended = start("safe_migrate", "--", "echo", "served")
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert "CommandError: default: The role postgres has no schema" in ended.stderr
+
+
+def test_a_command_that_cannot_be_started(start, django_database, tmp_path) -> None:
+    """A program that the system cannot run is one line and exit code 2, no traceback."""
+    program = tmp_path / "program"
+    program.write_bytes(b"\0 no program")
+    program.chmod(0o755)
+    ended = start("safe_migrate", "--", str(program))
+    assert ended.returncode == 2
+    assert ended.stderr.endswith(f"{program} cannot be started: Exec format error\n")
+
+
+def test_called_from_python(django_database, small_shop) -> None:
+    """Called from Python, a failure is a CommandError with the exit code."""
+    with pytest.raises(CommandError) as caught:
+        call_command("safe_migrate", timeout=-1.0)
+    assert caught.value.returncode == 2
+
+
+# Another engine
+
+
+@pytest.fixture
+def other_engine(log_in_as, django_database, settings, tmp_path):
+    """`default` has an engine without a lock, which is accepted."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "LOCK": "none"}
+    file = str(tmp_path / "db.sqlite3")
+    log_in_as(ENGINE="tests.other_engine", NAME=file, OPTIONS={})
+    yield file
+    log_in_as(**django_database.settings())
+
+
+def test_check_without_a_lock(run, other_engine, shop) -> None:
+    """--check works for an engine without a lock, by what Django says."""
+    shop.write("0001_initial", INITIAL)
+    ended = run("--check")
+    assert ended.code == 1
+    assert "not ready: migrations to apply" in ended.stderr
+    assert run().code == 0
+    assert run("--check").code == 0
+
+
+def test_check_of_an_unknown_database(run, django_database) -> None:
+    """--check of an alias that is not there is an error of usage."""
+    assert run("--check", "--database", "nowhere").code == 2
+
+
+# Checks that open the database
+
+
+@pytest.fixture
+def busy_check():
+    """A check that finds the server full a number of times, as Django's own may."""
+    left = [1]
+
+    @register
+    def check_version(app_configs, **kwargs):
+        if left[0]:
+            left[0] -= 1
+            raise OperationalError("FATAL:  sorry, too many clients already")
+        return []
+
+    return left
+
+
+def test_a_check_that_finds_the_server_full(
+    run, django_database, small_shop, busy_check, monkeypatch
+) -> None:
+    """A check that gets no connection is repeated: a full server is waited for."""
+    monkeypatch.setattr(
+        "random.uniform",
+        lambda low, high: low,
+    )
+    ended = run()
+    assert ended.code == 0
+    assert "[safe_init] waiting for the server: FATAL: sorry, too many" in ended.stderr
+
+
+def test_a_check_that_finds_it_full_for_too_long(
+    run, django_database, small_shop, busy_check, settings, monkeypatch
+) -> None:
+    """It is waited for no longer than WAIT_TIMEOUT."""
+    monkeypatch.setattr(
+        "random.uniform",
+        lambda low, high: low,
+    )
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "WAIT_TIMEOUT": 0.3}
+    busy_check[0] = 1000
+    ended = run("--json")
+    assert (ended.code, ended.json["result"]) == (4, "unreachable")
+    assert "sorry, too many clients" in ended.json["error"]

@@ -1,0 +1,535 @@
+"""Pools on a real server: where queries go, what a slow pool allows, what stays as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from typing import Any
+
+import psycopg
+import pytest
+from asgiref.sync import sync_to_async
+from django.contrib.auth.models import Group, Permission, User
+from django.contrib.contenttypes.models import ContentType
+from django.core.management import call_command
+from django.db import OperationalError, connections, router, transaction
+
+from django_safe_init import ReadOnlyPool, get_status, initialize, using_pool
+from django_safe_init.pools import SlowPool, postgresql
+from tests.processes.pgbouncer import pgbouncer
+from tests.support import Database, wait_until
+
+MODELS = (ContentType, Permission, Group, User)
+SLOW = "default_analytics"
+#: How the server knows the sessions of the pool.
+NAMED = {"OPTIONS": {"application_name": "analytics"}}
+#: A write that does not begin like one.
+HIDDEN = "WITH gone AS (DELETE FROM auth_group RETURNING id) SELECT * FROM gone"
+READ_ONLY = "The pool 'analytics' of the database 'default' is read-only"
+
+
+def make_tables() -> None:
+    with connections["default"].schema_editor() as editor:
+        for model in MODELS:
+            editor.create_model(model)
+    Group.objects.create(name="first")
+
+
+@pytest.fixture
+def pooled(django_database, add_pools) -> Database:
+    """A database with the pools `analytics` (one connection) and `exports`, and a group."""
+    add_pools(
+        analytics=SlowPool(size=1, wait=0.2, settings=NAMED),
+        exports=SlowPool(read_only=False, statement_timeout=None),
+    )
+    make_tables()
+    return django_database
+
+
+def setting(name: str, alias: str = SLOW) -> str:
+    with connections[alias].cursor() as cursor:
+        cursor.execute("SELECT current_setting(%s)", [name])
+        return str(cursor.fetchone()[0])
+
+
+def names() -> set[str]:
+    return set(Group.objects.values_list("name", flat=True))
+
+
+# Sessions
+
+
+@pytest.mark.usefixtures("pooled")
+def test_limits() -> None:
+    """Only the pool's sessions have its limits, and not by start-up options."""
+    assert setting("statement_timeout") == "5min"
+    assert setting("default_transaction_read_only") == "on"
+    assert "options" not in connections[SLOW].settings_dict["OPTIONS"]
+    assert setting("statement_timeout", "default") == "0"
+    assert setting("default_transaction_read_only", "default") == "off"
+    assert setting("default_transaction_read_only", "default_exports") == "off"
+
+
+def test_queries_go_to_the_pool(pooled) -> None:
+    """Inside the block the server sees a query in a session of the pool, and only there."""
+    assert pooled.backends("application_name = 'analytics'") == []
+    with using_pool("analytics"):
+        assert names() == {"first"}
+        assert Group.objects.get()._state.db == SLOW
+    [backend] = pooled.backends("application_name = 'analytics'")
+    assert "auth_group" in backend["query"]
+    assert Group.objects.get()._state.db == "default"
+
+
+def test_limits_are_set_once(pooled) -> None:
+    """The psycopg pool hands the same session out again, and nothing is sent for its limits."""
+    assert setting("statement_timeout") == "5min"
+    connections[SLOW].close()
+    for _ in range(3):
+        connections[SLOW].ensure_connection()
+        connections[SLOW].close()
+    [backend] = pooled.backends("application_name = 'analytics'")
+    assert "current_setting" in backend["query"]
+    assert setting("statement_timeout") == "5min"
+
+
+def test_pools_do_not_wait_for_each_other(pooled, in_background) -> None:
+    """A full pool lets its own queries wait, up to its `wait`, and nobody else's."""
+    release = threading.Event()
+
+    def occupy() -> None:
+        with using_pool("analytics"):
+            names()
+            release.wait(20)
+
+    occupying = in_background(occupy)
+    wait_until(lambda: pooled.backends("application_name = 'analytics'"))
+    with (
+        pytest.raises(OperationalError, match=r"couldn't get a connection after 0\.20"),
+        using_pool("analytics"),
+    ):
+        names()
+    assert names() == {"first"}
+    release.set()
+    occupying.result()
+
+
+def test_statement_timeout(django_database, add_pools) -> None:
+    """The server ends a statement that takes too long."""
+    add_pools(analytics=SlowPool(statement_timeout=0.05))
+    with (
+        connections[SLOW].cursor() as cursor,
+        pytest.raises(OperationalError, match="statement timeout"),
+    ):
+        cursor.execute("SELECT pg_sleep(20)")
+
+
+def test_without_limits(django_database, add_pools) -> None:
+    """A pool with neither limit is a pool of sessions as they are."""
+    add_pools(analytics=SlowPool(read_only=False, statement_timeout=None))
+    assert setting("statement_timeout") == "0"
+    assert setting("default_transaction_read_only") == "off"
+
+
+def test_without_a_psycopg_pool(django_database, add_pools) -> None:
+    """With `size=None` a reconnection is a new session, which has the limits too."""
+    add_pools(analytics=SlowPool(size=None))
+    pids = []
+    for _ in range(2):
+        with connections[SLOW].cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            pids.append(cursor.fetchone())
+        assert setting("statement_timeout") == "5min"
+        connections[SLOW].close()
+    assert pids[0] != pids[1]
+
+
+def test_without_autocommit(django_database, add_pools) -> None:
+    """Where Django leaves transactions open, the limits outlive the first one's rollback."""
+    add_pools(analytics=SlowPool(settings={"AUTOCOMMIT": False}))
+    assert setting("statement_timeout") == "5min"
+    transaction.rollback(using=SLOW)
+    assert setting("statement_timeout") == "5min"
+    transaction.rollback(using=SLOW)
+
+
+@pytest.mark.usefixtures("pooled")
+def test_no_session_without_limits(monkeypatch) -> None:
+    """Where the limits cannot be set, there is no connection, and the pool has it back."""
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            postgresql, "_values", lambda postgresql: {"no such setting": "1"}
+        )
+        with pytest.raises(Exception, match="unrecognized configuration parameter"):
+            connections[SLOW].ensure_connection()
+        assert connections[SLOW].connection is None
+    wait_until(lambda: _connects(SLOW))
+    assert setting("statement_timeout") == "5min"
+
+
+def _connects(alias: str) -> bool:
+    try:
+        connections[alias].ensure_connection()
+    except (
+        OperationalError
+    ):  # the psycopg pool replaces a lost connection in the background
+        return False
+    return True
+
+
+def test_the_guard_survives_other_wrappers(pooled) -> None:
+    """A connection that is opened inside somebody's execute_wrapper() is guarded afterwards."""
+
+    def other(execute: Any, *arguments: Any) -> Any:
+        return execute(*arguments)
+
+    connections[SLOW].close()
+    connections[SLOW].execute_wrappers.clear()
+    with connections[SLOW].execute_wrapper(other):
+        setting("statement_timeout")
+    assert other not in connections[SLOW].execute_wrappers
+    with pytest.raises(ReadOnlyPool):
+        Group.objects.using(SLOW).create(name="second")
+
+
+# Writes
+
+WRITES: dict[str, Callable[[], object]] = {
+    "save": lambda: Group(name="second").save(),
+    "bulk_create": lambda: Group.objects.bulk_create([Group(name="second")]),
+    "update": lambda: Group.objects.update(name="second"),
+    "delete": lambda: Group.objects.all().delete(),
+    "add": lambda: Group.objects.get().permissions.add(7),
+    "get_or_create": lambda: Group.objects.get_or_create(name="second"),
+    "explicitly": lambda: Group.objects.using("default").update(name="second"),
+}
+
+
+@pytest.mark.usefixtures("pooled")
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_writes_are_refused(write) -> None:
+    """A write inside a read-only block is our error, and no write is sent, on no alias."""
+    sent: list[str] = []
+
+    def look(execute: Any, statement: str, *arguments: Any) -> Any:
+        sent.append(statement)
+        return execute(statement, *arguments)
+
+    connections[SLOW].ensure_connection()
+    with (
+        connections[SLOW].execute_wrapper(look),
+        connections["default"].execute_wrapper(look),
+        using_pool("analytics"),
+        pytest.raises(ReadOnlyPool, match=READ_ONLY),
+    ):
+        write()
+    assert all(each.startswith("SELECT") for each in sent), sent
+    assert names() == {"first"}
+
+
+@pytest.mark.usefixtures("pooled")
+def test_writes_that_the_server_refuses() -> None:
+    """What cannot be seen from outside, PostgreSQL refuses; the error is the same."""
+    with (
+        using_pool("analytics"),
+        pytest.raises(ReadOnlyPool, match=READ_ONLY) as caught,
+    ):
+        list(Group.objects.raw(HIDDEN))
+    assert isinstance(
+        caught.value.__cause__.__cause__, psycopg.errors.ReadOnlySqlTransaction
+    )
+    with using_pool("analytics"), pytest.raises(ReadOnlyPool), transaction.atomic(SLOW):
+        Group.objects.select_for_update().first()
+    assert names() == {"first"}
+
+
+@pytest.mark.usefixtures("pooled")
+def test_writes_past_django() -> None:
+    """COPY is no statement of Django's cursor; the session itself is read-only."""
+    with (
+        connections[SLOW].cursor() as cursor,
+        pytest.raises(psycopg.errors.ReadOnlySqlTransaction),
+        cursor.copy("COPY auth_group (name) FROM STDIN") as copy,
+    ):
+        copy.write_row(["second"])
+
+
+@pytest.mark.usefixtures("pooled")
+def test_other_errors_stay_what_they_are() -> None:
+    """An error that is no refused write is Django's."""
+    with using_pool("analytics"), pytest.raises(Exception, match="division by zero"):
+        list(Group.objects.raw("SELECT 1 / 0 AS id"))
+
+
+@pytest.mark.usefixtures("pooled")
+def test_leaving_the_pool_to_write() -> None:
+    """An inner block without a pool writes to the database, as outside."""
+    with using_pool("analytics"):
+        with using_pool(None):
+            Group.objects.create(name="second")
+        assert names() == {"first", "second"}
+
+
+@pytest.mark.usefixtures("pooled")
+def test_a_pool_that_may_write() -> None:
+    """With `read_only=False`, writes go through the pool too."""
+    with using_pool("exports"):
+        made = Group.objects.create(name="second")
+    assert made._state.db == "default_exports"
+    assert names() == {"first", "second"}
+
+
+# Objects
+
+
+@pytest.mark.usefixtures("pooled")
+def test_saving_afterwards() -> None:
+    """An object that was read in the pool is saved, refreshed and deleted on the fast alias."""
+    with using_pool("analytics"):
+        group = Group.objects.defer("name").get()
+    assert group.name == "first"
+    group.name = "second"
+    group.save()
+    assert (group._state.db, names()) == ("default", {"second"})
+    with using_pool("analytics"):
+        group = Group.objects.get()
+        assert group.name == "second"
+    group.refresh_from_db()
+    group.delete()
+    assert names() == set()
+
+
+@pytest.mark.usefixtures("pooled")
+def test_relations_between_pools() -> None:
+    """Objects from different pools are related like any others."""
+    kind = ContentType.objects.create(app_label="auth", model="group")
+    with using_pool("analytics"):
+        group = Group.objects.get()
+        slow_kind = ContentType.objects.get()
+        unsaved = Permission(content_type=slow_kind, codename="sell", name="Sell")
+    unsaved.save()
+    group.permissions.add(unsaved)
+    assert list(group.permissions.all()) == [unsaved]
+    assert kind.permission_set.get() == unsaved
+    with using_pool("exports"):
+        [read] = Group.objects.prefetch_related("permissions__content_type")
+        assert read.permissions.all()[0].content_type == kind
+
+
+@pytest.mark.usefixtures("pooled")
+def test_adding_in_bulk() -> None:
+    """Django adds in bulk only what one alias has loaded; else it says what to do."""
+    kind = ContentType.objects.create(app_label="auth", model="group")
+    Permission.objects.create(content_type=kind, codename="sell", name="Sell")
+    with using_pool("analytics"):
+        loaded = Permission.objects.get()
+    with pytest.raises(ValueError, match="bulk=False"):
+        kind.permission_set.add(loaded)
+    kind.permission_set.add(loaded, bulk=False)
+    assert loaded._state.db == "default"
+
+
+# Transactions
+
+
+@pytest.mark.usefixtures("pooled")
+def test_a_transaction_stays_where_it_is(caplog) -> None:
+    """Inside a transaction the block reads what the transaction wrote, and says so once."""
+    with transaction.atomic():
+        Group.objects.create(name="second")
+        for _ in range(2):
+            with using_pool("analytics"):
+                assert names() == {"first", "second"}
+                assert router.db_for_read(Group) == "default"
+    lines = [record for record in caplog.records if record.name == "django_safe_init"]
+    assert [(line.levelno, line.getMessage()) for line in lines] == [
+        (
+            logging.WARNING,
+            "using_pool('analytics') inside a transaction of 'default': the queries stay in "
+            "the transaction.",
+        )
+    ]
+
+
+@pytest.mark.usefixtures("pooled")
+def test_writes_in_a_transaction_are_refused() -> None:
+    """Read-only is the block, whichever alias its queries go to."""
+    with transaction.atomic():
+        with using_pool("analytics"), pytest.raises(ReadOnlyPool, match=READ_ONLY):
+            Group.objects.update(name="second")
+        transaction.set_rollback(False)
+        Group.objects.create(name="third")
+    assert names() == {"first", "third"}
+
+
+@pytest.mark.usefixtures("pooled")
+def test_a_transaction_of_the_pool() -> None:
+    """A transaction on the pool's alias holds together what the block reads."""
+    with using_pool("analytics"), transaction.atomic(SLOW):
+        with connections[SLOW].cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        assert names() == {"first"}
+        with using_pool(None):
+            Group.objects.create(name="second")
+        assert names() == {"first"}
+        with transaction.atomic():
+            assert names() == {"first"}
+    assert names() == {"first", "second"}
+
+
+@pytest.mark.usefixtures("pooled")
+def test_a_transaction_by_hand() -> None:
+    """A transaction that was begun with `set_autocommit(False)` is not left either."""
+    transaction.set_autocommit(False)
+    try:
+        with using_pool("analytics"):
+            assert router.db_for_read(Group) == "default"
+        transaction.rollback()
+    finally:
+        transaction.set_autocommit(True)
+
+
+# Threads and event loops
+
+
+@pytest.mark.usefixtures("pooled")
+def test_in_an_event_loop() -> None:
+    """The ORM's coroutines, and sync code that they call, use the pool of their task."""
+
+    @using_pool("analytics")
+    async def report() -> list[str | None]:
+        first = await Group.objects.aget(name="first")
+        other = await sync_to_async(Group.objects.get)(name="first")
+        found = [group async for group in Group.objects.all()]
+        return [each._state.db for each in (first, other, *found)]
+
+    async def quick() -> str | None:
+        return (await Group.objects.aget())._state.db
+
+    async def refused() -> None:
+        with using_pool("analytics"):
+            await Group.objects.acreate(name="second")
+
+    async def main() -> list[Any]:
+        try:
+            together = await asyncio.gather(report(), quick(), report())
+            with pytest.raises(ReadOnlyPool):
+                await refused()
+            return together
+        finally:
+            await sync_to_async(connections.close_all)()
+
+    assert asyncio.run(main()) == [[SLOW] * 3, "default", [SLOW] * 3]
+
+
+@pytest.mark.usefixtures("pooled")
+def test_in_threads() -> None:
+    """A thread with a copy of the context uses the pool, on a connection of its own."""
+
+    def read() -> str | None:
+        try:
+            return Group.objects.get()._state.db
+        finally:
+            connections.close_all()
+
+    with using_pool("analytics"), ThreadPoolExecutor(1) as executor:
+        assert executor.submit(copy_context().run, read).result(20) == SLOW
+        assert executor.submit(read).result(20) == "default"
+
+
+# Initialization
+
+
+def test_an_initialization_uses_no_pool(pooled, small_shop) -> None:
+    """`safe_migrate` initializes the database once, and opens no session of a pool."""
+    seen: list[Any] = []
+    small_shop.run(
+        "0003_look",
+        lambda connection: seen.append(
+            (connection.alias, pooled.backends("application_name = 'analytics'"))
+        ),
+    )
+    call_command("safe_migrate")
+    assert seen == [("default", [])]
+    assert pooled.applied_once() == [
+        "shop.0001_initial",
+        "shop.0002_sale",
+        "shop.0003_look",
+    ]
+    assert len(pooled.runs()) == 1
+    assert initialize().role == "none"
+    call_command("safe_init_status")
+    assert get_status().ready
+    assert pooled.backends("application_name = 'analytics'") == []
+
+
+def test_dumpdata(pooled, capsys) -> None:
+    """Data is dumped by the database's own alias, also inside the block; a pool has none."""
+    pooled.rows("INSERT INTO auth_group (name) VALUES ('second')")
+    call_command("dumpdata", "auth.group")
+    assert "second" in capsys.readouterr().out
+    call_command("dumpdata", "auth.group", database=SLOW)
+    assert capsys.readouterr().out.strip() == "[]"
+
+
+# Poolers
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+def test_behind_pgbouncer(django_database, add_pools, log_in_as, mode) -> None:
+    """Each transaction has the limits, and other clients of the same session never get them."""
+    make_tables()
+    with pgbouncer(django_database, mode) as pooler:
+        log_in_as(PORT=str(pooler.parameters["port"]))
+        add_pools(analytics=SlowPool(size=1))
+        try:
+            _look_behind_a_pooler()
+        finally:
+            connections[SLOW].close()
+            connections[SLOW].close_pool()
+            connections["default"].close()
+
+
+def _look_behind_a_pooler() -> None:
+    assert setting("statement_timeout") == "5min"
+    assert setting("transaction_read_only") == "on"
+    with using_pool("analytics"):
+        assert names() == {"first"}
+        with pytest.raises(ReadOnlyPool):
+            Group.objects.update(name="second")
+        with pytest.raises(ReadOnlyPool):
+            list(Group.objects.raw(HIDDEN))
+        with transaction.atomic(SLOW):
+            with connections[SLOW].cursor() as cursor:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            assert setting("statement_timeout") == "5min"
+            assert setting("transaction_read_only") == "on"
+    # PgBouncer gives the session that was free last.
+    for _ in range(5):
+        assert setting("statement_timeout", "default") == "0"
+        assert setting("default_transaction_read_only", "default") == "off"
+    connections[SLOW].close()
+    assert setting("statement_timeout") == "5min"
+    Group.objects.update(name="second")
+
+
+# SQLite
+
+
+def test_sqlite(lite, add_pools) -> None:
+    """On SQLite the same code works, and writes are refused likewise."""
+    add_pools(exports=SlowPool(read_only=False))
+    make_tables()
+    with using_pool("analytics"):
+        assert Group.objects.get()._state.db == SLOW
+        with pytest.raises(ReadOnlyPool, match=READ_ONLY):
+            Group.objects.update(name="second")
+        with pytest.raises(ReadOnlyPool), connections[SLOW].cursor() as cursor:
+            cursor.execute("WITH one AS (SELECT 1) DELETE FROM auth_group")
+    with using_pool("exports"):
+        Group.objects.update(name="second")
+    assert names() == {"second"}

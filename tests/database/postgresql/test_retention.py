@@ -1,0 +1,202 @@
+"""Old runs: removed by whoever opens one, except what a later run needs."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from django_safe_init import initialize
+from django_safe_init.backends.postgresql import pruning as module
+from django_safe_init.backends.postgresql.marks import read_marks
+from django_safe_init.backends.postgresql.pruning import prune
+from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.schema import ensure_tables
+from django_safe_init.core.build import Build, current_build
+from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
+from django_safe_init.core.states import State
+from django_safe_init.exceptions import LockLost
+
+
+@pytest.fixture
+def record(session):
+    """Writes a run with one step, or with a non-atomic one that does not end."""
+    ensure_tables(session)
+
+    def write(
+        outcome: str | None = "ready",
+        build: str = "x",
+        key: str | None = None,
+        name: str = "shop.0001",
+        mark: bool = False,
+    ) -> int:
+        recorder = Recorder(session, Build(frozenset(), build), key)
+        recorder.open_run("test")
+        recorder.start_step(name, backwards=False, atomic=not mark)
+        if not mark:
+            recorder.finish_step("done")
+        if outcome is not None:
+            recorder.finish_run(outcome, State.READY)
+        return recorder.run
+
+    return write
+
+
+def left(database) -> list[int]:
+    """The runs that are there; each has its step, and no step is without its run."""
+    runs = [run["id"] for run in database.runs()]
+    assert [step["run_id"] for step in database.steps()] == runs
+    return runs
+
+
+def test_only_the_newest_are_kept(session, record, django_database) -> None:
+    """The oldest runs go, with their steps."""
+    made = [record() for _ in range(5)]
+    prune(session, None, "x", 2, ())
+    assert left(django_database) == made[3:]
+
+
+def test_fewer_than_are_kept(session, record, django_database) -> None:
+    """While there are no more runs than are to be kept, none goes."""
+    made = [record() for _ in range(2)]
+    prune(session, None, "x", 2, ())
+    assert left(django_database) == made
+
+
+def test_a_batch(session, record, django_database, monkeypatch) -> None:
+    """One leader removes so many at most, the oldest first; the next one goes on."""
+    monkeypatch.setattr(module, "BATCH", 2)
+    made = [record() for _ in range(5)]
+    prune(session, None, "x", 1, ())
+    assert left(django_database) == made[2:]
+    prune(session, None, "x", 1, ())
+    assert left(django_database) == made[4:]
+
+
+def test_another_projects_runs(session, record, django_database) -> None:
+    """Runs of another LOCK_KEY neither go nor count."""
+    other = [record(key="other") for _ in range(3)]
+    own = [record() for _ in range(2)]
+    prune(session, None, "x", 2, ())
+    assert left(django_database) == other + own
+    prune(session, None, "x", 1, ())
+    assert left(django_database) == [*other, own[1]]
+
+
+def test_the_open_run(session, record, django_database) -> None:
+    """The open run stays, whatever its number."""
+    made = [record(), record(None)]
+    django_database.rows(
+        f"UPDATE {RUN_TABLE} SET finished_at = now(), outcome = 'ready' WHERE id = %s",
+        made[1],
+    )
+    django_database.rows(
+        f"UPDATE {RUN_TABLE} SET finished_at = NULL, outcome = NULL WHERE id = %s",
+        made[0],
+    )
+    prune(session, None, "x", 1, ())
+    assert left(django_database) == made
+
+
+def test_marks_stay_until_they_are_settled(session, record, django_database) -> None:
+    """The mark of an unfinished migration stays; once it has been settled it goes."""
+    marked = record("interrupted", name="shop.0002", mark=True)
+    newer = [record() for _ in range(3)]
+
+    def prune_with_marks() -> None:
+        needed = {mark.run for mark in read_marks(session, None).values()}
+        prune(session, None, "x", 1, needed)
+
+    prune_with_marks()
+    assert left(django_database) == [marked, newer[-1]]
+    settled = record(name="shop.0002")
+    prune_with_marks()
+    assert left(django_database) == [settled]
+    assert read_marks(session, None) == {}
+
+
+@pytest.mark.parametrize(
+    ("builds", "kept"),
+    [
+        # Two transient ends of this build still count, although only one is to be kept.
+        (["x", "x"], 2),
+        # Those of another build do not.
+        (["y", "y"], 1),
+    ],
+)
+def test_ends_that_count(session, record, django_database, builds, kept) -> None:
+    """A build that kills its leaders is given up, also where hardly a run is kept."""
+    made = [record("transient", build=build) for build in builds]
+    prune(session, None, "x", 1, ())
+    assert left(django_database) == made[-kept:]
+
+
+def test_ends_that_no_longer_count(session, record, django_database) -> None:
+    """Transient ends before a success go like any other run."""
+    record("transient")
+    made = record("ready")
+    prune(session, None, "x", 1, ())
+    assert left(django_database) == [made]
+
+
+def test_a_leader_prunes(settings, django_database, small_shop) -> None:
+    """Each run removes what is beyond HISTORY; an old build without runs leads once more."""
+    settings.SAFE_INIT = {"IN_TESTS": True, "HISTORY": 2}
+    initialize()
+    first = current_build().fingerprint
+    for name in ("0003", "0004"):
+        small_shop.run(name, lambda connection: None)
+        initialize()
+    assert first not in [run["build"] for run in django_database.runs()]
+    assert {step["run_id"] for step in django_database.steps()} == {2, 3}
+    small_shop.remove("0004")
+    small_shop.remove("0003")
+    outcome = initialize()
+    assert (outcome.role, outcome.applied) == ("leader", ())
+    assert initialize().role == "none"
+    assert [run["id"] for run in django_database.runs()] == [3, 4]
+
+
+def test_no_right_to_delete(
+    settings, django_database, log_in_as, new_role, session, record, small_shop, caplog
+) -> None:
+    """A role without DELETE leads all the same; one log line names the GRANT, which helps."""
+    settings.SAFE_INIT = {"IN_TESTS": True, "HISTORY": 1}
+    record()
+    role = new_role("writer")
+    tables = f"{RUN_TABLE}, {STEP_TABLE}"
+    django_database.rows(f"GRANT CREATE ON SCHEMA public TO {role}")
+    django_database.rows(f"GRANT SELECT, INSERT, UPDATE ON {tables} TO {role}")
+    log_in_as(USER=role)
+    with caplog.at_level(logging.WARNING, "django_safe_init"):
+        assert initialize().role == "leader"
+    grant = f'GRANT DELETE ON {tables} TO "writer";'
+    assert caplog.messages == [
+        f"Old runs are kept. To remove them, as the tables' owner: {grant}"
+    ]
+    assert len(django_database.runs()) == 2
+    django_database.rows(grant)
+    small_shop.run("0003", lambda connection: None)
+    initialize()
+    assert len(django_database.runs()) == 1
+    log_in_as(USER="postgres")
+
+
+def test_a_locked_table(session, record, observer, django_database, caplog) -> None:
+    """Old runs that cannot be removed now are left for the next leader."""
+    made = [record(), record()]
+    observer.execute(f"BEGIN; LOCK TABLE {STEP_TABLE}")
+    with caplog.at_level(logging.WARNING, "django_safe_init"):
+        prune(session, None, "x", 1, ())
+    [line] = caplog.messages
+    assert line.startswith("Old runs are kept for now: canceling statement due to lock")
+    observer.execute("COMMIT")
+    assert left(django_database) == made
+
+
+def test_a_lost_session(session, record, django_database) -> None:
+    """Without its session a leader stops."""
+    record()
+    django_database.rows("SELECT pg_terminate_backend(%s, 5000)", session.handshake_pid)
+    with pytest.raises(LockLost):
+        prune(session, None, "x", 1, ())

@@ -1,0 +1,161 @@
+"""The two tables: made and upgraded under the lock, by whoever has the right to."""
+
+from __future__ import annotations
+
+import pytest
+from django.core.management import call_command
+
+from django_safe_init import initialize
+from django_safe_init.backends.postgresql.schema import ensure_tables
+from django_safe_init.core.columns import COLUMNS, RUN_TABLE, STEP_TABLE
+from django_safe_init.exceptions import MissingPrivilege, UnsafeConnection
+from django_safe_init.models import Run, Step
+from tests.support import wait_until
+
+
+def columns(database, table: str) -> set[str]:
+    rows = database.rows(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = %s",
+        table,
+    )
+    return {row["column_name"] for row in rows}
+
+
+def test_creation(session, django_database) -> None:
+    """On an empty database both tables are made; doing it again changes nothing."""
+    for _ in range(2):
+        ensure_tables(session)
+        for table, definition in COLUMNS.items():
+            assert columns(django_database, table) == set(definition)
+
+
+@pytest.mark.parametrize(
+    ("table", "column"), [(RUN_TABLE, "error"), (STEP_TABLE, "detail")]
+)
+def test_upgrade(session, django_database, table, column) -> None:
+    """A column that an older version did not know is added; the rows stay."""
+    ensure_tables(session)
+    django_database.rows(f"ALTER TABLE {table} DROP COLUMN {column}")
+    ensure_tables(session)
+    assert column in columns(django_database, table)
+
+
+def test_a_newer_versions_column_stays(session, django_database) -> None:
+    """A column that a newer version added is left alone."""
+    ensure_tables(session)
+    django_database.rows(f"ALTER TABLE {RUN_TABLE} ADD COLUMN phase text")
+    ensure_tables(session)
+    assert "phase" in columns(django_database, RUN_TABLE)
+
+
+def test_a_read_only_database(session) -> None:
+    """A database that takes no writes is refused in one sentence."""
+    session.rows("SET default_transaction_read_only = on")
+    with pytest.raises(UnsafeConnection, match="is read-only at the moment") as caught:
+        ensure_tables(session)
+    assert caught.value.exit_code == 2
+
+
+def test_two_projects_at_once(open_session, observer, in_background, django_database):
+    """Two leaders of different LOCK_KEYs may create the tables at the same moment."""
+    session = open_session()
+    observer.execute("BEGIN")
+    body = ", ".join(f"{name} {kind}" for name, kind in COLUMNS[RUN_TABLE].items())
+    observer.execute(f"CREATE TABLE {RUN_TABLE} ({body})")
+    creating = in_background(lambda: ensure_tables(session))
+    wait_until(lambda: django_database.backends("wait_event_type = 'Lock'"))
+    observer.execute("COMMIT")
+    creating.result()
+    assert columns(django_database, STEP_TABLE) == set(COLUMNS[STEP_TABLE])
+
+
+def test_no_right_to_create(django_database, log_in_as, new_role, open_session) -> None:
+    """A role without CREATE gets an error with its name and the GRANT, which helps."""
+    role = new_role("small shop")
+    log_in_as(USER=role)
+    session = open_session()
+    with pytest.raises(MissingPrivilege) as caught:
+        ensure_tables(session)
+    text = str(caught.value)
+    assert text.startswith(
+        "The role small shop may not keep the status tables (permission"
+    )
+    grant = 'GRANT CREATE ON SCHEMA public TO "small shop";'
+    assert text.endswith(f"As their owner or as an administrator: {grant}")
+    assert caught.value.exit_code == 2
+    django_database.rows(grant)
+    ensure_tables(session)
+
+
+def test_no_right_to_write(
+    django_database, log_in_as, new_role, open_session, session, small_shop
+) -> None:
+    """A role that may not write the tables of another gets the GRANT, which helps."""
+    role = new_role("writer")
+    django_database.rows(f"GRANT CREATE ON SCHEMA public TO {role}")
+    ensure_tables(session)
+    log_in_as(USER=role)
+    with pytest.raises(MissingPrivilege) as caught:
+        initialize()
+    rights = "SELECT, INSERT, UPDATE, DELETE"
+    grant = f'GRANT {rights} ON {RUN_TABLE}, {STEP_TABLE} TO "writer";'
+    assert str(caught.value).endswith(grant)
+    django_database.rows(grant)
+    assert initialize().role == "leader"
+    log_in_as(USER="postgres")
+
+
+def test_no_right_to_upgrade(
+    django_database, log_in_as, new_role, open_session, session
+) -> None:
+    """A role that may write the tables, but does not own them, cannot upgrade them."""
+    role = new_role("writer")
+    ensure_tables(session)
+    django_database.rows(f"ALTER TABLE {RUN_TABLE} DROP COLUMN error")
+    log_in_as(USER=role)
+    with pytest.raises(MissingPrivilege, match="must be owner of table"):
+        ensure_tables(open_session())
+
+
+def test_no_schema(django_database, session) -> None:
+    """Without any schema to create in, the error says so."""
+    django_database.rows("DROP SCHEMA public")
+    with pytest.raises(MissingPrivilege) as caught:
+        ensure_tables(session)
+    assert str(caught.value) == (
+        "The role postgres has no schema to create tables in. "
+        "Create one, or set the role's search_path."
+    )
+
+
+def test_search_path(django_database, log_in_as, small_shop) -> None:
+    """The tables are made where Django makes its own."""
+    django_database.rows("CREATE SCHEMA app")
+    log_in_as(OPTIONS={"options": "-c search_path=app"})
+    assert initialize().role == "leader"
+    assert initialize().role == "none"
+    tables = django_database.rows(
+        "SELECT tablename FROM pg_tables WHERE schemaname = 'app'"
+    )
+    assert {RUN_TABLE, STEP_TABLE, "django_migrations", "shop_product"} <= {
+        row["tablename"] for row in tables
+    }
+
+
+def test_models(django_database, small_shop) -> None:
+    """The models read what the recorder wrote."""
+    initialize()
+    run = Run.objects.get()
+    assert (run.outcome, run.leader.count(":")) == ("ready", 1)
+    assert run.started_at <= run.heartbeat_at <= run.finished_at
+    assert [str(step) for step in run.steps.order_by("position")] == [
+        "shop.0001_initial",
+        "shop.0002_sale",
+    ]
+    assert Step.objects.first().run == run
+
+
+def test_no_migration_of_ours(django_database, capsys) -> None:
+    """`makemigrations --check` finds nothing to do for this package."""
+    call_command("makemigrations", "--check", "--dry-run")
+    assert "No changes detected" in capsys.readouterr().out

@@ -1,0 +1,231 @@
+"""What the server reports of a statement, and who blocks it, beside a real migration."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+
+from django_safe_init import get_status, initialize, track
+from django_safe_init.backends.postgresql import statement_progress
+from django_safe_init.backends.postgresql.statement_progress import StatementWatch
+from django_safe_init.core.progress import Items
+from django_safe_init.exceptions import LockLost
+from django_safe_init.initialization.initializer import Initializer, Request
+from django_safe_init.initialization.run_context import Work
+from django_safe_init.management.commands.safe_init_status import Command as Status
+from tests.database.conftest import INDEX
+from tests.support import wait_until
+
+#: A function whose calls take time, for an index that takes time to build.
+SLOW = """
+    CREATE FUNCTION slow(value text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS
+    'BEGIN PERFORM pg_sleep(0.1); RETURN value; END'
+"""
+#: Rows of which a page has one or two.
+ROWS = """
+    INSERT INTO shop_product (name)
+    SELECT repeat(md5(n::text), 120) FROM generate_series(1, {}) AS n
+"""
+
+
+@pytest.fixture
+def shop_with_rows(django_database, small_shop) -> Callable[[int], Any]:
+    """The tables with so many large rows, and the slow function."""
+
+    def fill(count: int) -> Any:
+        initialize()
+        django_database.rows("ALTER TABLE shop_product ALTER name SET STORAGE PLAIN")
+        django_database.rows(SLOW)
+        django_database.rows(ROWS.format(count))
+        return small_shop
+
+    return fill
+
+
+def items() -> tuple[Any, ...]:
+    run = get_status().run
+    assert run is not None
+    return run.item_message, run.item_done, run.item_total
+
+
+def shown(prefix: str) -> tuple[Any, ...]:
+    """What the run shows, once it begins with this."""
+    return wait_until(
+        lambda: found if str((found := items())[0]).startswith(prefix) else ()
+    )
+
+
+def test_an_index_that_waits(
+    django_database, small_shop, connect_raw, in_background
+) -> None:
+    """CREATE INDEX CONCURRENTLY counts the transactions that it waits for, and who they are."""
+    initialize()
+    small_shop.write("0003_index", INDEX, atomic=False)
+    writer = connect_raw(application_name="writer")
+    writer.execute("BEGIN; INSERT INTO shop_product (name) VALUES ('x')")
+    lines: list[str] = []
+    migration = in_background(lambda: run(lines.append))
+    phase = "CREATE INDEX CONCURRENTLY, waiting for writers before build"
+    assert shown(phase) == (phase, 0, 1)
+    assert get_status().message == f"migrating 1/1 shop.0003_index: {phase} 0/1"
+    assert get_status().progress == 0
+    pid = writer.info.backend_pid
+    wait_until(lambda: lines)
+    assert lines[0].startswith(
+        f"shop.0003_index is blocked by pid {pid} (role postgres, writer, idle in transaction for"
+    )
+    assert lines[0].endswith(f"To end it: SELECT pg_terminate_backend({pid});")
+    writer.execute("COMMIT")
+    migration.result()
+    assert len(lines) == 1
+    assert items() == (None, None, None)
+
+
+def run(report: Callable[[str], None]) -> Any:
+    work = Work(lambda: call_command("migrate", verbosity=0), "test", report=report)
+    return Initializer(Request(work)).run()
+
+
+def test_an_index_that_is_built(shop_with_rows, in_background) -> None:
+    """CREATE INDEX counts the blocks that it has read."""
+    shop = shop_with_rows(60)
+    shop.write(
+        "0003_index", "migrations.RunSQL('CREATE INDEX ON shop_product (slow(name))')"
+    )
+    migration = in_background(initialize)
+    _, done, total = shown("CREATE INDEX, building index: scanning table")
+    assert 0 < done < total
+    assert total >= 30
+    migration.result()
+
+
+def test_vacuum_full(shop_with_rows, in_background) -> None:
+    """VACUUM FULL says in which phase it is."""
+    shop = shop_with_rows(40)
+    shop.write(
+        "0003_vacuum",
+        "migrations.RunSQL('CREATE INDEX ON shop_product (left(slow(name), 3))')",
+    )
+    shop.write(
+        "0004_vacuum", "migrations.RunSQL('VACUUM FULL shop_product')", atomic=False
+    )
+    migration = in_background(initialize)
+    assert shown("VACUUM FULL, rebuilding index")[2] is None
+    migration.result()
+
+
+def test_copy(django_database, small_shop, in_background) -> None:
+    """COPY counts rows, where nobody knows how many bytes there will be."""
+    copied, go_on = threading.Event(), threading.Event()
+
+    def copy(connection: Any) -> None:
+        statement = "COPY shop_product (name) FROM STDIN"
+        with connection.cursor() as cursor, cursor.copy(statement) as rows:
+            for _ in range(5000):
+                rows.write_row(["x" * 50])
+            copied.set()
+            assert go_on.wait(20)
+
+    small_shop.run("0003_copy", copy)
+    migration = in_background(initialize)
+    assert copied.wait(20)
+    message, done, total = shown("COPY FROM")
+    assert (message, total) == ("COPY FROM, rows", None)
+    assert 0 < done <= 5000
+    go_on.set()
+    migration.result()
+
+
+def test_a_statement_inside_a_loop(
+    django_database, small_shop, connect_raw, in_background
+) -> None:
+    """The statement shows, as an inner loop does; the loop's part of the per cent stays."""
+    initialize()
+    writer = connect_raw()
+    writer.execute("BEGIN; INSERT INTO shop_product (name) VALUES ('x')")
+
+    def build(connection: Any) -> None:
+        for number in track(range(2), message="indexes"):
+            if number == 1:
+                with connection.cursor() as cursor:
+                    cursor.execute("CREATE INDEX CONCURRENTLY ON shop_product (name)")
+
+    small_shop.run("0003_index", build, atomic=False)
+    migration = in_background(initialize)
+    assert shown("CREATE INDEX")[1:] == (0, 1)
+    assert get_status().progress == 50
+    writer.execute("COMMIT")
+    migration.result()
+
+
+def test_blockers_in_the_status(
+    django_database, small_shop, connect_raw, in_background, command_line
+) -> None:
+    """The command names who blocks the leader, in words and in JSON."""
+    initialize()
+    small_shop.write("0003_stock", "migrations.RunSQL('LOCK TABLE shop_product')")
+    raw = connect_raw(application_name="report")
+    raw.execute("BEGIN; TABLE shop_product")
+    migration = in_background(initialize)
+    pid = raw.info.backend_pid
+    name = "safe_init_status"
+    document = wait_until(
+        lambda: (
+            found
+            if (found := command_line(Status, name, "--json").json)["blockers"]
+            else None
+        )
+    )
+    [blocker] = document["blockers"]
+    assert (blocker["pid"], blocker["role"], blocker["application"]) == (
+        pid,
+        "postgres",
+        "report",
+    )
+    assert blocker["query"] == "BEGIN; TABLE shop_product"
+    assert f"LOCK TABLE shop_product; blocked by pid {pid} (" in document["activity"]
+    text = command_line(Status, name).stdout
+    assert "  statement: running for " in text
+    assert (
+        f"blocked by pid {pid} (role postgres, report, idle in transaction for" in text
+    )
+    raw.execute("COMMIT")
+    migration.result()
+    document = command_line(Status, name, "--json").json
+    assert (document["activity"], document["blockers"]) == (None, [])
+
+
+class Armed:
+    """Connections of a run, of which there is none."""
+
+    backend_pid = 0
+
+
+def test_it_looks_no_more_often_than_the_leader_beats(
+    session, recorder, monkeypatch
+) -> None:
+    """In between, what was seen last holds, unless the step has ended meanwhile."""
+    clock = [1000.0]
+    monkeypatch.setattr(statement_progress.time, "monotonic", lambda: clock[0])
+    watch = StatementWatch(session, Armed(), recorder, print)
+    assert watch.look() is None
+    recorder.loops.in_server = Items(1, 2, "CREATE INDEX")
+    clock[0] += 0.5
+    assert watch.look() == Items(1, 2, "CREATE INDEX")
+    recorder.loops.clear()
+    assert watch.look() is None
+    recorder.loops.in_server = Items(1, 2, "CREATE INDEX")
+    clock[0] += 1.5
+    assert watch.look() is None
+
+
+def test_the_leader_session_is_gone(session, recorder) -> None:
+    """The look finds out as every write does."""
+    watch = StatementWatch(session, Armed(), recorder, print)
+    session.close()
+    with pytest.raises(LockLost):
+        watch.look()

@@ -1,0 +1,430 @@
+"""What a serving process finds out about its databases, beside its requests."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.core.management.commands.migrate import Command as DjangoMigrate
+from django.db import connections
+from django.http import HttpResponse
+from django.test import RequestFactory
+
+from django_safe_init import initialize
+from django_safe_init.backends.base.backend import StatusReader
+from django_safe_init.backends.postgresql import reader
+from django_safe_init.backends.postgresql.lock import LeaderLock
+from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.schema import ensure_tables
+from django_safe_init.backends.postgresql.session import Session
+from django_safe_init.conf import get_settings
+from django_safe_init.core.columns import RUN_TABLE
+from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.records import (
+    ConnectionEnded,
+    TablesLocked,
+    TablesUnreadable,
+)
+from django_safe_init.core.states import State
+from django_safe_init.exceptions import ConfigurationError
+from django_safe_init.middleware import InitializationMiddleware
+from django_safe_init.scene import Scene, estimated
+from django_safe_init.serving.background.readiness import readiness
+from django_safe_init.status import Status, open_reader
+from example_project.embedded import free_port
+from tests.support import assert_prompt, wait_until
+from tests.unit.snapshots import run_row
+
+factory = RequestFactory()
+PATHS = ("/health/live", "/health/db", "/api/db/status")
+
+
+@pytest.fixture
+def serving(django_database, small_shop) -> Iterator[Callable[[str], HttpResponse]]:
+    """This process serves; asks it for a path. The build is noted with the first request."""
+    yield from _serve()
+
+
+def _serve() -> Iterator[Callable[[str], HttpResponse]]:
+    made: list[InitializationMiddleware] = []
+
+    def ask(path: str) -> HttpResponse:
+        if not made:
+            made.append(
+                InitializationMiddleware(lambda request: HttpResponse("served"))
+            )
+        return made[0](factory.get(path))
+
+    yield ask
+    readiness.forget()
+
+
+@pytest.fixture
+def serving_lite(lite, small_shop) -> Iterator[Callable[[str], HttpResponse]]:
+    """The same on a file of SQLite."""
+    yield from _serve()
+
+
+def state_of(alias: str = "default") -> State | None:
+    status = readiness.status(alias)
+    return status and status.state
+
+
+def health(serving: Callable[[str], HttpResponse]) -> int:
+    """The code of readiness, when there are news."""
+    serving("/health/live")
+    readiness.wait(20)
+    return serving("/health/db").status_code
+
+
+def wait_for(state: State, alias: str = "default") -> None:
+    wait_until(
+        lambda: state_of(alias) is state, message=lambda: str(readiness.status(alias))
+    )
+
+
+# Relative to this build
+
+
+def test_equal(serving) -> None:
+    """After an initialization the first request of a process is served."""
+    initialize()
+    assert serving("/").content == b"served"
+    assert health(serving) == 200
+
+
+def test_behind(serving, small_shop) -> None:
+    """A build with one more migration holds requests back until that is applied."""
+    initialize()
+    small_shop.write("0003_more")
+    assert serving("/").status_code == 503
+    assert readiness.status("default").pending == ("shop.0003_more",)
+    initialize()
+    wait_until(readiness.ready)
+    assert serving("/").content == b"served"
+
+
+def test_ahead(serving, small_shop) -> None:
+    """A database that is ahead of a build is ready for it."""
+    small_shop.write("0003_more")
+    initialize()
+    small_shop.remove("0003_more")
+    assert health(serving) == 200
+
+
+def test_diverged(serving, small_shop, settings) -> None:
+    """A database that went another way is not ready, and the token holder is told so."""
+    small_shop.write("0003_theirs")
+    initialize()
+    small_shop.remove("0003_theirs")
+    small_shop.write("0003_ours")
+    assert health(serving) == 503
+    status = readiness.status("default")
+    assert status.pending == ("shop.0003_ours",)
+    assert status.unknown == ("shop.0003_theirs",)
+    assert status.message == (
+        "not initialized for this build, which does not know shop.0003_theirs"
+    )
+    assert b"theirs" not in serving("/api/db/status").content
+
+
+def test_leftovers_of_an_app_that_is_gone(serving, django_database, small_shop) -> None:
+    """What an app has left behind that this build does not have is no other way."""
+    initialize()
+    django_database.rows(
+        "INSERT INTO django_migrations (app, name, applied) VALUES ('gone', '0001', now())"
+    )
+    small_shop.write("0003_more")
+    health(serving)
+    assert readiness.status("default").unknown == ()
+
+
+def test_sqlite(serving_lite, small_shop) -> None:
+    """A file of SQLite is read in the same way: nothing there, another way, and equal."""
+    assert serving_lite("/").status_code == 503
+    assert state_of() is State.UNINITIALIZED
+    small_shop.write("0003_theirs")
+    initialize()
+    wait_until(readiness.ready)
+    readiness.forget()
+    small_shop.remove("0003_theirs")
+    small_shop.write("0003_ours")
+    assert serving_lite("/").status_code == 503
+    assert readiness.status("default").unknown == ("shop.0003_theirs",)
+    initialize()
+    wait_until(readiness.ready)
+    assert serving_lite("/").content == b"served"
+
+
+def test_sqlite_without_our_tables(serving_lite, small_shop) -> None:
+    """A file that plain Django migrated another way says so, too."""
+    small_shop.write("0003_theirs")
+    call_command(DjangoMigrate(), verbosity=0)
+    small_shop.remove("0003_theirs")
+    small_shop.write("0003_ours")
+    assert serving_lite("/").status_code == 503
+    assert readiness.status("default").unknown == ("shop.0003_theirs",)
+
+
+def test_foreign(serving) -> None:
+    """A database that plain Django migrated is ready."""
+    call_command(DjangoMigrate(), verbosity=0)
+    assert health(serving) == 200
+
+
+def test_an_empty_database(serving) -> None:
+    """A process on an empty database answers, holds back, and makes nothing there."""
+    assert serving("/").status_code == 503
+    assert state_of() is State.UNINITIALIZED
+    assert serving("/health/live").status_code == 200
+
+
+def test_ready_is_for_good(serving, django_database) -> None:
+    """Once ready, nothing is looked at any more, whatever becomes of the database."""
+    initialize()
+    assert serving("/").content == b"served"
+    django_database.rows(f"DROP TABLE {RUN_TABLE}, django_migrations CASCADE")
+    assert not any("safe_init" in each.name for each in threading.enumerate())
+    assert health(serving) == 200
+
+
+@pytest.mark.parametrize("table", [RUN_TABLE, "django_migrations"])
+def test_rights(
+    serving, django_database, log_in_as, new_role, monkeypatch, table
+) -> None:
+    """A role that may not read the run table is ready; without django_migrations never."""
+    monkeypatch.setattr(reader, "_named_grants", set())
+    initialize()
+    role = new_role("web")
+    for other in (RUN_TABLE, "django_migrations"):
+        if other != table:
+            django_database.rows(f"GRANT SELECT ON {other} TO {role}")
+    log_in_as(USER=role)
+    expected = 200 if table == RUN_TABLE else 503
+    assert health(serving) == expected
+
+
+# Where the database does not answer
+
+
+def probe(serving: Callable[[str], HttpResponse], rounds: int = 10) -> list[float]:
+    """How long each probe took, after all have been answered as they must be."""
+    codes, seconds = [], []
+    for path in PATHS * rounds:
+        started = time.monotonic()
+        codes.append(serving(path).status_code)
+        seconds.append(time.monotonic() - started)
+    assert codes == [200, 503, 200] * rounds
+    return seconds
+
+
+def test_a_server_that_is_down(serving, log_in_as) -> None:
+    """Probes are answered at once while the server is down, and news are found afterwards."""
+    initialize()
+    log_in_as(PORT=str(free_port()))
+    seconds = probe(serving)
+    wait_for(State.CONNECTING)
+    assert "Check HOST and PORT" in wait_until(
+        lambda: readiness.status("default").error
+    )
+    assert_prompt(seconds + probe(serving))
+    assert serving("/").status_code == 503
+
+
+def test_a_server_that_never_answers(serving, log_in_as, black_hole) -> None:
+    """Probes are answered at once while each attempt to connect takes its whole time."""
+    log_in_as(PORT=str(black_hole), HOST="127.0.0.1")
+    seconds: list[float] = []
+    while (status := readiness.status("default")) is None:
+        seconds += probe(serving, 1)
+    assert_prompt(seconds + probe(serving))
+    assert "timeout" in status.error
+
+
+def test_recovery(serving, log_in_as, django_database) -> None:
+    """A process that could not reach its database serves once it can."""
+    initialize()
+    log_in_as(PORT=str(free_port()))
+    assert serving("/").status_code == 503
+    log_in_as(**django_database.settings())
+    wait_until(readiness.ready)
+    assert serving("/").content == b"served"
+
+
+@pytest.fixture
+def lead(small_shop, open_session) -> Callable[[], Recorder]:
+    """Opens a run of this build, as its leader, that migrates."""
+
+    def open_run() -> Recorder:
+        session = open_session()
+        assert LeaderLock(session).try_acquire()
+        ensure_tables(session)
+        leader = Recorder(session, small_shop.build(), None)
+        leader.open_run("test")
+        leader.total = 4
+        leader.update(State.MIGRATING, "shop.0001_initial")
+        return leader
+
+    return open_run
+
+
+def test_while_a_migration_locks_our_tables(serving, lead, observer) -> None:
+    """Progress is still shown while a migration has locked our tables."""
+    lead()
+    health(serving)
+    wait_for(State.MIGRATING)
+    before = readiness.status("default")
+    observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
+    wait_until(
+        lambda: observer.execute(
+            "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = %s::regclass",
+            [RUN_TABLE],
+        ).fetchone()
+    )
+    seen = readiness.status("default")
+    wait_until(lambda: readiness.status("default") is not seen)
+    assert readiness.status("default").run.id == before.run.id
+    observer.rollback()
+
+
+# How long it may still take
+
+
+@pytest.fixture(params=["django_database", "lite"])
+def any_reader(request, small_shop) -> Iterator[StatusReader]:
+    """A reader of a database of each kind on which the shop was initialized."""
+    request.getfixturevalue(request.param)
+    initialize()
+    with closing(open_reader("default", get_settings(), Deadline(5))) as opened:
+        yield opened
+
+
+NAMES = ("shop.0001_initial", "shop.0002_sale")
+
+
+def test_what_was_timed_before(any_reader) -> None:
+    """What is left takes as long as it took before; nothing is said where that is unknown."""
+    [first] = any_reader.history(1)
+    again = first._replace(id=first.id + 1)
+    one, both = (any_reader.seconds_left(again, names) for names in (NAMES[:1], NAMES))
+    assert 0 < one < both < 30
+    assert any_reader.seconds_left(again, (*NAMES, "shop.0003_more")) is None
+    assert any_reader.seconds_left(first, NAMES) is None
+
+
+def test_an_estimate(serving, django_database, lead, small_shop) -> None:
+    """A run whose steps were all timed before says what it may still take."""
+    initialize()
+    call_command("migrate", "shop", "zero", verbosity=0)
+    leader = lead()
+    leader.start_step(NAMES[0], backwards=False, atomic=True)
+    leader.proof()
+    health(serving)
+    wait_for(State.MIGRATING)
+    assert 0 <= readiness.scene("default").remaining_seconds < 30
+    small_shop.write("0003_more")
+    readiness.forget()
+    health(serving)
+    wait_for(State.MIGRATING)
+    assert readiness.scene("default").remaining_seconds is None
+
+
+@pytest.mark.parametrize("error", [TablesLocked, TablesUnreadable, ConnectionEnded])
+def test_no_estimate(error) -> None:
+    """Where the steps cannot be read there is no estimate, and what else was seen counts."""
+
+    class Reader:
+        def seconds_left(self, *arguments: object) -> None:
+            raise error
+
+    status = Status(
+        "default", State.MIGRATING, 1, "", run=run_row(), led=True, pending=NAMES
+    )
+    scene = Scene(status)
+    assert estimated(scene, Reader()) is scene
+
+
+# Several databases
+
+
+def test_one_that_hangs(
+    serving, django_database, settings, monkeypatch, black_hole
+) -> None:
+    """A database that hangs does not keep back the news of another."""
+    hanging = {**connections.settings["default"], "PORT": str(black_hole)}
+    monkeypatch.setitem(
+        connections.settings, "hanging", {**hanging, "HOST": "127.0.0.1"}
+    )
+    settings.SAFE_INIT = {"IN_TESTS": True, "DATABASES": ["hanging", "default"]}
+    initialize()
+    started = time.monotonic()
+    serving("/health/live")
+    wait_until(lambda: readiness.ready("default"))
+    assert time.monotonic() - started < 1.5
+    assert serving("/health/db?database=default").status_code == 200
+    assert health(serving) == 503
+    assert not readiness.ready()
+
+
+# No request opens a connection
+
+
+@pytest.fixture
+def connecting_threads(monkeypatch) -> list[str]:
+    """The name of the thread of each connection that is opened."""
+    names: list[str] = []
+    connect = psycopg.connect
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        names.append(threading.current_thread().name)
+        return connect(*args, **kwargs)
+
+    monkeypatch.setattr(psycopg, "connect", noted)
+    return names
+
+
+def test_no_request_opens_a_connection(
+    serving, django_database, connecting_threads
+) -> None:
+    """Only the lookout connects, at most once a second, and never again once ready."""
+    started = time.monotonic()
+    while len(connecting_threads) < 3:
+        for path in (*PATHS, "/"):
+            serving(path)
+    assert time.monotonic() - started >= 2
+    assert set(connecting_threads) == {"safe_init default"}
+    initialize()
+    wait_until(readiness.ready)
+    before = django_database.sessions()
+    del connecting_threads[:]
+    for path in (*PATHS, "/") * 20:
+        assert serving(path).status_code == 200
+    assert (connecting_threads, django_database.sessions()) == ([], before)
+
+
+def test_a_connection_of_its_own_soon_closed(
+    serving, django_database, monkeypatch
+) -> None:
+    """Between two looks no connection is open."""
+    closed = []
+    close = Session.close
+    monkeypatch.setattr(
+        Session, "close", lambda self: (close(self), closed.append(self))
+    )
+    health(serving)
+    wait_until(lambda: closed)
+    wait_until(lambda: not django_database.backends())
+    assert not readiness.ready()
+
+
+def test_a_build_whose_migrations_cannot_be_found(serving, settings) -> None:
+    """A process whose build cannot be told does not start to serve."""
+    settings.MIGRATION_MODULES = {"shop": "nowhere.migrations"}
+    with pytest.raises(ConfigurationError, match="nowhere"):
+        serving("/")

@@ -1,0 +1,239 @@
+"""The leader lock of SQLite, and the end of its holder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from django_safe_init import (
+    DatabaseUnreachable,
+    LockLost,
+    MissingPrivilege,
+    UnsafeConnection,
+)
+from django_safe_init.backends.sqlite3 import lock_file as lock_module
+from django_safe_init.backends.sqlite3.holder import SqliteHolder
+from django_safe_init.backends.sqlite3.lock_file import (
+    FileLock,
+    holder,
+    silence_seconds,
+)
+
+
+@pytest.fixture
+def path(tmp_path) -> str:
+    return str(tmp_path / "lock")
+
+
+def test_within_one_process(path) -> None:
+    """Two threads' locks of one process exclude each other, which the system's would not."""
+    first, second = FileLock(path), FileLock(path)
+    assert holder(path) is None
+    assert silence_seconds(path) == float("inf")
+    assert first.try_acquire()
+    assert not second.try_acquire()
+    assert holder(path) == os.getpid()
+    first.release()
+    assert second.try_acquire()
+    second.beat()
+    assert silence_seconds(path) < 5
+    second.release()
+    assert holder(path) is None
+
+
+def test_not_held(path) -> None:
+    """What is not held can be neither verified, nor kept alive, nor released."""
+    lock = FileLock(path)
+    for call in (lock.verify, lock.beat, lock.release):
+        with pytest.raises(LockLost):
+            call()
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_replaced_file(path, gone) -> None:
+    """A holder whose file was removed, or replaced, is told: another may hold another file."""
+    lock = FileLock(path)
+    assert lock.try_acquire()
+    os.unlink(path)
+    if not gone:
+        Path(path).touch()
+    with pytest.raises(LockLost, match="was replaced"):
+        lock.verify()
+    with pytest.raises(LockLost):
+        lock.release()
+    assert lock.try_acquire()
+    lock.release()
+
+
+def test_replaced_between_opening_and_locking(path, monkeypatch) -> None:
+    """A file that is no longer where it was opened gives no lock."""
+    monkeypatch.setattr(lock_module, "_is_at", lambda file, path: False)
+    assert not FileLock(path).try_acquire()
+
+
+def test_taken_by_another_process(path, monkeypatch) -> None:
+    """A lock that was freed from outside and taken by another process is lost."""
+    lock = FileLock(path)
+    assert lock.try_acquire()
+
+    def refused(*args: Any) -> None:
+        raise BlockingIOError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(lock_module.fcntl, "lockf", refused)
+        with pytest.raises(LockLost, match="Another process"):
+            lock.verify()
+    lock.release()
+
+
+def test_no_locks(path, monkeypatch) -> None:
+    """A file system without locks is refused."""
+
+    def refused(*args: Any) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(lock_module.fcntl, "lockf", refused)
+    with pytest.raises(UnsafeConnection, match=r"has no locks \(Operation not"):
+        FileLock(path).try_acquire()
+
+
+def test_no_folder(tmp_path) -> None:
+    """A folder that is not there is named."""
+    lock = FileLock(str(tmp_path / "nowhere" / "lock"))
+    with pytest.raises(DatabaseUnreachable, match="folder of the database file"):
+        lock.try_acquire()
+    assert holder(lock.path) is None
+
+
+def test_no_right(tmp_path, monkeypatch) -> None:
+    """A lock file that cannot be opened is named, with the remedy."""
+
+    def refused(*args: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path = str(tmp_path / "lock")
+    monkeypatch.setattr(os, "open", refused)
+    for call in (FileLock(path).try_acquire, lambda: holder(path)):
+        with pytest.raises(
+            MissingPrivilege, match=r"Permission denied: /.* Let this user"
+        ):
+            call()
+
+
+def test_a_forked_child_holds_nothing(path) -> None:
+    """A child that was forked has none of its parent's locks, and closing them harms nobody."""
+    lock = FileLock(path)
+    assert lock.try_acquire()
+    pid = os.fork()
+    if pid == 0:
+        answer = 0
+        try:
+            lock.verify()
+        except LockLost:
+            answer = 0 if holder(path) == os.getppid() else 2
+        else:
+            answer = 1
+        os._exit(answer)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    lock.verify()
+    lock.release()
+
+
+CONTEND = """
+import sys
+from django_safe_init.backends.sqlite3.lock_file import FileLock
+sys.exit(0 if FileLock(sys.argv[1]).try_acquire() else 3)
+"""
+
+
+def another_process_takes(path: str) -> bool:
+    code = subprocess.call([sys.executable, "-c", CONTEND, path])
+    assert code in (0, 3)
+    return code == 0
+
+
+def test_the_file_is_read_by_its_own_process(path) -> None:
+    """Reading the lock's file, as a backup of the folder does, frees nothing."""
+    lock = FileLock(path)
+    assert lock.try_acquire()
+    Path(path).read_bytes()
+    assert not another_process_takes(path)
+    lock.verify()
+    assert not another_process_takes(path)
+    lock.release()
+    assert another_process_takes(path)
+
+
+def test_a_system_without_locks_of_open_files(path, monkeypatch) -> None:
+    """Where a system has locks of processes alone, they exclude, and tell who leads."""
+    monkeypatch.setattr(lock_module, "_OFD", None)
+    lock = FileLock(path)
+    assert lock.try_acquire()
+    lock.verify()
+    assert not another_process_takes(path)
+    lock.release()
+
+
+def test_an_unknown_holder(path) -> None:
+    """A lock of an open file has no process: who leads is not known then."""
+    with open(path, "w+b") as file:
+        request = lock_module._structure(fcntl.F_WRLCK, 1)
+        fcntl.fcntl(file, fcntl.F_OFD_SETLK, request)
+        assert holder(path) == 0
+        assert not FileLock(path).try_acquire()
+
+
+def test_structures() -> None:
+    """Both layouts of the system's structure name the same five fields."""
+    for layout, places in (lock_module._LINUX, lock_module._BSD):
+        assert sorted(places) == [0, 1, 2, 3, 4]
+        assert len(struct.unpack(layout, bytes(struct.calcsize(layout)))) == 5
+
+
+def test_a_holder_in_another_container(path, monkeypatch) -> None:
+    """What cannot be seen cannot be ended from here: no signal goes to everybody, or to a group."""
+    monkeypatch.setattr(os, "kill", lambda *args: pytest.fail("a signal was sent"))
+    for pid in (0, -1, -77):
+        assert "cannot be seen from here" in SqliteHolder(pid, None, path).end(1)
+
+
+def test_a_holder_that_may_not_be_ended(path, monkeypatch) -> None:
+    """Another user's process is named, with the command for an administrator."""
+
+    def refused(*args: Any) -> None:
+        raise PermissionError
+
+    lock = FileLock(path)
+    assert lock.try_acquire()
+    monkeypatch.setattr(os, "kill", refused)
+    reason = SqliteHolder(os.getpid(), None, path).end(1)
+    assert reason.endswith(f"an administrator can: kill {os.getpid()}")
+    lock.release()
+
+
+def test_a_holder_that_does_not_end(path, monkeypatch) -> None:
+    """A process that goes on holding the lock is said to."""
+    sent = []
+    lock = FileLock(path)
+    assert lock.try_acquire()
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
+    reason = SqliteHolder(os.getpid(), None, path).end(0.1)
+    assert "has not ended within 0.1 s" in reason
+    assert [each.name for each in sent] == ["SIGTERM", "SIGKILL"]
+    lock.release()
+    assert SqliteHolder(os.getpid(), None, path).end(0.1) is None
+    assert len(sent) == 2
+
+
+def test_a_holder_that_cannot_be_looked_into(path) -> None:
+    """Without its command line a process is described all the same."""
+    lines = SqliteHolder(2**22 + 1, None, path).lines()
+    assert lines[1].endswith("a process that cannot be looked into")

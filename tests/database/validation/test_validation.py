@@ -1,0 +1,859 @@
+"""What validation finds in real databases, how that is repaired, and what it must not find."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.core.management import call_command
+from django.db import connection, connections
+from django.db.migrations.recorder import MigrationRecorder
+
+from django_safe_init import ValidationFailed, initialize
+from django_safe_init.backends.postgresql.introspection import PostgresInspector
+from django_safe_init.core.build import current_build
+from django_safe_init.core.findings import Finding, Kind
+from django_safe_init.initialization.initializer import Initializer, Request
+from django_safe_init.initialization.migrate_command import run_migrate
+from django_safe_init.initialization.run_context import Work
+from django_safe_init.management.commands.safe_init_validate import Command
+from django_safe_init.validation.looking import look
+from tests.support import wait_until
+
+#: What breaks a database of any engine: a statement, and what is found of it.
+BREAKS = {
+    "a table": ("DROP TABLE library_reading", "missing_table", "library_reading"),
+    "a table between": (
+        "DROP TABLE library_book_editors",
+        "missing_table",
+        "library_book_editors",
+    ),
+    "a composite key's table": (
+        "DROP TABLE library_loan",
+        "missing_table",
+        "library_loan",
+    ),
+    "a column": (
+        "ALTER TABLE library_reading DROP COLUMN at",
+        "missing_column",
+        "library_reading.at",
+    ),
+    "a condition": (
+        "DROP INDEX book_published",
+        "missing_unique",
+        "book_published",
+    ),
+    "expressions": ("DROP INDEX book_lower", "missing_unique", "book_lower"),
+}
+#: The same for PostgreSQL, where more can be broken by a statement.
+POSTGRES_BREAKS = {
+    "a unique field": (
+        'ALTER TABLE library_book DROP CONSTRAINT "library_book_ISBN Number_key"',
+        "missing_unique",
+        "library_book (ISBN Number)",
+    ),
+    "a unique constraint": (
+        "ALTER TABLE library_book DROP CONSTRAINT book_title",
+        "missing_unique",
+        "book_title",
+    ),
+    "one that is checked later": (
+        "ALTER TABLE library_book DROP CONSTRAINT book_later",
+        "missing_unique",
+        "book_later",
+    ),
+    "one that covers": (
+        "DROP INDEX book_covering",
+        "missing_unique",
+        "book_covering",
+    ),
+    "one of equal NULLs": (
+        "ALTER TABLE library_book DROP CONSTRAINT book_nulls",
+        "missing_unique",
+        "book_nulls",
+    ),
+    "a long name": (
+        f'DROP INDEX "{("long_" * 15)[:63]}"',
+        "missing_unique",
+        "long_" * 15,
+    ),
+    "a primary key": (
+        "ALTER TABLE library_reading DROP CONSTRAINT library_reading_pkey",
+        "missing_unique",
+        "library_reading (id)",
+    ),
+    "a composite key": (
+        "ALTER TABLE library_loan DROP CONSTRAINT library_loan_pkey",
+        "missing_unique",
+        "library_loan (book_id, day)",
+    ),
+    "a unique column": (
+        "ALTER TABLE library_novel DROP COLUMN genre",
+        "missing_column",
+        "library_novel.genre",
+    ),
+    "a foreign key": (
+        "ALTER TABLE library_reading DROP COLUMN book_id",
+        "missing_column",
+        "library_reading.book_id",
+    ),
+    "a generated column": (
+        "ALTER TABLE library_book DROP COLUMN length",
+        "missing_column",
+        "library_book.length",
+    ),
+    "a default": (
+        "ALTER TABLE library_book DROP COLUMN draft CASCADE;"
+        "CREATE UNIQUE INDEX book_covering ON library_book (shelf, pages);"
+        "CREATE UNIQUE INDEX book_published ON library_book (title) WHERE shelf = ''",
+        "missing_column",
+        "library_book.draft",
+    ),
+    "an invalid index": (
+        "CREATE INDEX broken ON library_book (pages);"
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'broken'::regclass",
+        "invalid_index",
+        "broken",
+    ),
+    "what REINDEX left": (
+        'CREATE INDEX "Broken_ccnew1" ON library_book (pages);'
+        "UPDATE pg_index SET indisvalid = false"
+        " WHERE indexrelid = '\"Broken_ccnew1\"'::regclass",
+        "invalid_index",
+        '"Broken_ccnew1"',
+    ),
+    "a constraint": (
+        'ALTER TABLE library_book ADD CONSTRAINT "Some Pages" CHECK (pages > 0) NOT VALID',
+        "not_valid_constraint",
+        "library_book.Some Pages",
+    ),
+}
+#: A whole run, also where a look would do.
+FORCED = Request(Work(lambda: run_migrate("default"), "test"), force=True)
+LIBRARY = ["django_safe_init", "django.contrib.contenttypes", "django.contrib.auth"]
+APPS = "tests.database.apps"
+
+
+@pytest.fixture
+def install(settings: Any) -> Callable[..., None]:
+    """Makes these apps the project's, beside Django's own."""
+
+    def install_all(*names: str) -> None:
+        settings.INSTALLED_APPS = [*LIBRARY, *(f"{APPS}.{name}" for name in names)]
+
+    return install_all
+
+
+@pytest.fixture
+def library(django_database: Any, install: Callable[..., None]) -> Any:
+    """The library on PostgreSQL, migrated."""
+    install("library")
+    initialize()
+    return django_database
+
+
+@pytest.fixture
+def lite_library(lite: Any, install: Callable[..., None]) -> Any:
+    """The library on SQLite, migrated."""
+    install("library")
+    initialize()
+    return lite
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def any_library(request: pytest.FixtureRequest) -> Any:
+    """The library on each engine."""
+    names = {"postgresql": "library", "sqlite": "lite_library"}
+    return request.getfixturevalue(names[request.param])
+
+
+@pytest.fixture
+def stacks(django_database: Any, install: Callable[..., None]) -> Any:
+    """What only PostgreSQL has, migrated."""
+    install("stacks")
+    initialize()
+    return django_database
+
+
+def model(name: str) -> Any:
+    return apps.get_model("library", name)
+
+
+def findings(database: str = "default") -> tuple[Finding, ...]:
+    return look(database, print).findings
+
+
+def only() -> Finding:
+    """The one thing that is found."""
+    [finding] = findings()
+    return finding
+
+
+def run(database: Any, statements: str) -> None:
+    for statement in statements.split(";"):
+        database.rows(statement)
+
+
+def repair(database: Any) -> None:
+    """Run what the findings say, in their order."""
+    for finding in findings():
+        assert finding.repair, finding
+        for statement in finding.repair:
+            database.rows(statement)
+
+
+# Nothing is found
+
+
+def test_nothing_is_found(any_library) -> None:
+    """Of what a migrated database has, nothing is missing, whatever the models are like."""
+    found = look("default", print)
+    assert found.findings == ()
+    assert found.tables == 14
+    assert found.passes(strict=True)
+
+
+def test_nothing_is_found_of_what_postgresql_has(stacks) -> None:
+    """Schemas, partitions, a view for a table and a system column are no findings."""
+    found = look("default", print)
+    assert found.findings == ()
+    assert found.tables == 13
+
+
+def test_a_database_in_memory(memory_connection, install) -> None:
+    """A database in memory is validated on the connection that has it."""
+    install("library")
+    call_command("migrate", verbosity=0)
+    assert findings() == ()
+    memory_connection.execute("DROP TABLE library_reading")
+    assert only().object == "library_reading"
+
+
+def test_nothing_is_left_behind(lite, install) -> None:
+    """A database file that is not there is not created; all of its migrations are unapplied."""
+    install("library")
+    found = look("default", print)
+    assert {each.kind for each in found.findings} == {Kind.UNAPPLIED_MIGRATION}
+    assert (found.tables, lite.file.exists()) == (0, False)
+
+
+# Each kind is found, and repaired
+
+
+@pytest.mark.parametrize("broken", BREAKS)
+def test_found_and_repaired(any_library, broken) -> None:
+    """What is missing is named; after the SQL that is told nothing is missing."""
+    statements, kind, name = BREAKS[broken]
+    run(any_library, statements)
+    finding = only()
+    assert (finding.kind, finding.object) == (kind, name)
+    repair(any_library)
+    assert findings() == ()
+
+
+@pytest.mark.parametrize("broken", POSTGRES_BREAKS)
+def test_found_and_repaired_on_postgresql(library, broken) -> None:
+    """The same, of what PostgreSQL can lose, or can leave unfinished."""
+    statements, kind, name = POSTGRES_BREAKS[broken]
+    run(library, statements)
+    finding = only()
+    assert (finding.kind, finding.object) == (kind, name)
+    repair(library)
+    assert findings() == ()
+
+
+def test_all_at_once(library) -> None:
+    """Of whatever is broken at the same time, the repairs in their order put all right.
+
+    Tables that refer to each other can be missing together, a column with what is unique of it.
+    """
+    run(
+        library,
+        "DROP TABLE library_loan, library_reading, library_book_editors;"
+        "DROP TABLE library_author, library_author_friends CASCADE;"
+        "ALTER TABLE library_book DROP COLUMN shelf, DROP COLUMN pages, DROP COLUMN draft;"
+        "ALTER TABLE library_book DROP CONSTRAINT book_title;"
+        "DROP INDEX book_lower;"
+        "ALTER TABLE library_novel ADD CHECK (genre <> '') NOT VALID",
+    )
+    kinds = {finding.kind for finding in findings()}
+    assert kinds == {*Kind} - {Kind.UNAPPLIED_MIGRATION, Kind.INVALID_INDEX}
+    repair(library)
+    assert findings() == ()
+    foreign_keys = (
+        "SELECT count(*) FROM pg_constraint WHERE contype = 'f'"
+        " AND conrelid::regclass::text ~ '^library_(loan|reading|book_editors|author)'"
+    )
+    assert library.value(foreign_keys) == 7
+
+
+def test_a_repair_in_another_schema(stacks) -> None:
+    """What is outside the search path is found and repaired there; its defects, too."""
+    run(
+        stacks,
+        "DROP TABLE stacks.stack CASCADE;"
+        "ALTER TABLE stacks.room DROP COLUMN name;"
+        "ALTER TABLE stacks.room ADD CONSTRAINT named CHECK (id > 0) NOT VALID;"
+        "CREATE INDEX broken ON stacks.room (id);"
+        "UPDATE pg_index SET indisvalid = false"
+        " WHERE indexrelid = 'stacks.broken'::regclass",
+    )
+    assert [finding.object for finding in findings()] == [
+        "stacks.stack",
+        "stacks.room.name",
+        "stacks.broken",
+        "stacks.room.named",
+    ]
+    repair(stacks)
+    run(stacks, "ALTER TABLE stacks.stack DROP CONSTRAINT stack_name_key")
+    assert only().object == "stacks.stack (name)"
+    repair(stacks)
+    assert findings() == ()
+
+
+def test_partitions(stacks) -> None:
+    """Of partitioned tables, that is found which the server can do, and where it can be done."""
+    run(
+        stacks,
+        "ALTER TABLE stacks_event DROP CONSTRAINT event_name;"
+        "ALTER TABLE stacks_event ADD CONSTRAINT named CHECK (name <> '') NOT VALID;"
+        "CREATE INDEX on_none ON ONLY stacks_event (name)",
+    )
+    assert [finding.object for finding in findings()] == [
+        "event_name",
+        "stacks_event.named",
+    ]
+    repair(stacks)
+    assert findings() == ()
+
+
+def test_a_unique_index_that_lacks_partitions(stacks) -> None:
+    """It keeps nothing unique, whatever it promises: a restore may have broken off."""
+    run(
+        stacks,
+        "CREATE TABLE parted (id int) PARTITION BY LIST (id);"
+        "CREATE TABLE part PARTITION OF parted FOR VALUES IN (1);"
+        "CREATE UNIQUE INDEX parted_id ON ONLY parted (id)",
+    )
+    found = only()
+    assert (found.object, found.repair) == ("parted_id", ())
+    assert "not every partition has its own" in found.message
+
+
+def test_an_index_that_another_role_builds(
+    library, new_role, log_in_as, connect_raw, in_background
+) -> None:
+    """It is not broken, although one sees no more than that something is being built."""
+    role = new_role("validator")
+    library.rows(f"GRANT SELECT ON django_migrations TO {role}")
+    reader = connect_raw()
+    reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1 FROM library_book")
+    builder = connect_raw()
+    built = in_background(
+        lambda: builder.execute("CREATE INDEX CONCURRENTLY slowly ON library_book (id)")
+    )
+    invalid = "SELECT count(*) FROM pg_index WHERE NOT indisvalid"
+    wait_until(lambda: library.value(invalid) == 1)
+    log_in_as(USER=role)
+    assert findings() == ()
+    reader.execute("ROLLBACK")
+    built.result()
+
+
+def test_constraints_that_are_never_valid(library) -> None:
+    """What is NOT ENFORCED (PostgreSQL 18) is not valid, on purpose."""
+    run(library, "ALTER TABLE library_book ADD CHECK (pages > 0) NOT ENFORCED")
+    assert findings() == ()
+
+
+def test_other_tables_of_the_same_schema(library) -> None:
+    """What else is in the search path may be broken, too."""
+    run(
+        library,
+        "CREATE TABLE other (id integer); CREATE INDEX other_id ON other (id);"
+        "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'other_id'::regclass",
+    )
+    assert only().object == "other_id"
+
+
+def test_what_implies_it(library) -> None:
+    """Uniqueness by another name, or of fewer columns, is uniqueness."""
+    run(
+        library,
+        "ALTER TABLE library_book DROP CONSTRAINT book_title;"
+        "CREATE UNIQUE INDEX mine ON library_book (title);"
+        "DROP INDEX book_published;"
+        'ALTER TABLE library_book DROP CONSTRAINT "library_book_ISBN Number_key";'
+        'CREATE UNIQUE INDEX other ON library_book ("ISBN Number") INCLUDE (title)',
+    )
+    assert findings() == ()
+
+
+def test_nulls(library) -> None:
+    """An index in which NULLs differ is not one in which they are equal."""
+    run(
+        library,
+        "ALTER TABLE library_book DROP CONSTRAINT book_nulls;"
+        "CREATE UNIQUE INDEX mine ON library_book (shelf, title)",
+    )
+    assert only().object == "book_nulls"
+
+
+def test_an_older_postgresql(library, monkeypatch) -> None:
+    """Before PostgreSQL 15 Django makes no constraint in which NULLs are equal."""
+    run(library, "ALTER TABLE library_book DROP CONSTRAINT book_nulls")
+    older = property(lambda inspector: False)
+    monkeypatch.setattr(PostgresInspector, "_knows_nulls", older)
+    assert findings() == ()
+
+
+# What cannot be repaired by a statement alone
+
+
+def test_sqlite_cannot_add_it(lite_library) -> None:
+    """Where SQLite cannot add a column to the rows there are, no statement is told."""
+    run(
+        lite_library,
+        "DROP INDEX book_lower; DROP TABLE library_novel; DROP TABLE library_loan;"
+        "CREATE TABLE library_novel (genre varchar(20) UNIQUE);"
+        "CREATE TABLE library_loan (book_id bigint, PRIMARY KEY (book_id))",
+    )
+    repairs = {finding.object: finding.repair for finding in findings()}
+    assert repairs.pop("book_lower")
+    assert repairs == {"library_novel.book_ptr_id": (), "library_loan.day": ()}
+
+
+def test_columns_of_sqlite(lite_library) -> None:
+    """A unique column, one with a default and a foreign key can be added there."""
+    run(
+        lite_library,
+        "DROP TABLE library_novel; DROP TABLE library_reading;"
+        "CREATE TABLE library_novel (book_ptr_id bigint PRIMARY KEY);"
+        "CREATE TABLE library_reading (id integer PRIMARY KEY, book_id bigint);"
+        "ALTER TABLE library_reading ADD COLUMN author_id bigint",
+    )
+    assert {finding.object for finding in findings()} == {
+        "library_novel.genre",
+        "library_reading.at",
+    }
+    repair(lite_library)
+    assert findings() == ()
+
+
+def test_a_generated_column_of_sqlite(lite_library, monkeypatch) -> None:
+    """SQLite can add a generated column unless it is stored."""
+    run(lite_library, "ALTER TABLE library_book DROP COLUMN length")
+    assert only().repair == ()
+    monkeypatch.setattr(model("Book")._meta.get_field("length"), "db_persist", False)
+    repair(lite_library)
+    assert findings() == ()
+
+
+def test_a_primary_key_of_sqlite(lite_library) -> None:
+    """A key that a table was made without is kept unique by an index."""
+    run(
+        lite_library,
+        "DROP TABLE library_loan; CREATE TABLE library_loan (book_id bigint, day date)",
+    )
+    assert only().object == "library_loan (book_id, day)"
+    repair(lite_library)
+    assert findings() == ()
+
+
+def test_a_view_of_sqlite(lite_library) -> None:
+    """A view in the place of a table has its columns, and nothing unique."""
+    run(
+        lite_library,
+        "ALTER TABLE library_novel RENAME TO novels;"
+        "CREATE VIEW library_novel AS SELECT * FROM novels",
+    )
+    assert findings() == ()
+
+
+def test_rows_of_sqlite(lite_library, monkeypatch) -> None:
+    """Every table of SQLite has the numbers of its rows."""
+    monkeypatch.setattr(model("Novel")._meta.get_field("genre"), "column", "rowid")
+    assert findings() == ()
+
+
+def test_another_schema_of_sqlite(lite, install) -> None:
+    """Tables that may be attached to a connection of Django's cannot be looked for."""
+    install("stacks")
+    lite.rows("CREATE TABLE django_migrations (id integer, app text, name text)")
+    for number, name in enumerate(current_build().migrations):
+        values = (number, *name.split("."))
+        lite.rows("INSERT INTO django_migrations VALUES (?, ?, ?)", *values)
+    tables = {finding.object for finding in findings()}
+    assert "stacks_event" in tables
+    assert not any(table.startswith("stacks.") for table in tables)
+
+
+def test_code_that_fails(library, monkeypatch) -> None:
+    """A default that cannot be had does not keep anybody from learning what is missing."""
+
+    def fail() -> int:
+        raise ValueError("no")
+
+    run(library, "ALTER TABLE library_book DROP COLUMN pages CASCADE")
+    monkeypatch.setattr(model("Book")._meta.get_field("pages"), "_get_default", fail)
+    found = {finding.object: finding.repair for finding in findings()}
+    assert found.pop("library_book.pages") == ()
+    assert all(found.values())
+
+
+# Where a lack comes from
+
+
+def test_no_migration_makes_it(library, monkeypatch) -> None:
+    """What the models need and no migration makes is a migration that is to be made."""
+    for name in ("title", "pages"):
+        monkeypatch.setattr(
+            model("Book")._meta.get_field(name), "column", f"{name}_new"
+        )
+    monkeypatch.setattr(model("Novel")._meta, "db_table", "library_romance")
+    monkeypatch.setattr(model("Reading")._meta, "unique_together", [("book", "author")])
+    found = findings()
+    assert {finding.object for finding in found} >= {
+        "library_romance",
+        "library_book.title_new",
+        "library_reading (book_id, author_id)",
+    }
+    commands = (
+        "python manage.py makemigrations library",
+        "python manage.py safe_migrate",
+    )
+    told = {f.object: f.repair for f in found}
+    assert told["library_romance"] == commands
+    assert told["library_book.title_new"] == commands
+    assert told["library_reading (book_id, author_id)"] == commands
+
+
+def test_an_app_without_migrations(django_database, install) -> None:
+    """Its tables are needed once somebody has asked Django to make them."""
+    install("notes")
+    initialize()
+    assert findings() == ()
+    call_command("migrate", run_syncdb=True, verbosity=0)
+    assert findings() == ()
+    run(
+        django_database,
+        "DROP TABLE notes_note; ALTER TABLE notes_label DROP CONSTRAINT notes_label_name_key",
+    )
+    table, unique = findings()
+    assert table.repair == ("python manage.py migrate --run-syncdb",)
+    assert (table.level, unique.level) == ("error", "warn")
+    run(django_database, unique.repair[0])
+    call_command("migrate", run_syncdb=True, verbosity=0)
+    assert findings() == ()
+
+
+def test_a_database_that_is_ahead(library) -> None:
+    """What another build may have removed is a warning: the database is ready for this one."""
+    run(library, "ALTER TABLE library_novel DROP COLUMN genre")
+    MigrationRecorder(connection).record_applied("library", "0002_no_genre")
+    finding = only()
+    assert finding.level == "warn"
+    assert finding.message == (
+        "The table library_novel of library.Novel has no column genre."
+        " library.0002_no_genre, unknown to this build, may have removed it."
+    )
+    assert finding.repair == ("python manage.py migrate library 0001_initial",)
+    assert initialize().result == "ready"
+
+
+def test_a_squashed_history(library) -> None:
+    """An unknown migration before the known ones is no newer build's."""
+    run(library, "ALTER TABLE library_novel DROP COLUMN genre")
+    run(
+        library,
+        "UPDATE django_migrations SET id = -1 WHERE app = 'sessions';"
+        "INSERT INTO django_migrations (id, app, name, applied) OVERRIDING SYSTEM VALUE"
+        " VALUES (-1, 'library', '0001_old', now())",
+    )
+    assert only().level == "error"
+
+
+def test_a_router(library, settings) -> None:
+    """A table that the routers keep out of this database is not needed there."""
+    run(library, "DROP TABLE library_book_editors; DROP TABLE library_reading")
+    settings.DATABASE_ROUTERS = [OnlyPeople()]
+    assert findings() == ()
+
+
+class OnlyPeople:
+    """Lets a database have no more of the library than its authors."""
+
+    def allow_migrate(self, db: str, app_label: str, model_name: str = "", **hints):
+        return app_label != "library" or model_name == "author"
+
+
+# In a run
+
+
+def test_a_run_that_fails(library, caplog) -> None:
+    """What must not be missing fails the run: with the findings, in words, and in the log."""
+    run(library, "ALTER TABLE library_reading DROP COLUMN at; DROP INDEX book_lower")
+    with pytest.raises(ValidationFailed) as caught:
+        Initializer(FORCED).run()
+    error = "The table library_reading of library.Reading has no column at."
+    assert str(caught.value) == (
+        f"{error} How to repair it: python manage.py safe_init_validate"
+    )
+    assert [finding.level for finding in caught.value.findings] == ["error", "warn"]
+    newest = library.newest_run()
+    assert (newest["outcome"], newest["error"]) == ("failed", str(caught.value))
+    levels = {
+        record.levelname: record.getMessage()
+        for record in caplog.records
+        if record.getMessage().startswith("Validation of default: ")
+    }
+    assert levels["ERROR"].startswith(
+        f"Validation of default: {error} Repair it: ALTER"
+    )
+    assert "Repair it: CREATE UNIQUE INDEX" in levels["WARNING"]
+    repair(library)
+    assert initialize().result == "ready"
+
+
+def test_a_run_that_fails_on_sqlite(lite_library) -> None:
+    """The same on SQLite."""
+    run(lite_library, "DROP TABLE library_reading")
+    with pytest.raises(ValidationFailed, match="library_reading"):
+        Initializer(FORCED).run()
+    assert lite_library.newest_run()["outcome"] == "failed"
+
+
+def test_many_findings(library) -> None:
+    """A run's error names the first ones, and how many more there are."""
+    run(
+        library,
+        "DROP TABLE library_reading, library_loan, library_novel, library_book_editors",
+    )
+    with pytest.raises(ValidationFailed, match=r" And 1 more\. How to repair it: "):
+        Initializer(FORCED).run()
+
+
+def test_what_is_switched_off(library, settings) -> None:
+    """A kind that is off is not looked at; a warning fails nothing."""
+    run(
+        library,
+        "ALTER TABLE library_reading DROP COLUMN at; DROP INDEX book_lower;"
+        "ALTER TABLE library_book ADD CHECK (pages > 0) NOT VALID",
+    )
+    settings.SAFE_INIT = {
+        "IN_TESTS": True,
+        "VALIDATE": {
+            "missing_column": "warn",
+            "missing_unique": "off",
+            "not_valid_constraint": "off",
+        },
+    }
+    assert only().level == "warn"
+    assert Initializer(FORCED).run().result == "ready"
+
+
+def test_migrate_does_what_django_does(library, caplog) -> None:
+    """`migrate` ends as Django's does; the next `safe_migrate` validates, and fails."""
+    run(library, "DROP TABLE library_reading")
+    call_command("migrate", verbosity=0)
+    assert "library_reading" in caplog.text
+    assert library.newest_run()["outcome"] == "partial"
+    with pytest.raises(ValidationFailed):
+        Initializer(FORCED).run()
+
+
+def test_a_part_of_the_work(library) -> None:
+    """While migrations are unapplied, nothing is said of the models: all may be missing."""
+    call_command("migrate", "library", "zero", verbosity=0)
+    found = look("default", print)
+    assert [finding.object for finding in found.findings] == ["library.0001_initial"]
+    assert not found.passes()
+    assert initialize().result == "ready"
+
+
+# From a command line
+
+
+@pytest.fixture
+def validate(command_line):
+    """Runs the command from a command line."""
+    return partial(command_line, Command, "safe_init_validate")
+
+
+def test_command(validate, library) -> None:
+    """Nothing found is exit code 0, and nothing is written."""
+    runs = library.runs()
+    ended = validate()
+    assert (ended.code, ended.stdout) == (
+        0,
+        "default: 14 tables are what this build's models need\n",
+    )
+    assert library.runs() == runs
+    assert validate("--json", "--strict").json == {
+        "databases": [
+            {"database": "default", "valid": True, "tables": 14, "findings": []}
+        ],
+        "error": None,
+    }
+
+
+def test_command_with_findings(validate, library) -> None:
+    """Findings are grouped, each with its repair; an error is exit code 1."""
+    run(library, "DROP INDEX book_lower; ALTER TABLE library_reading DROP COLUMN at")
+    ended = validate()
+    assert ended.code == 1
+    lines = ended.stdout.splitlines()
+    repair_of_column = lines.pop(4)
+    assert repair_of_column.startswith(
+        '    ALTER TABLE "library_reading" ADD COLUMN "at"'
+    )
+    assert lines == [
+        "default: 1 error, 1 warning",
+        "",
+        "missing_column (error)",
+        "  The table library_reading of library.Reading has no column at.",
+        '    ALTER TABLE "library_reading" ALTER COLUMN "at" DROP DEFAULT;',
+        "",
+        "missing_unique (warn)",
+        "  The table library_book of library.Book lacks the unique constraint book_lower.",
+        '    CREATE UNIQUE INDEX "book_lower" ON "library_book"'
+        ' ((LOWER("title")), "author_id");',
+    ]
+    found = validate("--json")
+    assert found.code == 1
+    [database] = found.json["databases"]
+    assert (database["database"], database["valid"]) == ("default", False)
+    column, unique = database["findings"]
+    assert column["kind"] == "missing_column"
+    assert column["model"] == "library.Reading"
+    assert unique["repair"] == [
+        'CREATE UNIQUE INDEX "book_lower" ON "library_book"'
+        ' ((LOWER("title")), "author_id");'
+    ]
+
+
+def test_command_with_warnings(validate, library) -> None:
+    """A warning is exit code 0, unless --strict."""
+    run(library, "DROP INDEX book_lower; DROP INDEX book_published")
+    ended = validate()
+    assert (ended.code, validate("--strict").code) == (0, 1)
+    assert ended.stdout.startswith(
+        "default: 0 errors, 2 warnings\n"
+        "\n"
+        "missing_unique (warn)\n"
+        "  The table library_book of library.Book lacks the unique constraint "
+    )
+
+
+def test_command_before_the_work(validate, django_database, small_shop) -> None:
+    """Unapplied migrations are exit code 1, with the one command that applies them."""
+    ended = validate()
+    assert ended.code == 1
+    assert ended.stdout == (
+        "default: 2 errors, 0 warnings\n"
+        "\n"
+        "unapplied_migration (error)\n"
+        "  The migration shop.0001_initial is not applied.\n"
+        "  The migration shop.0002_sale is not applied.\n"
+        "    python manage.py safe_migrate\n"
+    )
+    assert not django_database.has_table("django_safe_init_run")
+
+
+def test_command_without_anything(validate, django_database, shop) -> None:
+    """A project without migrations, on an empty database, lacks nothing."""
+    assert validate().stdout.startswith("default: 0 tables are")
+
+
+def test_usage(validate, library) -> None:
+    """A database that is not there is exit code 2, in JSON too."""
+    assert validate("--database", "nowhere").code == 2
+    ended = validate("--database", "default", "--database", "nowhere", "--json")
+    assert ended.code == 2
+    assert [each["database"] for each in ended.json["databases"]] == ["default"]
+    assert "nowhere" in ended.json["error"]
+
+
+def test_wrong_settings(validate, settings) -> None:
+    """A wrong setting is exit code 2."""
+    settings.SAFE_INIT = {"VALIDATE": {"tables": "error"}}
+    assert validate().code == 2
+
+
+def test_unreachable(validate, django_database, log_in_as) -> None:
+    """A server that does not answer is exit code 4."""
+    log_in_as(HOST="127.0.0.1", PORT="1")
+    assert validate("--json").code == 4
+
+
+def test_locked_tables(validate, library, connect_raw) -> None:
+    """Migrations that are locked by a migration are exit code 3."""
+    raw = connect_raw()
+    raw.execute("BEGIN; LOCK django_migrations")
+    ended = validate()
+    assert ended.code == 3
+    assert "Try again when it is done." in ended.stderr
+
+
+def test_without_rights(validate, library, new_role, log_in_as) -> None:
+    """A role that may not read the migrations is told the GRANT; exit code 2."""
+    log_in_as(USER=new_role("validator"))
+    ended = validate()
+    assert ended.code == 2
+    assert "GRANT SELECT ON django_migrations TO validator;" in ended.stderr
+
+
+def test_a_role_that_may_only_read(validate, library, new_role, log_in_as) -> None:
+    """Whoever may read the migrations can validate, and learn the repairs."""
+    role = new_role("validator")
+    library.rows(f"GRANT SELECT ON django_migrations TO {role}")
+    run(library, "DROP TABLE library_reading")
+    log_in_as(USER=role)
+    ended = validate()
+    assert ended.code == 1
+    assert 'CREATE TABLE "library_reading"' in ended.stdout
+
+
+def test_a_lost_connection(validate, library, monkeypatch) -> None:
+    """A connection that ends in between is exit code 4."""
+
+    def lose(inspector: PostgresInspector) -> list[str]:
+        inspector._query("SELECT pg_terminate_backend(pg_backend_pid())", None)
+        return []
+
+    monkeypatch.setattr(PostgresInspector, "recorded", lose)
+    ended = validate()
+    assert ended.code == 4
+    assert "The connection to 'default' ended" in ended.stderr
+
+
+def test_interrupted(validate, library, monkeypatch) -> None:
+    """A signal ends it with 128 + n."""
+
+    def interrupt(inspector: PostgresInspector) -> list[str]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return []
+
+    monkeypatch.setattr(PostgresInspector, "recorded", interrupt)
+    assert validate().code == 143
+
+
+def test_several_databases(validate, library, make_database, monkeypatch) -> None:
+    """By default those of SAFE_INIT are validated; commands for others name them."""
+    other = make_database()
+    monkeypatch.setitem(connections.settings, "other", other.settings())
+    monkeypatch.setitem(
+        connections.settings,
+        "other",
+        {**connections.settings["default"], "NAME": other.name},
+    )
+    ended = validate("--database", "other", "--database", "default")
+    assert ended.code == 1
+    assert "python manage.py safe_migrate --database other" in ended.stdout
+    assert "default: 14 tables" in ended.stdout
+    connections["other"].close()

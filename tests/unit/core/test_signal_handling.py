@@ -1,0 +1,121 @@
+"""Signals, as commands take them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from unittest import mock
+
+import pytest
+
+from django_safe_init.core import signal_handling
+from django_safe_init.core.cancellation import Interruption, check
+from django_safe_init.core.signal_handling import Interrupted, interruptible
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_an_exception(number) -> None:
+    """SIGTERM and SIGINT raise `Interrupted`, which holds a shell's exit code."""
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted) as caught, interruptible():
+        signal.raise_signal(number)
+    assert caught.value.exit_code == 128 + number
+    assert str(caught.value) == f"ended by {number.name}"
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_signal_does_not_break_off_the_cleaning_up() -> None:
+    """What comes while the process is cleaning up is ignored."""
+    with interruptible():
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_later_signal_counts_again(monkeypatch) -> None:
+    """A process that went on nevertheless can be told again."""
+    monkeypatch.setattr(signal_handling, "_CLEANING_SECONDS", 0)
+    with interruptible():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with pytest.raises(Interrupted):
+                signal.raise_signal(number)
+
+
+def test_a_swallowed_signal_is_raised_again() -> None:
+    """Code that catches everything cannot keep a signal from the next boundary."""
+    check()
+    with interruptible():
+        check()
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            check()
+    check()
+
+
+def test_other_threads_have_no_signals() -> None:
+    """Outside the main thread, where Python allows no handler, nothing is changed."""
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def enter() -> None:
+        with interruptible():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_a_forked_child_ends_by_the_signal() -> None:
+    """A child that a migration has forked dies of the signal; it does not unwind our stack."""
+    ready, here = os.pipe()
+    with interruptible():
+        child = os.fork()
+        if child == 0:
+            os.write(here, b"!")
+            while True:  # no signal is lost between two short waits
+                signal.sigtimedwait([], 0.01)
+        os.read(ready, 1)
+        os.kill(child, signal.SIGTERM)
+        _, status = os.waitpid(child, 0)
+    os.close(ready)
+    os.close(here)
+    assert os.WTERMSIG(status) == signal.SIGTERM
+
+
+def test_a_child_takes_the_default() -> None:
+    """In another process than its own the handler restores the default and sends it again."""
+    with interruptible():
+        handler = signal.getsignal(signal.SIGTERM)
+        with (
+            mock.patch("os.getpid", return_value=-1),
+            mock.patch("os.kill") as kill,
+            mock.patch("signal.signal") as restore,
+        ):
+            handler(signal.SIGTERM, None)
+    restore.assert_called_once_with(signal.SIGTERM, signal.SIG_DFL)
+    kill.assert_called_once_with(-1, signal.SIGTERM)
+
+
+def test_nothing_to_cancel() -> None:
+    """A guarded connection that is not open has no statement to cancel."""
+
+    class Closed:
+        connection = None
+
+        def __init__(self) -> None:
+            self.execute_wrappers: list[object] = []
+
+    closed = Closed()
+    interruption = Interruption()
+    interruption.guard(closed, lambda raw: pytest.fail("there is none"))
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    threading.Timer(0.2, over.set).start()
+    interruption.end([thread])
+    assert not thread.is_alive()

@@ -1,0 +1,50 @@
+"""Which migrations can be repeated from what they left behind."""
+
+from __future__ import annotations
+
+import pytest
+from django.contrib.postgres.operations import (
+    AddIndexConcurrently,
+    RemoveIndexConcurrently,
+)
+from django.db import migrations, models
+
+from django_safe_init.initialization.interrupted import (
+    concurrent_indexes,
+    does_nothing_else,
+)
+
+ADD = AddIndexConcurrently("product", models.Index(fields=["name"], name="by_name"))
+REMOVE = RemoveIndexConcurrently("product", "by_age")
+RUN = migrations.RunPython(migrations.RunPython.noop)
+
+
+def migration(*operations):
+    return type("Migration", (migrations.Migration,), {"operations": operations})(
+        "0001_x", "shop"
+    )
+
+
+@pytest.mark.parametrize(
+    ("operations", "names", "nothing_else"),
+    [
+        ([ADD], ["by_name"], True),
+        ([REMOVE, ADD], ["by_age", "by_name"], True),
+        ([ADD, RUN], ["by_name"], False),
+        ([RUN], [], False),
+        (
+            [migrations.SeparateDatabaseAndState(database_operations=[ADD])],
+            ["by_name"],
+            True,
+        ),
+        (
+            [migrations.SeparateDatabaseAndState(state_operations=[RUN])],
+            [],
+            True,
+        ),
+    ],
+)
+def test_index_operations(operations, names, nothing_else) -> None:
+    """Concurrent index operations are found, in wrappers too, and told from all others."""
+    assert concurrent_indexes(migration(*operations)) == names
+    assert does_nothing_else(migration(*operations)) is nothing_else

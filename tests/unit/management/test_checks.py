@@ -1,0 +1,163 @@
+"""The system checks: each has an id and a hint, and none opens the database."""
+
+from __future__ import annotations
+
+import pytest
+from django.apps import apps
+from django.core.checks import ERROR, WARNING, run_checks
+from django.core.management import get_commands
+from django.db import connections
+
+from django_safe_init.management import checks
+
+OTHER = {"ENGINE": "tests.other_engine", "NAME": ":memory:"}
+
+
+@pytest.fixture
+def other_alias(settings, monkeypatch):
+    """A second database, on an engine without a lock."""
+    configured = connections.configure_settings({"default": {}, "other": dict(OTHER)})
+    monkeypatch.setitem(connections.settings, "other", configured["other"])
+    settings.SAFE_INIT = {"DATABASES": ["default", "other"]}
+    connections["other"].close()
+    yield
+    del connections["other"]
+
+
+def ours() -> list:
+    return run_checks(tags=["safe_init"])
+
+
+def test_a_sound_project_has_no_message() -> None:
+    """With the defaults, all checks are silent."""
+    assert ours() == []
+
+
+@pytest.mark.parametrize(
+    ("value", "id_"),
+    [
+        ({"MODUS": "self"}, "safe_init.E001"),
+        ({"MODE": "selfish"}, "safe_init.E002"),
+        ({"DATABASES": ["nowhere"]}, "safe_init.E002"),
+        ([], "safe_init.E002"),
+    ],
+)
+def test_settings(settings, value, id_) -> None:
+    """E001 is an unknown key, E002 a value that a key cannot have; each has a hint."""
+    settings.SAFE_INIT = value
+    [message] = ours()
+    assert (message.id, message.level) == (id_, ERROR)
+    assert message.hint
+
+
+@pytest.mark.usefixtures("other_alias")
+def test_engine_without_a_lock() -> None:
+    """W001 names a database whose engine has no lock, and the ways out."""
+    [message] = ours()
+    assert (message.id, message.level) == ("safe_init.W001", WARNING)
+    assert message.msg == "The database 'other' (Other) has no leader lock."
+    assert '"LOCK": "none"' in message.hint
+
+
+@pytest.mark.usefixtures("other_alias")
+def test_the_risk_is_accepted(settings) -> None:
+    """LOCK = "none" silences W001."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "LOCK": "none"}
+    assert ours() == []
+
+
+@pytest.mark.parametrize("app", ["django_tenants", "tenant_schemas"])
+def test_unsupported_executor(monkeypatch, app) -> None:
+    """E003 names an app that brings migration executors of its own."""
+    monkeypatch.setattr(apps, "is_installed", lambda name: name == app)
+    [message] = checks.check_executor(None)
+    assert (message.id, message.level) == ("safe_init.E003", ERROR)
+    assert message.msg.startswith(app)
+    assert app in message.hint
+
+
+def test_shadowed_migrate(settings) -> None:
+    """W002 says that another app's `migrate` is used, and how to let ours extend it."""
+    settings.INSTALLED_APPS = ["syzygy", *settings.INSTALLED_APPS]
+    assert get_commands()["migrate"] == "syzygy"
+    [message] = [each for each in ours() if each.id.startswith("safe_init")]
+    assert (message.id, message.level) == ("safe_init.W002", WARNING)
+    assert "The `migrate` of syzygy is used" in message.msg
+    assert message.hint == (
+        "Put 'django_safe_init' before 'syzygy' in INSTALLED_APPS; ours then extends theirs."
+    )
+
+
+def test_migrate_that_ours_extends(settings) -> None:
+    """Another app's `migrate` behind ours is none of W002's business."""
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "syzygy"]
+    assert [each for each in ours() if each.id == "safe_init.W002"] == []
+
+
+MIDDLEWARE = "django_safe_init.middleware.InitializationMiddleware"
+SECURITY = "django.middleware.security.SecurityMiddleware"
+
+
+@pytest.mark.parametrize(
+    "middleware", [[], [SECURITY], [MIDDLEWARE], [MIDDLEWARE, SECURITY]]
+)
+def test_first_middleware(settings, middleware) -> None:
+    """W003 is silent where ours comes first, and where it is not used."""
+    settings.MIDDLEWARE = middleware
+    assert ours() == []
+
+
+def test_a_middleware_before_ours(settings) -> None:
+    """W003 says that probes are not answered by ours."""
+    settings.MIDDLEWARE = [SECURITY, MIDDLEWARE]
+    [message] = ours()
+    assert (message.id, message.level) == ("safe_init.W003", WARNING)
+    assert message.msg.startswith(f"{MIDDLEWARE} is not the first in MIDDLEWARE")
+    assert message.hint == "Move it to the first place."
+
+
+def test_a_server_that_would_not_begin(settings) -> None:
+    """W005 says that "initialize" needs the middleware."""
+    settings.SAFE_INIT = {"SERVE": "initialize"}
+    settings.MIDDLEWARE = [SECURITY]
+    [message] = ours()
+    assert (message.id, message.level) == ("safe_init.W005", WARNING)
+    assert message.hint == f"Put {MIDDLEWARE!r} first in MIDDLEWARE."
+    settings.MIDDLEWARE = [MIDDLEWARE, SECURITY]
+    assert ours() == []
+
+
+@pytest.mark.parametrize(
+    ("paths", "route"),
+    [
+        pytest.param({}, "", id="our own views"),
+        pytest.param({"live": "/nowhere"}, "", id="a route for whatever is left over"),
+        pytest.param({"live": "/up"}, "up", id="a route"),
+        pytest.param({"live": None, "ready": "/up"}, "up", id="one of two"),
+        pytest.param({"live": "/health/up"}, "health/<slug:name>", id="a converter"),
+    ],
+)
+def test_shadowed_routes(settings, paths, route) -> None:
+    """W004 names the route of the project that is not reached any more."""
+    settings.MIDDLEWARE, settings.ROOT_URLCONF = [MIDDLEWARE], "tests.unit.urls"
+    settings.SAFE_INIT = {"PATHS": paths}
+    found = [(message.id, message.level) for message in ours()]
+    assert found == ([("safe_init.W004", WARNING)] if route else [])
+    for message in ours():
+        assert f"so the route {route!r} is not reached there" in message.msg
+        assert "or None for none" in message.hint
+
+
+def test_no_route_at_all(settings) -> None:
+    """W004 is silent where no route fits."""
+    settings.MIDDLEWARE, settings.ROOT_URLCONF = [MIDDLEWARE], "django_safe_init.urls"
+    settings.SAFE_INIT = {"PATHS": {"live": "/up"}}
+    assert ours() == []
+
+
+def test_shadowed_routes_without_the_middleware(settings) -> None:
+    """W004 is silent where the middleware is not used, or its settings are wrong."""
+    settings.ROOT_URLCONF, settings.SAFE_INIT = "tests.unit.urls", {"PATHS": 1}
+    assert checks.check_paths(None) == []
+    settings.MIDDLEWARE = [MIDDLEWARE]
+    assert checks.check_paths(None) == []

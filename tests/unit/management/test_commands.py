@@ -1,0 +1,183 @@
+"""The small parts of the commands: arguments, signals, output, and whose `migrate` it is."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from django.core.management import CommandError, get_commands, load_command_class
+from django.core.management.base import OutputWrapper
+from django.core.management.commands.migrate import Command as DjangoMigrate
+
+from django_safe_init.core import signal_handling
+from django_safe_init.core.signal_handling import Interrupted, interruptible
+from django_safe_init.exceptions import ConfigurationError, WaitTimeout
+from django_safe_init.initialization.migrate_command import (
+    apps_with_migrate,
+    migrate_command,
+    next_migrate,
+)
+from django_safe_init.management.commands.migrate import Command as OurMigrate
+from django_safe_init.management.exec import require_command, split
+from django_safe_init.management.output import (
+    JsonOnly,
+    command_errors,
+    report_to,
+    terminal,
+)
+
+
+@pytest.mark.parametrize(
+    ("argv", "own", "command"),
+    [
+        (["m", "safe_migrate"], ["m", "safe_migrate"], []),
+        (["m", "--", "a", "--", "b"], ["m"], ["a", "--", "b"]),
+        (["m", "--json", "--"], ["m", "--json"], []),
+    ],
+)
+def test_split(argv, own, command) -> None:
+    """What stands before the first `--` is ours, the rest is the command."""
+    assert split(argv) == (own, command)
+
+
+def test_require_command() -> None:
+    """A program that is not there is refused before any work."""
+    require_command([])
+    require_command(["sh", "-c", "true"])
+    with pytest.raises(
+        ConfigurationError, match="There is no command 'no-such-program'"
+    ):
+        require_command(["no-such-program"])
+
+
+def test_a_swallowed_signal(monkeypatch) -> None:
+    """Once the time for cleaning up is over, another signal ends the process after all."""
+    now = [100.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(signal_handling, "time", clock)
+    with interruptible():
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+        now[0] += 1.9
+        os.kill(os.getpid(), signal.SIGTERM)
+        now[0] += 0.1
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_command_errors() -> None:
+    """An error of ours becomes one line with its exit code."""
+    with pytest.raises(CommandError, match="too long") as caught, command_errors():
+        raise WaitTimeout("too long")
+    assert caught.value.returncode == 3
+    assert isinstance(caught.value.__cause__, WaitTimeout)
+
+
+def test_report_to() -> None:
+    """A line for a person is marked as ours."""
+    stream = io.StringIO()
+    report_to(OutputWrapper(stream))("waiting")
+    assert stream.getvalue() == "[safe_init] waiting\n"
+
+
+def test_json_only(capfd, monkeypatch) -> None:
+    """Standard output is kept for the object; prints, also of children, go elsewhere."""
+    with open(1, "w", closefd=False) as stdout, JsonOnly() as json:
+        # pytest's own does not write to descriptor 1.
+        monkeypatch.setattr(sys, "stdout", stdout)
+        print("from Python")
+        subprocess.run(["sh", "-c", "echo from a child"], check=True, timeout=10)
+        json.emit({"a": 1})
+        stdout.flush()
+    os.write(1, b"afterwards\n")
+    out, err = capfd.readouterr()
+    assert out == '{"a": 1}\nafterwards\n'
+    assert err == "from a child\nfrom Python\n"
+
+
+# Whose `migrate`
+
+
+def test_ours_wins() -> None:
+    """The first app's `migrate` is the project's."""
+    assert get_commands()["migrate"] == "django_safe_init"
+    assert apps_with_migrate() == ["django_safe_init"]
+    assert next_migrate() is DjangoMigrate
+
+
+def test_ours_extends_the_next(settings) -> None:
+    """Behind ours, another app's `migrate` is the one that ours extends."""
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "syzygy"]
+    assert apps_with_migrate() == ["django_safe_init", "syzygy"]
+    assert next_migrate().__module__ == "syzygy.management.commands.migrate"
+
+
+def test_management_that_is_no_package(settings) -> None:
+    """An app whose `management` is a plain module, as that of the sites, has no command."""
+    settings.INSTALLED_APPS = ["django_safe_init", "django.contrib.sites"]
+    assert apps_with_migrate() == ["django_safe_init"]
+
+
+def test_ours_does_not_extend_an_earlier_one(settings) -> None:
+    """An app before ours may extend ours; ours extends what comes later."""
+    settings.INSTALLED_APPS = ["syzygy", *settings.INSTALLED_APPS]
+    assert next_migrate() is DjangoMigrate
+
+
+def test_not_installed(settings) -> None:
+    """Without our app, `migrate` is Django's."""
+    settings.INSTALLED_APPS = ["django.contrib.contenttypes"]
+    assert next_migrate() is DjangoMigrate
+
+
+def test_the_command_that_runs(settings, monkeypatch) -> None:
+    """The project's `migrate` runs if it extends ours; otherwise ours does."""
+    assert type(migrate_command()) is OurMigrate
+    settings.INSTALLED_APPS = ["syzygy", *settings.INSTALLED_APPS]
+    assert not isinstance(load_command_class("syzygy", "migrate"), OurMigrate)
+    assert type(migrate_command()) is OurMigrate
+
+    class Theirs(OurMigrate):
+        pass
+
+    from syzygy.management.commands import migrate
+
+    monkeypatch.setattr(migrate, "Command", Theirs)
+    assert type(migrate_command()) is Theirs
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_terminal(monkeypatch) -> None:
+    """Rich draws on a terminal, in colours unless they are not wanted."""
+    monkeypatch.setattr(sys, "stdout", _Terminal())
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert not terminal(color=True).no_color
+    assert terminal(color=False).no_color
+
+
+def test_no_colours_in_the_environment(monkeypatch) -> None:
+    """NO_COLOR is heard."""
+    monkeypatch.setattr(sys, "stdout", _Terminal())
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert terminal(color=True).no_color
+
+
+def test_no_live_view(monkeypatch) -> None:
+    """Without rich, and in a terminal that cannot move its cursor, there are plain lines."""
+    monkeypatch.setattr(sys, "stdout", _Terminal())
+    monkeypatch.setenv("TERM", "dumb")
+    assert terminal(color=True) is None
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert terminal(color=True) is None

@@ -1,0 +1,60 @@
+"""What the recorder says about a run, before it is written."""
+
+from __future__ import annotations
+
+import pytest
+
+from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.core.build import Build
+from django_safe_init.core.states import State
+
+
+def recorder(**values) -> Recorder:
+    made = Recorder(None, Build(frozenset(), "x"), None)
+    for name, value in values.items():
+        setattr(made, name, value)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("values", "name"),
+    [
+        ({"state": State.CHECKING_SCHEMA}, "safe_init checking_schema"),
+        (
+            {
+                "state": State.MIGRATING,
+                "done": 2,
+                "total": 14,
+                "message": "shop.0004_x",
+            },
+            "safe_init 3/14 shop.0004_x",
+        ),
+        ({"state": State.VALIDATING, "done": 14, "total": 14}, "safe_init validating"),
+    ],
+)
+def test_application_name(values, name) -> None:
+    """pg_stat_activity shows every role which step of how many runs."""
+    assert recorder(**values)._application_name() == name
+
+
+def test_application_name_fits() -> None:
+    """It has room in PostgreSQL's 63 bytes, however long the migration is called."""
+    made = recorder(total=1, message="shop.0001_" + "x" * 100)
+    assert len(made._application_name()) == 63
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "state", "percent"),
+    [
+        (0, 0, State.MIGRATING, 0),
+        (0, 14, State.MIGRATING, 0),
+        (7, 14, State.MIGRATING, 50),
+        (14, 14, State.VALIDATING, 99),
+        (14, 14, State.READY, 100),
+        (0, 0, State.READY, 100),
+    ],
+)
+def test_progress(done, total, state, percent) -> None:
+    """Per cent of the plan; only a ready run is at 100."""
+    made = recorder(done=done, total=total, state=state)
+    assert made._present()["progress"] == percent

@@ -1,0 +1,479 @@
+"""The page, without a browser."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.http import HttpResponse
+from django.utils import translation
+from django.utils.translation import trans_real
+
+import django_safe_init
+from django_safe_init.serving.http import page_texts
+from django_safe_init.serving.http.page import DebugView, PageView, render
+from tests.unit.catalogues import CONTEXT, write_mo
+
+STATES = (*page_texts.HEADINGS, "unknown")
+WANTED = "/orders/?page=2&sort=name"
+MIGRATING = PageView(
+    "migrating",
+    continue_url=WANTED,
+    status_url="/api/db/status",
+    run=18,
+    done=5,
+    total=14,
+    progress=35,
+    elapsed_seconds=102.7,
+    silence_seconds=1.2,
+    remaining_seconds=200,
+    refresh_seconds=7,
+)
+DEBUG = DebugView(
+    ("shop.0001_initial",), error="ValueError: no price", leader="web-3:1994"
+)
+STYLE = Path(django_safe_init.__file__).parent / "templates/django_safe_init/page.css"
+
+
+class Parsed(HTMLParser):
+    """A page's elements with their attributes, and the text of each kind of element."""
+
+    def __init__(self, response: HttpResponse) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.raw: dict[str, str] = {}
+        self.lines: list[str] = []
+        self._inside: list[str] = []
+        self.feed(response.content.decode())
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag in ("style", "script", "template", "noscript"):
+            self._inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._inside:
+            self._inside.remove(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            name = self._inside[-1]
+            self.raw[name] = self.raw.get(name, "") + data
+        elif line := data.strip():
+            self.lines.append(line)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def shown(view: PageView) -> list[str]:
+    """The texts of the page that a person sees, those of the title included."""
+    return Parsed(render(view)).lines
+
+
+# What is shown
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_heading(state: str) -> None:
+    """Each state has a heading of its own, and an unknown one has that of not knowing."""
+    heading, explanation = page_texts.HEADINGS.get(state, page_texts.UNKNOWN)
+    lines = shown(PageView(state))
+    assert lines[:3] == [heading, heading, explanation]
+    assert "100%" not in " ".join(lines)
+
+
+def test_numbers() -> None:
+    """While work is done the page shows steps, per cent and times, and not the run."""
+    lines = shown(MIGRATING)
+    assert lines[0] == "35% · This site is being updated"
+    assert lines[3:11] == [
+        *("5 of 14 steps", "35%"),
+        *("Time elapsed", "1:42"),
+        *("Last sign of life", "just now"),
+        *("Time left", "about 3 minutes"),
+    ]
+    assert not any("18" in line for line in lines)
+
+
+def test_unknown_numbers() -> None:
+    """What is not known is not there, and the bar moves without a value."""
+    parsed = Parsed(render(PageView("migrating")))
+    assert parsed.all("progress")[0] == {
+        "id": "bar",
+        "max": "100",
+        "aria-labelledby": "heading",
+    }
+    assert not parsed.all("dt")
+
+
+def test_progress_without_steps() -> None:
+    """Per cent alone move the bar too."""
+    assert Parsed(render(PageView("migrating", progress=7))).all("progress")[0][
+        "value"
+    ] == ("7")
+
+
+def test_checking() -> None:
+    """When all steps are done, the page says that the result is being checked."""
+    assert page_texts.CHECKING in shown(replace(MIGRATING, done=14, progress=99))
+
+
+def test_impossible_numbers() -> None:
+    """Numbers that cannot be are shown as the nearest that can."""
+    odd = replace(MIGRATING, done=20, progress=140, elapsed_seconds=-3)
+    assert {"14 of 14 steps", "100%", "0:00"} <= set(shown(odd))
+    assert "0 of 14 steps" in shown(replace(MIGRATING, done=-1))
+
+
+def test_error() -> None:
+    """A failure shows the number of the run and what to do with it, and no hope."""
+    lines = shown(replace(MIGRATING, state="error"))
+    assert lines[0] == lines[1]
+    assert {"Run 18", page_texts.advice(), "5 of 14 steps"} <= set(lines)
+    assert "1:42" in lines
+    assert not {"Time left", "Last sign of life", "Time elapsed"} & set(lines)
+
+
+def test_error_of_no_run() -> None:
+    """A failure without a run does not speak of one."""
+    assert page_texts.advice() not in shown(PageView("error"))
+
+
+@pytest.mark.parametrize("state", ["not_initialized", "unknown"])
+def test_no_bar_while_nobody_works(state: str) -> None:
+    """Where nobody works there is nothing that looks like work."""
+    [bar, *_] = Parsed(render(replace(MIGRATING, state=state))).all("progress")
+    assert "hidden" in bar
+
+
+def test_debug() -> None:
+    """With DEBUG the pending migrations, the command, the error and the leader are shown."""
+    lines = shown(replace(MIGRATING, state="error", debug=DEBUG))
+    assert {
+        "ValueError: no price",
+        "1 step is pending:",
+        "shop.0001_initial",
+        "python manage.py safe_migrate",
+        "The leader is web-3:1994.",
+    } <= set(lines)
+
+
+def test_debug_with_little_to_say() -> None:
+    """What a developer cannot be told is left out."""
+    lines = shown(PageView("initializing", debug=DebugView()))
+    assert page_texts.debug_heading() in lines
+    assert not any("pending" in line or "leader" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0:00"),
+        (9.9, "0:09"),
+        (65, "1:05"),
+        (3599, "59:59"),
+        (3600, "1:00:00"),
+        (90061, "25:01:01"),
+    ],
+)
+def test_clock(seconds: float, text: str) -> None:
+    """Elapsed time is written as on a clock, in any language."""
+    assert page_texts.clock(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-1, "just now"),
+        (4.9, "just now"),
+        (5, "5 seconds ago"),
+        (59.9, "59 seconds ago"),
+        (60, "1 minute ago"),
+        (7260, "121 minutes ago"),
+    ],
+)
+def test_ago(seconds: float, text: str) -> None:
+    """The last sign of life is as exact as the heartbeat."""
+    assert page_texts.ago(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "less than a minute"),
+        (59, "less than a minute"),
+        (60, "about 1 minute"),
+        (89, "about 1 minute"),
+        (5340, "about 89 minutes"),
+        (5400, "about 2 hours"),
+    ],
+)
+def test_about(seconds: float, text: str) -> None:
+    """An estimate is never more exact than it can be."""
+    assert page_texts.about(seconds) == text
+
+
+# What is sent
+
+
+def source(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_content_security_policy(state: str) -> None:
+    """The policy allows exactly the style and the script that are sent."""
+    response = render(replace(MIGRATING, state=state, debug=DEBUG))
+    parsed = Parsed(response)
+    assert response["Content-Security-Policy"] == (
+        f"default-src 'none'; style-src {source(parsed.raw['style'])};"
+        f" script-src {source(parsed.raw['script'])}; connect-src 'self';"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    assert len(parsed.all("style")) == len(parsed.all("script")) == 1
+
+
+def test_content_security_policy_without_script() -> None:
+    """Without a URL to ask, no script is sent and none is allowed."""
+    response = render(replace(MIGRATING, status_url=None))
+    parsed = Parsed(response)
+    assert response["Content-Security-Policy"] == (
+        f"default-src 'none'; style-src {source(parsed.raw['style'])};"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    assert not parsed.all("script")
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_nothing_that_hashes_do_not_cover(state: str) -> None:
+    """The page has no style attributes, no inline handlers, and loads nothing."""
+    for tag, attributes in Parsed(
+        render(replace(MIGRATING, state=state, debug=DEBUG))
+    ).elements:
+        assert not [name for name in attributes if name.startswith("on")]
+        assert not {"style", "src", "srcset"} & set(attributes)
+        assert tag not in ("link", "img", "iframe", "form", "base")
+
+
+def test_headers() -> None:
+    """The page is never stored, indexed or sniffed, and has the status that it is given."""
+    response = render(MIGRATING, status=503)
+    assert response.status_code == 503
+    assert response["Content-Type"] == "text/html; charset=utf-8"
+    assert response["Cache-Control"] == "no-store"
+    assert response["X-Robots-Tag"] == "noindex"
+    assert response["X-Content-Type-Options"] == "nosniff"
+    assert response["Referrer-Policy"] == "same-origin"
+    assert "Retry-After" not in response
+
+
+def test_refresh_is_for_those_without_script() -> None:
+    """With a script the refresh stands in <noscript>, so that the two do not compete."""
+    content = render(MIGRATING).content.decode()
+    assert '<noscript><meta http-equiv="refresh" content="7"></noscript>' in content
+
+
+def test_refresh_without_script() -> None:
+    """Without a script the refresh is for everybody, and never without a pause."""
+    content = render(PageView("migrating", refresh_seconds=0)).content.decode()
+    assert '<meta http-equiv="refresh" content="1">' in content
+    assert "<noscript>" not in content
+
+
+def test_ready_goes_on() -> None:
+    """Once ready, the refresh leads to what was wanted."""
+    parsed = Parsed(render(replace(MIGRATING, state="ready")))
+    [refresh] = [m for m in parsed.all("meta") if m.get("http-equiv") == "refresh"]
+    assert refresh["content"] == f"1;url={WANTED}"
+    assert parsed.all("a")[0]["href"] == WANTED
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://evil.example/",
+        "//evil.example/",
+        "///evil.example",
+        "/\\evil.example",
+        "\\/evil.example",
+        "/\t/evil.example",
+        "/\n/evil.example",
+        "javascript:alert(1)",
+        "evil",
+        " /evil",
+        "",
+    ],
+)
+def test_no_open_redirect(url: str) -> None:
+    """Whatever is not a path of this site becomes its front page."""
+    parsed = Parsed(render(replace(MIGRATING, state="ready", continue_url=url)))
+    assert parsed.all("main")[0]["data-continue-url"] == "/"
+    assert {link["href"] for link in parsed.all("a")} == {"/"}
+    assert "evil" not in render(replace(MIGRATING, continue_url=url)).content.decode()
+
+
+@pytest.mark.parametrize("url", ["https://evil.example/", "//evil.example/status"])
+def test_asks_no_other_site(url: str) -> None:
+    """A status that would be somewhere else (a strange `SCRIPT_NAME`) is not asked for."""
+    content = render(replace(MIGRATING, status_url=url)).content.decode()
+    assert "evil" not in content
+    assert "<script" not in content
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_what_was_sent_is_lost(state: str) -> None:
+    """Who has sent something is told so, and goes nowhere by itself."""
+    view = replace(MIGRATING, state=state, sent=True)
+    parsed = Parsed(render(view))
+    assert page_texts.lost() in parsed.lines
+    assert "data-stays" in parsed.all("main")[0]
+    assert not [m for m in parsed.all("meta") if m.get("http-equiv") == "refresh"]
+    assert (page_texts.SEND_AGAIN in parsed.lines) == (state == "ready")
+
+
+def test_who_came_for_the_page_stays() -> None:
+    """Who opens the status when all is ready can read it."""
+    assert "data-stays" not in Parsed(render(MIGRATING)).all("main")[0]
+    ready = Parsed(render(replace(MIGRATING, state="ready", stays=True)))
+    assert "data-stays" in ready.all("main")[0]
+    assert page_texts.IN_USE in ready.lines
+    assert page_texts.promise("ready") not in ready.lines
+
+
+def test_everything_is_escaped() -> None:
+    """No value can end an attribute or begin an element."""
+    hostile = "\"'><script>alert(1)</script>"
+    debug = DebugView((hostile,), hostile, hostile, hostile)
+    url = f"/{hostile}"
+    view = PageView("error", url, status_url=url, run=1, done=1, total=1, debug=debug)
+    content = render(view).content.decode()
+    assert "<script>" not in content
+    assert content.count("<script") == 1
+    assert Parsed(render(view)).all("main")[0]["data-status-url"] == url
+
+
+def test_script_cannot_end_early() -> None:
+    """Nothing in our own files ends their element, or hides its end."""
+    raw = Parsed(render(MIGRATING)).raw
+    for text in (raw["style"], raw["script"]):
+        assert not re.search(r"</(style|script)|<!--", text)
+
+
+def test_independent_of_the_projects_templates(settings: Any) -> None:
+    """The page needs no entry in TEMPLATES, no request and no installed app."""
+    settings.TEMPLATES = []
+    settings.INSTALLED_APPS = []
+    assert render(MIGRATING).content
+
+
+# Languages
+
+
+def test_german() -> None:
+    """The page is in the active language, plural forms included, and says so."""
+    with translation.override("de"):
+        parsed = Parsed(render(replace(MIGRATING, total=1, done=0)))
+    assert parsed.all("html")[0] == {"lang": "de", "dir": "ltr"}
+    assert "Diese Website wird aktualisiert" in parsed.lines
+    assert "0 von 1 Schritt" in parsed.lines
+
+
+def test_language_without_a_catalogue() -> None:
+    """Where there is no catalogue the page is in English, and says so."""
+    with translation.override("fr"):
+        parsed = Parsed(render(MIGRATING))
+    assert parsed.all("html")[0] == {"lang": "en", "dir": "ltr"}
+
+
+def test_without_translations(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With USE_I18N off the page is in English, whatever the language of the project."""
+    monkeypatch.setattr(translation, "_trans", type(translation._trans)())
+    settings.USE_I18N = False
+    settings.LANGUAGE_CODE = "de"
+    assert Parsed(render(MIGRATING)).all("html")[0]["lang"] == "en"
+
+
+@pytest.fixture
+def clean_translations() -> Any:
+    """Catalogues are read once; those of this test must not outlast it."""
+    trans_real._translations.clear()
+    yield
+    trans_real._translations.clear()
+
+
+@pytest.mark.usefixtures("clean_translations")
+def test_catalogue_of_the_project(settings: Any, tmp_path: Path) -> None:
+    """A project's own catalogue changes texts, adds a language, and its direction."""
+    texts = {
+        "": "Content-Type: text/plain; charset=UTF-8\n",
+        f"the code of the language of this catalogue{CONTEXT}en": "ar",
+        "This site is being updated": "يجري تحديث هذا الموقع",
+    }
+    folder = tmp_path / "ar/LC_MESSAGES"
+    folder.mkdir(parents=True)
+    (folder / "django.mo").write_bytes(write_mo(texts))
+    settings.LOCALE_PATHS = [tmp_path]
+    with translation.override("ar"):
+        parsed = Parsed(render(MIGRATING))
+    assert parsed.all("html")[0] == {"lang": "ar", "dir": "rtl"}
+    assert texts["This site is being updated"] in parsed.lines
+
+
+# Contrast, by the formula of WCAG 2
+
+
+def palette(scheme: str) -> dict[str, str]:
+    """The colours of a scheme; the dark one is the second."""
+    found = re.findall(r":root \{(.*?)\}", STYLE.read_text(), re.DOTALL)
+    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", found[scheme == "dark"]))
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels
+    ]
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("ink", "ground", "least"),
+    [
+        ("ink", "card", 4.5),
+        ("ink", "inset", 4.5),
+        ("ink", "bad-ground", 4.5),
+        ("soft-ink", "card", 4.5),
+        ("work", "card", 4.5),
+        ("bad", "bad-ground", 4.5),
+        # Not text: the bar, and the mark.
+        *(
+            (name, ground, 3)
+            for name in ("work", "good", "bad")
+            for ground in ("track", f"{name}-ground")
+        ),
+    ],
+)
+def test_contrast(scheme: str, ink: str, ground: str, least: float) -> None:
+    """Text and what carries meaning stand out as WCAG's level AA asks."""
+    colours = palette(scheme)
+    assert contrast(colours[ink], colours[ground]) >= least
+
+
+def test_formula_of_contrast() -> None:
+    """The formula is right where the answer is known."""
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)

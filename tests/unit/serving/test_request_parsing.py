@@ -1,0 +1,144 @@
+"""What a request asks for: its token, its media type, its database, its URL."""
+
+from __future__ import annotations
+
+import pytest
+from django.test import RequestFactory
+
+from django_safe_init.serving.http.request_parsing import (
+    chosen,
+    has_token,
+    own_url,
+    wants_page,
+)
+
+factory = RequestFactory()
+CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8"
+
+
+def as_sent(text: str) -> str:
+    """A header's bytes as a server hands them over."""
+    return text.encode().decode("latin-1")
+
+
+@pytest.mark.parametrize(
+    ("token", "header"),
+    [
+        ("s3cret", "Bearer s3cret"),
+        ("s3cret", "bearer s3cret"),
+        ("s3cret", "BEARER  s3cret "),
+        ("s3cret\n", "Bearer s3cret"),
+        ("schlüssel", as_sent("Bearer schlüssel")),
+        ("鍵", as_sent("Bearer 鍵")),
+        ("two words", "Bearer two words"),
+    ],
+)
+def test_the_token_opens(token, header) -> None:
+    """The right token opens, also one that is not ASCII or comes from a file."""
+    assert has_token(factory.get("/", HTTP_AUTHORIZATION=header), token)
+
+
+@pytest.mark.parametrize(
+    ("token", "header"),
+    [
+        ("", "Bearer "),
+        ("", "Bearer"),
+        (" \n", "Bearer "),
+        ("s3cret", ""),
+        ("s3cret", "s3cret"),
+        ("s3cret", "Bearer"),
+        ("s3cret", "Bearer s3cre"),
+        ("s3cret", "Bearer s3crett"),
+        ("s3cret", "Basic s3cret"),
+        ("s3cret", "Bearer S3CRET"),
+        ("schlüssel", "Bearer schlussel"),
+        ("schlüssel", "Bearer schlüssel".replace("ü", "\udcfc")),
+        ("\udcff", "Bearer ÿ"),
+        ("s3cret", "Bearer s3cret\ud800"),
+    ],
+)
+def test_nothing_else_opens(token, header) -> None:
+    """Another token, another scheme or none opens nothing; an empty token opens nothing."""
+    assert not has_token(factory.get("/", HTTP_AUTHORIZATION=header), token)
+
+
+def test_no_header() -> None:
+    """A request without the header is told the public part."""
+    assert not has_token(factory.get("/"), "s3cret")
+
+
+@pytest.mark.parametrize(
+    ("accept", "page"),
+    [
+        (CHROME, True),
+        ("text/html", True),
+        ("TEXT/HTML", True),
+        ("text/*", True),
+        ("text/html;q=0.9, application/json;q=0.8", True),
+        ("application/json, text/html;q=0.9", False),
+        ("text/html;q=0", False),
+        ("*/*", False),
+        ("", False),
+        ("application/json", False),
+        ("application/problem+json, text/html;q=0.5", False),
+        ("application/json, text/html", False),
+        ("image/png", False),
+        ("garbage", False),
+        ("text/html; x*=nowhere''y", False),
+    ],
+)
+def test_who_wants_a_page(accept, page) -> None:
+    """A page is for who names HTML and prefers it; a probe and a script get JSON."""
+    assert wants_page(factory.get("/", HTTP_ACCEPT=accept)) is page
+
+
+def test_no_accept_header() -> None:
+    """Who names no media type gets JSON."""
+    assert not wants_page(factory.get("/"))
+
+
+def test_an_encoding_that_nobody_knows(monkeypatch) -> None:
+    """What older versions of Django raise for an unknown encoding is no browser either."""
+    request = factory.get("/", HTTP_ACCEPT="text/html;x*=nonexistent''%41")
+
+    def unknown(*args: object) -> str:
+        raise LookupError("unknown encoding: nonexistent")
+
+    monkeypatch.setattr(request, "get_preferred_type", unknown)
+    assert not wants_page(request)
+
+
+@pytest.mark.parametrize(
+    ("query", "aliases"),
+    [
+        ("", ["default", "other"]),
+        ("x=1", ["default", "other"]),
+        ("database=other", ["other"]),
+        ("database=%6Fther", ["other"]),
+        ("database=nowhere", []),
+        ("database=", []),
+        ("database=default&database=other", []),
+        ("&".join(["x=1"] * 1000), []),
+    ],
+)
+def test_chosen_databases(query, aliases) -> None:
+    """`?database=` chooses one of SAFE_INIT["DATABASES"]; anything else there is none."""
+    request = factory.get(f"/?{query}")
+    assert list(chosen(request, ["default", "other"])) == aliases
+
+
+@pytest.mark.parametrize(
+    ("path", "url"),
+    [
+        ("/cart/?a=b", "/cart/?a=b"),
+        ("//evil.example/x", "/%2Fevil.example/x"),
+        ("/\\evil.example", "/%5Cevil.example"),
+        ("/ü?ü", "/%C3%BC?%C3%BC"),
+    ],
+)
+def test_own_url(path, url) -> None:
+    """The URL to come back to is the one that was asked for, and never another host's."""
+    address, _, query = path.partition("?")
+    request = factory.get("/", QUERY_STRING=query)
+    request.path = address
+    assert own_url(request) == url

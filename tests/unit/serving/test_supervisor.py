@@ -1,0 +1,519 @@
+"""When a server initializes its databases in the background, and what it does about failures."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from django_safe_init.core.build import Build
+from django_safe_init.core.records import ConnectionEnded, RunRow
+from django_safe_init.exceptions import DatabaseUnreachable
+from django_safe_init.serving.background import supervisor
+from django_safe_init.serving.background.child_process import NOT_DUE
+from django_safe_init.serving.background.host_lock import Heir, HostLock
+from django_safe_init.serving.background.poller import unreachable
+from django_safe_init.serving.background.supervisor import (
+    Background,
+    pause_after,
+    seconds_to_wait,
+    seconds_until_due,
+    server_process,
+)
+from django_safe_init.serving.background.termination_signals import termination
+from django_safe_init.status import Status
+from tests.support import wait_until
+from tests.unit.conftest import BEHIND, READY, status_of
+from tests.unit.snapshots import OTHER, OWN, ended, reading, run_row
+
+BUILD = Build(frozenset(), OWN)
+DUE = status_of(BEHIND)
+FAILED = status_of(reading(ended(1, "failed"), missing=("shop.0002_secret",)))
+LED = status_of(reading(run_row(1), leader_pid=99, missing=("shop.0002_secret",)))
+
+
+def failed(id_: int, seconds_ago: float, **changes: Any) -> RunRow:
+    """A run of three seconds that failed so many seconds ago."""
+    ages = {"age_seconds": seconds_ago + 3, "duration_seconds": 3.0}
+    return ended(id_, "failed", **{**ages, **changes})
+
+
+@pytest.fixture(autouse=True)
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostLock:
+    """The lock of a host on which there is only this test; as another process sees it."""
+    path = str(tmp_path / "host.lock")
+    monkeypatch.setattr(supervisor, "host_lock", lambda build: HostLock(path))
+    return HostLock(path)
+
+
+# When it is time
+
+
+def test_pauses() -> None:
+    """Each is twice the one before, up to a limit that as many runs as are read can tell of."""
+    assert [pause_after(failures) for failures in range(1, 9)] == [
+        *(5, 10, 20, 40, 80, 160),
+        *(300, 300),
+    ]
+    assert pause_after(supervisor._RUNS) == supervisor.MOST_PAUSE
+
+
+@pytest.mark.parametrize("status", [READY, LED, unreachable("default")])
+def test_nothing_to_do(status: Status) -> None:
+    """What is ready, or led, or not to be reached, is left alone."""
+    assert seconds_to_wait(status, [failed(1, 1000)], OWN) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("runs", "seconds"),
+    [
+        ([], 0),
+        ([failed(1, 1)], 4),
+        ([failed(1, 6)], -1),
+        ([failed(2, 1), failed(1, 60)], 9),
+        ([failed(number, 100) for number in range(8, 0, -1)], 200),
+        ([failed(1, 1, build=OTHER)], 0),
+        ([failed(3, 1), failed(2, 30, build=OTHER), failed(1, 60)], 9),
+        ([ended(2, "interrupted"), failed(1, 1)], 0),
+        ([failed(3, 1), ended(2, "ready"), failed(1, 60)], 4),
+        ([run_row(2), failed(1, 1)], 0),
+    ],
+)
+def test_when_it_is_time(runs: list[RunRow], seconds: float) -> None:
+    """At once, unless the newest runs of this build have failed: then after a pause."""
+    assert seconds_to_wait(DUE, runs, OWN) == pytest.approx(seconds)
+
+
+class Reader:
+    """Reads what the test says."""
+
+    def __init__(self, sight: Status, runs: list[RunRow]) -> None:
+        self.sight = sight
+        self.runs = runs
+        self.lost: Exception | None = None
+
+    def history(self, count: int) -> list[RunRow]:
+        if self.lost:
+            raise self.lost
+        return self.runs[:count]
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def see(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Lets a closer look see this; returns the aliases that are looked at."""
+    looked_at: list[str] = []
+
+    def let(sight: Status | Exception, *runs: RunRow) -> list[str]:
+        def open_reader(alias: str, *arguments: Any) -> Reader:
+            looked_at.append(alias)
+            if isinstance(sight, Exception):
+                raise sight
+            return Reader(sight, list(runs))
+
+        monkeypatch.setattr(supervisor, "open_reader", open_reader)
+        monkeypatch.setattr(supervisor, "look", lambda alias, reader: reader.sight)
+        return looked_at
+
+    return let
+
+
+def test_a_connection_that_is_lost_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known then, and nothing is done."""
+    reader = Reader(FAILED, [])
+    reader.lost = ConnectionEnded("gone")
+    monkeypatch.setattr(supervisor, "open_reader", lambda *arguments: reader)
+    monkeypatch.setattr(supervisor, "look", lambda alias, reader: reader.sight)
+    assert seconds_until_due("default", BUILD) == math.inf
+
+
+def test_a_closer_look(see: Any) -> None:
+    """The runs in the database say how long it still takes."""
+    see(FAILED, failed(1, 1))
+    assert seconds_until_due("default", BUILD) == pytest.approx(4)
+    see(DatabaseUnreachable())
+    assert seconds_until_due("default", BUILD) == math.inf
+
+
+# What it does
+
+
+class FakeChild:
+    """A child that ends as the test says."""
+
+    pid = 4711
+    left_to: int | None = None
+
+    def __init__(self, made: list[FakeChild], ends: list[tuple[int, str]]) -> None:
+        made.append(self)
+        self.ended = threading.Event()
+        self._end = ends.pop(0) if ends else None
+
+    def result(self) -> tuple[int, str]:
+        if self._end is None:
+            assert self.ended.wait(20)
+        return self._end or (143, "ended by SIGTERM")
+
+    def leave_to(self, server: int) -> None:
+        self.left_to = server
+
+    def end(self) -> None:
+        self.ended.set()
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[FakeChild]:
+    """The children that were started; each ends as `ends` says, or when it is told to."""
+    made: list[FakeChild] = []
+    monkeypatch.setattr(supervisor, "_SECONDS_BETWEEN_LOOKS", (0, 0.001))
+    use(monkeypatch, made)
+    return made
+
+
+def use(monkeypatch: Any, made: list[FakeChild], *ends: tuple[int, str]) -> None:
+    left = list(ends)
+
+    def start(*, if_due: bool, holding: HostLock) -> FakeChild:
+        assert if_due
+        assert holding.file is not None
+        return FakeChild(made, left)
+
+    monkeypatch.setattr(supervisor, "Child", start)
+
+
+@pytest.fixture
+def begin() -> Iterator[Callable[..., Background]]:
+    """Starts a thread that knows these statuses, by alias; a test may change them."""
+    started: list[Background] = []
+
+    def begin_with(known: dict[str, Status | None]) -> Background:
+        started.append(Background(known, BUILD, known.get))
+        started[-1].start()
+        return started[-1]
+
+    yield begin_with
+    for each in started:
+        each.stop()
+
+
+def assert_ends(thread: Background) -> None:
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("status", [None, LED, unreachable("default")])
+def test_it_waits(children: Any, begin: Any, see: Any, status: Status | None) -> None:
+    """While nothing is known, or others are at work, it does not even look closer."""
+    looked_at = see(DUE)
+    counted = Counted(default=status)
+    thread = begin(counted)
+    wait_until(lambda: counted.reads > 20)
+    assert (children, looked_at) == ([], [])
+    counted["default"] = READY
+    assert_ends(thread)
+
+
+class Counted(dict[str, Any]):
+    """Knows how often somebody has asked it."""
+
+    reads = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.reads += 1
+        return super().get(key, default)
+
+
+def test_it_initializes(
+    children: Any, begin: Any, see: Any, monkeypatch: Any, caplog: Any
+) -> None:
+    """A child is started, and when all is ready the thread ends."""
+    caplog.set_level(logging.INFO)
+    see(DUE)
+    use(monkeypatch, children, *[(0, "")] * 1000)
+    known = {"default": DUE}
+    thread = begin(known)
+    wait_until(lambda: "has ended: ready" in caplog.text)
+    known["default"] = READY
+    assert_ends(thread)
+    assert "Initializing in the background, in process 4711." in caplog.messages
+
+
+def test_several_databases(children: Any, begin: Any, see: Any) -> None:
+    """Only those are looked at that may need it; the child initializes all."""
+    looked_at = see(DUE)
+    led = Status("second", LED.state, 0, "", led=True)
+    due = Status("third", DUE.state, 0, "")
+    begin({"default": READY, "second": led, "third": due})
+    wait_until(lambda: children)
+    assert set(looked_at) == {"third"}
+
+
+def test_it_is_not_time_yet(
+    children: Any, begin: Any, see: Any, monkeypatch: Any
+) -> None:
+    """It looks again when it is time, or a little later, as another process may have died."""
+    monkeypatch.setattr(supervisor, "_MOST_SECONDS_UNSEEN", 0.01)
+    looked_at = see(FAILED, failed(1, 1))
+    begin({"default": FAILED})
+    wait_until(lambda: len(looked_at) > 2)
+    assert children == []
+    see(FAILED, failed(1, 6))
+    wait_until(lambda: children)
+
+
+def test_one_child_a_host(children: Any, begin: Any, see: Any, host: HostLock) -> None:
+    """While another process of this host is at it, it does not even look closer."""
+    looked_at = see(DUE)
+    assert host.take()
+    counted = Counted(default=DUE)
+    begin(counted)
+    wait_until(lambda: counted.reads > 20)
+    assert (children, looked_at) == ([], [])
+    host.drop()
+    wait_until(lambda: children)
+    assert not host.take()
+
+
+def test_a_failure(
+    children: Any, begin: Any, see: Any, monkeypatch: Any, caplog: Any
+) -> None:
+    """It is told with its reason; this process tries again after a pause that grows."""
+    see(DUE)
+    monkeypatch.setattr(supervisor, "LEAST_PAUSE", 0.01)
+    use(monkeypatch, children, (1, "It broke."), (1, "Again."), (0, ""), (1, "Late."))
+    thread = begin({"default": DUE})
+    wait_until(lambda: "Late." in caplog.text)
+    thread.stop()
+    warnings = [each for each in caplog.records if each.levelno == logging.WARNING]
+    assert [each.args[1] for each in warnings] == ["It broke.", "Again.", "Late."]
+    first, second, late = (each.args[0] for each in warnings)
+    assert 0.01 <= first < 0.0126
+    assert 0.02 <= second < 0.0251
+    assert late < second  # a success begins it anew
+
+
+def test_somebody_was_faster(
+    children: Any, begin: Any, see: Any, monkeypatch: Any, caplog: Any
+) -> None:
+    """A child that has found nothing to do is no failure."""
+    caplog.set_level(logging.INFO)
+    see(DUE)
+    use(monkeypatch, children, (NOT_DUE, "the process ended with exit code 75"))
+    begin({"default": DUE})
+    wait_until(lambda: len(children) == 2)
+    assert "Another process was faster: process 4711 did nothing." in caplog.messages
+    assert not [each for each in caplog.records if each.levelno > logging.INFO]
+
+
+def test_a_child_that_cannot_be_started(
+    children: Any, begin: Any, see: Any, monkeypatch: Any, caplog: Any
+) -> None:
+    """That is a failure like any other: the thread goes on."""
+
+    def start(**arguments: Any) -> Any:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    see(DUE)
+    monkeypatch.setattr(supervisor, "LEAST_PAUSE", 0.01)
+    monkeypatch.setattr(supervisor, "Child", start)
+    begin({"default": DUE})
+    wait_until(lambda: "Resource temporarily unavailable" in caplog.text)
+    use(monkeypatch, children)
+    wait_until(lambda: children)
+
+
+def test_a_look_that_goes_wrong(
+    children: Any, begin: Any, see: Any, monkeypatch: Any, caplog: Any
+) -> None:
+    """What nobody has foreseen is told, and tried again."""
+    monkeypatch.setattr(supervisor, "LEAST_PAUSE", 0.01)
+    see(RuntimeError("not\nforeseen"))
+    begin({"default": DUE})
+    wait_until(lambda: "RuntimeError: not foreseen" in caplog.text)
+    see(DUE)
+    wait_until(lambda: children)
+
+
+def test_without_a_build(see: Any, monkeypatch: Any) -> None:
+    """What this build expects is found out when it is needed."""
+    see(READY)
+    monkeypatch.setattr(supervisor, "current_build", lambda: BUILD)
+    thread = Background(["default"], None, {"default": DUE}.get)
+    thread._act(["default"])
+    assert thread._build is BUILD
+
+
+# How it ends
+
+
+def test_stopped_while_a_child_runs(
+    children: Any, begin: Any, see: Any, caplog: Any
+) -> None:
+    """The child is told to end, the thread ends, and that is no failure."""
+    see(DUE)
+    thread = begin({"default": DUE})
+    wait_until(lambda: children)
+    thread.stop()
+    assert not thread.is_alive()
+    assert children[0].ended.is_set()
+    assert caplog.text == ""
+
+
+def test_stopped_before_the_child_is_started(children: Any, host: HostLock) -> None:
+    """After that none is started any more."""
+    thread = Background(["default"], BUILD, {"default": DUE}.get)
+    thread._end_child()
+    thread._initialize(host)
+    assert children == []
+
+
+def test_the_end_of_the_process(
+    children: Any, begin: Any, see: Any, monkeypatch: Any
+) -> None:
+    """A process that exits ends its child first, and forgets about it once all is ready."""
+    at_exit: list[Callable[[], None]] = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    monkeypatch.setattr(atexit, "unregister", at_exit.remove)
+    see(DUE)
+    begin({"default": DUE})
+    wait_until(lambda: children)
+    [end] = at_exit
+    end()
+    assert children[0].ended.is_set()
+    wait_until(lambda: at_exit == [])
+
+
+def test_disowned_in_a_helper(host: HostLock) -> None:
+    """A forked process gives up the child of its parent, if there is one, and its end."""
+    thread = Background(["default"], BUILD, lambda alias: None)
+    thread.disown()
+    given_up: list[int] = []
+    child: Any = SimpleNamespace(disown=lambda: given_up.append(1))
+    thread._child = child
+    thread._host = HostLock(host.path)
+    assert thread._host.take()
+    thread.disown()
+    assert given_up == [1]
+    assert host.take()
+    host.drop()
+
+
+# Replaced by the server
+
+
+@pytest.fixture
+def replaced(monkeypatch: pytest.MonkeyPatch) -> int:
+    """This process is a worker that was not told to end; the process id of its server."""
+    monkeypatch.setattr(supervisor, "server_process", lambda: 99)
+    monkeypatch.setattr(termination, "heeded", True)
+    return 99
+
+
+def test_the_server_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers have a server: gunicorn's, and those that `multiprocessing` has started."""
+    monkeypatch.delenv("SERVER_SOFTWARE", raising=False)
+    assert server_process() is None
+    monkeypatch.setenv("SERVER_SOFTWARE", "gunicorn/27")
+    assert server_process() == os.getppid()
+    parent = SimpleNamespace(pid=17)
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: parent)
+    assert server_process() == 17
+
+
+def test_the_child_goes_on(
+    children: Any, begin: Any, see: Any, host: HostLock, replaced: int
+) -> None:
+    """A worker that is replaced leaves its child to the server, and says where it is."""
+    see(DUE)
+    thread = begin({"default": DUE})
+    wait_until(lambda: children)
+    thread._leave()
+    assert children[0].left_to == replaced
+    assert host.heir() == Heir(4711, replaced)
+    assert not children[0].ended.is_set()
+
+
+@pytest.mark.parametrize("why", ["told", "deaf", "no server", "no file"])
+def test_the_child_ends(
+    children: Any, begin: Any, see: Any, replaced: int, monkeypatch: Any, why: str
+) -> None:
+    """It does not go on if this process was told to end, or could not know, or it is alone."""
+    if why == "no file":
+        monkeypatch.setattr(HostLock, "take", lambda self: True)
+        monkeypatch.setattr(supervisor, "Child", lambda **_: FakeChild(children, []))
+    see(DUE)
+    thread = begin({"default": DUE})
+    wait_until(lambda: children)
+    monkeypatch.setattr(termination, "told", why == "told")
+    monkeypatch.setattr(termination, "heeded", why != "deaf")
+    if why == "no server":
+        thread._server = None
+    thread._leave()
+    assert children[0].ended.is_set()
+
+
+def test_ended_before_it_has_begun(children: Any) -> None:
+    """Who does not even know its build has nothing to end."""
+    thread = Background(["default"], None, lambda alias: None)
+    thread._end_child()
+    assert thread._stopped.is_set()
+
+
+def test_replaced_without_a_child(replaced: int) -> None:
+    """There is nothing to leave to anybody."""
+    thread = Background(["default"], BUILD, {"default": LED}.get)
+    thread._leave()
+    assert thread._stopped.is_set()
+
+
+@pytest.fixture
+def heir(host: HostLock) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that holds the lock of this host, as a child does that goes on."""
+    assert host.take()
+    assert host.file is not None
+    wait = [sys.executable, "-c", "input()"]
+    with subprocess.Popen(wait, stdin=subprocess.PIPE, pass_fds=[host.file]) as process:
+        host.bequeath(Heir(process.pid, 99))
+        host.drop()
+        yield process
+        process.kill()
+
+
+def test_the_end_of_an_heir(heir: Any, replaced: int) -> None:
+    """A worker that is told to end ends the child that another one has left to the server."""
+    Background(["default"], BUILD, lambda alias: None)._end_child()
+    assert heir.wait(0) == -signal.SIGTERM
+
+
+def test_an_heir_that_has_just_ended(
+    host: HostLock, heir: Any, replaced: int, monkeypatch: Any
+) -> None:
+    """Then there is nobody to be told."""
+    monkeypatch.setattr(supervisor, "SECONDS_TO_CLEAN_UP", 0.05)
+    before = host.heir()
+    assert before is not None
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    monkeypatch.setattr(HostLock, "heir", lambda self: before._replace(pid=ended.pid))
+    Background(["default"], BUILD, lambda alias: None)._end_child()
+    assert heir.poll() is None
+
+
+def test_the_heir_of_another_server(heir: Any, monkeypatch: Any) -> None:
+    """That server ends it."""
+    monkeypatch.setattr(supervisor, "server_process", lambda: 98)
+    Background(["default"], BUILD, lambda alias: None)._end_child()
+    assert heir.poll() is None

@@ -1,0 +1,142 @@
+"""Whether a process was told to end, and what happens before its server's own handler."""
+
+from __future__ import annotations
+
+import runpy
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from django_safe_init.serving.background import termination_signals
+from django_safe_init.serving.background.termination_signals import SIGNALS, Termination
+
+
+@pytest.fixture
+def handled() -> Iterator[list[Any]]:
+    """What the server's own handlers were called with; pytest has its handlers back afterwards."""
+    calls: list[Any] = []
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: calls.append(number))
+    yield calls
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_first_comes_what_is_ours(handled: list[Any], number: int) -> None:
+    """Then the server's own handler is called, as if nothing had been."""
+    told = Termination()
+    told.heed()
+    told.heed()
+    assert (told.heeded, told.told) == (True, False)
+    told.first = lambda: handled.append("first")
+    signal.raise_signal(number)
+    assert handled == ["first", number]
+    assert told.told
+
+
+def test_without_anything_to_do(handled: list[Any]) -> None:
+    """It is noted nevertheless."""
+    told = Termination()
+    told.heed()
+    signal.raise_signal(signal.SIGTERM)
+    assert handled == [signal.SIGTERM]
+    assert told.told
+
+
+def test_handlers_that_the_server_sets_later(handled: list[Any]) -> None:
+    """To heed again is to come before those, too."""
+    told = Termination()
+    told.heed()
+    signal.signal(signal.SIGTERM, lambda number, frame: handled.append("later"))
+    told.heed()
+    signal.raise_signal(signal.SIGTERM)
+    assert handled == ["later"]
+    assert told.told
+
+
+def test_handlers_that_call_ours(handled: list[Any]) -> None:
+    """A project's own handler may call the one before it, which is ours: each comes once."""
+    told = Termination()
+    told.heed()
+    ours = signal.getsignal(signal.SIGTERM)
+    assert callable(ours)
+
+    def own(number: int, frame: Any) -> None:
+        handled.append("own")
+        ours(number, frame)
+
+    signal.signal(signal.SIGTERM, own)
+    told.heed()
+    told.first = lambda: handled.append("first")
+    signal.raise_signal(signal.SIGTERM)
+    assert handled == ["first", "own", signal.SIGTERM]
+
+
+def test_a_server_that_puts_ours_back(handled: list[Any]) -> None:
+    """As uvicorn does, to end by the signal: what was there before ours is what comes."""
+    told = Termination()
+    told.heed()
+    ours = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, lambda number, frame: handled.append("server"))
+    told.heed()
+    signal.raise_signal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, ours)
+    signal.raise_signal(signal.SIGTERM)
+    assert handled == ["server", signal.SIGTERM]
+
+
+def test_a_server_without_a_handler(handled: list[Any], monkeypatch: Any) -> None:
+    """It dies by the signal, as it would have done."""
+    raised: list[Any] = []
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    told = Termination()
+    told.heed()
+    told.first = lambda: raised.append("first")
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "raise_signal", raised.append)
+        handler = signal.getsignal(signal.SIGTERM)
+        assert callable(handler)
+        handler(signal.SIGTERM, None)
+    assert raised == ["first", signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_signal_that_is_ignored(handled: list[Any]) -> None:
+    """It goes on being ignored."""
+    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    told = Termination()
+    told.heed()
+    assert signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN
+
+
+def test_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no SIGQUIT, the others are heeded."""
+    monkeypatch.delattr(signal, "SIGQUIT")
+    signals = runpy.run_path(termination_signals.__file__)["SIGNALS"]
+    assert signals == (signal.SIGTERM, signal.SIGINT)
+
+
+def test_outside_of_the_main_thread(handled: list[Any]) -> None:
+    """Python allows no handler there, and this process would not know."""
+    told = Termination()
+    thread = threading.Thread(target=told.heed)
+    thread.start()
+    thread.join()
+    assert not told.heeded
+
+
+def test_in_a_forked_process(handled: list[Any]) -> None:
+    """What was told to the parent, and what it does then, is not the child's."""
+    told = Termination()
+    told.heed()
+    told.first = lambda: handled.append("first")
+    signal.raise_signal(signal.SIGTERM)
+    told.forget()
+    assert (told.heeded, told.told) == (False, False)
+    signal.raise_signal(signal.SIGTERM)
+    assert handled == ["first", signal.SIGTERM, signal.SIGTERM]

@@ -1,0 +1,82 @@
+"""Health and status as routes of a project without the middleware."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+from django.test import Client, RequestFactory
+from django.urls import clear_url_caches, reverse
+
+from django_safe_init import urls
+from django_safe_init.serving.background.readiness import readiness
+from django_safe_init.serving.http import views
+from tests.unit.conftest import BEHIND, READY, hear, status_of
+
+
+@pytest.fixture(autouse=True)
+def routes(settings):
+    """The project has our routes and no middleware."""
+    settings.ROOT_URLCONF = "tests.unit.urls"
+    settings.ALLOWED_HOSTS = ["testserver"]
+
+
+def test_routes() -> None:
+    """They are those of PATHS, by name."""
+    names = ("live", "ready", "status")
+    assert [reverse(f"safe_init:{name}") for name in names] == [
+        "/health/live",
+        "/health/db",
+        "/api/db/status",
+    ]
+
+
+def test_own_routes(settings) -> None:
+    """PATHS moves them, and None leaves one out."""
+    settings.SAFE_INIT = {"PATHS": {"live": "/up", "status": None}}
+    try:
+        found = importlib.reload(urls).urlpatterns
+        assert [str(each.pattern) for each in found] == ["up", "health/db"]
+    finally:
+        settings.SAFE_INIT = {}
+        importlib.reload(urls)
+        clear_url_caches()
+
+
+def test_the_same_answers(tell, client) -> None:
+    """They say what the middleware says."""
+    tell(status_of(BEHIND))
+    assert client.get("/health/live").json() == {"status": "alive"}
+    health = client.get("/health/db")
+    assert (health.status_code, health.json()["state"]) == (503, "uninitialized")
+    assert client.get("/api/db/status").json()["state"] == "not_initialized"
+    assert client.post("/health/db").status_code == 405
+    hear(READY)
+    assert client.get("/health/db").status_code == 200
+
+
+def test_no_transaction_and_no_login(tell, client, settings) -> None:
+    """A project that wants a transaction and a login for every view has neither for these."""
+    settings.MIDDLEWARE = ["django.contrib.auth.middleware.LoginRequiredMiddleware"]
+    tell(READY)
+    for view in (urls.views.live, urls.views.ready, urls.views.status):
+        assert view._non_atomic_requests == {"default"}
+        assert view.login_required is False
+
+
+def test_in_a_projects_own_tests(client, settings) -> None:
+    """There they say that all is ready, and look at no database."""
+    settings.SAFE_INIT = {}
+    assert client.get("/health/db").json()["state"] == "ready"
+    assert client.get("/api/db/status").json()["progress"] == 100
+    assert readiness.status("default") is None
+
+
+def test_of_a_server(tell, settings, monkeypatch) -> None:
+    """A request of a server makes it initialize, where that is its work; a test client does not."""
+    watched = []
+    monkeypatch.setattr(readiness, "watch", lambda: watched.append(1))
+    Client().get("/health/live")
+    assert watched == []
+    assert views.live(RequestFactory().get("/health/live")).status_code == 200
+    assert watched == [1]

@@ -1,0 +1,150 @@
+"""What the models need, against what is there, without a database."""
+
+from __future__ import annotations
+
+import pytest
+from django.db import models
+from django.db.models import UniqueConstraint
+
+from django_safe_init.backends.base.introspection import (
+    Catalogue,
+    Relation,
+    UniqueIndex,
+)
+from django_safe_init.backends.postgresql.introspection import (
+    stored as stored_postgresql,
+)
+from django_safe_init.backends.sqlite3.introspection import stored as stored_sqlite
+from django_safe_init.core.build import Build
+from django_safe_init.core.findings import Finding, Kind, manage
+from django_safe_init.management.grouping import grouped
+from django_safe_init.validation import Validation
+from django_safe_init.validation.model_schema import (
+    TableName,
+    Unique,
+    column_of,
+    table_name,
+    tables_of,
+)
+from django_safe_init.validation.provenance import apps_beyond
+
+AB = frozenset({"a", "b"})
+
+
+@pytest.mark.parametrize(
+    ("db_table", "schema", "name"),
+    [
+        ("shop_product", None, "shop_product"),
+        ('"Shop"', None, "Shop"),
+        ('"stock"."product"', "stock", "product"),
+        ('stock"."product', "stock", "product"),
+        ('"main"."stock"."product"', "stock", "product"),
+        ("stock.product", None, "stock.product"),
+        ('"', None, '"'),
+    ],
+)
+def test_names_of_tables(db_table, schema, name) -> None:
+    """A model names its table with a schema, with quotes, or without either."""
+    assert table_name(db_table) == TableName(schema, name)
+
+
+def test_names_of_columns() -> None:
+    """Quotes around the name of a column are no part of it."""
+    for column, name in (('"Name"', "Name"), ('na"me', 'na"me')):
+        field = models.TextField(db_column=column)
+        field.set_attributes_from_name("name")
+        assert column_of(field) == name
+
+
+@pytest.mark.parametrize(
+    ("columns", "plain", "nulls_equal", "covered"),
+    [
+        ("a", True, False, True),
+        ("ab", True, False, True),
+        ("abc", True, False, False),
+        ("", True, False, False),
+        ("a", False, False, False),
+        ("a", True, True, True),
+    ],
+)
+def test_what_covers(columns, plain, nulls_equal, covered) -> None:
+    """An index on a part of the columns keeps all of them unique; one with a condition none."""
+    index = UniqueIndex("x", frozenset(columns), plain, nulls_equal)
+    assert index.covers(AB, nulls_equal=False) is covered
+    assert index.covers(AB, nulls_equal=True) is (covered and nulls_equal)
+
+
+def test_partitions() -> None:
+    """What a table is partitioned by must be among the columns that are unique."""
+    relation = Relation(AB, partitioned_by=frozenset({"b"}))
+    unique = Unique(("a",), ())
+    catalogue = Catalogue({})
+    assert catalogue.keeps(relation, unique)
+    assert not catalogue.keeps(relation, Unique(("a", "b"), ()))
+    assert catalogue.keeps(Relation(AB, indexable=False), unique)
+
+
+def test_what_an_engine_cannot() -> None:
+    """A constraint that Django does not create on an engine is not missing there."""
+    later = UniqueConstraint(
+        fields=["a"], name="later", deferrable=models.Deferrable.DEFERRED
+    )
+    unique = Unique(("a",), (), constraint=later)
+    assert unique.abilities == {"deferrable"}
+    assert Catalogue({}).keeps(Relation(AB), unique)
+    able = Catalogue({}, abilities=frozenset({"deferrable", "include"}))
+    assert not able.keeps(Relation(AB), unique)
+
+
+def test_stored_names() -> None:
+    """PostgreSQL cuts names off after 63 bytes; SQLite does not mind the case of A to Z."""
+    assert stored_postgresql("a" * 64) == "a" * 63
+    assert stored_postgresql("a" * 62 + "ä") == "a" * 62
+    assert stored_postgresql("Book") == "Book"
+    assert stored_sqlite("BookÄ") == "bookÄ"
+
+
+def test_a_constraint_of_somebody_elses() -> None:
+    """What a class of its own makes of a constraint, nobody knows: it is not looked for."""
+
+    class Odd(UniqueConstraint):
+        def create_sql(self, model, schema_editor):
+            return None
+
+    class Thing(models.Model):
+        name = models.TextField()
+
+        class Meta:
+            app_label = "contenttypes"
+            constraints = [Odd(fields=["name"], name="odd")]
+
+    try:
+        [table] = tables_of("default", [Thing])
+    finally:
+        del Thing._meta.apps.all_models["contenttypes"]["thing"]
+        Thing._meta.apps.clear_cache()
+    assert [unique.columns for unique in table.uniques] == [("id",)]
+
+
+def test_apps_beyond() -> None:
+    """Only what was recorded after this build's newest is a newer build's."""
+    build = Build(frozenset({"a.1", "a.2", "b.2", "c.1"}), "x")
+    recorded = ["a.1", "b.1", "gone.1", "a.2", "b.2", "a.3", "a.4", "c.1"]
+    assert apps_beyond(recorded, build) == {"a": ("a.2", "a.3")}
+
+
+def test_commands() -> None:
+    """A command names the database unless it is the default."""
+    assert manage("safe_migrate") == "python manage.py safe_migrate"
+    assert manage("safe_migrate", "b") == "python manage.py safe_migrate --database b"
+
+
+def test_texts() -> None:
+    """A finding without a repair says only what is wrong."""
+    finding = Finding(Kind.MISSING_TABLE, "error", "t", None, "It is missing.")
+    assert str(finding) == "It is missing."
+    assert list(grouped(Validation("default", 2, (finding,)))) == [
+        "default: 1 error, 0 warnings",
+        "\nmissing_table (error)",
+        "  It is missing.",
+    ]
