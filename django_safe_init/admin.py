@@ -27,7 +27,7 @@ from django.utils.timezone import is_aware, localtime
 from django.utils.translation import gettext_lazy as _
 
 from django_safe_init.conf import get_settings
-from django_safe_init.core.words import duration
+from django_safe_init.core.words import format_duration
 from django_safe_init.models import Run, Step
 from django_safe_init.timeline import (
     run_result,
@@ -227,7 +227,7 @@ class RunAdmin(ReadOnlyAdmin):
             title=_("Run %(number)d") % {"number": run.pk},
             run=run,
             result=run_result(run),
-            took=duration(run_seconds(run)),
+            took=format_duration(run_seconds(run)),
             started=moment(run.started_at),
             last_sign=moment(run.heartbeat_at),
             bars=bars,
@@ -244,7 +244,7 @@ class RunAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("took"), ordering=_END - F("started_at"))
     def took(self, run: Run) -> str:
-        return duration(run_seconds(run))
+        return format_duration(run_seconds(run))
 
     @admin.display(description=_("result"), ordering="outcome")
     def result(self, run: Run) -> str:
@@ -276,7 +276,7 @@ class StepAdmin(ReadOnlyAdmin):
 
     @admin.display(description=_("took"), ordering=F("finished_at") - F("started_at"))
     def took(self, step: Step) -> str:
-        return duration(step_seconds(step, step.run))
+        return format_duration(step_seconds(step, step.run))
 
     @admin.display(description=_("result"), ordering="outcome")
     def result(self, step: Step) -> str:

@@ -15,7 +15,7 @@ from django_safe_init.exceptions import ConfigurationError
 
 MODES = ("self", "external", "off")
 MODE_VARIABLE = "DB_INIT_MODE"
-SERVES = ("gate", "initialize", "off")
+SERVE_MODES = ("gate", "initialize", "off")
 TOKEN_VARIABLE = "SAFE_INIT_STATUS_TOKEN"
 #: What an entry of DATABASES has that `pools()` made as a slow pool of another one.
 POOL_KEY = "SAFE_INIT_POOL"
@@ -30,7 +30,7 @@ HEARTBEAT_SECONDS = 2.0
 #: How often a leader may tell how far a step is. It is read at most once a second.
 NEWS_SECONDS = 0.5
 #: Less would take a leader on a busy machine for a stalled one; a dead network is noticed in 5.
-LEAST_STALLED_AFTER = 5 * HEARTBEAT_SECONDS
+MIN_STALLED_AFTER = 5 * HEARTBEAT_SECONDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class Problem:
+class SettingsError:
     """Something wrong in `SAFE_INIT`: what it is, and what to do."""
 
     kind: str
@@ -188,9 +188,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "RESTARTS": (_is_count, "an integer, 0 or more"),
     "STALLED_AFTER": (
         lambda value: (
-            value is None or (_is_number(value) and value >= LEAST_STALLED_AFTER)
+            value is None or (_is_number(value) and value >= MIN_STALLED_AFTER)
         ),
-        f"{LEAST_STALLED_AFTER:g} seconds or more (a leader gives a sign of life every "
+        f"{MIN_STALLED_AFTER:g} seconds or more (a leader gives a sign of life every "
         f"{HEARTBEAT_SECONDS:g} seconds), or None",
     ),
     "UNFINISHED": _one_of("rerun", "report"),
@@ -204,7 +204,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         + " to "
         + _one_of(*LEVELS)[1],
     ),
-    "SERVE": _one_of(*SERVES),
+    "SERVE": _one_of(*SERVE_MODES),
     "PATHS": (
         _is_paths,
         'a dictionary of "live", "ready" or "status" to a path that starts with "/", '
@@ -220,21 +220,23 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
 _SECRET = {"STATUS_TOKEN"}
 
 
-def problems() -> Iterator[Problem]:
+def iter_errors() -> Iterator[SettingsError]:
     """What is wrong in `SAFE_INIT` and in `DB_INIT_MODE`; nothing when all is well."""
     raw = getattr(django_settings, "SAFE_INIT", {})
     if not isinstance(raw, Mapping):
-        yield Problem("type", "SAFE_INIT is not a dictionary.", "Write SAFE_INIT = {}.")
+        yield SettingsError(
+            "type", "SAFE_INIT is not a dictionary.", "Write SAFE_INIT = {}."
+        )
         return
     for key, value in raw.items():
         if key not in RULES:
-            yield Problem(
+            yield SettingsError(
                 "unknown",
                 f"SAFE_INIT has an unknown key {key!r}.",
                 "Known keys: " + ", ".join(sorted(RULES)) + ".",
             )
         elif not RULES[key][0](value):
-            yield Problem(
+            yield SettingsError(
                 "type",
                 f"SAFE_INIT[{key!r}] is {_shown(key, value)}.",
                 f"It must be {RULES[key][1]}.",
@@ -243,7 +245,7 @@ def problems() -> Iterator[Problem]:
             yield from _unknown_aliases(key, value)
     mode = os.environ.get(MODE_VARIABLE)
     if mode and mode not in MODES:
-        yield Problem(
+        yield SettingsError(
             "type",
             f"The environment variable {MODE_VARIABLE} is {mode!r}.",
             f"It must be {RULES['MODE'][1]}.",
@@ -254,11 +256,11 @@ def _shown(key: str, value: Any) -> str:
     return f"of the type {type(value).__name__}" if key in _SECRET else repr(value)
 
 
-def _unknown_aliases(key: str, value: Any) -> Iterator[Problem]:
+def _unknown_aliases(key: str, value: Any) -> Iterator[SettingsError]:
     if key in ("DATABASES", "DIRECT"):
         for alias in value:
             if alias not in django_settings.DATABASES:
-                yield Problem(
+                yield SettingsError(
                     "type",
                     f"SAFE_INIT[{key!r}] names {alias!r}, which is no database of this project.",
                     "Use an alias of DATABASES: "
@@ -266,7 +268,7 @@ def _unknown_aliases(key: str, value: Any) -> Iterator[Problem]:
                     + ".",
                 )
             elif pool := _pool(alias):
-                yield Problem(
+                yield SettingsError(
                     "type",
                     f"SAFE_INIT[{key!r}] names {alias!r}, which is a pool of the database "
                     f"{pool.database!r}.",
@@ -284,14 +286,14 @@ def in_test_environment() -> bool:
     return utils is not None and hasattr(utils._TestState, "saved_data")
 
 
-def in_foreign_tests(settings: Settings) -> bool:
+def in_project_tests(settings: Settings) -> bool:
     """Whether these are a project's own tests, which never notice this package."""
     return in_test_environment() and not settings.in_tests
 
 
 def effective_mode(settings: Settings, requested: str | None = None) -> str:
     """The mode to work in; "off" in a project's own tests."""
-    if in_foreign_tests(settings):
+    if in_project_tests(settings):
         return "off"
     if requested is not None and requested not in MODES:
         raise ConfigurationError(
@@ -300,12 +302,12 @@ def effective_mode(settings: Settings, requested: str | None = None) -> str:
     return requested or settings.mode
 
 
-def effective_serve(settings: Settings) -> str:
+def effective_serve_mode(settings: Settings) -> str:
     """What a server process does; nothing ("off") where there is nothing to wait for."""
     return "off" if effective_mode(settings) == "off" else settings.serve
 
 
-def initializes(settings: Settings) -> bool:
+def should_initialize(settings: Settings) -> bool:
     """Whether a server process initializes in the background, and nobody else does it."""
     return effective_mode(settings) == "self" and settings.serve == "initialize"
 
@@ -315,7 +317,7 @@ def get_settings() -> Settings:
 
     Raises `ConfigurationError` with the first problem and its remedy.
     """
-    for problem in problems():
+    for problem in iter_errors():
         raise ConfigurationError(f"{problem.message} {problem.hint}")
     raw = getattr(django_settings, "SAFE_INIT", {})
     values = {key.lower(): value for key, value in raw.items()}

@@ -9,7 +9,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import MiddlewareNotUsed
 from django.http import HttpRequest
 
-from django_safe_init.conf import effective_serve, get_settings
+from django_safe_init.conf import effective_serve_mode, get_settings
 from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.serving.http import responses
 from django_safe_init.serving.http.views import PROBE_SECONDS, watch_for
@@ -33,7 +33,7 @@ class InitializationMiddleware:
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
         settings = get_settings()
-        if effective_serve(settings) == "off":
+        if effective_serve_mode(settings) == "off":
             raise MiddlewareNotUsed("SAFE_INIT switches it off.")
         self.get_response = get_response
         self.replies = {
@@ -75,7 +75,7 @@ class InitializationMiddleware:
 
     def _hold(self, request: HttpRequest) -> responses.Reply | None:
         passes = readiness.complete or self._is_exempt(request)
-        return None if passes else responses.hold
+        return None if passes else responses.service_unavailable
 
     def _is_exempt(self, request: HttpRequest) -> bool:
         return request.path_info.startswith(self.exempt_paths)

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from django_safe_init.backends.base.backend import StatusReader
+from django_safe_init.backends.base.backend import BaseReader
 from django_safe_init.backends.postgresql.activity import Activity
 from django_safe_init.core.records import (
     ConnectionEnded,
@@ -17,16 +17,16 @@ from django_safe_init.core.records import (
 from django_safe_init.core.states import State
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import DatabaseUnreachable
-from django_safe_init.status import Status, look
+from django_safe_init.status import Status, read_status
 
 #: More steps than a terminal has lines.
-STEPS = 200
+MAX_STEPS = 200
 #: For each query of a look, so that a watcher makes four a second at most.
-SECONDS_A_QUERY = 0.25
+SECONDS_PER_QUERY = 0.25
 
 
 @dataclass(frozen=True)
-class Scene:
+class StatusDetail:
     """What was seen at one moment. Ages and durations are in seconds, as of that moment."""
 
     status: Status
@@ -78,37 +78,39 @@ class Scene:
         return time.monotonic() - self.seen_at
 
 
-def read_scene(database: str, reader: StatusReader, before: Scene | None) -> Scene:
+def read_detail(
+    database: str, reader: BaseReader, before: StatusDetail | None
+) -> StatusDetail:
     """What the reader sees now, with no lock and no transaction that outlives a query.
 
     While a migration has locked our tables, what was known `before` is shown with a note. Raises
     `DatabaseUnreachable` when the connection is lost.
     """
-    status = look(database, reader)
+    status = read_status(database, reader)
     if status.run is None:
-        return remembered(status, before)
+        return carry_forward(status, before)
     blind = before is not None and before.blind
     try:
         return _surroundings(status, reader, blind)
     except TablesLocked as exc:
-        return remembered(replace(status, message=one_line(exc)), before)
+        return carry_forward(replace(status, message=one_line(exc)), before)
     except TablesUnreadable as exc:
-        return Scene(status, note=one_line(exc), blind=True)
+        return StatusDetail(status, note=one_line(exc), blind=True)
     except ConnectionEnded as exc:
         raise DatabaseUnreachable(
             f"The connection to {database!r} ended: {one_line(exc)}"
         ) from exc
 
 
-def remembered(status: Status, before: Scene | None) -> Scene:
+def carry_forward(status: Status, before: StatusDetail | None) -> StatusDetail:
     """The status alone; for a run that cannot be read just now, what was known `before`."""
     if before is None or not before.running or status.state is not State.MIGRATING:
-        return Scene(status)
+        return StatusDetail(status)
     known = replace(before.status, led=status.led)
     return replace(before, status=known, note=status.message)
 
 
-def estimated(scene: Scene, reader: StatusReader) -> Scene:
+def with_estimate(scene: StatusDetail, reader: BaseReader) -> StatusDetail:
     """The scene with what the run may still take, if its steps were timed before."""
     run, names = scene.status.run, scene.status.pending
     if run is None or not scene.running or not names:
@@ -119,16 +121,16 @@ def estimated(scene: Scene, reader: StatusReader) -> Scene:
         return scene
 
 
-def _surroundings(status: Status, reader: StatusReader, blind: bool) -> Scene:
+def _surroundings(status: Status, reader: BaseReader, blind: bool) -> StatusDetail:
     assert status.run is not None  # the caller has looked
-    seen = reader.surroundings(status.run, None if blind else STEPS)
-    scene = Scene(status, seen.steps, seen.role, seen.followers, blind=blind)
+    seen = reader.surroundings(status.run, None if blind else MAX_STEPS)
+    scene = StatusDetail(status, seen.steps, seen.role, seen.followers, blind=blind)
     return replace(scene, activity=reader.activity()) if scene.running else scene
 
 
-def seconds_to_pause(scene: Scene) -> float:
+def poll_interval(scene: StatusDetail) -> float:
     """How long to wait before the next look, so that the server is not asked more often."""
     queries = 3  # also while there is no table of runs, which is looked for each time
     if scene.activity is not None:
         queries += 2 if scene.activity.blockers else 1
-    return queries * SECONDS_A_QUERY
+    return queries * SECONDS_PER_QUERY

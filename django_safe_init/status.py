@@ -9,12 +9,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django_safe_init import backends
-from django_safe_init.backends.base.backend import StatusReader
+from django_safe_init.backends.base.backend import BaseReader
 from django_safe_init.conf import Settings, get_settings
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.databases import check_alias
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.records import ConnectionEnded, Reading, RunRow, TablesLocked
+from django_safe_init.core.records import (
+    ConnectionEnded,
+    RunRow,
+    Snapshot,
+    TablesLocked,
+)
 from django_safe_init.core.states import State
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import DatabaseUnreachable
@@ -71,7 +76,7 @@ def open_reader(
     deadline: Deadline,
     build: Build | None = None,
     report: Callable[[str], None] = logger.info,
-) -> StatusReader:
+) -> BaseReader:
     """A reader of the alias, by its settings; whoever opens it closes it.
 
     `report` takes the reason for each wait for the server.
@@ -90,10 +95,10 @@ def get_status(database: str = "default") -> Status:
     """
     reader = open_reader(database, get_settings(), Deadline(0))
     with closing(reader):
-        return look(database, reader)
+        return read_status(database, reader)
 
 
-def look(database: str, reader: StatusReader) -> Status:
+def read_status(database: str, reader: BaseReader) -> Status:
     """The status as the reader sees it now, also while a migration has locked our tables.
 
     Raises `DatabaseUnreachable` when the connection is lost.
@@ -104,7 +109,7 @@ def look(database: str, reader: StatusReader) -> Status:
         raise _ended(database, exc) from exc
 
 
-def _look(database: str, reader: StatusReader) -> Status:
+def _look(database: str, reader: BaseReader) -> Status:
     try:
         return describe(database, reader.read())
     except TablesLocked:
@@ -123,7 +128,7 @@ def _ended(database: str, error: ConnectionEnded) -> DatabaseUnreachable:
     )
 
 
-def look_back(database: str, reader: StatusReader, count: int) -> list[RunRow]:
+def read_history(database: str, reader: BaseReader, count: int) -> list[RunRow]:
     """The newest runs, newest first; none while a migration has locked our tables.
 
     Raises `DatabaseUnreachable` when the connection is lost.
@@ -141,7 +146,7 @@ def is_ready(database: str = "default") -> bool:
     return get_status(database).ready
 
 
-def describe(database: str, reading: Reading) -> Status:
+def describe(database: str, reading: Snapshot) -> Status:
     """A reading as a person or a program outside wants it."""
     state, run = reading.state, reading.latest
     error = _error(reading) if state is State.ERROR else None
@@ -160,7 +165,7 @@ def describe(database: str, reading: Reading) -> Status:
     )
 
 
-def _error(reading: Reading) -> str:
+def _error(reading: Snapshot) -> str:
     run = reading.latest
     assert run is not None  # the error is that run's
     if run.open:
@@ -168,7 +173,7 @@ def _error(reading: Reading) -> str:
     return run.error or f"run {run.id} failed"
 
 
-def _message(state: State, reading: Reading) -> str:
+def _message(state: State, reading: Snapshot) -> str:
     run = reading.latest
     if state is State.READY:
         return "everything this build knows is done"
@@ -182,7 +187,7 @@ def _message(state: State, reading: Reading) -> str:
     return f"{state}{step or ' ' + run.doing}".strip()
 
 
-def _other_way(reading: Reading) -> str:
+def _other_way(reading: Snapshot) -> str:
     if not reading.unknown:
         return ""
     return f", which does not know {', '.join(reading.unknown)}"

@@ -6,15 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from django_safe_init.core.words import duration
+from django_safe_init.core.words import format_duration
 from django_safe_init.models import Run, Step
 
 #: Narrower bars, in per cent of the whole, could not be seen.
-LEAST_WIDTH = 0.5
+MIN_WIDTH = 0.5
 
 
 @dataclass(frozen=True)
-class Bar:
+class TimelineBar:
     """A step of a run, and where it lies between the run's start and its end."""
 
     step: Step
@@ -30,12 +30,12 @@ class Bar:
     @property
     def took(self) -> str:
         """How long the step took, for a person."""
-        return duration(self.seconds)
+        return format_duration(self.seconds)
 
     @property
     def after(self) -> str:
         """How long after the run's start the step started, for a person."""
-        return duration(self.after_seconds)
+        return format_duration(self.after_seconds)
 
 
 def ended_at(run: Run) -> datetime:
@@ -63,17 +63,17 @@ def step_result(step: Step, run: Run) -> str:
     return step.outcome or ("open" if run.outcome is None else "unfinished")
 
 
-def timeline(run: Run, steps: Iterable[Step]) -> list[Bar]:
+def timeline(run: Run, steps: Iterable[Step]) -> list[TimelineBar]:
     """The steps as bars, in their order."""
     whole = run_seconds(run)
     return [_bar(step, run, whole) for step in steps]
 
 
-def _bar(step: Step, run: Run, whole: float) -> Bar:
+def _bar(step: Step, run: Run, whole: float) -> TimelineBar:
     after, seconds = _between(run.started_at, step.started_at), step_seconds(step, run)
     scale = 100 / whole if whole else 0.0
-    width = min(100.0, max(LEAST_WIDTH, seconds * scale))
-    return Bar(
+    width = min(100.0, max(MIN_WIDTH, seconds * scale))
+    return TimelineBar(
         step=step,
         after_seconds=after,
         seconds=seconds,

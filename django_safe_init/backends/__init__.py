@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from django_safe_init.conf import Settings
 from django_safe_init.core.build import Build
-from django_safe_init.core.databases import Engine as Kind
+from django_safe_init.core.databases import BackendKind as Kind
 from django_safe_init.core.databases import engine_of, require_engine
 from django_safe_init.core.deadline import Deadline
 
 if TYPE_CHECKING:
     from django_safe_init.backends.base.backend import (
-        Engine,
-        Eyes,
-        Inspector,
-        StatusReader,
+        BaseBackend,
+        BaseIntrospection,
+        BaseObserver,
+        BaseReader,
     )
-    from django_safe_init.backends.base.holder import Holder
+    from django_safe_init.backends.base.holder import LockHolder
     from django_safe_init.initialization.initializer import Initializer
 
 
@@ -33,26 +33,26 @@ def open_eyes(
     settings: Settings,
     deadline: Deadline,
     report: Callable[[str], None],
-) -> Eyes:
+) -> BaseObserver:
     """How a process looks at a database with a lock; `report` takes the reason for each wait."""
     if engine_of(alias) is Kind.SQLITE:
-        from django_safe_init.backends.sqlite3.observer import SqliteWatch
+        from django_safe_init.backends.sqlite3.observer import SQLiteObserver
 
-        return SqliteWatch(alias, build, settings, deadline)
-    from django_safe_init.backends.postgresql.observer import Watch
+        return SQLiteObserver(alias, build, settings, deadline)
+    from django_safe_init.backends.postgresql.observer import PostgresObserver
 
-    return Watch(alias, build, settings, deadline, report)
+    return PostgresObserver(alias, build, settings, deadline, report)
 
 
-def open_engine(process: Initializer, eyes: Any) -> Engine[Any]:
+def open_engine(process: Initializer, eyes: Any) -> BaseBackend[Any]:
     """A process's way to lead or follow, with the eyes that `open_eyes` gave it."""
     if engine_of(process.database) is Kind.SQLITE:
-        from django_safe_init.backends.sqlite3.backend import SqliteEngine
+        from django_safe_init.backends.sqlite3.backend import SQLiteBackend
 
-        return SqliteEngine(process, eyes)
-    from django_safe_init.backends.postgresql.backend import PostgresEngine
+        return SQLiteBackend(process, eyes)
+    from django_safe_init.backends.postgresql.backend import PostgresBackend
 
-    return PostgresEngine(process, eyes)
+    return PostgresBackend(process, eyes)
 
 
 def open_reader(
@@ -61,24 +61,27 @@ def open_reader(
     settings: Settings,
     deadline: Deadline,
     report: Callable[[str], None],
-) -> StatusReader:
+) -> BaseReader:
     """A reader for somebody outside, to be closed. Raises `UnsupportedEngine`."""
     kind = require_engine(alias)
     if kind is Kind.SQLITE:
-        from django_safe_init.backends.sqlite3.reader import SqliteReader
+        from django_safe_init.backends.sqlite3.reader import SQLiteReader
 
-        return SqliteReader(alias, build, settings.lock_key)
+        return SQLiteReader(alias, build, settings.lock_key)
     if kind is Kind.MEMORY:
         from django_safe_init.backends.sqlite3.memory import MemoryReader
 
         return MemoryReader(alias, build)
-    from django_safe_init.backends.postgresql.reader import Reader
-    from django_safe_init.backends.postgresql.session import connect, make_wrapper
+    from django_safe_init.backends.postgresql.reader import PostgresReader
+    from django_safe_init.backends.postgresql.session import (
+        connect,
+        create_direct_wrapper,
+    )
 
     session = connect(
-        make_wrapper(alias), settings, deadline, "safe_init status", report
+        create_direct_wrapper(alias), settings, deadline, "safe_init status", report
     )
-    return Reader(session, build, settings.lock_key)
+    return PostgresReader(session, build, settings.lock_key)
 
 
 def open_inspector(
@@ -86,7 +89,7 @@ def open_inspector(
     settings: Settings,
     deadline: Deadline,
     report: Callable[[str], None],
-) -> Inspector:
+) -> BaseIntrospection:
     """Whoever opens it closes it. Raises `UnsupportedEngine`."""
     kind = require_engine(alias)
     if kind is Kind.SQLITE:
@@ -97,17 +100,20 @@ def open_inspector(
         from django_safe_init.backends.sqlite3.memory import open_inspector
 
         return open_inspector(alias)
-    from django_safe_init.backends.postgresql.introspection import PostgresInspector
-    from django_safe_init.backends.postgresql.session import connect, make_wrapper
+    from django_safe_init.backends.postgresql.introspection import PostgresIntrospection
+    from django_safe_init.backends.postgresql.session import (
+        connect,
+        create_direct_wrapper,
+    )
 
     name = "safe_init validate"
-    session = connect(make_wrapper(alias), settings, deadline, name, report)
-    return PostgresInspector(session, settings, session.read)
+    session = connect(create_direct_wrapper(alias), settings, deadline, name, report)
+    return PostgresIntrospection(session, settings, session.read)
 
 
 def open_holder(
     alias: str, settings: Settings, report: Callable[[str], None]
-) -> AbstractContextManager[Holder | None]:
+) -> AbstractContextManager[LockHolder | None]:
     """Who holds the leader lock, or None. Raises `UnsupportedEngine`."""
     kind = require_engine(alias)
     if kind is Kind.SQLITE:

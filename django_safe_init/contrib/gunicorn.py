@@ -12,10 +12,10 @@ from typing import Any
 from django.conf import settings as django_settings
 from django.db import connections
 
-from django_safe_init.conf import effective_serve, get_settings
+from django_safe_init.conf import effective_serve_mode, get_settings
 from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.exceptions import ConfigurationError, InitializationFailed
-from django_safe_init.serving.background.child_process import Child
+from django_safe_init.serving.background.child_process import InitializationProcess
 from django_safe_init.serving.background.readiness import readiness
 
 
@@ -37,7 +37,7 @@ def initialize(server: Any) -> None:
     end both, before gunicorn handles signals itself.
     """
     try:
-        with interruptible(), Child() as child:
+        with interruptible(), InitializationProcess() as child:
             code, error = child.result()
     except ConfigurationError as exc:
         raise NotInitialized(str(exc)) from None
@@ -53,7 +53,7 @@ def watch(worker: Any) -> None:
     Without it a worker begins with its first request. With `SERVE` "initialize" that is also
     when the initialization begins. Does nothing with `SERVE` or `MODE` "off".
     """
-    if effective_serve(get_settings()) != "off":
+    if effective_serve_mode(get_settings()) != "off":
         readiness.watch()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from health_check.base import HealthCheck, HealthCheckResult
 from health_check.exceptions import HealthCheckException, ServiceUnavailable
 
-from django_safe_init.conf import get_settings, in_foreign_tests
+from django_safe_init.conf import get_settings, in_project_tests
 from django_safe_init.serving.background.poller import unreachable
 from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.serving.http.payloads import MESSAGES, PUBLIC_STATES
@@ -36,7 +36,7 @@ class SafeInit(HealthCheck):  # type: ignore[misc]  # the package has no types
     async def run(self) -> None:
         """Return if the database is ready, else raise `ServiceUnavailable`."""
         settings = get_settings()
-        if in_foreign_tests(settings):
+        if in_project_tests(settings):
             return
         if self.alias not in settings.databases:
             raise ServiceUnavailable('Not a database of SAFE_INIT["DATABASES"].')

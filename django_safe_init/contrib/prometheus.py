@@ -23,7 +23,7 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
-from django_safe_init.conf import get_settings, in_foreign_tests
+from django_safe_init.conf import get_settings, in_project_tests
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.outcomes import OUTCOMES
@@ -31,7 +31,7 @@ from django_safe_init.core.records import RunRow
 from django_safe_init.core.states import State
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import ConfigurationError
-from django_safe_init.status import Status, look, open_reader
+from django_safe_init.status import Status, open_reader, read_status
 
 logger = logging.getLogger("django_safe_init")
 
@@ -45,7 +45,7 @@ RESULTS = ("open", *OUTCOMES)
 
 
 @dataclasses.dataclass(frozen=True)
-class Sight:
+class Sample:
     """What a scrape saw of one database; without a status it saw nothing."""
 
     database: str
@@ -67,7 +67,7 @@ class SafeInitCollector(Collector):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._build: Build | None = None
-        self._seen: list[Sight] = []
+        self._seen: list[Sample] = []
         self._looked_at = float("-inf")
 
     def describe(self) -> Iterable[Metric]:
@@ -82,19 +82,19 @@ class SafeInitCollector(Collector):
                 self._looked_at = time.monotonic()
             return metrics(self._seen)
 
-    def _look(self) -> list[Sight]:
+    def _look(self) -> list[Sample]:
         try:
             settings = get_settings()
         except ConfigurationError:  # the system checks have said so
             return []
-        if in_foreign_tests(settings):
+        if in_project_tests(settings):
             return []
         return [self._look_at(database) for database in settings.databases]
 
-    def _look_at(self, database: str) -> Sight:
+    def _look_at(self, database: str) -> Sample:
         try:
             self._build = self._build or current_build()
-            return see(database, self._build)
+            return sample(database, self._build)
         except Exception as exc:  # noqa: BLE001  (else all other metrics would be lost too)
             logger.warning(
                 "%s cannot be measured: %s: %s",
@@ -102,18 +102,18 @@ class SafeInitCollector(Collector):
                 type(exc).__name__,
                 one_line(exc),
             )
-            return Sight(database)
+            return Sample(database)
 
 
-def see(database: str, build: Build) -> Sight:
+def sample(database: str, build: Build) -> Sample:
     """Look at a database over a short connection; raises whatever goes wrong."""
     settings = dataclasses.replace(get_settings(), connect_timeout=CONNECT_SECONDS)
     reader = open_reader(database, settings, Deadline(0), build)
     with closing(reader):
-        status = look(database, reader)
+        status = read_status(database, reader)
         # Without a run there are none, or a migration has locked the table.
         runs = reader.history(RECENT_RUNS) if status.run else []
-    return Sight(database, status, build.migrations, last_success(runs))
+    return Sample(database, status, build.migrations, last_success(runs))
 
 
 def last_success(runs: Sequence[RunRow]) -> float | None:
@@ -131,7 +131,7 @@ def timestamp(text: str) -> float:
     return moment.timestamp()
 
 
-def metrics(seen: Sequence[Sight]) -> list[Metric]:
+def metrics(seen: Sequence[Sample]) -> list[Metric]:
     """What was seen, as metrics; the database is a label of each."""
     families = _Families()
     for sight in seen:
@@ -174,7 +174,7 @@ class _Families:
             f"When a run ended ready, if one of the newest {RECENT_RUNS} did.",
         )
 
-    def add(self, sight: Sight) -> None:
+    def add(self, sight: Sample) -> None:
         """Add what was seen of one database."""
         database, status = [sight.database], sight.status
         self.up.add_metric(database, float(status is not None))

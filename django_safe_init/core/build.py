@@ -14,8 +14,8 @@ import django
 from django.apps import AppConfig, apps
 from django.conf import settings
 
-from django_safe_init.core.databases import Engine, engine_of
-from django_safe_init.core.step import Step
+from django_safe_init.core.databases import BackendKind, engine_of
+from django_safe_init.core.step import StepDefinition
 from django_safe_init.core.step_registry import registry
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.version import __version__
@@ -35,18 +35,18 @@ class Build:
 
     migrations: frozenset[str]
     fingerprint: str
-    steps: tuple[Step, ...] = ()
+    steps: tuple[StepDefinition, ...] = ()
     #: Steps that only an administrator may do. No part of the fingerprint: whether they are done
     #: is read from the server each time.
-    privileged: tuple[Step, ...] = ()
+    privileged: tuple[StepDefinition, ...] = ()
 
-    def privileged_of(self, alias: str) -> tuple[Step, ...]:
+    def privileged_of(self, alias: str) -> tuple[StepDefinition, ...]:
         """Those for that database, in their order; none where there is no server for them."""
-        if not self.privileged or engine_of(alias) is not Engine.POSTGRESQL:
+        if not self.privileged or engine_of(alias) is not BackendKind.POSTGRESQL:
             return ()
         return tuple(step for step in self.privileged if step.belongs_to(alias))
 
-    def steps_of(self, alias: str) -> tuple[Step, ...]:
+    def steps_of(self, alias: str) -> tuple[StepDefinition, ...]:
         """The steps that are done in that database, in their order."""
         return tuple(step for step in self.steps if step.belongs_to(alias))
 
@@ -76,7 +76,9 @@ def migrated_apps() -> frozenset[str]:
 
 
 def _fingerprint(
-    migrations: frozenset[str], configs: list[AppConfig], steps: Sequence[Step]
+    migrations: frozenset[str],
+    configs: list[AppConfig],
+    steps: Sequence[StepDefinition],
 ) -> str:
     parts = [
         *sorted(migrations),

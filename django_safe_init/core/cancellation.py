@@ -25,7 +25,7 @@ _SECONDS = 0.1
 Cancel = Callable[[Any], None]
 
 
-class Interruption:
+class CancellationToken:
     """Tells work to end, on whatever threads it is, and can wait until it has ended.
 
     `thread` needs no telling: a signal handler raises there.
@@ -73,7 +73,7 @@ class Interruption:
         if args[-1]["connection"] not in self._guarded:
             return execute(*args)
         self.check()
-        with noticing(self.check):
+        with raise_cancellation(self.check):
             return execute(*args)
 
     def end(self, threads: Iterable[threading.Thread]) -> None:
@@ -92,15 +92,15 @@ class Interruption:
                 cancel(wrapper.connection)
 
 
-_current: ContextVar[Interruption | None] = ContextVar("_current", default=None)
+_current: ContextVar[CancellationToken | None] = ContextVar("_current", default=None)
 
 
-def current() -> Interruption | None:
+def current() -> CancellationToken | None:
     """What can interrupt the work of this context."""
     return _current.get()
 
 
-def remote() -> Interruption | None:
+def token_of_other_thread() -> CancellationToken | None:
     """The same, if this thread has to look for it."""
     interruption = _current.get()
     if interruption is None or interruption.thread is threading.current_thread():
@@ -120,7 +120,7 @@ def check() -> None:
 
 
 @contextmanager
-def noticing(look: Callable[[], None] = check) -> Iterator[None]:
+def raise_cancellation(look: Callable[[], None] = check) -> Iterator[None]:
     """Take an error inside for the interruption, if there is one: it may be its effect."""
     try:
         yield
@@ -130,7 +130,7 @@ def noticing(look: Callable[[], None] = check) -> Iterator[None]:
 
 
 @contextmanager
-def uninterruptible() -> Iterator[None]:
+def shield() -> Iterator[None]:
     """For cleaning up after an interruption: nothing inside looks for it."""
     token = _current.set(None)
     try:
@@ -139,9 +139,9 @@ def uninterruptible() -> Iterator[None]:
         _current.reset(token)
 
 
-def parts(seconds: float) -> Iterator[float]:
+def slices(seconds: float) -> Iterator[float]:
     """The time to wait, in parts so short that the thread finds out soon."""
-    interruption = remote()
+    interruption = token_of_other_thread()
     if interruption is None:
         yield seconds
         return
@@ -156,5 +156,5 @@ def parts(seconds: float) -> Iterator[float]:
 
 def sleep(seconds: float) -> None:
     """Sleep, until the time is over or the work is to end."""
-    for part in parts(seconds):
+    for part in slices(seconds):
         time.sleep(part)

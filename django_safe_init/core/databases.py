@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from django_safe_init.pools import Pool
 
 
-class Engine(Enum):
+class BackendKind(Enum):
     """What this package can do for a database, by its engine."""
 
     #: Leads and follows, with an advisory lock.
@@ -31,20 +31,20 @@ class Engine(Enum):
     @property
     def has_lock(self) -> bool:
         """Whether processes can exclude each other there."""
-        return self in (Engine.POSTGRESQL, Engine.SQLITE)
+        return self in (BackendKind.POSTGRESQL, BackendKind.SQLITE)
 
 
-def engine_of(alias: str) -> Engine:
+def engine_of(alias: str) -> BackendKind:
     """The engine of a database, by its Django backend."""
     wrapper = connections[alias]
     if wrapper.vendor == "postgresql":
-        return Engine.POSTGRESQL
+        return BackendKind.POSTGRESQL
     if wrapper.vendor != "sqlite":
-        return Engine.UNKNOWN
+        return BackendKind.UNKNOWN
     if _is_in_memory(str(wrapper.settings_dict["NAME"])):
-        return Engine.MEMORY
+        return BackendKind.MEMORY
     # Windows has no such locks.
-    return Engine.SQLITE if find_spec("fcntl") else Engine.UNKNOWN
+    return BackendKind.SQLITE if find_spec("fcntl") else BackendKind.UNKNOWN
 
 
 def _is_in_memory(name: str) -> bool:
@@ -53,10 +53,10 @@ def _is_in_memory(name: str) -> bool:
     return path == ":memory:" or "mode=memory" in query or "vfs=memdb" in query
 
 
-def require_engine(alias: str) -> Engine:
+def require_engine(alias: str) -> BackendKind:
     """The engine of a database. Raises `UnsupportedEngine` if this package knows no lock for it."""
     engine = engine_of(alias)
-    if engine is Engine.UNKNOWN:
+    if engine is BackendKind.UNKNOWN:
         raise UnsupportedEngine(
             f"The database {alias!r} is {connections[alias].display_name}, for which there is "
             "no leader lock here. Use PostgreSQL, or accept the risk of concurrent "
@@ -71,7 +71,7 @@ def pool_of(alias: str) -> Pool | None:
     return pool
 
 
-def fast_alias(alias: str) -> str:
+def primary_alias(alias: str) -> str:
     """The alias of the same database for quick queries."""
     pool = pool_of(alias)
     return alias if pool is None else pool.database
@@ -79,7 +79,7 @@ def fast_alias(alias: str) -> str:
 
 def check_alias(alias: str) -> None:
     """Raise `ConfigurationError` unless `alias` is a database of this project."""
-    check_no_pool(alias)
+    check_not_pool(alias)
     if alias not in connections.settings:
         raise ConfigurationError(
             f"There is no database {alias!r} in DATABASES. "
@@ -87,7 +87,7 @@ def check_alias(alias: str) -> None:
         )
 
 
-def check_no_pool(alias: str) -> None:
+def check_not_pool(alias: str) -> None:
     """Raise `ConfigurationError` if `alias` is a slow pool of a database."""
     pool = pool_of(alias)
     if pool is not None:
@@ -97,16 +97,16 @@ def check_no_pool(alias: str) -> None:
         )
 
 
-def present_wrapper(alias: str) -> BaseDatabaseWrapper | None:
+def existing_wrapper(alias: str) -> BaseDatabaseWrapper | None:
     """This thread's wrapper of the alias, if it has one."""
     present = connections._connections  # type: ignore[attr-defined]  # no public way to look
     wrapper: BaseDatabaseWrapper | None = getattr(present, alias, None)
     return wrapper
 
 
-def require_no_transaction(alias: str) -> None:
+def check_outside_transaction(alias: str) -> None:
     """Raise `ConfigurationError` inside `transaction.atomic()`: the run would not see its work."""
-    wrapper = present_wrapper(alias)
+    wrapper = existing_wrapper(alias)
     if wrapper is not None and wrapper.in_atomic_block:
         raise ConfigurationError(
             f"The database {alias!r} cannot be initialized inside transaction.atomic(): "

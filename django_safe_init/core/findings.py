@@ -12,7 +12,7 @@ from django.db import DEFAULT_DB_ALIAS
 LEVELS = ("error", "warn", "off")
 
 
-class Kind(str, Enum):
+class FindingKind(str, Enum):
     """A way in which a database is not what a build needs. The value is the word in JSON."""
 
     #: A migration of this build is not recorded; nothing can be said about its tables.
@@ -33,15 +33,15 @@ class Kind(str, Enum):
 
 #: The setting `VALIDATE`. A database with unapplied migrations is not ready, whatever is set.
 DEFAULT_LEVELS: Mapping[str, str] = {
-    Kind.MISSING_TABLE.value: "error",
-    Kind.MISSING_COLUMN.value: "error",
-    Kind.MISSING_UNIQUE.value: "warn",
-    Kind.INVALID_INDEX.value: "warn",
-    Kind.NOT_VALID_CONSTRAINT.value: "warn",
+    FindingKind.MISSING_TABLE.value: "error",
+    FindingKind.MISSING_COLUMN.value: "error",
+    FindingKind.MISSING_UNIQUE.value: "warn",
+    FindingKind.INVALID_INDEX.value: "warn",
+    FindingKind.NOT_VALID_CONSTRAINT.value: "warn",
 }
 
 
-def manage(command: str, alias: str = DEFAULT_DB_ALIAS) -> str:
+def management_command_line(command: str, alias: str = DEFAULT_DB_ALIAS) -> str:
     """The command line of a management command for a database."""
     option = "" if alias == DEFAULT_DB_ALIAS else f" --database {alias}"
     return f"python manage.py {command}{option}"
@@ -51,7 +51,7 @@ def manage(command: str, alias: str = DEFAULT_DB_ALIAS) -> str:
 class Finding:
     """One thing that is wrong with a database."""
 
-    kind: Kind
+    kind: FindingKind
     #: "error" or "warn".
     level: str
     #: What it is about: a table, `table.column`, an index, a migration.

@@ -6,4 +6,4 @@ from __future__ import annotations
 OUTCOMES = ("ready", "partial", "failed", "interrupted", "transient", "abandoned")
 #: Ends after which somebody else tries; the third in a row of one build is a failure.
 TRANSIENT_OUTCOMES = ("interrupted", "transient", "abandoned")
-STRIKES = 3
+MAX_TRANSIENT_FAILURES = 3

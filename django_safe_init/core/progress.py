@@ -15,7 +15,7 @@ T = TypeVar("T")
 _LONGEST_MESSAGE = 200
 
 
-class Items(NamedTuple):
+class ProgressUpdate(NamedTuple):
     """How far a loop or a statement is that the running step is in."""
 
     done: int
@@ -23,7 +23,7 @@ class Items(NamedTuple):
     message: str
 
 
-class _Loop:
+class _Counter:
     __slots__ = ("done", "message", "total")
 
     def __init__(self, total: int | None, message: str) -> None:
@@ -32,7 +32,7 @@ class _Loop:
         self.message = message
 
 
-class Loops:
+class ProgressTracker:
     """The loops that the running step of one run is in, the innermost last.
 
     The step's thread counts, at next to no cost, and writes nothing; the leader's heartbeat reads
@@ -40,20 +40,20 @@ class Loops:
     """
 
     def __init__(self) -> None:
-        self._loops: list[_Loop] = []
+        self._loops: list[_Counter] = []
         #: How far the server says that the statement is that runs just now.
-        self.in_server: Items | None = None
-        self._told: Items | None = None
+        self.in_server: ProgressUpdate | None = None
+        self._told: ProgressUpdate | None = None
         self._most = 0
 
-    def enter(self, total: int | None, message: str) -> _Loop:
+    def enter(self, total: int | None, message: str) -> _Counter:
         """A loop begins."""
         known = int(total) if total is not None and total > 0 else None
-        loop = _Loop(known, printable(message)[:_LONGEST_MESSAGE])
+        loop = _Counter(known, printable(message)[:_LONGEST_MESSAGE])
         self._loops.append(loop)
         return loop
 
-    def leave(self, loop: _Loop) -> None:
+    def leave(self, loop: _Counter) -> None:
         """It has ended, and so have those inside it."""
         if loop in self._loops:
             del self._loops[self._loops.index(loop) :]
@@ -63,15 +63,15 @@ class Loops:
         self._loops.clear()
         self.in_server = None
 
-    def now(self) -> Items | None:
+    def now(self) -> ProgressUpdate | None:
         """How far the running statement is, or else the innermost loop."""
         if self.in_server is not None:
             return self.in_server
         for loop in self._loops[-1:]:
-            return Items(loop.done, loop.total, loop.message)
+            return ProgressUpdate(loop.done, loop.total, loop.message)
         return None
 
-    def tell(self) -> Items | None:
+    def tell(self) -> ProgressUpdate | None:
         """The same, for somebody who publishes it."""
         self._told = self.now()
         return self._told
@@ -103,11 +103,11 @@ class Loops:
 
 
 #: Those of the run that this thread, or the task it has come from, works for.
-_current: ContextVar[Loops | None] = ContextVar("_current", default=None)
+_current: ContextVar[ProgressTracker | None] = ContextVar("_current", default=None)
 
 
 @contextmanager
-def tracked_by(loops: Loops) -> Iterator[None]:
+def use_tracker(loops: ProgressTracker) -> Iterator[None]:
     """While entered, `track` counts for these."""
     token = _current.set(loops)
     try:

@@ -106,7 +106,7 @@ def run_row(values: dict[str, Any] | None) -> RunRow | None:
     )
 
 
-class Glance(NamedTuple):
+class LeaderSnapshot(NamedTuple):
     """Who leads, and the newest run."""
 
     latest: RunRow | None
@@ -120,7 +120,7 @@ class Glance(NamedTuple):
         return run.open and run.build == build
 
 
-class Reading(NamedTuple):
+class Snapshot(NamedTuple):
     """One look at a database, consistent in itself."""
 
     #: What this build knows and the database has not recorded: migrations, sorted, then steps.
@@ -193,7 +193,7 @@ def step_row(values: dict[str, Any]) -> StepRow:
     )
 
 
-class Surroundings(NamedTuple):
+class RunDetail(NamedTuple):
     """What there is to see around a run."""
 
     #: Its newest steps, in their order.

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from types import FrameType
 
-from django_safe_init.core.cancellation import Interruption, current
+from django_safe_init.core.cancellation import CancellationToken, current
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CLEANING_SECONDS = 2.0
@@ -30,10 +30,10 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + number
 
 
-class _Handler:
+class SignalHandler:
     """Raises on a signal; not again while the process is cleaning up after the last one."""
 
-    def __init__(self, interruption: Interruption) -> None:
+    def __init__(self, interruption: CancellationToken) -> None:
         self._interruption = interruption
         self._last = -math.inf
         self._process = os.getpid()
@@ -52,16 +52,16 @@ class _Handler:
 
 
 @contextlib.contextmanager
-def interruptible() -> Iterator[Interruption]:
+def interruptible() -> Iterator[CancellationToken]:
     """Raise `Interrupted` on SIGTERM and SIGINT: also as PID 1, which has no default for them.
 
     Work on other threads is told by the interruption that is given.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield current() or Interruption()
+        yield current() or CancellationToken()
         return
-    interruption = Interruption(threading.current_thread())
-    handler = _Handler(interruption)
+    interruption = CancellationToken(threading.current_thread())
+    handler = SignalHandler(interruption)
     previous = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
         with interruption.here():

@@ -48,7 +48,7 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 }
 
 
-class IllegalTransition(RuntimeError):
+class InvalidTransition(RuntimeError):
     """A state was asked for that cannot follow the present one: a defect of this package."""
 
 
@@ -64,10 +64,10 @@ class StateMachine:
         self.state = State.UNINITIALIZED
 
     def to(self, new: State) -> None:
-        """Change to `new`; raises `IllegalTransition` unless `TRANSITIONS` allows it."""
+        """Change to `new`; raises `InvalidTransition` unless `TRANSITIONS` allows it."""
         old = self.state
         if new not in TRANSITIONS[old]:
-            raise IllegalTransition(f"{old} cannot become {new} ({self.database})")
+            raise InvalidTransition(f"{old} cannot become {new} ({self.database})")
         self.state = new
         logger.info("%s: %s -> %s", self.database, old, new)
         state_changed.send(sender=type(self), database=self.database, old=old, new=new)

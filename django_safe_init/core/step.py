@@ -49,7 +49,7 @@ class PrivilegedContext(StepContext):
 Function = Callable[[Any], Any]
 
 
-class Record(NamedTuple):
+class CompletedStep(NamedTuple):
     """A step as a run has done it, with this version and, if it had one, this fingerprint."""
 
     name: str
@@ -58,7 +58,7 @@ class Record(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Step:
+class StepDefinition:
     """A registered step. Equal steps of two builds need not be done twice."""
 
     app_label: str
@@ -115,14 +115,14 @@ class Step:
         """Whether it is done in that database: as the app's migrations are, by the routers."""
         return bool(router.allow_migrate(alias, self.app_label))
 
-    def is_covered(self, records: Iterable[Record]) -> bool:
+    def is_covered(self, records: Iterable[CompletedStep]) -> bool:
         """Whether the records show that it was done, be it long ago or by a newer build.
 
         That is what readiness asks: an old build stays ready when a newer one has gone on.
         """
         return any(self._covers(each) for each in records)
 
-    def is_due(self, records: Iterable[Record]) -> bool:
+    def is_due(self, records: Iterable[CompletedStep]) -> bool:
         """Whether a leader has to do it; the records are newest first.
 
         It differs from `is_covered` where a leader is at work anyway: it does again what is
@@ -133,21 +133,26 @@ class Step:
             return not (own and self._covers(own[0]))
         return self.run == "always" or not self.is_covered(own)
 
-    def _covers(self, record: Record) -> bool:
-        if record.name != self.label:
+    def _covers(self, completed_step: CompletedStep) -> bool:
+        if completed_step.name != self.label:
             return False
         if self.run == "on_change":
-            return (record.version, record.print) == (self.version, self.print)
-        return record.version >= self.version
+            return (completed_step.version, completed_step.print) == (
+                self.version,
+                self.print,
+            )
+        return completed_step.version >= self.version
 
 
-def record(name: str, detail: Mapping[str, Any] | None) -> Record:
+def completed_step(name: str, detail: Mapping[str, Any] | None) -> CompletedStep:
     """From the columns of a step's row, as any version of this package may have written it."""
     known = detail or {}
-    return Record(name, int(known.get("version", 0)), known.get("print"))
+    return CompletedStep(name, int(known.get("version", 0)), known.get("print"))
 
 
-def missing(steps: Iterable[Step], records: Iterable[Record]) -> tuple[str, ...]:
+def missing_steps(
+    steps: Iterable[StepDefinition], records: Iterable[CompletedStep]
+) -> tuple[str, ...]:
     """The labels of the steps that the records do not cover, in their order."""
     known = list(records)
     return tuple(step.label for step in steps if not step.is_covered(known))

@@ -13,18 +13,18 @@ from typing import Any, NamedTuple
 from django.apps import AppConfig, apps
 from django.utils.module_loading import module_has_submodule
 
-from django_safe_init.core.step import PHASES, RUNS, Function, Step
+from django_safe_init.core.step import PHASES, RUNS, Function, StepDefinition
 from django_safe_init.exceptions import ConfigurationError
 
 MODULE = "init_steps"
 #: What an `AppConfig` may define, which then is a step that is always done.
 METHOD = "initialize_database"
 #: PostgreSQL's integers end there.
-MOST_VERSION = 2**31 - 1
+MAX_VERSION = 2**31 - 1
 _NAME = re.compile(r"[A-Za-z_][\w-]*\Z")
 
 
-class Problem(NamedTuple):
+class StepError(NamedTuple):
     """What is wrong with the steps as a whole."""
 
     #: One of "name", "after" and "circle".
@@ -38,11 +38,11 @@ class Registry:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._steps: list[Step] = []
+        self._steps: list[StepDefinition] = []
         self._is_complete = False
         self._app: AppConfig | None = None
 
-    def add(self, step: Step) -> None:
+    def add(self, step: StepDefinition) -> None:
         """Register a step, whoever imports its module and when."""
         self._steps.append(step)
 
@@ -56,7 +56,7 @@ class Registry:
             )
         return config.label
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[StepDefinition]:
         """All of them, in the order of their apps and modules; may hold problems."""
         with self._lock:
             if not self._is_complete:
@@ -87,15 +87,15 @@ class Registry:
         for config in configs:
             method = getattr(config, METHOD, None)
             if callable(method):
-                self.add(Step(config.label, METHOD, method, run="always"))
+                self.add(StepDefinition(config.label, METHOD, method, run="always"))
 
-    def ordered(self) -> tuple[Step, ...]:
+    def ordered(self) -> tuple[StepDefinition, ...]:
         """All of them, each after those that it comes after.
 
         Raises `ConfigurationError` with the first problem.
         """
         steps = self.steps()
-        for problem in problems(steps):
+        for problem in iter_errors(steps):
             raise ConfigurationError(f"{problem.message} {problem.hint}")
         return tuple(_sorted(steps)[0])
 
@@ -109,12 +109,12 @@ def _has_module(config: AppConfig) -> bool:
     return bool(roots) and module_has_submodule(config.module, MODULE)
 
 
-def problems(steps: Sequence[Step]) -> list[Problem]:
+def iter_errors(steps: Sequence[StepDefinition]) -> list[StepError]:
     """Names that two steps have, steps to come after that cannot come before, and circles."""
     labels = [step.label for step in steps]
     later = {step.label for step in steps if step.phase != "privileged"}
     found = [
-        Problem(
+        StepError(
             "name",
             f"Two steps are called {label}.",
             "Give one of them another name.",
@@ -122,7 +122,7 @@ def problems(steps: Sequence[Step]) -> list[Problem]:
         for label in sorted({label for label in labels if labels.count(label) > 1})
     ]
     found += [
-        Problem(
+        StepError(
             "after",
             f"The step {step.label} comes after {label}, which does not exist.",
             f"There are: {', '.join(sorted(labels))}.",
@@ -132,7 +132,7 @@ def problems(steps: Sequence[Step]) -> list[Problem]:
         if label not in labels
     ]
     found += [
-        Problem(
+        StepError(
             "after",
             f"The privileged step {step.label} comes after {label}, which is not privileged.",
             "The privileged phase comes before all others: take it out of `after`.",
@@ -145,7 +145,7 @@ def problems(steps: Sequence[Step]) -> list[Problem]:
     circle = [] if found else [step.label for step in _sorted(steps)[1]]
     if circle:
         found.append(
-            Problem(
+            StepError(
                 "circle",
                 f"Steps come after each other in a circle: {', '.join(circle)}.",
                 "Take one of their `after` out.",
@@ -154,9 +154,11 @@ def problems(steps: Sequence[Step]) -> list[Problem]:
     return found
 
 
-def _sorted(steps: Sequence[Step]) -> tuple[list[Step], list[Step]]:
+def _sorted(
+    steps: Sequence[StepDefinition],
+) -> tuple[list[StepDefinition], list[StepDefinition]]:
     """The steps in their order, and those that have none because of a circle."""
-    waiting, done = list(steps), list[Step]()
+    waiting, done = list(steps), list[StepDefinition]()
     labels: set[str] = set()
     while free := next((s for s in waiting if labels.issuperset(s.predecessors)), None):
         waiting.remove(free)
@@ -196,7 +198,7 @@ def init_step(
     """
 
     def register(function: Function) -> Function:
-        step = Step(
+        step = StepDefinition(
             registry.app_label(function.__module__),
             name or function.__name__,
             function,
@@ -208,14 +210,14 @@ def init_step(
             phase,
             done,
         )
-        _require_sense(step)
+        _check_step(step)
         registry.add(step)
         return function
 
     return register if function is None else register(function)
 
 
-def _require_sense(step: Step) -> None:
+def _check_step(step: StepDefinition) -> None:
     wrong = ""
     if not _NAME.match(step.name):
         wrong = "has a name that is no word: use letters, digits, `-` and `_`"
@@ -223,9 +225,9 @@ def _require_sense(step: Step) -> None:
         wrong = f"has run={step.run!r}: use one of {', '.join(map(repr, RUNS))}"
     elif (step.run == "on_change") != (step.fingerprint is not None):
         wrong = 'needs both or neither: run="on_change" and a fingerprint'
-    elif type(step.version) is not int or not 1 <= step.version <= MOST_VERSION:
+    elif type(step.version) is not int or not 1 <= step.version <= MAX_VERSION:
         wrong = (
-            f"has version={step.version!r}: use a whole number from 1 to {MOST_VERSION}"
+            f"has version={step.version!r}: use a whole number from 1 to {MAX_VERSION}"
         )
     elif step.phase not in PHASES:
         wrong = f"has phase={step.phase!r}: use one of {', '.join(map(repr, PHASES))}"

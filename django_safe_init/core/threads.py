@@ -10,19 +10,19 @@ from typing import Generic, TypeVar
 
 from django.db import connections
 
-from django_safe_init.core.cancellation import Interruption
+from django_safe_init.core.cancellation import CancellationToken
 
 T = TypeVar("T")
 
 
-class OwnThread(threading.Thread, Generic[T]):
+class InitializationThread(threading.Thread, Generic[T]):
     """Calls a function with Django connections of its own, which are closed at its end.
 
     It sees the context variables of whoever made it. It belongs to no other thread's run.
     A process that ends does not wait for it.
     """
 
-    def __init__(self, call: Callable[[], T], interruption: Interruption) -> None:
+    def __init__(self, call: Callable[[], T], interruption: CancellationToken) -> None:
         super().__init__(name="safe_init", daemon=True)
         #: What the function returned or raised; its connections are closed by then.
         self.outcome: Future[T] = Future()

@@ -8,8 +8,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from django_safe_init.core.cancellation import Interruption
-from django_safe_init.core.threads import OwnThread
+from django_safe_init.core.cancellation import CancellationToken
+from django_safe_init.core.threads import InitializationThread
 from django_safe_init.initialization.initializer import Outcome, initialize
 from django_safe_init.status import Status, get_status
 
@@ -47,14 +47,14 @@ async def aget_status(database: str = "default") -> Status:
 
 
 async def _on_own_thread(call: Callable[[], T]) -> T:
-    interruption = Interruption()
+    interruption = CancellationToken()
     thread, outcome = _start(call, interruption)
     try:
         await asyncio.wait([outcome])  # which never cancels what it waits for
     except asyncio.CancelledError:
         interruption.tell(Cancelled)
         # Cancelling a statement is a connection to the server: nothing for the loop's thread.
-        helper, ended = _start(partial(interruption.end, [thread]), Interruption())
+        helper, ended = _start(partial(interruption.end, [thread]), CancellationToken())
         await _whatever_happens(ended)
         await _whatever_happens(outcome)
         helper.join()  # it has nothing left to do
@@ -64,9 +64,9 @@ async def _on_own_thread(call: Callable[[], T]) -> T:
 
 
 def _start(
-    call: Callable[[], T], interruption: Interruption
-) -> tuple[OwnThread[T], asyncio.Future[T]]:
-    thread = OwnThread(call, interruption)
+    call: Callable[[], T], interruption: CancellationToken
+) -> tuple[InitializationThread[T], asyncio.Future[T]]:
+    thread = InitializationThread(call, interruption)
     thread.start()
     return thread, asyncio.wrap_future(thread.outcome)
 

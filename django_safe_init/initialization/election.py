@@ -6,11 +6,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from django_safe_init.backends.base.backend import Engine, StatusReader
+from django_safe_init.backends.base.backend import BaseBackend, BaseReader
 from django_safe_init.backends.base.lock import Lock
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.records import Glance, Reading, TablesLocked
+from django_safe_init.core.records import LeaderSnapshot, Snapshot, TablesLocked
 from django_safe_init.core.states import State
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import (
@@ -19,7 +19,7 @@ from django_safe_init.exceptions import (
     SafeInitError,
     WaitTimeout,
 )
-from django_safe_init.initialization.follower import Follower, Verdict
+from django_safe_init.initialization.follower import Decision, Follower
 from django_safe_init.initialization.leader import Leader
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _SECONDS_TO_LOOK = 0.5
 class Election:
     """One attempt of a process to see its build initialized, by itself or by others."""
 
-    def __init__(self, process: Initializer, engine: Engine[Any]) -> None:
+    def __init__(self, process: Initializer, engine: BaseBackend[Any]) -> None:
         self.process = process
         self.request = process.request
         self.settings = process.settings
@@ -56,26 +56,26 @@ class Election:
             reading = follower.reading
         return self._ready(reading)
 
-    def _first_reading(self) -> Reading:
+    def _first_reading(self) -> Snapshot:
         """The first look, which a migration that has locked our tables may delay."""
         external = self.process.mode == "external"
 
         def wait() -> None:
             if not external:
-                self.watch.end_stalled(Glance(None, None))
+                self.watch.end_stalled(LeaderSnapshot(None, None))
             self.watch.pause()
 
         return self._reading(
             self.watch.reader if external else self.watch.direct_reader, wait
         )
 
-    def _reading_with_lock(self) -> Reading:
+    def _reading_with_lock(self) -> Snapshot:
         """A look with the lock in hand, whose session a pause of the watch might give back."""
         return self._reading(self.watch.direct_reader, lambda: sleep(_SECONDS_TO_LOOK))
 
     def _reading(
-        self, reader: Callable[[], StatusReader], wait: Callable[[], None]
-    ) -> Reading:
+        self, reader: Callable[[], BaseReader], wait: Callable[[], None]
+    ) -> Snapshot:
         patience = Deadline(self.settings.wait_timeout)
         while True:
             try:
@@ -104,7 +104,7 @@ class Election:
             lock = self.engine.try_lock()
             if lock is None:
                 self.process.role = "follower"
-                done = follower.follow() is Verdict.READY
+                done = follower.follow() is Decision.READY
             else:
                 with self.engine.heartbeat(lock):
                     done = self._is_done(lock, follower)
@@ -115,7 +115,7 @@ class Election:
             if done:
                 return self._ready(follower.reading)
 
-    def _follower(self, reading: Reading, *, leads: bool) -> Follower:
+    def _follower(self, reading: Snapshot, *, leads: bool) -> Follower:
         return Follower(
             self.watch,
             self.process.build,
@@ -126,7 +126,7 @@ class Election:
             shares_failure=self.request.work.complete,
         )
 
-    def _satisfied(self, reading: Reading) -> bool:
+    def _satisfied(self, reading: Snapshot) -> bool:
         return reading.ready and self.request.accepts_success
 
     def _is_done(self, lock: Lock, follower: Follower) -> bool:
@@ -137,7 +137,7 @@ class Election:
         try:
             self.engine.take_over(lock)
             reading = self._reading_with_lock()
-            done = follower.judge(reading) is Verdict.READY
+            done = follower.judge(reading) is Decision.READY
         except BaseException:
             with suppress(LockLost):
                 lock.release()
@@ -184,6 +184,6 @@ class Election:
             process.run_id = leader.run or process.run_id
         return process.outcome("ready")
 
-    def _ready(self, reading: Reading) -> Outcome:
+    def _ready(self, reading: Snapshot) -> Outcome:
         run = reading.own or reading.latest
         return self.process.ready(None if run is None else run.id)

@@ -12,16 +12,16 @@ import time
 from collections.abc import Callable
 from enum import Enum, auto
 
-from django_safe_init.backends.base.backend import Eyes, StatusReader
+from django_safe_init.backends.base.backend import BaseObserver, BaseReader
 from django_safe_init.backends.postgresql.activity import Activity
 from django_safe_init.core.build import Build
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import (
     ConnectionEnded,
-    Glance,
-    Reading,
+    LeaderSnapshot,
     RunRow,
+    Snapshot,
     TablesLocked,
 )
 from django_safe_init.core.text import one_line
@@ -36,7 +36,7 @@ _SECONDS_BETWEEN_DIAGNOSES = 5.0
 _SECONDS_BETWEEN_REMINDERS = 30.0
 
 
-class Verdict(Enum):
+class Decision(Enum):
     """What a follower should do next."""
 
     #: Go on: this build is initialized.
@@ -55,12 +55,12 @@ class Follower:
 
     def __init__(
         self,
-        watch: Eyes,
+        watch: BaseObserver,
         build: Build,
-        since: Reading,
+        since: Snapshot,
         report: Callable[[str], None],
         *,
-        satisfied: Callable[[Reading], bool],
+        satisfied: Callable[[Snapshot], bool],
         leads: bool,
         shares_failure: bool = True,
     ) -> None:
@@ -72,9 +72,9 @@ class Follower:
         self.shares_failure = shares_failure
         #: The reading that was judged last.
         self.reading = since
-        self._progress = Progress(watch, report)
+        self._progress = WaitLog(watch, report)
 
-    def follow(self) -> Verdict:
+    def follow(self) -> Decision:
         """Wait for a verdict. Raises `LeaderFailed`, `WaitTimeout` or `DatabaseUnreachable`."""
         while True:
             try:
@@ -88,7 +88,7 @@ class Follower:
                 self._progress.check(self.watch.deadline)
                 sleep(random.uniform(0.1, 0.5))
 
-    def _look(self) -> Verdict | None:
+    def _look(self) -> Decision | None:
         reader = self.watch.reader()
         try:
             seen = glance = reader.glance()
@@ -100,35 +100,35 @@ class Follower:
             # A migration has locked our tables. Who leads can be seen nevertheless.
             glance = self._progress.glance._replace(leader_pid=reader.leader_pid())
             if self.leads and glance.leader_pid is None:
-                return Verdict.TRY
+                return Decision.TRY
             seen = glance._replace(latest=None)
         if self.leads and self.watch.end_stalled(seen):
-            return Verdict.TRY
+            return Decision.TRY
         self._progress.note(glance, reader)
         self._progress.check(self.watch.deadline)
         return None
 
-    def _read(self, reader: StatusReader, glance: Glance) -> Reading:
+    def _read(self, reader: BaseReader, glance: LeaderSnapshot) -> Snapshot:
         """All there is to know; no query if the leader of this very build has just told it.
 
         At that moment every follower asks, and the last one is to be served soon.
         """
         run = glance.latest
         if run is not None and run.build == self.build and self._ended_ready(run):
-            return Reading((), run, run, True, False, glance.leader_pid)
+            return Snapshot((), run, run, True, False, glance.leader_pid)
         return reader.read()
 
-    def judge(self, reading: Reading) -> Verdict | None:
+    def judge(self, reading: Snapshot) -> Decision | None:
         """What a reading means for this process; None to go on waiting."""
         self.reading = reading
         own, latest = reading.own, reading.latest
         self._raise_shared_failure(own)
         if not self.leads:
-            return Verdict.READY if self.satisfied(reading) else None
+            return Decision.READY if self.satisfied(reading) else None
         ready = self.satisfied(reading)
         if ready and (self._ended_ready(own) or self._ended_ready(latest)):
-            return Verdict.READY
-        return Verdict.TRY if reading.leader_pid is None else None
+            return Decision.READY
+        return Decision.TRY if reading.leader_pid is None else None
 
     def _is_news(self, ended: RunRow) -> bool:
         """Whether the run ended while this process waited."""
@@ -151,10 +151,10 @@ class Follower:
             )
 
 
-class Progress:
+class WaitLog:
     """Tells a person what the leader does, and when it no longer does anything."""
 
-    def __init__(self, watch: Eyes, report: Callable[[str], None]) -> None:
+    def __init__(self, watch: BaseObserver, report: Callable[[str], None]) -> None:
         self.watch = watch
         self.settings = watch.settings
         self.report = report
@@ -165,9 +165,9 @@ class Progress:
         #: The step that said how far it was, when a line was told last.
         self._counting: tuple[int, int] | None = None
         #: What was seen last.
-        self.glance = Glance(None, None)
+        self.glance = LeaderSnapshot(None, None)
 
-    def note(self, glance: Glance, reader: StatusReader) -> None:
+    def note(self, glance: LeaderSnapshot, reader: BaseReader) -> None:
         """Take in what was seen, and say so if it is worth a line."""
         now = time.monotonic()
         run = glance.latest
@@ -182,7 +182,7 @@ class Progress:
             self._diagnose(reader, now)
         self._tell(now)
 
-    def _diagnose(self, reader: StatusReader, now: float) -> None:
+    def _diagnose(self, reader: BaseReader, now: float) -> None:
         self._diagnosed = now
         self._activity = reader.activity()
         if self._activity.progressing:
@@ -197,7 +197,7 @@ class Progress:
         if not self._told_news or changed or silence >= _SECONDS_BETWEEN_REMINDERS:
             self._told_news, self._told = news, now
             self._counting = self._step_that_counts()
-            self.report(self._full(what_the_leader_does(self.glance)))
+            self.report(self._full(describe_leader(self.glance)))
 
     def _begins_to_count(self) -> bool:
         """Whether the running step tells for the first time how far it is."""
@@ -229,11 +229,11 @@ class Progress:
         pid = self.glance.leader_pid
         if pid is None:
             return "Nobody initializes this database: run `manage.py safe_migrate` somewhere."
-        text = self._full(what_the_leader_does(self.glance))
+        text = self._full(describe_leader(self.glance))
         return f"{text}. To end the leader: {self.watch.how_to_end(pid)}"
 
 
-def what_the_leader_does(glance: Glance) -> str:
+def describe_leader(glance: LeaderSnapshot) -> str:
     """One line for a person: who leads, since when, what it does, n of total."""
     run = glance.latest
     if run is None or not run.open:

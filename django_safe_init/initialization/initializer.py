@@ -19,11 +19,11 @@ from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.databases import (
-    Engine,
+    BackendKind,
     check_alias,
+    check_outside_transaction,
     engine_of,
     require_engine,
-    require_no_transaction,
 )
 from django_safe_init.core.deadline import Deadline, require_timeout
 from django_safe_init.core.records import (
@@ -42,15 +42,15 @@ from django_safe_init.exceptions import (
 )
 from django_safe_init.initialization.migrate_command import run_migrate
 from django_safe_init.initialization.run_context import (
-    Lost,
-    Work,
-    is_under_way,
-    leading_with,
+    LostRuns,
+    MigrateTask,
+    in_run,
+    run_context,
 )
-from django_safe_init.pools.router import require_no_block
+from django_safe_init.pools.router import check_outside_using_pool
 
 if TYPE_CHECKING:
-    from django_safe_init.backends.base.backend import Eyes
+    from django_safe_init.backends.base.backend import BaseObserver
 
 logger = logging.getLogger("django_safe_init")
 
@@ -91,10 +91,10 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Request:
+class InitializationOptions:
     """What is wanted of an initialization."""
 
-    work: Work
+    work: MigrateTask
     database: str = "default"
     #: "self", "external" or "off"; None for the setting.
     mode: str | None = None
@@ -115,12 +115,15 @@ def wait_for_server(
 
     `timeout` is in seconds; None for the setting `MAX_WAIT`. Raises `DatabaseUnreachable`.
     """
-    if engine_of(database) is not Engine.POSTGRESQL:
+    if engine_of(database) is not BackendKind.POSTGRESQL:
         return
-    from django_safe_init.backends.postgresql.session import connect, make_wrapper
+    from django_safe_init.backends.postgresql.session import (
+        connect,
+        create_direct_wrapper,
+    )
 
     settings = get_settings()
-    wrapper = make_wrapper(database, settings.direct.get(database))
+    wrapper = create_direct_wrapper(database, settings.direct.get(database))
     deadline = Deadline(settings.max_wait if timeout is None else timeout)
     with connect(wrapper, settings, deadline, "safe_init waiting", report):
         pass
@@ -159,7 +162,7 @@ def retry_while_busy(
 class Initializer:
     """One process's initialization of one database."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: InitializationOptions) -> None:
         self.request = request
         self.database = request.database
         self.role = "none"
@@ -168,7 +171,7 @@ class Initializer:
         self._started = time.monotonic()
         self.checked = False
         self._waited: float | None = None
-        self.lost = Lost()
+        self.lost = LostRuns()
 
     def run(self) -> Outcome:
         """Initialize, or wait until somebody has. Raises a `SafeInitError` for every failure.
@@ -200,7 +203,7 @@ class Initializer:
         """Django as it is."""
         self.request.before_leading()
         try:
-            with leading_with(self.database, None):
+            with run_context(self.database, None):
                 self.request.work.migrate()
         except (Exception, SystemExit) as exc:
             text = f"{type(exc).__name__}: {one_line(exc)}"
@@ -217,7 +220,7 @@ class Initializer:
             else self.request.timeout
         )
         require_timeout(timeout)
-        if is_under_way(self.database):
+        if in_run(self.database):
             raise ConfigurationError(
                 f"A migration of {self.database!r} must not initialize {self.database!r}."
             )
@@ -226,8 +229,8 @@ class Initializer:
         if self.mode != "off":
             if self.settings.lock == "auto":
                 require_engine(self.database)
-            require_no_transaction(self.database)
-            require_no_block()
+            check_outside_transaction(self.database)
+            check_outside_using_pool()
         self.build = current_build()
         self.machine = StateMachine(self.database)
         self.direct = self.settings.direct.get(self.database)
@@ -300,11 +303,11 @@ class Initializer:
 
     def _hint_at_the_administrator(self, refusal: LoginRefused) -> None:
         if self.build.privileged_of(self.database):
-            from django_safe_init.privileged.status import with_hint
+            from django_safe_init.privileged.status import add_hint
 
-            raise with_hint(refusal) from refusal
+            raise add_hint(refusal) from refusal
 
-    def _finished(self, watch: Eyes) -> int | None:
+    def _finished(self, watch: BaseObserver) -> int | None:
         """The run that has made this build ready, as one cheap query can tell."""
         reader = watch.reader if self.mode == "external" else watch.direct_reader
         try:
@@ -338,5 +341,7 @@ def initialize(
     While it leads, new connections of this thread, and of threads started meanwhile, to the
     alias belong to the run. Call it before a process serves requests.
     """
-    work = Work(migrate=lambda: run_migrate(database), command="initialize")
-    return Initializer(Request(work, database, mode=mode, timeout=timeout)).run()
+    work = MigrateTask(migrate=lambda: run_migrate(database), command="initialize")
+    return Initializer(
+        InitializationOptions(work, database, mode=mode, timeout=timeout)
+    ).run()

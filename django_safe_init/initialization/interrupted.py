@@ -20,14 +20,14 @@ from django.db.migrations.operations import RunPython, SeparateDatabaseAndState
 from django.db.migrations.operations.base import Operation
 
 from django_safe_init.conf import Settings
-from django_safe_init.core.step import Step
+from django_safe_init.core.step import StepDefinition
 from django_safe_init.exceptions import ConfigurationError, UnfinishedMigration
 
 logger = logging.getLogger("django_safe_init")
 
 
 @dataclass(frozen=True)
-class Mark:
+class InterruptedStep:
     """The start of a non-atomic migration, as its leader noted it."""
 
     name: str
@@ -38,7 +38,9 @@ class Mark:
     run: int
 
     @classmethod
-    def from_row(cls, run: int, name: str, backwards: bool, detail: Any) -> Mark:
+    def from_row(
+        cls, run: int, name: str, backwards: bool, detail: Any
+    ) -> InterruptedStep:
         """From the columns of an open step; `detail` is what `start_detail` gave."""
         before = frozenset((detail or {}).get("indexes_before", ()))
         return cls(name, bool(backwards), before, run)
@@ -57,7 +59,7 @@ def _flatten(items: Iterable[Operation]) -> Iterator[Operation]:
             yield operation
 
 
-def has_own_code(migration: Migration) -> bool:
+def runs_custom_code(migration: Migration) -> bool:
     """Whether the migration runs code that is not Django's, which may do anything."""
     return any(
         isinstance(operation, RunPython)
@@ -85,7 +87,7 @@ def concurrent_indexes(migration: Migration) -> list[str]:
     return [name for name in names if name is not None]
 
 
-def does_nothing_else(migration: Migration) -> bool:
+def only_concurrent_indexes(migration: Migration) -> bool:
     """Whether all that the migration does is to add and remove indexes concurrently."""
     return all(
         _index_name(operation) is not None for operation in operations(migration)
@@ -122,7 +124,7 @@ def existing_indexes(
         return {name for (name,) in cursor.fetchall()}
 
 
-class Unfinished:
+class InterruptedSteps:
     """The marks that a leader found, and what is to be done about each.
 
     The setting `UNFINISHED` is the policy; `rerun` names the migrations that may run again
@@ -131,14 +133,14 @@ class Unfinished:
 
     def __init__(
         self,
-        marks: dict[str, Mark],
+        marks: dict[str, InterruptedStep],
         settings: Settings,
         rerun: tuple[str, ...],
         alias: str,
     ) -> None:
         self.marks = marks
         self.policy = settings.unfinished
-        self._where = where_of(settings, alias)
+        self._where = database_option(settings, alias)
         self.rerun = frozenset(rerun)
         for name in rerun:
             if name not in self.marks:
@@ -152,7 +154,7 @@ class Unfinished:
         """The runs that made the marks."""
         return {mark.run for mark in self.marks.values()}
 
-    def settle_step(self, step: Step) -> None:
+    def settle_step(self, step: StepDefinition) -> None:
         """Make it possible to do the step again, if that was begun and is to be done once.
 
         Raises `UnfinishedMigration` when a person has to decide.
@@ -183,7 +185,7 @@ class Unfinished:
             if migration is None or not recorded:
                 continue
             if not self._begun(connection, mark, migration):
-                _drop_left(connection, mark, migration)
+                _drop_leftover_indexes(connection, mark, migration)
             else:
                 self.settle(connection, migration, backwards=True)
                 logger.warning(
@@ -193,10 +195,13 @@ class Unfinished:
                 executor.unapply_migration(state, migration)
 
     def _begun(
-        self, connection: BaseDatabaseWrapper, mark: Mark, migration: Migration
+        self,
+        connection: BaseDatabaseWrapper,
+        mark: InterruptedStep,
+        migration: Migration,
     ) -> bool:
         """Whether a reversal can have changed anything, but for an index that is unfinished."""
-        if not does_nothing_else(migration):
+        if not only_concurrent_indexes(migration):
             return is_reversible(migration)
         names = concurrent_indexes(migration)
         return existing_indexes(connection, names, valid=True) != mark.indexes_before
@@ -211,9 +216,9 @@ class Unfinished:
         mark = self.marks.get(f"{migration.app_label}.{migration.name}")
         if mark is None or mark.backwards is not backwards:
             return  # the opposite is asked for: what was begun has been recorded since
-        if not does_nothing_else(migration):
-            self._judge(mark.name, _ways_on(mark, migration, self._where))
-        _drop_left(connection, mark, migration)
+        if not only_concurrent_indexes(migration):
+            self._judge(mark.name, _recovery_hint(mark, migration, self._where))
+        _drop_leftover_indexes(connection, mark, migration)
 
     def _judge(self, name: str, ways_on: str) -> None:
         if name in self.rerun:
@@ -223,12 +228,12 @@ class Unfinished:
         logger.warning("%s is not atomic and was interrupted: it runs again.", name)
 
 
-def where_of(settings: Settings, alias: str) -> str:
+def database_option(settings: Settings, alias: str) -> str:
     """The option that names the database in a command, where it is not the only one."""
     return "" if settings.databases == (alias,) else f" --database {alias}"
 
 
-def _ways_on(mark: Mark, migration: Migration, where: str) -> str:
+def _recovery_hint(mark: InterruptedStep, migration: Migration, where: str) -> str:
     app = migration.app_label
     what, again, done, name = "", "run it again", "done", migration.name
     if mark.backwards:
@@ -243,8 +248,8 @@ def _ways_on(mark: Mark, migration: Migration, where: str) -> str:
     )
 
 
-def _drop_left(
-    connection: BaseDatabaseWrapper, mark: Mark, migration: Migration
+def _drop_leftover_indexes(
+    connection: BaseDatabaseWrapper, mark: InterruptedStep, migration: Migration
 ) -> None:
     names = concurrent_indexes(migration)
     for name in sorted(existing_indexes(connection, names) - mark.indexes_before):

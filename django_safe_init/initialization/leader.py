@@ -8,14 +8,14 @@ from contextlib import contextmanager, suppress
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_safe_init.backends.base.backend import Tools
+from django_safe_init.backends.base.backend import RunSession
 from django_safe_init.backends.base.lock import Lock
 from django_safe_init.backends.base.transaction import MigrationTransaction
-from django_safe_init.core.cancellation import noticing, uninterruptible
-from django_safe_init.core.outcomes import STRIKES
-from django_safe_init.core.progress import tracked_by
+from django_safe_init.core.cancellation import raise_cancellation, shield
+from django_safe_init.core.outcomes import MAX_TRANSIENT_FAILURES
+from django_safe_init.core.progress import use_tracker
 from django_safe_init.core.states import State, StateMachine
-from django_safe_init.core.step import Step
+from django_safe_init.core.step import StepDefinition
 from django_safe_init.core.text import one_line, printable
 from django_safe_init.exceptions import (
     InitializationFailed,
@@ -25,11 +25,15 @@ from django_safe_init.exceptions import (
     UnsafeConnection,
     ValidationFailed,
 )
-from django_safe_init.initialization.interrupted import Unfinished
-from django_safe_init.initialization.lock_retry import HalfDone
-from django_safe_init.initialization.run_context import Lost, Work, leading_with
-from django_safe_init.initialization.step_runner import Steps
-from django_safe_init.initialization.tracker import Tracker
+from django_safe_init.initialization.interrupted import InterruptedSteps
+from django_safe_init.initialization.lock_retry import PartiallyApplied
+from django_safe_init.initialization.run_context import (
+    LostRuns,
+    MigrateTask,
+    run_context,
+)
+from django_safe_init.initialization.step_runner import StepRunner
+from django_safe_init.initialization.tracker import MigrationTracker
 from django_safe_init.validation import log_findings
 
 logger = logging.getLogger("django_safe_init")
@@ -41,10 +45,10 @@ class Leader:
     def __init__(
         self,
         lock: Lock,
-        tools: Tools,
+        tools: RunSession,
         machine: StateMachine,
-        work: Work,
-        lost: Lost,
+        work: MigrateTask,
+        lost: LostRuns,
     ) -> None:
         self.lock = lock
         self.tools = tools
@@ -52,8 +56,8 @@ class Leader:
         self.machine = machine
         self.work = work
         self.lost = lost
-        self._tracker: Tracker | None = None
-        self._steps: Steps | None = None
+        self._tracker: MigrationTracker | None = None
+        self._steps: StepRunner | None = None
 
     @property
     def run(self) -> int:
@@ -90,32 +94,32 @@ class Leader:
             raise LeaderFailed(reason, run=self.recorder.run)
         with (
             self._recorded(),
-            tracked_by(self.recorder.loops),
+            use_tracker(self.recorder.loops),
             self.tools.heartbeat(),
         ):
             self.tools.prune(unfinished)
             self._migrate(unfinished)
             self._validate()
 
-    def _migrate(self, unfinished: Unfinished) -> None:
+    def _migrate(self, unfinished: InterruptedSteps) -> None:
         with self.tools.connections() as connection:
             self.machine.to(State.MIGRATING)
             self.recorder.update(State.MIGRATING, "reading migrations")
             if not self.work.fake:
                 unfinished.settle_reversals(connection)
-            self._tracker = Tracker(
+            self._tracker = MigrationTracker(
                 connection, self.tools, unfinished, self.work.report
             )
             with (
                 self._tracker,
-                leading_with(self.machine.database, self._tracker),
-                noticing(),
+                run_context(self.machine.database, self._tracker),
+                raise_cancellation(),
             ):
                 self._tracker.steps = len(self._due())
                 self._work(self._tracker)
             self._do_steps(connection, self._tracker.transaction, unfinished)
 
-    def _due(self) -> list[Step]:
+    def _due(self) -> list[StepDefinition]:
         """The steps that this run is to do; none unless it is to make the database ready."""
         build = self.tools.build
         steps = (
@@ -128,19 +132,19 @@ class Leader:
         self,
         connection: BaseDatabaseWrapper,
         transaction: MigrationTransaction,
-        unfinished: Unfinished,
+        unfinished: InterruptedSteps,
     ) -> None:
         due = self._due()
         if not due or self.tools.build.migrations & set(self.tools.missing()):
             return  # which the validation will not let pass
-        self._steps = Steps(
+        self._steps = StepRunner(
             connection, transaction, self.tools, unfinished, self.work.report
         )
         # Without a tracker: a `migrate` that a step calls is a part of that step.
-        with leading_with(self.machine.database, None), noticing():
+        with run_context(self.machine.database, None), raise_cancellation():
             self._steps.do(due)
 
-    def _work(self, tracker: Tracker) -> None:
+    def _work(self, tracker: MigrationTracker) -> None:
         try:
             self.work.migrate()
         except SafeInitError as exc:
@@ -188,7 +192,7 @@ class Leader:
                 logger.info("Run %s: %s", self.recorder.run, reason, exc_info=exc)
             if self._close_run(exc) == "failed" and self._is_lost(exc):
                 raise InitializationFailed(
-                    f"{STRIKES} times in a row: {self.reason(exc)}"
+                    f"{MAX_TRANSIENT_FAILURES} times in a row: {self.reason(exc)}"
                 ) from exc
             raise
 
@@ -198,7 +202,7 @@ class Leader:
         return self._in_hand.current if self._in_hand else None
 
     @property
-    def _in_hand(self) -> Tracker | Steps | None:
+    def _in_hand(self) -> MigrationTracker | StepRunner | None:
         return self._steps or self._tracker
 
     def _close_run(self, exc: BaseException) -> str | None:
@@ -207,7 +211,7 @@ class Leader:
             # A non-atomic step that broke off stays open: what it has done is unknown.
             if self._in_hand and self._in_hand.current_is_atomic:
                 self.recorder.finish_step("failed")
-            with uninterruptible():
+            with shield():
                 return self.recorder.finish_run(
                     self._outcome(exc), State.ERROR, self.reason(exc)
                 )
@@ -226,7 +230,7 @@ class Leader:
     def _outcome(self, exc: BaseException) -> str:
         if isinstance(exc, KeyboardInterrupt):
             return "interrupted"
-        half_done = isinstance(exc, HalfDone)
+        half_done = isinstance(exc, PartiallyApplied)
         if self._is_lost(exc) or (self.tools.is_transient(exc) and not half_done):
             return "transient"
         # A target that was mistyped, or cannot be reached, says nothing about the build.

@@ -24,10 +24,10 @@ from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.heartbeat import Heartbeat
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import DDLLockTimeout
-from django_safe_init.initialization.interrupted import where_of
+from django_safe_init.initialization.interrupted import database_option
 
 if TYPE_CHECKING:
-    from django_safe_init.backends.base.backend import LockWaits, Tools
+    from django_safe_init.backends.base.backend import BaseLockTimeout, RunSession
     from django_safe_init.backends.base.transaction import MigrationTransaction
 
 logger = logging.getLogger("django_safe_init")
@@ -38,12 +38,12 @@ _MOST_SECONDS_OF_PAUSE = 30.0
 _LOOKS = 3
 
 
-class HalfDone(DDLLockTimeout):
+class PartiallyApplied(DDLLockTimeout):
     """What the migration did before stays: nobody who waits may go on where it broke off."""
 
 
 @dataclass(frozen=True)
-class Limits:
+class LockTimeoutPolicy:
     """How long a statement of a migration waits for a lock, and how often it is tried."""
 
     seconds: float
@@ -60,7 +60,7 @@ class Limits:
         return min(max(self.seconds / _LOOKS, 0.02), 1.0)
 
 
-class Attempts:
+class LockTimeoutRetry:
     """Lets Django do migrations within the limits of `waits`.
 
     One that is a transaction is undone as a whole and tried again; any other is not. Raises
@@ -69,9 +69,9 @@ class Attempts:
 
     def __init__(
         self,
-        waits: LockWaits,
-        limits: Limits,
-        tools: Tools,
+        waits: BaseLockTimeout,
+        limits: LockTimeoutPolicy,
+        tools: RunSession,
         transaction: MigrationTransaction,
         report: Callable[[str], None],
     ) -> None:
@@ -126,7 +126,7 @@ class Attempts:
                     raise
                 if not (atomic and self.transaction.is_whole):
                     text = self._half_done(name, atomic)
-                    raise HalfDone(self._with_remedy(text)) from exc
+                    raise PartiallyApplied(self._with_remedy(text)) from exc
                 self.transaction.close(type(exc), exc, exc.__traceback__)
                 if attempt == self.limits.attempts:
                     raise DDLLockTimeout(self._with_remedy(self._undone(name))) from exc
@@ -188,7 +188,7 @@ class Attempts:
         )
 
     def _half_done(self, name: str, atomic: bool) -> str:
-        where = where_of(get_settings(), self.transaction.connection.alias)
+        where = database_option(get_settings(), self.transaction.connection.alias)
         option = "" if atomic else f" --rerun {name}"
         again = (
             "reverse it again"

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from django_safe_init.initialization.tracker import Tracker
+    from django_safe_init.initialization.tracker import MigrationTracker
 
 
 @dataclass(frozen=True)
-class Work:
+class MigrateTask:
     """What a leader is to do, and how it may speak."""
 
     #: Runs Django's `migrate`, which finds its tracker with `current_tracker`.
@@ -34,7 +34,7 @@ class Work:
 
 
 @dataclass
-class Lost:
+class LostRuns:
     """The runs that this process has led and lost, and why it lost the last one."""
 
     runs: list[int] = field(default_factory=list)
@@ -45,19 +45,19 @@ class Lost:
 _leading = threading.local()
 
 
-def current_tracker(alias: str) -> Tracker | None:
+def current_tracker(alias: str) -> MigrationTracker | None:
     """The tracker of the run that this thread leads, if it leads one."""
-    trackers: dict[str, Tracker | None] = _leading.__dict__
+    trackers: dict[str, MigrationTracker | None] = _leading.__dict__
     return trackers.get(alias)
 
 
-def is_under_way(alias: str) -> bool:
-    """Whether this thread is inside `leading_with`: a `migrate` here is a part of that."""
+def in_run(alias: str) -> bool:
+    """Whether this thread is inside `run_context`: a `migrate` here is a part of that."""
     return alias in _leading.__dict__
 
 
 @contextmanager
-def leading_with(alias: str, tracker: Tracker | None) -> Iterator[None]:
+def run_context(alias: str, tracker: MigrationTracker | None) -> Iterator[None]:
     """While entered, `current_tracker` finds the tracker, and no `migrate` takes the lock.
 
     Without a tracker nobody watches: the mode is "off".

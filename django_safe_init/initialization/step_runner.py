@@ -8,24 +8,24 @@ from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_safe_init.backends.base.backend import Tools
+from django_safe_init.backends.base.backend import RunSession
 from django_safe_init.backends.base.transaction import MigrationTransaction
 from django_safe_init.core import cancellation
 from django_safe_init.core.calling import call
-from django_safe_init.core.step import DONE, Step, StepContext
+from django_safe_init.core.step import DONE, StepContext, StepDefinition
 from django_safe_init.exceptions import InitializationFailed
-from django_safe_init.initialization.interrupted import Unfinished
+from django_safe_init.initialization.interrupted import InterruptedSteps
 
 
-class Steps:
+class StepRunner:
     """The steps that one run does."""
 
     def __init__(
         self,
         connection: BaseDatabaseWrapper,
         transaction: MigrationTransaction,
-        tools: Tools,
-        unfinished: Unfinished,
+        tools: RunSession,
+        unfinished: InterruptedSteps,
         report: Callable[[str], None],
     ) -> None:
         self.connection = connection
@@ -39,7 +39,7 @@ class Steps:
         #: Whether that one is undone as a whole if it fails.
         self.current_is_atomic = False
 
-    def do(self, steps: Sequence[Step]) -> None:
+    def do(self, steps: Sequence[StepDefinition]) -> None:
         """Do them, one after the other. Raises whatever a step raises."""
         for step in steps:
             cancellation.check()
@@ -48,7 +48,7 @@ class Steps:
             self._do(step)
             self.report(f"step {step.label}: done")
 
-    def _do(self, step: Step) -> None:
+    def _do(self, step: StepDefinition) -> None:
         self.current, self.current_is_atomic = step.label, step.atomic
         self.recorder.start_step(
             step.label,
@@ -64,7 +64,7 @@ class Steps:
         self.current, self.current_is_atomic = None, False
         self.recorder.finish_step(DONE)
 
-    def _do_atomically(self, step: Step) -> None:
+    def _do_atomically(self, step: StepDefinition) -> None:
         transaction = self.transaction
 
         def check(recorded: Any) -> None:
@@ -85,7 +85,7 @@ class Steps:
             raise
         transaction.close(None, None, None)
 
-    def _do_openly(self, step: Step) -> None:
+    def _do_openly(self, step: StepDefinition) -> None:
         self._call(step)
         connection = self.connection
         left_open = connection.connection is not None and not (
@@ -97,7 +97,7 @@ class Steps:
                 f"{step.label} has left a transaction open, so what it did in it is undone."
             )
 
-    def _call(self, step: Step) -> None:
+    def _call(self, step: StepDefinition) -> None:
         logger = logging.getLogger(f"django_safe_init.steps.{step.label}")
         context = StepContext(self.connection.alias, self.connection, logger)
         call(step.function, context)

@@ -21,22 +21,22 @@ from django.db.migrations import Migration
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.models.signals import pre_migrate
 
-from django_safe_init.backends.base.backend import Tools
+from django_safe_init.backends.base.backend import RunSession
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import LockLost
 from django_safe_init.initialization.interrupted import (
-    Unfinished,
-    does_nothing_else,
-    has_own_code,
+    InterruptedSteps,
+    only_concurrent_indexes,
     require_reversible,
+    runs_custom_code,
     start_detail,
 )
-from django_safe_init.initialization.lock_retry import Attempts
+from django_safe_init.initialization.lock_retry import LockTimeoutRetry
 
 logger = logging.getLogger("django_safe_init")
 
 
-class Tracker:
+class MigrationTracker:
     """One `migrate` of a leader, from plan to `post_migrate`. A context manager.
 
     Whether this process still leads is looked at, with `tools`, at every boundary.
@@ -46,8 +46,8 @@ class Tracker:
     def __init__(
         self,
         connection: BaseDatabaseWrapper,
-        tools: Tools,
-        unfinished: Unfinished,
+        tools: RunSession,
+        unfinished: InterruptedSteps,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.connection = connection
@@ -72,7 +72,7 @@ class Tracker:
         #: What is entered around the migration that is being done.
         self._around = ExitStack()
 
-    def __enter__(self) -> Tracker:
+    def __enter__(self) -> MigrationTracker:
         recorded = MigrationRecorder(self.connection).applied_migrations()
         self._recorded_before = frozenset(recorded)
         pre_migrate.connect(self._planned)
@@ -144,10 +144,10 @@ class Tracker:
             return
         atomic = self.current_is_atomic
         if not atomic:
-            if does_nothing_else(migration):
+            if only_concurrent_indexes(migration):
                 return  # nobody queues behind these, and a limit would leave an invalid index
             self._around.enter_context(waits.limited(self.connection))
-        attempts = Attempts(
+        attempts = LockTimeoutRetry(
             waits, waits.limits, self.tools, self.transaction, self._report
         )
         around = attempts.of(migration, atomic=atomic, backwards=backwards)
@@ -165,5 +165,5 @@ class Tracker:
                     "not take the leader lock."
                 )
 
-        plain = not has_own_code(migration)
+        plain = not runs_custom_code(migration)
         self.transaction.open(str(self.current), names, check, plain)

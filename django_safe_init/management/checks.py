@@ -13,9 +13,14 @@ from django.core.management import get_commands, load_command_class
 from django.db import connections
 from django.urls import Resolver404, ResolverMatch, resolve
 
-from django_safe_init.conf import get_settings, problems
+from django_safe_init.conf import get_settings, iter_errors
 from django_safe_init.core import step_registry as steps
-from django_safe_init.core.databases import Engine, engine_of, fast_alias, pool_of
+from django_safe_init.core.databases import (
+    BackendKind,
+    engine_of,
+    pool_of,
+    primary_alias,
+)
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.initialization.migrate_command import OUR_APP
 from django_safe_init.pools.router import ROUTER, is_routed, pool_names
@@ -38,7 +43,7 @@ def check_settings(
     """E001: an unknown key in SAFE_INIT. E002: a value it cannot have."""
     return [
         Error(problem.message, hint=problem.hint, id=_SETTING_IDS[problem.kind])
-        for problem in problems()
+        for problem in iter_errors()
     ]
 
 
@@ -61,7 +66,7 @@ def check_engines(
             id="safe_init.W001",
         )
         for alias in settings.databases
-        if engine_of(alias) is Engine.UNKNOWN
+        if engine_of(alias) is BackendKind.UNKNOWN
     ]
 
 
@@ -103,7 +108,7 @@ def check_pool_transactions(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[CheckMessage]:
     """W006: each request is one transaction, which its queries do not leave for a slow pool."""
-    pooled = {fast_alias(alias) for alias in connections.settings if pool_of(alias)}
+    pooled = {primary_alias(alias) for alias in connections.settings if pool_of(alias)}
     return [
         Warning(
             f"ATOMIC_REQUESTS of the database {alias!r} makes each request one transaction: "
@@ -130,7 +135,7 @@ def check_steps(
         return [Error(str(exc), hint=hint, id="safe_init.E008")]
     return [
         Error(problem.message, hint=problem.hint, id=_STEP_IDS[problem.kind])
-        for problem in steps.problems(found)
+        for problem in steps.iter_errors(found)
     ]
 
 
@@ -161,7 +166,7 @@ def check_serving_role(
             id="safe_init.W007",
         )
         for alias in databases or ()
-        if engine_of(alias) is Engine.POSTGRESQL and is_administrator(alias)
+        if engine_of(alias) is BackendKind.POSTGRESQL and is_administrator(alias)
     ]
 
 

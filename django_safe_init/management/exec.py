@@ -13,7 +13,7 @@ from django_safe_init.exceptions import ConfigurationError
 CANNOT_START = 2
 
 
-def split(argv: list[str]) -> tuple[list[str], list[str]]:
+def split_argv(argv: list[str]) -> tuple[list[str], list[str]]:
     """The arguments before the first `--`, and the command after it."""
     if "--" not in argv:
         return argv, []
@@ -21,7 +21,7 @@ def split(argv: list[str]) -> tuple[list[str], list[str]]:
     return argv[:at], argv[at + 1 :]
 
 
-def require_command(command: list[str]) -> None:
+def check_command(command: list[str]) -> None:
     """Raise `ConfigurationError` if there is no such program: before any work, not after."""
     if command and shutil.which(command[0]) is None:
         raise ConfigurationError(
@@ -29,7 +29,7 @@ def require_command(command: list[str]) -> None:
         )
 
 
-def become(command: list[str]) -> NoReturn:
+def exec_command(command: list[str]) -> NoReturn:
     """Replace this process by the command: same PID, so that signals reach it."""
     sys.stdout.flush()
     sys.stderr.flush()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
-from django_safe_init.validation import Validation
+from django_safe_init.validation import ValidationReport
 
 
-def grouped(found: Validation) -> Iterator[str]:
+def format_findings(found: ValidationReport) -> Iterator[str]:
     """The findings by their kind; a repair follows all that it puts right."""
     yield f"{found.database}: {_headline(found)}"
     by_kind = groupby(found.findings, lambda each: f"{each.kind} ({each.level})")
@@ -19,7 +19,7 @@ def grouped(found: Validation) -> Iterator[str]:
             yield from (f"    {line}" for line in repair)
 
 
-def _headline(found: Validation) -> str:
+def _headline(found: ValidationReport) -> str:
     if not found.findings:
         return f"{found.tables} tables are what this build's models need"
     errors = sum(each.is_error for each in found.findings)

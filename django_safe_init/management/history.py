@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from django_safe_init.core.records import RunRow
-from django_safe_init.core.words import duration
+from django_safe_init.core.words import format_duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -16,12 +16,12 @@ _RIGHT = frozenset({"run", "took", "done"})
 _STYLES = {"ready": "green", "failed": "red", "open": "yellow"}
 
 
-def cells(run: RunRow) -> tuple[str, ...]:
+def row(run: RunRow) -> tuple[str, ...]:
     """A run as a row of the table."""
     return (
         str(run.id),
         run.started_at[:19].replace("T", " "),
-        duration(run.duration_seconds),
+        format_duration(run.duration_seconds),
         run.outcome or "open",
         f"{run.done}/{run.total}",
         run.command,
@@ -30,9 +30,9 @@ def cells(run: RunRow) -> tuple[str, ...]:
     )
 
 
-def plain(runs: Sequence[RunRow]) -> str:
+def text_table(runs: Sequence[RunRow]) -> str:
     """The table in aligned text; a long error makes its line long."""
-    rows = [HEADINGS, *map(cells, runs)]
+    rows = [HEADINGS, *map(row, runs)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(_line(row, widths) for row in rows)
 
@@ -45,7 +45,7 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(aligned).rstrip()
 
 
-def picture(runs: Sequence[RunRow]) -> RenderableType:
+def rich_table(runs: Sequence[RunRow]) -> RenderableType:
     """The table for a terminal, with the errors below it."""
     from rich import box
     from rich.console import Group
@@ -61,7 +61,7 @@ def picture(runs: Sequence[RunRow]) -> RenderableType:
             overflow="fold",
         )
     for run in runs:
-        *row, _ = cells(run)
-        table.add_row(*row, style=_STYLES.get(run.outcome or "open", ""))
+        *cells, _ = row(run)
+        table.add_row(*cells, style=_STYLES.get(run.outcome or "open", ""))
     errors = [Text(f"run {run.id}: {run.error}", "red") for run in runs if run.error]
     return Group(table, *errors)

@@ -1,6 +1,6 @@
 """The live view of `safe_init_status --watch` in a terminal; needs rich, the extra `cli`.
 
-`Frame` is pure: a scene and how old it is make a picture that fits the terminal.
+`StatusView` is pure: a scene and how old it is make a picture that fits the terminal.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from django_safe_init.backends.base.backend import StatusReader
+from django_safe_init.backends.base.backend import BaseReader
 from django_safe_init.core.records import RunRow, StepRow
 from django_safe_init.core.states import State
-from django_safe_init.core.words import duration
-from django_safe_init.scene import Scene, read_scene, seconds_to_pause
+from django_safe_init.core.words import format_duration
+from django_safe_init.scene import StatusDetail, poll_interval, read_detail
 from django_safe_init.status import Status
 
 _STYLES = {
@@ -36,10 +36,10 @@ _TABLE_LINES = 4
 
 
 @dataclass(frozen=True)
-class Frame:
+class StatusView:
     """A picture of a scene, so many seconds after it was seen."""
 
-    scene: Scene
+    scene: StatusDetail
     elapsed: float = 0.0
     notice: str = ""
 
@@ -71,7 +71,7 @@ class Frame:
         grid.add_column(no_wrap=True, justify="right")
         seconds = run.age_seconds + self.elapsed if run.open else run.duration_seconds
         bar = ProgressBar(total=100, completed=run.progress)
-        grid.add_row(f"{run.done} of {run.total}", bar, duration(seconds))
+        grid.add_row(f"{run.done} of {run.total}", bar, format_duration(seconds))
         return grid
 
     def _facts(self) -> RenderableType:
@@ -93,7 +93,7 @@ class Frame:
             yield "now", scene.status.message
             yield "leader", self._leader(run)
         if activity is not None and activity.query is not None:
-            seconds = duration(activity.seconds + self.elapsed)
+            seconds = format_duration(activity.seconds + self.elapsed)
             yield "statement", f"{seconds}: {_one_line(activity.query)}"
             for blocker in activity.blockers:
                 yield "blocked by", str(blocker)
@@ -101,7 +101,7 @@ class Frame:
             yield "followers", f"{scene.followers} connected now"
 
     def _leader(self, run: RunRow) -> str:
-        age = duration(run.age_seconds + self.elapsed)
+        age = format_duration(run.age_seconds + self.elapsed)
         role = f", role {self.scene.role}" if self.scene.role else ""
         return f"{run.leader}, lock held by pid {run.backend_pid}{role}, for {age}"
 
@@ -116,7 +116,9 @@ class Frame:
                 step.name,
                 "backwards" if step.backwards else step.kind,
                 state,
-                duration(step.seconds + (self.elapsed if state == "running" else 0)),
+                format_duration(
+                    step.seconds + (self.elapsed if state == "running" else 0)
+                ),
                 style=_STYLES.get(state, ""),
             )
         yield table
@@ -179,7 +181,7 @@ class LiveView:
 
     def __init__(self, database: str, console: Console) -> None:
         self.database = database
-        self._scene: Scene | None = None
+        self._scene: StatusDetail | None = None
         self._notice = "connecting"
         self._live = Live(
             console=console,
@@ -205,11 +207,11 @@ class LiveView:
         scene = self._scene
         if scene is None:
             return Text(f"{self.database}: {self._notice}")
-        return Frame(scene, scene.elapsed, self._notice)
+        return StatusView(scene, scene.elapsed, self._notice)
 
-    def look(self, reader: StatusReader) -> Status:
+    def read_status(self, reader: BaseReader) -> Status:
         """Look, and show it."""
-        self._scene = read_scene(self.database, reader, self._scene)
+        self._scene = read_detail(self.database, reader, self._scene)
         self._notice = ""
         return self._scene.status
 
@@ -217,7 +219,7 @@ class LiveView:
         """Show the line until the next look."""
         self._notice = line
 
-    def seconds_to_pause(self) -> float:
+    def poll_interval(self) -> float:
         """As long as it takes to be no burden."""
         assert self._scene is not None  # a pause follows a look
-        return seconds_to_pause(self._scene)
+        return poll_interval(self._scene)

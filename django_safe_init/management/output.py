@@ -36,7 +36,7 @@ def report_to(stream: OutputWrapper, label: str = "") -> Callable[[str], None]:
     return report
 
 
-class JsonOnly:
+class JSONOutput:
     """Keeps standard output for one JSON object.
 
     While entered, whatever this process or its children print goes to standard error: file
@@ -44,7 +44,7 @@ class JsonOnly:
     program that one starts.
     """
 
-    def __enter__(self) -> JsonOnly:
+    def __enter__(self) -> JSONOutput:
         sys.stdout.flush()
         self._stdout = os.dup(1)
         os.dup2(2, 1)

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import TextIO, TypeVar
 
 from django_safe_init.core.signal_handling import Interrupted, interruptible
-from django_safe_init.core.threads import OwnThread
+from django_safe_init.core.threads import InitializationThread
 
 T = TypeVar("T")
 
 
-def side_by_side(aliases: list[str], jobs: int, one: Callable[[str], T]) -> list[T]:
+def run_parallel(aliases: list[str], jobs: int, one: Callable[[str], T]) -> list[T]:
     """What `one` returns for each alias, in their order; at most `jobs` at a time.
 
     Each is called on a thread that has Django connections of its own. A signal ends all of
@@ -28,7 +28,8 @@ def side_by_side(aliases: list[str], jobs: int, one: Callable[[str], T]) -> list
 
     with interruptible() as interruption:
         threads = [
-            OwnThread(work, interruption) for _ in range(min(jobs, len(aliases)))
+            InitializationThread(work, interruption)
+            for _ in range(min(jobs, len(aliases)))
         ]
         try:
             for thread in threads:
@@ -44,7 +45,7 @@ def side_by_side(aliases: list[str], jobs: int, one: Callable[[str], T]) -> list
     return [ended[alias] for alias in aliases]
 
 
-class _Labelled(io.TextIOBase):
+class _PrefixedStream(io.TextIOBase):
     """Passes on whole lines, each with the name of its database: they come from several."""
 
     def __init__(self, stream: TextIO, label: str) -> None:
@@ -66,9 +67,9 @@ class _Labelled(io.TextIOBase):
 
 
 @contextmanager
-def labelled(stream: TextIO, label: str) -> Iterator[TextIO]:
+def prefixed_stream(stream: TextIO, label: str) -> Iterator[TextIO]:
     """A stream whose lines go to `stream` with the label before them."""
-    marked = _Labelled(stream, label)
+    marked = _PrefixedStream(stream, label)
     try:
         yield marked  # type: ignore[misc]  # typeshed: TextIOBase is no TextIO
     finally:

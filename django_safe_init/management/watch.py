@@ -8,29 +8,29 @@ from typing import Protocol
 
 from django.core.management.base import OutputWrapper
 
-from django_safe_init.backends.base.backend import StatusReader
+from django_safe_init.backends.base.backend import BaseReader
 from django_safe_init.conf import get_settings
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import DatabaseUnreachable
-from django_safe_init.scene import SECONDS_A_QUERY
-from django_safe_init.status import Status, look, open_reader
+from django_safe_init.scene import SECONDS_PER_QUERY
+from django_safe_init.status import Status, open_reader, read_status
 
 
-class View(Protocol):
+class Output(Protocol):
     """Shows what a reader sees."""
 
-    def look(self, reader: StatusReader) -> Status:
+    def read_status(self, reader: BaseReader) -> Status:
         """Look, and show it."""
 
     def say(self, line: str) -> None:
         """Show a line about the connection."""
 
-    def seconds_to_pause(self) -> float:
+    def poll_interval(self) -> float:
         """How long to wait before the next look."""
 
 
-def watch(database: str, view: View) -> None:
+def watch(database: str, view: Output) -> None:
     """Let the view look until the database is ready or the initialization failed.
 
     A connection that is lost is made again. Raises what `get_status` raises when there is none.
@@ -42,18 +42,18 @@ def watch(database: str, view: View) -> None:
                 return _watch(reader, view)
             except DatabaseUnreachable as exc:
                 view.say(f"{exc} Connecting again.")
-        time.sleep(view.seconds_to_pause())
+        time.sleep(view.poll_interval())
 
 
-def _watch(reader: StatusReader, view: View) -> None:
+def _watch(reader: BaseReader, view: Output) -> None:
     while True:
-        status = view.look(reader)
+        status = view.read_status(reader)
         if status.ready or status.state is State.ERROR:
             return
-        time.sleep(view.seconds_to_pause())
+        time.sleep(view.poll_interval())
 
 
-class Lines:
+class PlainOutput:
     """A line at each change, for logs and for terminals without rich."""
 
     def __init__(self, database: str, output: OutputWrapper) -> None:
@@ -61,9 +61,9 @@ class Lines:
         self.output = output
         self._told = ""
 
-    def look(self, reader: StatusReader) -> Status:
+    def read_status(self, reader: BaseReader) -> Status:
         """Look, and tell what has changed; what is final is the command's to tell."""
-        status = look(self.database, reader)
+        status = read_status(self.database, reader)
         final = status.ready or status.state is State.ERROR
         if status.message != self._told and not final:
             self._told = status.message
@@ -75,6 +75,6 @@ class Lines:
         self.output.write(f"{self.database}: {line}")
         self.output.flush()
 
-    def seconds_to_pause(self) -> float:
+    def poll_interval(self) -> float:
         """Three queries at most are a look."""
-        return 3 * SECONDS_A_QUERY
+        return 3 * SECONDS_PER_QUERY

@@ -40,9 +40,11 @@ def limit(connection: BaseDatabaseWrapper, limits: SlowPool) -> None:
         connection.close()
         raise
     wrappers = connection.execute_wrappers
-    if not _owned[raw] and not any(isinstance(each, _Beginning) for each in wrappers):
+    if not _owned[raw] and not any(
+        isinstance(each, _TransactionPreamble) for each in wrappers
+    ):
         wrappers.insert(
-            1, _Beginning(values)
+            1, _TransactionPreamble(values)
         )  # behind the guard, which lets no write begin
 
 
@@ -71,7 +73,7 @@ def _set_if_own(raw: Raw, values: dict[str, str]) -> bool:
     return done
 
 
-class _Beginning:
+class _TransactionPreamble:
     """An execute wrapper: lets each transaction begin with the limits."""
 
     def __init__(self, values: dict[str, str]) -> None:

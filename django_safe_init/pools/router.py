@@ -16,10 +16,10 @@ from django.db.utils import ConnectionRouter
 from django_safe_init.conf import (
     POOL_KEY,
     get_settings,
-    in_foreign_tests,
+    in_project_tests,
     in_test_environment,
 )
-from django_safe_init.core.databases import fast_alias, pool_of, present_wrapper
+from django_safe_init.core.databases import existing_wrapper, pool_of, primary_alias
 from django_safe_init.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def _require(name: str | None) -> None:
         )
 
 
-def require_no_block() -> None:
+def check_outside_using_pool() -> None:
     """Raise `ConfigurationError` inside `using_pool`: a migration would read elsewhere."""
     if current_pool() is not None:
         raise ConfigurationError(
@@ -143,7 +143,7 @@ class PoolRouter:
     def allow_relation(self, one: Model, other: Model, **hints: Any) -> bool | None:
         """Objects that were loaded through different pools are of one database."""
         aliases = {one._state.db or "", other._state.db or ""}
-        if len(aliases) == 2 and len({*map(fast_alias, aliases)}) == 1:
+        if len(aliases) == 2 and len({*map(primary_alias, aliases)}) == 1:
             return True
         return None
 
@@ -158,7 +158,7 @@ def _route(action: str, model: type[Model], hints: Mapping[str, Any]) -> str | N
         return None
     others = [each for each in router.routers if not isinstance(each, PoolRouter)]
     alias = getattr(ConnectionRouter(others), action)(model, **hints)
-    return _alias_in(fast_alias(alias), name)
+    return _alias_in(primary_alias(alias), name)
 
 
 def _loaded_from(instance: Any) -> str:
@@ -179,11 +179,11 @@ def _alias_in(fast: str, name: str | None) -> str:
 
 def _is_mirrored() -> bool:
     """Whether these are a project's own tests: their data may be in an open transaction."""
-    return in_test_environment() and in_foreign_tests(get_settings())
+    return in_test_environment() and in_project_tests(get_settings())
 
 
 def _in_transaction(alias: str) -> bool:
-    wrapper = present_wrapper(alias)
+    wrapper = existing_wrapper(alias)
     if wrapper is None or wrapper.connection is None:
         return False
     return wrapper.in_atomic_block or not wrapper.autocommit

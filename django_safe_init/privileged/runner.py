@@ -13,17 +13,17 @@ from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.backends.postgresql.lock import (
-    require_exclusion,
-    require_own_server_session,
+    check_direct_connection,
+    check_lock_excludes,
 )
 from django_safe_init.backends.postgresql.lock_keys import privileged_key
-from django_safe_init.backends.postgresql.session import connect, make_wrapper
+from django_safe_init.backends.postgresql.session import connect, create_direct_wrapper
 from django_safe_init.conf import Settings, get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.calling import call
 from django_safe_init.core.cancellation import check, sleep
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.step import Step
+from django_safe_init.core.step import StepDefinition
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import (
     ConfigurationError,
@@ -32,7 +32,7 @@ from django_safe_init.exceptions import (
     SafeInitError,
     WaitTimeout,
 )
-from django_safe_init.privileged.status import context_of, undone
+from django_safe_init.privileged.status import context_of, pending
 
 logger = logging.getLogger("django_safe_init")
 
@@ -44,7 +44,7 @@ _GRACE_MILLISECONDS = 20
 _MOST_MILLISECONDS = 2**31 - 1
 
 
-class PrivilegedPhase:
+class PrivilegedStepRunner:
     """The privileged steps of one database, with the credentials of `PRIVILEGED_DATABASE`."""
 
     def __init__(self, alias: str, timeout: float | None, report: Report) -> None:
@@ -60,7 +60,7 @@ class PrivilegedPhase:
     def plan(self) -> list[str]:
         """The labels of the steps that are not done."""
         with self._connections() as (connection, target):
-            return undone(self.steps, self.alias, connection, target)
+            return pending(self.steps, self.alias, connection, target)
 
     def run(self) -> None:
         """Do all of them, under a lock of the maintenance database, and see that they are done.
@@ -73,7 +73,7 @@ class PrivilegedPhase:
             for step in self.steps:
                 check()
                 self._do(step, connection, target)
-            left = undone(self.steps, self.alias, connection, target)
+            left = pending(self.steps, self.alias, connection, target)
         if left:
             raise InitializationFailed(
                 f"Done, and not there afterwards: {', '.join(left)}."
@@ -81,7 +81,7 @@ class PrivilegedPhase:
 
     def _do(
         self,
-        step: Step,
+        step: StepDefinition,
         connection: BaseDatabaseWrapper,
         target: Callable[[], BaseDatabaseWrapper],
     ) -> None:
@@ -142,7 +142,9 @@ class PrivilegedPhase:
 
     def _wrapper(self, **changes: Any) -> BaseDatabaseWrapper:
         seconds = self._deadline.clip(self.settings.connect_timeout)
-        return make_wrapper(self.administrator, changes, connect_timeout=seconds)
+        return create_direct_wrapper(
+            self.administrator, changes, connect_timeout=seconds
+        )
 
     def _wait_for_server(self) -> None:
         """Until it answers, straight from the server itself, and with locks that exclude."""
@@ -150,7 +152,7 @@ class PrivilegedPhase:
             first, second = (
                 stack.enter_context(
                     connect(
-                        make_wrapper(self.administrator),
+                        create_direct_wrapper(self.administrator),
                         self.settings,
                         self._deadline,
                         "safe_init privileged",
@@ -159,8 +161,8 @@ class PrivilegedPhase:
                 )
                 for _ in range(2)
             )
-            require_own_server_session(first, declared=False)
-            require_exclusion(first, second)
+            check_direct_connection(first, declared=False)
+            check_lock_excludes(first, second)
 
     @contextmanager
     def _locked(self, connection: BaseDatabaseWrapper) -> Iterator[None]:

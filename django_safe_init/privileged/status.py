@@ -10,11 +10,11 @@ from contextlib import closing
 from django.db import Error, InterfaceError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_safe_init.backends.postgresql.session import make_wrapper
+from django_safe_init.backends.postgresql.session import create_direct_wrapper
 from django_safe_init.conf import Settings
 from django_safe_init.core.calling import call
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.step import PrivilegedContext, Step
+from django_safe_init.core.step import PrivilegedContext, StepDefinition
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import LoginRefused, MissingPrivilege
 
@@ -23,7 +23,7 @@ _NOT_THERE = re.compile(r'(database|role) ".*" does not exist')
 
 
 def context_of(
-    step: Step,
+    step: StepDefinition,
     alias: str,
     connection: BaseDatabaseWrapper,
     target: Callable[[], BaseDatabaseWrapper],
@@ -33,8 +33,8 @@ def context_of(
     return PrivilegedContext(alias, connection, logger, target)
 
 
-def undone(
-    steps: Iterable[Step],
+def pending(
+    steps: Iterable[StepDefinition],
     alias: str,
     connection: BaseDatabaseWrapper,
     target: Callable[[], BaseDatabaseWrapper],
@@ -47,7 +47,7 @@ def undone(
     ]
 
 
-def _is_done(step: Step, context: PrivilegedContext) -> bool:
+def _is_done(step: StepDefinition, context: PrivilegedContext) -> bool:
     assert step.done is not None  # a privileged step has one
     try:
         return bool(call(step.done, context))
@@ -65,9 +65,9 @@ def _tells_nothing(error: Error) -> bool:
     return is_silent and not _NOT_THERE.search(str(error))
 
 
-def missing_privileged(
+def pending_privileged(
     alias: str,
-    steps: tuple[Step, ...],
+    steps: tuple[StepDefinition, ...],
     settings: Settings,
     seconds: float | None = None,
 ) -> list[str] | None:
@@ -77,11 +77,13 @@ def missing_privileged(
     `seconds` is for how long to wait for a connection, if not `CONNECT_TIMEOUT`.
     """
     seconds = settings.connect_timeout if seconds is None else seconds
-    wrapper = make_wrapper(alias, settings.direct.get(alias), connect_timeout=seconds)
+    wrapper = create_direct_wrapper(
+        alias, settings.direct.get(alias), connect_timeout=seconds
+    )
     with closing(wrapper):
         try:
             wrapper.ensure_connection()
-            return undone(steps, alias, wrapper, lambda: wrapper)
+            return pending(steps, alias, wrapper, lambda: wrapper)
         except (OperationalError, InterfaceError) as exc:
             there = not _NOT_THERE.search(str(exc))
             return None if there else [step.label for step in steps]
@@ -104,11 +106,14 @@ def is_administrator(alias: str) -> bool:
 
 
 def require_privileged(
-    alias: str, steps: tuple[Step, ...], settings: Settings, deadline: Deadline
+    alias: str,
+    steps: tuple[StepDefinition, ...],
+    settings: Settings,
+    deadline: Deadline,
 ) -> bool:
     """Raise `MissingPrivilege` unless all of them are done; False if that cannot be seen."""
     seconds = deadline.clip(settings.connect_timeout)
-    missing = missing_privileged(alias, steps, settings, seconds)
+    missing = pending_privileged(alias, steps, settings, seconds)
     if missing:
         raise MissingPrivilege(
             f"This build needs what only an administrator may do: {', '.join(missing)}. "
@@ -117,7 +122,7 @@ def require_privileged(
     return missing is not None
 
 
-def with_hint(refusal: LoginRefused) -> LoginRefused:
+def add_hint(refusal: LoginRefused) -> LoginRefused:
     """The same with the command: a role that is not there yet is refused like a wrong password."""
     return LoginRefused(
         f"{refusal} If the role is not there yet, it is an administrator's to make: {COMMAND}"

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from django.apps import apps
 
 from django_safe_init.core.build import Build
-from django_safe_init.core.findings import Finding, Kind, manage
+from django_safe_init.core.findings import Finding, FindingKind, management_command_line
 from django_safe_init.validation.classify import compare
 from django_safe_init.validation.model_schema import Table, tables_of
-from django_safe_init.validation.provenance import apps_beyond
+from django_safe_init.validation.provenance import apps_ahead
 
 if TYPE_CHECKING:
-    from django_safe_init.backends.base.backend import Inspector
+    from django_safe_init.backends.base.backend import BaseIntrospection
 
 logger = logging.getLogger("django_safe_init")
 
@@ -25,7 +25,7 @@ _NAMED = 3
 
 
 @dataclass(frozen=True)
-class Validation:
+class ValidationReport:
     """What was looked at, and what is wrong with it."""
 
     database: str
@@ -37,7 +37,9 @@ class Validation:
     def schema(self) -> tuple[Finding, ...]:
         """What is wrong with what is there, unapplied migrations left out."""
         return tuple(
-            each for each in self.findings if each.kind is not Kind.UNAPPLIED_MIGRATION
+            each
+            for each in self.findings
+            if each.kind is not FindingKind.UNAPPLIED_MIGRATION
         )
 
     @property
@@ -64,13 +66,13 @@ class Validation:
         named = " ".join(each.message for each in self.errors[:_NAMED])
         more = len(self.errors) - _NAMED
         rest = f" And {more} more." if more > 0 else ""
-        command = manage("safe_init_validate", self.database)
+        command = management_command_line("safe_init_validate", self.database)
         return f"{named}{rest} How to repair it: {command}"
 
 
 def validate(
-    alias: str, inspector: Inspector, build: Build, levels: Mapping[str, str]
-) -> Validation:
+    alias: str, inspector: BaseIntrospection, build: Build, levels: Mapping[str, str]
+) -> ValidationReport:
     """Compare a database with this build's models; `levels` is the setting `VALIDATE`.
 
     The models are judged only once every migration is applied: before, anything may be missing.
@@ -81,10 +83,10 @@ def validate(
     findings = [_unapplied(name, alias) for name in unapplied]
     if not unapplied:
         tables = tables_of(alias, apps.get_models(include_auto_created=True))
-        beyond = apps_beyond(recorded, build)
+        beyond = apps_ahead(recorded, build)
         findings += compare(alias, inspector, tables, levels, beyond)
     findings += _defects(inspector, levels)
-    return Validation(alias, len(tables), tuple(findings))
+    return ValidationReport(alias, len(tables), tuple(findings))
 
 
 def log_findings(alias: str, findings: Iterable[Finding]) -> None:
@@ -98,16 +100,18 @@ def log_findings(alias: str, findings: Iterable[Finding]) -> None:
 
 def _unapplied(name: str, alias: str) -> Finding:
     return Finding(
-        Kind.UNAPPLIED_MIGRATION,
+        FindingKind.UNAPPLIED_MIGRATION,
         "error",
         name,
         None,
         f"The migration {name} is not applied.",
-        (manage("safe_migrate", alias),),
+        (management_command_line("safe_migrate", alias),),
     )
 
 
-def _defects(inspector: Inspector, levels: Mapping[str, str]) -> Iterator[Finding]:
+def _defects(
+    inspector: BaseIntrospection, levels: Mapping[str, str]
+) -> Iterator[Finding]:
     for kind, name, message, repair in inspector.defects():
         if levels[kind] != "off":
             repairs = (repair,) if repair else ()

@@ -9,51 +9,53 @@ from typing import TYPE_CHECKING
 from django.db import connections
 
 from django_safe_init.core.build import migrated_apps
-from django_safe_init.core.findings import Finding, Kind, manage
-from django_safe_init.validation.diff import Lack, lacks
+from django_safe_init.core.findings import Finding, FindingKind, management_command_line
+from django_safe_init.validation.diff import SchemaDifference, differences
 from django_safe_init.validation.model_schema import Table
-from django_safe_init.validation.provenance import Beyond, Migrations
-from django_safe_init.validation.repair_sql import Composer
+from django_safe_init.validation.provenance import AheadOfBuild, MigrationState
+from django_safe_init.validation.repair_sql import RepairSQLBuilder
 
 if TYPE_CHECKING:
-    from django_safe_init.backends.base.backend import Inspector
+    from django_safe_init.backends.base.backend import BaseIntrospection
 
 
 def compare(
     alias: str,
-    inspector: Inspector,
+    inspector: BaseIntrospection,
     tables: Sequence[Table],
     levels: Mapping[str, str],
-    beyond: Mapping[str, Beyond],
+    beyond: Mapping[str, AheadOfBuild],
 ) -> list[Finding]:
     """What the tables lack in the database; `beyond` are the apps in which it is ahead."""
     catalogue = inspector.catalogue([table.name for table in tables])
     migrated = migrated_apps()
     found = [
         lack
-        for lack in lacks(tables, catalogue, migrated, connections[alias])
+        for lack in differences(tables, catalogue, migrated, connections[alias])
         if levels[lack.kind] != "off"
     ]
     if not found:
         return []
     with inspector.editor() as editor:
-        migrations, composer = Migrations(alias), Composer(editor, found)
-        judge = _Judge(alias, levels, migrated, beyond, migrations, composer)
+        migrations, composer = MigrationState(alias), RepairSQLBuilder(editor, found)
+        judge = _DifferenceClassifier(
+            alias, levels, migrated, beyond, migrations, composer
+        )
         return [judge.finding(lack) for lack in found]
 
 
 @dataclass(frozen=True)
-class _Judge:
+class _DifferenceClassifier:
     """Knows where each lack comes from."""
 
     alias: str
     levels: Mapping[str, str]
     migrated: frozenset[str]
-    beyond: Mapping[str, Beyond]
-    migrations: Migrations
-    composer: Composer
+    beyond: Mapping[str, AheadOfBuild]
+    migrations: MigrationState
+    composer: RepairSQLBuilder
 
-    def finding(self, lack: Lack) -> Finding:
+    def finding(self, lack: SchemaDifference) -> Finding:
         """The lack as somebody reads it."""
         level, message = self.levels[lack.kind], lack.message
         beyond = self.beyond.get(lack.table.label)
@@ -67,16 +69,18 @@ class _Judge:
             lack.kind, level, lack.object, label, message, self._repair(lack, beyond)
         )
 
-    def _repair(self, lack: Lack, beyond: Beyond | None) -> tuple[str, ...]:
+    def _repair(
+        self, lack: SchemaDifference, beyond: AheadOfBuild | None
+    ) -> tuple[str, ...]:
         label = lack.table.label
         if beyond is not None:
             name = beyond.known.partition(".")[2]
-            return (manage(f"migrate {label} {name}", self.alias),)
-        if label not in self.migrated and lack.kind is Kind.MISSING_TABLE:
-            return (manage("migrate --run-syncdb", self.alias),)
+            return (management_command_line(f"migrate {label} {name}", self.alias),)
+        if label not in self.migrated and lack.kind is FindingKind.MISSING_TABLE:
+            return (management_command_line("migrate --run-syncdb", self.alias),)
         if label in self.migrated and not self.migrations.make(lack):
             return (
-                manage(f"makemigrations {label}"),
-                manage("safe_migrate", self.alias),
+                management_command_line(f"makemigrations {label}"),
+                management_command_line("safe_migrate", self.alias),
             )
         return self.composer.repair(lack)

@@ -9,16 +9,16 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Field
 
-from django_safe_init.backends.base.introspection import Catalogue, Relation
-from django_safe_init.core.findings import Kind
+from django_safe_init.backends.base.introspection import Catalog, Relation
+from django_safe_init.core.findings import FindingKind
 from django_safe_init.validation.model_schema import Table, Unique, column_of
 
 
 @dataclass(frozen=True)
-class Lack:
+class SchemaDifference:
     """A table, a column of one, or its uniqueness, that a model needs and that is not there."""
 
-    kind: Kind
+    kind: FindingKind
     table: Table
     field: Field[Any, Any] | None = None
     unique: Unique | None = None
@@ -53,12 +53,12 @@ class Lack:
         return self.unique.name or f"on ({', '.join(self.unique.columns)})"
 
 
-def lacks(
+def differences(
     tables: Iterable[Table],
-    catalogue: Catalogue,
+    catalogue: Catalog,
     migrated: Collection[str],
     connection: BaseDatabaseWrapper,
-) -> Iterator[Lack]:
+) -> Iterator[SchemaDifference]:
     """What is not there, tables first.
 
     `migrated` are the labels of the apps with migrations. The tables of another app are needed
@@ -72,7 +72,7 @@ def lacks(
     made = {*migrated, *(table.label for table, relation in found if relation)}
     for table, relation in found:
         if relation is None and table.label in made:
-            yield Lack(Kind.MISSING_TABLE, table)
+            yield SchemaDifference(FindingKind.MISSING_TABLE, table)
     for table, relation in found:
         if relation is not None:
             yield from _columns(table, relation, catalogue, connection)
@@ -84,35 +84,35 @@ def lacks(
 def _columns(
     table: Table,
     relation: Relation,
-    catalogue: Catalogue,
+    catalogue: Catalog,
     connection: BaseDatabaseWrapper,
-) -> Iterator[Lack]:
+) -> Iterator[SchemaDifference]:
     for field in table.fields:
         if field.column in relation.columns:
             continue  # as nearly all are
         if not catalogue.has_column(relation, column_of(field)) and (
             _is_stored(field, connection)
         ):
-            yield Lack(Kind.MISSING_COLUMN, table, field=field)
+            yield SchemaDifference(FindingKind.MISSING_COLUMN, table, field=field)
 
 
 def _uniques(
     table: Table,
     relation: Relation,
-    catalogue: Catalogue,
+    catalogue: Catalog,
     connection: BaseDatabaseWrapper,
-) -> Iterator[Lack]:
+) -> Iterator[SchemaDifference]:
     for unique in table.uniques:
         if (
             not catalogue.keeps(relation, unique)
             and not _comes_with_its_column(unique, relation, catalogue)
             and all(_is_stored(field, connection) for field in unique.fields)
         ):
-            yield Lack(Kind.MISSING_UNIQUE, table, unique=unique)
+            yield SchemaDifference(FindingKind.MISSING_UNIQUE, table, unique=unique)
 
 
 def _comes_with_its_column(
-    unique: Unique, relation: Relation, catalogue: Catalogue
+    unique: Unique, relation: Relation, catalogue: Catalog
 ) -> bool:
     """Whether it is a column's own, and the column is missing: that is told already."""
     return (

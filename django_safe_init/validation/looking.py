@@ -14,10 +14,10 @@ from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import ConnectionEnded, TablesLocked
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import DatabaseUnreachable, WaitTimeout
-from django_safe_init.validation import Validation, validate
+from django_safe_init.validation import ValidationReport, validate
 
 
-def look(database: str, report: Callable[[str], None]) -> Validation:
+def validate_database(database: str, report: Callable[[str], None]) -> ValidationReport:
     """Validate the database by the settings, on a connection of its own.
 
     It writes nothing, takes no lock and does not wait for the server; `report` takes the reason

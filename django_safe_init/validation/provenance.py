@@ -8,7 +8,7 @@ from typing import NamedTuple
 from django.db.migrations.loader import MigrationLoader
 
 from django_safe_init.core.build import Build
-from django_safe_init.validation.diff import Lack
+from django_safe_init.validation.diff import SchemaDifference
 from django_safe_init.validation.model_schema import (
     Table,
     TableName,
@@ -17,7 +17,7 @@ from django_safe_init.validation.model_schema import (
 )
 
 
-class Beyond(NamedTuple):
+class AheadOfBuild(NamedTuple):
     """An app that the database has taken further than this build knows."""
 
     #: The newest recorded migration of the app that this build knows.
@@ -26,24 +26,24 @@ class Beyond(NamedTuple):
     unknown: str
 
 
-def apps_beyond(recorded: Sequence[str], build: Build) -> dict[str, Beyond]:
+def apps_ahead(recorded: Sequence[str], build: Build) -> dict[str, AheadOfBuild]:
     """The apps that another build has migrated after this one; `recorded` is in that order.
 
     An unknown migration *before* a known one says nothing: it may have been squashed away.
     """
     known: dict[str, str] = {}
-    beyond: dict[str, Beyond] = {}
+    beyond: dict[str, AheadOfBuild] = {}
     for name in recorded:
         label = name.partition(".")[0]
         if name in build.migrations:
             known[label] = name
             beyond.pop(label, None)
         elif label in known:
-            beyond.setdefault(label, Beyond(known[label], name))
+            beyond.setdefault(label, AheadOfBuild(known[label], name))
     return beyond
 
 
-class Migrations:
+class MigrationState:
     """What the tables are by this build's migrations, which may not be what its models say."""
 
     def __init__(self, alias: str) -> None:
@@ -53,7 +53,7 @@ class Migrations:
             table.name: table for table in tables_of(alias, models)
         }
 
-    def make(self, lack: Lack) -> bool:
+    def make(self, lack: SchemaDifference) -> bool:
         """Whether the migrations make what is missing."""
         table = self._tables.get(lack.table.name)
         if table is None:

@@ -10,8 +10,8 @@ from django.db.backends.ddl_references import Statement
 from django.db.backends.utils import truncate_name
 from django.db.models import Field, UniqueConstraint
 
-from django_safe_init.core.findings import Kind
-from django_safe_init.validation.diff import Lack
+from django_safe_init.core.findings import FindingKind
+from django_safe_init.validation.diff import SchemaDifference
 from django_safe_init.validation.model_schema import (
     Model,
     Unique,
@@ -20,7 +20,7 @@ from django_safe_init.validation.model_schema import (
 )
 
 
-class Composer:
+class RepairSQLBuilder:
     """Writes statements, and runs none.
 
     Ask in the order in which they are to be run: a foreign key between two missing tables
@@ -28,23 +28,23 @@ class Composer:
     """
 
     def __init__(
-        self, editor: BaseDatabaseSchemaEditor, missing: Iterable[Lack]
+        self, editor: BaseDatabaseSchemaEditor, missing: Iterable[SchemaDifference]
     ) -> None:
         self._editor = editor
         self._missing = {
             lack.table.model._meta.db_table
             for lack in missing
-            if lack.kind is Kind.MISSING_TABLE
+            if lack.kind is FindingKind.MISSING_TABLE
         }
 
-    def repair(self, lack: Lack) -> tuple[str, ...]:
+    def repair(self, lack: SchemaDifference) -> tuple[str, ...]:
         """The statements; none where the engine, or code of the project, does not let us."""
         try:
             return self._collected(lambda: self._write(lack))
         except Exception:  # noqa: BLE001  (a default, or a field, is code of the project)
             return ()
 
-    def _write(self, lack: Lack) -> None:
+    def _write(self, lack: SchemaDifference) -> None:
         model = lack.table.model
         if lack.unique is not None:
             self._add_unique(model, lack.unique)

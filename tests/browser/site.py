@@ -15,13 +15,13 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from django.utils import translation
 
 import django_safe_init
-from django_safe_init.serving.http.page import PageView, render
+from django_safe_init.serving.http.page import PageContext, render
 
 STATUS = "/api/db/status"
 BLANK = "/blank"
 SCRIPT = "/static/django_safe_init/status.js"
 MODULE = Path(django_safe_init.__file__).parent / "static/django_safe_init/status.js"
-WORKING = PageView(
+WORKING = PageContext(
     "migrating",
     status_url=STATUS,
     done=5,
@@ -38,7 +38,7 @@ _HTML = "text/html; charset=utf-8"
 class Site:
     """What it answers can be changed while it runs; what it was asked is noted."""
 
-    view: PageView = WORKING
+    view: PageContext = WORKING
     language: str = "en"
     #: Answers to any question for the status, instead of the right ones: status line, body.
     instead: tuple[str, str] | None = None
@@ -98,7 +98,7 @@ class Site:
         view = replace(self.view, continue_url=wanted, sent=sent)
         return "503 Service Unavailable", _HTML, self._page(view)
 
-    def _page(self, view: PageView) -> str:
+    def _page(self, view: PageContext) -> str:
         with translation.override(self.language):
             self.policy = (response := render(view))["Content-Security-Policy"]
         return response.content.decode()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from django_safe_init.serving.http import page_texts
-from django_safe_init.serving.http.page import DebugView
+from django_safe_init.serving.http.page import DebugContext
 from tests.browser.site import STATUS, WORKING, Site
 from tests.browser.support import set_hidden, text, turn, turn_until, wait_for_wanted
 from tests.unit.serving.test_page import STATES, contrast
@@ -18,7 +18,7 @@ WANTED = "/orders/?page=2&sort=name"
 WIDTHS = [320, 360, 1280]
 #: Seconds until the page is loaded again that no test waits for.
 STILL = 600
-DEBUG = DebugView(
+DEBUG = DebugContext(
     tuple(f"shop.{number:04}_{'long_' * 20}name" for number in range(40)),
     error="ValueError: " + "x" * 200,
     leader="web-3:1994",

@@ -186,9 +186,9 @@ def test_registering_touches_no_database(project: Database, monkeypatch: Any) ->
 def test_scrapes_share_a_look(project: Database, monkeypatch: Any) -> None:
     """Many scrapes at once are one look, and so are two within a second."""
     looks = []
-    see = prometheus.see
+    see = prometheus.sample
     monkeypatch.setattr(
-        prometheus, "see", lambda *args: looks.append(args) or see(*args)
+        prometheus, "sample", lambda *args: looks.append(args) or see(*args)
     )
     collector = SafeInitCollector()
     with ThreadPoolExecutor(8) as threads:

@@ -18,11 +18,15 @@ from django.core.management import BaseCommand
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
-from django_safe_init.backends.postgresql.session import Session, connect, make_wrapper
+from django_safe_init.backends.postgresql.session import (
+    Session,
+    connect,
+    create_direct_wrapper,
+)
 from django_safe_init.backends.sqlite3.schema import ensure_tables as ensure_lite_tables
-from django_safe_init.backends.sqlite3.session import SqliteSession
+from django_safe_init.backends.sqlite3.session import SQLiteSession
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.deadline import Deadline
@@ -159,7 +163,7 @@ def open_session(django_database, sessions) -> Callable[..., Session]:
     """Opens sessions of ours to the database."""
 
     def open_one(name: str = "safe_init test", **direct: Any) -> Session:
-        wrapper = make_wrapper("default", direct)
+        wrapper = create_direct_wrapper("default", direct)
         return sessions.enter_context(
             connect(wrapper, get_settings(), Deadline(5), name)
         )
@@ -173,10 +177,10 @@ def session(open_session) -> Session:
 
 
 @pytest.fixture
-def recorder(session) -> Recorder:
+def recorder(session) -> PostgresRecorder:
     """A recorder of a build "x" on `session`, with its tables."""
     ensure_tables(session)
-    return Recorder(session, Build(frozenset(), "x"), None)
+    return PostgresRecorder(session, Build(frozenset(), "x"), None)
 
 
 @pytest.fixture
@@ -367,9 +371,9 @@ def memory_connection(memory) -> Iterator[Any]:
 
 
 @pytest.fixture
-def lite_session(lite) -> Iterator[SqliteSession]:
+def lite_session(lite) -> Iterator[SQLiteSession]:
     """A session of ours to `lite`, with the tables."""
-    with closing(SqliteSession("default")) as made:
+    with closing(SQLiteSession("default")) as made:
         with made.writing():
             ensure_lite_tables(made)
         yield made

@@ -10,9 +10,9 @@ from django.core.management import call_command
 from django.core.management.commands.migrate import Command as DjangoMigrate
 
 from django_safe_init import State, get_status, initialize, is_ready, status
-from django_safe_init.backends.postgresql.lock import LeaderLock
-from django_safe_init.backends.postgresql.reader import Reader
-from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
+from django_safe_init.backends.postgresql.reader import PostgresReader
+from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.columns import COLUMNS, RUN_TABLE, STEP_TABLE
@@ -29,11 +29,11 @@ from tests.support import wait_until
 def lead(open_session, small_shop):
     """Opens a run as a leader of this build, or of another, would."""
 
-    def open_run(build: Build | None = None) -> Recorder:
+    def open_run(build: Build | None = None) -> PostgresRecorder:
         session = open_session()
-        LeaderLock(session).try_acquire()
+        AdvisoryLock(session).try_acquire()
         ensure_tables(session)
-        recorder = Recorder(session, build or current_build(), None)
+        recorder = PostgresRecorder(session, build or current_build(), None)
         recorder.open_run("test")
         return recorder
 
@@ -129,7 +129,7 @@ def test_a_dead_leader(lead) -> None:
 
 def test_a_starting_leader(session, small_shop) -> None:
     """A leader that has no run yet is starting."""
-    LeaderLock(session).try_acquire()
+    AdvisoryLock(session).try_acquire()
     found = get_status()
     assert (found.state, found.message) == (
         State.CHECKING_SCHEMA,
@@ -208,7 +208,7 @@ def test_reading_what_may_not_be_read(
     )
     initialize()
     log_in_as(USER=new_role("web"))
-    reader = Reader(open_session(), current_build(), None)
+    reader = PostgresReader(open_session(), current_build(), None)
     assert reader.read().missing == ("shop.0001_initial", "shop.0002_sale")
     assert reader.history(5) == []
 
@@ -221,15 +221,15 @@ def test_one_round_trip(session, small_shop, monkeypatch) -> None:
     monkeypatch.setattr(
         session, "rows", lambda *args: (sent.append(args), real(*args))[1]
     )
-    assert run == Reader(session, current_build(), None).finished_run()
+    assert run == PostgresReader(session, current_build(), None).finished_run()
     assert len(sent) == 1
 
 
-@pytest.mark.parametrize("look", [Reader.read, Reader.glance])
+@pytest.mark.parametrize("look", [PostgresReader.read, PostgresReader.glance])
 def test_tables_that_go(lead, open_session, django_database, look) -> None:
     """A reader that has seen our tables goes on when somebody drops them, or a crash does."""
     leader = lead()
-    reader = Reader(open_session(), current_build(), None)
+    reader = PostgresReader(open_session(), current_build(), None)
     assert look(reader).latest.id == leader.run
     django_database.rows(f"DROP TABLE {STEP_TABLE}, {RUN_TABLE}")
     found = look(reader)
@@ -240,7 +240,7 @@ def test_tables_that_go(lead, open_session, django_database, look) -> None:
 def test_a_poll_leaves_no_error_in_the_log(session, small_shop, server) -> None:
     """Looking carefully at an empty database is no error for the server."""
     before = server.log.read_text().count("does not exist")
-    reader = Reader(session, current_build(), None)
+    reader = PostgresReader(session, current_build(), None)
     reader.read()
     reader.glance()
     assert server.log.read_text().count("does not exist") == before
@@ -256,7 +256,7 @@ def test_rows_of_an_older_version(
     """A row without a column that came later is still read."""
     leader = lead()
     django_database.rows(f"ALTER TABLE {RUN_TABLE} DROP COLUMN {column}")
-    found = Reader(open_session(), current_build(), None).read()
+    found = PostgresReader(open_session(), current_build(), None).read()
     assert found.latest.id == leader.run
     assert found.latest.open
 
@@ -279,7 +279,7 @@ def test_locked_tables(session, small_shop, observer, led) -> None:
     """While our tables are locked, what can be known is told."""
     initialize()
     if led:
-        assert LeaderLock(session).try_acquire()
+        assert AdvisoryLock(session).try_acquire()
     observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
     found = get_status()
     assert found.state is State.MIGRATING
@@ -290,12 +290,12 @@ def test_locked_tables(session, small_shop, observer, led) -> None:
 
 def test_a_connection_that_ends(session, small_shop, django_database) -> None:
     """A connection that ends while reading means that the database is unreachable."""
-    reader = Reader(session, current_build(), None)
+    reader = PostgresReader(session, current_build(), None)
     django_database.rows("SELECT pg_terminate_backend(%s, 5000)", session.handshake_pid)
     with pytest.raises(
         DatabaseUnreachable, match="The connection to 'default' ended: "
     ):
-        status.look("default", reader)
+        status.read_status("default", reader)
 
 
 def test_a_state_of_a_newer_version(lead, django_database) -> None:
@@ -316,7 +316,7 @@ def test_history(django_database, session, small_shop) -> None:
     initialize()
     small_shop.write("0003_more")
     initialize()
-    reader = Reader(session, current_build(), None)
+    reader = PostgresReader(session, current_build(), None)
     ids = [run["id"] for run in django_database.runs()]
     assert [run.id for run in reader.history(5)] == ids[::-1]
     assert [run.id for run in reader.history(1)] == ids[-1:]
@@ -376,7 +376,7 @@ def test_a_connection_that_is_lost_while_the_tables_are_locked() -> None:
 
     reader = SimpleNamespace(read=raise_locked, leader_pid=raise_ended)
     with pytest.raises(DatabaseUnreachable, match="gone"):
-        status.look("default", reader)
+        status.read_status("default", reader)
 
 
 def test_times_are_utc(django_database, small_shop, log_in_as) -> None:
@@ -403,7 +403,7 @@ def test_history_that_cannot_be_read(error, meaning) -> None:
 
     reader = SimpleNamespace(history=history)
     if meaning is None:
-        assert status.look_back("default", reader, 3) == []
+        assert status.read_history("default", reader, 3) == []
         return
     with pytest.raises(meaning, match="The connection to 'default' ended: no"):
-        status.look_back("default", reader, 3)
+        status.read_history("default", reader, 3)

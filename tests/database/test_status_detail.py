@@ -5,27 +5,27 @@ from __future__ import annotations
 import pytest
 
 from django_safe_init import scene as module
-from django_safe_init.backends.postgresql.lock import LeaderLock
-from django_safe_init.backends.postgresql.reader import Reader
-from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
+from django_safe_init.backends.postgresql.reader import PostgresReader
+from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.core.build import Build
 from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import DatabaseUnreachable
-from django_safe_init.scene import StepRow, read_scene, seconds_to_pause
-from django_safe_init.status import look
+from django_safe_init.scene import StepRow, poll_interval, read_detail
+from django_safe_init.status import read_status
 from tests.support import wait_until
 
 BUILD = Build(frozenset({"shop.0001", "shop.0002"}), "x")
 LOCKED = "canceling statement due to lock timeout"
 
 
-def lead(session) -> Recorder:
+def lead(session) -> PostgresRecorder:
     """Lead, and be in the second of two steps."""
-    assert LeaderLock(session).try_acquire()
+    assert AdvisoryLock(session).try_acquire()
     ensure_tables(session)
-    recorder = Recorder(session, BUILD, None)
+    recorder = PostgresRecorder(session, BUILD, None)
     recorder.open_run("test")
     recorder.total = 2
     recorder.update(State.MIGRATING, "reading migrations")
@@ -37,14 +37,14 @@ def lead(session) -> Recorder:
 
 
 @pytest.fixture
-def leading(session) -> Recorder:
+def leading(session) -> PostgresRecorder:
     """A leader in the second of two steps."""
     return lead(session)
 
 
 @pytest.fixture
-def reader(open_session) -> Reader:
-    return Reader(open_session("safe_init status"), BUILD, None)
+def reader(open_session) -> PostgresReader:
+    return PostgresReader(open_session("safe_init status"), BUILD, None)
 
 
 def seen(step: StepRow) -> tuple[object, ...]:
@@ -60,7 +60,7 @@ def test_a_leader_at_work(leading, reader, open_session) -> None:
     """Its steps in their order, its role, and the followers that are connected."""
     for _ in range(2):
         open_session("safe_init waiting")
-    found = read_scene("default", reader, None)
+    found = read_detail("default", reader, None)
     assert found.running
     assert [seen(step) for step in found.steps] == [FIRST, SECOND]
     assert (found.role, found.followers, found.note) == ("postgres", 2, "")
@@ -76,7 +76,7 @@ def test_a_blocked_leader(leading, reader, observer, django_database, in_backgro
         lambda: leading.session.rows("SET lock_timeout = 0; TABLE shop")
     )
     wait_until(lambda: django_database.backends("wait_event_type = 'Lock'"))
-    activity = read_scene("default", reader, None).activity
+    activity = read_detail("default", reader, None).activity
     assert activity.query.endswith("TABLE shop")
     assert [blocker.pid for blocker in activity.blockers] == [observer.info.backend_pid]
     observer.execute("COMMIT")
@@ -94,8 +94,8 @@ def count_queries(reader, monkeypatch) -> int:
 
     with monkeypatch.context() as patched:
         patched.setattr(reader.session, "read", counted)
-        found = read_scene("default", reader, None)
-    assert len(made) <= 4 * seconds_to_pause(found), "more than four a second"
+        found = read_detail("default", reader, None)
+    assert len(made) <= 4 * poll_interval(found), "more than four a second"
     return len(made)
 
 
@@ -105,7 +105,7 @@ def test_four_queries_a_second(
     """However much there is to see, a watcher asks four times a second."""
     assert count_queries(reader, monkeypatch) == 3
     recorder = lead(session)
-    read_scene("default", reader, None)  # from here on the table of runs is known
+    read_detail("default", reader, None)  # from here on the table of runs is known
     assert count_queries(reader, monkeypatch) == 4
     django_database.rows("CREATE TABLE shop ()")
     observer.execute("BEGIN; LOCK TABLE shop")
@@ -121,22 +121,22 @@ def test_four_queries_a_second(
 def test_a_leader_that_has_ended(leading, reader) -> None:
     """Without a leader nothing is running, and nobody is asked what it does."""
     leading.finish_run("failed", State.ERROR, "it broke")
-    found = read_scene("default", reader, None)
+    found = read_detail("default", reader, None)
     assert (found.running, found.activity) == (False, None)
     assert len(found.steps) == 2
 
 
 def test_no_run_yet(reader) -> None:
     """On an empty database there is a status and nothing else."""
-    found = read_scene("default", reader, None)
+    found = read_detail("default", reader, None)
     assert (found.status.state, found.steps) == (State.UNINITIALIZED, ())
     assert not found.running
 
 
 def test_many_steps(leading, reader, monkeypatch) -> None:
     """No more steps are fetched than a terminal could show: the newest."""
-    monkeypatch.setattr(module, "STEPS", 1)
-    assert [seen(step) for step in read_scene("default", reader, None).steps] == [
+    monkeypatch.setattr(module, "MAX_STEPS", 1)
+    assert [seen(step) for step in read_detail("default", reader, None).steps] == [
         SECOND
     ]
 
@@ -144,29 +144,29 @@ def test_many_steps(leading, reader, monkeypatch) -> None:
 def test_steps_of_an_older_version(leading, reader, django_database) -> None:
     """A column that an older version did not know is not needed."""
     django_database.rows(f"ALTER TABLE {STEP_TABLE} DROP COLUMN backwards")
-    found = read_scene("default", reader, None)
+    found = read_detail("default", reader, None)
     assert seen(found.steps[1]) == (2, "migration", "shop.0002", False, None)
 
 
 @pytest.mark.parametrize("table", [RUN_TABLE, STEP_TABLE])
 def test_locked_tables(leading, reader, observer, table) -> None:
     """While a migration has locked our tables, what was known is shown with a note."""
-    before = read_scene("default", reader, None)
+    before = read_detail("default", reader, None)
     observer.execute(f"BEGIN; LOCK TABLE {table}")
-    found = read_scene("default", reader, before)
+    found = read_detail("default", reader, before)
     assert "lock" in found.note
     assert found.steps == before.steps
     assert found.status == before.status
     assert found.seen_at == before.seen_at, "its clock goes on"
     observer.execute("COMMIT")
-    assert read_scene("default", reader, found).note == ""
+    assert read_detail("default", reader, found).note == ""
 
 
 @pytest.mark.parametrize("table", [RUN_TABLE, STEP_TABLE])
 def test_locked_tables_at_the_first_look(leading, reader, observer, table) -> None:
     """Without anything known there is a status that says so."""
     observer.execute(f"BEGIN; LOCK TABLE {table}")
-    found = read_scene("default", reader, None)
+    found = read_detail("default", reader, None)
     assert found.steps == ()
     assert found.status.state is State.MIGRATING
     assert "lock" in found.status.message
@@ -180,10 +180,10 @@ def test_no_right_to_read_the_steps(
     role = new_role("reader")
     django_database.rows(f"GRANT SELECT ON {RUN_TABLE} TO {role}")
     log_in_as(USER=role)
-    reader = Reader(open_session("safe_init status"), BUILD, None)
-    first = read_scene("default", reader, None)
+    reader = PostgresReader(open_session("safe_init status"), BUILD, None)
+    first = read_detail("default", reader, None)
     assert first.note == f"permission denied for table {STEP_TABLE}"
-    second = read_scene("default", reader, first)
+    second = read_detail("default", reader, first)
     assert (second.steps, second.role, second.note) == ((), "postgres", "")
     log_in_as(USER="postgres")
 
@@ -192,11 +192,11 @@ def test_a_lost_connection(leading, reader, django_database, monkeypatch) -> Non
     """A connection that ends between two queries is said to be lost."""
 
     def look_and_lose(*args):
-        status = look(*args)
+        status = read_status(*args)
         pid = reader.session.handshake_pid
         django_database.rows("SELECT pg_terminate_backend(%s, 5000)", pid)
         return status
 
     monkeypatch.setattr(module, "look", look_and_lose)
     with pytest.raises(DatabaseUnreachable, match="The connection to 'default' ended"):
-        read_scene("default", reader, None)
+        read_detail("default", reader, None)

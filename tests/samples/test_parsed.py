@@ -16,8 +16,8 @@ from django.conf import settings as django_settings
 from django.core.management import get_commands, load_command_class
 
 import django_safe_init
-from django_safe_init.conf import get_settings, problems
-from django_safe_init.management.exec import split
+from django_safe_init.conf import get_settings, iter_errors
+from django_safe_init.management.exec import split_argv
 from tests.samples.blocks import BLOCKS, PAGES, Block, command_lines, of_kind
 from tests.support import validate_json
 from tests.unit.catalogues import parse_po, texts_in
@@ -75,7 +75,7 @@ def _parse(words: list[str]) -> None:
     command = load_command_class(APPS.get(name) or get_commands()[name], name)
     parser = command.create_parser("manage.py", name)
     parser.called_from_command_line = False
-    parser.parse_args(split(arguments)[0])
+    parser.parse_args(split_argv(arguments)[0])
 
 
 @pytest.mark.parametrize("block", of_kind("parse", "run", "crontab"), ids=str)
@@ -140,7 +140,7 @@ def test_settings(block: Block, settings: Any, monkeypatch: Any) -> None:
     for alias, entry in names.get("DATABASES", {}).items():
         monkeypatch.setitem(django_settings.DATABASES, alias, entry)
     settings.SAFE_INIT = names.get("SAFE_INIT", {})
-    assert list(problems()) == []
+    assert list(iter_errors()) == []
     assert get_settings()
     if "INSTALLED_APPS" in names:
         assert names["INSTALLED_APPS"][0] == "django_safe_init"

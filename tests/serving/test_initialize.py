@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 
 from django_safe_init.backends.postgresql.lock_keys import leader_key
-from django_safe_init.serving.background.child_process import NOT_DUE, Child
+from django_safe_init.serving.background.child_process import (
+    NOT_DUE,
+    InitializationProcess,
+)
 from example_project.embedded import free_port
 from tests.processes.harness import PROJECT, Fleet, entries
 from tests.serving.harness import BROWSER, READY, Server
@@ -433,11 +436,11 @@ def test_a_child_that_is_too_late(
     monkeypatch.syspath_prepend(str(PROJECT))
     leader = fleet.start("safe_migrate")
     fleet.wait_for_note("inside")
-    with Child(if_due=True) as child:
+    with InitializationProcess(if_due=True) as child:
         assert child.result()[0] == NOT_DUE
     fleet.allow()
     assert leader.wait() == 0
-    with Child(if_due=True) as child:
+    with InitializationProcess(if_due=True) as child:
         assert child.result()[0] == NOT_DUE
     assert len(database.runs()) == 1
 

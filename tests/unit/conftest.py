@@ -9,7 +9,7 @@ import pytest
 from django.conf import settings as django_settings
 
 from django_safe_init.core.states import State
-from django_safe_init.scene import Scene
+from django_safe_init.scene import StatusDetail
 from django_safe_init.serving.background import readiness as module
 from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.status import Status, describe
@@ -53,7 +53,7 @@ def tell(
 
 def hear(status: Status) -> None:
     """This process hears of a status."""
-    readiness.hear(Scene(status))
+    readiness.hear(StatusDetail(status))
 
 
 def status_of(found: Any, database: str = "default") -> Status:

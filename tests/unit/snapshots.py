@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django_safe_init.core.records import Reading, RunRow
+from django_safe_init.core.records import RunRow, Snapshot
 from django_safe_init.core.states import State
 
 OWN, OTHER = "own build", "other build"
@@ -42,7 +42,7 @@ def ended(id_: int, outcome: str, **changes: Any) -> RunRow:
 
 def reading(
     latest: RunRow | None = None, own: RunRow | None = None, **changes: Any
-) -> Reading:
+) -> Snapshot:
     """What a reader found; `own` is `latest` if that is of this build."""
     if own is None and latest is not None and latest.build == OWN:
         own = latest
@@ -52,4 +52,4 @@ def reading(
         "superseded": False,
         "leader_pid": None,
     }
-    return Reading(latest=latest, own=own, **{**values, **changes})
+    return Snapshot(latest=latest, own=own, **{**values, **changes})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 
 from django_safe_init.models import Run, Step
-from django_safe_init.timeline import Bar, run_seconds, timeline
+from django_safe_init.timeline import TimelineBar, run_seconds, timeline
 
 START = datetime(2026, 11, 1, 12, tzinfo=timezone.utc)
 
@@ -26,7 +26,9 @@ def run(
     )
 
 
-def bar(run: Run, start: float, end: float | None, outcome: str | None = "done") -> Bar:
+def bar(
+    run: Run, start: float, end: float | None, outcome: str | None = "done"
+) -> TimelineBar:
     [drawn] = timeline(
         run,
         [Step(name="x", started_at=at(start), finished_at=at(end), outcome=outcome)],

@@ -13,10 +13,10 @@ from django_safe_init.conf import (
     RULES,
     Settings,
     effective_mode,
-    effective_serve,
+    effective_serve_mode,
     get_settings,
     in_test_environment,
-    problems,
+    iter_errors,
 )
 from django_safe_init.core.findings import DEFAULT_LEVELS
 from django_safe_init.exceptions import ConfigurationError
@@ -119,7 +119,7 @@ def test_no_setting_at_all(settings) -> None:
     """A project that does not define SAFE_INIT has the defaults."""
     del settings.SAFE_INIT
     assert get_settings() == Settings()
-    assert list(problems()) == []
+    assert list(iter_errors()) == []
 
 
 def test_every_key_has_a_rule_and_a_test() -> None:
@@ -140,7 +140,7 @@ def test_good_values(key, value) -> None:
 def test_wrong_values(key, value) -> None:
     """A value that a key may not have is named, with what it must be."""
     with override_settings(SAFE_INIT={key: value}):
-        [problem] = problems()
+        [problem] = iter_errors()
         assert problem.kind == "type"
         secret = f"of the type {type(value).__name__}"
         shown = secret if key == "STATUS_TOKEN" else repr(value)
@@ -154,7 +154,7 @@ def test_wrong_values(key, value) -> None:
 def test_stalled_too_soon() -> None:
     """Why a leader cannot be called stalled sooner is said."""
     with override_settings(SAFE_INIT={"STALLED_AFTER": 5}):
-        [problem] = problems()
+        [problem] = iter_errors()
     assert problem.hint == (
         "It must be 10 seconds or more (a leader gives a sign of life every 2 seconds), "
         "or None."
@@ -164,7 +164,7 @@ def test_stalled_too_soon() -> None:
 def test_unknown_key() -> None:
     """An unknown key is named, with all keys there are."""
     with override_settings(SAFE_INIT={"MODUS": "self"}):
-        [problem] = problems()
+        [problem] = iter_errors()
     assert (problem.kind, problem.message) == (
         "unknown",
         "SAFE_INIT has an unknown key 'MODUS'.",
@@ -175,7 +175,7 @@ def test_unknown_key() -> None:
 def test_not_a_dictionary() -> None:
     """A SAFE_INIT that is no dictionary is said to be none."""
     with override_settings(SAFE_INIT=["MODE"]):
-        assert [problem.message for problem in problems()] == [
+        assert [problem.message for problem in iter_errors()] == [
             "SAFE_INIT is not a dictionary."
         ]
 
@@ -183,7 +183,7 @@ def test_not_a_dictionary() -> None:
 def test_all_problems_are_found_at_once() -> None:
     """Whoever runs the checks sees every problem, not only the first."""
     with override_settings(SAFE_INIT={"MODUS": 1, "LOCK": 1, "RESTARTS": -1}):
-        assert len(list(problems())) == 3
+        assert len(list(iter_errors())) == 3
 
 
 @pytest.mark.parametrize("key", ["DATABASES", "DIRECT"])
@@ -191,7 +191,7 @@ def test_unknown_alias(key) -> None:
     """An alias that the project does not have is named, with those it has."""
     value = ["default", "nowhere"] if key == "DATABASES" else {"nowhere": {}}
     with override_settings(SAFE_INIT={key: value}):
-        [problem] = problems()
+        [problem] = iter_errors()
     assert "'nowhere'" in problem.message
     assert problem.hint == "Use an alias of DATABASES: default."
 
@@ -209,7 +209,7 @@ def test_the_users_dictionary_is_never_changed() -> None:
     before = copy.deepcopy(given)
     with override_settings(SAFE_INIT=given):
         get_settings()
-        list(problems())
+        list(iter_errors())
     assert given == before
 
 
@@ -264,7 +264,7 @@ def test_the_token_is_not_shown() -> None:
 )
 def test_what_a_server_does(settings, serve) -> None:
     """A server does what SERVE says, and nothing where the mode is "off"."""
-    assert effective_serve(settings) == serve
+    assert effective_serve_mode(settings) == serve
 
 
 def test_off_in_the_test_environment() -> None:

@@ -12,7 +12,7 @@ import pytest
 from django.core.management import get_commands, load_command_class
 
 from django_safe_init.conf import DEFAULT_PATHS
-from django_safe_init.management.exec import split
+from django_safe_init.management.exec import split_argv
 from tests.support import program
 from tests.unit.deployment import (
     COMPOSE,
@@ -94,7 +94,7 @@ def test_commands(name: str) -> None:
     command_name, *arguments = command[2:]
     parsed = load_command_class(get_commands()[command_name], command_name)
     parser = parsed.create_parser("manage.py", command_name)
-    ours, theirs = split(arguments)
+    ours, theirs = split_argv(arguments)
     parser.parse_args(ours)
     assert theirs in ([], ["gunicorn", "mysite.wsgi"])
 

@@ -19,9 +19,9 @@ from django.dispatch import Signal
 import django_safe_init
 from django_safe_init import exceptions, signals
 from django_safe_init.backends.postgresql.activity import Blocker
-from django_safe_init.conf import DEFAULT_PATHS, MODES, SERVES, Settings
+from django_safe_init.conf import DEFAULT_PATHS, MODES, SERVE_MODES, Settings
 from django_safe_init.core import outcomes
-from django_safe_init.core.findings import DEFAULT_LEVELS, LEVELS, Finding, Kind
+from django_safe_init.core.findings import DEFAULT_LEVELS, LEVELS, Finding, FindingKind
 from django_safe_init.core.records import RunRow
 from django_safe_init.core.states import TRANSITIONS, State
 from django_safe_init.exceptions import SafeInitError
@@ -29,7 +29,7 @@ from django_safe_init.initialization.initializer import Outcome
 from django_safe_init.pools import SlowPool
 from django_safe_init.serving.http.payloads import PUBLIC_STATES
 from django_safe_init.status import Status
-from django_safe_init.validation import Validation
+from django_safe_init.validation import ValidationReport
 from tests.support import schema_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -114,7 +114,7 @@ def test_modes() -> None:
 def test_what_a_server_does() -> None:
     """docs/reference/settings.md explains every value of SERVE."""
     text = (DOCS / "reference/settings.md").read_text()
-    assert set(re.findall(r'^- `"(\w+)"`:', text, re.MULTILINE)) >= set(SERVES)
+    assert set(re.findall(r'^- `"(\w+)"`:', text, re.MULTILINE)) >= set(SERVE_MODES)
 
 
 # URLs
@@ -377,8 +377,8 @@ def test_kinds_of_findings() -> None:
         codes(row[0])[0]: codes(row[1])[0]
         for row in rows("docs/reference/validation.md", "kind")
     }
-    assert list(written) == [kind.value for kind in Kind]
-    assert written == {Kind.UNAPPLIED_MIGRATION.value: "error", **DEFAULT_LEVELS}
+    assert list(written) == [kind.value for kind in FindingKind]
+    assert written == {FindingKind.UNAPPLIED_MIGRATION.value: "error", **DEFAULT_LEVELS}
 
 
 def test_levels() -> None:
@@ -391,10 +391,10 @@ def test_keys_of_safe_init_validate_json() -> None:
     """docs/reference/commands.md and the schema have the keys of `safe_init_validate --json`."""
     defs = schema_of("safe_init_validate").schema["$defs"]
     finding = Finding(
-        Kind.MISSING_TABLE, "error", "shop_product", None, "It is missing."
+        FindingKind.MISSING_TABLE, "error", "shop_product", None, "It is missing."
     )
     for name, header, value in (
-        ("validation", "key of a database", Validation("default", 1, (finding,))),
+        ("validation", "key of a database", ValidationReport("default", 1, (finding,))),
         ("finding", "key of a finding", finding),
     ):
         keys = list(value.as_json())
@@ -402,7 +402,7 @@ def test_keys_of_safe_init_validate_json() -> None:
         assert keys == [codes(row[0])[0] for row in table]
         assert keys == list(defs[name]["properties"]) == defs[name]["required"]
     known = defs["finding"]["properties"]["kind"]["enum"]
-    assert known == [kind.value for kind in Kind]
+    assert known == [kind.value for kind in FindingKind]
 
 
 # JSON schemas

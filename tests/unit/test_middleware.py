@@ -13,7 +13,7 @@ from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.middleware import InitializationMiddleware
-from django_safe_init.scene import Scene
+from django_safe_init.scene import StatusDetail
 from django_safe_init.serving.background import supervisor
 from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.status import Status
@@ -111,7 +111,7 @@ def test_nothing_is_known(tell, ask, settings) -> None:
 @pytest.mark.parametrize("ask", [Client, AsyncClient])
 def test_a_visitor_without_a_server(tell, settings, monkeypatch, ask) -> None:
     """Django's test client, in a shell, is held back too, and makes nobody initialize."""
-    monkeypatch.setattr(supervisor, "Background", None)
+    monkeypatch.setattr(supervisor, "InitializationSupervisor", None)
     settings.SAFE_INIT = {"IN_TESTS": True, "SERVE": "initialize"}
     settings.ROOT_URLCONF = "tests.unit.urls"
     settings.MIDDLEWARE = ["django_safe_init.middleware.InitializationMiddleware"]
@@ -343,7 +343,7 @@ def test_the_page_shows_an_estimate(tell, monkeypatch) -> None:
     """Where earlier runs of the same steps were timed, the page says what is left."""
     shown = views_of(monkeypatch)
     tell(MIGRATING, Status("other", READY.state, 100, ""))
-    readiness.hear(Scene(MIGRATING, remaining_seconds=42.5))
+    readiness.hear(StatusDetail(MIGRATING, remaining_seconds=42.5))
     ask("/cart/", headers=HTML)
     assert [view.remaining_seconds for view in shown] == [42.5]
 

@@ -15,23 +15,23 @@ from django_safe_init.backends.postgresql.activity import Activity, Blocker
 from django_safe_init.conf import Settings
 from django_safe_init.core.build import Build
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.progress import Loops
-from django_safe_init.core.records import Glance, Reading, RunRow, Surroundings
+from django_safe_init.core.progress import ProgressTracker
+from django_safe_init.core.records import LeaderSnapshot, RunDetail, RunRow, Snapshot
 from django_safe_init.core.states import State
-from django_safe_init.core.step import Record
-from django_safe_init.initialization.interrupted import Unfinished
-from django_safe_init.initialization.lock_retry import Limits
-from django_safe_init.initialization.run_context import Lost
+from django_safe_init.core.step import CompletedStep
+from django_safe_init.initialization.interrupted import InterruptedSteps
+from django_safe_init.initialization.lock_retry import LockTimeoutPolicy
+from django_safe_init.initialization.run_context import LostRuns
 
 if TYPE_CHECKING:
-    from django_safe_init.backends.base.defects import Defect
-    from django_safe_init.backends.base.introspection import Catalogue
-    from django_safe_init.backends.postgresql.lock import Proof
-    from django_safe_init.validation import Validation
+    from django_safe_init.backends.base.defects import CatalogIssue
+    from django_safe_init.backends.base.introspection import Catalog
+    from django_safe_init.backends.postgresql.lock import LockSnapshot
+    from django_safe_init.validation import ValidationReport
     from django_safe_init.validation.model_schema import TableName
 
 
-class StatusReader(Protocol):
+class BaseReader(Protocol):
     """Reads the two tables and `django_migrations`, for one build.
 
     Raises `TablesLocked` while a migration keeps readers out, `ConnectionEnded` when there is
@@ -44,10 +44,10 @@ class StatusReader(Protocol):
         Raises also `TablesUnreadable`, where it cannot tell.
         """
 
-    def read(self) -> Reading:
+    def read(self) -> Snapshot:
         """All that is to be known."""
 
-    def glance(self) -> Glance:
+    def glance(self) -> LeaderSnapshot:
         """Who leads, and the newest run."""
 
     def leader_pid(self) -> int | None:
@@ -59,7 +59,7 @@ class StatusReader(Protocol):
     def activity(self) -> Activity:
         """What the leader does just now, as far as it can be seen from outside."""
 
-    def surroundings(self, run: RunRow, steps: int | None) -> Surroundings:
+    def surroundings(self, run: RunRow, steps: int | None) -> RunDetail:
         """The newest steps of the run, at most so many (None: do not look), and who waits.
 
         Raises `TablesUnreadable` where only the steps may not be read.
@@ -75,7 +75,7 @@ class StatusReader(Protocol):
         """Give back what it reads with."""
 
 
-class Eyes(Protocol):
+class BaseObserver(Protocol):
     """How a process looks at a database while it waits; see `watch.Watch`."""
 
     @property
@@ -90,13 +90,13 @@ class Eyes(Protocol):
     def deadline(self) -> Deadline:
         """When all waiting must end."""
 
-    def reader(self) -> StatusReader:
+    def reader(self) -> BaseReader:
         """A reader on whatever connection there is, or on a new one."""
 
-    def direct_reader(self) -> StatusReader:
+    def direct_reader(self) -> BaseReader:
         """A reader for who may lead."""
 
-    def end_stalled(self, glance: Glance) -> bool:
+    def end_stalled(self, glance: LeaderSnapshot) -> bool:
         """Whether there was a leader without a sign of life and it has been ended just now.
 
         `glance` is what was read just now, without a run if the tables could not be read.
@@ -112,16 +112,16 @@ class Eyes(Protocol):
         """Let go of the database."""
 
 
-class Inspector(Protocol):
+class BaseIntrospection(Protocol):
     """Reads a database's catalogue, for validation; writes nothing and takes no lock."""
 
     def recorded(self) -> list[str]:
         """The migrations that are recorded, in their order."""
 
-    def catalogue(self, names: Iterable[TableName]) -> Catalogue:
+    def catalogue(self, names: Iterable[TableName]) -> Catalog:
         """What there is of these tables."""
 
-    def defects(self) -> Iterable[Defect]:
+    def defects(self) -> Iterable[CatalogIssue]:
         """What the database itself calls unfinished, in the search path and the tables above."""
 
     def editor(self) -> AbstractContextManager[BaseDatabaseSchemaEditor]:
@@ -131,15 +131,15 @@ class Inspector(Protocol):
         """Give back what it reads with."""
 
 
-class RunRecorder(Protocol):
+class BaseRecorder(Protocol):
     """Writes one run and its steps; see `recorder.Recorder`."""
 
     run: int
     done: int
     total: int
-    loops: Loops
+    loops: ProgressTracker
 
-    def open_run(self, command: str, lost: Lost | None = None) -> str | None:
+    def open_run(self, command: str, lost: LostRuns | None = None) -> str | None:
         """Open a run; returns the reason if none may be opened any more."""
 
     def update(self, state: State, message: str = "") -> None:
@@ -156,7 +156,7 @@ class RunRecorder(Protocol):
     ) -> None:
         """Mark a migration, or a step, as started."""
 
-    def proof(self) -> Proof | None:
+    def proof(self) -> LockSnapshot | None:
         """What was seen of the lock when the start of the step was written, if anything."""
 
     def finish_step(self, outcome: str) -> None:
@@ -166,11 +166,11 @@ class RunRecorder(Protocol):
         """Close the run; returns the outcome as it was written."""
 
 
-class LockWaits(Protocol):
+class BaseLockTimeout(Protocol):
     """How migrations wait for locks, on an engine with many."""
 
     @property
-    def limits(self) -> Limits | None:
+    def limits(self) -> LockTimeoutPolicy | None:
         """For how long and how often; None for as long as it takes."""
 
     def limited(self, connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
@@ -183,7 +183,7 @@ class LockWaits(Protocol):
         """Who the migrating session waits for at this moment."""
 
 
-class Tools(Protocol):
+class RunSession(Protocol):
     """What a leader works with, from the lock that was just taken to its release."""
 
     @property
@@ -191,26 +191,26 @@ class Tools(Protocol):
         """What is to be there afterwards."""
 
     @property
-    def recorder(self) -> RunRecorder:
+    def recorder(self) -> BaseRecorder:
         """Writes the run."""
 
     @property
-    def lock_waits(self) -> LockWaits | None:
+    def lock_waits(self) -> BaseLockTimeout | None:
         """How migrations wait for locks; None where there is nothing to say."""
 
     def prepare(self) -> None:
         """Create the two tables, or add the columns they lack."""
 
-    def unfinished(self, rerun: tuple[str, ...]) -> Unfinished:
+    def unfinished(self, rerun: tuple[str, ...]) -> InterruptedSteps:
         """The non-atomic migrations that earlier leaders did not finish."""
 
-    def step_records(self) -> list[Record]:
+    def step_records(self) -> list[CompletedStep]:
         """The steps that runs have done, newest first."""
 
     def complete_step(self, connection: BaseDatabaseWrapper) -> None:
         """Record that the running step is done, in the transaction that is open there."""
 
-    def prune(self, unfinished: Unfinished) -> None:
+    def prune(self, unfinished: InterruptedSteps) -> None:
         """Remove the oldest runs, by the setting `HISTORY`."""
 
     def connections(self) -> AbstractContextManager[BaseDatabaseWrapper]:
@@ -219,7 +219,7 @@ class Tools(Protocol):
     def transaction(self, connection: BaseDatabaseWrapper) -> MigrationTransaction:
         """How a migration is done and recorded in one transaction."""
 
-    def verify(self, proof: Proof | None = None) -> None:
+    def verify(self, proof: LockSnapshot | None = None) -> None:
         """Raise `LockLost` unless this process leads."""
 
     def heartbeat(self) -> AbstractContextManager[None]:
@@ -234,7 +234,7 @@ class Tools(Protocol):
     def is_transient(self, error: BaseException) -> bool:
         """Whether the error says nothing about the migration: somebody else may have more luck."""
 
-    def inspect(self) -> Validation:
+    def inspect(self) -> ValidationReport:
         """What is wrong with the database, with the remedies."""
 
     def close(self) -> None:
@@ -244,11 +244,11 @@ class Tools(Protocol):
 L = TypeVar("L", bound=Lock)
 
 
-class Engine(Protocol[L]):
+class BaseBackend(Protocol[L]):
     """One process's way to lead or follow on one database, with locks of one kind."""
 
     @property
-    def eyes(self) -> Eyes:
+    def eyes(self) -> BaseObserver:
         """How the process looks at the database."""
 
     def try_lock(self) -> L | None:
@@ -260,5 +260,5 @@ class Engine(Protocol[L]):
     def heartbeat(self, lock: L) -> AbstractContextManager[None]:
         """While entered, whoever looks sees that the leader is alive."""
 
-    def tools(self, lock: L) -> Tools:
+    def tools(self, lock: L) -> RunSession:
         """What to lead with."""

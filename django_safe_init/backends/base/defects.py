@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from django_safe_init.core.findings import Kind
+from django_safe_init.core.findings import FindingKind
 
 
-class Defect(NamedTuple):
+class CatalogIssue(NamedTuple):
     """Something that the server itself calls unfinished."""
 
-    kind: Kind
+    kind: FindingKind
     object: str
     message: str
     #: None if no statement alone puts it right.

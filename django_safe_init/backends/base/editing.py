@@ -6,7 +6,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 
-def collecting(
+def collecting_editor(
     kind: type[BaseDatabaseSchemaEditor], connection: BaseDatabaseWrapper
 ) -> BaseDatabaseSchemaEditor:
     """An editor that runs nothing.

@@ -7,7 +7,7 @@ from typing import Protocol
 from django_safe_init.core.records import RunRow
 
 
-class Holder(Protocol):
+class LockHolder(Protocol):
     """A leader as it was seen at one moment."""
 
     @property

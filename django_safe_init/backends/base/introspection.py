@@ -46,7 +46,7 @@ class Relation(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class Catalog:
     """The tables of a database that somebody asked for, as far as they are there."""
 
     relations: Mapping[TableName, Relation]

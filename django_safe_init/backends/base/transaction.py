@@ -154,7 +154,7 @@ class MigrationTransaction(ABC):
         owner = self
 
         # The ignored errors: the base is whatever the connection has, known only when it runs.
-        class SharingSchemaEditor(base):  # type: ignore[misc, valid-type]
+        class SavepointFreeSchemaEditor(base):  # type: ignore[misc, valid-type]
             atomic_migration: bool
 
             def __enter__(self) -> Any:
@@ -166,4 +166,4 @@ class MigrationTransaction(ABC):
                 self.atomic_migration, self.atomic = True, nullcontext()
                 return self
 
-        return SharingSchemaEditor
+        return SavepointFreeSchemaEditor

@@ -36,7 +36,7 @@ _BLOCKERS_OF = _BLOCKERS.replace(
 )
 
 
-class Backend(NamedTuple):
+class LeaderSession(NamedTuple):
     """A session of a leader. What another role may not see of it is None."""
 
     pid: int
@@ -126,10 +126,10 @@ class Activity:
         return text
 
 
-def leader_backends(session: Session, lock_key: str | None) -> list[Backend]:
+def leader_backends(session: Session, lock_key: str | None) -> list[LeaderSession]:
     """The sessions of the present leader; the one that holds the leader lock is the first."""
     keys = {"work_key": work_key(lock_key), "leader_key": leader_key(lock_key)}
-    return [Backend(*row) for row in session.read(_BACKENDS, keys)]
+    return [LeaderSession(*row) for row in session.read(_BACKENDS, keys)]
 
 
 def leader_activity(session: Session, lock_key: str | None) -> Activity:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import psycopg
 
-from django_safe_init.backends.postgresql.activity import Backend
+from django_safe_init.backends.postgresql.activity import LeaderSession
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
@@ -40,8 +40,8 @@ def refusal(pid: int, role: str) -> str:
     )
 
 
-def end_backends(
-    session: Session, backends: Sequence[Backend], seconds: float
+def terminate_sessions(
+    session: Session, backends: Sequence[LeaderSession], seconds: float
 ) -> str | None:
     """End these backends, and no later ones; returns why some are left, or None.
 
@@ -59,7 +59,7 @@ def end_backends(
     return None
 
 
-def _left(session: Session, backends: Sequence[Backend]) -> list[int]:
+def _left(session: Session, backends: Sequence[LeaderSession]) -> list[int]:
     rows = session.read(
         "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = ANY(%(pids)s)",
         {"pids": [backend.pid for backend in backends]},

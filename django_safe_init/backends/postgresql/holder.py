@@ -10,14 +10,18 @@ import psycopg
 
 from django_safe_init.backends.base.holder import describe
 from django_safe_init.backends.postgresql.activity import (
-    Backend,
     Blocker,
+    LeaderSession,
     blockers,
     leader_backends,
 )
-from django_safe_init.backends.postgresql.ending import end_backends
-from django_safe_init.backends.postgresql.reader import Reader
-from django_safe_init.backends.postgresql.session import Session, connect, make_wrapper
+from django_safe_init.backends.postgresql.ending import terminate_sessions
+from django_safe_init.backends.postgresql.reader import PostgresReader
+from django_safe_init.backends.postgresql.session import (
+    Session,
+    connect,
+    create_direct_wrapper,
+)
 from django_safe_init.conf import Settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.deadline import Deadline
@@ -27,13 +31,13 @@ from django_safe_init.exceptions import DatabaseUnreachable
 
 
 @dataclass(frozen=True)
-class PostgresHolder:
+class PostgresLockHolder:
     """A leader, as the server sees it at one moment. See `holding.Holder`."""
 
     #: The run that it has open; None before there is one, or while our tables are locked.
     run: RunRow | None
     #: Its sessions: the one that holds the leader lock, then those that hold the work key.
-    backends: tuple[Backend, ...]
+    backends: tuple[LeaderSession, ...]
     #: What its statements wait for.
     blockers: tuple[Blocker, ...]
     #: Where to look, and to end them.
@@ -55,21 +59,21 @@ class PostgresHolder:
 
     def end(self, seconds: float) -> str | None:
         """End the sessions; returns why some are left, or None."""
-        return end_backends(self.session, self.backends, seconds)
+        return terminate_sessions(self.session, self.backends, seconds)
 
 
 @contextmanager
 def open_holder(
     alias: str, settings: Settings, report: Callable[[str], None]
-) -> Iterator[PostgresHolder | None]:
+) -> Iterator[PostgresLockHolder | None]:
     """Who holds the leader lock now, or None; on a session where the leader's own are."""
-    wrapper = make_wrapper(alias, settings.direct.get(alias))
+    wrapper = create_direct_wrapper(alias, settings.direct.get(alias))
     patience = Deadline(settings.connect_timeout)
     try:
         with connect(
             wrapper, settings, patience, "safe_init unlock", report
         ) as session:
-            session.protect()  # an answer may take longer than the role's time-outs
+            session.apply_session_settings()  # an answer may take longer than the role's time-outs
             yield find_holder(session, settings.lock_key)
     except (ConnectionEnded, psycopg.OperationalError) as exc:
         raise DatabaseUnreachable(
@@ -77,21 +81,21 @@ def open_holder(
         ) from exc
 
 
-def find_holder(session: Session, lock_key: str | None) -> PostgresHolder | None:
+def find_holder(session: Session, lock_key: str | None) -> PostgresLockHolder | None:
     """Who holds the leader lock now, or None."""
     backends = leader_backends(session, lock_key)
     if not backends or not backends[0].leads:
         return None
     waited_for = [pid for backend in backends for pid in backend.blocking_pids]
-    return PostgresHolder(
-        _open_run(Reader(session, current_build(), lock_key), backends[0].pid),
+    return PostgresLockHolder(
+        _open_run(PostgresReader(session, current_build(), lock_key), backends[0].pid),
         tuple(backends),
         blockers(session, waited_for),
         session,
     )
 
 
-def _open_run(reader: Reader, pid: int) -> RunRow | None:
+def _open_run(reader: PostgresReader, pid: int) -> RunRow | None:
     try:
         run = reader.glance().latest
     except TablesLocked:

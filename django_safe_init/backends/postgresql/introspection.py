@@ -10,20 +10,20 @@ from typing import Any
 
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-from django_safe_init.backends.base.defects import Defect
-from django_safe_init.backends.base.editing import collecting
+from django_safe_init.backends.base.defects import CatalogIssue
+from django_safe_init.backends.base.editing import collecting_editor
 from django_safe_init.backends.base.introspection import (
-    Catalogue,
+    Catalog,
     Relation,
     UniqueIndex,
 )
 from django_safe_init.backends.postgresql.session import (
     Session,
-    make_patient,
-    make_wrapper,
+    create_direct_wrapper,
+    retry_when_busy,
 )
 from django_safe_init.conf import Settings
-from django_safe_init.core.findings import Kind
+from django_safe_init.core.findings import FindingKind
 from django_safe_init.exceptions import MissingPrivilege
 from django_safe_init.validation.model_schema import TableName
 
@@ -95,7 +95,7 @@ _NOT_VALID = """
 Query = Callable[[str, Mapping[str, Any] | None], list[Any]]
 
 
-class PostgresInspector:
+class PostgresIntrospection:
     """See `engines.base.Inspector`. `query` is one of the session's ways to read."""
 
     def __init__(self, session: Session, settings: Settings, query: Query) -> None:
@@ -114,7 +114,7 @@ class PostgresInspector:
             )
         return [name for (name,) in self._query(_RECORDED, None)] if recorded else []
 
-    def catalogue(self, names: Iterable[TableName]) -> Catalogue:
+    def catalogue(self, names: Iterable[TableName]) -> Catalog:
         """What there is of these tables."""
         # As text, because to write an array costs more than to look its tables up.
         wanted = {"names": json.dumps([stored(name.name) for name in names])}
@@ -132,7 +132,7 @@ class PostgresInspector:
             relations[TableName(schema, name)] = relation
             if position is not None:
                 relations[TableName(None, name)] = relation
-        return Catalogue(relations, stored, self._abilities)
+        return Catalog(relations, stored, self._abilities)
 
     def _uniques(self) -> dict[int, list[Any]]:
         nulls_equal = "i.indnullsnotdistinct" if self._knows_nulls else "false"
@@ -151,12 +151,12 @@ class PostgresInspector:
     def _abilities(self) -> frozenset[str]:
         return _ABILITIES | {"nulls_distinct"} if self._knows_nulls else _ABILITIES
 
-    def defects(self) -> Iterator[Defect]:
+    def defects(self) -> Iterator[CatalogIssue]:
         """What the server itself calls unfinished, in the search path and the tables above."""
         known = {"tables": self._tables}
         for index, verb in self._query(_INVALID_INDEXES, known):
-            yield Defect(
-                Kind.INVALID_INDEX,
+            yield CatalogIssue(
+                FindingKind.INVALID_INDEX,
                 index,
                 f"The index {index} is invalid."
                 if verb
@@ -164,8 +164,8 @@ class PostgresInspector:
                 f"{verb} INDEX CONCURRENTLY {index};" if verb else None,
             )
         for table, constraint, quoted in self._query(_NOT_VALID, known):
-            yield Defect(
-                Kind.NOT_VALID_CONSTRAINT,
+            yield CatalogIssue(
+                FindingKind.NOT_VALID_CONSTRAINT,
                 f"{table}.{constraint}",
                 f"The constraint {constraint} of {table} was never checked for older rows.",
                 f"ALTER TABLE {table} VALIDATE CONSTRAINT {quoted};",
@@ -175,12 +175,12 @@ class PostgresInspector:
     def editor(self) -> Iterator[BaseDatabaseSchemaEditor]:
         """A schema editor that writes SQL, on a connection of its own if it needs one."""
         alias, settings = self._session.alias, self._settings
-        wrapper = make_wrapper(
+        wrapper = create_direct_wrapper(
             alias, settings.direct.get(alias), settings.connect_timeout
         )
-        make_patient(wrapper, settings.wait_timeout)
+        retry_when_busy(wrapper, settings.wait_timeout)
         try:
-            yield collecting(wrapper.SchemaEditorClass, wrapper)
+            yield collecting_editor(wrapper.SchemaEditorClass, wrapper)
         finally:
             wrapper.close()
 

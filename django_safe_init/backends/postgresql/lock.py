@@ -21,7 +21,7 @@ logger = logging.getLogger("django_safe_init")
 
 
 @dataclass(frozen=True)
-class Proof:
+class LockSnapshot:
     """What a leader session has seen of the two keys, at one moment."""
 
     #: Whether the session itself holds the leader lock.
@@ -30,23 +30,23 @@ class Proof:
     marked: frozenset[int]
 
 
-def proof_sql(leader_key: str, work_key: str) -> str:
-    """What to select, on the leader session, for a `Proof` of the keys: `leads`, `marked`."""
+def snapshot_sql(leader_key: str, work_key: str) -> str:
+    """Return the SELECT list of a `LockSnapshot`: `leads`, `marked`."""
     return f"""
         coalesce(bool_or(pid = pg_backend_pid() AND key = {leader_key}), false),
         coalesce(array_agg(pid) FILTER (WHERE key = {work_key}), '{{}}') FROM {HELD}
     """
 
 
-def proof_params(lock_key: str | None) -> dict[str, int]:
+def snapshot_params(lock_key: str | None) -> dict[str, int]:
     """The two keys, as parameters."""
     return {"leader_key": leader_key(lock_key), "work_key": work_key(lock_key)}
 
 
-_PROVE = "SELECT " + proof_sql("%(leader_key)s", "%(work_key)s")
+_PROVE = "SELECT " + snapshot_sql("%(leader_key)s", "%(work_key)s")
 
 
-class LeaderLock:
+class AdvisoryLock:
     """The leader lock, on a session of its own.
 
     It is polled, never waited for: a blocked `pg_advisory_lock()` is a running statement with
@@ -67,15 +67,17 @@ class LeaderLock:
         )
         return bool(acquired)
 
-    def prove(self) -> Proof:
+    def prove(self) -> LockSnapshot:
         """Look who holds the two keys. Raises `LockLost` if the session is gone."""
         try:
-            [(leads, marked)] = self.session.rows(_PROVE, proof_params(self.lock_key))
+            [(leads, marked)] = self.session.rows(
+                _PROVE, snapshot_params(self.lock_key)
+            )
         except psycopg.Error as exc:
             raise session_error(exc) from exc
-        return Proof(leads, frozenset(marked))
+        return LockSnapshot(leads, frozenset(marked))
 
-    def verify(self, proof: Proof | None = None) -> Proof:
+    def verify(self, proof: LockSnapshot | None = None) -> LockSnapshot:
         """Raise `LockLost` unless this session holds the lock, by a proof or at this moment."""
         proof = proof or self.prove()
         if not proof.leads:
@@ -130,7 +132,7 @@ def _refusal(pid: int, role: str) -> str:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class ConnectionInfo:
     """What a session's server looks like from the client."""
 
     backend_pid: int
@@ -143,18 +145,18 @@ class Surroundings:
         return self.backend_pid != self.handshake_pid
 
 
-def look(session: Session) -> Surroundings:
+def inspect_connection(session: Session) -> ConnectionInfo:
     """The session's surroundings, in one round trip."""
     [(pid, standby)] = session.rows("SELECT pg_backend_pid(), pg_is_in_recovery()")
-    return Surroundings(pid, session.handshake_pid, standby)
+    return ConnectionInfo(pid, session.handshake_pid, standby)
 
 
-def require_own_server_session(session: Session, *, declared: bool) -> Surroundings:
+def check_direct_connection(session: Session, *, declared: bool) -> ConnectionInfo:
     """Raise `UnsafeConnection` behind a pooler or on a standby.
 
     `declared` says that `DIRECT` promises one server session per client.
     """
-    found = look(session)
+    found = inspect_connection(session)
     if found.behind_pooler and not declared:
         raise UnsafeConnection(
             f"The database {session.alias!r} is reached through a connection pooler, where a "
@@ -169,7 +171,7 @@ def require_own_server_session(session: Session, *, declared: bool) -> Surroundi
     return found
 
 
-def require_exclusion(first: Session, second: Session) -> None:
+def check_lock_excludes(first: Session, second: Session) -> None:
     """Raise `UnsafeConnection` unless a lock of one session really excludes the other.
 
     CockroachDB and some versions of YugabyteDB answer `true` to everybody, and a pooler in
@@ -186,11 +188,11 @@ def require_exclusion(first: Session, second: Session) -> None:
 
 def _separate_backends(first: Session, second: Session) -> bool:
     """Whether each of the two keeps a backend of its own while the other has a transaction."""
-    mine = look(first).backend_pid
+    mine = inspect_connection(first).backend_pid
     for _ in range(5):
         with second.raw.transaction():
-            theirs = look(second).backend_pid
-            if theirs == mine or look(first).backend_pid != mine:
+            theirs = inspect_connection(second).backend_pid
+            if theirs == mine or inspect_connection(first).backend_pid != mine:
                 return False
     return True
 

@@ -9,25 +9,27 @@ import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.backends.postgresql.activity import Blocker, blockers_of
-from django_safe_init.backends.postgresql.run_connections import ArmedConnections
+from django_safe_init.backends.postgresql.run_connections import FencedConnections
 from django_safe_init.backends.postgresql.session import Session, session_error
 from django_safe_init.conf import Settings
-from django_safe_init.core.text import causes
-from django_safe_init.initialization.lock_retry import Limits
+from django_safe_init.core.text import exception_chain
+from django_safe_init.initialization.lock_retry import LockTimeoutPolicy
 
 #: The greatest `lock_timeout` (PostgreSQL manual, 19.11.1).
 _MOST_MILLISECONDS = 2**31 - 1
 
 
-class PostgresLockWaits:
+class PostgresLockTimeout:
     """See `engines.base.LockWaits`."""
 
     def __init__(
-        self, settings: Settings, session: Session, armed: ArmedConnections
+        self, settings: Settings, session: Session, armed: FencedConnections
     ) -> None:
         seconds = settings.ddl_lock_timeout
         self.limits = (
-            None if seconds is None else Limits(seconds, settings.ddl_attempts)
+            None
+            if seconds is None
+            else LockTimeoutPolicy(seconds, settings.ddl_attempts)
         )
         self._session = session
         self._armed = armed
@@ -59,7 +61,7 @@ class PostgresLockWaits:
         """Whether a lock that was not to be had is what caused the error."""
         return any(
             isinstance(cause, psycopg.errors.LockNotAvailable)
-            for cause in causes(error)
+            for cause in exception_chain(error)
         )
 
     def blockers(self) -> tuple[Blocker, ...]:

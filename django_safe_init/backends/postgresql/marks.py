@@ -7,7 +7,7 @@ import psycopg
 from django_safe_init.backends.postgresql.schema import missing_privilege
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
-from django_safe_init.initialization.interrupted import Mark
+from django_safe_init.initialization.interrupted import InterruptedStep
 
 _MARKS = f"""
     WITH step AS (
@@ -19,10 +19,12 @@ _MARKS = f"""
 """
 
 
-def read_marks(session: Session, lock_key: str | None) -> dict[str, Mark]:
+def read_interrupted(
+    session: Session, lock_key: str | None
+) -> dict[str, InterruptedStep]:
     """The newest marks without an end, by the migration's, or step's, name."""
     try:
         rows = session.rows(_MARKS, {"lock_key": lock_key or ""})
     except psycopg.errors.InsufficientPrivilege as exc:
         raise missing_privilege(session, exc) from exc
-    return {row[1]: Mark.from_row(*row) for row in rows}
+    return {row[1]: InterruptedStep.from_row(*row) for row in rows}

@@ -9,18 +9,18 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from django_safe_init.backends.postgresql.lock_keys import channel
-from django_safe_init.backends.postgresql.reader import Reader
+from django_safe_init.backends.postgresql.reader import PostgresReader
 from django_safe_init.backends.postgresql.session import (
     Session,
     connect,
-    make_wrapper,
-    reading_errors,
+    create_direct_wrapper,
+    translate_errors,
 )
 from django_safe_init.conf import Settings
 from django_safe_init.core.build import Build
-from django_safe_init.core.cancellation import check, parts, sleep
+from django_safe_init.core.cancellation import check, sleep, slices
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.records import Glance
+from django_safe_init.core.records import LeaderSnapshot
 
 if TYPE_CHECKING:
     from django_safe_init.backends.postgresql.stalled import StalledLeader
@@ -36,7 +36,7 @@ _ROOM = """
 _SECONDS_OF_ROOM = 10.0
 
 
-class Watch:
+class PostgresObserver:
     """A follower's eyes.
 
     On the server itself, a session is kept, and listens, only while the server has room;
@@ -59,13 +59,13 @@ class Watch:
         self.session: Session | None = None
         self._build = build
         self._is_direct = False
-        self._reader: Reader | None = None
+        self._reader: PostgresReader | None = None
         self._pooled = False
         self._listening = False
         self._room_seen = 0.0
         self._stalled: StalledLeader | None = None
 
-    def reader(self) -> Reader:
+    def reader(self) -> PostgresReader:
         """A reader on the session there is, or on a new one, which may go through a pooler."""
         if self._is_direct and self.settings.direct.get(self.alias):
             self.close()  # the way past the pooler is for whoever leads
@@ -73,7 +73,7 @@ class Watch:
             self._open(None)
         return self._current_reader()
 
-    def direct_reader(self) -> Reader:
+    def direct_reader(self) -> PostgresReader:
         """A reader on a session that goes straight to the server and may hold a lock."""
         if self.session is None or not self._is_direct:
             self.close()
@@ -82,27 +82,29 @@ class Watch:
         return self._current_reader()
 
     def _open(self, direct: Mapping[str, Any] | None) -> None:
-        wrapper = make_wrapper(self.alias, direct)
+        wrapper = create_direct_wrapper(self.alias, direct)
         self.session = connect(
             wrapper, self.settings, self.deadline, "safe_init waiting", self.report
         )
 
-    def _current_reader(self) -> Reader:
+    def _current_reader(self) -> PostgresReader:
         check()
         assert self.session is not None
         if self._reader is None:
-            self._reader = Reader(self.session, self._build, self.settings.lock_key)
+            self._reader = PostgresReader(
+                self.session, self._build, self.settings.lock_key
+            )
         self._reader.session = self.session
         return self._reader
 
-    def end_stalled(self, glance: Glance) -> bool:
+    def end_stalled(self, glance: LeaderSnapshot) -> bool:
         """Whether there was a leader without a sign of life and it has been ended just now."""
         if self.settings.stalled_after is None:
             return False
         from django_safe_init.backends.postgresql.stalled import StalledLeader
 
         self._stalled = self._stalled or StalledLeader(self, self.report)
-        with reading_errors():
+        with translate_errors():
             return self._stalled.end(self.reader().session, glance)
 
     def how_to_end(self, leader_pid: int) -> str:
@@ -114,7 +116,7 @@ class Watch:
 
     def pause(self) -> None:
         """Until the leader says that it has ended, or until it is time to look again."""
-        with reading_errors():
+        with translate_errors():
             self._pause()
 
     def _pause(self) -> None:
@@ -140,7 +142,7 @@ class Watch:
             return False
         self._room_seen = time.monotonic()
         if not self._listening and not self._pooled:
-            session.protect()
+            session.apply_session_settings()
             session.rows(f"LISTEN {channel(self.settings.lock_key)}")
             self._listening = True
         return True
@@ -155,6 +157,6 @@ class Watch:
 
 
 def _listen(session: Session, seconds: float) -> None:
-    for part in parts(seconds):
+    for part in slices(seconds):
         if list(session.raw.notifies(timeout=part, stop_after=1)):
             return

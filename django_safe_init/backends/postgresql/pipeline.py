@@ -10,7 +10,7 @@ import psycopg
 from psycopg.pq import ExecStatus
 
 
-class Sent:
+class PendingQuery:
     """Statements on their way, in one message of the simple protocol.
 
     The server does them even if this process dies now. Until `settle` has returned, nothing

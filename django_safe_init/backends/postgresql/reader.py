@@ -13,10 +13,10 @@ from django_safe_init.backends.postgresql.steps import MISSING_STEPS, missing_pa
 from django_safe_init.core.build import Build
 from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.records import (
-    Glance,
-    Reading,
+    LeaderSnapshot,
+    RunDetail,
     RunRow,
-    Surroundings,
+    Snapshot,
     TablesUnreadable,
     run_row,
     same_apps,
@@ -103,7 +103,7 @@ _READABLE = """
 """
 
 
-class Reader:
+class PostgresReader:
     """Reads one database for one build over one session; cheap enough to poll."""
 
     def __init__(self, session: Session, build: Build, lock_key: str | None) -> None:
@@ -128,11 +128,11 @@ class Reader:
         rows = self.session.read(query, self.params)
         return int(rows[0][0]) if rows else None
 
-    def read(self) -> Reading:
+    def read(self) -> Snapshot:
         """One look, without an error in the server's log for a table that is not there."""
         return self._looking(self._read)
 
-    def _read(self) -> Reading:
+    def _read(self) -> Snapshot:
         recorded = self._readable("django_migrations")
         return self._query(
             f"{_MISSING}, {_UNKNOWN}"
@@ -151,16 +151,16 @@ class Reader:
             return f"ARRAY({MISSING_STEPS})"
         return _NO_STEPS if exists else "%(labels)s::text[]"
 
-    def glance(self) -> Glance:
+    def glance(self) -> LeaderSnapshot:
         """What a follower polls: cheaper than `read`, and silent about the migrations."""
         return self._looking(self._glance)
 
-    def _glance(self) -> Glance:
+    def _glance(self) -> LeaderSnapshot:
         latest = f"({_LATEST})" if self._runs_readable() else "NULL::jsonb"
         [(run, leader_pid)] = self.session.read(
             f"SELECT {latest}, ({holders_sql('leader_key')} LIMIT 1)", self.params
         )
-        return Glance(run_row(run), leader_pid)
+        return LeaderSnapshot(run_row(run), leader_pid)
 
     def leader_pid(self) -> int | None:
         """The backend that holds the leader lock; works while our tables are locked."""
@@ -189,14 +189,14 @@ class Reader:
 
         return leader_activity(self.session, self.lock_key)
 
-    def surroundings(self, run: RunRow, steps: int | None) -> Surroundings:
+    def surroundings(self, run: RunRow, steps: int | None) -> RunDetail:
         """The newest steps of the run, at most so many (None: do not look), and who waits."""
         wanted = f"ARRAY({_STEPS})" if steps is not None else "'{}'::jsonb[]"
         [(rows, followers, role)] = self.session.read(
             _SURROUNDINGS.format(steps=wanted),
             {"run": run.id, "leader": run.backend_pid, "limit": steps},
         )
-        return Surroundings(
+        return RunDetail(
             tuple(step_row(values) for values in reversed(rows)), role, followers
         )
 
@@ -226,14 +226,14 @@ class Reader:
         self._seen_runs = self._seen_runs or self._readable(RUN_TABLE)
         return self._seen_runs
 
-    def _query(self, migrations: str, runs: str, steps: str) -> Reading:
+    def _query(self, migrations: str, runs: str, steps: str) -> Snapshot:
         [(missing, unknown, latest, own, finished, superseded, leader_pid, undone)] = (
             self.session.read(
                 f"SELECT {migrations}, {runs}, ({holders_sql('leader_key')} LIMIT 1), {steps}",
                 self.params,
             )
         )
-        return Reading(
+        return Snapshot(
             (*sorted(missing), *undone),
             run_row(latest),
             run_row(own),

@@ -19,17 +19,21 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from django_safe_init.backends.postgresql.lock import Proof, proof_params, proof_sql
-from django_safe_init.backends.postgresql.pipeline import Sent
+from django_safe_init.backends.postgresql.lock import (
+    LockSnapshot,
+    snapshot_params,
+    snapshot_sql,
+)
+from django_safe_init.backends.postgresql.pipeline import PendingQuery
 from django_safe_init.backends.postgresql.schema import missing_privilege
 from django_safe_init.backends.postgresql.session import Session, session_error
 from django_safe_init.core import cancellation
 from django_safe_init.core.build import Build
-from django_safe_init.core.outcomes import STRIKES, TRANSIENT_OUTCOMES
-from django_safe_init.core.progress import Items, Loops
+from django_safe_init.core.outcomes import MAX_TRANSIENT_FAILURES, TRANSIENT_OUTCOMES
+from django_safe_init.core.progress import ProgressTracker, ProgressUpdate
 from django_safe_init.core.states import State
 from django_safe_init.core.text import printable
-from django_safe_init.initialization.run_context import Lost
+from django_safe_init.initialization.run_context import LostRuns
 from django_safe_init.version import __version__
 
 logger = logging.getLogger("django_safe_init")
@@ -121,7 +125,7 @@ _PREPARED = {
         WHERE id = $1
     """,
     "safe_init_prove": f"""
-        SELECT set_config('application_name', $1, false), {proof_sql("$2", "$3")}
+        SELECT set_config('application_name', $1, false), {snapshot_sql("$2", "$3")}
     """,
 }
 
@@ -142,7 +146,7 @@ _UPDATE_RUN = """
 
 
 @dataclass(eq=False)
-class _Step:
+class _PendingStep:
     """A step that is not yet in the table as it should be."""
 
     position: int
@@ -174,7 +178,7 @@ class _Step:
         }
 
 
-class Recorder:
+class PostgresRecorder:
     """Writes one run and its steps; safe to use from the heartbeat's thread too.
 
     Progress is written when it can be: a write that meets a lock on our tables (a migration
@@ -191,23 +195,23 @@ class Recorder:
         self.total = 0
         self.message = ""
         #: How far the running step is in its own work.
-        self.loops = Loops()
+        self.loops = ProgressTracker()
         self._identity: dict[str, Any] = {
             "lock_key": lock_key or "",
             "build": build.fingerprint,
             "transient": list(TRANSIENT_OUTCOMES),
-            "strikes": STRIKES,
+            "strikes": MAX_TRANSIENT_FAILURES,
             "lost": [],
         }
-        self._proof_params = proof_params(lock_key)
-        self._proof: Proof | None = None
-        self._dirty: list[_Step] = []
+        self._proof_params = snapshot_params(lock_key)
+        self._proof: LockSnapshot | None = None
+        self._dirty: list[_PendingStep] = []
         #: What was sent and not waited for, and the steps in it with what was there before.
-        self._sent: Sent | None = None
-        self._unsure: list[tuple[_Step, bool]] = []
+        self._sent: PendingQuery | None = None
+        self._unsure: list[tuple[_PendingStep, bool]] = []
         self._guard = threading.RLock()
 
-    def open_run(self, command: str, lost: Lost | None = None) -> str | None:
+    def open_run(self, command: str, lost: LostRuns | None = None) -> str | None:
         """Close what a dead leader left open and open a run, in one statement.
 
         Runs that this process has lost are no strikes: it lives, and `RESTARTS` limits it.
@@ -218,7 +222,7 @@ class Recorder:
             f"SELECT set_config('lock_timeout', '{_LOCK_TIMEOUT}', false),"
             " set_config('synchronous_commit', 'off', false)"
         )
-        lost = lost or Lost()
+        lost = lost or LostRuns()
         self._identity["lost"] = list(lost.runs)
         params = {
             **self._identity,
@@ -236,7 +240,10 @@ class Recorder:
         return None
 
     def _fail_for_good(self, run: int) -> str:
-        params = {"run": run, "prefix": f"{STRIKES} times in a row, the last time: "}
+        params = {
+            "run": run,
+            "prefix": f"{MAX_TRANSIENT_FAILURES} times in a row, the last time: ",
+        }
         [(reason,)] = self._insist(lambda: self.session.rows(_FAIL_RUN, params))
         self.run = run
         return str(reason)
@@ -248,7 +255,9 @@ class Recorder:
             self.message = message
             self._try_to_write()
 
-    def heartbeat(self, look: Callable[[], Items | None] = lambda: None) -> None:
+    def heartbeat(
+        self, look: Callable[[], ProgressUpdate | None] = lambda: None
+    ) -> None:
         """Say that the leader is alive, and how far `look` says that the statement is.
 
         Nobody starts or ends a step between the look and the write.
@@ -275,14 +284,14 @@ class Recorder:
             self.loops.clear()
             self._proof = None
             self._dirty.append(
-                _Step(self.done + 1, name, backwards, atomic, detail, kind)
+                _PendingStep(self.done + 1, name, backwards, atomic, detail, kind)
             )
             if atomic and kind == "migration":
                 self._send()
             else:
                 self._insist(lambda: self._write("SET LOCAL synchronous_commit = on; "))
 
-    def proof(self) -> Proof | None:
+    def proof(self) -> LockSnapshot | None:
         """What the leader session saw of the keys when it wrote the start of the step.
 
         None if that write was dropped.
@@ -360,7 +369,7 @@ class Recorder:
 
     def _take(self, rows: list[Any]) -> None:
         [(_, leads, marked)] = rows
-        self._proof = Proof(leads, frozenset(marked))
+        self._proof = LockSnapshot(leads, frozenset(marked))
 
     def _message(self, prefix: str = "") -> tuple[str, dict[str, Any]]:
         params = {**self._present(), **self._proof_params}

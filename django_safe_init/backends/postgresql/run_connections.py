@@ -14,24 +14,24 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
 from django_safe_init.backends.postgresql.held import holders_sql
-from django_safe_init.backends.postgresql.lock import LeaderLock, Proof
+from django_safe_init.backends.postgresql.lock import AdvisoryLock, LockSnapshot
 from django_safe_init.backends.postgresql.session import (
+    apply_session_settings,
     cancel_statement,
-    make_patient,
-    make_wrapper,
-    protect,
+    create_direct_wrapper,
+    retry_when_busy,
 )
 from django_safe_init.conf import get_settings
-from django_safe_init.core.cancellation import remote
-from django_safe_init.core.databases import present_wrapper
-from django_safe_init.core.threads import OwnThread
+from django_safe_init.core.cancellation import token_of_other_thread
+from django_safe_init.core.databases import existing_wrapper
+from django_safe_init.core.threads import InitializationThread
 from django_safe_init.exceptions import LockLost, UnsafeConnection
 
-_registry: list[ArmedConnections] = []
+_registry: list[FencedConnections] = []
 _registry_lock = threading.Lock()
 
 
-class ArmedConnections:
+class FencedConnections:
     """While open, each connection that the run makes to the alias can be fenced off.
 
     Every such connection takes the work key *before* it looks whether this process still
@@ -43,13 +43,13 @@ class ArmedConnections:
     """
 
     def __init__(
-        self, alias: str, lock: LeaderLock, direct: Mapping[str, Any] | None
+        self, alias: str, lock: AdvisoryLock, direct: Mapping[str, Any] | None
     ) -> None:
         self.alias = alias
         self.lock = lock
         self.direct = direct
         self._process = os.getpid()
-        self._interruption = remote()
+        self._interruption = token_of_other_thread()
         [(self._leader_pid,)] = lock.session.rows("SELECT pg_backend_pid()")
         #: Whether a connection of the leading thread was gone before the run ended.
         self.broken = False
@@ -63,7 +63,7 @@ class ArmedConnections:
         )
 
     def __enter__(self) -> BaseDatabaseWrapper:
-        self._previous = present_wrapper(self.alias)
+        self._previous = existing_wrapper(self.alias)
         with _registry_lock:
             _registry.append(self)
             # The only way to the connections of threads that a migration starts: those are
@@ -92,10 +92,10 @@ class ArmedConnections:
 
     def new_wrapper(self) -> BaseDatabaseWrapper:
         """An unpooled wrapper of the alias, by the direct settings."""
-        wrapper = make_wrapper(self.alias, self.direct)
+        wrapper = create_direct_wrapper(self.alias, self.direct)
         if self._interruption is not None:
             self._interruption.guard(wrapper, cancel_statement)
-        return make_patient(wrapper, get_settings().wait_timeout)
+        return retry_when_busy(wrapper, get_settings().wait_timeout)
 
     @property
     def backend_pid(self) -> int:
@@ -105,7 +105,7 @@ class ArmedConnections:
     def _is_gone(self) -> bool:
         return self.broken or (self._raw is not None and self._raw.closed)
 
-    def verify(self, proof: Proof | None = None) -> None:
+    def verify(self, proof: LockSnapshot | None = None) -> None:
         """Raise `LockLost` unless this process leads; mark the connection again if need be.
 
         A migration may have run `DISCARD ALL` or `pg_advisory_unlock_all()`. `proof` is what
@@ -118,7 +118,7 @@ class ArmedConnections:
 
     def _mark(self, raw: psycopg.Connection[Any]) -> None:
         """First the mark, then the look whether this process still leads: see above."""
-        protect(raw)
+        apply_session_settings(raw)
         cursor = psycopg.ClientCursor(raw).execute(
             f"SELECT pg_try_advisory_lock_shared(%(key)s), ARRAY({holders_sql('key')})",
             {"key": self.lock.work_key},
@@ -136,7 +136,10 @@ class ArmedConnections:
         """Whether what this thread does belongs to the run."""
         if thread is self._thread:
             return True
-        return not isinstance(thread, OwnThread) and thread not in self._strangers
+        return (
+            not isinstance(thread, InitializationThread)
+            and thread not in self._strangers
+        )
 
     def _arm(self, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
         thread = threading.current_thread()

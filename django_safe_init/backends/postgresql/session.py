@@ -24,7 +24,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from django_safe_init.backends.postgresql.errors import is_busy, is_final
-from django_safe_init.backends.postgresql.pipeline import Sent
+from django_safe_init.backends.postgresql.pipeline import PendingQuery
 from django_safe_init.conf import Settings
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
@@ -57,7 +57,7 @@ KEEPALIVES = {
 
 #: The server's side: a dead client is noticed, and no time-out of the role ends the session.
 #: One of the two alone is not enough while a statement runs.
-PROTECTION = {
+SESSION_SETTINGS = {
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "idle_session_timeout": "0",
@@ -111,7 +111,7 @@ def session_error(error: psycopg.Error) -> SafeInitError:
     )
 
 
-def make_wrapper(
+def create_direct_wrapper(
     alias: str,
     direct: Mapping[str, Any] | None = None,
     connect_timeout: float | None = None,
@@ -134,7 +134,7 @@ def make_wrapper(
 
 
 @contextlib.contextmanager
-def reading_errors() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Turn what a reader meets into the errors that every engine's readers raise."""
     try:
         yield
@@ -174,7 +174,7 @@ class Session:
         self.role: str | None = wrapper.settings_dict["OPTIONS"].get("assume_role")
         self.raw = psycopg.connect(**params, cursor_factory=psycopg.ClientCursor)
         self._protected = False
-        self._sent: Sent | None = None
+        self._sent: PendingQuery | None = None
         self._prepared: set[str] = set()
         self._lock = threading.RLock()
         self._require_role()
@@ -206,12 +206,14 @@ class Session:
                     pass
                 return cursor.fetchall() if cursor.description else []
 
-    def send(self, statements: str, params: Mapping[str, Any] | None = None) -> Sent:
+    def send(
+        self, statements: str, params: Mapping[str, Any] | None = None
+    ) -> PendingQuery:
         """Send statements; the next use of the session waits for them first."""
         with self._lock:
             self.settle()
             with self._left_usable():
-                self._sent = Sent(self.raw, statements, params)
+                self._sent = PendingQuery(self.raw, statements, params)
                 return self._sent
 
     @contextlib.contextmanager
@@ -245,7 +247,7 @@ class Session:
         `TablesLocked`, `TablesUnreadable` or `ConnectionEnded`.
         """
         role = f"SET LOCAL ROLE {_quoted(self.role)}; " if self.role else ""
-        with reading_errors():
+        with translate_errors():
             return self.rows(_READ_SETTINGS + role + statement, params)
 
     def prepare(self, statements: Mapping[str, str]) -> None:
@@ -257,10 +259,12 @@ class Session:
             self.rows(f"PREPARE {name} AS {statements[name]}")
             self._prepared.add(name)
 
-    def protect(self) -> None:
+    def apply_session_settings(self) -> None:
         """Arm the session against dead clients and against the role's time-outs, once."""
         if not self._protected:
-            protect(self.raw, {"tcp_user_timeout": str(ANSWER_MILLISECONDS)})
+            apply_session_settings(
+                self.raw, {"tcp_user_timeout": str(ANSWER_MILLISECONDS)}
+            )
             self.assume_role()
             self._protected = True
 
@@ -309,13 +313,13 @@ def _quoted(name: str) -> str:
     return sql.Identifier(name).as_string(None)
 
 
-def protect(
+def apply_session_settings(
     raw: psycopg.Connection[Any], more: Mapping[str, str] | None = None
 ) -> None:
-    """Set `PROTECTION`, and `more`, on a connection. What the server refuses is logged once."""
+    """Set `SESSION_SETTINGS` and `more`; log each setting the server rejects once."""
     known = {
         name: value
-        for name, value in {**PROTECTION, **(more or {})}.items()
+        for name, value in {**SESSION_SETTINGS, **(more or {})}.items()
         if name not in _refused_settings
         and (name != "transaction_timeout" or raw.info.server_version >= 170000)
     }
@@ -349,7 +353,9 @@ def cancel_statement(raw: psycopg.Connection[Any]) -> None:
             raw.cancel_safe(timeout=_CANCELLING_SECONDS)
 
 
-def make_patient(wrapper: BaseDatabaseWrapper, seconds: float) -> BaseDatabaseWrapper:
+def retry_when_busy(
+    wrapper: BaseDatabaseWrapper, seconds: float
+) -> BaseDatabaseWrapper:
     """The wrapper, which from now on waits for a connection while the server is full.
 
     A leader that got no connection for its work would fail the whole fleet.

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from django_safe_init.backends.postgresql.activity import Backend, leader_backends
-from django_safe_init.backends.postgresql.ending import end_backends
-from django_safe_init.backends.postgresql.observer import Watch
+from django_safe_init.backends.postgresql.activity import LeaderSession, leader_backends
+from django_safe_init.backends.postgresql.ending import terminate_sessions
+from django_safe_init.backends.postgresql.observer import PostgresObserver
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.conf import HEARTBEAT_SECONDS
-from django_safe_init.core.records import Glance, RunRow
+from django_safe_init.core.records import LeaderSnapshot, RunRow
 
 #: For how long a leader must be watched in silence: time for it, or for the server, to go on
 #: after a pause that both of them had.
@@ -30,7 +30,7 @@ class StalledLeader:
     write nothing more.
     """
 
-    def __init__(self, watch: Watch, report: Callable[[str], None]) -> None:
+    def __init__(self, watch: PostgresObserver, report: Callable[[str], None]) -> None:
         self.watch = watch
         self.report = report
         assert watch.settings.stalled_after is not None  # or nobody asks
@@ -40,7 +40,7 @@ class StalledLeader:
         self._suspected = 0.0
         self._refused: object = None
 
-    def end(self, session: Session, glance: Glance) -> bool:
+    def end(self, session: Session, glance: LeaderSnapshot) -> bool:
         """Whether there was one and it has been ended just now: the lock is free.
 
         `glance` is what was read just now, without a run if the tables could not be read.
@@ -57,7 +57,7 @@ class StalledLeader:
     def _is_suspect(self, silence: float) -> bool:
         return silence > self._after - _SECONDS_OF_GRACE
 
-    def _is_stalled(self, leader: Backend, glance: Glance) -> bool:
+    def _is_stalled(self, leader: LeaderSession, glance: LeaderSnapshot) -> bool:
         """Whether the silence is long enough, and was watched for long enough."""
         silence = _silence(leader, glance)
         if not self._is_suspect(silence):
@@ -72,7 +72,7 @@ class StalledLeader:
             and self._refused != leader.identity
         )
 
-    def _end(self, backends: list[Backend], glance: Glance) -> bool:
+    def _end(self, backends: list[LeaderSession], glance: LeaderSnapshot) -> bool:
         leader = backends[0]
         run = _run_of(leader.pid, glance)
         line = (
@@ -80,7 +80,7 @@ class StalledLeader:
             f"of life for {_silence(leader, glance):.0f} s"
         )
         session = self.watch.direct_reader().session
-        reason = end_backends(session, backends, _SECONDS_TO_END)
+        reason = terminate_sessions(session, backends, _SECONDS_TO_END)
         if reason is not None:
             self._refused = leader.identity
             self.report(f"{line}. {reason}")
@@ -89,13 +89,13 @@ class StalledLeader:
         return True
 
 
-def _run_of(pid: int | None, glance: Glance) -> RunRow | None:
+def _run_of(pid: int | None, glance: LeaderSnapshot) -> RunRow | None:
     """The open run of that leader, if it was read."""
     run = glance.latest
     return run if run is not None and run.open and run.backend_pid == pid else None
 
 
-def _silence(leader: Backend, glance: Glance) -> float:
+def _silence(leader: LeaderSession, glance: LeaderSnapshot) -> float:
     """For how many seconds a leader has given no sign of life; 0 where nobody can tell."""
     if not leader.leads or not leader.application.startswith("safe_init"):
         return 0.0  # somebody who keeps all leaders away, and has no heartbeat

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import psycopg
 
 from django_safe_init.backends.postgresql.activity import blockers_of
-from django_safe_init.backends.postgresql.recorder import Recorder
-from django_safe_init.backends.postgresql.run_connections import ArmedConnections
+from django_safe_init.backends.postgresql.recorder import PostgresRecorder
+from django_safe_init.backends.postgresql.run_connections import FencedConnections
 from django_safe_init.backends.postgresql.session import Session, session_error
 from django_safe_init.conf import HEARTBEAT_SECONDS
-from django_safe_init.core.progress import Items
+from django_safe_init.core.progress import ProgressUpdate
 
 #: The commands that PostgreSQL reports on (manual, 28.4). A phase that waits counts sessions; the
 #: others blocks, or tuples once those are known. What another role may not see is NULL.
@@ -44,14 +44,14 @@ _PROGRESS = """
 """
 
 
-class StatementWatch:
+class StatementProgress:
     """Looks at the migrating session from the leader session, at most as often as it beats."""
 
     def __init__(
         self,
         session: Session,
-        armed: ArmedConnections,
-        recorder: Recorder,
+        armed: FencedConnections,
+        recorder: PostgresRecorder,
         say: Callable[[str], None],
     ) -> None:
         self._session = session
@@ -62,7 +62,7 @@ class StatementWatch:
         #: Who has been named, by the step and the blockers.
         self._named: tuple[str, list[int]] | None = None
 
-    def look(self) -> Items | None:
+    def look(self) -> ProgressUpdate | None:
         """How far the statement is, as seen now or a moment ago; None if that is not known.
 
         Whoever blocks it is told to the person who waits. Raises `LockLost` or
@@ -77,7 +77,9 @@ class StatementWatch:
             rows = self._session.rows(_PROGRESS, {"pid": self._armed.backend_pid})
         except psycopg.Error as exc:
             raise session_error(exc) from exc
-        return next((Items(done, total, what) for what, done, total in rows), None)
+        return next(
+            (ProgressUpdate(done, total, what) for what, done, total in rows), None
+        )
 
     def _tell_blockers(self) -> None:
         found = blockers_of(self._session, self._armed.backend_pid)

@@ -7,7 +7,12 @@ from typing import Any
 
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
-from django_safe_init.core.step import DONE, Record, Step, record
+from django_safe_init.core.step import (
+    DONE,
+    CompletedStep,
+    StepDefinition,
+    completed_step,
+)
 
 _DONE = f"""
     FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = s.run_id
@@ -29,7 +34,7 @@ MISSING_STEPS = f"""
 LAST_DONE = f"SELECT DISTINCT ON (s.name) s.run_id {_DONE} ORDER BY s.name, s.id DESC"
 
 
-def missing_params(steps: Sequence[Step]) -> dict[str, Any]:
+def missing_params(steps: Sequence[StepDefinition]) -> dict[str, Any]:
     """The parameters of `MISSING_STEPS`, besides the lock key."""
     return {
         "done": DONE,
@@ -39,7 +44,7 @@ def missing_params(steps: Sequence[Step]) -> dict[str, Any]:
     }
 
 
-def read_records(session: Session, lock_key: str | None) -> list[Record]:
+def read_records(session: Session, lock_key: str | None) -> list[CompletedStep]:
     """The steps that runs have done, newest first."""
     params = {"lock_key": lock_key or "", "done": DONE}
-    return [record(*row) for row in session.rows(_RECORDS, params)]
+    return [completed_step(*row) for row in session.rows(_RECORDS, params)]

@@ -13,7 +13,7 @@ from django_safe_init.backends.base.transaction import (
     Names,
     recorded_sql,
 )
-from django_safe_init.backends.postgresql.pipeline import Sent
+from django_safe_init.backends.postgresql.pipeline import PendingQuery
 
 
 class PostgresTransaction(MigrationTransaction):
@@ -30,7 +30,7 @@ class PostgresTransaction(MigrationTransaction):
         self, connection: BaseDatabaseWrapper, lock_timeout: str | None = None
     ) -> None:
         super().__init__(connection)
-        self._sent: Sent | None = None
+        self._sent: PendingQuery | None = None
         self._settings = "SET LOCAL synchronous_commit = off; "
         if lock_timeout is not None:
             self._settings += f"SET LOCAL lock_timeout = '{lock_timeout}'; "
@@ -48,7 +48,7 @@ class PostgresTransaction(MigrationTransaction):
             if level
             else "BEGIN"
         )
-        self._sent = Sent(
+        self._sent = PendingQuery(
             raw,
             f"{begin}; {self._settings}{recorded_sql('%s', names)}",
             [part for name in names for part in name],

@@ -10,31 +10,31 @@ from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.backends.base.completion import complete
-from django_safe_init.backends.sqlite3.introspection import SqliteInspector
+from django_safe_init.backends.sqlite3.introspection import SQLiteIntrospection
 from django_safe_init.backends.sqlite3.lock_file import FileLock
-from django_safe_init.backends.sqlite3.marks import prune, read_marks
-from django_safe_init.backends.sqlite3.observer import SqliteWatch
+from django_safe_init.backends.sqlite3.marks import prune, read_interrupted
+from django_safe_init.backends.sqlite3.observer import SQLiteObserver
 from django_safe_init.backends.sqlite3.paths import lock_file
-from django_safe_init.backends.sqlite3.reader import SqliteReader
-from django_safe_init.backends.sqlite3.recorder import SqliteRecorder
+from django_safe_init.backends.sqlite3.reader import SQLiteReader
+from django_safe_init.backends.sqlite3.recorder import SQLiteRecorder
 from django_safe_init.backends.sqlite3.run_connections import RunConnection
 from django_safe_init.backends.sqlite3.schema import NOW, ensure_tables
-from django_safe_init.backends.sqlite3.session import SqliteSession, is_locked
+from django_safe_init.backends.sqlite3.session import SQLiteSession, is_locked
 from django_safe_init.backends.sqlite3.steps import read_records
-from django_safe_init.backends.sqlite3.transaction import SqliteTransaction
+from django_safe_init.backends.sqlite3.transaction import SQLiteTransaction
 from django_safe_init.core.heartbeat import Heartbeat
-from django_safe_init.core.step import Record
-from django_safe_init.core.text import causes
+from django_safe_init.core.step import CompletedStep
+from django_safe_init.core.text import exception_chain
 from django_safe_init.exceptions import ConfigurationError
-from django_safe_init.initialization.interrupted import Unfinished
-from django_safe_init.validation import Validation, validate
+from django_safe_init.initialization.interrupted import InterruptedSteps
+from django_safe_init.validation import ValidationReport, validate
 
 if TYPE_CHECKING:
-    from django_safe_init.backends.postgresql.lock import Proof
+    from django_safe_init.backends.postgresql.lock import LockSnapshot
     from django_safe_init.initialization.initializer import Initializer
 
 
-class SqliteTools:
+class SQLiteRunSession:
     """See `engines.base.Tools`. What a dead leader did has died with it: nothing is fenced."""
 
     #: A migration has the whole file from its beginning.
@@ -45,20 +45,22 @@ class SqliteTools:
         self.build = process.build
         self._lock = lock
         self._key = process.settings.lock_key
-        self._session = SqliteSession(process.database)
-        self.recorder = SqliteRecorder(self._session, process.build, self._key)
+        self._session = SQLiteSession(process.database)
+        self.recorder = SQLiteRecorder(self._session, process.build, self._key)
 
     def prepare(self) -> None:
         """Create the two tables, or add the columns they lack."""
         with self._session.writing():
             ensure_tables(self._session)
 
-    def unfinished(self, rerun: tuple[str, ...]) -> Unfinished:
+    def unfinished(self, rerun: tuple[str, ...]) -> InterruptedSteps:
         """The non-atomic migrations that earlier leaders did not finish."""
-        marks = read_marks(self._session, self._key)
-        return Unfinished(marks, self._process.settings, rerun, self._process.database)
+        marks = read_interrupted(self._session, self._key)
+        return InterruptedSteps(
+            marks, self._process.settings, rerun, self._process.database
+        )
 
-    def step_records(self) -> list[Record]:
+    def step_records(self) -> list[CompletedStep]:
         """The steps that runs have done, newest first."""
         return read_records(self._session, self._key)
 
@@ -66,7 +68,7 @@ class SqliteTools:
         """Record that the running step is done, in the transaction that is open there."""
         complete(connection, NOW, self.recorder)
 
-    def prune(self, unfinished: Unfinished) -> None:
+    def prune(self, unfinished: InterruptedSteps) -> None:
         """Remove the oldest runs, by the setting `HISTORY`."""
         needed = unfinished.runs
         keep = self._process.settings.history
@@ -77,11 +79,11 @@ class SqliteTools:
         """While entered, a statement of this thread ends when the run is to end."""
         return RunConnection(self._process.database)
 
-    def transaction(self, connection: BaseDatabaseWrapper) -> SqliteTransaction:
+    def transaction(self, connection: BaseDatabaseWrapper) -> SQLiteTransaction:
         """How a migration is done and recorded in one transaction."""
-        return SqliteTransaction(connection)
+        return SQLiteTransaction(connection)
 
-    def verify(self, proof: Proof | None = None) -> None:
+    def verify(self, proof: LockSnapshot | None = None) -> None:
         """Raise `LockLost` unless this process leads."""
         self._lock.verify()
 
@@ -94,7 +96,7 @@ class SqliteTools:
 
     def missing(self) -> tuple[str, ...]:
         """The migrations and steps that this build knows and the database has not recorded."""
-        reader = SqliteReader(self._process.database, self._process.build, self._key)
+        reader = SQLiteReader(self._process.database, self._process.build, self._key)
         try:
             return reader.read().missing
         finally:
@@ -109,13 +111,13 @@ class SqliteTools:
         return any(
             isinstance(cause, (OperationalError, sqlite3.OperationalError))
             and is_locked(str(cause))
-            for cause in causes(error)
+            for cause in exception_chain(error)
         )
 
-    def inspect(self) -> Validation:
+    def inspect(self) -> ValidationReport:
         """What is wrong with the database, with the remedies."""
         process = self._process
-        inspector = SqliteInspector(process.database, self._session.rows)
+        inspector = SQLiteIntrospection(process.database, self._session.rows)
         levels = process.settings.validate
         return validate(process.database, inspector, process.build, levels)
 
@@ -124,10 +126,10 @@ class SqliteTools:
         self._session.close()
 
 
-class SqliteEngine:
+class SQLiteBackend:
     """See `engines.base.Engine`."""
 
-    def __init__(self, process: Initializer, watch: SqliteWatch) -> None:
+    def __init__(self, process: Initializer, watch: SQLiteObserver) -> None:
         self._process = process
         self._watch = watch
         if not connections[process.database].settings_dict["AUTOCOMMIT"]:
@@ -137,7 +139,7 @@ class SqliteEngine:
             )
 
     @property
-    def eyes(self) -> SqliteWatch:
+    def eyes(self) -> SQLiteObserver:
         """How the process looks at the database."""
         return self._watch
 
@@ -153,6 +155,6 @@ class SqliteEngine:
         """While entered, the lock's file tells that the leader is alive."""
         return Heartbeat(lock.beat)
 
-    def tools(self, lock: FileLock) -> SqliteTools:
+    def tools(self, lock: FileLock) -> SQLiteRunSession:
         """What to lead with."""
-        return SqliteTools(self._process, lock)
+        return SQLiteRunSession(self._process, lock)

@@ -11,7 +11,7 @@ from django.db.backends.sqlite3.schema import DatabaseSchemaEditor
 from django.db.models import Field, GeneratedField, UniqueConstraint
 
 
-class InPlaceEditor(DatabaseSchemaEditor):
+class AlterTableSchemaEditor(DatabaseSchemaEditor):
     """Writes SQLite's own ALTER TABLE.
 
     Django's makes a table anew for most fields, which needs to know all that the table has.

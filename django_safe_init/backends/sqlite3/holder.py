@@ -12,7 +12,7 @@ from pathlib import Path
 from django_safe_init.backends.base.holder import describe
 from django_safe_init.backends.sqlite3.lock_file import holder
 from django_safe_init.backends.sqlite3.paths import lock_file
-from django_safe_init.backends.sqlite3.reader import SqliteReader
+from django_safe_init.backends.sqlite3.reader import SQLiteReader
 from django_safe_init.conf import Settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.cancellation import sleep
@@ -24,7 +24,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
-class SqliteHolder:
+class SQLiteLockHolder:
     """A leader, as the operating system sees it at one moment. See `holding.Holder`."""
 
     pid: int
@@ -66,15 +66,17 @@ class SqliteHolder:
 
 
 @contextmanager
-def open_holder(alias: str, settings: Settings) -> Iterator[SqliteHolder | None]:
+def open_holder(alias: str, settings: Settings) -> Iterator[SQLiteLockHolder | None]:
     """Who holds the leader lock now, or None."""
     path = lock_file(alias)
     pid = holder(path)
-    yield None if pid is None else SqliteHolder(pid, _open_run(alias, settings), path)
+    yield (
+        None if pid is None else SQLiteLockHolder(pid, _open_run(alias, settings), path)
+    )
 
 
 def _open_run(alias: str, settings: Settings) -> RunRow | None:
-    reader = SqliteReader(alias, current_build(), settings.lock_key)
+    reader = SQLiteReader(alias, current_build(), settings.lock_key)
     try:
         run = reader.glance().latest
     except TablesLocked:

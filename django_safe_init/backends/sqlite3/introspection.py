@@ -14,16 +14,16 @@ from typing import Any
 from django.db import connections
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-from django_safe_init.backends.base.defects import Defect
-from django_safe_init.backends.base.editing import collecting
+from django_safe_init.backends.base.defects import CatalogIssue
+from django_safe_init.backends.base.editing import collecting_editor
 from django_safe_init.backends.base.introspection import (
-    Catalogue,
+    Catalog,
     Relation,
     UniqueIndex,
 )
-from django_safe_init.backends.sqlite3.editor import InPlaceEditor
+from django_safe_init.backends.sqlite3.editor import AlterTableSchemaEditor
 from django_safe_init.backends.sqlite3.paths import database_file
-from django_safe_init.backends.sqlite3.session import SqliteSession
+from django_safe_init.backends.sqlite3.session import SQLiteSession
 from django_safe_init.validation.model_schema import TableName
 
 _HAS_MIGRATIONS = "SELECT name FROM sqlite_master WHERE name = 'django_migrations'"
@@ -49,7 +49,7 @@ _ROW_IDS = frozenset({"rowid", "oid", "_rowid_"})
 Rows = Callable[..., list[dict[str, Any]]]
 
 
-class SqliteInspector:
+class SQLiteIntrospection:
     """See `engines.base.Inspector`. SQLite has no index that it does not use, and no NOT VALID."""
 
     def __init__(
@@ -65,12 +65,12 @@ class SqliteInspector:
             return []
         return [row["name"] for row in self._rows(_RECORDED)]
 
-    def catalogue(self, names: Iterable[TableName]) -> Catalogue:
+    def catalogue(self, names: Iterable[TableName]) -> Catalog:
         """What there is of these tables."""
         wanted = {"names": json.dumps([stored(name.name) for name in names])}
         rows = self._rows(_COLUMNS, wanted)
         uniques = self._uniques(wanted)
-        return Catalogue(
+        return Catalog(
             {
                 TableName(None, name): _relation(list(columns), uniques[name])
                 for name, columns in groupby(rows, lambda row: row["relation"])
@@ -93,22 +93,22 @@ class SqliteInspector:
             found[table].append(UniqueIndex(name, named, plain))
         return found
 
-    def defects(self) -> Iterator[Defect]:
+    def defects(self) -> Iterator[CatalogIssue]:
         """Nothing."""
         return iter(())
 
     @contextmanager
     def editor(self) -> Iterator[BaseDatabaseSchemaEditor]:
         """A schema editor that writes SQL."""
-        yield collecting(InPlaceEditor, connections[self._alias])
+        yield collecting_editor(AlterTableSchemaEditor, connections[self._alias])
 
 
-def open_inspector(alias: str) -> SqliteInspector:
+def open_inspector(alias: str) -> SQLiteIntrospection:
     """An inspector of a database file; one that is not there is not created."""
     if not os.path.exists(database_file(alias)):
-        return SqliteInspector(alias, lambda *arguments: [])
-    session = SqliteSession(alias)
-    return SqliteInspector(alias, session.rows, session.close)
+        return SQLiteIntrospection(alias, lambda *arguments: [])
+    session = SQLiteSession(alias)
+    return SQLiteIntrospection(alias, session.rows, session.close)
 
 
 def _relation(rows: list[dict[str, Any]], uniques: list[UniqueIndex]) -> Relation:

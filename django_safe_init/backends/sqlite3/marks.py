@@ -6,11 +6,11 @@ import json
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-from django_safe_init.backends.sqlite3.session import SqliteSession
+from django_safe_init.backends.sqlite3.session import SQLiteSession
 from django_safe_init.backends.sqlite3.steps import runs_of_the_last
 from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.outcomes import TRANSIENT_OUTCOMES
-from django_safe_init.initialization.interrupted import Mark
+from django_safe_init.initialization.interrupted import InterruptedStep
 
 _MARKS = f"""
     WITH step AS (
@@ -26,11 +26,13 @@ _RUNS = f"""
 """
 
 
-def read_marks(session: SqliteSession, lock_key: str | None) -> dict[str, Mark]:
+def read_interrupted(
+    session: SQLiteSession, lock_key: str | None
+) -> dict[str, InterruptedStep]:
     """The newest marks without an end, by the migration's, or step's, name."""
     rows = session.rows(_MARKS, {"lock_key": lock_key or ""})
     return {
-        row["name"]: Mark.from_row(
+        row["name"]: InterruptedStep.from_row(
             row["run_id"],
             row["name"],
             row["backwards"],
@@ -41,7 +43,7 @@ def read_marks(session: SqliteSession, lock_key: str | None) -> dict[str, Mark]:
 
 
 def prune(
-    session: SqliteSession,
+    session: SQLiteSession,
     lock_key: str | None,
     build: str,
     keep: int,

@@ -9,9 +9,9 @@ from django.db import connections
 from django.db.migrations.recorder import MigrationRecorder
 
 from django_safe_init.backends.postgresql.activity import Activity
-from django_safe_init.backends.sqlite3.introspection import SqliteInspector
+from django_safe_init.backends.sqlite3.introspection import SQLiteIntrospection
 from django_safe_init.core.build import Build
-from django_safe_init.core.records import Glance, Reading, RunRow, Surroundings
+from django_safe_init.core.records import LeaderSnapshot, RunDetail, RunRow, Snapshot
 
 
 class MemoryReader:
@@ -25,15 +25,15 @@ class MemoryReader:
         """There are no runs."""
         return None
 
-    def read(self) -> Reading:
+    def read(self) -> Snapshot:
         """What this build knows and the database has not recorded."""
         recorded = MigrationRecorder(connections[self.alias]).applied_migrations()
         missing = self.names - {f"{app}.{name}" for app, name in recorded}
-        return Reading(tuple(sorted(missing)), None, None, False, False, None)
+        return Snapshot(tuple(sorted(missing)), None, None, False, False, None)
 
-    def glance(self) -> Glance:
+    def glance(self) -> LeaderSnapshot:
         """Nobody leads."""
-        return Glance(None, None)
+        return LeaderSnapshot(None, None)
 
     def leader_pid(self) -> int | None:
         """Nobody leads."""
@@ -47,9 +47,9 @@ class MemoryReader:
         """Nobody leads."""
         return Activity(None, 0.0, None, False, ())
 
-    def surroundings(self, run: RunRow, steps: int | None) -> Surroundings:
+    def surroundings(self, run: RunRow, steps: int | None) -> RunDetail:
         """There are no runs."""
-        return Surroundings()
+        return RunDetail()
 
     def seconds_left(self, run: RunRow, names: Sequence[str]) -> float | None:
         """There are no runs."""
@@ -59,7 +59,7 @@ class MemoryReader:
         """The connection is Django's."""
 
 
-def open_inspector(alias: str) -> SqliteInspector:
+def open_inspector(alias: str) -> SQLiteIntrospection:
     """An inspector on this thread's connection."""
 
     def rows(
@@ -71,4 +71,4 @@ def open_inspector(alias: str) -> SqliteInspector:
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor]
 
-    return SqliteInspector(alias, rows)
+    return SQLiteIntrospection(alias, rows)

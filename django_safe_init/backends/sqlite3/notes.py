@@ -5,26 +5,26 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
-from django_safe_init.core.progress import Items
+from django_safe_init.core.progress import ProgressUpdate
 
 
-class Note(NamedTuple):
+class ProgressRecord(NamedTuple):
     """How far a leader's run is, and its running step."""
 
     run: int
     done: int
     progress: int
-    items: Items | None
+    items: ProgressUpdate | None
 
     def encoded(self) -> bytes:
         """For the file."""
         return json.dumps(self, ensure_ascii=False).encode()
 
 
-def _decoded(text: bytes) -> Note | None:
+def _decoded(text: bytes) -> ProgressRecord | None:
     try:
         run, done, progress, items = json.loads(text)
-        return Note(run, done, progress, items and Items(*items))
+        return ProgressRecord(run, done, progress, items and ProgressUpdate(*items))
     except (ValueError, TypeError):  # none, or one of another version
         return None
 

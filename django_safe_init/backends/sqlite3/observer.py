@@ -5,18 +5,18 @@ from __future__ import annotations
 import random
 import time
 
-from django_safe_init.backends.sqlite3.reader import SqliteReader
+from django_safe_init.backends.sqlite3.reader import SQLiteReader
 from django_safe_init.conf import Settings
 from django_safe_init.core.build import Build
 from django_safe_init.core.cancellation import check, sleep
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.records import Glance
+from django_safe_init.core.records import LeaderSnapshot
 
 #: Looking at the lock costs three system calls, and nobody is told when it is free.
 _SECONDS_BETWEEN_LOOKS = 0.05
 
 
-class SqliteWatch:
+class SQLiteObserver:
     """See `engines.base.Eyes`."""
 
     def __init__(
@@ -25,16 +25,16 @@ class SqliteWatch:
         self.alias = alias
         self.settings = settings
         self.deadline = deadline
-        self._reader = SqliteReader(alias, build, settings.lock_key)
+        self._reader = SQLiteReader(alias, build, settings.lock_key)
 
-    def reader(self) -> SqliteReader:
+    def reader(self) -> SQLiteReader:
         """The reader."""
         check()
         return self._reader
 
     direct_reader = reader
 
-    def end_stalled(self, glance: Glance) -> bool:
+    def end_stalled(self, glance: LeaderSnapshot) -> bool:
         """No: what ends a process of this machine is a decision for a person."""
         return False
 

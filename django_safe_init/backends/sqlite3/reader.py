@@ -15,22 +15,22 @@ from django_safe_init.backends.sqlite3.lock_file import (
 )
 from django_safe_init.backends.sqlite3.notes import with_note
 from django_safe_init.backends.sqlite3.paths import database_file, lock_file
-from django_safe_init.backends.sqlite3.session import SqliteSession
+from django_safe_init.backends.sqlite3.session import SQLiteSession
 from django_safe_init.backends.sqlite3.steps import read_records
 from django_safe_init.conf import HEARTBEAT_SECONDS
 from django_safe_init.core.build import Build
 from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.records import (
-    Glance,
-    Reading,
+    LeaderSnapshot,
+    RunDetail,
     RunRow,
-    Surroundings,
+    Snapshot,
     TablesUnreadable,
     run_row,
     same_apps,
     step_row,
 )
-from django_safe_init.core.step import missing
+from django_safe_init.core.step import missing_steps
 
 #: A leader that missed this many signs of life is stopped, or busy beyond measure.
 _BEATS = 5
@@ -70,14 +70,14 @@ _TIMED = f"""
 """
 
 
-class SqliteReader:
+class SQLiteReader:
     """Reads one database for one build; cheap enough to poll. Creates no file.
 
     See `engines.base.StatusReader`.
     """
 
     def __init__(self, alias: str, build: Build, lock_key: str | None) -> None:
-        self.session = SqliteSession(alias)
+        self.session = SQLiteSession(alias)
         self.names = build.migrations
         self.steps = build.steps_of(alias)
         self.lock_key = lock_key
@@ -92,34 +92,34 @@ class SqliteReader:
         run = self._run(_NEWEST_OWN)
         if run is None or run.outcome != "ready" or self.names - self._recorded():
             return None
-        if self.steps and missing(
+        if self.steps and missing_steps(
             self.steps, read_records(self.session, self.lock_key)
         ):
             return None
         return run.id
 
-    def read(self) -> Reading:
+    def read(self) -> Snapshot:
         """All that is to be known, of one moment."""
         tables = self._tables()
         if not tables:
-            nothing = (*self._sorted(self.names), *missing(self.steps, ()))
-            return Reading(nothing, None, None, False, False, self.leader_pid())
+            nothing = (*self._sorted(self.names), *missing_steps(self.steps, ()))
+            return Snapshot(nothing, None, None, False, False, self.leader_pid())
         with self.session.snapshot():
             return self._read(tables)
 
-    def _read(self, tables: set[str]) -> Reading:
+    def _read(self, tables: set[str]) -> Snapshot:
         recorded = self._recorded() if "django_migrations" in tables else set()
         migrations = self._sorted(self.names - recorded)
         unknown = same_apps(recorded - self.names, migrations)
         leader = self.leader_pid()
         if RUN_TABLE not in tables:
-            nothing = (*migrations, *missing(self.steps, ()))
-            return Reading(nothing, None, None, False, False, leader, unknown)
+            nothing = (*migrations, *missing_steps(self.steps, ()))
+            return Snapshot(nothing, None, None, False, False, leader, unknown)
         records = read_records(self.session, self.lock_key) if self.steps else ()
         own = self._run(_NEWEST_OWN)
         [ready] = self.session.rows(_READY, self.params)
-        return Reading(
-            (*migrations, *missing(self.steps, records)),
+        return Snapshot(
+            (*migrations, *missing_steps(self.steps, records)),
             self._run(_NEWEST),
             own,
             finished=ready["own"] is not None,
@@ -128,10 +128,10 @@ class SqliteReader:
             unknown=unknown,
         )
 
-    def glance(self) -> Glance:
+    def glance(self) -> LeaderSnapshot:
         """Who leads, and the newest run."""
         latest = self._run(_NEWEST) if RUN_TABLE in self._tables() else None
-        return Glance(latest, self.leader_pid())
+        return LeaderSnapshot(latest, self.leader_pid())
 
     def leader_pid(self) -> int | None:
         """The process that leads, also while the tables are locked."""
@@ -151,12 +151,12 @@ class SqliteReader:
         alive = silence_seconds(self._lock) < _BEATS * HEARTBEAT_SECONDS
         return Activity(None, 0.0, None, alive and self.leader_pid() is not None, ())
 
-    def surroundings(self, run: RunRow, steps: int | None) -> Surroundings:
+    def surroundings(self, run: RunRow, steps: int | None) -> RunDetail:
         """The newest steps of the run; who waits for it, nobody can see."""
         if steps is None:
-            return Surroundings()
+            return RunDetail()
         rows = self.session.rows(_STEPS, {"run": run.id, "limit": steps})
-        return Surroundings(tuple(step_row(values) for values in reversed(rows)))
+        return RunDetail(tuple(step_row(values) for values in reversed(rows)))
 
     def seconds_left(self, run: RunRow, names: Sequence[str]) -> float | None:
         """What these steps may still take; the one at work cannot be seen from outside."""

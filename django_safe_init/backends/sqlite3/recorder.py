@@ -13,16 +13,16 @@ import socket
 import time
 from typing import Any, TypeVar
 
-from django_safe_init.backends.sqlite3.notes import Note
+from django_safe_init.backends.sqlite3.notes import ProgressRecord
 from django_safe_init.backends.sqlite3.schema import NOW
-from django_safe_init.backends.sqlite3.session import SqliteSession
+from django_safe_init.backends.sqlite3.session import SQLiteSession
 from django_safe_init.core.build import Build
 from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
-from django_safe_init.core.outcomes import STRIKES, TRANSIENT_OUTCOMES
-from django_safe_init.core.progress import Loops
+from django_safe_init.core.outcomes import MAX_TRANSIENT_FAILURES, TRANSIENT_OUTCOMES
+from django_safe_init.core.progress import ProgressTracker
 from django_safe_init.core.states import State
 from django_safe_init.core.text import printable
-from django_safe_init.initialization.run_context import Lost
+from django_safe_init.initialization.run_context import LostRuns
 from django_safe_init.version import __version__
 
 logger = logging.getLogger("django_safe_init")
@@ -67,7 +67,7 @@ _FINISH_STEP = f"""
 """
 
 
-class SqliteRecorder:
+class SQLiteRecorder:
     """Writes one run and its steps. See `engines.base.RunRecorder`.
 
     Whoever else writes to the database is waited for. Raises `InitializationFailed` when that
@@ -75,7 +75,7 @@ class SqliteRecorder:
     """
 
     def __init__(
-        self, session: SqliteSession, build: Build, lock_key: str | None
+        self, session: SQLiteSession, build: Build, lock_key: str | None
     ) -> None:
         self.session = session
         self.run = 0
@@ -84,7 +84,7 @@ class SqliteRecorder:
         self.total = 0
         self.message = ""
         #: How far the running step is in its own work.
-        self.loops = Loops()
+        self.loops = ProgressTracker()
         self._identity = {"lock_key": lock_key or "", "build": build.fingerprint}
         self._lost: frozenset[int] = frozenset()
         self._step = 0
@@ -92,13 +92,13 @@ class SqliteRecorder:
         #: How the last step has ended and when, if that is not in the table yet.
         self._ended: tuple[str, float] | None = None
 
-    def open_run(self, command: str, lost: Lost | None = None) -> str | None:
+    def open_run(self, command: str, lost: LostRuns | None = None) -> str | None:
         """Close what a dead leader left open and open a run, in one transaction.
 
         Returns the reason if that was the third transient end of this build in a row: then the
         dead one is marked as failed. Runs that this process has lost are no strikes.
         """
-        lost = lost or Lost()
+        lost = lost or LostRuns()
         self._lost = frozenset(lost.runs)
         with self.session.writing():
             return self._open_run(command, lost.reason)
@@ -109,7 +109,7 @@ class SqliteRecorder:
             for run in self.session.rows(_OPEN, self._identity)
             if self._bury(run, reason)
         ]
-        if dying and self._strikes() >= STRIKES:
+        if dying and self._strikes() >= MAX_TRANSIENT_FAILURES:
             return self._fail_for_good(max(dying))
         params = {
             **self._identity,
@@ -147,7 +147,9 @@ class SqliteRecorder:
         [row] = self.session.rows(
             f"SELECT error FROM {RUN_TABLE} WHERE id = :id", {"id": run}
         )
-        reason = f"{STRIKES} times in a row, the last time: {row['error']}"
+        reason = (
+            f"{MAX_TRANSIENT_FAILURES} times in a row, the last time: {row['error']}"
+        )
         self.session.rows(_FAIL_RUN, {"id": run, "error": reason})
         self.run = run
         return reason
@@ -200,7 +202,10 @@ class SqliteRecorder:
         """
         self.state = state
         with self.session.writing():
-            if outcome in TRANSIENT_OUTCOMES and self._strikes() + 1 >= STRIKES:
+            if (
+                outcome in TRANSIENT_OUTCOMES
+                and self._strikes() + 1 >= MAX_TRANSIENT_FAILURES
+            ):
                 outcome = "failed"
             params = {"run": self.run, "outcome": outcome, "error": error}
             self._send(*self._ended_step(), self._progress(), (_CLOSE_RUN, params))
@@ -244,7 +249,7 @@ class SqliteRecorder:
 
     def note(self) -> bytes:
         """How far the running step is, for readers: the tables cannot be written meanwhile."""
-        note = Note(
+        note = ProgressRecord(
             self.run,
             self.done,
             self.loops.percent(self.done, self.total),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django_safe_init.backends.sqlite3.session import SqliteSession
+from django_safe_init.backends.sqlite3.session import SQLiteSession
 from django_safe_init.core.columns import COLUMNS, INDEXES
 
 #: Django reads what is kept as this: the time in UTC, to the millisecond.
@@ -18,7 +18,7 @@ _TYPES = {
 }
 
 
-def ensure_tables(session: SqliteSession) -> None:
+def ensure_tables(session: SQLiteSession) -> None:
     """Create the tables, or add the columns they lack."""
     for table, columns in COLUMNS.items():
         present = {row["name"] for row in session.rows(f"PRAGMA table_info({table})")}

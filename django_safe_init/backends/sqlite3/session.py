@@ -27,7 +27,7 @@ _BUSY_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0
 
 
-class SqliteSession:
+class SQLiteSession:
     """One autocommit connection outside Django's, opened when it is first used.
 
     It is made by the alias's settings. Raises `TablesLocked`, `TablesUnreadable`,

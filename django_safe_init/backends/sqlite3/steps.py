@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from django_safe_init.backends.sqlite3.session import SqliteSession
+from django_safe_init.backends.sqlite3.session import SQLiteSession
 from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
-from django_safe_init.core.step import DONE, Record, record
+from django_safe_init.core.step import DONE, CompletedStep, completed_step
 
 _RECORDS = f"""
     SELECT s.name, s.detail, s.run_id FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = s.run_id
@@ -16,13 +16,15 @@ _RECORDS = f"""
 """
 
 
-def read_records(session: SqliteSession, lock_key: str | None) -> list[Record]:
+def read_records(session: SQLiteSession, lock_key: str | None) -> list[CompletedStep]:
     """The steps that runs have done, newest first."""
     rows = session.rows(_RECORDS, {"lock_key": lock_key or ""})
-    return [record(row["name"], json.loads(row["detail"] or "{}")) for row in rows]
+    return [
+        completed_step(row["name"], json.loads(row["detail"] or "{}")) for row in rows
+    ]
 
 
-def runs_of_the_last(session: SqliteSession, lock_key: str | None) -> set[int]:
+def runs_of_the_last(session: SQLiteSession, lock_key: str | None) -> set[int]:
     """The runs in which each step was done last."""
     last: dict[str, int] = {}
     for row in session.rows(_RECORDS, {"lock_key": lock_key or ""}):

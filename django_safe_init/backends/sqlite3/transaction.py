@@ -24,7 +24,7 @@ _DROP_WITNESS = f"DROP TABLE IF EXISTS temp.{_WITNESS}"
 _LOOK_FOR_WITNESS = f"SELECT 1 FROM sqlite_temp_master WHERE name = '{_WITNESS}'"
 
 
-class SqliteTransaction(MigrationTransaction):
+class SQLiteTransaction(MigrationTransaction):
     """The transactions of a run's migrations.
 
     Django's schema editor needs foreign keys off, which cannot be switched inside a transaction
@@ -103,7 +103,7 @@ def _plain_about_errors(
     """
 
     # The ignored errors: the base is whatever the connection has, known only when it runs.
-    class PlainSchemaEditor(base):  # type: ignore[misc, valid-type]
+    class ErrorPreservingSchemaEditor(base):  # type: ignore[misc, valid-type]
         def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
             if kind is None:
                 super().__exit__(kind, error, traceback)
@@ -111,4 +111,4 @@ def _plain_about_errors(
             BaseDatabaseSchemaEditor.__exit__(self, kind, error, traceback)
             self.connection.enable_constraint_checking()
 
-    return PlainSchemaEditor
+    return ErrorPreservingSchemaEditor

@@ -11,20 +11,20 @@ from django.db.migrations import Migration
 
 from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.core import cancellation
-from django_safe_init.core.databases import check_no_pool, engine_of
+from django_safe_init.core.databases import check_not_pool, engine_of
 from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.exceptions import InitializationFailed
 from django_safe_init.initialization.initializer import (
+    InitializationOptions,
     Initializer,
-    Request,
     retry_while_busy,
     wait_for_server,
 )
 from django_safe_init.initialization.migrate_command import next_migrate
 from django_safe_init.initialization.run_context import (
-    Work,
+    MigrateTask,
     current_tracker,
-    is_under_way,
+    in_run,
 )
 from django_safe_init.management.output import command_errors, report_to
 
@@ -36,7 +36,7 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
         """Wait for the server before Django's system checks, which may open the database."""
         self._alias = alias = options["database"]
         with command_errors():
-            check_no_pool(alias)
+            check_not_pool(alias)
         self._was_connected = connections[alias].connection is not None
         if self._is_protected(options):
             self._wait_for_server(alias)
@@ -69,7 +69,7 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
             connections[
                 alias
             ].close()  # opened by the checks, and a slot less for others
-        work = Work(
+        work = MigrateTask(
             migrate=lambda: self._migrate(*args, **options),
             command="migrate",
             complete=not options["app_label"],
@@ -78,7 +78,9 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
             report=report_to(self.stderr),
         )
         try:
-            self._lead(Request(work, alias, mode="self", accepts_success=False))
+            self._lead(
+                InitializationOptions(work, alias, mode="self", accepts_success=False)
+            )
         except CommandError as exc:
             failure = exc.__cause__
             if type(failure) is InitializationFailed and failure.__cause__ is not None:
@@ -94,13 +96,13 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
         self._tracker = tracker if tracker and tracker.current is None else None
         super().handle(*args, **options)
 
-    def _lead(self, request: Request) -> None:
+    def _lead(self, request: InitializationOptions) -> None:
         with interruptible(), command_errors():
             Initializer(request).run()
 
     def _is_protected(self, options: dict[str, Any]) -> bool:
         alias = options["database"]
-        if options["plan"] or options["check_unapplied"] or is_under_way(alias):
+        if options["plan"] or options["check_unapplied"] or in_run(alias):
             return False
         with command_errors():
             mode = effective_mode(get_settings())

@@ -20,13 +20,16 @@ from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import RunRow
 from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.core.states import State
-from django_safe_init.initialization.initializer import Initializer, Request
-from django_safe_init.initialization.run_context import Work
-from django_safe_init.management.history import picture, plain
+from django_safe_init.initialization.initializer import (
+    InitializationOptions,
+    Initializer,
+)
+from django_safe_init.initialization.run_context import MigrateTask
+from django_safe_init.management.history import rich_table, text_table
 from django_safe_init.management.output import command_errors, report_to, terminal
-from django_safe_init.management.watch import Lines, watch
-from django_safe_init.scene import Scene, read_scene
-from django_safe_init.status import look_back, open_reader
+from django_safe_init.management.watch import PlainOutput, watch
+from django_safe_init.scene import StatusDetail, read_detail
+from django_safe_init.status import open_reader, read_history
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,21 +99,28 @@ class Command(BaseCommand):
         if not scene.status.ready:
             sys.exit(1 if scene.status.state is State.ERROR else NOT_READY)
 
-    def _look(self, options: dict[str, Any]) -> tuple[Scene, list[RunRow]]:
+    def _look(self, options: dict[str, Any]) -> tuple[StatusDetail, list[RunRow]]:
         alias = options["database"]
         if options["wait"]:
-            work = Work(lambda: None, "safe_init_status", report=report_to(self.stderr))
-            Initializer(Request(work, alias, "external", options["timeout"])).run()
+            work = MigrateTask(
+                lambda: None, "safe_init_status", report=report_to(self.stderr)
+            )
+            Initializer(
+                InitializationOptions(work, alias, "external", options["timeout"])
+            ).run()
         if options["watch"]:
             self._watch(alias, options)
         reader = open_reader(alias, get_settings(), Deadline(0))
         with closing(reader):
-            scene = read_scene(alias, reader, None)
-            return scene, look_back(alias, reader, options["history"])
+            scene = read_detail(alias, reader, None)
+            return scene, read_history(alias, reader, options["history"])
 
     def _watch(self, alias: str, options: dict[str, Any]) -> None:
         if self.console is None:
-            watch(alias, Lines(alias, self.stderr if options["json"] else self.stdout))
+            watch(
+                alias,
+                PlainOutput(alias, self.stderr if options["json"] else self.stdout),
+            )
             return
         from django_safe_init.management.live_view import LiveView
 
@@ -122,14 +132,14 @@ class Command(BaseCommand):
         steps = current_build().privileged_of(alias)
         if not steps:
             return []
-        from django_safe_init.privileged.status import missing_privileged
+        from django_safe_init.privileged.status import pending_privileged
 
-        return missing_privileged(alias, steps, get_settings()) or []
+        return pending_privileged(alias, steps, get_settings()) or []
 
     def _print_json(self, value: dict[str, Any]) -> None:
         self.stdout.write(json.dumps(value))
 
-    def _print(self, scene: Scene, history: list[RunRow]) -> None:
+    def _print(self, scene: StatusDetail, history: list[RunRow]) -> None:
         status, activity = scene.status, str(scene.activity or "")
         self.stdout.write(f"{status.database}: {status.state} - {status.message}")
         if activity:
@@ -139,6 +149,6 @@ class Command(BaseCommand):
         for label in self._undone(status.database):
             self.stdout.write(f"  needs an administrator: {label}")
         if history and self.console is not None:
-            self.console.print(picture(history))
+            self.console.print(rich_table(history))
         elif history:
-            self.stdout.write(plain(history))
+            self.stdout.write(text_table(history))

@@ -11,10 +11,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django_safe_init.conf import get_settings
 from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.exceptions import SafeInitError
-from django_safe_init.management.grouping import grouped
+from django_safe_init.management.grouping import format_findings
 from django_safe_init.management.output import report_to
-from django_safe_init.validation import Validation
-from django_safe_init.validation.looking import look
+from django_safe_init.validation import ValidationReport
+from django_safe_init.validation.looking import validate_database
 
 
 class Command(BaseCommand):
@@ -45,11 +45,11 @@ class Command(BaseCommand):
 
     def handle(self, **options: Any) -> None:
         """Show what is wrong, and exit by it."""
-        found: list[Validation] = []
+        found: list[ValidationReport] = []
         try:
             with interruptible():
                 for alias in options["database"] or get_settings().databases:
-                    found.append(look(alias, report_to(self.stderr)))
+                    found.append(validate_database(alias, report_to(self.stderr)))
         except Interrupted as exc:
             sys.exit(exc.exit_code)
         except SafeInitError as exc:
@@ -60,10 +60,10 @@ class Command(BaseCommand):
             self._print_json(found, None)
         else:
             for each in found:
-                self.stdout.write("\n".join(grouped(each)))
+                self.stdout.write("\n".join(format_findings(each)))
         if not all(each.passes(strict=options["strict"]) for each in found):
             sys.exit(1)
 
-    def _print_json(self, found: list[Validation], error: str | None) -> None:
+    def _print_json(self, found: list[ValidationReport], error: str | None) -> None:
         value = {"databases": [each.as_json() for each in found], "error": error}
         self.stdout.write(json.dumps(value))

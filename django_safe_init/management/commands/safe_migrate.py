@@ -24,7 +24,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.cancellation import check as check_interruption
-from django_safe_init.core.databases import Engine, check_alias, engine_of
+from django_safe_init.core.databases import BackendKind, check_alias, engine_of
 from django_safe_init.core.deadline import Deadline, require_timeout
 from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.core.text import one_line
@@ -35,16 +35,16 @@ from django_safe_init.exceptions import (
     SafeInitError,
 )
 from django_safe_init.initialization.initializer import (
+    InitializationOptions,
     Initializer,
     Outcome,
-    Request,
     retry_while_busy,
     wait_for_server,
 )
 from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import Work
-from django_safe_init.management.exec import become, require_command, split
-from django_safe_init.management.output import JsonOnly, report_to
+from django_safe_init.initialization.run_context import MigrateTask
+from django_safe_init.management.exec import check_command, exec_command, split_argv
+from django_safe_init.management.output import JSONOutput, report_to
 
 logger = logging.getLogger("django_safe_init")
 
@@ -62,7 +62,7 @@ class Command(BaseCommand):
     )
     # Run by us, after the server has answered and only if there is anything to do.
     requires_system_checks: list[str] = []
-    _json: JsonOnly | None = None
+    _json: JSONOutput | None = None
     _command: list[str] = []
     #: Whether the databases have been dealt with, and what became of them is reported.
     _has_ended = False
@@ -133,11 +133,11 @@ class Command(BaseCommand):
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Run from the command line: with signals, JSON, and `-- COMMAND`."""
-        own, command = split(argv)
+        own, command = split_argv(argv)
         self._command = command
         with contextlib.ExitStack() as stack:
             if "--json" in own:
-                self._json = stack.enter_context(JsonOnly())
+                self._json = stack.enter_context(JSONOutput())
             stack.enter_context(interruptible())
             try:
                 super().run_from_argv(own)
@@ -149,7 +149,7 @@ class Command(BaseCommand):
             except Interrupted as exc:  # where no database has reported it
                 self._exit(exc.exit_code, "interrupted", exc)
         if command:
-            become(command)
+            exec_command(command)
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         """Do it; what Django itself finds wrong with the options is a usage error like others."""
@@ -199,9 +199,9 @@ class Command(BaseCommand):
         """One database after the other, or several at a time."""
         if options["jobs"] > 1 and self._labelled:
             # Here, because a replica with one database should not pay for it.
-            from django_safe_init.management.parallel import side_by_side
+            from django_safe_init.management.parallel import run_parallel
 
-            return side_by_side(
+            return run_parallel(
                 aliases, options["jobs"], partial(self._one, options=options)
             )
         ended: list[tuple[Outcome, int]] = []
@@ -238,7 +238,7 @@ class Command(BaseCommand):
             return initializer.outcome("failed", text), 1
 
     def _check_usage(self, options: dict[str, Any]) -> None:
-        require_command(self._command)
+        check_command(self._command)
         require_timeout(options["timeout"])
         if options["rerun"] and self._labelled:
             raise ConfigurationError(
@@ -255,14 +255,14 @@ class Command(BaseCommand):
                 "--plan changes nothing, so no command can follow it."
             )
 
-    def _request(self, alias: str, options: dict[str, Any]) -> Request:
-        work = Work(
+    def _request(self, alias: str, options: dict[str, Any]) -> InitializationOptions:
+        work = MigrateTask(
             migrate=lambda: self._migrate(alias, options),
             command="safe_migrate",
             rerun=tuple(options["rerun"]),
             report=self._report(alias),
         )
-        return Request(
+        return InitializationOptions(
             work,
             alias,
             mode=options["mode"],
@@ -309,20 +309,20 @@ class Command(BaseCommand):
         except LoginRefused as exc:
             if not current_build().privileged_of(alias):
                 raise
-            from django_safe_init.privileged.status import with_hint
+            from django_safe_init.privileged.status import add_hint
 
-            raise with_hint(exc) from exc
+            raise add_hint(exc) from exc
 
     def _privileged(self, initializer: Initializer, options: dict[str, Any]) -> Outcome:
         alias = initializer.database
         check_alias(alias)
-        if engine_of(alias) is not Engine.POSTGRESQL:
+        if engine_of(alias) is not BackendKind.POSTGRESQL:
             self._report(alias)("no server, so nothing is privileged")
             return initializer.outcome("ready")
         # Here, because no replica of the application should pay for it.
-        from django_safe_init.privileged.runner import PrivilegedPhase
+        from django_safe_init.privileged.runner import PrivilegedStepRunner
 
-        phase = PrivilegedPhase(alias, options["timeout"], self._report(alias))
+        phase = PrivilegedStepRunner(alias, options["timeout"], self._report(alias))
         if not (options["plan"] or options["check"]):
             phase.run()
             return initializer.outcome("ready")
@@ -352,7 +352,7 @@ class Command(BaseCommand):
     def _require_ready(self, alias: str) -> None:
         from django_safe_init.status import get_status
 
-        if engine_of(alias) is not Engine.UNKNOWN:
+        if engine_of(alias) is not BackendKind.UNKNOWN:
             status = get_status(alias)
             if not status.ready:
                 count = len(status.pending)
@@ -383,9 +383,9 @@ class Command(BaseCommand):
         stream = cast(TextIO, output._out)
         if not self._labelled:
             return contextlib.nullcontext(stream)
-        from django_safe_init.management.parallel import labelled
+        from django_safe_init.management.parallel import prefixed_stream
 
-        return labelled(stream, alias)
+        return prefixed_stream(stream, alias)
 
     def _emit(self, outcomes: list[Outcome]) -> None:
         """One JSON object; the worst outcome comes first."""

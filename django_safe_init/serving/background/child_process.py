@@ -46,7 +46,7 @@ _PROGRAM = (
 )
 
 
-class Child:
+class InitializationProcess:
     """A process that runs `safe_migrate`; as a context manager it is gone afterwards.
 
     With `if_due` it exits with `NOT_DUE` if it is not, or no longer, time to initialize when it
@@ -75,7 +75,7 @@ class Child:
         self._lifeline = cast(IO[bytes], self._process.stdin)
         self._stdout = cast(IO[bytes], self._process.stdout)
 
-    def __enter__(self) -> Child:
+    def __enter__(self) -> InitializationProcess:
         return self
 
     def __exit__(self, *exc_info: object) -> None:

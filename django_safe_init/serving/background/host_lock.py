@@ -33,7 +33,7 @@ _DATABASE = ("ENGINE", "HOST", "PORT", "NAME", "USER")
 _NOTE_BYTES = 64
 
 
-class Heir(NamedTuple):
+class OrphanedChild(NamedTuple):
     """A child that goes on although the worker that started it has ended."""
 
     pid: int
@@ -77,12 +77,12 @@ class HostLock:
                 os.unlink(self.path)
         self.drop()
 
-    def bequeath(self, heir: Heir) -> None:
+    def bequeath(self, heir: OrphanedChild) -> None:
         """Note who goes on without this process, for whoever has to end it."""
         if self.file is not None:
             os.pwrite(self.file, json.dumps(heir).encode(), 0)
 
-    def heir(self) -> Heir | None:
+    def heir(self) -> OrphanedChild | None:
         """The child that holds the lock though its worker has ended, if there is one."""
         file = _open(self.path)
         if file is None:
@@ -136,8 +136,8 @@ def _lock(file: int) -> bool:
     return False
 
 
-def _heir(note: bytes) -> Heir | None:
+def _heir(note: bytes) -> OrphanedChild | None:
     try:
-        return Heir(*json.loads(note))
+        return OrphanedChild(*json.loads(note))
     except (ValueError, TypeError):  # its worker is alive
         return None

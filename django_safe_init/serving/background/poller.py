@@ -11,7 +11,7 @@ from contextlib import closing
 
 from django_safe_init.conf import Settings, get_settings
 from django_safe_init.core.build import Build, current_build
-from django_safe_init.core.databases import Engine, engine_of
+from django_safe_init.core.databases import BackendKind, engine_of
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.states import State
 from django_safe_init.core.text import one_line
@@ -21,18 +21,23 @@ from django_safe_init.exceptions import (
     SafeInitError,
     WaitTimeout,
 )
-from django_safe_init.scene import Scene, estimated, read_scene, remembered
-from django_safe_init.status import Status, look, open_reader
+from django_safe_init.scene import (
+    StatusDetail,
+    carry_forward,
+    read_detail,
+    with_estimate,
+)
+from django_safe_init.status import Status, open_reader, read_status
 
 logger = logging.getLogger("django_safe_init")
 
 #: Between two looks, before jitter. A fleet's looks are connections: the longer one takes,
 #: because the server is busy, the later comes the next.
-LEAST_PAUSE, MOST_PAUSE = 1.0, 3.0
+MIN_PAUSE, MAX_PAUSE = 1.0, 3.0
 _PART_OF_THE_TIME = 1 / 20
 
 
-class Lookout(threading.Thread):
+class StatusPoller(threading.Thread):
     """Looks until it has seen "ready"; each look is a connection of its own, soon closed.
 
     `report` is called with what each saw, on this thread. What goes wrong is a status too: the
@@ -40,7 +45,7 @@ class Lookout(threading.Thread):
     """
 
     def __init__(
-        self, alias: str, build: Build | None, report: Callable[[Scene], None]
+        self, alias: str, build: Build | None, report: Callable[[StatusDetail], None]
     ) -> None:
         super().__init__(name=f"safe_init {alias}", daemon=True)
         self.alias = alias
@@ -55,7 +60,7 @@ class Lookout(threading.Thread):
 
     def run(self) -> None:
         """Look, report, pause."""
-        before: Scene | None = None
+        before: StatusDetail | None = None
         while not self._stopped.is_set():
             started = time.monotonic()
             scene = self._look(before)
@@ -64,46 +69,48 @@ class Lookout(threading.Thread):
             if scene.status.ready:
                 return
             before = scene
-            self._stopped.wait(pause_after(time.monotonic() - started))
+            self._stopped.wait(poll_interval(time.monotonic() - started))
 
-    def _look(self, before: Scene | None) -> Scene:
+    def _look(self, before: StatusDetail | None) -> StatusDetail:
         try:
             settings = get_settings()
-            if not is_guarded(self.alias, settings):
-                return Scene(_unguarded(self.alias))
+            if not can_initialize(self.alias, settings):
+                return StatusDetail(_unguarded(self.alias))
             self._build = self._build or current_build()
             reader = open_reader(self.alias, settings, Deadline(0), self._build)
             with closing(reader):
                 if settings.status_token:  # somebody may ask for more than the status
-                    scene = read_scene(self.alias, reader, before)
+                    scene = read_detail(self.alias, reader, before)
                 else:
-                    scene = _plain_scene(look(self.alias, reader), before)
-                return estimated(scene, reader)
+                    scene = _plain_scene(read_status(self.alias, reader), before)
+                return with_estimate(scene, reader)
         except LoginRefused as exc:
-            return Scene(_failed(self.alias, str(exc)))
+            return StatusDetail(_failed(self.alias, str(exc)))
         except (DatabaseUnreachable, WaitTimeout) as exc:
-            return Scene(unreachable(self.alias, str(exc)))
+            return StatusDetail(unreachable(self.alias, str(exc)))
         except SafeInitError as exc:
-            return Scene(_failed(self.alias, str(exc)))
+            return StatusDetail(_failed(self.alias, str(exc)))
         except Exception as exc:  # noqa: BLE001  (without this thread nothing gets ready)
             text = f"{type(exc).__name__}: {one_line(exc)}"
-            return Scene(_failed(self.alias, text))
+            return StatusDetail(_failed(self.alias, text))
 
 
-def _plain_scene(status: Status, before: Scene | None) -> Scene:
-    return Scene(status) if status.run else remembered(status, before)
+def _plain_scene(status: Status, before: StatusDetail | None) -> StatusDetail:
+    return StatusDetail(status) if status.run else carry_forward(status, before)
 
 
-def is_guarded(alias: str, settings: Settings) -> bool:
+def can_initialize(alias: str, settings: Settings) -> bool:
     """Whether somebody can lead on this database, so that there is something to wait for."""
     engine = engine_of(alias)
     # What is not supported, and not accepted either, is an error that the look will meet.
-    return engine.has_lock or (engine is Engine.UNKNOWN and settings.lock == "auto")
+    return engine.has_lock or (
+        engine is BackendKind.UNKNOWN and settings.lock == "auto"
+    )
 
 
-def pause_after(seconds: float) -> float:
+def poll_interval(seconds: float) -> float:
     """How long to wait after a look that took `seconds`."""
-    pause = min(max(LEAST_PAUSE, seconds / _PART_OF_THE_TIME), MOST_PAUSE)
+    pause = min(max(MIN_PAUSE, seconds / _PART_OF_THE_TIME), MAX_PAUSE)
     return pause * random.uniform(1.0, 1.25)
 
 

@@ -7,16 +7,16 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from django_safe_init.conf import get_settings, in_foreign_tests, initializes
+from django_safe_init.conf import get_settings, in_project_tests, should_initialize
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.scene import Scene
-from django_safe_init.serving.background.poller import Lookout
+from django_safe_init.scene import StatusDetail
+from django_safe_init.serving.background.poller import StatusPoller
 from django_safe_init.serving.background.termination_signals import termination
 from django_safe_init.status import Status
 
 if TYPE_CHECKING:
-    from django_safe_init.serving.background.supervisor import Background
+    from django_safe_init.serving.background.supervisor import InitializationSupervisor
 
 
 class Readiness:
@@ -32,7 +32,7 @@ class Readiness:
     def _know_nothing(self) -> None:
         #: Whether everything is ready, for who must not even pay for a call.
         self.complete = False
-        self._known: dict[str, Scene] = {}
+        self._known: dict[str, StatusDetail] = {}
         self._ready: set[str] = set()
         self._build: Build | None = None
         self._watches_in_children = False
@@ -40,8 +40,8 @@ class Readiness:
 
     def _watch_nothing(self) -> None:
         self._lock = threading.Lock()
-        self._lookouts: list[Lookout] = []
-        self._background: Background | None = None
+        self._lookouts: list[StatusPoller] = []
+        self._background: InitializationSupervisor | None = None
         self._watching = False
         self._is_to_initialize = False
         self._unheard: set[str] = set()
@@ -58,7 +58,7 @@ class Readiness:
         scene = self._known.get(alias)
         return scene.status if scene else None
 
-    def scene(self, alias: str) -> Scene | None:
+    def scene(self, alias: str) -> StatusDetail | None:
         """`status` and all that was seen with it: more where there is a `STATUS_TOKEN`."""
         return self._known.get(alias)
 
@@ -74,7 +74,7 @@ class Readiness:
         """
         self._build = current_build()
         self._watches_in_children = True
-        if initializes(get_settings()):
+        if should_initialize(get_settings()):
             termination.heed()
 
     def watch(self) -> None:
@@ -104,32 +104,38 @@ class Readiness:
         if self._watching or self.complete:
             return
         settings = get_settings()
-        if in_foreign_tests(settings):
+        if in_project_tests(settings):
             return
         with self._lock:
             if not self._watching:
                 self._start(set(settings.databases) - self._ready)
-                self._is_to_initialize = initializes(settings)
+                self._is_to_initialize = should_initialize(settings)
                 self._watching = True
 
     def _start(self, aliases: set[str]) -> None:
         self._unheard = set(aliases)
-        self._lookouts = [Lookout(alias, self._build, self.hear) for alias in aliases]
+        self._lookouts = [
+            StatusPoller(alias, self._build, self.hear) for alias in aliases
+        ]
         for lookout in self._lookouts:
             lookout.start()
 
     def _initialize(self) -> None:
         # Here, because a server that only looks should not pay for it.
-        from django_safe_init.serving.background.supervisor import Background
+        from django_safe_init.serving.background.supervisor import (
+            InitializationSupervisor,
+        )
 
         with self._lock:
             if self._is_to_initialize:
                 self._is_to_initialize = False
                 aliases = [lookout.alias for lookout in self._lookouts]
-                self._background = Background(aliases, self._build, self.status)
+                self._background = InitializationSupervisor(
+                    aliases, self._build, self.status
+                )
                 self._background.start()
 
-    def hear(self, scene: Scene) -> None:
+    def hear(self, scene: StatusDetail) -> None:
         """Take in what a lookout has seen."""
         status = scene.status
         with self._lock:

@@ -25,16 +25,20 @@ from django_safe_init.exceptions import SafeInitError
 from django_safe_init.serving.background.child_process import (
     NOT_DUE,
     SECONDS_TO_CLEAN_UP,
-    Child,
+    InitializationProcess,
 )
-from django_safe_init.serving.background.host_lock import Heir, HostLock, host_lock
+from django_safe_init.serving.background.host_lock import (
+    HostLock,
+    OrphanedChild,
+    host_lock,
+)
 from django_safe_init.serving.background.termination_signals import termination
-from django_safe_init.status import Status, look, look_back, open_reader
+from django_safe_init.status import Status, open_reader, read_history, read_status
 
 logger = logging.getLogger("django_safe_init")
 
 #: The first pause after a failed run, and the longest; each is twice the one before.
-LEAST_PAUSE, MOST_PAUSE = 5.0, 300.0
+MIN_PAUSE, MAX_PAUSE = 5.0, 300.0
 #: As many failed runs in a row make the pause the longest.
 _RUNS = 8
 #: Between two looks at what is known: at random, so that of many processes one is the first.
@@ -45,40 +49,43 @@ _MOST_SECONDS_UNSEEN = 2.0
 _SECONDS_BETWEEN_SIGNS = 0.02
 
 
-def pause_after(failures: int) -> float:
+def backoff(failures: int) -> float:
     """How many seconds to wait after so many failures in a row."""
-    return min(LEAST_PAUSE * 2.0 ** (failures - 1), MOST_PAUSE)
+    return min(MIN_PAUSE * 2.0 ** (failures - 1), MAX_PAUSE)
 
 
-def is_at_rest(status: Status) -> bool:
+def is_idle(status: Status) -> bool:
     """Whether it is not ready, can be reached, and nobody is at work on it."""
     return not (status.ready or status.led or status.state is State.CONNECTING)
 
 
-def seconds_to_wait(status: Status, runs: Sequence[RunRow], build: str) -> float:
+def seconds_until_retry(status: Status, runs: Sequence[RunRow], build: str) -> float:
     """How long to leave a database alone that looks like this; 0 or less: not any longer.
 
     `runs` are its newest runs, newest first; `build` is the fingerprint of this one.
     """
-    if not is_at_rest(status):
+    if not is_idle(status):
         return math.inf
     own = [run for run in runs if run.build == build]
     failed = list(takewhile(lambda run: run.outcome == "failed", own))
     if not failed:
         return 0.0
     seconds_since = failed[0].age_seconds - failed[0].duration_seconds
-    return pause_after(len(failed)) - seconds_since
+    return backoff(len(failed)) - seconds_since
 
 
 def seconds_until_due(alias: str, build: Build) -> float:
-    """`seconds_to_wait` for the alias as it is at this moment."""
+    """`seconds_until_retry` for the alias as it is at this moment."""
     try:
         reader = open_reader(alias, get_settings(), Deadline(0), build)
         with closing(reader):
-            status, runs = look(alias, reader), look_back(alias, reader, _RUNS)
+            status, runs = (
+                read_status(alias, reader),
+                read_history(alias, reader, _RUNS),
+            )
     except SafeInitError:
         return math.inf  # the lookout, which looks in the same way, tells why
-    return seconds_to_wait(status, runs, build.fingerprint)
+    return seconds_until_retry(status, runs, build.fingerprint)
 
 
 def server_process() -> int | None:
@@ -94,7 +101,7 @@ def server_process() -> int | None:
     return os.getppid() if is_gunicorn else None
 
 
-class Background(threading.Thread):
+class InitializationSupervisor(threading.Thread):
     """Sees to it that somebody initializes, until all is ready.
 
     Where a leader is at work there is nothing to do. Otherwise a child process leads, or
@@ -123,7 +130,7 @@ class Background(threading.Thread):
         # Entered in a signal handler too, which may interrupt whoever is inside.
         self._lock = threading.RLock()
         self._host: HostLock | None = None
-        self._child: Child | None = None
+        self._child: InitializationProcess | None = None
         self._failures = 0
         self._not_before = 0.0
 
@@ -135,7 +142,7 @@ class Background(threading.Thread):
             statuses = [self._known(alias) for alias in self._aliases]
             if all(status is not None and status.ready for status in statuses):
                 break
-            at_rest = [each.database for each in statuses if each and is_at_rest(each)]
+            at_rest = [each.database for each in statuses if each and is_idle(each)]
             if at_rest and time.monotonic() >= self._not_before:
                 self._act(at_rest)
         termination.first = None
@@ -165,7 +172,7 @@ class Background(threading.Thread):
         with self._lock:
             child, host = self._child, self._host
         if child is not None and host is not None and host.file is not None:
-            host.bequeath(Heir(child.pid, server))
+            host.bequeath(OrphanedChild(child.pid, server))
             child.leave_to(server)
             logger.info("Process %s goes on initializing without this one.", child.pid)
         elif child is not None:
@@ -208,10 +215,10 @@ class Background(threading.Thread):
             if self._stopped.is_set():
                 return
             self._host = host
-            self._child = child = Child(if_due=True, holding=host)
+            self._child = child = InitializationProcess(if_due=True, holding=host)
         self._await(child)
 
-    def _await(self, child: Child) -> None:
+    def _await(self, child: InitializationProcess) -> None:
         logger.info("Initializing in the background, in process %s.", child.pid)
         code, error = child.result()
         with self._lock:
@@ -228,7 +235,7 @@ class Background(threading.Thread):
 
     def _fail(self, error: str) -> None:
         self._failures += 1
-        pause = pause_after(self._failures) * random.uniform(1.0, 1.25)
+        pause = backoff(self._failures) * random.uniform(1.0, 1.25)
         self._leave_alone(pause)
         logger.warning(
             "The initialization in the background failed, and is not tried again here within "

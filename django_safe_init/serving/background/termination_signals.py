@@ -46,8 +46,11 @@ class Termination:
             return
         for number in SIGNALS:
             handler = signal.getsignal(number)
-            if not (isinstance(handler, _Handler) or handler in (signal.SIG_IGN, None)):
-                signal.signal(number, _Handler(self, handler))
+            if not (
+                isinstance(handler, ChainedSignalHandler)
+                or handler in (signal.SIG_IGN, None)
+            ):
+                signal.signal(number, ChainedSignalHandler(self, handler))
         self.heeded = True
 
     def tell(self) -> None:
@@ -57,7 +60,7 @@ class Termination:
             self.first()
 
 
-class _Handler:
+class ChainedSignalHandler:
     """Comes before one other handler, which may lead to one that we have come before earlier."""
 
     def __init__(self, termination: Termination, before: Any) -> None:

@@ -28,7 +28,7 @@ _WORKING = ("initializing", "migrating")
 
 
 @dataclass(frozen=True)
-class DebugView:
+class DebugContext:
     """What only a developer may see."""
 
     pending: tuple[str, ...] = ()
@@ -38,7 +38,7 @@ class DebugView:
 
 
 @dataclass(frozen=True)
-class PageView:
+class PageContext:
     """What the page shows. Everything but `debug` is public."""
 
     #: One of the five public states; with any other the page says that nothing is known yet.
@@ -65,10 +65,10 @@ class PageView:
     sent: bool = False
     #: Whether who reads this came for the page itself: once loaded as ready, it stays.
     stays: bool = False
-    debug: DebugView | None = None
+    debug: DebugContext | None = None
 
 
-def render(view: PageView, status: int = 200) -> HttpResponse:
+def render(view: PageContext, status: int = 200) -> HttpResponse:
     """The page, in the language that is active; it is never cached, framed or indexed."""
     assets = _assets()
     status_url = view.status_url if _is_local(view.status_url or "") else None
@@ -87,7 +87,7 @@ def render(view: PageView, status: int = 200) -> HttpResponse:
         "refresh": _refresh(view, continue_url),
         "unanswered": texts.unanswered(),
         "shown": _shown(view),
-        "ready": _shown(PageView("ready", sent=view.sent)),
+        "ready": _shown(PageContext("ready", sent=view.sent)),
     }
     response = HttpResponse(content.render(Context(context)), status=status)
     response["Content-Security-Policy"] = assets.policy(scripted)
@@ -108,7 +108,7 @@ def _is_local(url: str) -> bool:
     return local and url.isprintable()
 
 
-def _refresh(view: PageView, continue_url: str) -> str:
+def _refresh(view: PageContext, continue_url: str) -> str:
     if view.sent:
         return ""
     if view.state == "ready":
@@ -156,7 +156,7 @@ def _engine() -> Engine:
 # The words and numbers
 
 
-def _shown(view: PageView) -> dict[str, Any]:
+def _shown(view: PageContext) -> dict[str, Any]:
     heading, explanation = texts.HEADINGS.get(view.state, texts.UNKNOWN)
     total = max(0, view.total)
     done = min(max(0, view.done), total)
@@ -186,7 +186,7 @@ def _shown(view: PageView) -> dict[str, Any]:
     }
 
 
-def _promise(view: PageView) -> str:
+def _promise(view: PageContext) -> str:
     if view.sent:
         return texts.lost()
     return "" if view.stays else texts.promise(view.state)
@@ -199,7 +199,7 @@ class _Number(NamedTuple):
     seconds: int | None = None
 
 
-def _numbers(view: PageView, working: bool) -> list[_Number]:
+def _numbers(view: PageContext, working: bool) -> list[_Number]:
     numbers = []
     if view.elapsed_seconds is not None:
         elapsed = max(0, int(view.elapsed_seconds))
@@ -215,7 +215,7 @@ def _numbers(view: PageView, working: bool) -> list[_Number]:
     return numbers
 
 
-def _debug(view: DebugView) -> dict[str, Any]:
+def _debug(view: DebugContext) -> dict[str, Any]:
     return {
         "heading": texts.debug_heading(),
         "pending": view.pending,

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from django.conf import settings as django_settings
 from django.http import HttpResponse
 
-from django_safe_init.scene import Scene
-from django_safe_init.serving.http.page import DebugView, PageView, render
-from django_safe_init.serving.http.payloads import PUBLIC_STATES, worst
+from django_safe_init.scene import StatusDetail
+from django_safe_init.serving.http.page import DebugContext, PageContext, render
+from django_safe_init.serving.http.payloads import PUBLIC_STATES, least_ready
 from django_safe_init.status import Status
 
 _COMMAND = "python manage.py safe_migrate"
 
 
 def page(
-    scenes: Sequence[Scene],
+    scenes: Sequence[StatusDetail],
     status_url: str | None,
     continue_url: str,
     refresh_seconds: int,
@@ -28,12 +28,12 @@ def page(
 
     `sent`: instead of what a request that sent something has asked for. `own`: asked for itself.
     """
-    found = worst([scene.status for scene in scenes])
+    found = least_ready([scene.status for scene in scenes])
     scene = next(scene for scene in scenes if scene.status is found)
     run = found.run
     work = run if run and run.open else None
     return render(
-        PageView(
+        PageContext(
             state=PUBLIC_STATES[found.state],
             run=run.id if run else None,
             done=work.done if work else 0,
@@ -52,7 +52,7 @@ def page(
     )
 
 
-def _debug(found: Status, scenes: Sequence[Scene]) -> DebugView:
+def _debug(found: Status, scenes: Sequence[StatusDetail]) -> DebugContext:
     pending = dict.fromkeys(name for each in scenes for name in each.status.pending)
     leader = found.run.leader if found.run else None
-    return DebugView(tuple(pending), _COMMAND, found.error, leader)
+    return DebugContext(tuple(pending), _COMMAND, found.error, leader)

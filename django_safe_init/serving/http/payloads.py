@@ -8,7 +8,7 @@ from typing import Any
 from django.utils.translation import gettext_lazy as _
 
 from django_safe_init.core.states import State
-from django_safe_init.scene import Scene
+from django_safe_init.scene import StatusDetail
 from django_safe_init.status import Status
 
 #: The states that the public is told, by those there are.
@@ -48,7 +48,7 @@ Body = dict[str, Any]
 HEALTHY: Body = {"status": "healthy", "state": State.READY.value, "initialized": True}
 
 
-def worst(statuses: Sequence[Status]) -> Status:
+def least_ready(statuses: Sequence[Status]) -> Status:
     """The status that stands for all of them."""
     return max(statuses, key=lambda each: (_ORDER.index(each.state), -each.progress))
 
@@ -85,7 +85,7 @@ def problem(status: Status) -> Body:
     }
 
 
-def details(scenes: Sequence[Scene]) -> Body:
+def details(scenes: Sequence[StatusDetail]) -> Body:
     """What the token opens: all of it, for each database."""
     return {"databases": [scene.as_json() for scene in scenes]}
 

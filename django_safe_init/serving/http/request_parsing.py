@@ -15,7 +15,7 @@ _MOST_FIELDS = 20
 _TYPES = ["application/json", "application/problem+json", "text/html"]
 
 
-def has_token(request: HttpRequest, token: str) -> bool:
+def is_authorized(request: HttpRequest, token: str) -> bool:
     """Whether the request carries the token, compared in constant time.
 
     An empty token opens nothing.
@@ -33,7 +33,7 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def wants_page(request: HttpRequest) -> bool:
+def prefers_html(request: HttpRequest) -> bool:
     """Whether a browser asks: HTML by name and before JSON. A probe's `*/*` is no browser."""
     try:
         return request.get_preferred_type(_TYPES) == "text/html"
@@ -41,7 +41,7 @@ def wants_page(request: HttpRequest) -> bool:
         return False
 
 
-def chosen(request: HttpRequest, databases: Sequence[str]) -> Sequence[str]:
+def selected_databases(request: HttpRequest, databases: Sequence[str]) -> Sequence[str]:
     """The aliases that `?database=` chooses, or all; none if there is no such alias."""
     try:
         fields = parse_qs(
@@ -56,6 +56,6 @@ def chosen(request: HttpRequest, databases: Sequence[str]) -> Sequence[str]:
     return [alias for alias in databases if fields["database"] == [alias]]
 
 
-def own_url(request: HttpRequest) -> str:
+def same_site_url(request: HttpRequest) -> str:
     """The URL that is asked for, which cannot lead to another host."""
     return escape_leading_slashes(request.get_full_path())

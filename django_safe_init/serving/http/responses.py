@@ -13,17 +13,17 @@ from django.urls import get_script_prefix
 from django.utils import translation
 from django.utils.cache import patch_vary_headers
 
-from django_safe_init.conf import Settings, get_settings, in_foreign_tests
+from django_safe_init.conf import Settings, get_settings, in_project_tests
 from django_safe_init.core.states import State
-from django_safe_init.scene import Scene
+from django_safe_init.scene import StatusDetail
 from django_safe_init.serving.background.poller import unreachable
 from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.serving.http import pages, payloads
 from django_safe_init.serving.http.request_parsing import (
-    chosen,
-    has_token,
-    own_url,
-    wants_page,
+    is_authorized,
+    prefers_html,
+    same_site_url,
+    selected_databases,
 )
 from django_safe_init.status import Status
 
@@ -56,21 +56,21 @@ def _published(reply: Reply) -> Reply:
     return published
 
 
-class News(NamedTuple):
+class RequestContext(NamedTuple):
     """What this process knows of the databases that a request is about."""
 
     settings: Settings
-    scenes: list[Scene]
+    scenes: list[StatusDetail]
     worst: Status
 
 
-def _asked(reply: Callable[[HttpRequest, News], HttpResponse]) -> Reply:
+def _asked(reply: Callable[[HttpRequest, RequestContext], HttpResponse]) -> Reply:
     """The reply about the databases that the request names."""
 
     @functools.wraps(reply)
     def asked(request: HttpRequest) -> HttpResponse:
         settings = get_settings()
-        aliases = chosen(request, settings.databases)
+        aliases = selected_databases(request, settings.databases)
         if not aliases:
             return _no_such_database()
         return reply(request, _news(settings, aliases))
@@ -94,7 +94,7 @@ def ready(request: HttpRequest) -> HttpResponse:
 
 
 @_asked
-def _ready(request: HttpRequest, news: News) -> HttpResponse:
+def _ready(request: HttpRequest, news: RequestContext) -> HttpResponse:
     response = _told(request, news, payloads.health(news.worst))
     if not news.worst.ready:
         response.status_code = 503
@@ -104,13 +104,13 @@ def _ready(request: HttpRequest, news: News) -> HttpResponse:
 
 @_published
 @_asked
-def status(request: HttpRequest, news: News) -> HttpResponse:
+def status(request: HttpRequest, news: RequestContext) -> HttpResponse:
     """How far the initialization is: JSON, or the page for a browser; 200 in every state."""
     with _language_of(request):
-        if wants_page(request):
+        if prefers_html(request):
             seconds, home = _retry_after(news), get_script_prefix()
             response = pages.page(
-                news.scenes, own_url(request), home, seconds, own=True
+                news.scenes, same_site_url(request), home, seconds, own=True
             )
         else:
             response = _told(request, news, payloads.public_status(news.worst))
@@ -118,18 +118,18 @@ def status(request: HttpRequest, news: News) -> HttpResponse:
     return response
 
 
-def hold(request: HttpRequest) -> HttpResponse:
+def service_unavailable(request: HttpRequest) -> HttpResponse:
     """For a request that came too early: 503, as a page or as a problem."""
     settings = get_settings()
     news = _news(settings, settings.databases)
     seconds = _retry_after(news)
     with _language_of(request):
-        if wants_page(request):
+        if prefers_html(request):
             path = settings.paths["status"]
             url = path and get_script_prefix().rstrip("/") + path
             sent = request.method not in _METHODS
             response = pages.page(
-                news.scenes, url, own_url(request), seconds, sent=sent
+                news.scenes, url, same_site_url(request), seconds, sent=sent
             )
         else:
             response = _json(payloads.problem(news.worst), _PROBLEM)
@@ -139,16 +139,24 @@ def hold(request: HttpRequest) -> HttpResponse:
     return _finished(request, response)
 
 
-def _news(settings: Settings, aliases: Sequence[str]) -> News:
-    if in_foreign_tests(settings):  # whose databases the test runner has made
-        scenes = [Scene(Status(alias, State.READY, 100, "")) for alias in aliases]
+def _news(settings: Settings, aliases: Sequence[str]) -> RequestContext:
+    if in_project_tests(settings):  # whose databases the test runner has made
+        scenes = [
+            StatusDetail(Status(alias, State.READY, 100, "")) for alias in aliases
+        ]
     else:
-        scenes = [readiness.scene(each) or Scene(unreachable(each)) for each in aliases]
-    return News(settings, scenes, payloads.worst([scene.status for scene in scenes]))
+        scenes = [
+            readiness.scene(each) or StatusDetail(unreachable(each)) for each in aliases
+        ]
+    return RequestContext(
+        settings, scenes, payloads.least_ready([scene.status for scene in scenes])
+    )
 
 
-def _told(request: HttpRequest, news: News, body: payloads.Body) -> HttpResponse:
-    if not has_token(request, news.settings.status_token):
+def _told(
+    request: HttpRequest, news: RequestContext, body: payloads.Body
+) -> HttpResponse:
+    if not is_authorized(request, news.settings.status_token):
         return _json(body)
     response = _json({**body, **payloads.details(news.scenes)})
     del response["Access-Control-Allow-Origin"]
@@ -166,7 +174,7 @@ def _no_such_database() -> HttpResponse:
     return response
 
 
-def _retry_after(news: News) -> int:
+def _retry_after(news: RequestContext) -> int:
     return random.randint(*_RETRY.get(news.worst.state, _RETRY_OTHERWISE))
 
 

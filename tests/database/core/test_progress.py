@@ -12,12 +12,12 @@ from django.core.management import call_command
 
 from django_safe_init import get_status, initialize, track
 from django_safe_init.backends.sqlite3.lock_file import FileLock, read_note
-from django_safe_init.backends.sqlite3.notes import Note, with_note
+from django_safe_init.backends.sqlite3.notes import ProgressRecord, with_note
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.progress import Items
-from django_safe_init.scene import read_scene
+from django_safe_init.core.progress import ProgressUpdate
+from django_safe_init.scene import read_detail
 from django_safe_init.status import open_reader
 from tests.support import wait_until
 
@@ -139,7 +139,7 @@ def test_sqlite(lite, small_shop, in_background, gate) -> None:
     with closing(
         open_reader("default", get_settings(), Deadline(0), current_build())
     ) as reader:
-        found = read_scene("default", reader, None)
+        found = read_detail("default", reader, None)
         assert found.as_json()["run"]["item_total"] == 4
     gate.opened.set()
     work.result()
@@ -147,7 +147,7 @@ def test_sqlite(lite, small_shop, in_background, gate) -> None:
 
 
 ROW = {"id": 7, "done": 2, "progress": 50, "item_done": None}
-NOTE = Note(7, 2, 60, Items(3, None, "試"))
+NOTE = ProgressRecord(7, 2, 60, ProgressUpdate(3, None, "試"))
 
 
 def test_a_note() -> None:

@@ -21,11 +21,11 @@ from django_safe_init import (
     aget_status,
     ainitialize,
 )
-from django_safe_init.backends.postgresql.lock import LeaderLock
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import leader_key, work_key
-from django_safe_init.core.cancellation import Interruption
+from django_safe_init.core.cancellation import CancellationToken
 from django_safe_init.core.columns import RUN_TABLE
-from django_safe_init.core.threads import OwnThread
+from django_safe_init.core.threads import InitializationThread
 from tests.support import wait_until
 
 SLEEPING = "state = 'active' AND query LIKE '%%pg_sleep%%'"
@@ -67,7 +67,9 @@ async def until(condition: Callable[[], object], seconds: float = 20) -> None:
 
 
 def own_threads() -> list[threading.Thread]:
-    return [each for each in threading.enumerate() if isinstance(each, OwnThread)]
+    return [
+        each for each in threading.enumerate() if isinstance(each, InitializationThread)
+    ]
 
 
 @pytest.fixture
@@ -103,7 +105,7 @@ async def cancel(task: asyncio.Task) -> float:
 
 def test_ten_at_once(django_database, small_shop, session) -> None:
     """Ten wait on ten backends at the same moment while the loop ticks; then one leads."""
-    lock = LeaderLock(session)
+    lock = AdvisoryLock(session)
     assert lock.try_acquire()
 
     def waiting() -> bool:
@@ -217,7 +219,7 @@ def test_another_initialization_is_no_part_of_a_run(
     async def main() -> bool:
         task = asyncio.create_task(ainitialize())
         await until(inside.is_set)
-        other = OwnThread(look, Interruption())
+        other = InitializationThread(look, CancellationToken())
         other.start()
         marked = await asyncio.wrap_future(other.outcome)
         go.set()
@@ -234,7 +236,7 @@ def test_a_cancelled_follower(
     django_database, small_shop, session, assert_nothing_left
 ) -> None:
     """A follower that is cancelled ends soon; its connection is closed."""
-    assert LeaderLock(session).try_acquire()
+    assert AdvisoryLock(session).try_acquire()
 
     async def main() -> float:
         task = asyncio.create_task(ainitialize())
@@ -454,7 +456,7 @@ def test_cancelled_when_all_is_done(django_database, small_shop) -> None:
 
 def test_a_time_out(django_database, small_shop, session, assert_nothing_left) -> None:
     """`asyncio.wait_for` works as with everything else."""
-    assert LeaderLock(session).try_acquire()
+    assert AdvisoryLock(session).try_acquire()
     with pytest.raises(asyncio.TimeoutError):
         asyncio.run(asyncio.wait_for(ainitialize(), 0.3))
     session.close()

@@ -9,10 +9,10 @@ import pytest
 
 from django_safe_init.backends.postgresql import activity
 from django_safe_init.backends.postgresql import observer as module
-from django_safe_init.backends.postgresql.lock import LeaderLock
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import work_key
-from django_safe_init.backends.postgresql.observer import Watch
-from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.observer import PostgresObserver
+from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
@@ -21,27 +21,30 @@ from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import DatabaseUnreachable, LeaderFailed, WaitTimeout
 from django_safe_init.initialization import follower
-from django_safe_init.initialization.initializer import Initializer, Request
+from django_safe_init.initialization.initializer import (
+    InitializationOptions,
+    Initializer,
+)
 from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import Work
+from django_safe_init.initialization.run_context import MigrateTask
 from tests.support import wait_until
 
 
 @pytest.fixture
-def leader(open_session, small_shop) -> Recorder:
+def leader(open_session, small_shop) -> PostgresRecorder:
     """A leader of this build that has a run and the lock."""
     session = open_session("safe_init leader")
-    session.lock = LeaderLock(session)
+    session.lock = AdvisoryLock(session)
     assert session.lock.try_acquire()
     ensure_tables(session)
-    recorder = Recorder(session, current_build(), None)
+    recorder = PostgresRecorder(session, current_build(), None)
     recorder.open_run("test")
     return recorder
 
 
 @pytest.fixture
 def watch(django_database, shop):
-    made = Watch("default", current_build(), get_settings(), Deadline(None))
+    made = PostgresObserver("default", current_build(), get_settings(), Deadline(None))
     yield made
     made.close()
 
@@ -59,10 +62,10 @@ class Waiting:
 
     def __init__(self, in_background, **request) -> None:
         self.lines: list[str] = []
-        work = Work(
+        work = MigrateTask(
             request.pop("migrate", lambda: None), "test", report=self.lines.append
         )
-        self.initializer = Initializer(Request(work, **request))
+        self.initializer = Initializer(InitializationOptions(work, **request))
         self._thread = in_background(self.initializer.run)
         self.result = self._thread.result
 
@@ -250,7 +253,7 @@ def test_a_notification_ends_the_pause(watch, session, in_background) -> None:
     """The leader's word ends the pause."""
     watch.reader()
     watch.pause()
-    lock = LeaderLock(session)
+    lock = AdvisoryLock(session)
     assert lock.try_acquire()
     started = time.monotonic()
     lock.release()

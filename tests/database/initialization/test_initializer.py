@@ -25,15 +25,18 @@ from django_safe_init import (
     ValidationFailed,
     initialize,
 )
-from django_safe_init.backends.postgresql.lock import LeaderLock
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import leader_key, work_key
-from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.core.build import current_build
 from django_safe_init.core.columns import RUN_TABLE
-from django_safe_init.initialization.initializer import Initializer, Request
+from django_safe_init.initialization.initializer import (
+    InitializationOptions,
+    Initializer,
+)
 from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import Work, current_tracker
+from django_safe_init.initialization.run_context import MigrateTask, current_tracker
 from django_safe_init.signals import state_changed
 from tests.database.conftest import INITIAL
 from tests.support import wait_until
@@ -174,9 +177,9 @@ def test_an_invalid_index(django_database, small_shop, caplog) -> None:
 
 def test_work_that_is_not_done(django_database, small_shop) -> None:
     """A `migrate` that leaves something unapplied is not taken for an initialization."""
-    work = Work(lambda: None, "test")
+    work = MigrateTask(lambda: None, "test")
     with pytest.raises(ValidationFailed) as caught:
-        Initializer(Request(work)).run()
+        Initializer(InitializationOptions(work)).run()
     assert str(caught.value) == (
         "Not applied after `migrate`: shop.0001_initial, shop.0002_sale."
     )
@@ -187,7 +190,7 @@ def test_a_third_death(django_database, session, small_shop) -> None:
     """After three deaths of leaders of this build nobody tries again by itself."""
     ensure_tables(session)
     for _ in range(3):
-        Recorder(session, current_build(), None).open_run("test")
+        PostgresRecorder(session, current_build(), None).open_run("test")
     with pytest.raises(LeaderFailed, match="3 times in a row") as caught:
         initialize()
     assert caught.value.run == django_database.newest_run()["id"]
@@ -404,7 +407,9 @@ def test_somebody_finished_in_the_meantime(
 ) -> None:
     """Who gets the lock after another leader's success does nothing more."""
     before_the_lock(initialize)
-    outcome = Initializer(Request(Work(lambda: pytest.fail("led"), "test"))).run()
+    outcome = Initializer(
+        InitializationOptions(MigrateTask(lambda: pytest.fail("led"), "test"))
+    ).run()
     [found] = django_database.runs()
     assert (outcome.result, outcome.run) == ("ready", found["id"])
     wait_until(lambda: not django_database.rows(ADVISORY))
@@ -425,7 +430,9 @@ def test_somebody_failed_in_the_meantime(
     small_shop.run("0003_fail", fail)
     before_the_lock(fail_first)
     with pytest.raises(LeaderFailed, match=r"shop\.0003_fail: ValueError: no"):
-        Initializer(Request(Work(lambda: pytest.fail("led"), "test"))).run()
+        Initializer(
+            InitializationOptions(MigrateTask(lambda: pytest.fail("led"), "test"))
+        ).run()
     wait_until(lambda: not django_database.rows(ADVISORY))
 
 
@@ -437,9 +444,9 @@ def test_what_comes_before_leading(django_database, small_shop) -> None:
         seen.append(len(django_database.holders(leader_key())))
         raise ConfigurationError("not like this")
 
-    work = Work(lambda: pytest.fail("led"), "test")
+    work = MigrateTask(lambda: pytest.fail("led"), "test")
     with pytest.raises(ConfigurationError, match="not like this"):
-        Initializer(Request(work, before_leading=check)).run()
+        Initializer(InitializationOptions(work, before_leading=check)).run()
     assert seen == [1]
     wait_until(lambda: not django_database.rows(ADVISORY))
 
@@ -455,8 +462,10 @@ def test_it_is_checked_once(django_database, small_shop) -> None:
 
     small_shop.run("0003_lose", lose)
     small_shop.run("0004_more", lambda connection: None)
-    work = Work(lambda: run_migrate("default"), "test")
-    Initializer(Request(work, before_leading=lambda: checks.append(True))).run()
+    work = MigrateTask(lambda: run_migrate("default"), "test")
+    Initializer(
+        InitializationOptions(work, before_leading=lambda: checks.append(True))
+    ).run()
     assert checks == [True]
     assert lost
 
@@ -497,8 +506,8 @@ def test_a_failure_while_off(django_database, small_shop, error) -> None:
 def test_force(django_database, small_shop) -> None:
     """`force` leads although there is nothing to do."""
     initialize()
-    work = Work(lambda: run_migrate("default"), "test")
-    outcome = Initializer(Request(work, force=True)).run()
+    work = MigrateTask(lambda: run_migrate("default"), "test")
+    outcome = Initializer(InitializationOptions(work, force=True)).run()
     assert (outcome.role, outcome.applied) == ("leader", ())
 
 
@@ -516,7 +525,7 @@ def test_the_session_is_lost_before_the_work(
     django_database, small_shop, monkeypatch, settings
 ) -> None:
     """A session that ends between the lock and the work costs a restart, not the start."""
-    real, ended = LeaderLock.end_predecessors, []
+    real, ended = AdvisoryLock.end_predecessors, []
 
     def end_ours(lock, *args) -> None:
         if not ended:
@@ -524,10 +533,10 @@ def test_the_session_is_lost_before_the_work(
             django_database.rows("SELECT pg_terminate_backend(%s, 5000)", ended[0])
         real(lock, *args)
 
-    monkeypatch.setattr(LeaderLock, "end_predecessors", end_ours)
+    monkeypatch.setattr(AdvisoryLock, "end_predecessors", end_ours)
     lines: list[str] = []
-    work = Work(lambda: run_migrate("default"), "test", report=lines.append)
-    assert Initializer(Request(work)).run().role == "leader"
+    work = MigrateTask(lambda: run_migrate("default"), "test", report=lines.append)
+    assert Initializer(InitializationOptions(work)).run().role == "leader"
     assert len(ended) == 1
     assert lines[0].endswith("Starting over.")
 

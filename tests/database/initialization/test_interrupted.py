@@ -12,9 +12,12 @@ from django_safe_init import (
     UnfinishedMigration,
     initialize,
 )
-from django_safe_init.initialization.initializer import Initializer, Request
+from django_safe_init.initialization.initializer import (
+    InitializationOptions,
+    Initializer,
+)
 from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import Work
+from django_safe_init.initialization.run_context import MigrateTask
 from tests.database.conftest import INDEX, INITIAL
 
 INDEXES = "SELECT relname FROM pg_class WHERE relkind = 'i' AND relname LIKE 'product_%' ORDER BY 1"
@@ -46,8 +49,8 @@ def index_shop(django_database, shop):
 
 
 def rerun(*names: str):
-    work = Work(lambda: run_migrate("default"), "test", rerun=names)
-    return Initializer(Request(work, force=True)).run()
+    work = MigrateTask(lambda: run_migrate("default"), "test", rerun=names)
+    return Initializer(InitializationOptions(work, force=True)).run()
 
 
 def test_a_concurrent_index(django_database, index_shop) -> None:

@@ -13,12 +13,15 @@ from django.core.management.base import CommandError
 from django.db import OperationalError, connection, transaction
 
 from django_safe_init import DDLLockTimeout, InitializationFailed, initialize
-from django_safe_init.backends.postgresql.lock_timeout import PostgresLockWaits
+from django_safe_init.backends.postgresql.lock_timeout import PostgresLockTimeout
 from django_safe_init.conf import Settings
 from django_safe_init.exceptions import LockLost
-from django_safe_init.initialization.initializer import Initializer, Request
-from django_safe_init.initialization.lock_retry import Limits
-from django_safe_init.initialization.run_context import Work
+from django_safe_init.initialization.initializer import (
+    InitializationOptions,
+    Initializer,
+)
+from django_safe_init.initialization.lock_retry import LockTimeoutPolicy
+from django_safe_init.initialization.run_context import MigrateTask
 from tests.database.conftest import INDEX
 from tests.support import wait_until
 
@@ -98,9 +101,9 @@ def test_a_reader_goes_on_unharmed(
     reader = Reader(connect_raw(), 1000)
 
     def migrate() -> Any:
-        work = Work(lambda: call_command("migrate", verbosity=0), "test")
-        work = Work(work.migrate, "test", report=lines.append)
-        return Initializer(Request(work)).run()
+        work = MigrateTask(lambda: call_command("migrate", verbosity=0), "test")
+        work = MigrateTask(work.migrate, "test", report=lines.append)
+        return Initializer(InitializationOptions(work)).run()
 
     migration = in_background(migrate)
     reads = 0
@@ -327,7 +330,7 @@ def test_the_limit_is_the_migrations(
         show_lock_timeout(seen)(None)
 
     limit(seconds=1.5)
-    Initializer(Request(Work(migrate, "test"))).run()
+    Initializer(InitializationOptions(MigrateTask(migrate, "test"))).run()
     assert seen == ["1500ms", "0"]
 
 
@@ -431,7 +434,7 @@ def test_who_blocks_cannot_be_asked(session) -> None:
     class Armed:
         backend_pid = 1
 
-    waits = PostgresLockWaits(Settings(), session, Armed())
+    waits = PostgresLockTimeout(Settings(), session, Armed())
     assert waits.blockers() == ()
     session.close()
     with pytest.raises(LockLost):
@@ -440,7 +443,7 @@ def test_who_blocks_cannot_be_asked(session) -> None:
 
 def test_pauses() -> None:
     """A pause is as long as the time-out at first, doubles, and ends at half a minute."""
-    limits = Limits(2.0, 10)
+    limits = LockTimeoutPolicy(2.0, 10)
     pauses = [limits.pause(attempt) for attempt in (1, 2, 3, 50, 10**9)]
     for pause, middle in zip(pauses, (2, 4, 8, 30, 30), strict=True):
         assert middle * 0.75 <= pause <= middle * 1.25
@@ -452,5 +455,5 @@ def test_pauses() -> None:
 )
 def test_the_time_out_as_the_server_wants_it(seconds, text) -> None:
     """It is never 0, which would mean no limit, and never more than the server takes."""
-    waits = PostgresLockWaits(Settings(ddl_lock_timeout=seconds), None, None)
+    waits = PostgresLockTimeout(Settings(ddl_lock_timeout=seconds), None, None)
     assert waits.timeout == text

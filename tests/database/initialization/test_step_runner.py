@@ -22,11 +22,14 @@ from django_safe_init import (
     is_ready,
 )
 from django_safe_init.core.build import current_build
-from django_safe_init.core.step import Step
+from django_safe_init.core.step import StepDefinition
 from django_safe_init.core.step_registry import registry
-from django_safe_init.initialization.initializer import Initializer, Request
+from django_safe_init.initialization.initializer import (
+    InitializationOptions,
+    Initializer,
+)
 from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import Work
+from django_safe_init.initialization.run_context import MigrateTask
 from django_safe_init.management.commands.safe_migrate import Command as SafeMigrate
 
 
@@ -46,11 +49,11 @@ def plain_shop(either: Any, small_shop: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def step(plain_shop: Any) -> Callable[..., Step]:
+def step(plain_shop: Any) -> Callable[..., StepDefinition]:
     """Gives the shop a step; of one name there is only the last."""
 
-    def add(function: Any = None, name: str = "seed", **options: Any) -> Step:
-        made = Step("shop", name, function or insert("seed"), **options)
+    def add(function: Any = None, name: str = "seed", **options: Any) -> StepDefinition:
+        made = StepDefinition("shop", name, function or insert("seed"), **options)
         registry._steps[:] = [each for each in registry._steps if each.name != name]
         registry.add(made)
         return made
@@ -82,8 +85,8 @@ def of_kind_step(either: Any) -> list[tuple[str, str]]:
 
 
 def force(**work: Any) -> Any:
-    made = Work(lambda: run_migrate("default"), "test", **work)
-    return Initializer(Request(made, force=True)).run()
+    made = MigrateTask(lambda: run_migrate("default"), "test", **work)
+    return Initializer(InitializationOptions(made, force=True)).run()
 
 
 # When they are done
@@ -294,9 +297,9 @@ def test_migrate_does_none(either: Any, step: Any) -> None:
 def test_not_after_a_part_of_the_migrations(either: Any, step: Any) -> None:
     """Where another package's `migrate` does not do all, steps have to wait."""
     step()
-    work = Work(run_migrate_to_the_first, "test")
+    work = MigrateTask(run_migrate_to_the_first, "test")
     with pytest.raises(ValidationFailed, match=r"shop\.0002_sale, shop\.seed"):
-        Initializer(Request(work)).run()
+        Initializer(InitializationOptions(work)).run()
     assert of_kind_step(either) == []
 
 
@@ -438,7 +441,7 @@ def test_a_script_that_ends_its_transaction(
                 "SELECT 1; ROLLBACK; INSERT INTO shop_product (name) VALUES ('x')"
             )
 
-    monkeypatch.setattr(registry, "_steps", [Step("shop", "seed", wrong)])
+    monkeypatch.setattr(registry, "_steps", [StepDefinition("shop", "seed", wrong)])
     monkeypatch.setattr(registry, "_is_complete", True)
     with pytest.raises(InitializationFailed, match="needs atomic=False"):
         initialize()
@@ -540,7 +543,9 @@ def test_a_role_that_may_not_read_them(
     log_in_as: Any,
 ) -> None:
     """Where the record is kept from us, the migrations decide."""
-    monkeypatch.setattr(registry, "_steps", [Step("shop", "seed", insert("seed"))])
+    monkeypatch.setattr(
+        registry, "_steps", [StepDefinition("shop", "seed", insert("seed"))]
+    )
     monkeypatch.setattr(registry, "_is_complete", True)
     initialize()
     role = new_role("reader_of_steps")

@@ -13,12 +13,12 @@ from django.db.models.signals import pre_migrate
 from psycopg import IsolationLevel
 
 from django_safe_init import InitializationFailed, LockLost, initialize
-from django_safe_init.backends.postgresql.backend import PostgresTools
-from django_safe_init.backends.postgresql.lock import LeaderLock
+from django_safe_init.backends.postgresql.backend import PostgresRunSession
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import work_key
 from django_safe_init.conf import Settings
 from django_safe_init.core.build import Build
-from django_safe_init.initialization.tracker import Tracker
+from django_safe_init.initialization.tracker import MigrationTracker
 from tests.support import Database
 
 TABLE = "SELECT to_regclass('shop_sale') IS NOT NULL"
@@ -279,7 +279,7 @@ def test_a_closed_connection_inside_a_migration(django_database, small_shop) -> 
 @pytest.fixture
 def tracker(session):
     """A tracker of a run that leads, with the connection to work on."""
-    lock = LeaderLock(session)
+    lock = AdvisoryLock(session)
     assert lock.try_acquire()
     MigrationRecorder(connection).ensure_schema()
     process = SimpleNamespace(
@@ -289,12 +289,12 @@ def tracker(session):
         direct=None,
         say=print,
     )
-    tools = PostgresTools(process, lock)
+    tools = PostgresRunSession(process, lock)
     tools.prepare()
     tools.recorder.open_run("test")
     with (
         tools.connections() as armed,
-        Tracker(armed, tools, tools.unfinished(())) as tracker,
+        MigrationTracker(armed, tools, tools.unfinished(())) as tracker,
     ):
         yield tracker
 

@@ -17,7 +17,7 @@ from django.db import connections
 from django.db.models.signals import post_migrate, pre_migrate
 
 from django_safe_init import get_status, initialize
-from django_safe_init.backends.postgresql.lock import LeaderLock
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import leader_key
 from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.management.commands.migrate import Command
@@ -236,7 +236,7 @@ def test_looking_takes_no_lock(
     run, django_database, small_shop, session, option
 ) -> None:
     """--plan and --check do not wait for a leader, and write nothing."""
-    assert LeaderLock(session).try_acquire()
+    assert AdvisoryLock(session).try_acquire()
     assert run(option).code == (1 if option == "--check" else 0)
     assert tables(django_database) == set()
 
@@ -286,7 +286,7 @@ def test_another_engine(run, django_database, log_in_as, shop, tmp_path) -> None
 
 def test_it_waits(run, django_database, small_shop, session, in_background) -> None:
     """While another leads it waits, says so, and does its own work afterwards."""
-    lock = LeaderLock(session)
+    lock = AdvisoryLock(session)
     assert lock.try_acquire()
 
     def release() -> None:
@@ -304,7 +304,7 @@ def test_it_waits(run, django_database, small_shop, session, in_background) -> N
 def test_it_gives_up(run, django_database, small_shop, session, settings) -> None:
     """When it does not get the lock in time, the exit code is 3."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "MAX_WAIT": 0.2}
-    assert LeaderLock(session).try_acquire()
+    assert AdvisoryLock(session).try_acquire()
     ended = run()
     assert ended.code == 3
     assert "CommandError: Gave up after 0.2 s." in ended.stderr

@@ -13,8 +13,8 @@ import pytest
 from django.core.management import call_command
 
 from django_safe_init import InitializationFailed, initialize
-from django_safe_init.backends.postgresql.lock import LeaderLock
-from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
+from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.core.build import current_build
 from django_safe_init.core.columns import RUN_TABLE
@@ -121,11 +121,11 @@ def test_an_open_run(run, django_database, small_shop, session) -> None:
     assert re.search(r"^  1  2.* s  open      0/0  test  ", ended.stdout, re.MULTILINE)
 
 
-def open_run(session) -> Recorder:
-    lock = LeaderLock(session)
+def open_run(session) -> PostgresRecorder:
+    lock = AdvisoryLock(session)
     assert lock.try_acquire()
     ensure_tables(session)
-    recorder = Recorder(session, current_build(), None)
+    recorder = PostgresRecorder(session, current_build(), None)
     recorder.open_run("test")
     return recorder
 

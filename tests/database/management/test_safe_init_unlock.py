@@ -13,11 +13,11 @@ from types import SimpleNamespace
 import psycopg
 import pytest
 
-from django_safe_init.backends.postgresql.activity import Backend
-from django_safe_init.backends.postgresql.ending import end_backends, terminate
-from django_safe_init.backends.postgresql.lock import LeaderLock
+from django_safe_init.backends.postgresql.activity import LeaderSession
+from django_safe_init.backends.postgresql.ending import terminate, terminate_sessions
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import leader_key, work_key
-from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.core.build import current_build
 from django_safe_init.core.columns import RUN_TABLE
@@ -34,13 +34,13 @@ def run(command_line):
 
 
 @pytest.fixture
-def leader(open_session, small_shop) -> Recorder:
+def leader(open_session, small_shop) -> PostgresRecorder:
     """A leader of this build that has the lock and a run, in its second migration."""
     session = open_session("safe_init leader")
-    lock = LeaderLock(session)
+    lock = AdvisoryLock(session)
     assert lock.try_acquire()
     ensure_tables(session)
-    recorder = Recorder(session, current_build(), None)
+    recorder = PostgresRecorder(session, current_build(), None)
     recorder.open_run("safe_migrate")
     recorder.total = 2
     recorder.update(State.MIGRATING, "shop.0002_sale")
@@ -138,10 +138,10 @@ def test_a_leader_without_a_run(
     run, django_database, session, shop, connect_raw, run_of
 ) -> None:
     """A leader that has no run yet, or whose run cannot be read, is shown by its session."""
-    assert LeaderLock(session).try_acquire()
+    assert AdvisoryLock(session).try_acquire()
     if run_of != "nobody":
         ensure_tables(session)
-        Recorder(session, current_build(), None).open_run("test")
+        PostgresRecorder(session, current_build(), None).open_run("test")
     if run_of == "another":
         django_database.rows(f"UPDATE {RUN_TABLE} SET backend_pid = 0")
     if run_of == "locked":
@@ -155,7 +155,7 @@ def test_a_leader_without_a_run(
 
 def test_another_projects_leader(run, open_session, session, settings, shop) -> None:
     """Who holds the lock of another LOCK_KEY is not touched."""
-    theirs, ours = LeaderLock(session), LeaderLock(open_session(), "shop")
+    theirs, ours = AdvisoryLock(session), AdvisoryLock(open_session(), "shop")
     assert theirs.try_acquire()
     assert ours.try_acquire()
     settings.SAFE_INIT = {**settings.SAFE_INIT, "LOCK_KEY": "shop"}
@@ -275,10 +275,10 @@ def test_only_the_backends_that_were_shown(django_database, session, leader) -> 
     pid = leader.session.handshake_pid
     early = "2001-01-01 00:00:00+00"
     assert terminate(session, pid, early)
-    gone = Backend(
+    gone = LeaderSession(
         pid, True, "", "", None, early, 0, "idle", 0, False, [], 0, "SELECT 1"
     )
-    assert end_backends(session, [gone], 1) is None
+    assert terminate_sessions(session, [gone], 1) is None
     assert is_there(django_database, pid)
 
 

@@ -16,7 +16,7 @@ from django.core.management import CommandError, call_command
 from django.db import OperationalError, connections
 
 from django_safe_init import initialize
-from django_safe_init.backends.postgresql.lock import LeaderLock
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import leader_key
 from django_safe_init.core.columns import RUN_TABLE
 from django_safe_init.management.commands.safe_migrate import Command
@@ -464,7 +464,7 @@ def test_no_checks_where_there_is_nothing_to_do(
 
 def test_timeout(run, django_database, small_shop, session) -> None:
     """Waiting longer than --timeout is exit code 3, and names the leader."""
-    assert LeaderLock(session).try_acquire()
+    assert AdvisoryLock(session).try_acquire()
     ended = run("--timeout", "0.2")
     assert ended.code == 3
     assert "Gave up after 0.2 s." in ended.stderr
@@ -517,7 +517,7 @@ def test_interrupted(run, django_database, small_shop, number) -> None:
 
 def test_interrupted_while_waiting(run, django_database, small_shop, session) -> None:
     """A follower is ended by a signal, too."""
-    assert LeaderLock(session).try_acquire()
+    assert AdvisoryLock(session).try_acquire()
 
     def interrupt() -> None:
         wait_until(lambda: django_database.backends("query LIKE '%%LISTEN%%'"))

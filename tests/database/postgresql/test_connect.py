@@ -12,10 +12,10 @@ from django.db import connections as django_connections
 
 from django_safe_init.backends.postgresql import session as session_module
 from django_safe_init.backends.postgresql.session import (
-    PROTECTION,
+    SESSION_SETTINGS,
+    apply_session_settings,
     connect,
-    make_wrapper,
-    protect,
+    create_direct_wrapper,
 )
 from django_safe_init.conf import Settings
 from django_safe_init.core.deadline import Deadline
@@ -47,7 +47,7 @@ def short_pauses(monkeypatch) -> list[float]:
 
 def try_to_connect(deadline: float | None = None, **changes):
     settings = Settings(**{"connect_attempts": 3, "connect_timeout": 5, **changes})
-    wrapper = make_wrapper("default")
+    wrapper = create_direct_wrapper("default")
     return connect(wrapper, settings, Deadline(deadline), "safe_init test")
 
 
@@ -82,7 +82,7 @@ def test_a_database_that_appears(make_database, log_in_as, short_pauses) -> None
     database = make_database()
     database.rows(f"ALTER DATABASE {database.name} ALLOW_CONNECTIONS true")
     log_in_as(NAME="nowhere")
-    wrapper = make_wrapper("default")
+    wrapper = create_direct_wrapper("default")
     real = wrapper.settings_dict
 
     class Late(Deadline):
@@ -301,7 +301,7 @@ def test_assume_role(django_database, log_in_as, new_role, open_session) -> None
     session = open_session()
     assert session.read("SELECT current_user") == [("the owner",)]
     assert session.rows("SELECT current_user") == [("postgres",)]
-    session.protect()
+    session.apply_session_settings()
     assert session.rows("SELECT current_user") == [("the owner",)]
 
 
@@ -322,12 +322,12 @@ def test_a_role_that_may_not_be_assumed(
 
 def test_protection(session) -> None:
     """A protected session outlives the role's time-outs and notices a dead client."""
-    session.protect()
+    session.apply_session_settings()
     shown = {
         name: session.rows(f"SELECT current_setting('{name}')")[0][0]
-        for name in PROTECTION
+        for name in SESSION_SETTINGS
     }
-    assert shown == PROTECTION
+    assert shown == SESSION_SETTINGS
 
 
 def test_an_answer_that_does_not_arrive(
@@ -335,22 +335,25 @@ def test_an_answer_that_does_not_arrive(
 ) -> None:
     """Our own sessions wait 5 s for it, on both sides; other connections as they like."""
     session = open_session()
-    session.protect()
+    session.apply_session_settings()
     assert session.rows("SHOW tcp_user_timeout") == [("5000",)]
     assert session.raw.info.get_parameters()["tcp_user_timeout"] == "5000"
-    assert "tcp_user_timeout" not in make_wrapper("default").settings_dict["OPTIONS"]
+    assert (
+        "tcp_user_timeout"
+        not in create_direct_wrapper("default").settings_dict["OPTIONS"]
+    )
     log_in_as(OPTIONS={"tcp_user_timeout": 7000})
     other = open_session()
     assert other.raw.info.get_parameters()["tcp_user_timeout"] == "7000"
-    protect(other.raw)
+    apply_session_settings(other.raw)
     assert other.rows("SHOW tcp_user_timeout") == [("0",)]
 
 
 def test_protection_is_set_once(session) -> None:
     """What was set later is not undone by protecting again."""
-    session.protect()
+    session.apply_session_settings()
     session.rows("SET statement_timeout = '7s'")
-    session.protect()
+    session.apply_session_settings()
     assert session.rows("SHOW statement_timeout") == [("7s",)]
 
 
@@ -364,12 +367,14 @@ def test_a_refused_setting(
     """A setting that the server refuses is logged once and skipped, the others hold."""
     monkeypatch.setattr(session_module, "_refused_settings", set())
     monkeypatch.setattr(
-        session_module, "PROTECTION", {**PROTECTION, name: value, "work_mem": "777kB"}
+        session_module,
+        "SESSION_SETTINGS",
+        {**SESSION_SETTINGS, name: value, "work_mem": "777kB"},
     )
     with caplog.at_level(logging.WARNING, "django_safe_init"):
         for _ in range(2):
             session = open_session()
-            protect(session.raw)
+            apply_session_settings(session.raw)
             assert session.rows("SHOW work_mem") == [("777kB",)]
             assert session.rows("SHOW tcp_keepalives_idle") == [("2",)]
     [message] = caplog.messages
@@ -380,7 +385,7 @@ def test_an_older_server(server16, django_database, log_in_as) -> None:
     """PostgreSQL 16, which has no transaction_timeout, is protected without a word."""
     log_in_at(log_in_as, server16)
     with try_to_connect() as session:
-        session.protect()
+        session.apply_session_settings()
         assert session.rows("SHOW idle_session_timeout") == [("0",)]
     assert session_module._refused_settings == set()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from django_safe_init.backends.postgresql.lock import (
-    LeaderLock,
-    require_exclusion,
-    require_own_server_session,
+    AdvisoryLock,
+    check_direct_connection,
+    check_lock_excludes,
 )
 from django_safe_init.backends.postgresql.lock_keys import channel, leader_key, work_key
-from django_safe_init.backends.postgresql.session import connect, make_wrapper
+from django_safe_init.backends.postgresql.session import connect, create_direct_wrapper
 from django_safe_init.conf import Settings
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.exceptions import LockLost, UnsafeConnection, WaitTimeout
@@ -34,7 +34,7 @@ class Contract(LockContract):
     def _admin(self, django_database) -> None:
         self.database = django_database
 
-    def kill_holder(self, lock: LeaderLock) -> None:
+    def kill_holder(self, lock: AdvisoryLock) -> None:
         pid = lock.session.handshake_pid
         self.database.rows("SELECT pg_terminate_backend(%s, 5000)", pid)
 
@@ -45,11 +45,11 @@ class OpenLock:
     def __init__(self, lock_key: str | None) -> None:
         self.lock_key = lock_key
 
-    def __enter__(self) -> LeaderLock:
+    def __enter__(self) -> AdvisoryLock:
         self.session = connect(
-            make_wrapper("default"), Settings(), Deadline(10), "safe_init test"
+            create_direct_wrapper("default"), Settings(), Deadline(10), "safe_init test"
         )
-        return LeaderLock(self.session, self.lock_key)
+        return AdvisoryLock(self.session, self.lock_key)
 
     def __exit__(self, *exc_info: object) -> None:
         self.session.close()
@@ -70,9 +70,9 @@ class TestLeaderLockWithKey(Contract):
 
 
 @pytest.fixture
-def lock(session) -> LeaderLock:
+def lock(session) -> AdvisoryLock:
     """A lock that is held."""
-    lock = LeaderLock(session)
+    lock = AdvisoryLock(session)
     assert lock.try_acquire()
     return lock
 
@@ -84,7 +84,7 @@ def test_the_key_is_what_pg_locks_shows(lock, django_database) -> None:
 
 def test_projects_do_not_exclude_each_other(lock, open_session) -> None:
     """Two projects of one database with different LOCK_KEYs lead at the same time."""
-    other = LeaderLock(open_session(), "other")
+    other = AdvisoryLock(open_session(), "other")
     assert other.try_acquire()
     lock.verify()
     other.verify()
@@ -194,7 +194,7 @@ def test_another_roles_predecessor(
 ) -> None:
     """A backend that this role may not end is named once, waited for, and then given up."""
     log_in_as(USER=new_role("small"))
-    lock = LeaderLock(open_session())
+    lock = AdvisoryLock(open_session())
     assert lock.try_acquire()
     pid = hold_work_key(observer)
     said: list[str] = []
@@ -217,8 +217,8 @@ def test_assumed_role(django_database, log_in_as, new_role, open_session, connec
     django_database.rows(f"GRANT {owner} TO {login}")
     log_in_as(USER=login, OPTIONS={"assume_role": owner})
     session = open_session()
-    session.protect()
-    lock = LeaderLock(session)
+    session.apply_session_settings()
+    lock = AdvisoryLock(session)
     assert lock.try_acquire()
     pid = hold_work_key(connect_raw(user=login))
     assert end_predecessors(lock) == []
@@ -232,8 +232,8 @@ def test_assumed_role(django_database, log_in_as, new_role, open_session, connec
 def test_a_true_server(open_session) -> None:
     """On a server itself both proofs pass, and leave no lock behind."""
     first, second = open_session(), open_session()
-    require_own_server_session(first, declared=False)
-    require_exclusion(first, second)
+    check_direct_connection(first, declared=False)
+    check_lock_excludes(first, second)
     assert first.rows("SELECT * FROM pg_locks WHERE locktype = 'advisory'") == []
 
 
@@ -246,11 +246,11 @@ def test_a_lock_that_excludes_nobody(django_database, log_in_as, open_session) -
     with pytest.raises(
         UnsafeConnection, match="gives one lock to two sessions"
     ) as caught:
-        require_exclusion(first, second)
+        check_lock_excludes(first, second)
     assert 'SAFE_INIT["DIRECT"]["default"]' in str(caught.value)
 
 
 def test_one_backend_for_two(session) -> None:
     """Two clients on one backend, as behind a pooler, are refused."""
     with pytest.raises(UnsafeConnection):
-        require_exclusion(session, session)
+        check_lock_excludes(session, session)

@@ -6,8 +6,8 @@ import psycopg
 import pytest
 
 from django_safe_init.backends.postgresql import recorder as module
-from django_safe_init.backends.postgresql.lock import Proof
-from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.lock import LockSnapshot
+from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.core.build import Build
 from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.heartbeat import Heartbeat
@@ -20,14 +20,14 @@ from django_safe_init.exceptions import (
 from tests.support import wait_until
 
 
-def opened(recorder: Recorder) -> Recorder:
+def opened(recorder: PostgresRecorder) -> PostgresRecorder:
     """The recorder with a run that is open."""
     assert recorder.open_run("test") is None
     return recorder
 
 
-def another(recorder: Recorder, build: str = "x") -> Recorder:
-    return Recorder(recorder.session, Build(frozenset(), build), None)
+def another(recorder: PostgresRecorder, build: str = "x") -> PostgresRecorder:
+    return PostgresRecorder(recorder.session, Build(frozenset(), build), None)
 
 
 def test_a_run(recorder, django_database) -> None:
@@ -54,7 +54,7 @@ def test_a_run(recorder, django_database) -> None:
     assert backend["application_name"] == "safe_init 1/2 shop.0001"
     recorder.finish_step("done")
     recorder.start_step("shop.0002", backwards=True, atomic=True)
-    assert recorder.proof() == Proof(leads=False, marked=frozenset())
+    assert recorder.proof() == LockSnapshot(leads=False, marked=frozenset())
     assert django_database.newest_run()["progress"] == 50
     recorder.finish_step("faked")
     assert recorder.finish_run("ready", State.READY) == "ready"
@@ -197,7 +197,7 @@ def test_an_abandoned_run_that_had_not_begun(recorder, django_database) -> None:
 def test_another_projects_run_is_left_alone(recorder, django_database) -> None:
     """A run of another LOCK_KEY is not ours to close."""
     opened(recorder)
-    opened(Recorder(recorder.session, Build(frozenset(), "x"), "other"))
+    opened(PostgresRecorder(recorder.session, Build(frozenset(), "x"), "other"))
     assert [run["outcome"] for run in django_database.runs()] == [None, None]
 
 

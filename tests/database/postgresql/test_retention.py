@@ -8,9 +8,9 @@ import pytest
 
 from django_safe_init import initialize
 from django_safe_init.backends.postgresql import pruning as module
-from django_safe_init.backends.postgresql.marks import read_marks
+from django_safe_init.backends.postgresql.marks import read_interrupted
 from django_safe_init.backends.postgresql.pruning import prune
-from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
@@ -30,7 +30,7 @@ def record(session):
         name: str = "shop.0001",
         mark: bool = False,
     ) -> int:
-        recorder = Recorder(session, Build(frozenset(), build), key)
+        recorder = PostgresRecorder(session, Build(frozenset(), build), key)
         recorder.open_run("test")
         recorder.start_step(name, backwards=False, atomic=not mark)
         if not mark:
@@ -104,7 +104,7 @@ def test_marks_stay_until_they_are_settled(session, record, django_database) -> 
     newer = [record() for _ in range(3)]
 
     def prune_with_marks() -> None:
-        needed = {mark.run for mark in read_marks(session, None).values()}
+        needed = {mark.run for mark in read_interrupted(session, None).values()}
         prune(session, None, "x", 1, needed)
 
     prune_with_marks()
@@ -112,7 +112,7 @@ def test_marks_stay_until_they_are_settled(session, record, django_database) -> 
     settled = record(name="shop.0002")
     prune_with_marks()
     assert left(django_database) == [settled]
-    assert read_marks(session, None) == {}
+    assert read_interrupted(session, None) == {}
 
 
 @pytest.mark.parametrize(

@@ -8,25 +8,25 @@ import psycopg
 import pytest
 from django.db import connection, connections, transaction
 
-from django_safe_init.backends.postgresql.lock import LeaderLock
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import work_key
-from django_safe_init.backends.postgresql.run_connections import ArmedConnections
-from django_safe_init.core.databases import require_no_transaction
+from django_safe_init.backends.postgresql.run_connections import FencedConnections
+from django_safe_init.core.databases import check_outside_transaction
 from django_safe_init.exceptions import ConfigurationError, LockLost, UnsafeConnection
 from tests.database.postgresql.test_session import exit_code, fork
 from tests.support import wait_until
 
 
 @pytest.fixture
-def lock(session) -> LeaderLock:
-    lock = LeaderLock(session)
+def lock(session) -> AdvisoryLock:
+    lock = AdvisoryLock(session)
     assert lock.try_acquire()
     return lock
 
 
 @pytest.fixture
-def armed(lock) -> ArmedConnections:
-    return ArmedConnections("default", lock, None)
+def armed(lock) -> FencedConnections:
+    return FencedConnections("default", lock, None)
 
 
 def my_pid(alias: str = "default") -> int:
@@ -94,7 +94,7 @@ def test_other_threads(armed, lock, django_database) -> None:
 
     stranger = threading.Thread(target=work)
     stranger.start()
-    with ArmedConnections("default", lock, None):
+    with FencedConnections("default", lock, None):
         go.set()
         assert done.wait(20)
     stranger.join()
@@ -122,8 +122,8 @@ def test_two_aliases_at_once(lock, monkeypatch) -> None:
         {"default": {}, "other": connections.settings["default"]}
     )
     monkeypatch.setitem(connections.settings, "other", configured["other"])
-    with ArmedConnections("default", lock, None):
-        with ArmedConnections("other", lock, None):
+    with FencedConnections("default", lock, None):
+        with FencedConnections("other", lock, None):
             pass
         assert in_thread(lambda: connections["default"].settings_dict["OPTIONS"])
     assert "create_connection" not in vars(connections)
@@ -168,16 +168,16 @@ def test_two_runs_of_one_alias(
     entered, unwind = threading.Event(), threading.Event()
 
     def lead() -> None:
-        with ArmedConnections("default", lock, None):
+        with FencedConnections("default", lock, None):
             entered.set()
             assert unwind.wait(20)
 
     first = in_background(lead)
     assert entered.wait(20)
     lock.session.close()
-    following = LeaderLock(open_session())
+    following = AdvisoryLock(open_session())
     wait_until(following.try_acquire)
-    with ArmedConnections("default", following, None):
+    with FencedConnections("default", following, None):
         # A thread that may be of either works for neither rather than for the wrong one.
         assert in_thread(raises_lock_lost)
         unwind.set()
@@ -202,7 +202,7 @@ def test_direct_settings_reach_the_threads(lock, django_database) -> None:
             cursor.execute("SHOW work_mem")
             return cursor.fetchone()[0]
 
-    with ArmedConnections("default", lock, direct):
+    with FencedConnections("default", lock, direct):
         assert work_mem() == "777kB"
         assert in_thread(work_mem) == "777kB"
     assert work_mem() == "4MB"
@@ -253,7 +253,7 @@ def test_a_pooler_is_refused(armed, monkeypatch) -> None:
 
 def test_a_declared_pooler(lock, monkeypatch, django_database) -> None:
     """An entry in DIRECT declares that a session is the client's own."""
-    with ArmedConnections("default", lock, {}):
+    with FencedConnections("default", lock, {}):
         _lie_about_the_backend(monkeypatch)
         connection.ensure_connection()
         assert len(django_database.holders(work_key())) == 1
@@ -266,12 +266,12 @@ def _lie_about_the_backend(monkeypatch) -> None:
 
 def test_no_transaction(django_database) -> None:
     """Inside atomic() an initialization is refused; outside it is not."""
-    require_no_transaction("default")
+    check_outside_transaction("default")
     with (
         transaction.atomic(),
         pytest.raises(ConfigurationError, match="Call it outside"),
     ):
-        require_no_transaction("default")
+        check_outside_transaction("default")
 
 
 # A migration that forks

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
-from django_safe_init.backends.postgresql.lock import LeaderLock
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import leader_key
 from tests.support import wait_until
 
@@ -38,7 +38,7 @@ def exit_code(pid: int) -> int:
 @pytest.mark.parametrize("end", ["closes", "exits"])
 def test_a_child_cannot_end_the_parents_session(session, end) -> None:
     """A child that closes an inherited session, or just exits, leaves the parent its lock."""
-    lock = LeaderLock(session)
+    lock = AdvisoryLock(session)
     assert lock.try_acquire()
     assert exit_code(fork(session.close if end == "closes" else lambda: None)) == 0
     lock.verify()
@@ -70,7 +70,7 @@ def test_a_child_does_not_keep_a_dead_parents_lock(
     told, tell = os.pipe()
 
     def lead_and_fork() -> None:
-        assert LeaderLock(open_session()).try_acquire()
+        assert AdvisoryLock(open_session()).try_acquire()
         grandchild = fork(lambda: os.read(reading, 1))
         os.write(tell, f"{grandchild}\n".encode())
         signal.pause()

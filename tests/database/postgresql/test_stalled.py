@@ -7,21 +7,24 @@ import dataclasses
 import pytest
 
 from django_safe_init.backends.postgresql import stalled
-from django_safe_init.backends.postgresql.lock import LeaderLock
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import leader_key, work_key
-from django_safe_init.backends.postgresql.observer import Watch
-from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.observer import PostgresObserver
+from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.columns import RUN_TABLE
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.heartbeat import Heartbeat
-from django_safe_init.core.records import Glance
+from django_safe_init.core.records import LeaderSnapshot
 from django_safe_init.core.states import State
-from django_safe_init.initialization.initializer import Initializer, Request
+from django_safe_init.initialization.initializer import (
+    InitializationOptions,
+    Initializer,
+)
 from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import Work
+from django_safe_init.initialization.run_context import MigrateTask
 from tests.support import wait_until
 
 AFTER, GRACE = 0.6, 0.2
@@ -33,13 +36,15 @@ class Follower:
     def __init__(self) -> None:
         settings = dataclasses.replace(get_settings(), stalled_after=AFTER)
         self.lines: list[str] = []
-        self.watch = Watch(
+        self.watch = PostgresObserver(
             "default", current_build(), settings, Deadline(None), self.lines.append
         )
 
     def look(self, *, readable: bool = True) -> bool:
         reader = self.watch.reader()
-        glance = reader.glance() if readable else Glance(None, reader.leader_pid())
+        glance = (
+            reader.glance() if readable else LeaderSnapshot(None, reader.leader_pid())
+        )
         return self.watch.end_stalled(glance)
 
     def ends_it(self, *, readable: bool = True) -> None:
@@ -65,12 +70,12 @@ def follower(django_database, small_shop, monkeypatch):
 
 
 @pytest.fixture
-def leader(open_session, small_shop) -> Recorder:
+def leader(open_session, small_shop) -> PostgresRecorder:
     """A leader with the lock and a run, whose process has just been stopped."""
     session = open_session("safe_init leader")
-    assert LeaderLock(session).try_acquire()
+    assert AdvisoryLock(session).try_acquire()
     ensure_tables(session)
-    recorder = Recorder(session, current_build(), None)
+    recorder = PostgresRecorder(session, current_build(), None)
     recorder.open_run("test")
     recorder.update(State.MIGRATING, "shop.0001_initial")
     return recorder
@@ -120,7 +125,7 @@ def test_locked_tables(follower, leader, django_database, connect_raw) -> None:
 
 def test_before_its_run(follower, session, django_database) -> None:
     """A leader that has opened no run yet gives its sign of life as well."""
-    lock = LeaderLock(session)
+    lock = AdvisoryLock(session)
     assert lock.try_acquire()
     with Heartbeat(lock.verify, 0.05):
         follower.lets_live(django_database)
@@ -138,8 +143,8 @@ def test_signs_of_life_before_its_run(django_database, small_shop) -> None:
         now = django_database.value("SELECT clock_timestamp()")
         wait_until(lambda: django_database.value(moved, now, pid))
 
-    work = Work(lambda: run_migrate("default"), "test")
-    outcome = Initializer(Request(work, before_leading=slow_checks)).run()
+    work = MigrateTask(lambda: run_migrate("default"), "test")
+    outcome = Initializer(InitializationOptions(work, before_leading=slow_checks)).run()
     assert outcome.role == "leader"
 
 

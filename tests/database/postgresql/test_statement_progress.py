@@ -11,11 +11,14 @@ from django.core.management import call_command
 
 from django_safe_init import get_status, initialize, track
 from django_safe_init.backends.postgresql import statement_progress
-from django_safe_init.backends.postgresql.statement_progress import StatementWatch
-from django_safe_init.core.progress import Items
+from django_safe_init.backends.postgresql.statement_progress import StatementProgress
+from django_safe_init.core.progress import ProgressUpdate
 from django_safe_init.exceptions import LockLost
-from django_safe_init.initialization.initializer import Initializer, Request
-from django_safe_init.initialization.run_context import Work
+from django_safe_init.initialization.initializer import (
+    InitializationOptions,
+    Initializer,
+)
+from django_safe_init.initialization.run_context import MigrateTask
 from django_safe_init.management.commands.safe_init_status import Command as Status
 from tests.database.conftest import INDEX
 from tests.support import wait_until
@@ -86,8 +89,10 @@ def test_an_index_that_waits(
 
 
 def run(report: Callable[[str], None]) -> Any:
-    work = Work(lambda: call_command("migrate", verbosity=0), "test", report=report)
-    return Initializer(Request(work)).run()
+    work = MigrateTask(
+        lambda: call_command("migrate", verbosity=0), "test", report=report
+    )
+    return Initializer(InitializationOptions(work)).run()
 
 
 def test_an_index_that_is_built(shop_with_rows, in_background) -> None:
@@ -211,21 +216,21 @@ def test_it_looks_no_more_often_than_the_leader_beats(
     """In between, what was seen last holds, unless the step has ended meanwhile."""
     clock = [1000.0]
     monkeypatch.setattr(statement_progress.time, "monotonic", lambda: clock[0])
-    watch = StatementWatch(session, Armed(), recorder, print)
+    watch = StatementProgress(session, Armed(), recorder, print)
     assert watch.look() is None
-    recorder.loops.in_server = Items(1, 2, "CREATE INDEX")
+    recorder.loops.in_server = ProgressUpdate(1, 2, "CREATE INDEX")
     clock[0] += 0.5
-    assert watch.look() == Items(1, 2, "CREATE INDEX")
+    assert watch.look() == ProgressUpdate(1, 2, "CREATE INDEX")
     recorder.loops.clear()
     assert watch.look() is None
-    recorder.loops.in_server = Items(1, 2, "CREATE INDEX")
+    recorder.loops.in_server = ProgressUpdate(1, 2, "CREATE INDEX")
     clock[0] += 1.5
     assert watch.look() is None
 
 
 def test_the_leader_session_is_gone(session, recorder) -> None:
     """The look finds out as every write does."""
-    watch = StatementWatch(session, Armed(), recorder, print)
+    watch = StatementProgress(session, Armed(), recorder, print)
     session.close()
     with pytest.raises(LockLost):
         watch.look()

@@ -39,8 +39,8 @@ from django_safe_init.management.commands.safe_init_status import Command as Sta
 from django_safe_init.management.commands.safe_migrate import Command
 from django_safe_init.privileged import runner, status
 from django_safe_init.privileged.registration import rows
-from django_safe_init.privileged.runner import PrivilegedPhase
-from django_safe_init.privileged.status import missing_privileged
+from django_safe_init.privileged.runner import PrivilegedStepRunner
+from django_safe_init.privileged.status import pending_privileged
 from example_project.embedded import EmbeddedServer
 from tests.support import program
 
@@ -136,7 +136,7 @@ def site(
 
 def do(site: Site, timeout: float = 20) -> list[str]:
     said: list[str] = []
-    PrivilegedPhase("default", timeout, said.append).run()
+    PrivilegedStepRunner("default", timeout, said.append).run()
     return said
 
 
@@ -208,7 +208,7 @@ def test_again(site: Site) -> None:
         app.execute("INSERT INTO later DEFAULT VALUES")
     do(site)
     assert is_ready()
-    assert PrivilegedPhase("default", None, print).plan() == []
+    assert PrivilegedStepRunner("default", None, print).plan() == []
     assert_not_writable(site, "django_safe_init_step")
 
 
@@ -228,7 +228,7 @@ def test_on_another_server(site: Site) -> None:
     with site.server.connect(site.name) as admin:
         admin.execute(f'DROP OWNED BY "{site.app}"')
         admin.execute(f'DROP ROLE "{site.app}"')
-    missing = missing_privileged("default", current_build().privileged, get_settings())
+    missing = pending_privileged("default", current_build().privileged, get_settings())
     assert missing == [each for each in site.labels if "app_" in each]
     with pytest.raises(MissingPrivilege, match="role_app_"):
         initialize()
@@ -713,7 +713,7 @@ def test_a_server_that_never_answers(site: Site, settings: Any) -> None:
         connections.settings["default"].update(address)
         del connections["default"]
         began = time.monotonic()
-        assert missing_privileged("default", steps, get_settings(), 1) is None
+        assert pending_privileged("default", steps, get_settings(), 1) is None
     assert time.monotonic() - began < 20
 
 
@@ -726,7 +726,7 @@ def test_a_login_that_is_refused_to_look(
         raise LoginRefused("password authentication failed.")
 
     monkeypatch.setattr(safe_migrate, "wait_for_server", refuse)
-    monkeypatch.setattr(status, "missing_privileged", lambda *arguments: None)
+    monkeypatch.setattr(status, "pending_privileged", lambda *arguments: None)
     run = ("safe_migrate", "--skip-checks", "--plan")
     ended = command_line(Command, *run)
     assert ended.code == 4
@@ -787,7 +787,7 @@ def test_a_server_that_does_not_answer_yet(site: Site, monkeypatch: Any) -> None
     connections["default"].close()
     del connections["default"]
     assert (
-        missing_privileged("default", current_build().privileged, get_settings())
+        pending_privileged("default", current_build().privileged, get_settings())
         is None
     )
 
@@ -796,7 +796,7 @@ def test_looked_at_again(site: Site, monkeypatch: Any) -> None:
     """A server that answers later is looked at before anything is done."""
     do(site)
     answers: list[Any] = [None, ["shop.late"]]
-    monkeypatch.setattr(status, "missing_privileged", lambda *a: answers.pop(0))
+    monkeypatch.setattr(status, "pending_privileged", lambda *a: answers.pop(0))
     with pytest.raises(MissingPrivilege, match=r"shop\.late"):
         initialize()
     assert answers == []
@@ -810,7 +810,7 @@ def test_never_seen(site: Site, monkeypatch: Any) -> None:
     do(site)
     from django_safe_init.initialization import initializer
 
-    monkeypatch.setattr(status, "missing_privileged", lambda *arguments: None)
+    monkeypatch.setattr(status, "pending_privileged", lambda *arguments: None)
     monkeypatch.setattr(initializer, "sleep", lambda seconds: None)
     with pytest.raises(DatabaseUnreachable, match="gave no second connection"):
         initialize()

@@ -17,10 +17,10 @@ from django.http import HttpResponse
 from django.test import RequestFactory
 
 from django_safe_init import initialize
-from django_safe_init.backends.base.backend import StatusReader
+from django_safe_init.backends.base.backend import BaseReader
 from django_safe_init.backends.postgresql import reader
-from django_safe_init.backends.postgresql.lock import LeaderLock
-from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
+from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.conf import get_settings
@@ -34,7 +34,7 @@ from django_safe_init.core.records import (
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.middleware import InitializationMiddleware
-from django_safe_init.scene import Scene, estimated
+from django_safe_init.scene import StatusDetail, with_estimate
 from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.status import Status, open_reader
 from example_project.embedded import free_port
@@ -258,14 +258,14 @@ def test_recovery(serving, log_in_as, django_database) -> None:
 
 
 @pytest.fixture
-def lead(small_shop, open_session) -> Callable[[], Recorder]:
+def lead(small_shop, open_session) -> Callable[[], PostgresRecorder]:
     """Opens a run of this build, as its leader, that migrates."""
 
-    def open_run() -> Recorder:
+    def open_run() -> PostgresRecorder:
         session = open_session()
-        assert LeaderLock(session).try_acquire()
+        assert AdvisoryLock(session).try_acquire()
         ensure_tables(session)
-        leader = Recorder(session, small_shop.build(), None)
+        leader = PostgresRecorder(session, small_shop.build(), None)
         leader.open_run("test")
         leader.total = 4
         leader.update(State.MIGRATING, "shop.0001_initial")
@@ -297,7 +297,7 @@ def test_while_a_migration_locks_our_tables(serving, lead, observer) -> None:
 
 
 @pytest.fixture(params=["django_database", "lite"])
-def any_reader(request, small_shop) -> Iterator[StatusReader]:
+def any_reader(request, small_shop) -> Iterator[BaseReader]:
     """A reader of a database of each kind on which the shop was initialized."""
     request.getfixturevalue(request.param)
     initialize()
@@ -346,8 +346,8 @@ def test_no_estimate(error) -> None:
     status = Status(
         "default", State.MIGRATING, 1, "", run=run_row(), led=True, pending=NAMES
     )
-    scene = Scene(status)
-    assert estimated(scene, Reader()) is scene
+    scene = StatusDetail(status)
+    assert with_estimate(scene, Reader()) is scene
 
 
 # Several databases

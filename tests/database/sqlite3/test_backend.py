@@ -19,10 +19,13 @@ from django_safe_init import (
     is_ready,
 )
 from django_safe_init.backends.sqlite3 import session
-from django_safe_init.backends.sqlite3.recorder import SqliteRecorder
-from django_safe_init.core.cancellation import Interruption
-from django_safe_init.initialization.initializer import Initializer, Request
-from django_safe_init.initialization.run_context import Work
+from django_safe_init.backends.sqlite3.recorder import SQLiteRecorder
+from django_safe_init.core.cancellation import CancellationToken
+from django_safe_init.initialization.initializer import (
+    InitializationOptions,
+    Initializer,
+)
+from django_safe_init.initialization.run_context import MigrateTask
 from tests.support import SqliteDatabase, wait_until
 
 
@@ -263,14 +266,14 @@ def test_locked_before_it_begins(lite, small_shop, monkeypatch) -> None:
     """Foreign keys are on again after a transaction that could not begin."""
     connections.settings["default"]["OPTIONS"] = {"timeout": 0.1}
     with lite.connect() as raw:
-        write = SqliteRecorder.start_step
+        write = SQLiteRecorder.start_step
 
-        def lock_after(self: SqliteRecorder, name: str, **how: Any) -> None:
+        def lock_after(self: SQLiteRecorder, name: str, **how: Any) -> None:
             write(self, name, **how)
             if name == "shop.0002_sale":
                 raw.execute("BEGIN IMMEDIATE")
 
-        monkeypatch.setattr(SqliteRecorder, "start_step", lock_after)
+        monkeypatch.setattr(SQLiteRecorder, "start_step", lock_after)
         monkeypatch.setattr(session, "PATIENCE_SECONDS", 0)
         with pytest.raises(InitializationFailed, match="database is locked"):
             initialize()
@@ -296,15 +299,17 @@ def test_unfinished_is_reported(lite, small_shop, settings) -> None:
     settings.SAFE_INIT = {"IN_TESTS": True, "UNFINISHED": "report"}
     with pytest.raises(UnfinishedMigration, match=f"--rerun {name}"):
         initialize()
-    work = Work(lambda: call_command("migrate", verbosity=0), "test", rerun=(name,))
-    Initializer(Request(work, force=True)).run()
+    work = MigrateTask(
+        lambda: call_command("migrate", verbosity=0), "test", rerun=(name,)
+    )
+    Initializer(InitializationOptions(work, force=True)).run()
     assert len(ran) == 1
     assert lite.applied_once()[-1] == name
 
 
 def test_told_from_outside(lite, small_shop, in_background) -> None:
     """Work on another thread is told to end, also inside a statement of SQLite's."""
-    interruption = Interruption()
+    interruption = CancellationToken()
 
     def count(connection) -> None:
         started.append(1)

@@ -24,19 +24,22 @@ from django_safe_init.backends.sqlite3.holder import open_holder
 from django_safe_init.backends.sqlite3.lock_file import FileLock, holder
 from django_safe_init.backends.sqlite3.memory import MemoryReader
 from django_safe_init.backends.sqlite3.paths import database_file, lock_file
-from django_safe_init.backends.sqlite3.reader import SqliteReader
-from django_safe_init.backends.sqlite3.recorder import SqliteRecorder
+from django_safe_init.backends.sqlite3.reader import SQLiteReader
+from django_safe_init.backends.sqlite3.recorder import SQLiteRecorder
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.columns import RUN_TABLE
-from django_safe_init.core.databases import Engine, engine_of
-from django_safe_init.core.records import Surroundings, TablesUnreadable
-from django_safe_init.initialization.initializer import Initializer, Request
+from django_safe_init.core.databases import BackendKind, engine_of
+from django_safe_init.core.records import RunDetail, TablesUnreadable
+from django_safe_init.initialization.initializer import (
+    InitializationOptions,
+    Initializer,
+)
 from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import Work
+from django_safe_init.initialization.run_context import MigrateTask
 from django_safe_init.management.commands.safe_init_status import Command as Status
 from django_safe_init.management.commands.safe_init_unlock import Command as Unlock
-from django_safe_init.scene import read_scene
+from django_safe_init.scene import read_detail
 from tests.database.conftest import SALE
 
 
@@ -47,7 +50,7 @@ def test_no_file(lite, small_shop) -> None:
         State.UNINITIALIZED,
         ("shop.0001_initial", "shop.0002_sale"),
     )
-    reader = SqliteReader("default", current_build(), None)
+    reader = SQLiteReader("default", current_build(), None)
     assert reader.history(3) == []
     assert reader.glance() == (None, None)
     with pytest.raises(TablesUnreadable, match="There is no file"):
@@ -75,7 +78,7 @@ def test_ahead_and_superseded(lite, small_shop) -> None:
     small_shop.remove("0003_failing")
     initialize()
     assert is_ready()
-    reader = SqliteReader("default", Build(frozenset(), "other"), None)
+    reader = SQLiteReader("default", Build(frozenset(), "other"), None)
     with closing(reader):
         assert reader.read().ready
         assert not reader.read().finished
@@ -85,7 +88,7 @@ def test_ahead_and_superseded(lite, small_shop) -> None:
 
 def test_a_dead_leader(lite, lite_session, small_shop) -> None:
     """An open run whose lock nobody holds reads as an error."""
-    writer = SqliteRecorder(lite_session, current_build(), None)
+    writer = SQLiteRecorder(lite_session, current_build(), None)
     writer.open_run("test")
     writer.update(State.MIGRATING, "shop.0001")
     status = get_status()
@@ -111,16 +114,16 @@ def test_while_it_is_locked(lite, lite_session, small_shop, monkeypatch) -> None
 def test_scene(lite, small_shop) -> None:
     """A watcher sees the steps; who else waits, and what the leader does, cannot be seen."""
     initialize()
-    reader = SqliteReader("default", current_build(), None)
+    reader = SQLiteReader("default", current_build(), None)
     with closing(reader):
-        scene = read_scene("default", reader, None)
+        scene = read_detail("default", reader, None)
         assert [step.name for step in scene.steps] == [
             "shop.0001_initial",
             "shop.0002_sale",
         ]
         assert (scene.role, scene.followers, scene.activity) == (None, None, None)
         run = scene.status.run
-        assert reader.surroundings(run, None) == Surroundings()
+        assert reader.surroundings(run, None) == RunDetail()
 
 
 def test_it_does_not_read_what_is_no_database(lite, small_shop) -> None:
@@ -136,7 +139,7 @@ def test_it_does_not_read_what_is_no_database(lite, small_shop) -> None:
 
 def test_in_memory(memory, small_shop) -> None:
     """In memory nothing is needed: Django's `migrate` is all, and the status is true."""
-    assert engine_of("default") is Engine.MEMORY
+    assert engine_of("default") is BackendKind.MEMORY
     assert get_status().state is State.UNINITIALIZED
     assert initialize().role == "none"
     assert is_ready()
@@ -147,7 +150,7 @@ def test_in_memory(memory, small_shop) -> None:
     assert reader.leader_pid() is None
     assert reader.history(9) == []
     assert not reader.activity().progressing
-    assert reader.surroundings(None, 9) == Surroundings()
+    assert reader.surroundings(None, 9) == RunDetail()
     assert reader.seconds_left(None, ()) is None
     Unlock().handle(database="default", interactive=False)
 
@@ -178,7 +181,7 @@ def test_a_path_object(lite, tmp_path) -> None:
 def test_windows(lite, monkeypatch) -> None:
     """Where the operating system has no such lock, the engine has none."""
     monkeypatch.setattr("django_safe_init.core.databases.find_spec", lambda name: None)
-    assert engine_of("default") is Engine.UNKNOWN
+    assert engine_of("default") is BackendKind.UNKNOWN
 
 
 def test_a_read_only_database(lite, small_shop) -> None:
@@ -194,7 +197,7 @@ def test_a_read_only_database(lite, small_shop) -> None:
 def test_what_the_leader_does(lite, small_shop) -> None:
     """A leader that gives signs of life is at work; one that gives none, or none, is not."""
     lock = FileLock(lock_file("default"))
-    with closing(SqliteReader("default", current_build(), None)) as reader:
+    with closing(SQLiteReader("default", current_build(), None)) as reader:
         assert not reader.activity().progressing
         assert lock.try_acquire()
         lock.beat()
@@ -235,7 +238,7 @@ def test_no_path(lite, small_shop, name) -> None:
 def test_names_of_memory(lite, name) -> None:
     """All ways to say that a database is in memory are understood."""
     connections.settings["default"]["NAME"] = name
-    assert engine_of("default") is Engine.MEMORY
+    assert engine_of("default") is BackendKind.MEMORY
 
 
 def test_history_of_a_locked_file(lite, small_shop, command_line, monkeypatch) -> None:
@@ -274,8 +277,8 @@ def test_locked_when_the_lock_is_taken(lite, small_shop, monkeypatch) -> None:
             raw.execute("ROLLBACK")
 
         monkeypatch.setattr(FileLock, "try_acquire", take_and_lock)
-        work = Work(lambda: run_migrate("default"), "test", report=report)
-        assert Initializer(Request(work)).run().role == "leader"
+        work = MigrateTask(lambda: run_migrate("default"), "test", report=report)
+        assert Initializer(InitializationOptions(work)).run().role == "leader"
     assert lines == [
         "The status tables are locked at the moment, probably by a migration."
     ]

@@ -11,19 +11,19 @@ from django_safe_init import (
     State,
 )
 from django_safe_init.backends.sqlite3 import session
-from django_safe_init.backends.sqlite3.marks import prune, read_marks
-from django_safe_init.backends.sqlite3.reader import SqliteReader
-from django_safe_init.backends.sqlite3.recorder import SqliteRecorder
+from django_safe_init.backends.sqlite3.marks import prune, read_interrupted
+from django_safe_init.backends.sqlite3.reader import SQLiteReader
+from django_safe_init.backends.sqlite3.recorder import SQLiteRecorder
 from django_safe_init.backends.sqlite3.schema import ensure_tables
-from django_safe_init.backends.sqlite3.session import SqliteSession
+from django_safe_init.backends.sqlite3.session import SQLiteSession
 from django_safe_init.core.build import Build
 from django_safe_init.core.columns import COLUMNS, RUN_TABLE
-from django_safe_init.initialization.run_context import Lost
+from django_safe_init.initialization.run_context import LostRuns
 from tests.support import wait_until
 
 
-def recorder(lite_session: SqliteSession, build: str = "x") -> SqliteRecorder:
-    return SqliteRecorder(lite_session, Build(frozenset(), build), None)
+def recorder(lite_session: SQLiteSession, build: str = "x") -> SQLiteRecorder:
+    return SQLiteRecorder(lite_session, Build(frozenset(), build), None)
 
 
 def test_the_third_death_is_the_last(lite, lite_session) -> None:
@@ -63,7 +63,7 @@ def test_a_failure_in_between(lite, lite_session) -> None:
 
 def test_own_losses_are_no_strikes(lite, lite_session) -> None:
     """Runs that this process has lost are closed with its reason, and do not count."""
-    lost = Lost(reason="the file was replaced")
+    lost = LostRuns(reason="the file was replaced")
     for _ in range(5):
         writer = recorder(lite_session)
         assert writer.open_run("test", lost) is None
@@ -138,7 +138,7 @@ def test_columns_of_an_older_version(lite, lite_session) -> None:
         " started_at, heartbeat_at) VALUES ('x', 'migrating', 'a:1', 1, 'x', '0',"
         " datetime('now'), datetime('now'))"
     )
-    with closing(SqliteReader("default", Build(frozenset(), "x"), None)) as reader:
+    with closing(SQLiteReader("default", Build(frozenset(), "x"), None)) as reader:
         assert reader.glance().latest.message == ""
     ensure_tables(lite_session)
     names = {row["name"] for row in lite.rows(f"PRAGMA table_info({RUN_TABLE})")}
@@ -152,7 +152,7 @@ def test_what_a_mark_remembers(lite, lite_session) -> None:
     writer.start_step(
         "shop.0001", backwards=True, atomic=False, detail={"indexes_before": ["a"]}
     )
-    [mark] = read_marks(lite_session, None).values()
+    [mark] = read_interrupted(lite_session, None).values()
     assert (mark.backwards, mark.indexes_before, mark.run) == (True, {"a"}, writer.run)
 
 

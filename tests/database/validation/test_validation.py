@@ -15,14 +15,17 @@ from django.db import connection, connections
 from django.db.migrations.recorder import MigrationRecorder
 
 from django_safe_init import ValidationFailed, initialize
-from django_safe_init.backends.postgresql.introspection import PostgresInspector
+from django_safe_init.backends.postgresql.introspection import PostgresIntrospection
 from django_safe_init.core.build import current_build
-from django_safe_init.core.findings import Finding, Kind
-from django_safe_init.initialization.initializer import Initializer, Request
+from django_safe_init.core.findings import Finding, FindingKind
+from django_safe_init.initialization.initializer import (
+    InitializationOptions,
+    Initializer,
+)
 from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import Work
+from django_safe_init.initialization.run_context import MigrateTask
 from django_safe_init.management.commands.safe_init_validate import Command
-from django_safe_init.validation.looking import look
+from django_safe_init.validation.looking import validate_database
 from tests.support import wait_until
 
 #: What breaks a database of any engine: a statement, and what is found of it.
@@ -134,7 +137,9 @@ POSTGRES_BREAKS = {
     ),
 }
 #: A whole run, also where a look would do.
-FORCED = Request(Work(lambda: run_migrate("default"), "test"), force=True)
+FORCED = InitializationOptions(
+    MigrateTask(lambda: run_migrate("default"), "test"), force=True
+)
 LIBRARY = ["django_safe_init", "django.contrib.contenttypes", "django.contrib.auth"]
 APPS = "tests.database.apps"
 
@@ -185,7 +190,7 @@ def model(name: str) -> Any:
 
 
 def findings(database: str = "default") -> tuple[Finding, ...]:
-    return look(database, print).findings
+    return validate_database(database, print).findings
 
 
 def only() -> Finding:
@@ -212,7 +217,7 @@ def repair(database: Any) -> None:
 
 def test_nothing_is_found(any_library) -> None:
     """Of what a migrated database has, nothing is missing, whatever the models are like."""
-    found = look("default", print)
+    found = validate_database("default", print)
     assert found.findings == ()
     assert found.tables == 14
     assert found.passes(strict=True)
@@ -220,7 +225,7 @@ def test_nothing_is_found(any_library) -> None:
 
 def test_nothing_is_found_of_what_postgresql_has(stacks) -> None:
     """Schemas, partitions, a view for a table and a system column are no findings."""
-    found = look("default", print)
+    found = validate_database("default", print)
     assert found.findings == ()
     assert found.tables == 13
 
@@ -237,8 +242,8 @@ def test_a_database_in_memory(memory_connection, install) -> None:
 def test_nothing_is_left_behind(lite, install) -> None:
     """A database file that is not there is not created; all of its migrations are unapplied."""
     install("library")
-    found = look("default", print)
-    assert {each.kind for each in found.findings} == {Kind.UNAPPLIED_MIGRATION}
+    found = validate_database("default", print)
+    assert {each.kind for each in found.findings} == {FindingKind.UNAPPLIED_MIGRATION}
     assert (found.tables, lite.file.exists()) == (0, False)
 
 
@@ -282,7 +287,10 @@ def test_all_at_once(library) -> None:
         "ALTER TABLE library_novel ADD CHECK (genre <> '') NOT VALID",
     )
     kinds = {finding.kind for finding in findings()}
-    assert kinds == {*Kind} - {Kind.UNAPPLIED_MIGRATION, Kind.INVALID_INDEX}
+    assert kinds == {*FindingKind} - {
+        FindingKind.UNAPPLIED_MIGRATION,
+        FindingKind.INVALID_INDEX,
+    }
     repair(library)
     assert findings() == ()
     foreign_keys = (
@@ -408,7 +416,7 @@ def test_an_older_postgresql(library, monkeypatch) -> None:
     """Before PostgreSQL 15 Django makes no constraint in which NULLs are equal."""
     run(library, "ALTER TABLE library_book DROP CONSTRAINT book_nulls")
     older = property(lambda inspector: False)
-    monkeypatch.setattr(PostgresInspector, "_knows_nulls", older)
+    monkeypatch.setattr(PostgresIntrospection, "_knows_nulls", older)
     assert findings() == ()
 
 
@@ -670,7 +678,7 @@ def test_migrate_does_what_django_does(library, caplog) -> None:
 def test_a_part_of_the_work(library) -> None:
     """While migrations are unapplied, nothing is said of the models: all may be missing."""
     call_command("migrate", "library", "zero", verbosity=0)
-    found = look("default", print)
+    found = validate_database("default", print)
     assert [finding.object for finding in found.findings] == ["library.0001_initial"]
     assert not found.passes()
     assert initialize().result == "ready"
@@ -822,11 +830,11 @@ def test_a_role_that_may_only_read(validate, library, new_role, log_in_as) -> No
 def test_a_lost_connection(validate, library, monkeypatch) -> None:
     """A connection that ends in between is exit code 4."""
 
-    def lose(inspector: PostgresInspector) -> list[str]:
+    def lose(inspector: PostgresIntrospection) -> list[str]:
         inspector._query("SELECT pg_terminate_backend(pg_backend_pid())", None)
         return []
 
-    monkeypatch.setattr(PostgresInspector, "recorded", lose)
+    monkeypatch.setattr(PostgresIntrospection, "recorded", lose)
     ended = validate()
     assert ended.code == 4
     assert "The connection to 'default' ended" in ended.stderr
@@ -835,11 +843,11 @@ def test_a_lost_connection(validate, library, monkeypatch) -> None:
 def test_interrupted(validate, library, monkeypatch) -> None:
     """A signal ends it with 128 + n."""
 
-    def interrupt(inspector: PostgresInspector) -> list[str]:
+    def interrupt(inspector: PostgresIntrospection) -> list[str]:
         os.kill(os.getpid(), signal.SIGTERM)
         return []
 
-    monkeypatch.setattr(PostgresInspector, "recorded", interrupt)
+    monkeypatch.setattr(PostgresIntrospection, "recorded", interrupt)
     assert validate().code == 143
 
 

@@ -25,6 +25,6 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 if pause := os.environ.get("SCENARIO_PAUSE"):
     from django_safe_init.serving.background import supervisor
 
-    supervisor.LEAST_PAUSE = float(pause)
+    supervisor.MIN_PAUSE = float(pause)
 
 globals().update(json.loads(os.environ.get("SCENARIO_PROJECT", "{}")))

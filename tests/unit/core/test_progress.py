@@ -11,26 +11,26 @@ from typing import Any
 import pytest
 
 from django_safe_init import track
-from django_safe_init.core.progress import Items, Loops, tracked_by
+from django_safe_init.core.progress import ProgressTracker, ProgressUpdate, use_tracker
 
 
 @pytest.fixture
-def loops() -> Iterator[Loops]:
+def loops() -> Iterator[ProgressTracker]:
     """Those of a run that is under way here."""
-    made = Loops()
-    with tracked_by(made):
+    made = ProgressTracker()
+    with use_tracker(made):
         yield made
 
 
-def shown(loops: Loops, iterable: Any) -> list[Items | None]:
+def shown(loops: ProgressTracker, iterable: Any) -> list[ProgressUpdate | None]:
     return [loops.now() for _ in iterable]
 
 
 def test_sized(loops) -> None:
     """The total of what has a length is its length; what is shown is how many are done."""
     assert shown(loops, track(["a", "b"], message="rows")) == [
-        Items(0, 2, "rows"),
-        Items(1, 2, "rows"),
+        ProgressUpdate(0, 2, "rows"),
+        ProgressUpdate(1, 2, "rows"),
     ]
     assert loops.now() is None
 
@@ -39,12 +39,12 @@ def test_sized(loops) -> None:
 def test_unsized(loops, total) -> None:
     """Without a length, and without a total that makes sense, there is none."""
     found = shown(loops, track(iter("ab"), total=total))
-    assert found == [Items(0, None, ""), Items(1, None, "")]
+    assert found == [ProgressUpdate(0, None, ""), ProgressUpdate(1, None, "")]
 
 
 def test_a_total_of_ones_own(loops) -> None:
     """A total that is given counts, also for what has a length."""
-    assert shown(loops, track("a", total=7)) == [Items(0, 7, "")]
+    assert shown(loops, track("a", total=7)) == [ProgressUpdate(0, 7, "")]
 
 
 def test_nothing_to_do(loops) -> None:
@@ -59,12 +59,12 @@ def test_nested(loops) -> None:
         found.append(loops.now())
         found.extend(shown(loops, track("xy", message="rows")))
     assert found == [
-        Items(0, 2, "tables"),
-        Items(0, 2, "rows"),
-        Items(1, 2, "rows"),
-        Items(1, 2, "tables"),
-        Items(0, 2, "rows"),
-        Items(1, 2, "rows"),
+        ProgressUpdate(0, 2, "tables"),
+        ProgressUpdate(0, 2, "rows"),
+        ProgressUpdate(1, 2, "rows"),
+        ProgressUpdate(1, 2, "tables"),
+        ProgressUpdate(0, 2, "rows"),
+        ProgressUpdate(1, 2, "rows"),
     ]
     assert loops.now() is None
 
@@ -148,7 +148,7 @@ def test_a_thread_of_a_migration(loops) -> None:
         thread = threading.Thread(target=target)
         thread.start()
         thread.join()
-    assert found == [None, Items(0, 1, "")]
+    assert found == [None, ProgressUpdate(0, 1, "")]
 
 
 def test_a_task(loops) -> None:
@@ -161,7 +161,7 @@ def test_a_task(loops) -> None:
             found.extend(await asyncio.to_thread(shown, loops, track("b")))
 
     asyncio.run(count())
-    assert found == [Items(0, 1, "awaited"), Items(0, 1, "")]
+    assert found == [ProgressUpdate(0, 1, "awaited"), ProgressUpdate(0, 1, "")]
 
 
 def test_news(loops) -> None:

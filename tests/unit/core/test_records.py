@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from django_safe_init.core.records import Glance
+from django_safe_init.core.records import LeaderSnapshot
 from django_safe_init.core.states import State
 from django_safe_init.status import describe
 from tests.unit.snapshots import OTHER, OWN, ended, reading, run_row
@@ -155,4 +155,4 @@ def test_description() -> None:
 )
 def test_at_work(latest, leader_pid, at_work) -> None:
     """A leader is at work for a build if it is alive and the newest run is that build's."""
-    assert Glance(latest, leader_pid).at_work_for(OWN) is at_work
+    assert LeaderSnapshot(latest, leader_pid).at_work_for(OWN) is at_work

@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 
 from django_safe_init.core import signal_handling
-from django_safe_init.core.cancellation import Interruption, check
+from django_safe_init.core.cancellation import CancellationToken, check
 from django_safe_init.core.signal_handling import Interrupted, interruptible
 
 
@@ -111,7 +111,7 @@ def test_nothing_to_cancel() -> None:
             self.execute_wrappers: list[object] = []
 
     closed = Closed()
-    interruption = Interruption()
+    interruption = CancellationToken()
     interruption.guard(closed, lambda raw: pytest.fail("there is none"))
     over = threading.Event()
     thread = threading.Thread(target=over.wait)

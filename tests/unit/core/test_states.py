@@ -8,7 +8,7 @@ import pytest
 
 from django_safe_init.core.states import (
     TRANSITIONS,
-    IllegalTransition,
+    InvalidTransition,
     State,
     StateMachine,
 )
@@ -45,7 +45,7 @@ def test_transitions(old: State, new: State) -> None:
         machine.to(new)
         assert machine.state is new
     else:
-        with pytest.raises(IllegalTransition, match=f"{old} cannot become {new}"):
+        with pytest.raises(InvalidTransition, match=f"{old} cannot become {new}"):
             machine.to(new)
         assert machine.state is old
 
@@ -89,7 +89,7 @@ def test_an_illegal_transition_is_not_sent() -> None:
 
     state_changed.connect(receive)
     try:
-        with pytest.raises(IllegalTransition):
+        with pytest.raises(InvalidTransition):
             StateMachine("default").to(State.READY)
     finally:
         state_changed.disconnect(receive)

@@ -15,8 +15,13 @@ from django.core.management import call_command as run_command
 
 from django_safe_init import ConfigurationError, init_step, steps
 from django_safe_init.core.build import current_build
-from django_safe_init.core.step import Record, Step, missing, record
-from django_safe_init.core.step_registry import Registry, problems, registry
+from django_safe_init.core.step import (
+    CompletedStep,
+    StepDefinition,
+    completed_step,
+    missing_steps,
+)
+from django_safe_init.core.step_registry import Registry, iter_errors, registry
 from django_safe_init.management import checks
 from django_safe_init.steps import builtin
 
@@ -24,8 +29,8 @@ from django_safe_init.steps import builtin
 def nothing(context: Any) -> None: ...
 
 
-def step(name: str, *after: str, **options: Any) -> Step:
-    return Step("shop", name, nothing, after=after, **options)
+def step(name: str, *after: str, **options: Any) -> StepDefinition:
+    return StepDefinition("shop", name, nothing, after=after, **options)
 
 
 @pytest.fixture
@@ -215,22 +220,22 @@ def test_of_an_app_config(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_problems() -> None:
     """Names twice, steps that are not there, and circles are told with the remedy."""
-    assert problems([step("a"), step("b", "a")]) == []
-    [twice] = problems([step("a"), step("a")])
+    assert iter_errors([step("a"), step("b", "a")]) == []
+    [twice] = iter_errors([step("a"), step("a")])
     assert (twice.kind, twice.message) == (
         "name",
         "Two steps are called shop.a.",
     )
-    [nowhere] = problems([step("a", "other.b")])
+    [nowhere] = iter_errors([step("a", "other.b")])
     assert nowhere.kind == "after"
     assert "shop.a comes after other.b, which does not exist" in nowhere.message
     later = [step("a"), step("b", "a", phase="privileged"), step("c", "b")]
-    [never] = problems(later)
+    [never] = iter_errors(later)
     assert never.kind == "after"
     assert never.message == (
         "The privileged step shop.b comes after shop.a, which is not privileged."
     )
-    [circle] = problems([step("a", "b"), step("b", "a"), step("c")])
+    [circle] = iter_errors([step("a", "b"), step("b", "a"), step("c")])
     assert circle.kind == "circle"
     assert "in a circle: shop.a, shop.b" in circle.message
 
@@ -252,24 +257,26 @@ def test_the_check(own: Registry) -> None:
     ("wanted", "records", "covered", "due"),
     [
         (step("a"), [], False, True),
-        (step("a"), [Record("shop.b", 1, None)], False, True),
-        (step("a"), [Record("shop.a", 1, None)], True, False),
-        (step("a", version=2), [Record("shop.a", 1, None)], False, True),
-        (step("a"), [Record("shop.a", 2, None)], True, False),
-        (step("a", run="always"), [Record("shop.a", 1, None)], True, True),
+        (step("a"), [CompletedStep("shop.b", 1, None)], False, True),
+        (step("a"), [CompletedStep("shop.a", 1, None)], True, False),
+        (step("a", version=2), [CompletedStep("shop.a", 1, None)], False, True),
+        (step("a"), [CompletedStep("shop.a", 2, None)], True, False),
+        (step("a", run="always"), [CompletedStep("shop.a", 1, None)], True, True),
     ],
 )
-def test_covered(wanted: Step, records: Any, covered: bool, due: bool) -> None:
+def test_covered(
+    wanted: StepDefinition, records: Any, covered: bool, due: bool
+) -> None:
     """Readiness asks whether it was done; a leader, whether to do it."""
     assert wanted.is_covered(records) is covered
     assert wanted.is_due(records) is due
-    assert missing([wanted], records) == (() if covered else ("shop.a",))
+    assert missing_steps([wanted], records) == (() if covered else ("shop.a",))
 
 
 def test_covered_by_a_fingerprint() -> None:
     """What counts for a leader is the last time, for readiness any time."""
     wanted = step("a", run="on_change", fingerprint=lambda: "x")
-    new, old = Record("shop.a", 1, "y"), Record("shop.a", 1, "x")
+    new, old = CompletedStep("shop.a", 1, "y"), CompletedStep("shop.a", 1, "x")
     assert (wanted.is_covered([new, old]), wanted.is_due([new, old])) == (True, True)
     assert (wanted.is_covered([old, new]), wanted.is_due([old, new])) == (True, False)
     assert (wanted.is_covered([new]), wanted.is_due([new])) == (False, True)
@@ -277,8 +284,10 @@ def test_covered_by_a_fingerprint() -> None:
 
 def test_rows() -> None:
     """A row without details, of whatever version, is read."""
-    assert record("shop.a", {"version": 3, "print": "x"}) == Record("shop.a", 3, "x")
-    assert record("shop.a", None) == Record("shop.a", 0, None)
+    assert completed_step("shop.a", {"version": 3, "print": "x"}) == CompletedStep(
+        "shop.a", 3, "x"
+    )
+    assert completed_step("shop.a", None) == CompletedStep("shop.a", 0, None)
 
 
 # Ready-made

@@ -7,19 +7,19 @@ from types import SimpleNamespace
 import pytest
 
 from django_safe_init.backends.postgresql.activity import Activity, Blocker
-from django_safe_init.backends.postgresql.observer import Watch
+from django_safe_init.backends.postgresql.observer import PostgresObserver
 from django_safe_init.conf import Settings
 from django_safe_init.core.build import Build
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.records import Glance
+from django_safe_init.core.records import LeaderSnapshot
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import LeaderFailed, WaitTimeout
 from django_safe_init.initialization import follower as module
 from django_safe_init.initialization.follower import (
+    Decision,
     Follower,
-    Progress,
-    Verdict,
-    what_the_leader_does,
+    WaitLog,
+    describe_leader,
 )
 from tests.unit.snapshots import OTHER, OWN, ended, reading, run_row
 
@@ -30,7 +30,7 @@ LED = {"leader_pid": 99}
 
 
 def follower(since=NOTHING, *, leads=True, shares_failure=True) -> Follower:
-    watch = Watch("default", BUILD, Settings(), Deadline(None))
+    watch = PostgresObserver("default", BUILD, Settings(), Deadline(None))
     return Follower(
         watch,
         BUILD,
@@ -49,59 +49,59 @@ OPEN_ONE = reading(run_row(1), **BEHIND, **LED)
     ("since", "now", "verdict"),
     [
         pytest.param(NOTHING, OPEN_ONE, None, id="led"),
-        pytest.param(NOTHING, NOTHING, Verdict.TRY, id="free"),
+        pytest.param(NOTHING, NOTHING, Decision.TRY, id="free"),
         pytest.param(NOTHING, reading(**LED, **BEHIND), None, id="leader starts"),
-        pytest.param(NOTHING, reading(ended(1, "ready")), Verdict.READY, id="ready"),
+        pytest.param(NOTHING, reading(ended(1, "ready")), Decision.READY, id="ready"),
         pytest.param(
             NOTHING,
             reading(ended(1, "ready"), **LED),
-            Verdict.READY,
+            Decision.READY,
             id="ready, not yet unlocked",
         ),
         pytest.param(
-            OPEN_ONE, reading(ended(1, "ready")), Verdict.READY, id="ended meanwhile"
+            OPEN_ONE, reading(ended(1, "ready")), Decision.READY, id="ended meanwhile"
         ),
         pytest.param(
             reading(ended(1, "ready")),
             reading(ended(1, "ready")),
-            Verdict.TRY,
+            Decision.TRY,
             id="ended before: --force",
         ),
         pytest.param(
             NOTHING,
             reading(ended(1, "ready"), **BEHIND),
-            Verdict.TRY,
+            Decision.TRY,
             id="ready and then reversed",
         ),
         pytest.param(
             NOTHING,
             reading(ended(1, "ready", build=OTHER)),
-            Verdict.READY,
+            Decision.READY,
             id="another build's work covers ours",
         ),
         pytest.param(
             NOTHING,
             reading(ended(1, "ready", build=OTHER), **BEHIND),
-            Verdict.TRY,
+            Decision.TRY,
             id="another build's work does not",
         ),
-        pytest.param(OPEN_ONE, reading(run_row(1), **BEHIND), Verdict.TRY, id="died"),
+        pytest.param(OPEN_ONE, reading(run_row(1), **BEHIND), Decision.TRY, id="died"),
         pytest.param(
             OPEN_ONE,
             reading(ended(1, "transient"), **BEHIND),
-            Verdict.TRY,
+            Decision.TRY,
             id="transient end",
         ),
         pytest.param(
             reading(ended(1, "failed"), **BEHIND),
             reading(ended(1, "failed"), **BEHIND),
-            Verdict.TRY,
+            Decision.TRY,
             id="failed before we came",
         ),
         pytest.param(
             NOTHING,
             reading(ended(1, "failed", build=OTHER), **BEHIND),
-            Verdict.TRY,
+            Decision.TRY,
             id="another build failed",
         ),
     ],
@@ -125,14 +125,14 @@ def test_shared_failure(since, leads) -> None:
 def test_a_failure_that_is_not_shared() -> None:
     """`migrate` to some target does not fail because a whole initialization did."""
     failed = reading(ended(1, "failed"), **BEHIND)
-    assert follower(shares_failure=False).judge(failed) is Verdict.TRY
+    assert follower(shares_failure=False).judge(failed) is Decision.TRY
 
 
 @pytest.mark.parametrize(
     ("now", "verdict"),
     [
-        (reading(ended(1, "ready")), Verdict.READY),
-        (reading(), Verdict.READY),
+        (reading(ended(1, "ready")), Decision.READY),
+        (reading(), Decision.READY),
         (NOTHING, None),
         (reading(run_row(1), **BEHIND), None),
         (reading(ended(1, "interrupted"), **BEHIND), None),
@@ -172,7 +172,7 @@ def test_external(now, verdict) -> None:
 )
 def test_what_the_leader_does(latest, leader_pid, line) -> None:
     """One line says who leads, since when, what it is doing, n of total."""
-    assert what_the_leader_does(Glance(latest, leader_pid)) == line
+    assert describe_leader(LeaderSnapshot(latest, leader_pid)) == line
 
 
 # What it says, and when
@@ -182,24 +182,24 @@ BLOCKER = Blocker(55, "report", "", "active", 7.4, "SELECT  *\n FROM " + "x" * 2
 
 
 class Observed:
-    """A `Progress` on a clock of its own, which sees the activity that the test sets."""
+    """A `WaitLog` on a clock of its own, which sees the activity that the test sets."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: float) -> None:
         self.now = 1000.0
         self.lines: list[str] = []
         self.activity = Activity(None, 0.0, None, False, ())
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
-        watch = Watch("shop", BUILD, Settings(**settings), Deadline(None))
-        self.progress = Progress(watch, self.lines.append)
+        watch = PostgresObserver("shop", BUILD, Settings(**settings), Deadline(None))
+        self.progress = WaitLog(watch, self.lines.append)
 
     def see(self, seconds: float, **changes) -> list[str]:
         """The lines after so many seconds, in which a run like this was seen."""
         self.now += seconds
         before = len(self.lines)
-        self.look(Glance(run_row(8, **changes), 99))
+        self.look(LeaderSnapshot(run_row(8, **changes), 99))
         return self.lines[before:]
 
-    def look(self, glance: Glance) -> None:
+    def look(self, glance: LeaderSnapshot) -> None:
         self.progress.note(glance, SimpleNamespace(activity=lambda: self.activity))
 
 
@@ -322,7 +322,7 @@ def test_the_total_time_is_over(observed) -> None:
 def test_nobody_leads(monkeypatch) -> None:
     """Where nobody leads, the error says what to do about that."""
     observed = Observed(monkeypatch, wait_timeout=1)
-    observed.look(Glance(None, None))
+    observed.look(LeaderSnapshot(None, None))
     observed.now += 2
     with pytest.raises(
         WaitTimeout, match="Nobody initializes this database: run `manage"

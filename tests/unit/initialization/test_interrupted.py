@@ -11,7 +11,7 @@ from django.db import migrations, models
 
 from django_safe_init.initialization.interrupted import (
     concurrent_indexes,
-    does_nothing_else,
+    only_concurrent_indexes,
 )
 
 ADD = AddIndexConcurrently("product", models.Index(fields=["name"], name="by_name"))
@@ -47,4 +47,4 @@ def migration(*operations):
 def test_index_operations(operations, names, nothing_else) -> None:
     """Concurrent index operations are found, in wrappers too, and told from all others."""
     assert concurrent_indexes(migration(*operations)) == names
-    assert does_nothing_else(migration(*operations)) is nothing_else
+    assert only_concurrent_indexes(migration(*operations)) is nothing_else

@@ -23,9 +23,9 @@ from django_safe_init.initialization.migrate_command import (
     next_migrate,
 )
 from django_safe_init.management.commands.migrate import Command as OurMigrate
-from django_safe_init.management.exec import require_command, split
+from django_safe_init.management.exec import check_command, split_argv
 from django_safe_init.management.output import (
-    JsonOnly,
+    JSONOutput,
     command_errors,
     report_to,
     terminal,
@@ -42,17 +42,17 @@ from django_safe_init.management.output import (
 )
 def test_split(argv, own, command) -> None:
     """What stands before the first `--` is ours, the rest is the command."""
-    assert split(argv) == (own, command)
+    assert split_argv(argv) == (own, command)
 
 
 def test_require_command() -> None:
     """A program that is not there is refused before any work."""
-    require_command([])
-    require_command(["sh", "-c", "true"])
+    check_command([])
+    check_command(["sh", "-c", "true"])
     with pytest.raises(
         ConfigurationError, match="There is no command 'no-such-program'"
     ):
-        require_command(["no-such-program"])
+        check_command(["no-such-program"])
 
 
 def test_a_swallowed_signal(monkeypatch) -> None:
@@ -87,7 +87,7 @@ def test_report_to() -> None:
 
 def test_json_only(capfd, monkeypatch) -> None:
     """Standard output is kept for the object; prints, also of children, go elsewhere."""
-    with open(1, "w", closefd=False) as stdout, JsonOnly() as json:
+    with open(1, "w", closefd=False) as stdout, JSONOutput() as json:
         # pytest's own does not write to descriptor 1.
         monkeypatch.setattr(sys, "stdout", stdout)
         print("from Python")

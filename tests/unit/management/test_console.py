@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from django_safe_init.core.words import duration
-from django_safe_init.management.history import HEADINGS, picture, plain
+from django_safe_init.core.words import format_duration
+from django_safe_init.management.history import HEADINGS, rich_table, text_table
 from tests.unit.snapshots import ended, run_row
 
 RUNS = [
@@ -35,12 +35,12 @@ RUNS = [
 )
 def test_durations(seconds, text) -> None:
     """Short ones are exact, long ones readable."""
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 def test_plain() -> None:
     """Columns are aligned, numbers to the right; the error ends the line."""
-    assert plain(RUNS).splitlines() == [
+    assert text_table(RUNS).splitlines() == [
         "run  started                    took  outcome   done  command       leader    error",
         " 12  2026-01-01 00:00:00      3.21 s  open      3/14  safe_migrate  web-1:77",
         "  9  2026-01-01 00:00:00  1 min 15 s  failed    3/14  safe_migrate  web-1:77"
@@ -53,7 +53,7 @@ def test_plain() -> None:
 def test_for_a_terminal(width) -> None:
     """A line for each run in the terminal's width, and the errors in full below."""
     output = io.StringIO()
-    Console(file=output, width=width).print(picture(RUNS))
+    Console(file=output, width=width).print(rich_table(RUNS))
     lines = [line.rstrip() for line in output.getvalue().splitlines()]
     assert all(len(line) <= width for line in lines)
     first, rule, *runs, error = [line.split() for line in lines]

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from django_safe_init.backends.postgresql.activity import Activity, Blocker
 from django_safe_init.core.states import State
-from django_safe_init.management.live_view import Frame, LiveView
-from django_safe_init.scene import Scene, StepRow, seconds_to_pause
+from django_safe_init.management.live_view import LiveView, StatusView
+from django_safe_init.scene import StatusDetail, StepRow, poll_interval
 from django_safe_init.status import Status, describe
 from tests.unit.snapshots import OWN, ended, reading, run_row
 
@@ -32,23 +32,25 @@ def steps(
     return (*done, newest._replace(**changes))
 
 
-def working(**changes: object) -> Scene:
+def working(**changes: object) -> StatusDetail:
     """A leader in the fourth of fourteen steps."""
     status = describe("default", reading(run_row(18), leader_pid=4711))
     values = {"status": status, "steps": steps(4), "role": "shop", "followers": 7}
-    return Scene(**{**values, **changes})
+    return StatusDetail(**{**values, **changes})
 
 
-def picture(scene: Scene, width: int = 80, height: int = 24, **more: object) -> str:
+def picture(
+    scene: StatusDetail, width: int = 80, height: int = 24, **more: object
+) -> str:
     """The frame as text."""
     console = Console(
         record=True, width=width, height=height, file=io.StringIO(), color_system=None
     )
-    console.print(Frame(scene, **more))
+    console.print(StatusView(scene, **more))
     return console.export_text()
 
 
-def lines(scene: Scene, **more: object) -> list[str]:
+def lines(scene: StatusDetail, **more: object) -> list[str]:
     return [line.rstrip() for line in picture(scene, **more).splitlines()]
 
 
@@ -183,7 +185,7 @@ def test_the_end() -> None:
 def test_before_any_run() -> None:
     """Without a run there is a status, and nothing invented."""
     status = Status("default", State.UNINITIALIZED, 0, "not initialized")
-    assert lines(Scene(status)) == [
+    assert lines(StatusDetail(status)) == [
         "default: uninitialized",
         "status  not initialized",
     ]
@@ -193,7 +195,7 @@ def test_a_run_without_a_plan() -> None:
     """While a leader reads the migrations, there is no bar."""
     run = run_row(18, total=0, done=0, message="reading migrations")
     status = describe("default", reading(run, leader_pid=4711))
-    shown = lines(Scene(status, followers=0))
+    shown = lines(StatusDetail(status, followers=0))
     assert shown[1].split(None, 1) == ["now", "migrating reading migrations"]
 
 
@@ -206,7 +208,7 @@ def test_notes() -> None:
 @pytest.mark.parametrize(
     ("scene", "queries"),
     [
-        (Scene(Status("default", State.UNINITIALIZED, 0, "")), 3),
+        (StatusDetail(Status("default", State.UNINITIALIZED, 0, "")), 3),
         (working(), 3),
         (working(activity=BUSY), 4),
         (working(activity=BLOCKED), 5),
@@ -214,7 +216,7 @@ def test_notes() -> None:
 )
 def test_four_queries_a_second(scene, queries) -> None:
     """The more a look asks for, the longer is the pause after it."""
-    assert seconds_to_pause(scene) == queries / 4
+    assert poll_interval(scene) == queries / 4
 
 
 def test_before_the_first_look() -> None:

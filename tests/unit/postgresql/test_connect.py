@@ -10,8 +10,8 @@ from django.db import connections
 
 from django_safe_init.backends.postgresql.session import (
     KEEPALIVES,
-    make_patient,
-    make_wrapper,
+    create_direct_wrapper,
+    retry_when_busy,
 )
 from django_safe_init.core.databases import check_alias
 from django_safe_init.exceptions import ConfigurationError
@@ -29,21 +29,21 @@ def test_the_pool_is_left_out(options) -> None:
     """A pool keeps a session lock after close(): our wrapper has none, theirs keeps it."""
     options["pool"] = {"min_size": 1}
     before = copy.deepcopy(connections.settings["default"])
-    assert "pool" not in make_wrapper("default").settings_dict["OPTIONS"]
+    assert "pool" not in create_direct_wrapper("default").settings_dict["OPTIONS"]
     assert connections.settings["default"] == before
 
 
 def test_keepalives(options) -> None:
     """A dead network is noticed by keepalives, unless the project chose others."""
     options["keepalives_idle"] = 99
-    found = make_wrapper("default").settings_dict["OPTIONS"]
+    found = create_direct_wrapper("default").settings_dict["OPTIONS"]
     assert found == {**KEEPALIVES, "keepalives_idle": 99}
 
 
 @pytest.mark.usefixtures("options")
 def test_direct() -> None:
     """What DIRECT says wins over DATABASES, for this wrapper only."""
-    wrapper = make_wrapper("default", {"HOST": "server", "PORT": 5433})
+    wrapper = create_direct_wrapper("default", {"HOST": "server", "PORT": 5433})
     assert wrapper.settings_dict["HOST"] == "server"
     assert wrapper.settings_dict["PORT"] == 5433
     assert wrapper.settings_dict["NAME"] == connections.settings["default"]["NAME"]
@@ -76,7 +76,7 @@ class FullServer:
 def test_a_full_server_is_waited_for() -> None:
     """A run's connection is had as soon as the server has one."""
     full = "FATAL: sorry, too many clients already"
-    wrapper = make_patient(FullServer(full, full), 60)
+    wrapper = retry_when_busy(FullServer(full, full), 60)
     assert wrapper.get_new_connection({"dbname": "shop"}) == {"dbname": "shop"}
 
 
@@ -86,6 +86,6 @@ def test_a_full_server_is_waited_for() -> None:
 )
 def test_other_refusals_are_not(text, seconds) -> None:
     """Another error, or a server that stays full, is the caller's."""
-    wrapper = make_patient(FullServer(text), seconds)
+    wrapper = retry_when_busy(FullServer(text), seconds)
     with pytest.raises(psycopg.OperationalError, match=text):
         wrapper.get_new_connection({})

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from django_safe_init.backends.postgresql.recorder import Recorder
+from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.core.build import Build
 from django_safe_init.core.states import State
 
 
-def recorder(**values) -> Recorder:
-    made = Recorder(None, Build(frozenset(), "x"), None)
+def recorder(**values) -> PostgresRecorder:
+    made = PostgresRecorder(None, Build(frozenset(), "x"), None)
     for name, value in values.items():
         setattr(made, name, value)
     return made

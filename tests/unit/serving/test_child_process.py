@@ -19,7 +19,7 @@ import pytest
 
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.serving.background import child_process
-from django_safe_init.serving.background.child_process import Child
+from django_safe_init.serving.background.child_process import InitializationProcess
 from django_safe_init.serving.background.host_lock import HostLock
 from tests.support import wait_until
 
@@ -37,15 +37,15 @@ LISTENING = DEAF.replace("SIG_IGN", "SIG_DFL")
 @pytest.fixture
 def start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[str], Child]]:
+) -> Iterator[Callable[[str], InitializationProcess]]:
     """Starts a child whose settings, its first code of a project, are this code."""
-    started: list[Child] = []
+    started: list[InitializationProcess] = []
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "childs_settings")
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def start_with(code: str) -> Child:
+    def start_with(code: str) -> InitializationProcess:
         (tmp_path / "childs_settings.py").write_text(dedent(code))
-        started.append(Child())
+        started.append(InitializationProcess())
         return started[-1]
 
     yield start_with
@@ -64,7 +64,7 @@ def test_it_needs_the_name_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> N
     """Settings that are not named in the environment are refused in one sentence."""
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE")
     with pytest.raises(ConfigurationError, match=r"^Set DJANGO_SETTINGS_MODULE in the"):
-        Child()
+        InitializationProcess()
 
 
 def test_it_finds_what_its_parent_finds(start: Any, monkeypatch: Any) -> None:
@@ -83,7 +83,7 @@ def test_a_folder_with_a_colon(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*filter(None, sys.path), str(folder), "--"])
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "colon_settings")
-    with Child() as running:
+    with InitializationProcess() as running:
         assert running.result()[0] == 17
 
 
@@ -207,7 +207,7 @@ def test_what_it_inherits(start: Any, tmp_path: Path) -> None:
     assert lock.take()
     code = f"import os, sys; sys.exit(17 + os.get_inheritable({lock.file}))"
     (tmp_path / "childs_settings.py").write_text(code)
-    with Child(holding=lock) as running:
+    with InitializationProcess(holding=lock) as running:
         assert running.result()[0] == 17
     assert not os.path.exists(lock.path)
     lock.remove()
@@ -217,7 +217,9 @@ def test_a_lock_that_is_none(start: Any, tmp_path: Path) -> None:
     """Where there can be no file, there is nothing to keep."""
     start("")
     (tmp_path / "childs_settings.py").write_text("import sys; sys.exit(17)")
-    with Child(holding=HostLock(str(tmp_path / "nowhere/lock"))) as running:
+    with InitializationProcess(
+        holding=HostLock(str(tmp_path / "nowhere/lock"))
+    ) as running:
         assert running.result()[0] == 17
 
 
@@ -240,7 +242,7 @@ def test_the_error_it_tells(printed: Any, error: str, others: str) -> None:
 
 
 def test_it_ends_although_its_parent_has_forked(
-    start: Callable[[str], Child], tmp_path: Path
+    start: Callable[[str], InitializationProcess], tmp_path: Path
 ) -> None:
     """A helper that the parent has forked does not keep it alive, once it has given it up."""
     begun = start(LISTENING)

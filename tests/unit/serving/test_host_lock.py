@@ -13,7 +13,11 @@ import pytest
 from django.db import connections
 
 from django_safe_init.core.build import Build
-from django_safe_init.serving.background.host_lock import Heir, HostLock, host_lock
+from django_safe_init.serving.background.host_lock import (
+    HostLock,
+    OrphanedChild,
+    host_lock,
+)
 
 
 @pytest.fixture
@@ -68,8 +72,8 @@ def test_an_heir(path: str) -> None:
     assert other.heir() is None
     assert lock.take()
     assert other.heir() is None
-    lock.bequeath(Heir(4711, 17))
-    assert other.heir() == Heir(4711, 17)
+    lock.bequeath(OrphanedChild(4711, 17))
+    assert other.heir() == OrphanedChild(4711, 17)
     lock.drop()
     assert other.heir() is None
     assert lock.take()
@@ -99,7 +103,7 @@ def test_where_there_can_be_no_such_file(
     assert lock.take()
     assert other.take()
     assert lock.file is None
-    lock.bequeath(Heir(4711, 17))
+    lock.bequeath(OrphanedChild(4711, 17))
     assert other.heir() is None
     lock.drop()
 

@@ -17,12 +17,12 @@ from django.utils.translation import trans_real
 
 import django_safe_init
 from django_safe_init.serving.http import page_texts
-from django_safe_init.serving.http.page import DebugView, PageView, render
+from django_safe_init.serving.http.page import DebugContext, PageContext, render
 from tests.unit.catalogues import CONTEXT, write_mo
 
 STATES = (*page_texts.HEADINGS, "unknown")
 WANTED = "/orders/?page=2&sort=name"
-MIGRATING = PageView(
+MIGRATING = PageContext(
     "migrating",
     continue_url=WANTED,
     status_url="/api/db/status",
@@ -35,7 +35,7 @@ MIGRATING = PageView(
     remaining_seconds=200,
     refresh_seconds=7,
 )
-DEBUG = DebugView(
+DEBUG = DebugContext(
     ("shop.0001_initial",), error="ValueError: no price", leader="web-3:1994"
 )
 STYLE = Path(django_safe_init.__file__).parent / "templates/django_safe_init/page.css"
@@ -72,7 +72,7 @@ class Parsed(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def shown(view: PageView) -> list[str]:
+def shown(view: PageContext) -> list[str]:
     """The texts of the page that a person sees, those of the title included."""
     return Parsed(render(view)).lines
 
@@ -84,7 +84,7 @@ def shown(view: PageView) -> list[str]:
 def test_heading(state: str) -> None:
     """Each state has a heading of its own, and an unknown one has that of not knowing."""
     heading, explanation = page_texts.HEADINGS.get(state, page_texts.UNKNOWN)
-    lines = shown(PageView(state))
+    lines = shown(PageContext(state))
     assert lines[:3] == [heading, heading, explanation]
     assert "100%" not in " ".join(lines)
 
@@ -104,7 +104,7 @@ def test_numbers() -> None:
 
 def test_unknown_numbers() -> None:
     """What is not known is not there, and the bar moves without a value."""
-    parsed = Parsed(render(PageView("migrating")))
+    parsed = Parsed(render(PageContext("migrating")))
     assert parsed.all("progress")[0] == {
         "id": "bar",
         "max": "100",
@@ -115,7 +115,7 @@ def test_unknown_numbers() -> None:
 
 def test_progress_without_steps() -> None:
     """Per cent alone move the bar too."""
-    assert Parsed(render(PageView("migrating", progress=7))).all("progress")[0][
+    assert Parsed(render(PageContext("migrating", progress=7))).all("progress")[0][
         "value"
     ] == ("7")
 
@@ -143,7 +143,7 @@ def test_error() -> None:
 
 def test_error_of_no_run() -> None:
     """A failure without a run does not speak of one."""
-    assert page_texts.advice() not in shown(PageView("error"))
+    assert page_texts.advice() not in shown(PageContext("error"))
 
 
 @pytest.mark.parametrize("state", ["not_initialized", "unknown"])
@@ -167,7 +167,7 @@ def test_debug() -> None:
 
 def test_debug_with_little_to_say() -> None:
     """What a developer cannot be told is left out."""
-    lines = shown(PageView("initializing", debug=DebugView()))
+    lines = shown(PageContext("initializing", debug=DebugContext()))
     assert page_texts.debug_heading() in lines
     assert not any("pending" in line or "leader" in line for line in lines)
 
@@ -283,7 +283,7 @@ def test_refresh_is_for_those_without_script() -> None:
 
 def test_refresh_without_script() -> None:
     """Without a script the refresh is for everybody, and never without a pause."""
-    content = render(PageView("migrating", refresh_seconds=0)).content.decode()
+    content = render(PageContext("migrating", refresh_seconds=0)).content.decode()
     assert '<meta http-equiv="refresh" content="1">' in content
     assert "<noscript>" not in content
 
@@ -351,9 +351,11 @@ def test_who_came_for_the_page_stays() -> None:
 def test_everything_is_escaped() -> None:
     """No value can end an attribute or begin an element."""
     hostile = "\"'><script>alert(1)</script>"
-    debug = DebugView((hostile,), hostile, hostile, hostile)
+    debug = DebugContext((hostile,), hostile, hostile, hostile)
     url = f"/{hostile}"
-    view = PageView("error", url, status_url=url, run=1, done=1, total=1, debug=debug)
+    view = PageContext(
+        "error", url, status_url=url, run=1, done=1, total=1, debug=debug
+    )
     content = render(view).content.decode()
     assert "<script>" not in content
     assert content.count("<script") == 1

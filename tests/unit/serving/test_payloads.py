@@ -12,7 +12,7 @@ import django_safe_init
 from django_safe_init.backends.postgresql.activity import Activity, Blocker
 from django_safe_init.core.records import StepRow
 from django_safe_init.core.states import State
-from django_safe_init.scene import Scene
+from django_safe_init.scene import StatusDetail
 from django_safe_init.serving.background.poller import unreachable
 from django_safe_init.serving.http import payloads
 from django_safe_init.status import Status, describe
@@ -139,7 +139,7 @@ def test_details() -> None:
     step = StepRow(2, "migration", "shop.0002_secret", False, "failed", 1.5)
     blocker = Blocker(8, "app", "psql", "idle", 3.0, "TABLE shop")
     waiting = Activity("SELECT secret", 2.0, 7, False, (blocker,))
-    scene = Scene(FAILED, (step,), role="owner", followers=3, activity=waiting)
+    scene = StatusDetail(FAILED, (step,), role="owner", followers=3, activity=waiting)
     [found] = payloads.details([scene])["databases"]
     assert found == {
         **FAILED.as_json(),
@@ -164,7 +164,7 @@ def test_details() -> None:
     assert found["error"] == "ValueError: it broke"
     assert found["pending"] == ["shop.0002_secret"]
     json.dumps(found)
-    assert Scene(READY).as_json()["activity"] is None
+    assert StatusDetail(READY).as_json()["activity"] is None
 
 
 def test_the_worst() -> None:
@@ -172,8 +172,8 @@ def test_the_worst() -> None:
     least = describe("other", reading(run_row(progress=3), **BEHIND, **LED))
     order = [READY, MIGRATING, least, UNREACHABLE, BEHIND_ONLY, FAILED]
     for index, status in enumerate(order):
-        assert payloads.worst(order[: index + 1]) is status
-        assert payloads.worst(order[index::-1]) is status
+        assert payloads.least_ready(order[: index + 1]) is status
+        assert payloads.least_ready(order[index::-1]) is status
 
 
 def test_states_of_the_module() -> None:

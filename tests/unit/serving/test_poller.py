@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from django_safe_init.core.databases import Engine
+from django_safe_init.core.databases import BackendKind
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import (
     ConfigurationError,
@@ -18,9 +18,13 @@ from django_safe_init.exceptions import (
     UnsupportedEngine,
     WaitTimeout,
 )
-from django_safe_init.scene import Scene
+from django_safe_init.scene import StatusDetail
 from django_safe_init.serving.background import poller
-from django_safe_init.serving.background.poller import Lookout, pause_after, unreachable
+from django_safe_init.serving.background.poller import (
+    StatusPoller,
+    poll_interval,
+    unreachable,
+)
 from django_safe_init.status import Status
 from tests.support import wait_until
 from tests.unit.conftest import READY, status_of
@@ -35,12 +39,12 @@ BEHIND = status_of(reading(**MISSING))
 @pytest.fixture
 def look(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Status]]]:
     """Lets a lookout see, or meet, these one after the other; returns what it reported."""
-    monkeypatch.setattr(poller, "pause_after", lambda seconds: 0)
-    started: list[Lookout] = []
+    monkeypatch.setattr(poller, "poll_interval", lambda seconds: 0)
+    started: list[StatusPoller] = []
 
     def at(*sights: Status | Exception) -> list[Status]:
         left: list[Status | Exception] = list(sights)
-        reported: list[Scene] = []
+        reported: list[StatusDetail] = []
 
         def open_reader(*arguments: Any) -> Any:
             sight = left.pop(0) if left else READY
@@ -50,7 +54,7 @@ def look(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Status]
 
         monkeypatch.setattr(poller, "open_reader", open_reader)
         monkeypatch.setattr(poller, "look", lambda alias, reader: reader.sight)
-        started.append(Lookout("default", None, reported.append))
+        started.append(StatusPoller("default", None, reported.append))
         started[-1].start()
         started[-1].join(10)
         assert not started[-1].is_alive()
@@ -109,11 +113,11 @@ def test_what_is_seen_replaces_what_was(look) -> None:
 @pytest.mark.parametrize(
     ("engine", "lock", "guarded"),
     [
-        (Engine.POSTGRESQL, "auto", True),
-        (Engine.SQLITE, "none", True),
-        (Engine.MEMORY, "auto", False),
-        (Engine.UNKNOWN, "auto", True),
-        (Engine.UNKNOWN, "none", False),
+        (BackendKind.POSTGRESQL, "auto", True),
+        (BackendKind.SQLITE, "none", True),
+        (BackendKind.MEMORY, "auto", False),
+        (BackendKind.UNKNOWN, "auto", True),
+        (BackendKind.UNKNOWN, "none", False),
     ],
 )
 def test_nobody_to_wait_for(look, monkeypatch, settings, engine, lock, guarded) -> None:
@@ -128,9 +132,11 @@ def test_more_for_the_token(look, monkeypatch, settings) -> None:
     """Steps and leader are looked at only where somebody could ask for them."""
     looked: list[Any] = []
 
-    def read_scene(alias: str, reader: Any, before: Scene | None) -> Scene:
+    def read_scene(
+        alias: str, reader: Any, before: StatusDetail | None
+    ) -> StatusDetail:
         looked.append(before)
-        return Scene(reader.sight)
+        return StatusDetail(reader.sight)
 
     monkeypatch.setattr(poller, "read_scene", read_scene)
     look(BEHIND)
@@ -157,16 +163,16 @@ def test_changes_are_logged_once(look, caplog) -> None:
 )
 def test_pauses(took, pause) -> None:
     """At most once a second, and rarer the longer a look takes; never quite in step."""
-    pauses = [pause_after(took) for _ in range(50)]
+    pauses = [poll_interval(took) for _ in range(50)]
     assert pause <= min(pauses) < max(pauses) <= 1.25 * pause
 
 
 def test_stop(monkeypatch) -> None:
     """A lookout that is stopped ends without another look."""
-    reported: list[Scene] = []
+    reported: list[StatusDetail] = []
     monkeypatch.setattr(poller, "open_reader", lambda *arguments: Reader(BEHIND))
     monkeypatch.setattr(poller, "look", lambda alias, reader: reader.sight)
-    watching = Lookout("default", None, reported.append)
+    watching = StatusPoller("default", None, reported.append)
     watching.start()
     wait_until(lambda: reported)
     watching.stop()

@@ -103,7 +103,7 @@ def test_who_serves_initializes(tell, settings, monkeypatch) -> None:
         def stop(self) -> None: ...
 
     heeded = []
-    monkeypatch.setattr(supervisor, "Background", Silent)
+    monkeypatch.setattr(supervisor, "InitializationSupervisor", Silent)
     monkeypatch.setattr(module.termination, "heed", lambda: heeded.append(1))
     settings.SAFE_INIT = {"IN_TESTS": True, "SERVE": "initialize"}
     readiness.look()

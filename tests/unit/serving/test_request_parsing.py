@@ -6,10 +6,10 @@ import pytest
 from django.test import RequestFactory
 
 from django_safe_init.serving.http.request_parsing import (
-    chosen,
-    has_token,
-    own_url,
-    wants_page,
+    is_authorized,
+    prefers_html,
+    same_site_url,
+    selected_databases,
 )
 
 factory = RequestFactory()
@@ -35,7 +35,7 @@ def as_sent(text: str) -> str:
 )
 def test_the_token_opens(token, header) -> None:
     """The right token opens, also one that is not ASCII or comes from a file."""
-    assert has_token(factory.get("/", HTTP_AUTHORIZATION=header), token)
+    assert is_authorized(factory.get("/", HTTP_AUTHORIZATION=header), token)
 
 
 @pytest.mark.parametrize(
@@ -59,12 +59,12 @@ def test_the_token_opens(token, header) -> None:
 )
 def test_nothing_else_opens(token, header) -> None:
     """Another token, another scheme or none opens nothing; an empty token opens nothing."""
-    assert not has_token(factory.get("/", HTTP_AUTHORIZATION=header), token)
+    assert not is_authorized(factory.get("/", HTTP_AUTHORIZATION=header), token)
 
 
 def test_no_header() -> None:
     """A request without the header is told the public part."""
-    assert not has_token(factory.get("/"), "s3cret")
+    assert not is_authorized(factory.get("/"), "s3cret")
 
 
 @pytest.mark.parametrize(
@@ -89,12 +89,12 @@ def test_no_header() -> None:
 )
 def test_who_wants_a_page(accept, page) -> None:
     """A page is for who names HTML and prefers it; a probe and a script get JSON."""
-    assert wants_page(factory.get("/", HTTP_ACCEPT=accept)) is page
+    assert prefers_html(factory.get("/", HTTP_ACCEPT=accept)) is page
 
 
 def test_no_accept_header() -> None:
     """Who names no media type gets JSON."""
-    assert not wants_page(factory.get("/"))
+    assert not prefers_html(factory.get("/"))
 
 
 def test_an_encoding_that_nobody_knows(monkeypatch) -> None:
@@ -105,7 +105,7 @@ def test_an_encoding_that_nobody_knows(monkeypatch) -> None:
         raise LookupError("unknown encoding: nonexistent")
 
     monkeypatch.setattr(request, "get_preferred_type", unknown)
-    assert not wants_page(request)
+    assert not prefers_html(request)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_an_encoding_that_nobody_knows(monkeypatch) -> None:
 def test_chosen_databases(query, aliases) -> None:
     """`?database=` chooses one of SAFE_INIT["DATABASES"]; anything else there is none."""
     request = factory.get(f"/?{query}")
-    assert list(chosen(request, ["default", "other"])) == aliases
+    assert list(selected_databases(request, ["default", "other"])) == aliases
 
 
 @pytest.mark.parametrize(
@@ -141,4 +141,4 @@ def test_own_url(path, url) -> None:
     address, _, query = path.partition("?")
     request = factory.get("/", QUERY_STRING=query)
     request.path = address
-    assert own_url(request) == url
+    assert same_site_url(request) == url

@@ -23,13 +23,13 @@ from django_safe_init.core.records import ConnectionEnded, RunRow
 from django_safe_init.exceptions import DatabaseUnreachable
 from django_safe_init.serving.background import supervisor
 from django_safe_init.serving.background.child_process import NOT_DUE
-from django_safe_init.serving.background.host_lock import Heir, HostLock
+from django_safe_init.serving.background.host_lock import HostLock, OrphanedChild
 from django_safe_init.serving.background.poller import unreachable
 from django_safe_init.serving.background.supervisor import (
-    Background,
-    pause_after,
-    seconds_to_wait,
+    InitializationSupervisor,
+    backoff,
     seconds_until_due,
+    seconds_until_retry,
     server_process,
 )
 from django_safe_init.serving.background.termination_signals import termination
@@ -63,17 +63,17 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostLock:
 
 def test_pauses() -> None:
     """Each is twice the one before, up to a limit that as many runs as are read can tell of."""
-    assert [pause_after(failures) for failures in range(1, 9)] == [
+    assert [backoff(failures) for failures in range(1, 9)] == [
         *(5, 10, 20, 40, 80, 160),
         *(300, 300),
     ]
-    assert pause_after(supervisor._RUNS) == supervisor.MOST_PAUSE
+    assert backoff(supervisor._RUNS) == supervisor.MAX_PAUSE
 
 
 @pytest.mark.parametrize("status", [READY, LED, unreachable("default")])
 def test_nothing_to_do(status: Status) -> None:
     """What is ready, or led, or not to be reached, is left alone."""
-    assert seconds_to_wait(status, [failed(1, 1000)], OWN) == math.inf
+    assert seconds_until_retry(status, [failed(1, 1000)], OWN) == math.inf
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_nothing_to_do(status: Status) -> None:
 )
 def test_when_it_is_time(runs: list[RunRow], seconds: float) -> None:
     """At once, unless the newest runs of this build have failed: then after a pause."""
-    assert seconds_to_wait(DUE, runs, OWN) == pytest.approx(seconds)
+    assert seconds_until_retry(DUE, runs, OWN) == pytest.approx(seconds)
 
 
 class Reader:
@@ -195,12 +195,12 @@ def use(monkeypatch: Any, made: list[FakeChild], *ends: tuple[int, str]) -> None
 
 
 @pytest.fixture
-def begin() -> Iterator[Callable[..., Background]]:
+def begin() -> Iterator[Callable[..., InitializationSupervisor]]:
     """Starts a thread that knows these statuses, by alias; a test may change them."""
-    started: list[Background] = []
+    started: list[InitializationSupervisor] = []
 
-    def begin_with(known: dict[str, Status | None]) -> Background:
-        started.append(Background(known, BUILD, known.get))
+    def begin_with(known: dict[str, Status | None]) -> InitializationSupervisor:
+        started.append(InitializationSupervisor(known, BUILD, known.get))
         started[-1].start()
         return started[-1]
 
@@ -209,7 +209,7 @@ def begin() -> Iterator[Callable[..., Background]]:
         each.stop()
 
 
-def assert_ends(thread: Background) -> None:
+def assert_ends(thread: InitializationSupervisor) -> None:
     thread.join(10)
     assert not thread.is_alive()
 
@@ -292,7 +292,7 @@ def test_a_failure(
 ) -> None:
     """It is told with its reason; this process tries again after a pause that grows."""
     see(DUE)
-    monkeypatch.setattr(supervisor, "LEAST_PAUSE", 0.01)
+    monkeypatch.setattr(supervisor, "MIN_PAUSE", 0.01)
     use(monkeypatch, children, (1, "It broke."), (1, "Again."), (0, ""), (1, "Late."))
     thread = begin({"default": DUE})
     wait_until(lambda: "Late." in caplog.text)
@@ -327,7 +327,7 @@ def test_a_child_that_cannot_be_started(
         raise OSError(11, "Resource temporarily unavailable")
 
     see(DUE)
-    monkeypatch.setattr(supervisor, "LEAST_PAUSE", 0.01)
+    monkeypatch.setattr(supervisor, "MIN_PAUSE", 0.01)
     monkeypatch.setattr(supervisor, "Child", start)
     begin({"default": DUE})
     wait_until(lambda: "Resource temporarily unavailable" in caplog.text)
@@ -339,7 +339,7 @@ def test_a_look_that_goes_wrong(
     children: Any, begin: Any, see: Any, monkeypatch: Any, caplog: Any
 ) -> None:
     """What nobody has foreseen is told, and tried again."""
-    monkeypatch.setattr(supervisor, "LEAST_PAUSE", 0.01)
+    monkeypatch.setattr(supervisor, "MIN_PAUSE", 0.01)
     see(RuntimeError("not\nforeseen"))
     begin({"default": DUE})
     wait_until(lambda: "RuntimeError: not foreseen" in caplog.text)
@@ -351,7 +351,7 @@ def test_without_a_build(see: Any, monkeypatch: Any) -> None:
     """What this build expects is found out when it is needed."""
     see(READY)
     monkeypatch.setattr(supervisor, "current_build", lambda: BUILD)
-    thread = Background(["default"], None, {"default": DUE}.get)
+    thread = InitializationSupervisor(["default"], None, {"default": DUE}.get)
     thread._act(["default"])
     assert thread._build is BUILD
 
@@ -374,7 +374,7 @@ def test_stopped_while_a_child_runs(
 
 def test_stopped_before_the_child_is_started(children: Any, host: HostLock) -> None:
     """After that none is started any more."""
-    thread = Background(["default"], BUILD, {"default": DUE}.get)
+    thread = InitializationSupervisor(["default"], BUILD, {"default": DUE}.get)
     thread._end_child()
     thread._initialize(host)
     assert children == []
@@ -398,7 +398,7 @@ def test_the_end_of_the_process(
 
 def test_disowned_in_a_helper(host: HostLock) -> None:
     """A forked process gives up the child of its parent, if there is one, and its end."""
-    thread = Background(["default"], BUILD, lambda alias: None)
+    thread = InitializationSupervisor(["default"], BUILD, lambda alias: None)
     thread.disown()
     given_up: list[int] = []
     child: Any = SimpleNamespace(disown=lambda: given_up.append(1))
@@ -442,7 +442,7 @@ def test_the_child_goes_on(
     wait_until(lambda: children)
     thread._leave()
     assert children[0].left_to == replaced
-    assert host.heir() == Heir(4711, replaced)
+    assert host.heir() == OrphanedChild(4711, replaced)
     assert not children[0].ended.is_set()
 
 
@@ -467,14 +467,14 @@ def test_the_child_ends(
 
 def test_ended_before_it_has_begun(children: Any) -> None:
     """Who does not even know its build has nothing to end."""
-    thread = Background(["default"], None, lambda alias: None)
+    thread = InitializationSupervisor(["default"], None, lambda alias: None)
     thread._end_child()
     assert thread._stopped.is_set()
 
 
 def test_replaced_without_a_child(replaced: int) -> None:
     """There is nothing to leave to anybody."""
-    thread = Background(["default"], BUILD, {"default": LED}.get)
+    thread = InitializationSupervisor(["default"], BUILD, {"default": LED}.get)
     thread._leave()
     assert thread._stopped.is_set()
 
@@ -486,7 +486,7 @@ def heir(host: HostLock) -> Iterator[subprocess.Popen[bytes]]:
     assert host.file is not None
     wait = [sys.executable, "-c", "input()"]
     with subprocess.Popen(wait, stdin=subprocess.PIPE, pass_fds=[host.file]) as process:
-        host.bequeath(Heir(process.pid, 99))
+        host.bequeath(OrphanedChild(process.pid, 99))
         host.drop()
         yield process
         process.kill()
@@ -494,7 +494,7 @@ def heir(host: HostLock) -> Iterator[subprocess.Popen[bytes]]:
 
 def test_the_end_of_an_heir(heir: Any, replaced: int) -> None:
     """A worker that is told to end ends the child that another one has left to the server."""
-    Background(["default"], BUILD, lambda alias: None)._end_child()
+    InitializationSupervisor(["default"], BUILD, lambda alias: None)._end_child()
     assert heir.wait(0) == -signal.SIGTERM
 
 
@@ -508,12 +508,12 @@ def test_an_heir_that_has_just_ended(
     ended = subprocess.Popen(["true"])
     ended.wait()
     monkeypatch.setattr(HostLock, "heir", lambda self: before._replace(pid=ended.pid))
-    Background(["default"], BUILD, lambda alias: None)._end_child()
+    InitializationSupervisor(["default"], BUILD, lambda alias: None)._end_child()
     assert heir.poll() is None
 
 
 def test_the_heir_of_another_server(heir: Any, monkeypatch: Any) -> None:
     """That server ends it."""
     monkeypatch.setattr(supervisor, "server_process", lambda: 98)
-    Background(["default"], BUILD, lambda alias: None)._end_child()
+    InitializationSupervisor(["default"], BUILD, lambda alias: None)._end_child()
     assert heir.poll() is None

@@ -7,7 +7,7 @@ from django.db import models
 from django.db.models import UniqueConstraint
 
 from django_safe_init.backends.base.introspection import (
-    Catalogue,
+    Catalog,
     Relation,
     UniqueIndex,
 )
@@ -16,9 +16,9 @@ from django_safe_init.backends.postgresql.introspection import (
 )
 from django_safe_init.backends.sqlite3.introspection import stored as stored_sqlite
 from django_safe_init.core.build import Build
-from django_safe_init.core.findings import Finding, Kind, manage
-from django_safe_init.management.grouping import grouped
-from django_safe_init.validation import Validation
+from django_safe_init.core.findings import Finding, FindingKind, management_command_line
+from django_safe_init.management.grouping import format_findings
+from django_safe_init.validation import ValidationReport
 from django_safe_init.validation.model_schema import (
     TableName,
     Unique,
@@ -26,7 +26,7 @@ from django_safe_init.validation.model_schema import (
     table_name,
     tables_of,
 )
-from django_safe_init.validation.provenance import apps_beyond
+from django_safe_init.validation.provenance import apps_ahead
 
 AB = frozenset({"a", "b"})
 
@@ -78,7 +78,7 @@ def test_partitions() -> None:
     """What a table is partitioned by must be among the columns that are unique."""
     relation = Relation(AB, partitioned_by=frozenset({"b"}))
     unique = Unique(("a",), ())
-    catalogue = Catalogue({})
+    catalogue = Catalog({})
     assert catalogue.keeps(relation, unique)
     assert not catalogue.keeps(relation, Unique(("a", "b"), ()))
     assert catalogue.keeps(Relation(AB, indexable=False), unique)
@@ -91,8 +91,8 @@ def test_what_an_engine_cannot() -> None:
     )
     unique = Unique(("a",), (), constraint=later)
     assert unique.abilities == {"deferrable"}
-    assert Catalogue({}).keeps(Relation(AB), unique)
-    able = Catalogue({}, abilities=frozenset({"deferrable", "include"}))
+    assert Catalog({}).keeps(Relation(AB), unique)
+    able = Catalog({}, abilities=frozenset({"deferrable", "include"}))
     assert not able.keeps(Relation(AB), unique)
 
 
@@ -130,20 +130,23 @@ def test_apps_beyond() -> None:
     """Only what was recorded after this build's newest is a newer build's."""
     build = Build(frozenset({"a.1", "a.2", "b.2", "c.1"}), "x")
     recorded = ["a.1", "b.1", "gone.1", "a.2", "b.2", "a.3", "a.4", "c.1"]
-    assert apps_beyond(recorded, build) == {"a": ("a.2", "a.3")}
+    assert apps_ahead(recorded, build) == {"a": ("a.2", "a.3")}
 
 
 def test_commands() -> None:
     """A command names the database unless it is the default."""
-    assert manage("safe_migrate") == "python manage.py safe_migrate"
-    assert manage("safe_migrate", "b") == "python manage.py safe_migrate --database b"
+    assert management_command_line("safe_migrate") == "python manage.py safe_migrate"
+    assert (
+        management_command_line("safe_migrate", "b")
+        == "python manage.py safe_migrate --database b"
+    )
 
 
 def test_texts() -> None:
     """A finding without a repair says only what is wrong."""
-    finding = Finding(Kind.MISSING_TABLE, "error", "t", None, "It is missing.")
+    finding = Finding(FindingKind.MISSING_TABLE, "error", "t", None, "It is missing.")
     assert str(finding) == "It is missing."
-    assert list(grouped(Validation("default", 2, (finding,)))) == [
+    assert list(format_findings(ValidationReport("default", 2, (finding,)))) == [
         "default: 1 error, 0 warnings",
         "\nmissing_table (error)",
         "  It is missing.",
