@@ -27,7 +27,7 @@ from django.utils.timezone import is_aware, localtime
 from django.utils.translation import gettext_lazy as _
 
 from django_safe_init.conf import get_settings
-from django_safe_init.core.words import format_duration
+from django_safe_init.core.text import format_duration
 from django_safe_init.models import Run, Step
 from django_safe_init.timeline import (
     run_result,

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings as django_settings
 
 from django_safe_init.core.findings import DEFAULT_LEVELS, LEVELS
 from django_safe_init.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    pass
 
 MODES = ("self", "external", "off")
 MODE_VARIABLE = "DB_INIT_MODE"
@@ -329,3 +334,28 @@ def get_settings() -> Settings:
     for key in {"databases", "exempt_paths"} & values.keys():
         values[key] = tuple(values[key])
     return Settings(**values)
+
+
+_MOST_SECONDS_OF_PAUSE = 30.0
+
+
+#: Looks at who stands in the way, for each wait: one of them comes before the wait is over.
+_LOOKS = 3
+
+
+@dataclass(frozen=True)
+class LockTimeoutPolicy:
+    """How long a statement of a migration waits for a lock, and how often it is tried."""
+
+    seconds: float
+    attempts: int
+
+    def pause(self, attempt: int) -> float:
+        """The seconds after that attempt: as long as it waited, doubled each time, with jitter."""
+        doubled = self.seconds * 2.0 ** min(attempt - 1, 10)
+        return min(doubled, _MOST_SECONDS_OF_PAUSE) * random.uniform(0.75, 1.25)
+
+    @property
+    def seconds_between_looks(self) -> float:
+        """How often to look who stands in the way, to have seen it when the wait is over."""
+        return min(max(self.seconds / _LOOKS, 0.02), 1.0)

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from django_safe_init.backends.base.backend import BaseReader
-from django_safe_init.backends.postgresql.activity import Activity
 from django_safe_init.core.records import (
+    Activity,
     ConnectionEnded,
     StepRow,
     TablesLocked,

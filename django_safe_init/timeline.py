@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from django_safe_init.core.words import format_duration
+from django_safe_init.core.text import format_duration
 from django_safe_init.models import Run, Step
 
 #: Narrower bars, in per cent of the whole, could not be seen.

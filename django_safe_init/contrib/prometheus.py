@@ -26,8 +26,7 @@ from prometheus_client.registry import Collector
 from django_safe_init.conf import get_settings, in_project_tests
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.outcomes import OUTCOMES
-from django_safe_init.core.records import RunRow
+from django_safe_init.core.records import OUTCOMES, RunRow
 from django_safe_init.core.states import State
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import ConfigurationError

@@ -7,9 +7,18 @@ Ready is decided by sets of names: every migration this build knows is recorded 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django_safe_init.core.states import State
+
+if TYPE_CHECKING:
+    pass
+
+if TYPE_CHECKING:
+    pass
+if TYPE_CHECKING:
+    pass
 
 
 class TablesLocked(Exception):
@@ -211,3 +220,88 @@ def same_apps(unknown: Iterable[str], missing: Iterable[str]) -> tuple[str, ...]
     """
     apps = {name.split(".")[0] for name in missing}
     return tuple(sorted(name for name in unknown if name.split(".")[0] in apps))
+
+
+#: How a run can end.
+OUTCOMES = ("ready", "partial", "failed", "interrupted", "transient", "abandoned")
+
+
+#: Ends after which somebody else tries; the third in a row of one build is a failure.
+TRANSIENT_OUTCOMES = ("interrupted", "transient", "abandoned")
+
+
+MAX_TRANSIENT_FAILURES = 3
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """A session that a leader's statement waits for."""
+
+    pid: int
+    role: str
+    application: str
+    state: str
+    seconds: float
+    query: str
+
+    def __str__(self) -> str:
+        return (
+            f"pid {self.pid} (role {self.role}, {self.application or 'no name'}, {self.state} "
+            f"for {self.seconds:.0f} s: {_short(self.query)})"
+        )
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What can be seen of a leader at one moment; another role sees less."""
+
+    #: The statement that runs, how long it has run in seconds, and the backend it runs in.
+    query: str | None
+    seconds: float
+    pid: int | None
+    #: Whether a statement is running and not waiting for a lock.
+    progressing: bool
+    blockers: tuple[Blocker, ...]
+
+    def __str__(self) -> str:
+        if self.query is None:
+            return ""
+        text = f"running for {self.seconds:.0f} s: {_short(self.query)}"
+        if self.blockers:
+            text += "; blocked by " + ", ".join(
+                str(blocker) for blocker in self.blockers
+            )
+        return text
+
+
+@dataclass
+class LostRuns:
+    """The runs that this process has led and lost, and why it lost the last one."""
+
+    runs: list[int] = field(default_factory=list)
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class InterruptedStep:
+    """The start of a non-atomic migration, as its leader noted it."""
+
+    name: str
+    backwards: bool
+    #: Indexes named by the migration that existed before it started: never dropped.
+    indexes_before: frozenset[str]
+    #: The run that made the mark.
+    run: int
+
+    @classmethod
+    def from_row(
+        cls, run: int, name: str, backwards: bool, detail: Any
+    ) -> InterruptedStep:
+        """From the columns of an open step; `detail` is what `start_detail` gave."""
+        before = frozenset((detail or {}).get("indexes_before", ()))
+        return cls(name, bool(backwards), before, run)
+
+
+def _short(query: str) -> str:
+    text = " ".join(query.split())
+    return text if len(text) <= 100 else text[:97] + "..."

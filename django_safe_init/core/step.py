@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from asgiref.sync import async_to_sync
 from django.db import router
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -156,3 +158,15 @@ def missing_steps(
     """The labels of the steps that the records do not cover, in their order."""
     known = list(records)
     return tuple(step.label for step in steps if not step.is_covered(known))
+
+
+def call(function: Callable[[Any], Any], context: Any) -> Any:
+    """What the function returns; if that is to be awaited, what comes of it."""
+    result = function(context)
+    if not inspect.isawaitable(result):
+        return result
+
+    async def value() -> Any:
+        return await result
+
+    return async_to_sync(value)()

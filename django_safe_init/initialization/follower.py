@@ -13,11 +13,11 @@ from collections.abc import Callable
 from enum import Enum, auto
 
 from django_safe_init.backends.base.backend import BaseObserver, BaseReader
-from django_safe_init.backends.postgresql.activity import Activity
 from django_safe_init.core.build import Build
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import (
+    Activity,
     ConnectionEnded,
     LeaderSnapshot,
     RunRow,

@@ -28,6 +28,7 @@ from django_safe_init.core.databases import (
 from django_safe_init.core.deadline import Deadline, require_timeout
 from django_safe_init.core.records import (
     ConnectionEnded,
+    LostRuns,
     TablesLocked,
     TablesUnreadable,
 )
@@ -41,12 +42,7 @@ from django_safe_init.exceptions import (
     LoginRefused,
 )
 from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import (
-    LostRuns,
-    MigrateTask,
-    in_run,
-    run_context,
-)
+from django_safe_init.initialization.run_context import MigrateTask, in_run, run_context
 from django_safe_init.pools.router import check_outside_using_pool
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -20,30 +19,11 @@ from django.db.migrations.operations import RunPython, SeparateDatabaseAndState
 from django.db.migrations.operations.base import Operation
 
 from django_safe_init.conf import Settings
+from django_safe_init.core.records import InterruptedStep
 from django_safe_init.core.step import StepDefinition
 from django_safe_init.exceptions import ConfigurationError, UnfinishedMigration
 
 logger = logging.getLogger("django_safe_init")
-
-
-@dataclass(frozen=True)
-class InterruptedStep:
-    """The start of a non-atomic migration, as its leader noted it."""
-
-    name: str
-    backwards: bool
-    #: Indexes named by the migration that existed before it started: never dropped.
-    indexes_before: frozenset[str]
-    #: The run that made the mark.
-    run: int
-
-    @classmethod
-    def from_row(
-        cls, run: int, name: str, backwards: bool, detail: Any
-    ) -> InterruptedStep:
-        """From the columns of an open step; `detail` is what `start_detail` gave."""
-        before = frozenset((detail or {}).get("indexes_before", ()))
-        return cls(name, bool(backwards), before, run)
 
 
 def operations(migration: Migration) -> Iterator[Operation]:

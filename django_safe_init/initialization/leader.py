@@ -12,8 +12,8 @@ from django_safe_init.backends.base.backend import RunSession
 from django_safe_init.backends.base.lock import Lock
 from django_safe_init.backends.base.transaction import MigrationTransaction
 from django_safe_init.core.cancellation import raise_cancellation, shield
-from django_safe_init.core.outcomes import MAX_TRANSIENT_FAILURES
 from django_safe_init.core.progress import use_tracker
+from django_safe_init.core.records import MAX_TRANSIENT_FAILURES, LostRuns
 from django_safe_init.core.states import State, StateMachine
 from django_safe_init.core.step import StepDefinition
 from django_safe_init.core.text import one_line, printable
@@ -27,11 +27,7 @@ from django_safe_init.exceptions import (
 )
 from django_safe_init.initialization.interrupted import InterruptedSteps
 from django_safe_init.initialization.lock_retry import PartiallyApplied
-from django_safe_init.initialization.run_context import (
-    LostRuns,
-    MigrateTask,
-    run_context,
-)
+from django_safe_init.initialization.run_context import MigrateTask, run_context
 from django_safe_init.initialization.step_runner import StepRunner
 from django_safe_init.initialization.tracker import MigrationTracker
 from django_safe_init.validation import log_findings

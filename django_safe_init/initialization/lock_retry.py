@@ -8,20 +8,18 @@ queue for that long at most.
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations import Migration
 from django.db.migrations.state import ProjectState
 
-from django_safe_init.backends.postgresql.activity import Blocker
-from django_safe_init.conf import get_settings
+from django_safe_init.conf import LockTimeoutPolicy, get_settings
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.heartbeat import Heartbeat
+from django_safe_init.core.records import Blocker
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import DDLLockTimeout
 from django_safe_init.initialization.interrupted import database_option
@@ -33,31 +31,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("django_safe_init")
 Do = Callable[[ProjectState, BaseDatabaseSchemaEditor], ProjectState]
 
-_MOST_SECONDS_OF_PAUSE = 30.0
-#: Looks at who stands in the way, for each wait: one of them comes before the wait is over.
-_LOOKS = 3
-
 
 class PartiallyApplied(DDLLockTimeout):
     """What the migration did before stays: nobody who waits may go on where it broke off."""
-
-
-@dataclass(frozen=True)
-class LockTimeoutPolicy:
-    """How long a statement of a migration waits for a lock, and how often it is tried."""
-
-    seconds: float
-    attempts: int
-
-    def pause(self, attempt: int) -> float:
-        """The seconds after that attempt: as long as it waited, doubled each time, with jitter."""
-        doubled = self.seconds * 2.0 ** min(attempt - 1, 10)
-        return min(doubled, _MOST_SECONDS_OF_PAUSE) * random.uniform(0.75, 1.25)
-
-    @property
-    def seconds_between_looks(self) -> float:
-        """How often to look who stands in the way, to have seen it when the wait is over."""
-        return min(max(self.seconds / _LOOKS, 0.02), 1.0)
 
 
 class LockTimeoutRetry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,14 +31,6 @@ class MigrateTask:
     rerun: tuple[str, ...] = ()
     #: Takes a line for the person who waits.
     report: Callable[[str], None] = lambda line: None
-
-
-@dataclass
-class LostRuns:
-    """The runs that this process has led and lost, and why it lost the last one."""
-
-    runs: list[int] = field(default_factory=list)
-    reason: str = ""
 
 
 #: Where this thread leads: the tracker of the run that is under way, by alias.

@@ -11,8 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_safe_init.backends.base.backend import RunSession
 from django_safe_init.backends.base.transaction import MigrationTransaction
 from django_safe_init.core import cancellation
-from django_safe_init.core.calling import call
-from django_safe_init.core.step import DONE, StepContext, StepDefinition
+from django_safe_init.core.step import DONE, StepContext, StepDefinition, call
 from django_safe_init.exceptions import InitializationFailed
 from django_safe_init.initialization.interrupted import InterruptedSteps
 

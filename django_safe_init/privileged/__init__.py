@@ -18,8 +18,7 @@ Names of the calling app's steps are made of what they ensure, `role_shop_owner`
 
 from __future__ import annotations
 
-from django_safe_init.privileged.databases import ensure_database
-from django_safe_init.privileged.extensions import ensure_extension
+from django_safe_init.privileged.databases import ensure_database, ensure_extension
 from django_safe_init.privileged.grants import grant_application
 from django_safe_init.privileged.roles import ensure_role
 

@@ -34,3 +34,16 @@ def ensure_database(name: str | None = None, *, owner: str) -> None:
         return rows(context.connection, _OWNER, name_for(context)) == [(owner,)]
 
     register(f"database_{name}" if name else "database", ensure, done)
+
+
+def ensure_extension(name: str) -> None:
+    """The extension, in the database that is initialized, in its default schema."""
+
+    def ensure(context: PrivilegedContext) -> None:
+        run(context.target(), "CREATE EXTENSION IF NOT EXISTS {name}", name=name)
+
+    def done(context: PrivilegedContext) -> bool:
+        query = "SELECT 1 FROM pg_extension WHERE extname = %s"
+        return bool(rows(context.target(), query, name))
+
+    register(f"extension_{name}", ensure, done)

@@ -20,10 +20,9 @@ from django_safe_init.backends.postgresql.lock_keys import privileged_key
 from django_safe_init.backends.postgresql.session import connect, create_direct_wrapper
 from django_safe_init.conf import Settings, get_settings
 from django_safe_init.core.build import current_build
-from django_safe_init.core.calling import call
 from django_safe_init.core.cancellation import check, sleep
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.step import StepDefinition
+from django_safe_init.core.step import StepDefinition, call
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import (
     ConfigurationError,

@@ -12,9 +12,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.backends.postgresql.session import create_direct_wrapper
 from django_safe_init.conf import Settings
-from django_safe_init.core.calling import call
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.step import PrivilegedContext, StepDefinition
+from django_safe_init.core.step import PrivilegedContext, StepDefinition, call
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import LoginRefused, MissingPrivilege
 

@@ -11,9 +11,8 @@ from django.apps import apps
 
 from django_safe_init.core.build import Build
 from django_safe_init.core.findings import Finding, FindingKind, management_command_line
-from django_safe_init.validation.classify import compare
+from django_safe_init.validation.classify import apps_ahead, compare
 from django_safe_init.validation.model_schema import Table, tables_of
-from django_safe_init.validation.provenance import apps_ahead
 
 if TYPE_CHECKING:
     from django_safe_init.backends.base.backend import BaseIntrospection

@@ -9,9 +9,9 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Field
 
-from django_safe_init.backends.base.introspection import Catalog, Relation
+from django_safe_init.backends.base.introspection import Catalog, Relation, Unique
 from django_safe_init.core.findings import FindingKind
-from django_safe_init.validation.model_schema import Table, Unique, column_of
+from django_safe_init.validation.model_schema import Table, column_of
 
 
 @dataclass(frozen=True)

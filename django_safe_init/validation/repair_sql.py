@@ -10,14 +10,10 @@ from django.db.backends.ddl_references import Statement
 from django.db.backends.utils import truncate_name
 from django.db.models import Field, UniqueConstraint
 
+from django_safe_init.backends.base.introspection import Unique
 from django_safe_init.core.findings import FindingKind
 from django_safe_init.validation.diff import SchemaDifference
-from django_safe_init.validation.model_schema import (
-    Model,
-    Unique,
-    column_of,
-    table_name,
-)
+from django_safe_init.validation.model_schema import Model, column_of, table_name
 
 
 class RepairSQLBuilder:

@@ -18,11 +18,10 @@ from django.dispatch import Signal
 
 import django_safe_init
 from django_safe_init import exceptions, signals
-from django_safe_init.backends.postgresql.activity import Blocker
 from django_safe_init.conf import DEFAULT_PATHS, MODES, SERVE_MODES, Settings
-from django_safe_init.core import outcomes
+from django_safe_init.core import records
 from django_safe_init.core.findings import DEFAULT_LEVELS, LEVELS, Finding, FindingKind
-from django_safe_init.core.records import RunRow
+from django_safe_init.core.records import Blocker, RunRow
 from django_safe_init.core.states import TRANSITIONS, State
 from django_safe_init.exceptions import SafeInitError
 from django_safe_init.initialization.initializer import Outcome
@@ -161,7 +160,7 @@ def test_drawing_of_the_states() -> None:
 def test_outcomes() -> None:
     """docs/reference/states.md lists every outcome of a run."""
     written = [codes(row[0])[0] for row in rows("docs/reference/states.md", "outcome")]
-    assert sorted(written) == sorted(outcomes.OUTCOMES)
+    assert sorted(written) == sorted(records.OUTCOMES)
 
 
 def test_transient_outcomes() -> None:
@@ -169,7 +168,7 @@ def test_transient_outcomes() -> None:
     text = (DOCS / "reference/states.md").read_text()
     sentence = re.search(r"^.* are nobody's fault once", text, re.MULTILINE)
     assert sentence is not None
-    assert set(codes(sentence[0])) == set(outcomes.TRANSIENT_OUTCOMES)
+    assert set(codes(sentence[0])) == set(records.TRANSIENT_OUTCOMES)
 
 
 # Errors and exit codes
@@ -432,7 +431,7 @@ def test_schema_of_safe_init_status() -> None:
     assert list(defs["run"]["properties"]) == list(RunRow._fields)
     assert defs["state"]["enum"] == [state.value for state in State]
     known = defs["run"]["properties"]["outcome"]["enum"]
-    assert known == [*outcomes.OUTCOMES, None]
+    assert known == [*records.OUTCOMES, None]
     for name in ("status", "run", "blocker"):
         assert list(defs[name]["properties"]) == defs[name]["required"]
 

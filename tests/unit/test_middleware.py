@@ -310,7 +310,7 @@ def test_the_page(tell, ask) -> None:
 
 def views_of(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the page is asked to show from now on."""
-    from django_safe_init.serving.http import pages
+    from django_safe_init.serving.http import page
 
     shown: list[Any] = []
 
@@ -318,7 +318,7 @@ def views_of(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         shown.append(view)
         return HttpResponse("the page")
 
-    monkeypatch.setattr(pages, "render", render)
+    monkeypatch.setattr(page, "render", render)
     return shown
 
 

@@ -11,24 +11,31 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 from django_safe_init.backends.base.lock import Lock
 from django_safe_init.backends.base.transaction import MigrationTransaction
-from django_safe_init.backends.postgresql.activity import Activity, Blocker
-from django_safe_init.conf import Settings
+from django_safe_init.conf import LockTimeoutPolicy, Settings
 from django_safe_init.core.build import Build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.progress import ProgressTracker
-from django_safe_init.core.records import LeaderSnapshot, RunDetail, RunRow, Snapshot
+from django_safe_init.core.records import (
+    Activity,
+    Blocker,
+    LeaderSnapshot,
+    LostRuns,
+    RunDetail,
+    RunRow,
+    Snapshot,
+)
 from django_safe_init.core.states import State
 from django_safe_init.core.step import CompletedStep
 from django_safe_init.initialization.interrupted import InterruptedSteps
-from django_safe_init.initialization.lock_retry import LockTimeoutPolicy
-from django_safe_init.initialization.run_context import LostRuns
 
 if TYPE_CHECKING:
-    from django_safe_init.backends.base.defects import CatalogIssue
-    from django_safe_init.backends.base.introspection import Catalog
+    from django_safe_init.backends.base.introspection import (
+        Catalog,
+        CatalogIssue,
+        TableName,
+    )
     from django_safe_init.backends.postgresql.lock import LockSnapshot
     from django_safe_init.validation import ValidationReport
-    from django_safe_init.validation.model_schema import TableName
 
 
 class BaseReader(Protocol):

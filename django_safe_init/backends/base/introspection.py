@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from django_safe_init.validation.model_schema import TableName, Unique
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.models import Field, UniqueConstraint
+
+from django_safe_init.core.findings import FindingKind
 
 
 class UniqueIndex(NamedTuple):
@@ -83,3 +87,72 @@ class Catalog:
             return True  # Django does not create it here
         name = unique.name and self.stored(unique.name)
         return any(index.name == name for index in relation.uniques)
+
+
+def collecting_editor(
+    kind: type[BaseDatabaseSchemaEditor], connection: BaseDatabaseWrapper
+) -> BaseDatabaseSchemaEditor:
+    """An editor that runs nothing.
+
+    It is not entered: that would begin a transaction, and check all foreign keys on SQLite.
+    """
+    editor = kind(connection, collect_sql=True, atomic=False)
+    editor.deferred_sql = []
+    return editor
+
+
+class CatalogIssue(NamedTuple):
+    """Something that the server itself calls unfinished."""
+
+    kind: FindingKind
+    object: str
+    message: str
+    #: None if no statement alone puts it right.
+    repair: str | None
+
+
+class TableName(NamedTuple):
+    """A table as a model names it; without a schema it is the one that the search path finds."""
+
+    schema: str | None
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}" if self.schema else self.name
+
+
+class Unique(NamedTuple):
+    """Something that a model says is unique."""
+
+    #: Empty where only the name can tell: it is about expressions.
+    columns: tuple[str, ...]
+    fields: tuple[Field[Any, Any], ...]
+    primary_key: bool = False
+    #: What the model gives a name to.
+    constraint: UniqueConstraint | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The name of the constraint, if the model gives it one."""
+        return self.constraint.name if self.constraint else None
+
+    @property
+    def nulls_equal(self) -> bool:
+        """Whether a NULL equals another NULL."""
+        return self.constraint is not None and self.constraint.nulls_distinct is False
+
+    @property
+    def abilities(self) -> frozenset[str]:
+        """What a database must be able to do, or Django does not create it there."""
+        constraint: Any = self.constraint
+        wanted = {
+            "deferrable": constraint and constraint.deferrable is not None,
+            "include": constraint and bool(constraint.include),
+            "nulls_distinct": constraint and constraint.nulls_distinct is not None,
+        }
+        return frozenset(name for name, needed in wanted.items() if needed)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What it has in common with the same of another state of the model."""
+        return (self.columns, self.name, self.primary_key)

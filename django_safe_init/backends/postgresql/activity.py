@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from django_safe_init.backends.postgresql.held import HELD
-from django_safe_init.backends.postgresql.lock_keys import leader_key, work_key
+from django_safe_init.backends.postgresql.lock_keys import HELD, leader_key, work_key
+from django_safe_init.core.records import Activity, Blocker, _short
 
 if TYPE_CHECKING:
     from django_safe_init.backends.postgresql.session import Session
@@ -85,47 +84,6 @@ class LeaderSession(NamedTuple):
         return f"{self.state} for {self.state_seconds or 0:.0f} s"
 
 
-@dataclass(frozen=True)
-class Blocker:
-    """A session that a leader's statement waits for."""
-
-    pid: int
-    role: str
-    application: str
-    state: str
-    seconds: float
-    query: str
-
-    def __str__(self) -> str:
-        return (
-            f"pid {self.pid} (role {self.role}, {self.application or 'no name'}, {self.state} "
-            f"for {self.seconds:.0f} s: {_short(self.query)})"
-        )
-
-
-@dataclass(frozen=True)
-class Activity:
-    """What can be seen of a leader at one moment; another role sees less."""
-
-    #: The statement that runs, how long it has run in seconds, and the backend it runs in.
-    query: str | None
-    seconds: float
-    pid: int | None
-    #: Whether a statement is running and not waiting for a lock.
-    progressing: bool
-    blockers: tuple[Blocker, ...]
-
-    def __str__(self) -> str:
-        if self.query is None:
-            return ""
-        text = f"running for {self.seconds:.0f} s: {_short(self.query)}"
-        if self.blockers:
-            text += "; blocked by " + ", ".join(
-                str(blocker) for blocker in self.blockers
-            )
-        return text
-
-
 def leader_backends(session: Session, lock_key: str | None) -> list[LeaderSession]:
     """The sessions of the present leader; the one that holds the leader lock is the first."""
     keys = {"work_key": work_key(lock_key), "leader_key": leader_key(lock_key)}
@@ -168,8 +126,3 @@ def blockers_of(session: Session, pid: int) -> tuple[Blocker, ...]:
     Raises the driver's errors.
     """
     return _blockers(session.rows(_BLOCKERS_OF, {"pid": pid}))
-
-
-def _short(query: str) -> str:
-    text = " ".join(query.split())
-    return text if len(text) <= 100 else text[:97] + "..."

@@ -10,7 +10,6 @@ import psycopg
 
 from django_safe_init.backends.base.holder import describe
 from django_safe_init.backends.postgresql.activity import (
-    Blocker,
     LeaderSession,
     blockers,
     leader_backends,
@@ -25,7 +24,7 @@ from django_safe_init.backends.postgresql.session import (
 from django_safe_init.conf import Settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.records import ConnectionEnded, RunRow, TablesLocked
+from django_safe_init.core.records import Blocker, ConnectionEnded, RunRow, TablesLocked
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import DatabaseUnreachable
 

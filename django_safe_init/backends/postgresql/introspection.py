@@ -10,12 +10,13 @@ from typing import Any
 
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-from django_safe_init.backends.base.defects import CatalogIssue
-from django_safe_init.backends.base.editing import collecting_editor
 from django_safe_init.backends.base.introspection import (
     Catalog,
+    CatalogIssue,
     Relation,
+    TableName,
     UniqueIndex,
+    collecting_editor,
 )
 from django_safe_init.backends.postgresql.session import (
     Session,
@@ -25,7 +26,6 @@ from django_safe_init.backends.postgresql.session import (
 from django_safe_init.conf import Settings
 from django_safe_init.core.findings import FindingKind
 from django_safe_init.exceptions import MissingPrivilege
-from django_safe_init.validation.model_schema import TableName
 
 #: Longer names are cut off by the server, in bytes.
 _NAME_BYTES = 63

@@ -10,8 +10,13 @@ from dataclasses import dataclass
 import psycopg
 
 from django_safe_init.backends.postgresql.ending import refusal, terminate
-from django_safe_init.backends.postgresql.held import HELD, HOLDERS
-from django_safe_init.backends.postgresql.lock_keys import channel, leader_key, work_key
+from django_safe_init.backends.postgresql.lock_keys import (
+    HELD,
+    HOLDERS,
+    channel,
+    leader_key,
+    work_key,
+)
 from django_safe_init.backends.postgresql.session import Session, session_error
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_safe_init.backends.postgresql.activity import Blocker, blockers_of
+from django_safe_init.backends.postgresql.activity import blockers_of
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
 from django_safe_init.backends.postgresql.session import Session, session_error
-from django_safe_init.conf import Settings
+from django_safe_init.conf import LockTimeoutPolicy, Settings
+from django_safe_init.core.records import Blocker
 from django_safe_init.core.text import exception_chain
-from django_safe_init.initialization.lock_retry import LockTimeoutPolicy
 
 #: The greatest `lock_timeout` (PostgreSQL manual, 19.11.1).
 _MOST_MILLISECONDS = 2**31 - 1

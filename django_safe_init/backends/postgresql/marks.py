@@ -7,7 +7,7 @@ import psycopg
 from django_safe_init.backends.postgresql.schema import missing_privilege
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
-from django_safe_init.initialization.interrupted import InterruptedStep
+from django_safe_init.core.records import InterruptedStep
 
 _MARKS = f"""
     WITH step AS (

@@ -19,7 +19,7 @@ from django_safe_init.backends.postgresql.session import (
 )
 from django_safe_init.backends.postgresql.steps import LAST_DONE
 from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
-from django_safe_init.core.outcomes import TRANSIENT_OUTCOMES
+from django_safe_init.core.records import TRANSIENT_OUTCOMES
 from django_safe_init.core.step import DONE
 from django_safe_init.core.text import one_line
 

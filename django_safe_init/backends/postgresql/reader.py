@@ -6,8 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from django_safe_init.backends.postgresql.held import holders_sql
-from django_safe_init.backends.postgresql.lock_keys import leader_key
+from django_safe_init.backends.postgresql.lock_keys import holders_sql, leader_key
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.backends.postgresql.steps import MISSING_STEPS, missing_params
 from django_safe_init.core.build import Build
@@ -24,7 +23,7 @@ from django_safe_init.core.records import (
 )
 
 if TYPE_CHECKING:
-    from django_safe_init.backends.postgresql.activity import Activity
+    from django_safe_init.core.records import Activity
 
 logger = logging.getLogger("django_safe_init")
 

@@ -29,11 +29,14 @@ from django_safe_init.backends.postgresql.schema import missing_privilege
 from django_safe_init.backends.postgresql.session import Session, session_error
 from django_safe_init.core import cancellation
 from django_safe_init.core.build import Build
-from django_safe_init.core.outcomes import MAX_TRANSIENT_FAILURES, TRANSIENT_OUTCOMES
 from django_safe_init.core.progress import ProgressTracker, ProgressUpdate
+from django_safe_init.core.records import (
+    MAX_TRANSIENT_FAILURES,
+    TRANSIENT_OUTCOMES,
+    LostRuns,
+)
 from django_safe_init.core.states import State
 from django_safe_init.core.text import printable
-from django_safe_init.initialization.run_context import LostRuns
 from django_safe_init.version import __version__
 
 logger = logging.getLogger("django_safe_init")

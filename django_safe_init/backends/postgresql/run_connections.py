@@ -13,8 +13,8 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
-from django_safe_init.backends.postgresql.held import holders_sql
 from django_safe_init.backends.postgresql.lock import AdvisoryLock, LockSnapshot
+from django_safe_init.backends.postgresql.lock_keys import holders_sql
 from django_safe_init.backends.postgresql.session import (
     apply_session_settings,
     cancel_statement,

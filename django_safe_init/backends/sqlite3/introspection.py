@@ -14,17 +14,17 @@ from typing import Any
 from django.db import connections
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
-from django_safe_init.backends.base.defects import CatalogIssue
-from django_safe_init.backends.base.editing import collecting_editor
 from django_safe_init.backends.base.introspection import (
     Catalog,
+    CatalogIssue,
     Relation,
+    TableName,
     UniqueIndex,
+    collecting_editor,
 )
-from django_safe_init.backends.sqlite3.editor import AlterTableSchemaEditor
 from django_safe_init.backends.sqlite3.paths import database_file
+from django_safe_init.backends.sqlite3.schema import AlterTableSchemaEditor
 from django_safe_init.backends.sqlite3.session import SQLiteSession
-from django_safe_init.validation.model_schema import TableName
 
 _HAS_MIGRATIONS = "SELECT name FROM sqlite_master WHERE name = 'django_migrations'"
 _RECORDED = "SELECT app || '.' || name AS name FROM django_migrations ORDER BY id"

@@ -12,13 +12,16 @@ Neither knows threads, so what one process holds is kept here.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import struct
 import sys
 import threading
 import time
 from contextlib import suppress
+from typing import Any, NamedTuple
 
+from django_safe_init.core.progress import ProgressUpdate
 from django_safe_init.exceptions import (
     DatabaseUnreachable,
     LockLost,
@@ -229,3 +232,37 @@ def _forget_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_in_child)
+
+
+class ProgressRecord(NamedTuple):
+    """How far a leader's run is, and its running step."""
+
+    run: int
+    done: int
+    progress: int
+    items: ProgressUpdate | None
+
+    def encoded(self) -> bytes:
+        """For the file."""
+        return json.dumps(self, ensure_ascii=False).encode()
+
+
+def _decoded(text: bytes) -> ProgressRecord | None:
+    try:
+        run, done, progress, items = json.loads(text)
+        return ProgressRecord(run, done, progress, items and ProgressUpdate(*items))
+    except (ValueError, TypeError):  # none, or one of another version
+        return None
+
+
+def with_note(values: dict[str, Any], text: bytes) -> dict[str, Any]:
+    """The columns of an open run, with what its leader has noted since they were written."""
+    note = _decoded(text)
+    if note is None or (note.run, note.done) != (values["id"], values["done"]):
+        return values
+    told = note.items._asdict() if note.items else {}
+    return {
+        **values,
+        "progress": max(values["progress"], note.progress),
+        **{f"item_{name}": value for name, value in told.items()},
+    }

@@ -9,8 +9,7 @@ from typing import Any
 from django_safe_init.backends.sqlite3.session import SQLiteSession
 from django_safe_init.backends.sqlite3.steps import runs_of_the_last
 from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
-from django_safe_init.core.outcomes import TRANSIENT_OUTCOMES
-from django_safe_init.initialization.interrupted import InterruptedStep
+from django_safe_init.core.records import TRANSIENT_OUTCOMES, InterruptedStep
 
 _MARKS = f"""
     WITH step AS (

@@ -8,10 +8,15 @@ from typing import Any
 from django.db import connections
 from django.db.migrations.recorder import MigrationRecorder
 
-from django_safe_init.backends.postgresql.activity import Activity
 from django_safe_init.backends.sqlite3.introspection import SQLiteIntrospection
 from django_safe_init.core.build import Build
-from django_safe_init.core.records import LeaderSnapshot, RunDetail, RunRow, Snapshot
+from django_safe_init.core.records import (
+    Activity,
+    LeaderSnapshot,
+    RunDetail,
+    RunRow,
+    Snapshot,
+)
 
 
 class MemoryReader:

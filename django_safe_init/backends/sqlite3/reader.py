@@ -7,13 +7,12 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from django_safe_init.backends.postgresql.activity import Activity
 from django_safe_init.backends.sqlite3.lock_file import (
     holder,
     read_note,
     silence_seconds,
+    with_note,
 )
-from django_safe_init.backends.sqlite3.notes import with_note
 from django_safe_init.backends.sqlite3.paths import database_file, lock_file
 from django_safe_init.backends.sqlite3.session import SQLiteSession
 from django_safe_init.backends.sqlite3.steps import read_records
@@ -21,6 +20,7 @@ from django_safe_init.conf import HEARTBEAT_SECONDS
 from django_safe_init.core.build import Build
 from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.records import (
+    Activity,
     LeaderSnapshot,
     RunDetail,
     RunRow,

@@ -13,16 +13,19 @@ import socket
 import time
 from typing import Any, TypeVar
 
-from django_safe_init.backends.sqlite3.notes import ProgressRecord
+from django_safe_init.backends.sqlite3.lock_file import ProgressRecord
 from django_safe_init.backends.sqlite3.schema import NOW
 from django_safe_init.backends.sqlite3.session import SQLiteSession
 from django_safe_init.core.build import Build
 from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
-from django_safe_init.core.outcomes import MAX_TRANSIENT_FAILURES, TRANSIENT_OUTCOMES
 from django_safe_init.core.progress import ProgressTracker
+from django_safe_init.core.records import (
+    MAX_TRANSIENT_FAILURES,
+    TRANSIENT_OUTCOMES,
+    LostRuns,
+)
 from django_safe_init.core.states import State
 from django_safe_init.core.text import printable
-from django_safe_init.initialization.run_context import LostRuns
 from django_safe_init.version import __version__
 
 logger = logging.getLogger("django_safe_init")

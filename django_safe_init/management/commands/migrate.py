@@ -26,7 +26,7 @@ from django_safe_init.initialization.run_context import (
     current_tracker,
     in_run,
 )
-from django_safe_init.management.output import command_errors, report_to
+from django_safe_init.management.console import command_errors, report_to
 
 
 class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is

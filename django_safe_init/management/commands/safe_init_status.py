@@ -25,8 +25,13 @@ from django_safe_init.initialization.initializer import (
     Initializer,
 )
 from django_safe_init.initialization.run_context import MigrateTask
-from django_safe_init.management.history import rich_table, text_table
-from django_safe_init.management.output import command_errors, report_to, terminal
+from django_safe_init.management.console import (
+    command_errors,
+    report_to,
+    rich_table,
+    terminal,
+    text_table,
+)
 from django_safe_init.management.watch import PlainOutput, watch
 from django_safe_init.scene import StatusDetail, read_detail
 from django_safe_init.status import open_reader, read_history

@@ -12,7 +12,7 @@ from django_safe_init import backends
 from django_safe_init.conf import get_settings
 from django_safe_init.core.databases import check_alias
 from django_safe_init.core.signal_handling import Interrupted, interruptible
-from django_safe_init.management.output import command_errors, report_to
+from django_safe_init.management.console import command_errors, report_to
 
 _SECONDS_TO_END = 10.0
 

@@ -43,8 +43,8 @@ from django_safe_init.initialization.initializer import (
 )
 from django_safe_init.initialization.migrate_command import run_migrate
 from django_safe_init.initialization.run_context import MigrateTask
+from django_safe_init.management.console import JSONOutput, report_to
 from django_safe_init.management.exec import check_command, exec_command, split_argv
-from django_safe_init.management.output import JSONOutput, report_to
 
 logger = logging.getLogger("django_safe_init")
 

@@ -18,7 +18,7 @@ from django_safe_init.core.states import State
 from django_safe_init.scene import StatusDetail
 from django_safe_init.serving.background.poller import unreachable
 from django_safe_init.serving.background.readiness import readiness
-from django_safe_init.serving.http import pages, payloads
+from django_safe_init.serving.http import page, payloads
 from django_safe_init.serving.http.request_parsing import (
     is_authorized,
     prefers_html,
@@ -109,7 +109,7 @@ def status(request: HttpRequest, news: RequestContext) -> HttpResponse:
     with _language_of(request):
         if prefers_html(request):
             seconds, home = _retry_after(news), get_script_prefix()
-            response = pages.page(
+            response = page.page(
                 news.scenes, same_site_url(request), home, seconds, own=True
             )
         else:
@@ -128,7 +128,7 @@ def service_unavailable(request: HttpRequest) -> HttpResponse:
             path = settings.paths["status"]
             url = path and get_script_prefix().rstrip("/") + path
             sent = request.method not in _METHODS
-            response = pages.page(
+            response = page.page(
                 news.scenes, url, same_site_url(request), seconds, sent=sent
             )
         else:

@@ -11,8 +11,12 @@ import pytest
 from django.core.management import call_command
 
 from django_safe_init import get_status, initialize, track
-from django_safe_init.backends.sqlite3.lock_file import FileLock, read_note
-from django_safe_init.backends.sqlite3.notes import ProgressRecord, with_note
+from django_safe_init.backends.sqlite3.lock_file import (
+    FileLock,
+    ProgressRecord,
+    read_note,
+    with_note,
+)
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.deadline import Deadline

@@ -14,13 +14,12 @@ from django.db import OperationalError, connection, transaction
 
 from django_safe_init import DDLLockTimeout, InitializationFailed, initialize
 from django_safe_init.backends.postgresql.lock_timeout import PostgresLockTimeout
-from django_safe_init.conf import Settings
+from django_safe_init.conf import LockTimeoutPolicy, Settings
 from django_safe_init.exceptions import LockLost
 from django_safe_init.initialization.initializer import (
     InitializationOptions,
     Initializer,
 )
-from django_safe_init.initialization.lock_retry import LockTimeoutPolicy
 from django_safe_init.initialization.run_context import MigrateTask
 from tests.database.conftest import INDEX
 from tests.support import wait_until

@@ -18,7 +18,7 @@ from django_safe_init.backends.sqlite3.schema import ensure_tables
 from django_safe_init.backends.sqlite3.session import SQLiteSession
 from django_safe_init.core.build import Build
 from django_safe_init.core.columns import COLUMNS, RUN_TABLE
-from django_safe_init.initialization.run_context import LostRuns
+from django_safe_init.core.records import LostRuns
 from tests.support import wait_until
 
 

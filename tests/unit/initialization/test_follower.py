@@ -6,12 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from django_safe_init.backends.postgresql.activity import Activity, Blocker
 from django_safe_init.backends.postgresql.observer import PostgresObserver
 from django_safe_init.conf import Settings
 from django_safe_init.core.build import Build
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.records import LeaderSnapshot
+from django_safe_init.core.records import Activity, Blocker, LeaderSnapshot
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import LeaderFailed, WaitTimeout
 from django_safe_init.initialization import follower as module

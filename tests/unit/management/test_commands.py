@@ -23,13 +23,13 @@ from django_safe_init.initialization.migrate_command import (
     next_migrate,
 )
 from django_safe_init.management.commands.migrate import Command as OurMigrate
-from django_safe_init.management.exec import check_command, split_argv
-from django_safe_init.management.output import (
+from django_safe_init.management.console import (
     JSONOutput,
     command_errors,
     report_to,
     terminal,
 )
+from django_safe_init.management.exec import check_command, split_argv
 
 
 @pytest.mark.parametrize(

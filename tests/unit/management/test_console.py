@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from django_safe_init.core.words import format_duration
-from django_safe_init.management.history import HEADINGS, rich_table, text_table
+from django_safe_init.core.text import format_duration
+from django_safe_init.management.console import HEADINGS, rich_table, text_table
 from tests.unit.snapshots import ended, run_row
 
 RUNS = [

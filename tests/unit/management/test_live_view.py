@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from django_safe_init.backends.postgresql.activity import Activity, Blocker
+from django_safe_init.core.records import Activity, Blocker
 from django_safe_init.core.states import State
 from django_safe_init.management.live_view import LiveView, StatusView
 from django_safe_init.scene import StatusDetail, StepRow, poll_interval

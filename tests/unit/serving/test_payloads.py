@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 import django_safe_init
-from django_safe_init.backends.postgresql.activity import Activity, Blocker
-from django_safe_init.core.records import StepRow
+from django_safe_init.core.records import Activity, Blocker, StepRow
 from django_safe_init.core.states import State
 from django_safe_init.scene import StatusDetail
 from django_safe_init.serving.background.poller import unreachable

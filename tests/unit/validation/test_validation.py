@@ -9,6 +9,8 @@ from django.db.models import UniqueConstraint
 from django_safe_init.backends.base.introspection import (
     Catalog,
     Relation,
+    TableName,
+    Unique,
     UniqueIndex,
 )
 from django_safe_init.backends.postgresql.introspection import (
@@ -17,16 +19,10 @@ from django_safe_init.backends.postgresql.introspection import (
 from django_safe_init.backends.sqlite3.introspection import stored as stored_sqlite
 from django_safe_init.core.build import Build
 from django_safe_init.core.findings import Finding, FindingKind, management_command_line
-from django_safe_init.management.grouping import format_findings
+from django_safe_init.management.console import format_findings
 from django_safe_init.validation import ValidationReport
-from django_safe_init.validation.model_schema import (
-    TableName,
-    Unique,
-    column_of,
-    table_name,
-    tables_of,
-)
-from django_safe_init.validation.provenance import apps_ahead
+from django_safe_init.validation.classify import apps_ahead
+from django_safe_init.validation.model_schema import column_of, table_name, tables_of
 
 AB = frozenset({"a", "b"})
 
