@@ -197,6 +197,6 @@ def test_a_lost_connection(leading, reader, django_database, monkeypatch) -> Non
         django_database.rows("SELECT pg_terminate_backend(%s, 5000)", pid)
         return status
 
-    monkeypatch.setattr(module, "look", look_and_lose)
+    monkeypatch.setattr(module, "read_status", look_and_lose)
     with pytest.raises(DatabaseUnreachable, match="The connection to 'default' ended"):
         read_detail("default", reader, None)

@@ -33,7 +33,7 @@ def tell(
 ) -> Iterator[Callable[..., Any]]:
     """Tells this process the status of its databases; it is switched on, and looks at none."""
     settings.SAFE_INIT = {"IN_TESTS": True}
-    monkeypatch.setattr(module, "Lookout", Deaf)
+    monkeypatch.setattr(module, "StatusPoller", Deaf)
 
     def tell_all(*statuses: Status) -> None:
         known = django_settings.DATABASES

@@ -58,7 +58,7 @@ def test_a_signal_between_a_statement_and_its_result(session, monkeypatch, use) 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "Sent", interrupted)
+        patch.setattr(module, "PendingQuery", interrupted)
         patch.setattr(session.raw, "execute", interrupted)
         with pytest.raises(KeyboardInterrupt):
             getattr(session, use)("SELECT 1")

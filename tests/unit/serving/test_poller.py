@@ -53,7 +53,7 @@ def look(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Status]
             return Reader(sight)
 
         monkeypatch.setattr(poller, "open_reader", open_reader)
-        monkeypatch.setattr(poller, "look", lambda alias, reader: reader.sight)
+        monkeypatch.setattr(poller, "read_status", lambda alias, reader: reader.sight)
         started.append(StatusPoller("default", None, reported.append))
         started[-1].start()
         started[-1].join(10)
@@ -138,7 +138,7 @@ def test_more_for_the_token(look, monkeypatch, settings) -> None:
         looked.append(before)
         return StatusDetail(reader.sight)
 
-    monkeypatch.setattr(poller, "read_scene", read_scene)
+    monkeypatch.setattr(poller, "read_detail", read_scene)
     look(BEHIND)
     assert looked == []
     settings.SAFE_INIT = {"STATUS_TOKEN": "s3cret"}
@@ -171,7 +171,7 @@ def test_stop(monkeypatch) -> None:
     """A lookout that is stopped ends without another look."""
     reported: list[StatusDetail] = []
     monkeypatch.setattr(poller, "open_reader", lambda *arguments: Reader(BEHIND))
-    monkeypatch.setattr(poller, "look", lambda alias, reader: reader.sight)
+    monkeypatch.setattr(poller, "read_status", lambda alias, reader: reader.sight)
     watching = StatusPoller("default", None, reported.append)
     watching.start()
     wait_until(lambda: reported)

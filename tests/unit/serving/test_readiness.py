@@ -81,7 +81,7 @@ def test_watching_begins_once(tell, monkeypatch) -> None:
             super().__init__(*arguments)
             made.append(self)
 
-    monkeypatch.setattr(module, "Lookout", Counted)
+    monkeypatch.setattr(module, "StatusPoller", Counted)
     callers = [threading.Thread(target=readiness.watch) for _ in range(20)]
     for caller in callers:
         caller.start()
@@ -132,7 +132,7 @@ def test_a_server_that_initializes_heeds_signals(tell, settings, monkeypatch) ->
 def test_two_at_the_same_moment(tell, monkeypatch) -> None:
     """Who waits while another starts the lookouts starts none."""
     made = []
-    monkeypatch.setattr(module, "Lookout", lambda *a: made.append(a) or Deaf(*a))
+    monkeypatch.setattr(module, "StatusPoller", lambda *a: made.append(a) or Deaf(*a))
     with readiness._lock:
         caller = threading.Thread(target=readiness.watch)
         caller.start()
@@ -144,7 +144,7 @@ def test_two_at_the_same_moment(tell, monkeypatch) -> None:
 
 def test_never_in_a_projects_own_tests(settings, monkeypatch) -> None:
     """In Django's test environment nothing is watched, unless IN_TESTS says so."""
-    monkeypatch.setattr(module, "Lookout", None)
+    monkeypatch.setattr(module, "StatusPoller", None)
     settings.SAFE_INIT = {}
     readiness.watch()
     assert not readiness._watching

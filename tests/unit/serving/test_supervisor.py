@@ -125,7 +125,9 @@ def see(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
             return Reader(sight, list(runs))
 
         monkeypatch.setattr(supervisor, "open_reader", open_reader)
-        monkeypatch.setattr(supervisor, "look", lambda alias, reader: reader.sight)
+        monkeypatch.setattr(
+            supervisor, "read_status", lambda alias, reader: reader.sight
+        )
         return looked_at
 
     return let
@@ -136,7 +138,7 @@ def test_a_connection_that_is_lost_in_it(monkeypatch: pytest.MonkeyPatch) -> Non
     reader = Reader(FAILED, [])
     reader.lost = ConnectionEnded("gone")
     monkeypatch.setattr(supervisor, "open_reader", lambda *arguments: reader)
-    monkeypatch.setattr(supervisor, "look", lambda alias, reader: reader.sight)
+    monkeypatch.setattr(supervisor, "read_status", lambda alias, reader: reader.sight)
     assert seconds_until_due("default", BUILD) == math.inf
 
 
@@ -191,7 +193,7 @@ def use(monkeypatch: Any, made: list[FakeChild], *ends: tuple[int, str]) -> None
         assert holding.file is not None
         return FakeChild(made, left)
 
-    monkeypatch.setattr(supervisor, "Child", start)
+    monkeypatch.setattr(supervisor, "InitializationProcess", start)
 
 
 @pytest.fixture
@@ -328,7 +330,7 @@ def test_a_child_that_cannot_be_started(
 
     see(DUE)
     monkeypatch.setattr(supervisor, "MIN_PAUSE", 0.01)
-    monkeypatch.setattr(supervisor, "Child", start)
+    monkeypatch.setattr(supervisor, "InitializationProcess", start)
     begin({"default": DUE})
     wait_until(lambda: "Resource temporarily unavailable" in caplog.text)
     use(monkeypatch, children)
@@ -453,7 +455,9 @@ def test_the_child_ends(
     """It does not go on if this process was told to end, or could not know, or it is alone."""
     if why == "no file":
         monkeypatch.setattr(HostLock, "take", lambda self: True)
-        monkeypatch.setattr(supervisor, "Child", lambda **_: FakeChild(children, []))
+        monkeypatch.setattr(
+            supervisor, "InitializationProcess", lambda **_: FakeChild(children, [])
+        )
     see(DUE)
     thread = begin({"default": DUE})
     wait_until(lambda: children)
