@@ -1,12 +1,13 @@
-"""What happened, in Django's admin: runs and their steps, for staff to read.
+"""Read-only pages for runs and steps in Django's admin.
 
-Only `django.contrib.admin` imports this module. The models are not in the registry of the
-project, so nothing here may need a permission, a content type or a log entry of theirs.
+Only `django.contrib.admin` imports this module. The models are missing from the project's app
+registry, so the pages must not depend on permissions, content types or log entries for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +29,7 @@ from django.utils.translation import gettext_lazy as _
 
 from django_safe_init.conf import get_settings
 from django_safe_init.core.text import format_duration
-from django_safe_init.models import Run, Step
-from django_safe_init.timeline import (
-    run_result,
-    run_seconds,
-    step_result,
-    step_seconds,
-    timeline,
-)
+from django_safe_init.models import Run, Step, seconds_between
 
 if TYPE_CHECKING:
     ReadOnlyBase = admin.ModelAdmin[Any]
@@ -44,18 +38,20 @@ else:
     ReadOnlyBase, FilterBase = admin.ModelAdmin, admin.SimpleListFilter
 
 PARAMETER = "database"
+#: Minimum width of a bar in percent; a narrower one would be invisible.
+MIN_WIDTH = 0.5
 _END = Coalesce(F("finished_at"), F("heartbeat_at"))
 
 
 def chosen_alias(request: HttpRequest) -> str:
-    """The database of `SAFE_INIT["DATABASES"]` that the request asks for, or the first."""
+    """Return the requested alias if `SAFE_INIT["DATABASES"]` has it, else the first alias."""
     aliases = get_settings().databases
     asked = request.GET.get(PARAMETER)
     return asked if asked in aliases else aliases[0]
 
 
 class DatabaseFilter(FilterBase):
-    """Which database to look at; not shown where there is only one."""
+    """Filter that selects the database; hidden in a project with one database."""
 
     title = _("database")
     parameter_name = PARAMETER
@@ -66,7 +62,7 @@ class DatabaseFilter(FilterBase):
         return [(alias, alias) for alias in aliases] if len(aliases) > 1 else []
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        return queryset  # `ReadOnlyAdmin.get_queryset` has chosen
+        return queryset  # `ReadOnlyAdmin.get_queryset` selected the database
 
     def choices(self, changelist: Any) -> Iterator[Any]:
         for alias, _title in self.lookup_choices:
@@ -78,13 +74,13 @@ class DatabaseFilter(FilterBase):
 
 
 class ReadOnlyAdmin(ReadOnlyBase):
-    """A list that all of the staff may read and nobody may change."""
+    """Changelist that every staff user may read and no user may change."""
 
     actions = None
     list_display_links = None
     list_per_page = 50
     show_facets = admin.ShowFacets.NEVER
-    #: Where a row finds the `LOCK_KEY` of its project.
+    #: Lookup from a row to the `LOCK_KEY` of its project.
     lock_key_lookup = "lock_key"
 
     class Media:
@@ -106,11 +102,11 @@ class ReadOnlyAdmin(ReadOnlyBase):
         return False
 
     def get_urls(self) -> list[URLPattern]:
-        """The list alone: there is nothing to add, to delete, or to have a history."""
+        """Return only the changelist's URL, without add, delete and history pages."""
         return [self.url("", self.changelist_view, "changelist")]
 
     def url(self, route: str, view: Any, name: str) -> URLPattern:
-        """A page of this model for those who may log in to the admin."""
+        """Return the pattern of a page for users who may log in to the admin."""
         full_name = f"{self.opts.app_label}_{self.opts.model_name}_{name}"
         wrapped: Callable[..., HttpResponse] = self.admin_site.admin_view(view)
         return path(route, wrapped, name=full_name)
@@ -124,13 +120,16 @@ class ReadOnlyAdmin(ReadOnlyBase):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """The list, or the reason why there is none."""
+        """Return the changelist, or a page that explains why the tables are unreadable."""
         title = capfirst(self.opts.verbose_name_plural)
         names = {"app_name": _app_name(), "title": title, **(extra_context or {})}
         return self.unreadable(request) or super().changelist_view(request, names)
 
     def unreadable(self, request: HttpRequest) -> HttpResponse | None:
-        """A page that says so, if the tables are missing or this role may not read them."""
+        """Return a page that explains why the tables cannot be read, or None if they can.
+
+        A table may be missing, lack a column of this version, or deny this role access.
+        """
         if not self.has_view_permission(request):
             raise PermissionDenied
         alias = chosen_alias(request)
@@ -140,7 +139,7 @@ class ReadOnlyAdmin(ReadOnlyBase):
         return self.page(request, "unreadable", title=title, alias=alias)
 
     def page(self, request: HttpRequest, name: str, **context: Any) -> HttpResponse:
-        """A page of ours in the admin's frame."""
+        """Return the template `name` of this package, rendered within the admin's layout."""
         return TemplateResponse(
             request,
             f"admin/django_safe_init/{name}.html",
@@ -159,9 +158,11 @@ def _app_name() -> str | Promise:
 
 
 def _is_readable(model: type[Model], alias: str) -> bool:
-    """Whether the table is there, with all columns of this version, and may be read."""
+    """Return True if this role can read every column of the model's table."""
     try:
-        with transaction.atomic(using=alias):  # a failure must not spoil the request's
+        with transaction.atomic(
+            using=alias
+        ):  # an error must not break the request's transaction
             model._default_manager.using(alias).first()
     except Error:
         return False
@@ -169,7 +170,7 @@ def _is_readable(model: type[Model], alias: str) -> bool:
 
 
 def link_to(run: Run, site: admin.AdminSite) -> str:
-    """A link to the page of a run, in the database that it was read from."""
+    """Return a link to the page of a run, in the database that the run was read from."""
     name = "admin:django_safe_init_run_change"
     url = reverse(name, args=[run.pk], current_app=site.name)
     alias = run._state.db or ""
@@ -179,27 +180,62 @@ def link_to(run: Run, site: admin.AdminSite) -> str:
 
 
 def moment(when: datetime) -> str:
-    """The time in the project's time zone, to the second, as logs have it."""
+    """Return the time in the project's time zone, formatted to the second as in logs."""
     local = localtime(when) if is_aware(when) else when
     return f"{local:%Y-%m-%d %H:%M:%S}"
 
 
 def badge(result: str) -> str:
-    """A result as text, which the style sheet colours."""
+    """Return the result as text with the class that the style sheet colors."""
     return format_html(
         '<span class="safe-init-result safe-init-{}">{}</span>', result, result
     )
 
 
+@dataclass(frozen=True)
+class TimelineBar:
+    """Bar of a step, placed between the start and the end of its run."""
+
+    step: Step
+    #: Seconds from the start of the run to the start of the step.
+    offset_seconds: float
+    #: Percentages of the full width, formatted as SVG needs them in every language.
+    x: str
+    width: str
+
+    @property
+    def duration(self) -> str:
+        """Return the duration of the step as text."""
+        return format_duration(self.step.seconds)
+
+    @property
+    def offset(self) -> str:
+        """Return the time from the start of the run to the start of the step as text."""
+        return format_duration(self.offset_seconds)
+
+
+def timeline(run: Run, steps: Iterable[Step]) -> list[TimelineBar]:
+    """Return a bar for each step of the run, in the order of the steps."""
+    return [_bar(step, run) for step in steps]
+
+
+def _bar(step: Step, run: Run) -> TimelineBar:
+    offset = seconds_between(run.started_at, step.started_at)
+    scale = 100 / run.seconds if run.seconds else 0.0
+    width = min(100.0, max(MIN_WIDTH, step.seconds * scale))
+    x = min(offset * scale, 100 - width)
+    return TimelineBar(step, offset, x=f"{x:.2f}%", width=f"{width:.2f}%")
+
+
 @admin.register(Run)
 class RunAdmin(ReadOnlyAdmin):
-    """The runs, and on a page of its own what happened in each, and when."""
+    """Changelist of the runs, and a page with the timeline of each run."""
 
     list_display = (
         "link",
         "result",
         "started",
-        "took",
+        "duration",
         "steps_done",
         "command",
         "leader",
@@ -213,7 +249,7 @@ class RunAdmin(ReadOnlyAdmin):
         return [*super().get_urls(), detail]
 
     def run_view(self, request: HttpRequest, run_id: int) -> HttpResponse:
-        """One run with its timeline, or the reason why there is none."""
+        """Return the page of one run, or a page that explains why the tables are unreadable."""
         return self.unreadable(request) or self._run_page(request, run_id)
 
     def _run_page(self, request: HttpRequest, run_id: int) -> HttpResponse:
@@ -226,12 +262,11 @@ class RunAdmin(ReadOnlyAdmin):
             "run",
             title=_("Run %(number)d") % {"number": run.pk},
             run=run,
-            result=run_result(run),
-            took=format_duration(run_seconds(run)),
+            took=format_duration(run.seconds),
             started=moment(run.started_at),
             last_sign=moment(run.heartbeat_at),
             bars=bars,
-            longest=max(bars, key=lambda bar: bar.seconds, default=None),
+            longest=max(bars, key=lambda bar: bar.step.seconds, default=None),
         )
 
     @admin.display(description=_("run"), ordering="id")
@@ -243,12 +278,12 @@ class RunAdmin(ReadOnlyAdmin):
         return moment(run.started_at)
 
     @admin.display(description=_("took"), ordering=_END - F("started_at"))
-    def took(self, run: Run) -> str:
-        return format_duration(run_seconds(run))
+    def duration(self, run: Run) -> str:
+        return format_duration(run.seconds)
 
     @admin.display(description=_("result"), ordering="outcome")
     def result(self, run: Run) -> str:
-        return badge(run_result(run))
+        return badge(run.result)
 
     @admin.display(description=_("steps"))
     def steps_done(self, run: Run) -> str:
@@ -257,9 +292,9 @@ class RunAdmin(ReadOnlyAdmin):
 
 @admin.register(Step)
 class StepAdmin(ReadOnlyAdmin):
-    """The steps of all runs: to find when a migration ran, and which took long."""
+    """Changelist of the steps of all runs, to find slow migrations and when one ran."""
 
-    list_display = ("name", "link", "result", "started", "took", "kind")
+    list_display = ("name", "link", "result", "started", "duration", "kind")
     list_filter = (DatabaseFilter, "kind", "outcome")
     list_select_related = ("run",)
     search_fields = ("name",)
@@ -275,9 +310,9 @@ class StepAdmin(ReadOnlyAdmin):
         return moment(step.started_at)
 
     @admin.display(description=_("took"), ordering=F("finished_at") - F("started_at"))
-    def took(self, step: Step) -> str:
-        return format_duration(step_seconds(step, step.run))
+    def duration(self, step: Step) -> str:
+        return format_duration(step.seconds)
 
     @admin.display(description=_("result"), ordering="outcome")
     def result(self, step: Step) -> str:
-        return badge(step_result(step, step.run))
+        return badge(step.result)

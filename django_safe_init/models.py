@@ -1,22 +1,26 @@
-"""Read-only models of the two tables, which `tables` creates and `recorder` writes.
+"""Models of the two status tables.
 
-They live in a registry of their own, as Django's model of `django_migrations` does: the tables
-belong to one database and may be missing in another, so `migrate`, `makemigrations`,
-`dumpdata`, content types and permissions must not know them.
+The backends create and write the tables; the models only read them. Like Django's model of
+`django_migrations`, they have a separate app registry: a table belongs to one database and may
+be missing in another, so `migrate`, `makemigrations`, `dumpdata`, content types and permissions
+must ignore them.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from django.apps.registry import Apps
 from django.db import models
 
+from django_safe_init.core.records import run_result
 from django_safe_init.core.states import State
 
 _registry = Apps()
 
 
 class Run(models.Model):
-    """One initialization by one leader. Its id is the epoch."""
+    """One initialization of a database by one leader; the id is its epoch."""
 
     id = models.BigAutoField(primary_key=True)
     lock_key = models.TextField(default="")
@@ -48,9 +52,24 @@ class Run(models.Model):
     def __str__(self) -> str:
         return f"run {self.pk}"
 
+    @property
+    def result(self) -> str:
+        """Return the outcome, or "open" while the run has none."""
+        return run_result(self.outcome)
+
+    @property
+    def ended_at(self) -> datetime:
+        """Return when the run finished, or the leader's last heartbeat if it did not."""
+        return self.finished_at or self.heartbeat_at
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds from the start of the run to `ended_at`."""
+        return seconds_between(self.started_at, self.ended_at)
+
 
 class Step(models.Model):
-    """One migration of a run."""
+    """One migration or registered step of a run."""
 
     id = models.BigAutoField(primary_key=True)
     run = models.ForeignKey(
@@ -74,3 +93,21 @@ class Step(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def result(self) -> str:
+        """Return the outcome, "open", or "unfinished" if the run ended before the step."""
+        return self.outcome or ("open" if self.run.outcome is None else "unfinished")
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds that the step took.
+
+        A step without an end lasts until its run ended.
+        """
+        return seconds_between(self.started_at, self.finished_at or self.run.ended_at)
+
+
+def seconds_between(start: datetime, end: datetime) -> float:
+    """Return the seconds from `start` to `end`, at least 0."""
+    return max(0.0, (end - start).total_seconds())

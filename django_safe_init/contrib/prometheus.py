@@ -194,9 +194,8 @@ class _Families:
 
     def _add_run(self, database: list[str], run: RunRow) -> None:
         self.runs.add_metric(database, run.id)
-        found = run.outcome or "open"
         for result in RESULTS:
-            self.result.add_metric([*database, result], float(result == found))
+            self.result.add_metric([*database, result], float(result == run.result))
         self.duration.add_metric(database, run.duration_seconds)
         heartbeat = timestamp(run.started_at) + run.age_seconds - run.silence_seconds
         self.heartbeat.add_metric(database, heartbeat)

@@ -33,6 +33,11 @@ class ConnectionEnded(Exception):
     """The connection was lost while something was read."""
 
 
+def run_result(outcome: str | None) -> str:
+    """Return the outcome of a run, or "open" while the run has none."""
+    return outcome or "open"
+
+
 class RunRow(NamedTuple):
     """A row of the run table. Ages are in seconds, by the database's clock."""
 
@@ -74,6 +79,11 @@ class RunRow(NamedTuple):
     def open(self) -> bool:
         """Whether nobody has closed the run yet: its leader works, or died."""
         return self.outcome is None
+
+    @property
+    def result(self) -> str:
+        """Return the outcome, or "open" while the run has none."""
+        return run_result(self.outcome)
 
     def as_json(self) -> dict[str, Any]:
         """All of it, for JSON."""

@@ -61,7 +61,7 @@ def row(run: RunRow) -> tuple[str, ...]:
         str(run.id),
         run.started_at[:19].replace("T", " "),
         format_duration(run.duration_seconds),
-        run.outcome or "open",
+        run.result,
         f"{run.done}/{run.total}",
         run.command,
         run.leader,
@@ -101,7 +101,7 @@ def rich_table(runs: Sequence[RunRow]) -> RenderableType:
         )
     for run in runs:
         *cells, _ = row(run)
-        table.add_row(*cells, style=_STYLES.get(run.outcome or "open", ""))
+        table.add_row(*cells, style=_STYLES.get(run.result, ""))
     errors = [Text(f"run {run.id}: {run.error}", "red") for run in runs if run.error]
     return Group(table, *errors)
 

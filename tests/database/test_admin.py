@@ -1,4 +1,4 @@
-"""Runs and steps in Django's admin, for staff to read."""
+"""Pages for runs and steps in Django's admin."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ STEPS = "/admin/django_safe_init/step/"
 
 
 def _initialize(settings: Any) -> None:
-    """Make it a project with the admin, where sessions need no table, and initialize it."""
+    """Configure the admin, with sessions that need no table, and initialize the database."""
     settings.INSTALLED_APPS = APPS
     settings.MIDDLEWARE = MIDDLEWARE
     settings.TEMPLATES = [TEMPLATES]
@@ -66,32 +66,32 @@ def _logged_in(**rights: bool) -> Client:
 
 @pytest.fixture
 def admin_project(django_database: Database, settings: Any) -> Database:
-    """An initialized project with the admin."""
+    """Return the database of an initialized project with the admin."""
     _initialize(settings)
     return django_database
 
 
 @pytest.fixture
 def client_of(admin_project: Database) -> Callable[..., Client]:
-    """Makes clients who are logged in."""
+    """Return a factory of clients that are logged in."""
     return _logged_in
 
 
 @pytest.fixture
 def staff(client_of: Callable[..., Client]) -> Client:
-    """A client who may log in to the admin, and has no permission."""
+    """Return a client that may log in to the admin and has no permission."""
     return client_of(is_staff=True)
 
 
 class Page(HTMLParser):
-    """What a page says: its text, its tables row by row, and its tags."""
+    """Parsed page: its text, the rows of its tables, and its tags."""
 
     def __init__(self, client: Client, url: str, status: int = 200) -> None:
         super().__init__()
         response = client.get(url)
         assert response.status_code == status, response
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        #: Those of the content; the admin's sidebar has tables, too.
+        #: Rows of the content; the tables of the admin's sidebar are left out.
         self.rows: list[list[str]] = []
         self._in_content = False
         self.html = response.content.decode()
@@ -117,7 +117,7 @@ class Page(HTMLParser):
 
 
 def add_run(database: Database, **values: Any) -> int:
-    """A copy of the first run, with other values; returns its number."""
+    """Copy the first run with other values, and return the id of the copy."""
     columns = [
         column["column_name"]
         for column in database.rows(
@@ -138,7 +138,7 @@ def add_run(database: Database, **values: Any) -> int:
 
 
 def test_runs(admin_project: Database, staff: Client) -> None:
-    """The runs are listed, the newest first, with result, steps, command and leader."""
+    """The list shows the newest run first, with result, steps, command and leader."""
     add_run(admin_project, outcome="failed", done=1, total=3, leader="host:7")
     page = Page(staff, RUNS)
     newest, oldest = page.rows[1:]
@@ -150,7 +150,7 @@ def test_runs(admin_project: Database, staff: Client) -> None:
 
 
 def test_links_of_the_lists(staff: Client) -> None:
-    """Both lists lead to the page of the run, and name the app on the way back."""
+    """Both lists link to the page of the run, and their breadcrumbs name the app."""
     for url in (RUNS, STEPS):
         page = Page(staff, url)
         links = [attributes.get("href") for attributes in page.attributes("a")]
@@ -159,7 +159,7 @@ def test_links_of_the_lists(staff: Client) -> None:
 
 
 def test_steps(admin_project: Database, staff: Client) -> None:
-    """The steps are listed, the newest first."""
+    """The list shows the newest step first."""
     names = [step["name"] for step in reversed(admin_project.steps())]
     assert Page(staff, STEPS).first_cells() == names
 
@@ -178,7 +178,7 @@ def test_sorting_and_searching(admin_project: Database, staff: Client) -> None:
 def test_number_of_queries(
     admin_project: Database, staff: Client, django_assert_max_num_queries: Any
 ) -> None:
-    """A list of steps costs the same number of queries, however long it is."""
+    """The number of queries does not depend on the length of the list of steps."""
     with django_assert_max_num_queries(18):
         Page(staff, STEPS)
 
@@ -187,7 +187,7 @@ def test_number_of_queries(
 
 
 def test_timeline(admin_project: Database, staff: Client) -> None:
-    """The page of a run has a row for each step, with its bar and the same in words."""
+    """The page of a run has a row for each step, with a bar and its description."""
     page = Page(staff, f"{RUNS}1/")
     steps = admin_project.steps()
     assert page.first_cells() == [step["name"] for step in steps]
@@ -204,7 +204,7 @@ def test_timeline(admin_project: Database, staff: Client) -> None:
 
 
 def test_timeline_without_script_or_style(staff: Client) -> None:
-    """What we add to the admin's frame has no script and no inline style, for a strict CSP."""
+    """The content has no script and no inline style, so a strict CSP allows it."""
     page = Page(staff, f"{RUNS}1/")
     content = page.html[page.html.index('id="content-main"') :]
     content = content[: content.index("</main>")]
@@ -213,7 +213,7 @@ def test_timeline_without_script_or_style(staff: Client) -> None:
 
 
 def test_style_sheet(staff: Client) -> None:
-    """The style sheet that the pages name is there to be collected."""
+    """`collectstatic` finds the style sheet that the pages name."""
     from django.contrib.staticfiles import finders
 
     for url in (RUNS, f"{RUNS}1/"):
@@ -222,14 +222,14 @@ def test_style_sheet(staff: Client) -> None:
 
 
 def test_numbers_in_another_language(staff: Client, settings: Any) -> None:
-    """A decimal comma does not get into the attributes of the drawing."""
+    """The attributes of the drawing have no decimal comma."""
     settings.LANGUAGE_CODE = "de"
     for attributes in Page(staff, f"{RUNS}1/").attributes("rect"):
         assert re.fullmatch(r"\d+\.\d\d%", attributes["x"] or "")
 
 
 def test_failed_run(admin_project: Database, staff: Client) -> None:
-    """The error of a failed run is shown as text; a run without steps says so."""
+    """The page shows the error of a failed run as text, and says that it has no steps."""
     number = add_run(admin_project, outcome="failed", error="column <b> does not exist")
     page = Page(staff, f"{RUNS}{number}/")
     assert "column &lt;b&gt; does not exist" in page.html
@@ -237,28 +237,28 @@ def test_failed_run(admin_project: Database, staff: Client) -> None:
 
 
 def test_unknown_run(staff: Client) -> None:
-    """A run that is not there is not found."""
+    """The page of an unknown run answers 404."""
     assert staff.get(f"{RUNS}99/").status_code == 404
 
 
 def test_step_backwards(admin_project: Database, staff: Client) -> None:
-    """A step that was unapplied says so."""
+    """The page marks a step that was unapplied."""
     admin_project.rows(f"UPDATE {STEP_TABLE} SET backwards = true WHERE id = 1")
     assert Page(staff, f"{RUNS}1/").html.count("(backwards)") == 1
 
 
-# Who may, and what
+# Permissions
 
 
 def test_strangers(client_of: Callable[..., Client]) -> None:
-    """Whoever is not of the staff is asked to log in."""
+    """The pages redirect users who are not staff to the login page."""
     for client in (Client(), client_of(is_staff=False)):
         for url in (RUNS, STEPS, f"{RUNS}1/"):
             assert client.get(url)["Location"].startswith("/admin/login/")
 
 
 def test_permission_that_was_narrowed(staff: Client, monkeypatch: Any) -> None:
-    """A project that narrows the permission narrows it for lists and pages."""
+    """A project can deny the view permission for lists and pages."""
     from django_safe_init.admin import ReadOnlyAdmin
 
     monkeypatch.setattr(ReadOnlyAdmin, "has_view_permission", lambda *args: False)
@@ -270,7 +270,7 @@ def test_permission_that_was_narrowed(staff: Client, monkeypatch: Any) -> None:
 def test_nothing_can_be_changed(
     admin_project: Database, client_of: Callable[..., Client], url: str
 ) -> None:
-    """Not even a superuser can add, change or delete; the pages for it do not exist."""
+    """A superuser cannot add, change or delete; the pages for it do not exist."""
     superuser = client_of(is_staff=True, is_superuser=True)
     before = admin_project.runs(), admin_project.steps()
     for page in ("add/", "1/change/", "1/delete/", "1/history/"):
@@ -283,7 +283,7 @@ def test_nothing_can_be_changed(
 
 
 def test_index(staff: Client) -> None:
-    """The index of the admin, and that of the app, lead to both lists, without "Add"."""
+    """The index pages of the admin and of the app link to both lists, without "Add"."""
     for url in ("/admin/", "/admin/django_safe_init/"):
         links = [a.get("href") for a in Page(staff, url).attributes("a")]
         assert {RUNS, STEPS} <= set(links)
@@ -291,7 +291,7 @@ def test_index(staff: Client) -> None:
 
 
 def test_model_admins_are_sound(admin_project: Database) -> None:
-    """Django's own checks, which skip models of another registry, find nothing."""
+    """Django's admin checks, which skip models of another registry, find no error."""
     from django.contrib import admin
 
     from django_safe_init.models import Run, Step
@@ -301,13 +301,13 @@ def test_model_admins_are_sound(admin_project: Database) -> None:
     assert [message for message in run_checks() if "admin" in str(message.id)] == []
 
 
-# What the rest of Django knows
+# The rest of Django
 
 
 def test_django_does_not_know_the_models(
     admin_project: Database, staff: Client
 ) -> None:
-    """After a look at every page there is no content type, permission, migration or dump."""
+    """Reading every page creates no content type, permission, migration or log entry."""
     for url in ("/admin/", RUNS, STEPS, f"{RUNS}1/"):
         Page(staff, url)
     call_command("migrate", verbosity=0)
@@ -328,7 +328,7 @@ def test_django_does_not_know_the_models(
 
 
 def test_dumpdata(admin_project: Database, staff: Client, capsys: Any) -> None:
-    """`dumpdata` leaves the tables out."""
+    """`dumpdata` omits the tables."""
     Page(staff, RUNS)
     capsys.readouterr()
     call_command("dumpdata")
@@ -342,7 +342,7 @@ def test_dumpdata(admin_project: Database, staff: Client, capsys: Any) -> None:
 def second(
     admin_project: Database, make_database: Callable[..., Database], settings: Any
 ) -> Iterator[Database]:
-    """A second alias, "other", whose database was initialized too."""
+    """Yield the initialized database of a second alias, "other"."""
     database = make_database()
     settings.SAFE_INIT = {"IN_TESTS": True, "DATABASES": ["default", "other"]}
     connections.settings["other"] = {
@@ -358,7 +358,7 @@ def second(
 
 
 def test_several_databases(second: Database, staff: Client) -> None:
-    """Each database's runs are shown on request, and the links stay in it."""
+    """The filter selects the database of the runs, and the links keep it."""
     number = add_run(second, leader="other:1")
     page = Page(staff, f"{RUNS}?database=other")
     links = [attributes.get("href") or "" for attributes in page.attributes("a")]
@@ -371,14 +371,14 @@ def test_several_databases(second: Database, staff: Client) -> None:
 
 
 def test_one_database(staff: Client) -> None:
-    """With one database nothing is to be chosen, and an unknown alias is the first one."""
+    """One database needs no filter, and an unknown alias selects the first database."""
     page = Page(staff, f"{RUNS}?database=nowhere")
     assert "By database" not in page.html
     assert page.first_cells() == ["1"]
 
 
 def test_other_projects(admin_project: Database, staff: Client, settings: Any) -> None:
-    """Runs and steps of another project in the same database are not shown."""
+    """The lists omit runs and steps of another project in the same database."""
     settings.SAFE_INIT = {"IN_TESTS": True, "LOCK_KEY": "another"}
     assert Page(staff, RUNS).first_cells() == []
     assert Page(staff, STEPS).first_cells() == []
@@ -386,7 +386,7 @@ def test_other_projects(admin_project: Database, staff: Client, settings: Any) -
 
 
 def test_sqlite(lite: SqliteDatabase, settings: Any) -> None:
-    """All pages are the same on SQLite, sorted by duration too."""
+    """All pages work on SQLite, also when sorted by duration."""
     _initialize(settings)
     staff = _logged_in(is_staff=True)
     names = [step["name"] for step in lite.steps()]
@@ -397,7 +397,7 @@ def test_sqlite(lite: SqliteDatabase, settings: Any) -> None:
     assert "missing, or cannot be read" in Page(staff, RUNS).html
 
 
-# Tables that are missing or unreadable
+# Missing and unreadable tables
 
 
 @pytest.mark.parametrize("url", [RUNS, STEPS, f"{RUNS}1/"])
@@ -406,13 +406,13 @@ def test_sqlite(lite: SqliteDatabase, settings: Any) -> None:
     "harm",
     [
         f"DROP TABLE {STEP_TABLE}; DROP TABLE {RUN_TABLE}",
-        f"ALTER TABLE {STEP_TABLE} DROP COLUMN detail",  # as an older version made it
+        f"ALTER TABLE {STEP_TABLE} DROP COLUMN detail",  # as an older version created it
     ],
 )
 def test_missing_tables(
     admin_project: Database, staff: Client, harm: str, url: str, atomic: bool
 ) -> None:
-    """A clear page instead of an error, also where each request is a transaction."""
+    """The pages explain missing tables, also when each request is a transaction."""
     admin_project.rows(harm)
     connections["default"].settings_dict["ATOMIC_REQUESTS"] = atomic
     try:
@@ -426,7 +426,7 @@ def test_missing_tables(
 def test_unreadable_tables(
     admin_project: Database, staff: Client, new_role: Any, log_in_as: Any
 ) -> None:
-    """A role without the right gets the page, with the GRANT."""
+    """A role without access gets a page that names the GRANT."""
     role = new_role(f"{admin_project.name}_web")
     admin_project.rows(f'GRANT SELECT ON ALL TABLES IN SCHEMA public TO "{role}"')
     admin_project.rows(f'REVOKE ALL ON {RUN_TABLE}, {STEP_TABLE} FROM "{role}"')

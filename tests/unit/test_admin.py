@@ -1,13 +1,24 @@
-"""The bars of a run's timeline."""
+"""Bars of a run's timeline."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from django_safe_init.models import Run, Step
-from django_safe_init.timeline import TimelineBar, run_seconds, timeline
+
+if TYPE_CHECKING:
+    from django_safe_init.admin import TimelineBar
 
 START = datetime(2026, 11, 1, 12, tzinfo=timezone.utc)
+
+
+@pytest.fixture(autouse=True)
+def _with_admin(settings: Any) -> None:
+    """Install Django's admin, which the module needs when it is imported."""
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "django.contrib.admin"]
 
 
 def at(seconds: float | None) -> datetime | None:
@@ -29,10 +40,12 @@ def run(
 def bar(
     run: Run, start: float, end: float | None, outcome: str | None = "done"
 ) -> TimelineBar:
-    [drawn] = timeline(
-        run,
-        [Step(name="x", started_at=at(start), finished_at=at(end), outcome=outcome)],
+    from django_safe_init.admin import timeline
+
+    step = Step(
+        run=run, name="x", started_at=at(start), finished_at=at(end), outcome=outcome
     )
+    [drawn] = timeline(run, [step])
     return drawn
 
 
@@ -40,33 +53,33 @@ def test_place_of_a_bar() -> None:
     """A bar starts and ends where its step did, in per cent of the run."""
     drawn = bar(run(), 2.5, 7.5)
     assert (drawn.x, drawn.width) == ("25.00%", "50.00%")
-    assert (drawn.after, drawn.took) == ("2.50 s", "5.00 s")
+    assert (drawn.offset, drawn.duration) == ("2.50 s", "5.00 s")
 
 
 def test_short_step_is_visible() -> None:
-    """A step that took no time is drawn nevertheless, and inside the picture."""
+    """A step of no duration gets a visible bar inside the picture."""
     drawn = bar(run(), 10, 10)
     assert (drawn.x, drawn.width) == ("99.50%", "0.50%")
 
 
 def test_run_without_duration() -> None:
-    """A run that took no time divides by nothing."""
+    """A run of no duration does not cause a division by zero."""
     drawn = bar(run(finished=0), 0, 0)
     assert (drawn.x, drawn.width) == ("0.00%", "0.50%")
 
 
 def test_open_run() -> None:
-    """An open run, and its open step, last until the leader's last sign of life."""
+    """An open run and its open step last until the leader's last heartbeat."""
     open_run = run(finished=None, heartbeat=8, outcome=None)
     drawn = bar(open_run, 6, None, outcome=None)
-    assert run_seconds(open_run) == 8
-    assert (drawn.x, drawn.width, drawn.result) == ("75.00%", "25.00%", "open")
+    assert (open_run.seconds, open_run.result) == (8, "open")
+    assert (drawn.x, drawn.width, drawn.step.result) == ("75.00%", "25.00%", "open")
 
 
 def test_unfinished_step() -> None:
-    """A step whose run ended without it is unfinished, and lasted as long as the run."""
+    """A step that its run left open is unfinished, and lasts until the run's end."""
     drawn = bar(run(outcome="failed"), 5, None, outcome=None)
-    assert (drawn.width, drawn.result) == ("50.00%", "unfinished")
+    assert (drawn.width, drawn.step.result) == ("50.00%", "unfinished")
 
 
 def test_times_that_do_not_fit() -> None:
