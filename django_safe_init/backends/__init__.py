@@ -19,11 +19,11 @@ from django_safe_init.core.deadline import Deadline
 if TYPE_CHECKING:
     from django_safe_init.backends.base.backend import (
         BaseBackend,
-        BaseIntrospection,
         BaseObserver,
         BaseReader,
     )
     from django_safe_init.backends.base.holder import LockHolder
+    from django_safe_init.backends.base.introspection import BaseIntrospection
     from django_safe_init.initialization.initializer import Initializer
 
 
@@ -84,7 +84,7 @@ def open_reader(
     return PostgresReader(session, build, settings.lock_key)
 
 
-def open_inspector(
+def open_introspection(
     alias: str,
     settings: Settings,
     deadline: Deadline,
@@ -93,13 +93,13 @@ def open_inspector(
     """Whoever opens it closes it. Raises `UnsupportedEngine`."""
     kind = require_engine(alias)
     if kind is Kind.SQLITE:
-        from django_safe_init.backends.sqlite3.introspection import open_inspector
+        from django_safe_init.backends.sqlite3.introspection import open_introspection
 
-        return open_inspector(alias)
+        return open_introspection(alias)
     if kind is Kind.MEMORY:
-        from django_safe_init.backends.sqlite3.memory import open_inspector
+        from django_safe_init.backends.sqlite3.memory import open_introspection
 
-        return open_inspector(alias)
+        return open_introspection(alias)
     from django_safe_init.backends.postgresql.introspection import PostgresIntrospection
     from django_safe_init.backends.postgresql.session import (
         connect,

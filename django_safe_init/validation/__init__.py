@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.apps import apps
 
+from django_safe_init.backends.base.introspection import BaseIntrospection
 from django_safe_init.core.build import Build
 from django_safe_init.core.findings import Finding, FindingKind, management_command_line
 from django_safe_init.validation.classify import apps_ahead, compare
 from django_safe_init.validation.model_schema import Table, tables_of
-
-if TYPE_CHECKING:
-    from django_safe_init.backends.base.backend import BaseIntrospection
 
 logger = logging.getLogger("django_safe_init")
 
@@ -70,21 +68,24 @@ class ValidationReport:
 
 
 def validate(
-    alias: str, inspector: BaseIntrospection, build: Build, levels: Mapping[str, str]
+    alias: str,
+    introspection: BaseIntrospection,
+    build: Build,
+    levels: Mapping[str, str],
 ) -> ValidationReport:
     """Compare a database with this build's models; `levels` is the setting `VALIDATE`.
 
     The models are judged only once every migration is applied: before, anything may be missing.
     """
-    recorded = inspector.recorded()
+    recorded = introspection.recorded_migrations()
     unapplied = sorted(build.migrations.difference(recorded))
     tables: list[Table] = []
     findings = [_unapplied(name, alias) for name in unapplied]
     if not unapplied:
         tables = tables_of(alias, apps.get_models(include_auto_created=True))
         beyond = apps_ahead(recorded, build)
-        findings += compare(alias, inspector, tables, levels, beyond)
-    findings += _defects(inspector, levels)
+        findings += compare(alias, introspection, tables, levels, beyond)
+    findings += _defects(introspection, levels)
     return ValidationReport(alias, len(tables), tuple(findings))
 
 
@@ -109,9 +110,9 @@ def _unapplied(name: str, alias: str) -> Finding:
 
 
 def _defects(
-    inspector: BaseIntrospection, levels: Mapping[str, str]
+    introspection: BaseIntrospection, levels: Mapping[str, str]
 ) -> Iterator[Finding]:
-    for kind, name, message, repair in inspector.defects():
+    for kind, name, message, repair in introspection.issues():
         if levels[kind] != "off":
             repairs = (repair,) if repair else ()
             yield Finding(kind, levels[kind], name, None, message, repairs)

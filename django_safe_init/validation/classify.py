@@ -4,31 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from django.db import connections
 from django.db.migrations.loader import MigrationLoader
 
-from django_safe_init.backends.base.introspection import TableName
+from django_safe_init.backends.base.introspection import BaseIntrospection, TableName
 from django_safe_init.core.build import Build, migrated_apps
 from django_safe_init.core.findings import Finding, FindingKind, management_command_line
 from django_safe_init.validation.diff import SchemaDifference, differences
 from django_safe_init.validation.model_schema import Table, column_of, tables_of
 from django_safe_init.validation.repair_sql import RepairSQLBuilder
 
-if TYPE_CHECKING:
-    from django_safe_init.backends.base.backend import BaseIntrospection
-
 
 def compare(
     alias: str,
-    inspector: BaseIntrospection,
+    introspection: BaseIntrospection,
     tables: Sequence[Table],
     levels: Mapping[str, str],
     beyond: Mapping[str, AheadOfBuild],
 ) -> list[Finding]:
     """What the tables lack in the database; `beyond` are the apps in which it is ahead."""
-    catalogue = inspector.catalogue([table.name for table in tables])
+    catalogue = introspection.catalog([table.name for table in tables])
     migrated = migrated_apps()
     found = [
         lack
@@ -37,7 +34,7 @@ def compare(
     ]
     if not found:
         return []
-    with inspector.editor() as editor:
+    with introspection.schema_editor() as editor:
         migrations, composer = MigrationState(alias), RepairSQLBuilder(editor, found)
         judge = _DifferenceClassifier(
             alias, levels, migrated, beyond, migrations, composer

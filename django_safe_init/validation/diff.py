@@ -55,7 +55,7 @@ class SchemaDifference:
 
 def differences(
     tables: Iterable[Table],
-    catalogue: Catalog,
+    catalog: Catalog,
     migrated: Collection[str],
     connection: BaseDatabaseWrapper,
 ) -> Iterator[SchemaDifference]:
@@ -65,9 +65,9 @@ def differences(
     only if one of them is there: otherwise nobody has asked Django to make them.
     """
     found = [
-        (table, catalogue.find(table.name))
+        (table, catalog.find(table.name))
         for table in tables
-        if catalogue.knows(table.name)
+        if catalog.can_tell(table.name)
     ]
     made = {*migrated, *(table.label for table, relation in found if relation)}
     for table, relation in found:
@@ -75,22 +75,22 @@ def differences(
             yield SchemaDifference(FindingKind.MISSING_TABLE, table)
     for table, relation in found:
         if relation is not None:
-            yield from _columns(table, relation, catalogue, connection)
+            yield from _columns(table, relation, catalog, connection)
     for table, relation in found:
         if relation is not None:
-            yield from _uniques(table, relation, catalogue, connection)
+            yield from _uniques(table, relation, catalog, connection)
 
 
 def _columns(
     table: Table,
     relation: Relation,
-    catalogue: Catalog,
+    catalog: Catalog,
     connection: BaseDatabaseWrapper,
 ) -> Iterator[SchemaDifference]:
     for field in table.fields:
         if field.column in relation.columns:
             continue  # as nearly all are
-        if not catalogue.has_column(relation, column_of(field)) and (
+        if not catalog.has_column(relation, column_of(field)) and (
             _is_stored(field, connection)
         ):
             yield SchemaDifference(FindingKind.MISSING_COLUMN, table, field=field)
@@ -99,26 +99,26 @@ def _columns(
 def _uniques(
     table: Table,
     relation: Relation,
-    catalogue: Catalog,
+    catalog: Catalog,
     connection: BaseDatabaseWrapper,
 ) -> Iterator[SchemaDifference]:
     for unique in table.uniques:
         if (
-            not catalogue.keeps(relation, unique)
-            and not _comes_with_its_column(unique, relation, catalogue)
+            not catalog.enforces(relation, unique)
+            and not _comes_with_its_column(unique, relation, catalog)
             and all(_is_stored(field, connection) for field in unique.fields)
         ):
             yield SchemaDifference(FindingKind.MISSING_UNIQUE, table, unique=unique)
 
 
 def _comes_with_its_column(
-    unique: Unique, relation: Relation, catalogue: Catalog
+    unique: Unique, relation: Relation, catalog: Catalog
 ) -> bool:
     """Whether it is a column's own, and the column is missing: that is told already."""
     return (
         unique.name is None
         and len(unique.columns) == 1
-        and not (catalogue.has_column(relation, unique.columns[0]))
+        and not (catalog.has_column(relation, unique.columns[0]))
     )
 
 

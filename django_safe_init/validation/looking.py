@@ -27,10 +27,10 @@ def validate_database(database: str, report: Callable[[str], None]) -> Validatio
     check_alias(database)
     # As the inspector itself: the way there is that of the alias, and nobody waits.
     settings = replace(get_settings(), direct={}, wait_timeout=0)
-    inspector = backends.open_inspector(database, settings, Deadline(0), report)
+    introspection = backends.open_introspection(database, settings, Deadline(0), report)
     try:
-        with closing(inspector):
-            return validate(database, inspector, current_build(), settings.validate)
+        with closing(introspection):
+            return validate(database, introspection, current_build(), settings.validate)
     except TablesLocked as exc:
         raise WaitTimeout(
             f"The tables of {database!r} are locked at the moment, probably by a migration: "

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 from django_safe_init.backends.base.lock import Lock
 from django_safe_init.backends.base.transaction import MigrationTransaction
@@ -29,11 +28,6 @@ from django_safe_init.core.step import CompletedStep
 from django_safe_init.initialization.interrupted import InterruptedSteps
 
 if TYPE_CHECKING:
-    from django_safe_init.backends.base.introspection import (
-        Catalog,
-        CatalogIssue,
-        TableName,
-    )
     from django_safe_init.backends.postgresql.lock import LockSnapshot
     from django_safe_init.validation import ValidationReport
 
@@ -117,25 +111,6 @@ class BaseObserver(Protocol):
 
     def close(self) -> None:
         """Let go of the database."""
-
-
-class BaseIntrospection(Protocol):
-    """Reads a database's catalogue, for validation; writes nothing and takes no lock."""
-
-    def recorded(self) -> list[str]:
-        """The migrations that are recorded, in their order."""
-
-    def catalogue(self, names: Iterable[TableName]) -> Catalog:
-        """What there is of these tables."""
-
-    def defects(self) -> Iterable[CatalogIssue]:
-        """What the database itself calls unfinished, in the search path and the tables above."""
-
-    def editor(self) -> AbstractContextManager[BaseDatabaseSchemaEditor]:
-        """A schema editor that writes SQL and runs none."""
-
-    def close(self) -> None:
-        """Give back what it reads with."""
 
 
 class BaseRecorder(Protocol):

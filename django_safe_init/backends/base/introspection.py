@@ -1,8 +1,13 @@
-"""What a database has, as its catalogue says it: the same words for every engine."""
+"""The contract of an introspection: values that describe a schema, the same for each engine.
+
+`validation` compares these values with the models.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,106 +18,11 @@ from django.db.models import Field, UniqueConstraint
 from django_safe_init.core.findings import FindingKind
 
 
-class UniqueIndex(NamedTuple):
-    """An index, or a primary key, that keeps something unique."""
-
-    name: str
-    #: The columns that must differ.
-    columns: frozenset[str]
-    #: Whether it is about these columns in all rows: no condition, no expression.
-    plain: bool = True
-    #: Whether a NULL equals another NULL.
-    nulls_equal: bool = False
-
-    def covers(self, columns: frozenset[str], nulls_equal: bool) -> bool:
-        """Whether rows that have all of these columns in common cannot be there twice."""
-        return (
-            self.plain
-            and bool(self.columns)
-            and self.columns <= columns
-            and (self.nulls_equal or not nulls_equal)
-        )
-
-
-class Relation(NamedTuple):
-    """A table, or what stands in for one: a view, a foreign table."""
-
-    columns: frozenset[str]
-    uniques: tuple[UniqueIndex, ...] = ()
-    #: Whether it can have unique indexes at all; a view cannot.
-    indexable: bool = True
-    #: What the partitions of a table differ in; empty for one that is not partitioned.
-    partitioned_by: frozenset[str] = frozenset()
-
-    def can_keep_unique(self, columns: frozenset[str]) -> bool:
-        """Whether the engine lets these columns be unique over the whole table."""
-        return self.indexable and self.partitioned_by <= columns
-
-
-@dataclass(frozen=True)
-class Catalog:
-    """The tables of a database that somebody asked for, as far as they are there."""
-
-    relations: Mapping[TableName, Relation]
-    #: What the engine makes of a name that Django gives to something.
-    stored: Callable[[str], str] = str
-    #: What Django creates unique constraints with here: see `Unique.abilities`.
-    abilities: frozenset[str] = frozenset()
-    #: Whether tables in other schemas were looked for, too.
-    schemas: bool = True
-
-    def knows(self, name: TableName) -> bool:
-        """Whether it can tell if the table is there."""
-        return self.schemas or name.schema is None
-
-    def find(self, name: TableName) -> Relation | None:
-        """What the name stands for, if it is there."""
-        schema = name.schema and self.stored(name.schema)
-        return self.relations.get(TableName(schema, self.stored(name.name)))
-
-    def has_column(self, relation: Relation, column: str) -> bool:
-        """Whether the table has the column."""
-        return self.stored(column) in relation.columns
-
-    def keeps(self, relation: Relation, unique: Unique) -> bool:
-        """Whether something in the table does what `unique` says, or nothing there can."""
-        columns = frozenset(map(self.stored, unique.columns))
-        nulls_equal = unique.nulls_equal
-        for index in relation.uniques:
-            if index.covers(columns, nulls_equal):
-                return True
-        if not relation.can_keep_unique(columns):
-            return True
-        if not unique.abilities <= self.abilities:
-            return True  # Django does not create it here
-        name = unique.name and self.stored(unique.name)
-        return any(index.name == name for index in relation.uniques)
-
-
-def collecting_editor(
-    kind: type[BaseDatabaseSchemaEditor], connection: BaseDatabaseWrapper
-) -> BaseDatabaseSchemaEditor:
-    """An editor that runs nothing.
-
-    It is not entered: that would begin a transaction, and check all foreign keys on SQLite.
-    """
-    editor = kind(connection, collect_sql=True, atomic=False)
-    editor.deferred_sql = []
-    return editor
-
-
-class CatalogIssue(NamedTuple):
-    """Something that the server itself calls unfinished."""
-
-    kind: FindingKind
-    object: str
-    message: str
-    #: None if no statement alone puts it right.
-    repair: str | None
-
-
 class TableName(NamedTuple):
-    """A table as a model names it; without a schema it is the one that the search path finds."""
+    """The name of a table as a model gives it.
+
+    Without a schema, the search path decides which table the name refers to.
+    """
 
     schema: str | None
     name: str
@@ -122,37 +32,166 @@ class TableName(NamedTuple):
 
 
 class Unique(NamedTuple):
-    """Something that a model says is unique."""
+    """A uniqueness that a model requires: a primary key, a unique field or a constraint."""
 
-    #: Empty where only the name can tell: it is about expressions.
+    #: Empty for a constraint on expressions, which is found by its name only.
     columns: tuple[str, ...]
     fields: tuple[Field[Any, Any], ...]
     primary_key: bool = False
-    #: What the model gives a name to.
+    #: The constraint in `Meta.constraints`, if the model declares the uniqueness there.
     constraint: UniqueConstraint | None = None
 
     @property
     def name(self) -> str | None:
-        """The name of the constraint, if the model gives it one."""
+        """Return the name of the constraint, or None if the model does not name it."""
         return self.constraint.name if self.constraint else None
 
     @property
     def nulls_equal(self) -> bool:
-        """Whether a NULL equals another NULL."""
+        """Return True if two NULLs count as equal."""
         return self.constraint is not None and self.constraint.nulls_distinct is False
 
     @property
-    def abilities(self) -> frozenset[str]:
-        """What a database must be able to do, or Django does not create it there."""
+    def features(self) -> frozenset[str]:
+        """Return the features that a database needs before Django creates the constraint."""
         constraint: Any = self.constraint
-        wanted = {
+        needs = {
             "deferrable": constraint and constraint.deferrable is not None,
             "include": constraint and bool(constraint.include),
             "nulls_distinct": constraint and constraint.nulls_distinct is not None,
         }
-        return frozenset(name for name, needed in wanted.items() if needed)
+        return frozenset(name for name, needed in needs.items() if needed)
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What it has in common with the same of another state of the model."""
+        """Return a key that is equal for the same uniqueness in two states of a model."""
         return (self.columns, self.name, self.primary_key)
+
+
+class UniqueIndex(NamedTuple):
+    """A unique index or primary key of a table in the database."""
+
+    name: str
+    #: The key columns.
+    columns: frozenset[str]
+    #: True if the index applies to these columns in all rows: no condition, no expression.
+    plain: bool = True
+    #: True if two NULLs count as equal.
+    nulls_equal: bool = False
+
+    def covers(self, columns: frozenset[str], nulls_equal: bool) -> bool:
+        """Return True if the index makes the combination of these columns unique."""
+        return (
+            self.plain
+            and bool(self.columns)
+            and self.columns <= columns
+            and (self.nulls_equal or not nulls_equal)
+        )
+
+
+class Relation(NamedTuple):
+    """A table in the database, or a view or foreign table in its place."""
+
+    columns: frozenset[str]
+    uniques: tuple[UniqueIndex, ...] = ()
+    #: False for a relation that cannot have unique indexes, such as a view.
+    indexable: bool = True
+    #: The columns of the partition key; empty for a table without partitions.
+    partitioned_by: frozenset[str] = frozenset()
+
+    def supports_unique(self, columns: frozenset[str]) -> bool:
+        """Return True if the engine can make these columns unique over the whole table."""
+        return self.indexable and self.partitioned_by <= columns
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """The relations of a database among the table names that were asked for."""
+
+    relations: Mapping[TableName, Relation]
+    #: Converts an identifier of Django to the form in the database's catalog.
+    normalize_identifier: Callable[[str], str] = str
+    #: The features of the database, in the terms of `Unique.features`.
+    features: frozenset[str] = frozenset()
+    #: True if the catalog includes tables outside the search path.
+    all_schemas: bool = True
+
+    def can_tell(self, name: TableName) -> bool:
+        """Return True if the catalog shows whether the table exists."""
+        return self.all_schemas or name.schema is None
+
+    def find(self, name: TableName) -> Relation | None:
+        """Return the relation with the name, or None if it does not exist."""
+        schema = name.schema and self.normalize_identifier(name.schema)
+        return self.relations.get(
+            TableName(schema, self.normalize_identifier(name.name))
+        )
+
+    def has_column(self, relation: Relation, column: str) -> bool:
+        """Return True if the relation has the column."""
+        return self.normalize_identifier(column) in relation.columns
+
+    def enforces(self, relation: Relation, unique: Unique) -> bool:
+        """Return True if the relation enforces the uniqueness, or cannot enforce it at all."""
+        columns = frozenset(map(self.normalize_identifier, unique.columns))
+        nulls_equal = unique.nulls_equal
+        for index in relation.uniques:
+            if index.covers(columns, nulls_equal):
+                return True
+        if not relation.supports_unique(columns):
+            return True
+        if not unique.features <= self.features:
+            return True  # Django does not create the constraint on this database
+        name = unique.name and self.normalize_identifier(unique.name)
+        return any(index.name == name for index in relation.uniques)
+
+
+class CatalogIssue(NamedTuple):
+    """An object that the database itself marks as unfinished, such as an invalid index."""
+
+    kind: FindingKind
+    object: str
+    message: str
+    #: The statement that repairs the object; None if no single statement can.
+    repair: str | None
+
+
+class BaseIntrospection(ABC):
+    """Reads the catalog of one database for validation. Writes nothing and takes no lock."""
+
+    @abstractmethod
+    def recorded_migrations(self) -> list[str]:
+        """Return the rows of `django_migrations` as `app.name`, oldest first.
+
+        Raise `MissingPrivilege` if the role may not read the table.
+        """
+
+    @abstractmethod
+    def catalog(self, names: Iterable[TableName]) -> Catalog:
+        """Return the relations with these names."""
+
+    def issues(self) -> Iterable[CatalogIssue]:
+        """Return the objects that the database marks as unfinished.
+
+        Covers the search path and the tables of the last `catalog()`.
+        """
+        return ()
+
+    @abstractmethod
+    def schema_editor(self) -> AbstractContextManager[BaseDatabaseSchemaEditor]:
+        """Return a context manager with a schema editor that collects SQL and runs none."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release the connection."""
+
+
+def collecting_editor(
+    editor_class: type[BaseDatabaseSchemaEditor], connection: BaseDatabaseWrapper
+) -> BaseDatabaseSchemaEditor:
+    """Return a schema editor that collects SQL and runs none."""
+    editor = editor_class(connection, collect_sql=True, atomic=False)
+    # `__enter__` would set this too, but it begins a transaction, and checks all foreign
+    # keys on SQLite.
+    editor.deferred_sql = []
+    return editor

@@ -1,4 +1,4 @@
-"""PostgreSQL's catalogue, for validation: one query for each kind of thing."""
+"""Introspection of PostgreSQL's catalog: one query for each kind of object."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 from django_safe_init.backends.base.introspection import (
+    BaseIntrospection,
     Catalog,
     CatalogIssue,
     Relation,
@@ -27,11 +28,11 @@ from django_safe_init.conf import Settings
 from django_safe_init.core.findings import FindingKind
 from django_safe_init.exceptions import MissingPrivilege
 
-#: Longer names are cut off by the server, in bytes.
+#: The server truncates longer names, counted in bytes.
 _NAME_BYTES = 63
-#: So many at most make a character.
+#: The longest encoding of one character.
 _BYTES = 4
-_ABILITIES = frozenset({"deferrable", "include"})
+_FEATURES = frozenset({"deferrable", "include"})
 
 _HAS_MIGRATIONS = """
     SELECT to_regclass('django_migrations') IS NOT NULL,
@@ -39,8 +40,9 @@ _HAS_MIGRATIONS = """
            quote_ident(current_user)
 """
 _RECORDED = "SELECT app || '.' || name FROM django_migrations ORDER BY id"
-#: Tables, and what may stand in for one; the columns by their numbers, NULL for a dropped one.
-#: Of one name, that comes last which the search path finds (`pg_table_is_visible` looks each up).
+#: Tables, views and foreign tables. The columns are in the order of their numbers, NULL for a
+#: dropped one. Among relations of one name, the first in the search path comes last. (The
+#: function `pg_table_is_visible` would need one lookup for each row.)
 _RELATIONS = """
     SELECT c.oid::bigint, n.nspname::text, c.relname::text,
       array_position(current_schemas(true), n.nspname),
@@ -60,13 +62,14 @@ _UNIQUES = """
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
     WHERE i.indisunique AND i.indrelid = ANY(%(tables)s::oid[])
 """
-#: Every table has them, and a field may stand for one.
+#: Every table has these columns, and a field may map to one.
 _SYSTEM_COLUMNS = ("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
-#: An index over partitions is not used itself, those of the partitions are; a unique one is valid
-#: when each of them has its own, and SQL alone cannot say which it should be. On a table whose
-#: indexes are being built at this moment nothing is broken (what is built, and where, another role
-#: may not see: the locks are everybody's). What REINDEX CONCURRENTLY has left is to be dropped,
-#: says the manual; a constraint's index cannot be.
+#: PostgreSQL uses the indexes of the partitions, never the index of the partitioned table. That
+#: one is valid, if it is unique, when each partition has its own index, and SQL cannot tell
+#: which index that should be. A table whose indexes are being built has no broken index.
+#: (`pg_stat_progress_create_index` hides the table from other roles; `pg_locks` shows it.) The
+#: manual says to drop the leftovers of REINDEX CONCURRENTLY; the index of a constraint cannot
+#: be dropped.
 _INVALID_INDEXES = r"""
     SELECT i.indexrelid::regclass::text,
       CASE WHEN c.relkind = 'I' THEN NULL WHEN c.relname ~ '_cc(new|old)\d*$'
@@ -80,8 +83,8 @@ _INVALID_INDEXES = r"""
                       WHERE l.relation = i.indrelid)
     ORDER BY 1
 """
-#: Those of partitions and children are validated with their parent's; what is NOT ENFORCED
-#: (PostgreSQL 18) is never valid, on purpose.
+#: Partitions and children are validated together with their parent. A constraint that is NOT
+#: ENFORCED (PostgreSQL 18) is intentionally never valid.
 _NOT_VALID = """
     SELECT c.conrelid::regclass::text, c.conname::text, quote_ident(c.conname)
     FROM pg_constraint c
@@ -95,29 +98,33 @@ _NOT_VALID = """
 Query = Callable[[str, Mapping[str, Any] | None], list[Any]]
 
 
-class PostgresIntrospection:
-    """See `engines.base.Inspector`. `query` is one of the session's ways to read."""
+class PostgresIntrospection(BaseIntrospection):
+    """Introspection on a session of PostgreSQL.
+
+    `query` is one of the session's methods that run a query.
+    """
 
     def __init__(self, session: Session, settings: Settings, query: Query) -> None:
         self._session = session
         self._settings = settings
         self._query = query
+        #: The tables of the last `catalog()`, as a literal of `oid[]`.
         self._tables = "{}"
 
-    def recorded(self) -> list[str]:
-        """The migrations that are recorded, in their order."""
-        [(recorded, readable, role)] = self._query(_HAS_MIGRATIONS, None)
-        if recorded and not readable:
+    def recorded_migrations(self) -> list[str]:
+        [(exists, readable, role)] = self._query(_HAS_MIGRATIONS, None)
+        if exists and not readable:
             raise MissingPrivilege(
                 "This role may not read django_migrations, so nothing can be validated. "
                 f"As its owner: GRANT SELECT ON django_migrations TO {role};"
             )
-        return [name for (name,) in self._query(_RECORDED, None)] if recorded else []
+        return [name for (name,) in self._query(_RECORDED, None)] if exists else []
 
-    def catalogue(self, names: Iterable[TableName]) -> Catalog:
-        """What there is of these tables."""
-        # As text, because to write an array costs more than to look its tables up.
-        wanted = {"names": json.dumps([stored(name.name) for name in names])}
+    def catalog(self, names: Iterable[TableName]) -> Catalog:
+        # As JSON text: sending an array takes longer than the lookup of its tables.
+        wanted = {
+            "names": json.dumps([normalize_identifier(each.name) for each in names])
+        }
         rows = self._query(_RELATIONS, wanted)
         self._tables = f"{{{','.join(str(row[0]) for row in rows)}}}"
         uniques = self._uniques()
@@ -125,17 +132,17 @@ class PostgresIntrospection:
         for oid, schema, name, position, indexable, columns, keys in rows:
             relation = Relation(
                 frozenset((*columns, *_SYSTEM_COLUMNS)),
-                tuple(_unique(columns, *index) for index in uniques[oid]),
+                tuple(_unique_index(columns, *index) for index in uniques[oid]),
                 indexable,
-                _named(columns, (keys or "").split()),
+                _column_names(columns, (keys or "").split()),
             )
             relations[TableName(schema, name)] = relation
             if position is not None:
                 relations[TableName(None, name)] = relation
-        return Catalog(relations, stored, self._abilities)
+        return Catalog(relations, normalize_identifier, self._features)
 
     def _uniques(self) -> dict[int, list[Any]]:
-        nulls_equal = "i.indnullsnotdistinct" if self._knows_nulls else "false"
+        nulls_equal = "i.indnullsnotdistinct" if self._has_nulls_distinct else "false"
         query = _UNIQUES.format(nulls_equal=nulls_equal)
         found: dict[int, list[Any]] = defaultdict(list)
         for table, *index in self._query(query, {"tables": self._tables}):
@@ -143,18 +150,17 @@ class PostgresIntrospection:
         return found
 
     @property
-    def _knows_nulls(self) -> bool:
-        """Whether the server can be told that NULLs are equal: since PostgreSQL 15."""
+    def _has_nulls_distinct(self) -> bool:
+        """Return True if the server supports NULLS NOT DISTINCT (PostgreSQL 15)."""
         return self._session.raw.info.server_version >= 150000
 
     @property
-    def _abilities(self) -> frozenset[str]:
-        return _ABILITIES | {"nulls_distinct"} if self._knows_nulls else _ABILITIES
+    def _features(self) -> frozenset[str]:
+        return _FEATURES | {"nulls_distinct"} if self._has_nulls_distinct else _FEATURES
 
-    def defects(self) -> Iterator[CatalogIssue]:
-        """What the server itself calls unfinished, in the search path and the tables above."""
-        known = {"tables": self._tables}
-        for index, verb in self._query(_INVALID_INDEXES, known):
+    def issues(self) -> Iterator[CatalogIssue]:
+        parameters = {"tables": self._tables}
+        for index, verb in self._query(_INVALID_INDEXES, parameters):
             yield CatalogIssue(
                 FindingKind.INVALID_INDEX,
                 index,
@@ -163,7 +169,7 @@ class PostgresIntrospection:
                 else f"The index {index} is invalid: not every partition has its own.",
                 f"{verb} INDEX CONCURRENTLY {index};" if verb else None,
             )
-        for table, constraint, quoted in self._query(_NOT_VALID, known):
+        for table, constraint, quoted in self._query(_NOT_VALID, parameters):
             yield CatalogIssue(
                 FindingKind.NOT_VALID_CONSTRAINT,
                 f"{table}.{constraint}",
@@ -172,8 +178,8 @@ class PostgresIntrospection:
             )
 
     @contextmanager
-    def editor(self) -> Iterator[BaseDatabaseSchemaEditor]:
-        """A schema editor that writes SQL, on a connection of its own if it needs one."""
+    def schema_editor(self) -> Iterator[BaseDatabaseSchemaEditor]:
+        # Django's editor quotes values with a connection of Django, which is opened on demand.
         alias, settings = self._session.alias, self._settings
         wrapper = create_direct_wrapper(
             alias, settings.direct.get(alias), settings.connect_timeout
@@ -185,24 +191,23 @@ class PostgresIntrospection:
             wrapper.close()
 
     def close(self) -> None:
-        """End the session."""
         self._session.close()
 
 
-def _unique(
+def _unique_index(
     columns: list[str], name: str, key: str, count: int, plain: bool, nulls_equal: bool
 ) -> UniqueIndex:
-    named = _named(columns, key.split()[:count])
-    return UniqueIndex(name, named, plain, nulls_equal)
+    keys = _column_names(columns, key.split()[:count])
+    return UniqueIndex(name, keys, plain, nulls_equal)
 
 
-def _named(columns: list[str], numbers: list[str]) -> frozenset[str]:
-    """The columns of these numbers; that of an expression is 0."""
+def _column_names(columns: list[str], numbers: list[str]) -> frozenset[str]:
+    """Return the names of the columns with these numbers; 0 stands for an expression."""
     return frozenset([columns[int(each) - 1] for each in numbers if each != "0"])
 
 
-def stored(name: str) -> str:
-    """The name as the server keeps it."""
+def normalize_identifier(name: str) -> str:
+    """Return the identifier truncated as PostgreSQL stores it."""
     if len(name) * _BYTES <= _NAME_BYTES:
         return name
     return name.encode()[:_NAME_BYTES].decode(errors="ignore")

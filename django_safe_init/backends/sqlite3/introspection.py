@@ -1,4 +1,4 @@
-"""SQLite's catalogue, for validation: tables, columns, what is unique."""
+"""Introspection of SQLite's catalog: tables, columns and unique indexes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from django.db import connections
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 from django_safe_init.backends.base.introspection import (
+    BaseIntrospection,
     Catalog,
-    CatalogIssue,
     Relation,
     TableName,
     UniqueIndex,
@@ -29,13 +29,13 @@ from django_safe_init.backends.sqlite3.session import SQLiteSession
 _HAS_MIGRATIONS = "SELECT name FROM sqlite_master WHERE name = 'django_migrations'"
 _RECORDED = "SELECT app || '.' || name AS name FROM django_migrations ORDER BY id"
 _WANTED = "lower(m.name) IN (SELECT value FROM json_each(:names))"
-#: `table_xinfo` also tells the generated columns. Views and virtual tables have no root page.
+#: `table_xinfo` includes generated columns. Views and virtual tables have no root page.
 _COLUMNS = f"""
     SELECT lower(m.name) AS relation, m.rootpage, lower(c.name) AS column_name, c.pk
     FROM sqlite_master m, pragma_table_xinfo(m.name) c
     WHERE m.type IN ('table', 'view') AND {_WANTED} ORDER BY 1
 """
-#: The column of an expression has no name.
+#: An expression has no column name.
 _UNIQUES = f"""
     SELECT lower(m.name) AS relation, lower(i.name) AS name, i.partial,
            lower(c.name) AS column_name
@@ -43,31 +43,34 @@ _UNIQUES = f"""
     WHERE m.type = 'table' AND i."unique" AND c.key AND {_WANTED}
 """
 
-#: The key that every table has, unless one of its own columns has that name.
+#: The names of the row id, which every table has unless one of its columns uses the name.
 _ROW_IDS = frozenset({"rowid", "oid", "_rowid_"})
 
 Rows = Callable[..., list[dict[str, Any]]]
 
 
-class SQLiteIntrospection:
-    """See `engines.base.Inspector`. SQLite has no index that it does not use, and no NOT VALID."""
+class SQLiteIntrospection(BaseIntrospection):
+    """Introspection with a function that runs a query on SQLite.
+
+    `issues()` finds nothing: SQLite has no invalid indexes and no NOT VALID constraints.
+    """
 
     def __init__(
         self, alias: str, rows: Rows, close: Callable[[], None] = lambda: None
     ) -> None:
         self._alias = alias
         self._rows = rows
-        self.close = close
+        self._close = close
 
-    def recorded(self) -> list[str]:
-        """The migrations that are recorded, in their order."""
+    def recorded_migrations(self) -> list[str]:
         if not self._rows(_HAS_MIGRATIONS):
             return []
         return [row["name"] for row in self._rows(_RECORDED)]
 
-    def catalogue(self, names: Iterable[TableName]) -> Catalog:
-        """What there is of these tables."""
-        wanted = {"names": json.dumps([stored(name.name) for name in names])}
+    def catalog(self, names: Iterable[TableName]) -> Catalog:
+        wanted = {
+            "names": json.dumps([normalize_identifier(each.name) for each in names])
+        }
         rows = self._rows(_COLUMNS, wanted)
         uniques = self._uniques(wanted)
         return Catalog(
@@ -75,8 +78,8 @@ class SQLiteIntrospection:
                 TableName(None, name): _relation(list(columns), uniques[name])
                 for name, columns in groupby(rows, lambda row: row["relation"])
             },
-            stored,
-            schemas=False,
+            normalize_identifier,
+            all_schemas=False,
         )
 
     def _uniques(self, wanted: dict[str, str]) -> dict[str, list[UniqueIndex]]:
@@ -93,18 +96,16 @@ class SQLiteIntrospection:
             found[table].append(UniqueIndex(name, named, plain))
         return found
 
-    def defects(self) -> Iterator[CatalogIssue]:
-        """Nothing."""
-        return iter(())
-
     @contextmanager
-    def editor(self) -> Iterator[BaseDatabaseSchemaEditor]:
-        """A schema editor that writes SQL."""
+    def schema_editor(self) -> Iterator[BaseDatabaseSchemaEditor]:
         yield collecting_editor(AlterTableSchemaEditor, connections[self._alias])
 
+    def close(self) -> None:
+        self._close()
 
-def open_inspector(alias: str) -> SQLiteIntrospection:
-    """An inspector of a database file; one that is not there is not created."""
+
+def open_introspection(alias: str) -> SQLiteIntrospection:
+    """Open the introspection of a database file, without creating the file."""
     if not os.path.exists(database_file(alias)):
         return SQLiteIntrospection(alias, lambda *arguments: [])
     session = SQLiteSession(alias)
@@ -112,7 +113,7 @@ def open_inspector(alias: str) -> SQLiteIntrospection:
 
 
 def _relation(rows: list[dict[str, Any]], uniques: list[UniqueIndex]) -> Relation:
-    """The table that has these columns and indexes, and whatever every table has."""
+    """Return the relation with these columns and indexes, the row id included."""
     columns = {row["column_name"] for row in rows}
     keys = [{row["column_name"] for row in rows if row["pk"]}]
     keys += [{name} for name in _ROW_IDS - columns]
@@ -124,6 +125,6 @@ def _relation(rows: list[dict[str, Any]], uniques: list[UniqueIndex]) -> Relatio
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
-def stored(name: str) -> str:
-    """The name as it is compared: the case of A to Z does not matter there."""
+def normalize_identifier(name: str) -> str:
+    """Return the identifier with A to Z in lower case, as SQLite compares identifiers."""
     return name.translate(_LOWER)

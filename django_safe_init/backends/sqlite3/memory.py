@@ -64,8 +64,8 @@ class MemoryReader:
         """The connection is Django's."""
 
 
-def open_inspector(alias: str) -> SQLiteIntrospection:
-    """An inspector on this thread's connection."""
+def open_introspection(alias: str) -> SQLiteIntrospection:
+    """Open the introspection on this thread's connection of Django."""
 
     def rows(
         statement: str, parameters: dict[str, Any] | None = None

@@ -46,11 +46,11 @@ def validation(tables: int) -> float:
     from django_safe_init.validation import validate
 
     settings, build = get_settings(), current_build()
-    inspector = backends.open_inspector("default", settings, Deadline(0), print)
-    with closing(inspector):
+    introspection = backends.open_introspection("default", settings, Deadline(0), print)
+    with closing(introspection):
         gc.collect()  # what was made to get here is not what is measured
         started = time.perf_counter()
-        found = validate("default", inspector, build, settings.validate)
+        found = validate("default", introspection, build, settings.validate)
         seconds = time.perf_counter() - started
     assert (found.tables, found.findings) == (tables, ()), found
     return seconds

@@ -415,8 +415,8 @@ def test_nulls(library) -> None:
 def test_an_older_postgresql(library, monkeypatch) -> None:
     """Before PostgreSQL 15 Django makes no constraint in which NULLs are equal."""
     run(library, "ALTER TABLE library_book DROP CONSTRAINT book_nulls")
-    older = property(lambda inspector: False)
-    monkeypatch.setattr(PostgresIntrospection, "_knows_nulls", older)
+    older = property(lambda introspection: False)
+    monkeypatch.setattr(PostgresIntrospection, "_has_nulls_distinct", older)
     assert findings() == ()
 
 
@@ -830,11 +830,11 @@ def test_a_role_that_may_only_read(validate, library, new_role, log_in_as) -> No
 def test_a_lost_connection(validate, library, monkeypatch) -> None:
     """A connection that ends in between is exit code 4."""
 
-    def lose(inspector: PostgresIntrospection) -> list[str]:
-        inspector._query("SELECT pg_terminate_backend(pg_backend_pid())", None)
+    def lose(introspection: PostgresIntrospection) -> list[str]:
+        introspection._query("SELECT pg_terminate_backend(pg_backend_pid())", None)
         return []
 
-    monkeypatch.setattr(PostgresIntrospection, "recorded", lose)
+    monkeypatch.setattr(PostgresIntrospection, "recorded_migrations", lose)
     ended = validate()
     assert ended.code == 4
     assert "The connection to 'default' ended" in ended.stderr
@@ -843,11 +843,11 @@ def test_a_lost_connection(validate, library, monkeypatch) -> None:
 def test_interrupted(validate, library, monkeypatch) -> None:
     """A signal ends it with 128 + n."""
 
-    def interrupt(inspector: PostgresIntrospection) -> list[str]:
+    def interrupt(introspection: PostgresIntrospection) -> list[str]:
         os.kill(os.getpid(), signal.SIGTERM)
         return []
 
-    monkeypatch.setattr(PostgresIntrospection, "recorded", interrupt)
+    monkeypatch.setattr(PostgresIntrospection, "recorded_migrations", interrupt)
     assert validate().code == 143
 
 

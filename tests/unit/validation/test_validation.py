@@ -14,9 +14,11 @@ from django_safe_init.backends.base.introspection import (
     UniqueIndex,
 )
 from django_safe_init.backends.postgresql.introspection import (
-    stored as stored_postgresql,
+    normalize_identifier as normalize_postgresql,
 )
-from django_safe_init.backends.sqlite3.introspection import stored as stored_sqlite
+from django_safe_init.backends.sqlite3.introspection import (
+    normalize_identifier as normalize_sqlite,
+)
 from django_safe_init.core.build import Build
 from django_safe_init.core.findings import Finding, FindingKind, management_command_line
 from django_safe_init.management.console import format_findings
@@ -74,10 +76,10 @@ def test_partitions() -> None:
     """What a table is partitioned by must be among the columns that are unique."""
     relation = Relation(AB, partitioned_by=frozenset({"b"}))
     unique = Unique(("a",), ())
-    catalogue = Catalog({})
-    assert catalogue.keeps(relation, unique)
-    assert not catalogue.keeps(relation, Unique(("a", "b"), ()))
-    assert catalogue.keeps(Relation(AB, indexable=False), unique)
+    catalog = Catalog({})
+    assert catalog.enforces(relation, unique)
+    assert not catalog.enforces(relation, Unique(("a", "b"), ()))
+    assert catalog.enforces(Relation(AB, indexable=False), unique)
 
 
 def test_what_an_engine_cannot() -> None:
@@ -86,18 +88,18 @@ def test_what_an_engine_cannot() -> None:
         fields=["a"], name="later", deferrable=models.Deferrable.DEFERRED
     )
     unique = Unique(("a",), (), constraint=later)
-    assert unique.abilities == {"deferrable"}
-    assert Catalog({}).keeps(Relation(AB), unique)
-    able = Catalog({}, abilities=frozenset({"deferrable", "include"}))
-    assert not able.keeps(Relation(AB), unique)
+    assert unique.features == {"deferrable"}
+    assert Catalog({}).enforces(Relation(AB), unique)
+    able = Catalog({}, features=frozenset({"deferrable", "include"}))
+    assert not able.enforces(Relation(AB), unique)
 
 
 def test_stored_names() -> None:
     """PostgreSQL cuts names off after 63 bytes; SQLite does not mind the case of A to Z."""
-    assert stored_postgresql("a" * 64) == "a" * 63
-    assert stored_postgresql("a" * 62 + "ä") == "a" * 62
-    assert stored_postgresql("Book") == "Book"
-    assert stored_sqlite("BookÄ") == "bookÄ"
+    assert normalize_postgresql("a" * 64) == "a" * 63
+    assert normalize_postgresql("a" * 62 + "ä") == "a" * 62
+    assert normalize_postgresql("Book") == "Book"
+    assert normalize_sqlite("BookÄ") == "bookÄ"
 
 
 def test_a_constraint_of_somebody_elses() -> None:
