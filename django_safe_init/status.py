@@ -1,11 +1,16 @@
-"""The state of a database, for programs and people outside: `get_status` and `is_ready`."""
+"""The status of a database, and its details for a person who watches a run.
+
+Reads through a `BaseReader`. Writes nothing, takes no lock, and waits for the database server
+only if its caller passes a deadline that allows it: `get_status` passes `Deadline(0)`.
+"""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from django_safe_init import backends
@@ -15,10 +20,13 @@ from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.databases import check_alias
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import (
+    Activity,
     ConnectionEnded,
     RunRow,
     Snapshot,
+    StepRow,
     TablesLocked,
+    TablesUnreadable,
 )
 from django_safe_init.core.states import State
 from django_safe_init.core.text import one_line
@@ -26,36 +34,58 @@ from django_safe_init.exceptions import DatabaseUnreachable
 
 logger = logging.getLogger("django_safe_init")
 
+#: More steps than a terminal has lines.
+MAX_STEPS = 200
+#: The time that `poll_interval` allows for each query: at most four queries a second.
+SECONDS_PER_QUERY = 0.25
+
 
 @dataclass(frozen=True)
 class Status:
-    """What `get_status` found. Ages and durations are in seconds, by the database's clock."""
+    """The status of one database. Ages and durations are in seconds, by the database's clock."""
 
     database: str
-    #: The leader's state, corrected by the truth: see `State`.
+    #: The state of the newest run, corrected by the recorded migrations and the leader lock.
     state: State
     #: Per cent, 0 to 100.
     progress: int
-    #: What is being done, in words.
+    #: The current activity, or the reason for the state, as one line of text.
     message: str
     #: The newest run, or None.
     run: RunRow | None = None
-    #: Whether some process holds the leader lock now.
+    #: True while a process holds the leader lock.
     led: bool = False
-    #: What this build knows and the database has not recorded: migrations, then steps.
+    #: Migrations, then steps, that this build defines and the database has not recorded.
     pending: tuple[str, ...] = field(default=())
-    #: Recorded migrations that this build does not know, of apps with pending ones: the
-    #: database has gone another way.
+    #: Recorded migrations that this build does not define, of apps with pending ones: the
+    #: database has followed another branch.
     unknown: tuple[str, ...] = field(default=())
     error: str | None = None
 
+    @classmethod
+    def unreachable(cls, database: str, error: str | None = None) -> Status:
+        """Return the status of a database that has not answered, or not yet."""
+        message = "waiting for the server"
+        return cls(database, State.CONNECTING, 0, message, error=error)
+
+    @classmethod
+    def without_lock(cls, database: str) -> Status:
+        """Return the status of a database whose engine has no lock: always ready."""
+        message = "nobody leads on this engine, so there is nothing to wait for"
+        return cls(database, State.READY, 100, message)
+
+    @classmethod
+    def failed(cls, database: str, error: str) -> Status:
+        """Return the status of a database that cannot be read because of `error`."""
+        return cls(database, State.ERROR, 0, error, error=error)
+
     @property
     def ready(self) -> bool:
-        """Whether everything this build knows is done."""
+        """True if everything this build defines is done."""
         return self.state is State.READY
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return all fields as values for JSON."""
         return {
             "database": self.database,
             "state": self.state.value,
@@ -70,6 +100,75 @@ class Status:
         }
 
 
+@dataclass(frozen=True)
+class StatusDetail:
+    """A status with the steps of its run and the activity of its leader, as of one moment."""
+
+    status: Status
+    #: The newest steps of the run, in the order in which they started.
+    steps: tuple[StepRow, ...] = ()
+    #: The database role of the leader.
+    role: str | None = None
+    #: Connected followers. A follower that polls with short connections is not counted.
+    followers: int | None = None
+    #: The leader's statement, and the sessions that block it.
+    activity: Activity | None = None
+    #: The earlier duration of the pending steps, in seconds; None unless all were timed.
+    remaining_seconds: float | None = None
+    #: The reason why details are missing or old; empty if they are complete.
+    note: str = ""
+    #: True if this database role may not read the steps.
+    steps_unreadable: bool = False
+    #: When it was read, on this process's monotonic clock.
+    read_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def running(self) -> bool:
+        """True while a leader works on the run."""
+        run = self.status.run
+        return self.status.led and run is not None and run.open
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since it was read."""
+        return time.monotonic() - self.read_at
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            **self.status.as_json(),
+            "steps": [step._asdict() for step in self.steps],
+            "role": self.role,
+            "followers": self.followers,
+            **self.doing_as_json(),
+            "remaining_seconds": self.remaining_seconds,
+        }
+
+    def doing_as_json(self) -> dict[str, Any]:
+        """The leader's statement, and who blocks it, for JSON."""
+        blockers = self.activity.blockers if self.activity else ()
+        return {
+            "activity": str(self.activity or "") or None,
+            "blockers": [asdict(blocker) for blocker in blockers],
+        }
+
+
+def get_status(database: str = "default") -> Status:
+    """Return the current status of a database, without a lock and without waiting.
+
+    Raises `DatabaseUnreachable`, `WaitTimeout` (all connections are in use),
+    `ConfigurationError` or `UnsupportedEngine`.
+    """
+    reader = open_reader(database, get_settings(), Deadline(0))
+    with closing(reader):
+        return read_status(database, reader)
+
+
+def is_ready(database: str = "default") -> bool:
+    """Return True if everything this build defines is done. Raises as `get_status` does."""
+    return get_status(database).ready
+
+
 def open_reader(
     database: str,
     settings: Settings,
@@ -77,9 +176,9 @@ def open_reader(
     build: Build | None = None,
     report: Callable[[str], None] = logger.info,
 ) -> BaseReader:
-    """A reader of the alias, by its settings; whoever opens it closes it.
+    """Return a reader for the alias, which the caller closes.
 
-    `report` takes the reason for each wait for the server.
+    `report` is called with the reason for each wait for the database server.
     """
     check_alias(database)
     return backends.open_reader(
@@ -87,29 +186,18 @@ def open_reader(
     )
 
 
-def get_status(database: str = "default") -> Status:
-    """The truth about a database, read without any lock and without waiting for the server.
-
-    Raises `DatabaseUnreachable`, `WaitTimeout` (no connection to be had), `ConfigurationError`
-    or `UnsupportedEngine`.
-    """
-    reader = open_reader(database, get_settings(), Deadline(0))
-    with closing(reader):
-        return read_status(database, reader)
-
-
 def read_status(database: str, reader: BaseReader) -> Status:
-    """The status as the reader sees it now, also while a migration has locked our tables.
+    """Return the status of the reader's database, also while a migration locks our tables.
 
     Raises `DatabaseUnreachable` when the connection is lost.
     """
     try:
-        return _look(database, reader)
+        return _read_status(database, reader)
     except ConnectionEnded as exc:
-        raise _ended(database, exc) from exc
+        raise _connection_lost(database, exc) from exc
 
 
-def _look(database: str, reader: BaseReader) -> Status:
+def _read_status(database: str, reader: BaseReader) -> Status:
     try:
         return describe(database, reader.read())
     except TablesLocked:
@@ -122,14 +210,14 @@ def _look(database: str, reader: BaseReader) -> Status:
         )
 
 
-def _ended(database: str, error: ConnectionEnded) -> DatabaseUnreachable:
+def _connection_lost(database: str, error: ConnectionEnded) -> DatabaseUnreachable:
     return DatabaseUnreachable(
         f"The connection to {database!r} ended: {one_line(error)}"
     )
 
 
 def read_history(database: str, reader: BaseReader, count: int) -> list[RunRow]:
-    """The newest runs, newest first; none while a migration has locked our tables.
+    """Return the newest `count` runs, newest first; none while a migration locks our tables.
 
     Raises `DatabaseUnreachable` when the connection is lost.
     """
@@ -138,47 +226,46 @@ def read_history(database: str, reader: BaseReader, count: int) -> list[RunRow]:
     except TablesLocked:
         return []
     except ConnectionEnded as exc:
-        raise _ended(database, exc) from exc
+        raise _connection_lost(database, exc) from exc
 
 
-def is_ready(database: str = "default") -> bool:
-    """Whether everything this build knows is done. Raises what `get_status` raises."""
-    return get_status(database).ready
-
-
-def describe(database: str, reading: Snapshot) -> Status:
-    """A reading as a person or a program outside wants it."""
-    state, run = reading.state, reading.latest
-    error = _error(reading) if state is State.ERROR else None
+def describe(database: str, snapshot: Snapshot) -> Status:
+    """Return the status that a snapshot of the tables stands for."""
+    state, run = snapshot.state, snapshot.latest
+    error = _error(snapshot) if state is State.ERROR else None
     return Status(
         database=database,
         state=state,
-        progress=100
-        if state is State.READY
-        else (run.progress if run and run.open else 0),
-        message=error or _message(state, reading),
+        progress=_progress(state, run),
+        message=error or _message(state, snapshot),
         run=run,
-        led=reading.led,
-        pending=reading.missing,
-        unknown=reading.unknown,
+        led=snapshot.led,
+        pending=snapshot.missing,
+        unknown=snapshot.unknown,
         error=error,
     )
 
 
-def _error(reading: Snapshot) -> str:
-    run = reading.latest
-    assert run is not None  # the error is that run's
+def _progress(state: State, run: RunRow | None) -> int:
+    if state is State.READY:
+        return 100
+    return run.progress if run and run.open else 0
+
+
+def _error(snapshot: Snapshot) -> str:
+    run = snapshot.latest
+    assert run is not None  # the state is ERROR because of this run
     if run.open:
         return f"the leader of run {run.id} ({run.leader}) died in {run.doing or run.state}"
     return run.error or f"run {run.id} failed"
 
 
-def _message(state: State, reading: Snapshot) -> str:
-    run = reading.latest
+def _message(state: State, snapshot: Snapshot) -> str:
+    run = snapshot.latest
     if state is State.READY:
         return "everything this build knows is done"
     if state is State.UNINITIALIZED:
-        return "not initialized for this build" + _other_way(reading)
+        return "not initialized for this build" + _unknown_migrations(snapshot)
     if run is None or not run.open:
         return "a leader is starting"
     step = (
@@ -187,7 +274,70 @@ def _message(state: State, reading: Snapshot) -> str:
     return f"{state}{step or ' ' + run.doing}".strip()
 
 
-def _other_way(reading: Snapshot) -> str:
-    if not reading.unknown:
+def _unknown_migrations(snapshot: Snapshot) -> str:
+    if not snapshot.unknown:
         return ""
-    return f", which does not know {', '.join(reading.unknown)}"
+    return f", which does not know {', '.join(snapshot.unknown)}"
+
+
+def read_detail(
+    database: str, reader: BaseReader, before: StatusDetail | None
+) -> StatusDetail:
+    """Return the status with its details, over several queries and without a transaction.
+
+    While a migration locks our tables, the details that were read `before` are kept, with a
+    note. Raises `DatabaseUnreachable` when the connection is lost.
+    """
+    status = read_status(database, reader)
+    if status.run is None:
+        return carry_forward(status, before)
+    steps_unreadable = before is not None and before.steps_unreadable
+    try:
+        return _add_details(status, status.run, reader, steps_unreadable)
+    except TablesLocked as exc:
+        return carry_forward(replace(status, message=one_line(exc)), before)
+    except TablesUnreadable as exc:
+        return StatusDetail(status, note=one_line(exc), steps_unreadable=True)
+    except ConnectionEnded as exc:
+        raise _connection_lost(database, exc) from exc
+
+
+def _add_details(
+    status: Status, run: RunRow, reader: BaseReader, steps_unreadable: bool
+) -> StatusDetail:
+    found = reader.surroundings(run, None if steps_unreadable else MAX_STEPS)
+    detail = StatusDetail(
+        status,
+        found.steps,
+        found.role,
+        found.followers,
+        steps_unreadable=steps_unreadable,
+    )
+    return replace(detail, activity=reader.activity()) if detail.running else detail
+
+
+def carry_forward(status: Status, before: StatusDetail | None) -> StatusDetail:
+    """Return the status without details, or `before` for a run that cannot be read now."""
+    if before is None or not before.running or status.state is not State.MIGRATING:
+        return StatusDetail(status)
+    known = replace(before.status, led=status.led)
+    return replace(before, status=known, note=status.message)
+
+
+def with_estimate(detail: StatusDetail, reader: BaseReader) -> StatusDetail:
+    """Return the detail with the remaining seconds, if earlier runs timed the same steps."""
+    run, names = detail.status.run, detail.status.pending
+    if run is None or not detail.running or not names:
+        return detail
+    try:
+        return replace(detail, remaining_seconds=reader.seconds_left(run, names))
+    except (TablesLocked, TablesUnreadable, ConnectionEnded):
+        return detail
+
+
+def poll_interval(detail: StatusDetail) -> float:
+    """Return the seconds until the next `read_detail`, by the queries that it makes."""
+    queries = 3  # also before the table of runs exists, which each read checks
+    if detail.activity is not None:
+        queries += 2 if detail.activity.blockers else 1
+    return queries * SECONDS_PER_QUERY

@@ -15,9 +15,9 @@ from health_check.base import HealthCheck, HealthCheckResult
 from health_check.exceptions import HealthCheckException, ServiceUnavailable
 
 from django_safe_init.conf import get_settings, in_project_tests
-from django_safe_init.serving.background.poller import unreachable
 from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.serving.http.payloads import MESSAGES, PUBLIC_STATES
+from django_safe_init.status import Status
 
 
 @dataclass
@@ -43,7 +43,7 @@ class SafeInit(HealthCheck):  # type: ignore[misc]  # the package has no types
         readiness.look()  # only: it may be a command that asks
         await readiness.await_news(self.timeout.total_seconds())
         if not readiness.ready(self.alias):
-            status = readiness.status(self.alias) or unreachable(self.alias)
+            status = readiness.status(self.alias) or Status.unreachable(self.alias)
             raise ServiceUnavailable(str(MESSAGES[PUBLIC_STATES[status.state]]))
 
     async def get_result(self, *args: Any, **kwargs: Any) -> HealthCheckResult:

@@ -20,8 +20,7 @@ from django_safe_init.backends.base.backend import BaseReader
 from django_safe_init.core.records import RunRow, StepRow
 from django_safe_init.core.states import State
 from django_safe_init.core.text import format_duration
-from django_safe_init.scene import StatusDetail, poll_interval, read_detail
-from django_safe_init.status import Status
+from django_safe_init.status import Status, StatusDetail, poll_interval, read_detail
 
 _STYLES = {
     "running": "bold yellow",

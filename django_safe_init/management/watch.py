@@ -13,8 +13,7 @@ from django_safe_init.conf import get_settings
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import DatabaseUnreachable
-from django_safe_init.scene import SECONDS_PER_QUERY
-from django_safe_init.status import Status, open_reader, read_status
+from django_safe_init.status import SECONDS_PER_QUERY, Status, open_reader, read_status
 
 
 class Output(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from django_safe_init import scene as module
+from django_safe_init import status as module
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.reader import PostgresReader
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
@@ -13,8 +13,7 @@ from django_safe_init.core.build import Build
 from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import DatabaseUnreachable
-from django_safe_init.scene import StepRow, poll_interval, read_detail
-from django_safe_init.status import read_status
+from django_safe_init.status import StepRow, poll_interval, read_detail, read_status
 from tests.support import wait_until
 
 BUILD = Build(frozenset({"shop.0001", "shop.0002"}), "x")
@@ -157,7 +156,7 @@ def test_locked_tables(leading, reader, observer, table) -> None:
     assert "lock" in found.note
     assert found.steps == before.steps
     assert found.status == before.status
-    assert found.seen_at == before.seen_at, "its clock goes on"
+    assert found.read_at == before.read_at, "its clock goes on"
     observer.execute("COMMIT")
     assert read_detail("default", reader, found).note == ""
 

@@ -9,10 +9,9 @@ import pytest
 from django.conf import settings as django_settings
 
 from django_safe_init.core.states import State
-from django_safe_init.scene import StatusDetail
 from django_safe_init.serving.background import readiness as module
 from django_safe_init.serving.background.readiness import readiness
-from django_safe_init.status import Status, describe
+from django_safe_init.status import Status, StatusDetail, describe
 from tests.unit.snapshots import reading
 
 

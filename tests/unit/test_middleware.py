@@ -13,10 +13,9 @@ from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.middleware import InitializationMiddleware
-from django_safe_init.scene import StatusDetail
 from django_safe_init.serving.background import supervisor
 from django_safe_init.serving.background.readiness import readiness
-from django_safe_init.status import Status
+from django_safe_init.status import Status, StatusDetail
 from tests.support import validate_json
 from tests.unit.conftest import BEHIND, READY, hear, status_of
 from tests.unit.snapshots import ended, reading, run_row

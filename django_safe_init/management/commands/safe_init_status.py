@@ -33,8 +33,7 @@ from django_safe_init.management.console import (
     text_table,
 )
 from django_safe_init.management.watch import PlainOutput, watch
-from django_safe_init.scene import StatusDetail, read_detail
-from django_safe_init.status import open_reader, read_history
+from django_safe_init.status import StatusDetail, open_reader, read_detail, read_history
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,7 +13,6 @@ from django_safe_init.conf import Settings, get_settings
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.databases import BackendKind, engine_of
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.states import State
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import (
     DatabaseUnreachable,
@@ -21,13 +20,15 @@ from django_safe_init.exceptions import (
     SafeInitError,
     WaitTimeout,
 )
-from django_safe_init.scene import (
+from django_safe_init.status import (
+    Status,
     StatusDetail,
     carry_forward,
+    open_reader,
     read_detail,
+    read_status,
     with_estimate,
 )
-from django_safe_init.status import Status, open_reader, read_status
 
 logger = logging.getLogger("django_safe_init")
 
@@ -75,7 +76,7 @@ class StatusPoller(threading.Thread):
         try:
             settings = get_settings()
             if not can_initialize(self.alias, settings):
-                return StatusDetail(_unguarded(self.alias))
+                return StatusDetail(Status.without_lock(self.alias))
             self._build = self._build or current_build()
             reader = open_reader(self.alias, settings, Deadline(0), self._build)
             with closing(reader):
@@ -85,14 +86,14 @@ class StatusPoller(threading.Thread):
                     scene = _plain_scene(read_status(self.alias, reader), before)
                 return with_estimate(scene, reader)
         except LoginRefused as exc:
-            return StatusDetail(_failed(self.alias, str(exc)))
+            return StatusDetail(Status.failed(self.alias, str(exc)))
         except (DatabaseUnreachable, WaitTimeout) as exc:
-            return StatusDetail(unreachable(self.alias, str(exc)))
+            return StatusDetail(Status.unreachable(self.alias, str(exc)))
         except SafeInitError as exc:
-            return StatusDetail(_failed(self.alias, str(exc)))
+            return StatusDetail(Status.failed(self.alias, str(exc)))
         except Exception as exc:  # noqa: BLE001  (without this thread nothing gets ready)
             text = f"{type(exc).__name__}: {one_line(exc)}"
-            return StatusDetail(_failed(self.alias, text))
+            return StatusDetail(Status.failed(self.alias, text))
 
 
 def _plain_scene(status: Status, before: StatusDetail | None) -> StatusDetail:
@@ -112,21 +113,6 @@ def poll_interval(seconds: float) -> float:
     """How long to wait after a look that took `seconds`."""
     pause = min(max(MIN_PAUSE, seconds / _PART_OF_THE_TIME), MAX_PAUSE)
     return pause * random.uniform(1.0, 1.25)
-
-
-def unreachable(alias: str, error: str | None = None) -> Status:
-    """The status of a database that has not answered, or not yet."""
-    message = "waiting for the server"
-    return Status(alias, State.CONNECTING, progress=0, message=message, error=error)
-
-
-def _unguarded(alias: str) -> Status:
-    message = "nobody leads on this engine, so there is nothing to wait for"
-    return Status(alias, State.READY, progress=100, message=message)
-
-
-def _failed(alias: str, error: str) -> Status:
-    return Status(alias, State.ERROR, progress=0, message=error, error=error)
 
 
 def _tell(status: Status, before: Status | None) -> None:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 from django_safe_init.conf import get_settings, in_project_tests, should_initialize
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.scene import StatusDetail
 from django_safe_init.serving.background.poller import StatusPoller
 from django_safe_init.serving.background.termination_signals import termination
-from django_safe_init.status import Status
+from django_safe_init.status import Status, StatusDetail
 
 if TYPE_CHECKING:
     from django_safe_init.serving.background.supervisor import InitializationSupervisor

@@ -21,10 +21,9 @@ from django.template import Context, Engine
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.safestring import mark_safe
 
-from django_safe_init.scene import StatusDetail
 from django_safe_init.serving.http import page_texts as texts
 from django_safe_init.serving.http.payloads import PUBLIC_STATES, least_ready
-from django_safe_init.status import Status
+from django_safe_init.status import Status, StatusDetail
 
 _PACKAGE = Path(__file__).parents[2]
 _TEMPLATES = _PACKAGE / "templates"

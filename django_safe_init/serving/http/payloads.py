@@ -8,8 +8,7 @@ from typing import Any
 from django.utils.translation import gettext_lazy as _
 
 from django_safe_init.core.states import State
-from django_safe_init.scene import StatusDetail
-from django_safe_init.status import Status
+from django_safe_init.status import Status, StatusDetail
 
 #: The states that the public is told, by those there are.
 PUBLIC_STATES: dict[State, str] = {

@@ -15,8 +15,6 @@ from django.utils.cache import patch_vary_headers
 
 from django_safe_init.conf import Settings, get_settings, in_project_tests
 from django_safe_init.core.states import State
-from django_safe_init.scene import StatusDetail
-from django_safe_init.serving.background.poller import unreachable
 from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.serving.http import page, payloads
 from django_safe_init.serving.http.request_parsing import (
@@ -25,7 +23,7 @@ from django_safe_init.serving.http.request_parsing import (
     same_site_url,
     selected_databases,
 )
-from django_safe_init.status import Status
+from django_safe_init.status import Status, StatusDetail
 
 Reply = Callable[[HttpRequest], HttpResponse]
 
@@ -146,7 +144,8 @@ def _news(settings: Settings, aliases: Sequence[str]) -> RequestContext:
         ]
     else:
         scenes = [
-            readiness.scene(each) or StatusDetail(unreachable(each)) for each in aliases
+            readiness.scene(each) or StatusDetail(Status.unreachable(each))
+            for each in aliases
         ]
     return RequestContext(
         settings, scenes, payloads.least_ready([scene.status for scene in scenes])

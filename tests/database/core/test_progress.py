@@ -21,8 +21,7 @@ from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.progress import ProgressUpdate
-from django_safe_init.scene import read_detail
-from django_safe_init.status import open_reader
+from django_safe_init.status import open_reader, read_detail
 from tests.support import wait_until
 
 

@@ -34,9 +34,8 @@ from django_safe_init.core.records import (
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.middleware import InitializationMiddleware
-from django_safe_init.scene import StatusDetail, with_estimate
 from django_safe_init.serving.background.readiness import readiness
-from django_safe_init.status import Status, open_reader
+from django_safe_init.status import Status, StatusDetail, open_reader, with_estimate
 from example_project.embedded import free_port
 from tests.support import assert_prompt, wait_until
 from tests.unit.snapshots import run_row

@@ -39,7 +39,7 @@ from django_safe_init.initialization.migrate_command import run_migrate
 from django_safe_init.initialization.run_context import MigrateTask
 from django_safe_init.management.commands.safe_init_status import Command as Status
 from django_safe_init.management.commands.safe_init_unlock import Command as Unlock
-from django_safe_init.scene import read_detail
+from django_safe_init.status import read_detail
 from tests.database.conftest import SALE
 
 

@@ -10,8 +10,13 @@ from rich.console import Console
 from django_safe_init.core.records import Activity, Blocker
 from django_safe_init.core.states import State
 from django_safe_init.management.live_view import LiveView, StatusView
-from django_safe_init.scene import StatusDetail, StepRow, poll_interval
-from django_safe_init.status import Status, describe
+from django_safe_init.status import (
+    Status,
+    StatusDetail,
+    StepRow,
+    describe,
+    poll_interval,
+)
 from tests.unit.snapshots import OWN, ended, reading, run_row
 
 BLOCKER = Blocker(88, "app", "psql", "idle in transaction", 40.0, "LOCK TABLE shop")

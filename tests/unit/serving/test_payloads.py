@@ -11,10 +11,8 @@ import pytest
 import django_safe_init
 from django_safe_init.core.records import Activity, Blocker, StepRow
 from django_safe_init.core.states import State
-from django_safe_init.scene import StatusDetail
-from django_safe_init.serving.background.poller import unreachable
 from django_safe_init.serving.http import payloads
-from django_safe_init.status import Status, describe
+from django_safe_init.status import Status, StatusDetail, describe
 from tests.support import validate_json
 from tests.unit.snapshots import ended, reading, run_row
 
@@ -26,7 +24,7 @@ FAILED = describe("default", reading(ended(18, "failed"), **BEHIND))
 DIED = describe("default", reading(run_row(19), **BEHIND))
 BEHIND_ONLY = describe("default", reading(**BEHIND))
 READY = describe("default", reading(ended(18, "ready")))
-UNREACHABLE = unreachable("default", "the host db.internal does not answer")
+UNREACHABLE = Status.unreachable("default", "the host db.internal does not answer")
 BROKEN = Status("default", State.ERROR, 0, "x", error="OperationalError: secret")
 #: What may never be in a public body.
 SECRETS = (

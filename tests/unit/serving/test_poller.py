@@ -18,14 +18,12 @@ from django_safe_init.exceptions import (
     UnsupportedEngine,
     WaitTimeout,
 )
-from django_safe_init.scene import StatusDetail
 from django_safe_init.serving.background import poller
 from django_safe_init.serving.background.poller import (
     StatusPoller,
     poll_interval,
-    unreachable,
 )
-from django_safe_init.status import Status
+from django_safe_init.status import Status, StatusDetail
 from tests.support import wait_until
 from tests.unit.conftest import READY, status_of
 from tests.unit.snapshots import reading, run_row
@@ -182,6 +180,6 @@ def test_stop(monkeypatch) -> None:
 
 def test_not_heard_yet() -> None:
     """A database that has not answered yet has a status as well."""
-    assert unreachable("default") == Status(
+    assert Status.unreachable("default") == Status(
         "default", State.CONNECTING, 0, "waiting for the server"
     )

@@ -24,7 +24,6 @@ from django_safe_init.exceptions import DatabaseUnreachable
 from django_safe_init.serving.background import supervisor
 from django_safe_init.serving.background.child_process import NOT_DUE
 from django_safe_init.serving.background.host_lock import HostLock, OrphanedChild
-from django_safe_init.serving.background.poller import unreachable
 from django_safe_init.serving.background.supervisor import (
     InitializationSupervisor,
     backoff,
@@ -70,7 +69,7 @@ def test_pauses() -> None:
     assert backoff(supervisor._RUNS) == supervisor.MAX_PAUSE
 
 
-@pytest.mark.parametrize("status", [READY, LED, unreachable("default")])
+@pytest.mark.parametrize("status", [READY, LED, Status.unreachable("default")])
 def test_nothing_to_do(status: Status) -> None:
     """What is ready, or led, or not to be reached, is left alone."""
     assert seconds_until_retry(status, [failed(1, 1000)], OWN) == math.inf
@@ -216,7 +215,7 @@ def assert_ends(thread: InitializationSupervisor) -> None:
     assert not thread.is_alive()
 
 
-@pytest.mark.parametrize("status", [None, LED, unreachable("default")])
+@pytest.mark.parametrize("status", [None, LED, Status.unreachable("default")])
 def test_it_waits(children: Any, begin: Any, see: Any, status: Status | None) -> None:
     """While nothing is known, or others are at work, it does not even look closer."""
     looked_at = see(DUE)
