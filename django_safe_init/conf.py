@@ -1,4 +1,4 @@
-"""The settings of this package: `SAFE_INIT` in the project's settings, every key with a default."""
+"""The `SAFE_INIT` setting: its keys, their defaults and their validation."""
 
 from __future__ import annotations
 
@@ -8,97 +8,95 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.conf import settings as django_settings
 
 from django_safe_init.core.findings import DEFAULT_LEVELS, LEVELS
 from django_safe_init.exceptions import ConfigurationError
 
-if TYPE_CHECKING:
-    pass
-
 MODES = ("self", "external", "off")
 MODE_VARIABLE = "DB_INIT_MODE"
 SERVE_MODES = ("gate", "initialize", "off")
 TOKEN_VARIABLE = "SAFE_INIT_STATUS_TOKEN"
-#: What an entry of DATABASES has that `pools()` made as a slow pool of another one.
+#: The key of an entry of DATABASES that marks it as a slow pool of another entry.
 POOL_KEY = "SAFE_INIT_POOL"
-#: What is answered where, unless `PATHS` says otherwise.
+#: The URL paths of the endpoints. `PATHS` overrides them.
 DEFAULT_PATHS: Mapping[str, str | None] = {
     "live": "/health/live",
     "ready": "/health/db",
     "status": "/api/db/status",
 }
-#: How often a leader gives a sign of life.
+#: The interval of a leader's heartbeats.
 HEARTBEAT_SECONDS = 2.0
-#: How often a leader may tell how far a step is. It is read at most once a second.
-NEWS_SECONDS = 0.5
-#: Less would take a leader on a busy machine for a stalled one; a dead network is noticed in 5.
+#: The shortest interval at which a leader publishes progress. Readers poll once a second.
+PROGRESS_SECONDS = 0.5
+#: A shorter time would declare a leader on a busy machine stalled. (A broken network connection
+#: is noticed within 5 seconds without it.)
 MIN_STALLED_AFTER = 5 * HEARTBEAT_SECONDS
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """`SAFE_INIT` as it is now. Durations are in seconds."""
+    """A snapshot of `SAFE_INIT`. Durations are in seconds."""
 
-    #: Who initializes: "self", "external" (somebody else) or "off". The environment
-    #: variable `DB_INIT_MODE` wins.
+    #: "self", "external" (another process initializes) or "off". The environment variable
+    #: `DB_INIT_MODE` wins.
     mode: str = "self"
-    #: Whether to work inside Django's test environment too.
+    #: True to work inside Django's test environment, too.
     in_tests: bool = False
     #: The aliases that `safe_migrate` initializes.
     databases: tuple[str, ...] = ("default",)
-    #: Tells projects apart that share one database.
+    #: Distinguishes projects that share one database.
     lock_key: str | None = None
-    #: "auto", or "none" to accept an engine without a lock.
+    #: "auto", or "none" to accept a database engine without a lock.
     lock: str = "auto"
-    #: Per alias, settings that reach the server without a transaction pooler.
+    #: Per alias, connection settings that bypass a transaction pooler.
     direct: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    #: The alias with an administrator's credentials, present only where the privileged phase runs.
+    #: The alias with an administrator's credentials. Defined only where privileged steps run.
     privileged_database: str | None = None
-    #: How often to try to reach the server.
+    #: The number of attempts to connect to the database server.
     connect_attempts: int = 10
-    #: The longest pause between two attempts.
+    #: The longest pause between two attempts to connect.
     connect_max_wait: float = 30
-    #: How long one attempt may take.
+    #: The timeout of one attempt to connect.
     connect_timeout: float = 10
-    #: How long to wait for a leader that makes no progress.
+    #: How long a follower waits for a leader that makes no progress.
     wait_timeout: float = 600
-    #: How long to wait in all; `None` for no limit.
+    #: The limit of the total waiting time; None for no limit.
     max_wait: float | None = None
-    #: How often a leader that lost its lock or its connection starts over.
+    #: How many times a leader that lost its lock or its connection starts over.
     restarts: int = 3
-    #: After how long without a sign of life followers end a leader; `None` for never.
+    #: Followers terminate a leader without a heartbeat for this long; None for never.
     stalled_after: float | None = None
-    #: What to do with a non-atomic migration that was interrupted: "rerun" or "report".
+    #: The policy for a non-atomic migration that was interrupted: "rerun" or "report".
     unfinished: str = "rerun"
-    #: How long a statement of a migration waits for a lock; `None` for as long as it takes.
+    #: The lock timeout of a migration's statements; None for no timeout.
     ddl_lock_timeout: float | None = None
-    #: How often a migration is tried that did not get a lock in that time.
+    #: How many times a migration is tried whose statements reach the lock timeout.
     ddl_attempts: int = 10
-    #: How many runs to keep.
+    #: The number of runs to keep.
     history: int = 1000
-    #: What becomes of what validation finds, by its kind: "error", "warn" or "off".
+    #: The level of each kind of validation finding: "error", "warn" or "off".
     validate: Mapping[str, str] = dataclasses.field(
         default_factory=lambda: dict(DEFAULT_LEVELS)
     )
-    #: What a server process does: "gate", "initialize" or "off".
+    #: The behavior of a web process: "gate", "initialize" or "off".
     serve: str = "gate"
-    #: Where health and status are answered; None for nowhere.
+    #: The URL paths of the health and status endpoints; None disables one.
     paths: Mapping[str, str | None] = dataclasses.field(
         default_factory=lambda: dict(DEFAULT_PATHS)
     )
-    #: What the paths start with that are let through before this build is ready.
+    #: Prefixes of the paths that are served before this build is ready.
     exempt_paths: tuple[str, ...] = ()
-    #: Whoever sends it is told everything; empty for nobody. By default that of the
+    #: The bearer token that unlocks the full status; empty for no access. Defaults to the
     #: environment variable `SAFE_INIT_STATUS_TOKEN`.
     status_token: str = dataclasses.field(default="", repr=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class SettingsError:
-    """Something wrong in `SAFE_INIT`: what it is, and what to do."""
+    """An error in `SAFE_INIT`, with a hint how to fix it."""
 
     kind: str
     message: str
@@ -113,7 +111,7 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _is_names(value: Any) -> bool:
+def _is_alias_list(value: Any) -> bool:
     return (
         isinstance(value, (list, tuple))
         and bool(value)
@@ -121,7 +119,7 @@ def _is_names(value: Any) -> bool:
     )
 
 
-def _is_direct(value: Any) -> bool:
+def _is_direct_settings(value: Any) -> bool:
     return isinstance(value, Mapping) and all(
         isinstance(alias, str) and isinstance(entry, Mapping)
         for alias, entry in value.items()
@@ -139,7 +137,7 @@ def _is_paths(value: Any) -> bool:
     return all(map(_is_path, given)) and len(set(given)) == len(given)
 
 
-def _is_prefixes(value: Any) -> bool:
+def _is_path_prefixes(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and all(map(_is_path, value))
 
 
@@ -170,11 +168,11 @@ _POSITIVE_COUNT: tuple[Callable[[Any], bool], str] = (
     "a positive integer",
 )
 
-#: What each key may hold, and the words for it.
+#: For each key, a predicate for valid values and its description.
 RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "MODE": _one_of(*MODES),
     "IN_TESTS": (lambda value: isinstance(value, bool), "True or False"),
-    "DATABASES": (_is_names, "a list of database aliases"),
+    "DATABASES": (_is_alias_list, "a list of database aliases"),
     "LOCK_KEY": (
         lambda value: value is None or isinstance(value, str),
         "a string or None",
@@ -184,7 +182,7 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or isinstance(value, str),
         "an alias of DATABASES, or None",
     ),
-    "DIRECT": (_is_direct, "a dictionary of alias to connection settings"),
+    "DIRECT": (_is_direct_settings, "a dictionary of alias to connection settings"),
     "CONNECT_ATTEMPTS": _POSITIVE_COUNT,
     "CONNECT_MAX_WAIT": _DURATION,
     "CONNECT_TIMEOUT": _DURATION,
@@ -216,17 +214,17 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "or None; no path twice",
     ),
     "EXEMPT_PATHS": (
-        _is_prefixes,
+        _is_path_prefixes,
         'a list of beginnings of paths, each with "/" first',
     ),
     "STATUS_TOKEN": (lambda value: isinstance(value, str), "a string"),
 }
-#: Nobody may read their values in the output of a check.
-_SECRET = {"STATUS_TOKEN"}
+#: Keys whose values must not appear in the output of a check.
+_SECRET_KEYS = {"STATUS_TOKEN"}
 
 
 def iter_errors() -> Iterator[SettingsError]:
-    """What is wrong in `SAFE_INIT` and in `DB_INIT_MODE`; nothing when all is well."""
+    """Yield the errors in `SAFE_INIT` and in the environment variable `DB_INIT_MODE`."""
     raw = getattr(django_settings, "SAFE_INIT", {})
     if not isinstance(raw, Mapping):
         yield SettingsError(
@@ -243,7 +241,7 @@ def iter_errors() -> Iterator[SettingsError]:
         elif not RULES[key][0](value):
             yield SettingsError(
                 "type",
-                f"SAFE_INIT[{key!r}] is {_shown(key, value)}.",
+                f"SAFE_INIT[{key!r}] is {_format_value(key, value)}.",
                 f"It must be {RULES[key][1]}.",
             )
         else:
@@ -257,8 +255,8 @@ def iter_errors() -> Iterator[SettingsError]:
         )
 
 
-def _shown(key: str, value: Any) -> str:
-    return f"of the type {type(value).__name__}" if key in _SECRET else repr(value)
+def _format_value(key: str, value: Any) -> str:
+    return f"of the type {type(value).__name__}" if key in _SECRET_KEYS else repr(value)
 
 
 def _unknown_aliases(key: str, value: Any) -> Iterator[SettingsError]:
@@ -272,7 +270,7 @@ def _unknown_aliases(key: str, value: Any) -> Iterator[SettingsError]:
                     + ", ".join(django_settings.DATABASES)
                     + ".",
                 )
-            elif pool := _pool(alias):
+            elif pool := _pool_config(alias):
                 yield SettingsError(
                     "type",
                     f"SAFE_INIT[{key!r}] names {alias!r}, which is a pool of the database "
@@ -281,23 +279,26 @@ def _unknown_aliases(key: str, value: Any) -> Iterator[SettingsError]:
                 )
 
 
-def _pool(alias: str) -> Any:
+def _pool_config(alias: str) -> Any:
     return django_settings.DATABASES[alias].get(POOL_KEY)
 
 
 def in_test_environment() -> bool:
-    """Whether Django's test environment is set up in this process."""
-    utils = sys.modules.get("django.test.utils")  # importing it would cost every start
+    """Return True if Django's test environment is set up in this process."""
+    utils = sys.modules.get("django.test.utils")  # an import would slow every start
     return utils is not None and hasattr(utils._TestState, "saved_data")
 
 
 def in_project_tests(settings: Settings) -> bool:
-    """Whether these are a project's own tests, which never notice this package."""
+    """Return True in the tests of a project, where this package is inactive by default."""
     return in_test_environment() and not settings.in_tests
 
 
 def effective_mode(settings: Settings, requested: str | None = None) -> str:
-    """The mode to work in; "off" in a project's own tests."""
+    """Return the requested or configured mode; "off" in a project's own tests.
+
+    Raise `ConfigurationError` if the requested mode does not exist.
+    """
     if in_project_tests(settings):
         return "off"
     if requested is not None and requested not in MODES:
@@ -308,22 +309,22 @@ def effective_mode(settings: Settings, requested: str | None = None) -> str:
 
 
 def effective_serve_mode(settings: Settings) -> str:
-    """What a server process does; nothing ("off") where there is nothing to wait for."""
+    """Return the behavior of a web process: `SERVE`, or "off" if the mode is "off"."""
     return "off" if effective_mode(settings) == "off" else settings.serve
 
 
 def should_initialize(settings: Settings) -> bool:
-    """Whether a server process initializes in the background, and nobody else does it."""
+    """Return True if web processes initialize the database in the background."""
     return effective_mode(settings) == "self" and settings.serve == "initialize"
 
 
 def get_settings() -> Settings:
-    """The settings as they are now, so that `override_settings` works.
+    """Return the current settings. Nothing is cached, so `override_settings` works.
 
-    Raises `ConfigurationError` with the first problem and its remedy.
+    Raise `ConfigurationError` with the first error and its hint.
     """
-    for problem in iter_errors():
-        raise ConfigurationError(f"{problem.message} {problem.hint}")
+    for error in iter_errors():
+        raise ConfigurationError(f"{error.message} {error.hint}")
     raw = getattr(django_settings, "SAFE_INIT", {})
     values = {key.lower(): value for key, value in raw.items()}
     if mode := os.environ.get(MODE_VARIABLE):
@@ -336,26 +337,28 @@ def get_settings() -> Settings:
     return Settings(**values)
 
 
-_MOST_SECONDS_OF_PAUSE = 30.0
+_MAX_BACKOFF_SECONDS = 30.0
 
-
-#: Looks at who stands in the way, for each wait: one of them comes before the wait is over.
-_LOOKS = 3
+#: Polls of the blocking sessions during each lock timeout, so that one precedes its end.
+_POLLS_PER_TIMEOUT = 3
 
 
 @dataclass(frozen=True)
 class LockTimeoutPolicy:
-    """How long a statement of a migration waits for a lock, and how often it is tried."""
+    """The lock timeout of a migration's statements, and the number of attempts."""
 
     seconds: float
     attempts: int
 
-    def pause(self, attempt: int) -> float:
-        """The seconds after that attempt: as long as it waited, doubled each time, with jitter."""
+    def backoff(self, attempt: int) -> float:
+        """Return the pause after an attempt, in seconds.
+
+        The first pause is as long as the lock timeout. Each later one doubles, with jitter.
+        """
         doubled = self.seconds * 2.0 ** min(attempt - 1, 10)
-        return min(doubled, _MOST_SECONDS_OF_PAUSE) * random.uniform(0.75, 1.25)
+        return min(doubled, _MAX_BACKOFF_SECONDS) * random.uniform(0.75, 1.25)
 
     @property
-    def seconds_between_looks(self) -> float:
-        """How often to look who stands in the way, to have seen it when the wait is over."""
-        return min(max(self.seconds / _LOOKS, 0.02), 1.0)
+    def poll_interval(self) -> float:
+        """Return the seconds between two polls of the sessions that block a migration."""
+        return min(max(self.seconds / _POLLS_PER_TIMEOUT, 0.02), 1.0)

@@ -1,4 +1,4 @@
-"""Every error this package raises. The docstring is the message where none is given."""
+"""The errors of this package. An error raised without a message has its docstring as message."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class SafeInitError(Exception):
 
     #: Exit code of `safe_migrate`.
     exit_code = 1
-    #: `result` in the JSON of `safe_migrate`.
+    #: The value of `result` in the JSON of `safe_migrate`.
     result = "failed"
 
     def __init__(self, message: str | None = None) -> None:
@@ -80,7 +80,7 @@ class ReadOnlyPool(SafeInitError, InternalError):
 
 
 class UnsafeConnection(SafeInitError):
-    """Advisory locks would not exclude anybody on this connection."""
+    """Advisory locks on this connection would not exclude other processes."""
 
     exit_code = 2
     result = "unsafe"

@@ -1,8 +1,8 @@
-"""Signals sent by this package."""
+"""Signals that this package sends."""
 
 from django.dispatch import Signal
 
-#: Sent at every change of what this process is doing for a database, with `database` (the
-#: alias), `old` and `new` (both `State`). Receivers run inside the initialization: one that
-#: raises fails it.
+#: Sent when this process's initialization of a database changes its state, with `database`
+#: (the alias), `old` and `new` (both `State`). Receivers run inside the initialization. A
+#: receiver that raises makes the initialization fail.
 state_changed = Signal()

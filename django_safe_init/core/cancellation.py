@@ -1,8 +1,8 @@
-"""Ending work from outside its thread: by a signal, or because its task was cancelled.
+"""Cancel work that runs on another thread: after a signal, or when its task is cancelled.
 
-Python cannot interrupt a thread. So whoever wants the work to end says so here and cancels the
-statements that run; the thread finds out in its waits, before each statement of a run and
-at each migration's boundary.
+Python cannot interrupt a thread. The canceling thread therefore sets a reason on a
+`CancellationToken` and cancels the running statements. The working thread checks the token while
+it waits, before each statement of a run and at each migration's boundary.
 """
 
 from __future__ import annotations
@@ -17,144 +17,152 @@ from weakref import WeakKeyDictionary
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-#: How long a thread that waits may take to find out.
-_SECONDS = 0.1
+#: The longest time, in seconds, for which a waiting thread does not check its token.
+_CHECK_SECONDS = 0.1
 
 
-#: Cancels what a driver's connection does just now, if it does anything.
+#: Cancels the statement that a driver's connection runs, if it runs one.
 Cancel = Callable[[Any], None]
 
 
 class CancellationToken:
-    """Tells work to end, on whatever threads it is, and can wait until it has ended.
+    """A request to cancel work, shared by the threads that do this work.
 
-    `thread` needs no telling: a signal handler raises there.
+    `thread` does not check the token while it waits, because a signal handler raises there.
     """
 
     def __init__(self, thread: threading.Thread | None = None) -> None:
         self.thread = thread
         self._reason: Callable[[], KeyboardInterrupt] | None = None
-        self._guarded: WeakKeyDictionary[BaseDatabaseWrapper, Cancel] = (
+        self._registered: WeakKeyDictionary[BaseDatabaseWrapper, Cancel] = (
             WeakKeyDictionary()
         )
         self._lock = threading.Lock()
 
     @contextmanager
-    def here(self) -> Iterator[None]:
-        """While entered, `check`, `sleep` and `parts` obey this interruption."""
-        token = _current.set(self)
+    def active(self) -> Iterator[None]:
+        """Make `check`, `sleep` and `slices` obey this token inside the block."""
+        reset = _current_token.set(self)
         try:
             yield
         finally:
-            _current.reset(token)
+            _current_token.reset(reset)
 
-    def tell(self, reason: Callable[[], KeyboardInterrupt]) -> None:
-        """From now on the work ends with `reason()`. Does nothing else: signal handlers call it."""
+    def request_cancel(self, reason: Callable[[], KeyboardInterrupt]) -> None:
+        """Make every later check raise `reason()`. Safe to call in a signal handler."""
         self._reason = reason
 
     def check(self) -> None:
-        """Raise the reason, if there is one."""
+        """Raise the reason if cancellation was requested."""
         if self._reason is not None:
             raise self._reason()
 
-    def guard(self, wrapper: BaseDatabaseWrapper, cancel: Cancel) -> None:
-        """Let the wrapper's connection begin no statement once told, and `end` cancel the last."""
+    def register(self, wrapper: BaseDatabaseWrapper, cancel: Cancel) -> None:
+        """Check the token before each statement of the wrapper's connection.
+
+        `cancel_and_join` calls `cancel` for the statement that is running.
+        """
         wrapper.execute_wrappers.append(self._execute)
         with self._lock:
-            self._guarded[wrapper] = cancel
+            self._registered[wrapper] = cancel
 
-    def release(self, alias: str) -> None:
-        """The work on that alias has ended: a thread that has kept its connection may go on."""
+    def unregister(self, alias: str) -> None:
+        """Forget the connections of the alias. A thread that kept one may go on using it."""
         with self._lock:
-            for wrapper in [each for each in self._guarded if each.alias == alias]:
-                del self._guarded[wrapper]
+            for wrapper in [each for each in self._registered if each.alias == alias]:
+                del self._registered[wrapper]
 
     def _execute(self, execute: Callable[..., Any], *args: Any) -> Any:
-        if args[-1]["connection"] not in self._guarded:
+        if args[-1]["connection"] not in self._registered:
             return execute(*args)
         self.check()
         with raise_cancellation(self.check):
             return execute(*args)
 
-    def end(self, threads: Iterable[threading.Thread]) -> None:
-        """Cancel what the guarded connections do until the threads have ended."""
+    def cancel_and_join(self, threads: Iterable[threading.Thread]) -> None:
+        """Cancel the statements of the registered connections until the threads end."""
         for thread in threads:
             while thread.is_alive():
                 self._cancel_statements()
-                thread.join(_SECONDS)
+                thread.join(_CHECK_SECONDS)
 
     def _cancel_statements(self) -> None:
-        # Again and again: a cancellation that comes before its statement is lost.
+        # Called repeatedly: a cancellation that arrives before its statement is lost.
         with self._lock:
-            guarded = list(self._guarded.items())
-        for wrapper, cancel in guarded:
+            registered = list(self._registered.items())
+        for wrapper, cancel in registered:
             if wrapper.connection is not None:
                 cancel(wrapper.connection)
 
 
-_current: ContextVar[CancellationToken | None] = ContextVar("_current", default=None)
+_current_token: ContextVar[CancellationToken | None] = ContextVar(
+    "_current_token", default=None
+)
 
 
-def current() -> CancellationToken | None:
-    """What can interrupt the work of this context."""
-    return _current.get()
+def current_token() -> CancellationToken | None:
+    """Return the token that is active in this context."""
+    return _current_token.get()
 
 
 def token_of_other_thread() -> CancellationToken | None:
-    """The same, if this thread has to look for it."""
-    interruption = _current.get()
-    if interruption is None or interruption.thread is threading.current_thread():
+    """Return the active token if this thread must check it.
+
+    Return None on the token's own thread, where a signal handler raises.
+    """
+    token = _current_token.get()
+    if token is None or token.thread is threading.current_thread():
         return None
-    return interruption
+    return token
 
 
 def check() -> None:
-    """Raise what this work is to end with, if it is to end.
+    """Raise the reason of the active token if cancellation was requested.
 
-    At a boundary also in the thread where a signal was raised: something that catches
-    everything may have swallowed it.
+    This includes the thread in which a signal handler has raised: code that catches every
+    exception may have swallowed that one.
     """
-    interruption = _current.get()
-    if interruption is not None:
-        interruption.check()
+    token = _current_token.get()
+    if token is not None:
+        token.check()
 
 
 @contextmanager
-def raise_cancellation(look: Callable[[], None] = check) -> Iterator[None]:
-    """Take an error inside for the interruption, if there is one: it may be its effect."""
+def raise_cancellation(check_token: Callable[[], None] = check) -> Iterator[None]:
+    """Raise a requested cancellation instead of an error, which it may have caused."""
     try:
         yield
     except Exception:
-        look()
+        check_token()
         raise
 
 
 @contextmanager
 def shield() -> Iterator[None]:
-    """For cleaning up after an interruption: nothing inside looks for it."""
-    token = _current.set(None)
+    """Ignore the active token inside the block, so that cleaning up can finish."""
+    reset = _current_token.set(None)
     try:
         yield
     finally:
-        _current.reset(token)
+        _current_token.reset(reset)
 
 
 def slices(seconds: float) -> Iterator[float]:
-    """The time to wait, in parts so short that the thread finds out soon."""
-    interruption = token_of_other_thread()
-    if interruption is None:
+    """Yield waits, in seconds, that are short enough to notice a cancellation between them."""
+    token = token_of_other_thread()
+    if token is None:
         yield seconds
         return
     end = time.monotonic() + seconds
     while True:
-        interruption.check()
+        token.check()
         left = end - time.monotonic()
         if left <= 0:
             return
-        yield min(left, _SECONDS)
+        yield min(left, _CHECK_SECONDS)
 
 
 def sleep(seconds: float) -> None:
-    """Sleep, until the time is over or the work is to end."""
+    """Sleep for `seconds`. Raise the token's reason if cancellation is requested."""
     for part in slices(seconds):
         time.sleep(part)

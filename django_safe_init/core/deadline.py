@@ -1,4 +1,4 @@
-"""When waiting must end."""
+"""The time at which waiting must end."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import time
 from django_safe_init.exceptions import ConfigurationError
 
 
-def require_timeout(seconds: float | None) -> None:
-    """Raise `ConfigurationError` unless one can wait that long."""
-    if seconds is not None and not seconds >= 0:  # neither is "not a number"
+def check_timeout(seconds: float | None) -> None:
+    """Raise `ConfigurationError` if `seconds` is negative or not a number."""
+    if seconds is not None and not seconds >= 0:  # `seconds < 0` would accept NaN
         raise ConfigurationError(f"A time-out of {seconds:g} seconds is not possible.")
 
 
 class Deadline:
-    """How long all of it may take; `None` seconds for no limit."""
+    """A point in time `seconds` after its creation, or never if `seconds` is None."""
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
         self._end = None if seconds is None else time.monotonic() + seconds
 
     def passed(self) -> bool:
-        """Whether the time is over."""
+        """Return True if the deadline has passed."""
         return self._end is not None and time.monotonic() >= self._end
 
     def clip(self, seconds: float) -> float:
-        """`seconds`, or what is left if that is less."""
+        """Return `seconds`, or the time left until the deadline if that is shorter."""
         if self._end is None:
             return seconds
         return max(0.0, min(seconds, self._end - time.monotonic()))

@@ -1,4 +1,4 @@
-"""The leader's sign of life."""
+"""The thread that sends the leader's heartbeat."""
 
 from __future__ import annotations
 
@@ -7,29 +7,30 @@ import threading
 import time
 from collections.abc import Callable
 
-from django_safe_init.conf import HEARTBEAT_SECONDS, NEWS_SECONDS
+from django_safe_init.conf import HEARTBEAT_SECONDS, PROGRESS_SECONDS
 from django_safe_init.exceptions import LockLost, SafeInitError
 
 logger = logging.getLogger("django_safe_init")
 
 
 class Heartbeat:
-    """Calls `beat` again and again while entered: the leader's sign of life.
+    """Context manager that calls `beat` every `seconds` on a thread.
 
-    With `has_news` it is asked often, and what is new is told without waiting for the next beat.
+    With `has_update`, the thread polls it every `PROGRESS_SECONDS` and also calls `beat` when it
+    returns True. On PostgreSQL, `beat` executes a statement on the leader's session.
 
-    With PostgreSQL each call is a statement on the leader session, whatever comes of it.
+    The thread ends on `LockLost`; other errors of this package are only logged.
     """
 
     def __init__(
         self,
         beat: Callable[[], object],
         seconds: float = HEARTBEAT_SECONDS,
-        has_news: Callable[[], bool] | None = None,
+        has_update: Callable[[], bool] | None = None,
     ) -> None:
         self.beat = beat
         self.seconds = seconds
-        self.has_news = has_news
+        self.has_update = has_update
         self._last = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(
@@ -37,21 +38,24 @@ class Heartbeat:
         )
 
     def _run(self) -> None:
-        while not self._stop.wait(self._pause()):
+        while not self._stop.wait(self._interval()):
             try:
-                self._beat()
+                self._beat_if_due()
             except LockLost:
-                return  # the leading thread finds out at its next boundary
+                return  # the leading thread notices at its next boundary
             except SafeInitError as exc:
                 logger.debug("A sign of life was not recorded: %s", exc)
 
-    def _pause(self) -> float:
-        return self.seconds if self.has_news is None else NEWS_SECONDS
+    def _interval(self) -> float:
+        return self.seconds if self.has_update is None else PROGRESS_SECONDS
 
-    def _beat(self) -> None:
-        """Beat if it is time, or if there is something to tell."""
+    def _beat_if_due(self) -> None:
         now = time.monotonic()
-        if self.has_news is None or now - self._last >= self.seconds or self.has_news():
+        if (
+            self.has_update is None
+            or now - self._last >= self.seconds
+            or self.has_update()
+        ):
             self._last = now
             self.beat()
 

@@ -1,4 +1,4 @@
-"""How far the running step is, as its own code says it: `track()`."""
+"""Progress inside the running step, as its own code reports it with `track()`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from django_safe_init.core.text import printable
 
 T = TypeVar("T")
 
-#: More would not fit a line.
-_LONGEST_MESSAGE = 200
+#: The message must fit on one line together with the rest of the status.
+_MAX_MESSAGE_LENGTH = 200
 
 
 class ProgressUpdate(NamedTuple):
-    """How far a loop or a statement is that the running step is in."""
+    """The progress of one loop or statement of the running step."""
 
     done: int
     total: int | None
@@ -24,6 +24,8 @@ class ProgressUpdate(NamedTuple):
 
 
 class _Counter:
+    """The items that one `track()` loop has finished."""
+
     __slots__ = ("done", "message", "total")
 
     def __init__(self, total: int | None, message: str) -> None:
@@ -33,110 +35,116 @@ class _Counter:
 
 
 class ProgressTracker:
-    """The loops that the running step of one run is in, the innermost last.
+    """The counters of the nested `track()` loops in the running step of one run.
 
-    The step's thread counts, at next to no cost, and writes nothing; the leader's heartbeat reads
-    and publishes.
+    The step's thread only increments a counter, which costs next to nothing. The leader's
+    heartbeat thread reads and publishes.
     """
 
     def __init__(self) -> None:
-        self._loops: list[_Counter] = []
-        #: How far the server says that the statement is that runs just now.
-        self.in_server: ProgressUpdate | None = None
-        self._told: ProgressUpdate | None = None
-        self._most = 0
+        #: The innermost loop's counter is the last.
+        self._counters: list[_Counter] = []
+        #: The progress that the database server reports for the running statement.
+        self.statement: ProgressUpdate | None = None
+        self._published: ProgressUpdate | None = None
+        self._highest_percent = 0
 
-    def enter(self, total: int | None, message: str) -> _Counter:
-        """A loop begins."""
+    def start(self, total: int | None, message: str) -> _Counter:
+        """Add a counter for a loop that starts inside the present ones."""
         known = int(total) if total is not None and total > 0 else None
-        loop = _Counter(known, printable(message)[:_LONGEST_MESSAGE])
-        self._loops.append(loop)
-        return loop
+        counter = _Counter(known, printable(message)[:_MAX_MESSAGE_LENGTH])
+        self._counters.append(counter)
+        return counter
 
-    def leave(self, loop: _Counter) -> None:
-        """It has ended, and so have those inside it."""
-        if loop in self._loops:
-            del self._loops[self._loops.index(loop) :]
+    def finish(self, counter: _Counter) -> None:
+        """Remove the counter and those inside it, if it is still present."""
+        if counter in self._counters:
+            del self._counters[self._counters.index(counter) :]
 
     def clear(self) -> None:
-        """The step has ended, or begins."""
-        self._loops.clear()
-        self.in_server = None
+        """Remove all progress when a step starts or ends."""
+        self._counters.clear()
+        self.statement = None
 
-    def now(self) -> ProgressUpdate | None:
-        """How far the running statement is, or else the innermost loop."""
-        if self.in_server is not None:
-            return self.in_server
-        for loop in self._loops[-1:]:
-            return ProgressUpdate(loop.done, loop.total, loop.message)
+    def current(self) -> ProgressUpdate | None:
+        """Return the progress of the running statement, else of the innermost loop."""
+        if self.statement is not None:
+            return self.statement
+        # A slice: the step's thread may empty the list between a test and an index.
+        for counter in self._counters[-1:]:
+            return ProgressUpdate(counter.done, counter.total, counter.message)
         return None
 
-    def tell(self) -> ProgressUpdate | None:
-        """The same, for somebody who publishes it."""
-        self._told = self.now()
-        return self._told
+    def publish(self) -> ProgressUpdate | None:
+        """Return the current progress, and remember it as published."""
+        self._published = self.current()
+        return self._published
 
-    def has_news(self) -> bool:
-        """Whether something else is true than was told last."""
-        return self.now() != self._told
+    def has_update(self) -> bool:
+        """Return True if the current progress differs from the published one."""
+        return self.current() != self._published
 
     def percent(self, done: int, total: int) -> int:
-        """Of a run, of whose steps so many are done, with the part of the running one.
+        """Return the percentage of a run that has finished `done` of `total` steps.
 
-        Never less than it was before, and never all of it. A statement counts for nothing here:
-        it has phases, and nobody knows what part of the step it is.
+        The loops of the running step count as a fraction of one step. The result never
+        decreases and never exceeds 99. A running statement does not count: it has phases, and
+        their share of the step is unknown.
         """
         if total:
-            percent = int((done + self._part()) * 100 / total)
-            self._most = max(self._most, min(99, percent))
-        return self._most
+            percent = int((done + self._fraction()) * 100 / total)
+            self._highest_percent = max(self._highest_percent, min(99, percent))
+        return self._highest_percent
 
-    def _part(self) -> float:
-        """What is done of the step: of the outermost loop, and of what is inside its item."""
-        part, weight = 0.0, 1.0
-        for loop in self._loops[:]:
-            if loop.total is None:
+    def _fraction(self) -> float:
+        """Return the finished fraction of the step, from the outermost loop inwards."""
+        fraction, weight = 0.0, 1.0
+        for counter in self._counters[:]:
+            if counter.total is None:
                 break
-            part += weight * min(loop.done, loop.total) / loop.total
-            weight /= loop.total
-        return min(part, 1.0)
+            fraction += weight * min(counter.done, counter.total) / counter.total
+            weight /= counter.total
+        return min(fraction, 1.0)
 
 
-#: Those of the run that this thread, or the task it has come from, works for.
-_current: ContextVar[ProgressTracker | None] = ContextVar("_current", default=None)
+#: The tracker of the run for which this context works.
+_current_tracker: ContextVar[ProgressTracker | None] = ContextVar(
+    "_current_tracker", default=None
+)
 
 
 @contextmanager
-def use_tracker(loops: ProgressTracker) -> Iterator[None]:
-    """While entered, `track` counts for these."""
-    token = _current.set(loops)
+def use_tracker(tracker: ProgressTracker) -> Iterator[None]:
+    """Make `track` count on the tracker inside the block."""
+    reset = _current_tracker.set(tracker)
     try:
         yield
     finally:
-        _current.reset(token)
+        _current_tracker.reset(reset)
 
 
 def track(
     iterable: Iterable[T], total: int | None = None, message: str = ""
 ) -> Iterator[T]:
-    """Iterate, and show in the run how far it is: for `RunPython` and steps, as tqdm does.
+    """Iterate and show the progress in the run's status. For `RunPython` and steps, like tqdm.
 
-    `total` is the length if the iterable has one, else unknown unless given; `message` says what
-    the items are. Inside another `track` the inner one shows, then the outer again. An item
-    costs well under a microsecond, whoever watches sees it within about a second, and the leader
-    counts as making progress. Outside of a run it only iterates; so it does in a thread that a
-    migration starts, unless that runs in a copy of the context, as `asyncio.to_thread` and
-    asgiref do it.
+    `total` defaults to the length of the iterable, if it has one, and is unknown otherwise.
+    `message` names the items. Inside another `track` the status shows the inner one.
+
+    An item costs well under a microsecond. The status shows it within about a second, and the
+    leader counts as making progress. Outside of a run, `track` only iterates. The same is true
+    in a thread that a migration starts, unless the thread runs in a copy of the context, as
+    with `asyncio.to_thread` and asgiref.
     """
-    loops = _current.get()
-    if loops is None:
+    tracker = _current_tracker.get()
+    if tracker is None:
         yield from iterable
         return
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    loop = loops.enter(total, str(message))
+    counter = tracker.start(total, str(message))
     try:
-        for loop.done, item in enumerate(iterable):
+        for counter.done, item in enumerate(iterable):
             yield item
     finally:
-        loops.leave(loop)
+        tracker.finish(counter)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from types import FrameType
 
-from django_safe_init.core.cancellation import CancellationToken, current
+from django_safe_init.core.cancellation import CancellationToken, current_token
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _CLEANING_SECONDS = 2.0
@@ -47,7 +47,7 @@ class SignalHandler:
         now = time.monotonic()
         if now - self._last >= _CLEANING_SECONDS:
             self._last = now
-            self._interruption.tell(partial(Interrupted, number))
+            self._interruption.request_cancel(partial(Interrupted, number))
             raise Interrupted(number)
 
 
@@ -58,13 +58,13 @@ def interruptible() -> Iterator[CancellationToken]:
     Work on other threads is told by the interruption that is given.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield current() or CancellationToken()
+        yield current_token() or CancellationToken()
         return
     interruption = CancellationToken(threading.current_thread())
     handler = SignalHandler(interruption)
     previous = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
-        with interruption.here():
+        with interruption.active():
             yield interruption
     finally:
         for number, before in previous.items():

@@ -1,4 +1,4 @@
-"""The states an initialization goes through, and the one table of what may follow what."""
+"""The states of an initialization and the transitions between them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ logger = logging.getLogger("django_safe_init")
 
 
 class State(str, Enum):
-    """What an initialization is doing. The value is the word used in JSON, rows and logs."""
+    """A state of an initialization. Its value is the word in JSON, rows and logs."""
 
-    #: Nothing has been done yet, or the database was deliberately left behind this build.
+    #: Not started, or the database was deliberately left behind this build.
     UNINITIALIZED = "uninitialized"
-    #: Waiting for the server to answer.
+    #: Waiting for the database server to answer.
     CONNECTING = "connecting"
-    #: Trying to become the leader, or following the one there is.
+    #: Trying to become the leader, or following the current leader.
     ACQUIRING_LOCK = "acquiring_lock"
-    #: Leading: taking over from a predecessor and reading what is left to do.
+    #: Leading: taking over from a predecessor and reading the remaining work.
     CHECKING_SCHEMA = "checking_schema"
     #: Leading: running Django's `migrate`.
     MIGRATING = "migrating"
-    #: Leading: checking that the work is complete and sound.
+    #: Leading: checking that the work is complete and the schema is valid.
     VALIDATING = "validating"
-    #: Everything this build knows is done.
+    #: The database is initialized for this build.
     READY = "ready"
     #: The initialization failed, or its leader died.
     ERROR = "error"
@@ -35,13 +35,13 @@ class State(str, Enum):
 
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.UNINITIALIZED: frozenset({State.CONNECTING, State.ERROR}),
-    # READY: the fast path, and a build that somebody else initializes.
+    # READY: the fast path, and a build that another process initializes.
     State.CONNECTING: frozenset({State.ACQUIRING_LOCK, State.READY, State.ERROR}),
-    # READY: the leader that was followed finished this build's work.
+    # READY: the leader that this process followed finished this build's work.
     State.ACQUIRING_LOCK: frozenset({State.CHECKING_SCHEMA, State.READY, State.ERROR}),
     State.CHECKING_SCHEMA: frozenset({State.MIGRATING, State.ERROR}),
     State.MIGRATING: frozenset({State.VALIDATING, State.ERROR}),
-    # UNINITIALIZED: `migrate shop 0003` is done, and this build is not initialized.
+    # UNINITIALIZED: `migrate shop 0003` finished, but this build is not initialized.
     State.VALIDATING: frozenset({State.READY, State.UNINITIALIZED, State.ERROR}),
     State.READY: frozenset({State.CONNECTING, State.ERROR}),
     State.ERROR: frozenset({State.CONNECTING}),
@@ -49,11 +49,11 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 
 class InvalidTransition(RuntimeError):
-    """A state was asked for that cannot follow the present one: a defect of this package."""
+    """The requested state cannot follow the current one: a bug in this package."""
 
 
 class StateMachine:
-    """What this process is doing for one database.
+    """The current state of this process's initialization of one database.
 
     Each change is logged (logger `django_safe_init`) and sent as `state_changed`. Not
     thread-safe: one initialization has one machine and one thread.
@@ -64,7 +64,7 @@ class StateMachine:
         self.state = State.UNINITIALIZED
 
     def to(self, new: State) -> None:
-        """Change to `new`; raises `InvalidTransition` unless `TRANSITIONS` allows it."""
+        """Change to `new`. Raise `InvalidTransition` unless `TRANSITIONS` allows it."""
         old = self.state
         if new not in TRANSITIONS[old]:
             raise InvalidTransition(f"{old} cannot become {new} ({self.database})")

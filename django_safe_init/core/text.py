@@ -1,4 +1,4 @@
-"""Errors: what caused them, and how they are shown to people and stored."""
+"""Format errors and durations as text for people and for storage."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Iterator
 
 
 def one_line(error: BaseException) -> str:
-    """The error's text on one line."""
+    """Return the error's text on one line."""
     return " ".join(str(error).split())
 
 
 def printable(text: str) -> str:
-    """The text without what PostgreSQL cannot store: NUL, and halves of surrogate pairs."""
+    """Return the text with characters escaped that PostgreSQL rejects: NUL, lone surrogates."""
     return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
 
 
 def exception_chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what it was raised from, and so on."""
+    """Yield the error, then the error that it was raised from, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def format_duration(seconds: float) -> str:
-    """0.12 s, 12.3 s, 2 min 05 s, 1 h 02 min."""
+    """Return a duration such as 0.12 s, 12.3 s, 2 min 05 s or 1 h 02 min."""
     if seconds < 59.95:
         return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""Threads of our own: several initializations side by side in one process."""
+"""The thread that runs one of several concurrent initializations of a process."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ T = TypeVar("T")
 
 
 class InitializationThread(threading.Thread, Generic[T]):
-    """Calls a function with Django connections of its own, which are closed at its end.
+    """A daemon thread that calls one function and keeps its result in `future`.
 
-    It sees the context variables of whoever made it. It belongs to no other thread's run.
-    A process that ends does not wait for it.
+    The function sees the context variables of the code that creates the thread, with `token`
+    active. Its Django connections are closed before `future` resolves. The thread belongs to no
+    other thread's run, and the process exits without waiting for it.
     """
 
-    def __init__(self, call: Callable[[], T], interruption: CancellationToken) -> None:
+    def __init__(self, call: Callable[[], T], token: CancellationToken) -> None:
         super().__init__(name="safe_init", daemon=True)
-        #: What the function returned or raised; its connections are closed by then.
-        self.outcome: Future[T] = Future()
+        self.future: Future[T] = Future()
         self._call = call
-        self._interruption = interruption
+        self._token = token
         self._context = copy_context()
 
     def run(self) -> None:
-        """Called in the thread."""
-        self._context.run(self._settle)
+        """Call the function in a copy of the creating thread's context."""
+        self._context.run(self._run_and_resolve)
 
-    def _settle(self) -> None:
+    def _run_and_resolve(self) -> None:
         try:
-            value = self._call_here()
-        except BaseException as exc:  # noqa: BLE001  (raised by whoever asks for the outcome)
-            self.outcome.set_exception(exc)
+            value = self._call_and_close()
+        except BaseException as exc:  # noqa: BLE001  (`future.result()` raises it)
+            self.future.set_exception(exc)
         else:
-            self.outcome.set_result(value)
+            self.future.set_result(value)
 
-    def _call_here(self) -> T:
+    def _call_and_close(self) -> T:
         try:
-            with self._interruption.here():
+            with self._token.active():
                 return self._call()
         finally:
             connections.close_all()

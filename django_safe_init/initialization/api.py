@@ -52,9 +52,11 @@ async def _on_own_thread(call: Callable[[], T]) -> T:
     try:
         await asyncio.wait([outcome])  # which never cancels what it waits for
     except asyncio.CancelledError:
-        interruption.tell(Cancelled)
+        interruption.request_cancel(Cancelled)
         # Cancelling a statement is a connection to the server: nothing for the loop's thread.
-        helper, ended = _start(partial(interruption.end, [thread]), CancellationToken())
+        helper, ended = _start(
+            partial(interruption.cancel_and_join, [thread]), CancellationToken()
+        )
         await _whatever_happens(ended)
         await _whatever_happens(outcome)
         helper.join()  # it has nothing left to do
@@ -68,7 +70,7 @@ def _start(
 ) -> tuple[InitializationThread[T], asyncio.Future[T]]:
     thread = InitializationThread(call, interruption)
     thread.start()
-    return thread, asyncio.wrap_future(thread.outcome)
+    return thread, asyncio.wrap_future(thread.future)
 
 
 async def _whatever_happens(future: asyncio.Future[Any]) -> None:

@@ -25,7 +25,7 @@ from django_safe_init.core.databases import (
     engine_of,
     require_engine,
 )
-from django_safe_init.core.deadline import Deadline, require_timeout
+from django_safe_init.core.deadline import Deadline, check_timeout
 from django_safe_init.core.records import (
     ConnectionEnded,
     LostRuns,
@@ -215,7 +215,7 @@ class Initializer:
             if self.request.timeout is None
             else self.request.timeout
         )
-        require_timeout(timeout)
+        check_timeout(timeout)
         if in_run(self.database):
             raise ConfigurationError(
                 f"A migration of {self.database!r} must not initialize {self.database!r}."

@@ -117,7 +117,7 @@ class LockTimeoutRetry:
         """All that the migration does; also what the editor would do when it is left."""
         self._blockers = ()
         editor.deferred_sql.clear()
-        with Heartbeat(self._look, self.limits.seconds_between_looks):
+        with Heartbeat(self._look, self.limits.poll_interval):
             state = do(state, editor)
             for statement in editor.deferred_sql:
                 editor.execute(statement, None)  # as Django does
@@ -130,7 +130,7 @@ class LockTimeoutRetry:
 
     def _pause(self, name: str, attempt: int) -> None:
         """Say what happened, and wait without a transaction, so that nobody waits for us."""
-        seconds, of_all = self.limits.pause(attempt), self.limits.attempts
+        seconds, of_all = self.limits.backoff(attempt), self.limits.attempts
         why = (
             f"no lock within {self.limits.seconds:g} s (attempt {attempt} of {of_all})"
             f"{self._because()}"

@@ -37,11 +37,11 @@ def run_parallel(aliases: list[str], jobs: int, one: Callable[[str], T]) -> list
             for thread in threads:
                 thread.join()
         except Interrupted:
-            interruption.end(threads)
+            interruption.cancel_and_join(threads)
             work()  # what no thread has begun reports that it was interrupted
     begun = [thread for thread in threads if thread.ident is not None]
     for thread in begun:
-        thread.outcome.result()  # raises what `one` has not foreseen
+        thread.future.result()  # raises what `one` has not foreseen
     return [ended[alias] for alias in aliases]
 
 

@@ -1,4 +1,4 @@
-"""SAFE_INIT: defaults, live reading, and one clear sentence for everything that is wrong."""
+"""`SAFE_INIT`: its defaults, live reading, and one error for each mistake."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ BAD = [(key, value) for key, (_, bad) in VALUES.items() for value in bad]
 
 
 def test_defaults() -> None:
-    """Without any setting, all of these hold."""
+    """Without any key, the settings have these defaults."""
     assert get_settings() == Settings(
         mode="self",
         in_tests=False,
@@ -123,14 +123,14 @@ def test_no_setting_at_all(settings) -> None:
 
 
 def test_every_key_has_a_rule_and_a_test() -> None:
-    """Settings, rules and this module know the same keys."""
+    """Settings, rules and these tests have the same keys."""
     fields = {field.name.upper() for field in dataclasses.fields(Settings)}
     assert fields == set(RULES) == set(VALUES)
 
 
 @pytest.mark.parametrize(("key", "value"), GOOD)
 def test_good_values(key, value) -> None:
-    """A value that a key may have is what the settings say."""
+    """The settings hold each valid value."""
     with override_settings(SAFE_INIT={key: value}):
         expected = READ_AS.get(key, lambda value: value)(value)
         assert getattr(get_settings(), key.lower()) == expected
@@ -138,62 +138,62 @@ def test_good_values(key, value) -> None:
 
 @pytest.mark.parametrize(("key", "value"), BAD)
 def test_wrong_values(key, value) -> None:
-    """A value that a key may not have is named, with what it must be."""
+    """An invalid value yields an error that names the value and the rule."""
     with override_settings(SAFE_INIT={key: value}):
-        [problem] = iter_errors()
-        assert problem.kind == "type"
+        [error] = iter_errors()
+        assert error.kind == "type"
         secret = f"of the type {type(value).__name__}"
         shown = secret if key == "STATUS_TOKEN" else repr(value)
-        assert problem.message == f"SAFE_INIT[{key!r}] is {shown}."
-        assert problem.hint.startswith("It must be ")
+        assert error.message == f"SAFE_INIT[{key!r}] is {shown}."
+        assert error.hint.startswith("It must be ")
         with pytest.raises(ConfigurationError) as caught:
             get_settings()
-    assert str(caught.value) == f"{problem.message} {problem.hint}"
+    assert str(caught.value) == f"{error.message} {error.hint}"
 
 
 def test_stalled_too_soon() -> None:
-    """Why a leader cannot be called stalled sooner is said."""
+    """The error for a short STALLED_AFTER explains the minimum."""
     with override_settings(SAFE_INIT={"STALLED_AFTER": 5}):
-        [problem] = iter_errors()
-    assert problem.hint == (
+        [error] = iter_errors()
+    assert error.hint == (
         "It must be 10 seconds or more (a leader gives a sign of life every 2 seconds), "
         "or None."
     )
 
 
 def test_unknown_key() -> None:
-    """An unknown key is named, with all keys there are."""
+    """The error for an unknown key lists all known keys."""
     with override_settings(SAFE_INIT={"MODUS": "self"}):
-        [problem] = iter_errors()
-    assert (problem.kind, problem.message) == (
+        [error] = iter_errors()
+    assert (error.kind, error.message) == (
         "unknown",
         "SAFE_INIT has an unknown key 'MODUS'.",
     )
-    assert problem.hint == "Known keys: " + ", ".join(sorted(RULES)) + "."
+    assert error.hint == "Known keys: " + ", ".join(sorted(RULES)) + "."
 
 
 def test_not_a_dictionary() -> None:
-    """A SAFE_INIT that is no dictionary is said to be none."""
+    """A SAFE_INIT of another type than a dictionary is an error."""
     with override_settings(SAFE_INIT=["MODE"]):
-        assert [problem.message for problem in iter_errors()] == [
+        assert [error.message for error in iter_errors()] == [
             "SAFE_INIT is not a dictionary."
         ]
 
 
 def test_all_problems_are_found_at_once() -> None:
-    """Whoever runs the checks sees every problem, not only the first."""
+    """`iter_errors` yields every error, not only the first."""
     with override_settings(SAFE_INIT={"MODUS": 1, "LOCK": 1, "RESTARTS": -1}):
         assert len(list(iter_errors())) == 3
 
 
 @pytest.mark.parametrize("key", ["DATABASES", "DIRECT"])
 def test_unknown_alias(key) -> None:
-    """An alias that the project does not have is named, with those it has."""
+    """The error for an unknown alias lists the aliases of the project."""
     value = ["default", "nowhere"] if key == "DATABASES" else {"nowhere": {}}
     with override_settings(SAFE_INIT={key: value}):
-        [problem] = iter_errors()
-    assert "'nowhere'" in problem.message
-    assert problem.hint == "Use an alias of DATABASES: default."
+        [error] = iter_errors()
+    assert "'nowhere'" in error.message
+    assert error.hint == "Use an alias of DATABASES: default."
 
 
 def test_settings_are_read_live() -> None:
@@ -204,7 +204,7 @@ def test_settings_are_read_live() -> None:
 
 
 def test_the_users_dictionary_is_never_changed() -> None:
-    """What the project gave stays as it was."""
+    """Reading the settings does not change the project's dictionary."""
     given = {"DATABASES": ["default"], "DIRECT": {"default": {"HOST": "db"}}}
     before = copy.deepcopy(given)
     with override_settings(SAFE_INIT=given):
@@ -221,7 +221,7 @@ def test_the_environments_mode_wins(monkeypatch) -> None:
 
 
 def test_an_empty_environment_variable_is_none(monkeypatch) -> None:
-    """An empty DB_INIT_MODE says nothing."""
+    """An empty DB_INIT_MODE is ignored."""
     monkeypatch.setenv("DB_INIT_MODE", "")
     with override_settings(SAFE_INIT={"MODE": "off"}):
         assert get_settings().mode == "off"
@@ -239,7 +239,7 @@ def test_an_unknown_mode_in_the_environment(monkeypatch) -> None:
 
 
 def test_the_token_of_the_environment(monkeypatch) -> None:
-    """Without STATUS_TOKEN the token is that of the environment; the setting wins."""
+    """The token defaults to the environment variable; the setting wins."""
     monkeypatch.setenv("SAFE_INIT_STATUS_TOKEN", "from the environment")
     assert get_settings().status_token == "from the environment"
     with override_settings(SAFE_INIT={"STATUS_TOKEN": ""}):
@@ -247,7 +247,7 @@ def test_the_token_of_the_environment(monkeypatch) -> None:
 
 
 def test_the_token_is_not_shown() -> None:
-    """The token is in no representation of the settings."""
+    """The representation of the settings does not contain the token."""
     assert "s3cret" not in repr(Settings(status_token="s3cret"))
 
 
@@ -262,33 +262,33 @@ def test_the_token_is_not_shown() -> None:
         (Settings(serve="initialize"), "off"),
     ],
 )
-def test_what_a_server_does(settings, serve) -> None:
-    """A server does what SERVE says, and nothing where the mode is "off"."""
+def test_effective_serve_mode(settings, serve) -> None:
+    """A web process follows SERVE, and does nothing if the mode is "off"."""
     assert effective_serve_mode(settings) == serve
 
 
 def test_off_in_the_test_environment() -> None:
-    """In Django's test environment the mode is "off", whatever else was asked for."""
+    """In Django's test environment the mode is "off", even if another one is requested."""
     assert in_test_environment()
     assert effective_mode(Settings(mode="self")) == "off"
     assert effective_mode(Settings(mode="self"), "external") == "off"
 
 
 def test_in_tests_switches_it_on() -> None:
-    """With IN_TESTS the mode is the one asked for, and the setting's otherwise."""
+    """With IN_TESTS the requested mode applies, or the configured one without a request."""
     settings = Settings(mode="external", in_tests=True)
     assert effective_mode(settings) == "external"
     assert effective_mode(settings, "self") == "self"
 
 
 def test_outside_of_tests(monkeypatch) -> None:
-    """Where no test environment is set up, IN_TESTS does not matter."""
+    """Without a test environment, IN_TESTS has no effect."""
     monkeypatch.delitem(__import__("sys").modules, "django.test.utils")
     assert not in_test_environment()
     assert effective_mode(Settings()) == "self"
 
 
 def test_an_unknown_mode_is_refused() -> None:
-    """A mode that does not exist is an error that names those which do."""
+    """The error for an unknown mode lists the modes."""
     with pytest.raises(ConfigurationError, match="There is no mode 'both'"):
         effective_mode(Settings(in_tests=True), "both")

@@ -1,4 +1,4 @@
-"""Errors: the docstring is the message, builtin bases where they fit, a code for each."""
+"""Errors have an exit code, a default message and builtin base classes where they fit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CODES = {
 
 @pytest.mark.parametrize("name", CODES)
 def test_error(name) -> None:
-    """Every error is a SafeInitError with this exit code and result, and speaks by itself."""
+    """Every error is a SafeInitError with this exit code, result and default message."""
     error = getattr(exceptions, name)
     assert issubclass(error, SafeInitError)
     assert (error.exit_code, error.result) == CODES[name]
@@ -34,12 +34,12 @@ def test_error(name) -> None:
 
 
 def test_builtin_bases() -> None:
-    """Callers that catch the builtin errors catch ours."""
+    """Code that catches a builtin error also catches the errors derived from it."""
     assert issubclass(exceptions.WaitTimeout, TimeoutError)
     assert issubclass(exceptions.DatabaseUnreachable, ConnectionError)
 
 
 def test_a_failure_carries_what_was_done() -> None:
-    """`InitializationFailed` says what was applied, where it broke off, and in which run."""
+    """`InitializationFailed` names the applied migrations, the failed one and the run."""
     error = InitializationFailed("x", applied=("a.1",), failed_migration="a.2", run=3)
     assert (error.applied, error.failed_migration, error.run) == (("a.1",), "a.2", 3)

@@ -115,7 +115,7 @@ class PostgresRunSession:
         """While entered, the run's row tells that the leader is alive."""
         return Heartbeat(
             lambda: self.recorder.heartbeat(self._statements.look),
-            has_news=self.recorder.loops.has_news,
+            has_update=self.recorder.loops.has_update,
         )
 
     def missing(self) -> tuple[str, ...]:

@@ -266,7 +266,7 @@ class PostgresRecorder:
         Nobody starts or ends a step between the look and the write.
         """
         with self._guard:
-            self.loops.in_server = look()
+            self.loops.statement = look()
             self._try_to_write()
 
     def start_step(
@@ -345,7 +345,7 @@ class PostgresRecorder:
 
     def _present(self) -> dict[str, Any]:
         percent = self.loops.percent(self.done, self.total)
-        items = self.loops.tell() or (None, None, None)
+        items = self.loops.publish() or (None, None, None)
         return {
             "run": self.run,
             "state": self.state.value,

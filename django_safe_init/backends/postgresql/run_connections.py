@@ -79,7 +79,7 @@ class FencedConnections:
         self.broken = self._is_gone()
         connection_created.disconnect(self._arm)
         if self._interruption is not None:
-            self._interruption.release(self.alias)
+            self._interruption.unregister(self.alias)
         with _registry_lock:
             _registry.remove(self)
             if not _registry:
@@ -94,7 +94,7 @@ class FencedConnections:
         """An unpooled wrapper of the alias, by the direct settings."""
         wrapper = create_direct_wrapper(self.alias, self.direct)
         if self._interruption is not None:
-            self._interruption.guard(wrapper, cancel_statement)
+            self._interruption.register(wrapper, cancel_statement)
         return retry_when_busy(wrapper, get_settings().wait_timeout)
 
     @property

@@ -70,7 +70,7 @@ class StatementProgress:
         """
         now = time.monotonic()
         if now - self._looked < HEARTBEAT_SECONDS * 0.9:
-            return self._recorder.loops.in_server
+            return self._recorder.loops.statement
         self._looked = now
         try:
             self._tell_blockers()

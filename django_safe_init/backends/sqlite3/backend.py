@@ -91,7 +91,7 @@ class SQLiteRunSession:
         """While entered, the lock's file tells that the leader is alive."""
         return Heartbeat(
             lambda: self._lock.beat(self.recorder.note()),
-            has_news=self.recorder.loops.has_news,
+            has_update=self.recorder.loops.has_update,
         )
 
     def missing(self) -> tuple[str, ...]:

@@ -256,6 +256,6 @@ class SQLiteRecorder:
             self.run,
             self.done,
             self.loops.percent(self.done, self.total),
-            self.loops.tell(),
+            self.loops.publish(),
         )
         return note.encoded()

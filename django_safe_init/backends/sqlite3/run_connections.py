@@ -9,7 +9,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
-from django_safe_init.core.cancellation import current
+from django_safe_init.core.cancellation import current_token
 
 #: SQLite's own steps between two chances to be interrupted: about a millisecond.
 _STEPS = 100_000
@@ -31,9 +31,9 @@ class RunConnection:
         self._previous = connections[self.alias]
         self._wrapper = wrapper = connections.create_connection(self.alias)
         connections[self.alias] = wrapper
-        self._interruption = current()
+        self._interruption = current_token()
         if self._interruption is not None:
-            self._interruption.guard(wrapper, lambda raw: raw.interrupt())
+            self._interruption.register(wrapper, lambda raw: raw.interrupt())
         connection_created.connect(self._attend)
         wrapper.ensure_connection()
         return wrapper
@@ -48,7 +48,7 @@ class RunConnection:
     def __exit__(self, *exc_info: object) -> None:
         connection_created.disconnect(self._attend)
         if self._interruption is not None:
-            self._interruption.release(self.alias)
+            self._interruption.unregister(self.alias)
         self._wrapper.close()
         connections[self.alias] = self._previous
 

@@ -25,7 +25,7 @@ from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.cancellation import check as check_interruption
 from django_safe_init.core.databases import BackendKind, check_alias, engine_of
-from django_safe_init.core.deadline import Deadline, require_timeout
+from django_safe_init.core.deadline import Deadline, check_timeout
 from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import (
@@ -239,7 +239,7 @@ class Command(BaseCommand):
 
     def _check_usage(self, options: dict[str, Any]) -> None:
         check_command(self._command)
-        require_timeout(options["timeout"])
+        check_timeout(options["timeout"])
         if options["rerun"] and self._labelled:
             raise ConfigurationError(
                 "--rerun is about one database: name it with --database."

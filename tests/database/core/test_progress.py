@@ -1,4 +1,4 @@
-"""`track()` in a migration: whoever looks at the run sees how far it is."""
+"""`track()` in a migration shows its progress in the status."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support import wait_until
 
 
 class Gate:
-    """Where a loop of a migration waits for the test."""
+    """A gate at which a migration's loop waits for the test."""
 
     def __init__(self) -> None:
         self.arrived = threading.Event()
@@ -45,7 +45,7 @@ def gate() -> Iterator[Gate]:
 
 
 def fill(gate: Gate, total: int = 4, at: int = 2) -> Callable[[Any], None]:
-    """A data migration that waits before the item with that number."""
+    """Return a data migration that waits before item number `at`."""
 
     def run(connection: Any) -> None:
         for number in track(range(total), message="prices"):
@@ -64,14 +64,14 @@ def seen() -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("atomic", [True, False])
-def test_a_run_says_how_far_it_is(
+def test_progress_of_a_run(
     django_database, small_shop, in_background, gate, atomic
 ) -> None:
-    """The status has the items and their part of the per cent, and none when it is over."""
+    """The status shows the items and their share of the percentage until the run ends."""
     small_shop.run("0003_fill", fill(gate), atomic=atomic)
     work = in_background(initialize)
     assert gate.arrived.wait(20)
-    # Within about a second, which a busy machine may stretch.
+    # The status shows it within about a second, or later on a busy machine.
     wait_until(lambda: seen() == (2, 4, "prices"), 3)
     status = get_status()
     assert status.message == "migrating 3/3 shop.0003_fill: prices 2/4"
@@ -83,10 +83,10 @@ def test_a_run_says_how_far_it_is(
     assert get_status().progress == 100
 
 
-def test_nothing_is_left_of_it(
+def test_progress_ends_with_its_step(
     django_database, small_shop, in_background, gate
 ) -> None:
-    """A step that is over no longer shows, while the next one is at work."""
+    """The items of a finished step do not show while the next step runs."""
     small_shop.run("0003_fill", lambda connection: list(track("ab")))
     small_shop.run("0004_wait", lambda connection: gate())
     work = in_background(initialize)
@@ -96,10 +96,8 @@ def test_nothing_is_left_of_it(
     work.result()
 
 
-def test_a_migration_that_is_called_by_plain_django(
-    django_database, small_shop, settings
-) -> None:
-    """Outside of a run there is nobody to tell."""
+def test_plain_django(django_database, small_shop, settings) -> None:
+    """In a migration that plain Django applies, `track` only iterates."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "MODE": "off"}
     done: list[str] = []
     small_shop.run("0003_fill", lambda connection: done.extend(track("ab")))
@@ -107,11 +105,11 @@ def test_a_migration_that_is_called_by_plain_django(
     assert done == ["a", "b"]
 
 
-def test_per_cent_never_falls(django_database, small_shop, in_background) -> None:
-    """However often and by whatever means one looks."""
+def test_percent_never_decreases(django_database, small_shop, in_background) -> None:
+    """The percentage in the status never decreases during a run."""
     found: list[int] = []
 
-    def look() -> None:
+    def read_progress() -> None:
         before = django_database.newest_run()["heartbeat_at"]
         wait_until(lambda: django_database.newest_run()["heartbeat_at"] > before)
         found.append(get_status().progress)
@@ -119,7 +117,7 @@ def test_per_cent_never_falls(django_database, small_shop, in_background) -> Non
     def work(connection: Any) -> None:
         for _ in track(range(3)):
             for _ in track(range(3)):
-                look()
+                read_progress()
 
     small_shop.run("0003_fill", work)
     small_shop.run("0004_fill", lambda connection: None)
@@ -132,7 +130,7 @@ def test_per_cent_never_falls(django_database, small_shop, in_background) -> Non
 
 
 def test_sqlite(lite, small_shop, in_background, gate) -> None:
-    """While nobody else can write to the file, the lock's file says how far it is."""
+    """On SQLite, the lock file holds the progress while the migration locks the database."""
     small_shop.run("0003_fill", fill(gate))
     work = in_background(initialize)
     assert gate.arrived.wait(20)
@@ -153,10 +151,10 @@ ROW = {"id": 7, "done": 2, "progress": 50, "item_done": None}
 NOTE = ProgressRecord(7, 2, 60, ProgressUpdate(3, None, "試"))
 
 
-def test_a_note() -> None:
-    """What a leader notes is what a reader finds, with what is behind it."""
-    told = with_note(ROW, NOTE.encoded() + b"   ")
-    assert (told["progress"], told["item_done"], told["item_message"]) == (60, 3, "試")
+def test_progress_record() -> None:
+    """A reader finds the leader's record, also if other bytes follow it."""
+    row = with_note(ROW, NOTE.encoded() + b"   ")
+    assert (row["progress"], row["item_done"], row["item_message"]) == (60, 3, "試")
     assert with_note(ROW, NOTE._replace(items=None, progress=1).encoded()) == ROW
 
 
@@ -174,13 +172,13 @@ def test_a_note() -> None:
         NOTE.encoded()[:-3],
     ],
 )
-def test_a_note_that_says_nothing(text) -> None:
-    """Of another run, another step, another version, or half a note."""
+def test_useless_progress_record(text) -> None:
+    """A reader ignores a broken record and one of another run, step or version."""
     assert with_note(ROW, text) == ROW
 
 
-def test_notes_in_the_locks_file(tmp_path, monkeypatch) -> None:
-    """The holder's last note is read by everybody, and gone with the next holder."""
+def test_progress_records_in_the_lock_file(tmp_path, monkeypatch) -> None:
+    """Every process can read the holder's last record, until the next holder acquires the lock."""
     path = str(tmp_path / "lock")
     assert read_note(path) == b""
     lock = FileLock(path)

@@ -221,7 +221,7 @@ def test_another_initialization_is_no_part_of_a_run(
         await until(inside.is_set)
         other = InitializationThread(look, CancellationToken())
         other.start()
-        marked = await asyncio.wrap_future(other.outcome)
+        marked = await asyncio.wrap_future(other.future)
         go.set()
         await task
         return marked

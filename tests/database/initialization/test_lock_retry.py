@@ -443,7 +443,7 @@ def test_who_blocks_cannot_be_asked(session) -> None:
 def test_pauses() -> None:
     """A pause is as long as the time-out at first, doubles, and ends at half a minute."""
     limits = LockTimeoutPolicy(2.0, 10)
-    pauses = [limits.pause(attempt) for attempt in (1, 2, 3, 50, 10**9)]
+    pauses = [limits.backoff(attempt) for attempt in (1, 2, 3, 50, 10**9)]
     for pause, middle in zip(pauses, (2, 4, 8, 30, 30), strict=True):
         assert middle * 0.75 <= pause <= middle * 1.25
 

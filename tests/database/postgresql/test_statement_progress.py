@@ -218,12 +218,12 @@ def test_it_looks_no_more_often_than_the_leader_beats(
     monkeypatch.setattr(statement_progress.time, "monotonic", lambda: clock[0])
     watch = StatementProgress(session, Armed(), recorder, print)
     assert watch.look() is None
-    recorder.loops.in_server = ProgressUpdate(1, 2, "CREATE INDEX")
+    recorder.loops.statement = ProgressUpdate(1, 2, "CREATE INDEX")
     clock[0] += 0.5
     assert watch.look() == ProgressUpdate(1, 2, "CREATE INDEX")
     recorder.loops.clear()
     assert watch.look() is None
-    recorder.loops.in_server = ProgressUpdate(1, 2, "CREATE INDEX")
+    recorder.loops.statement = ProgressUpdate(1, 2, "CREATE INDEX")
     clock[0] += 1.5
     assert watch.look() is None
 

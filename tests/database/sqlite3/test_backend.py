@@ -323,13 +323,13 @@ def test_told_from_outside(lite, small_shop, in_background) -> None:
     small_shop.run("0003_count", count)
 
     def work() -> None:
-        with interruption.here():
+        with interruption.active():
             initialize()
 
     thread = in_background(work)
     wait_until(lambda: started)
-    interruption.tell(lambda: KeyboardInterrupt("told"))
-    interruption.end([thread])
+    interruption.request_cancel(lambda: KeyboardInterrupt("told"))
+    interruption.cancel_and_join([thread])
     with pytest.raises(KeyboardInterrupt, match="told"):
         thread.result()
     assert lite.newest_run()["outcome"] == "interrupted"

@@ -92,7 +92,7 @@ def test_it_waits_for_others(lite, lite_session, in_background, monkeypatch) -> 
     writer = recorder(lite_session)
     writer.open_run("test")
     refused = []
-    monkeypatch.setattr(session.interruption, "check", lambda: refused.append(1))
+    monkeypatch.setattr(session.cancellation, "check", lambda: refused.append(1))
     monkeypatch.setattr(session, "_BUSY_SECONDS", 0.05)
     lite_session.close()
     with lite.connect() as raw:
@@ -118,7 +118,7 @@ def test_a_reader_holds_up_a_commit(
     monkeypatch.setattr(session, "_BUSY_SECONDS", 0.05)
     lite_session.close()
     refused = []
-    monkeypatch.setattr(session.interruption, "check", lambda: refused.append(1))
+    monkeypatch.setattr(session.cancellation, "check", lambda: refused.append(1))
     writer = recorder(lite_session)
     with lite.connect() as raw:
         raw.execute("BEGIN")

@@ -1,4 +1,4 @@
-"""How long to wait: deadlines, backoff, and which failed connection means what."""
+"""Deadlines, the backoff between attempts to connect, and errors that mean "busy"."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from django_safe_init.core.text import one_line
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands until it is set."""
+    """A clock that stands still until a test sets it."""
     now = [100.0]
     monkeypatch.setattr(deadline.time, "monotonic", lambda: now[0])
     return now
 
 
 def test_a_deadline_passes(clock) -> None:
-    """A deadline has passed when its seconds are over, and clips what is asked of it."""
+    """A deadline passes after its seconds, and clips longer waits."""
     five = Deadline(5)
     assert not five.passed()
     assert five.clip(10) == 5
@@ -38,7 +38,7 @@ def test_a_deadline_passes(clock) -> None:
 
 
 def test_no_deadline(clock) -> None:
-    """Without seconds it never passes and clips nothing."""
+    """A deadline without seconds never passes and clips nothing."""
     endless = Deadline(None)
     clock[0] += 1e9
     assert not endless.passed()
@@ -47,20 +47,20 @@ def test_no_deadline(clock) -> None:
 
 
 def test_a_deadline_of_no_time_has_passed() -> None:
-    """Zero seconds means: look once."""
+    """A deadline of zero seconds has passed at once."""
     assert Deadline(0).passed()
 
 
 @pytest.mark.parametrize("factor", [0.75, 1.0])
 def test_backoff(monkeypatch, factor) -> None:
-    """Ten attempts have nine pauses: doubling from half a second, at most 30, less jitter."""
+    """Ten attempts have nine pauses that double from 0.5 s to at most 30 s, minus jitter."""
     monkeypatch.setattr(session.random, "uniform", lambda low, high: factor)
     pauses = list(backoff(Settings()))
     assert pauses == [pause * factor for pause in (0.5, 1, 2, 4, 8, 16, 30, 30, 30)]
 
 
 def test_jitter_takes_off_a_quarter_at_most() -> None:
-    """Each pause is between three quarters of its length and its length."""
+    """Jitter shortens a pause by at most a quarter."""
     for _ in range(50):
         [pause] = backoff(Settings(connect_attempts=2))
         assert 0.375 <= pause <= 0.5
@@ -91,7 +91,7 @@ def test_backoff_is_limited() -> None:
     ],
 )
 def test_busy(text) -> None:
-    """A server that is full or not yet there says: wait."""
+    """A database server that is full or still starting counts as busy."""
     assert is_busy(psycopg.OperationalError(text))
 
 
@@ -99,7 +99,7 @@ def test_busy(text) -> None:
     "text", ["connection refused", 'database "shop" does not exist', "timeout expired"]
 )
 def test_not_busy(text) -> None:
-    """Anything else is an attempt that failed."""
+    """Any other error is a failed attempt."""
     assert not is_busy(psycopg.OperationalError(text))
 
 

@@ -112,10 +112,10 @@ def test_nothing_to_cancel() -> None:
 
     closed = Closed()
     interruption = CancellationToken()
-    interruption.guard(closed, lambda raw: pytest.fail("there is none"))
+    interruption.register(closed, lambda raw: pytest.fail("there is none"))
     over = threading.Event()
     thread = threading.Thread(target=over.wait)
     thread.start()
     threading.Timer(0.2, over.set).start()
-    interruption.end([thread])
+    interruption.cancel_and_join([thread])
     assert not thread.is_alive()

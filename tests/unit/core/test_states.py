@@ -1,4 +1,4 @@
-"""The one table of transitions is the machine."""
+"""The state machine allows exactly the transitions of its table."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_transitions(old: State, new: State) -> None:
 
 
 def test_every_state_has_its_row() -> None:
-    """The table of transitions knows all eight states."""
+    """The table of transitions has a row for each of the eight states."""
     assert set(TRANSITIONS) == set(State)
     assert len(State) == 8
 
 
 def test_a_machine_starts_uninitialized() -> None:
-    """A process that has done nothing yet is uninitialized."""
+    """A new machine is uninitialized."""
     assert StateMachine("default").state is State.UNINITIALIZED
 
 
@@ -80,8 +80,8 @@ def test_a_transition_is_logged_and_sent(caplog) -> None:
     assert (values["old"], values["new"]) == (State.UNINITIALIZED, State.CONNECTING)
 
 
-def test_an_illegal_transition_is_not_sent() -> None:
-    """Receivers hear of real changes only."""
+def test_an_invalid_transition_is_not_sent() -> None:
+    """An invalid transition sends no signal."""
     sent = []
 
     def receive(sender, **values) -> None:
