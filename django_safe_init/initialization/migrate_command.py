@@ -1,4 +1,4 @@
-"""Which `migrate` is Django's for this project, and how to run it."""
+"""Lookup of the project's `migrate` command, and a function that runs it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from django.core.management import (
     load_command_class,
 )
 
-OUR_APP = "django_safe_init"
+APP_NAME = "django_safe_init"
 
 
 def apps_with_migrate() -> list[str]:
-    """The installed apps that bring a `migrate` of their own, in the order of INSTALLED_APPS."""
+    """Return the installed apps with a `migrate` command, in the order of INSTALLED_APPS."""
     return [
         config.name
         for config in apps.get_app_configs()
@@ -29,12 +29,13 @@ def apps_with_migrate() -> list[str]:
 
 
 def next_migrate() -> type[BaseCommand]:
-    """The `migrate` that ours extends: that of the next app which has one, or Django's.
+    """Return the command class that this package's `migrate` extends.
 
-    So packages that override `migrate` compose, whatever they are.
+    It comes from the next app in INSTALLED_APPS that has a `migrate`, so that packages which
+    override `migrate` compose. Without such an app it is Django's.
     """
     names = apps_with_migrate()
-    later = names[names.index(OUR_APP) + 1 :] if OUR_APP in names else []
+    later = names[names.index(APP_NAME) + 1 :] if APP_NAME in names else []
     module = import_module(
         f"{(later or ['django.core'])[0]}.management.commands.migrate"
     )
@@ -42,12 +43,25 @@ def next_migrate() -> type[BaseCommand]:
     return command
 
 
-def migrate_command() -> BaseCommand:
-    """The project's `migrate`, if it extends ours; otherwise ours."""
-    from django_safe_init.management.commands.migrate import Command
+def project_migrate() -> BaseCommand:
+    """Return the `migrate` command that the project's `manage.py migrate` runs."""
+    return load_command_class(get_commands()["migrate"], "migrate")
 
-    winner = load_command_class(get_commands()["migrate"], "migrate")
-    return winner if isinstance(winner, Command) else Command()
+
+def extends_ours(command: BaseCommand) -> bool:
+    """Return True if the command is this package's `migrate` or a subclass of it.
+
+    An attribute marks the class: the library must not import a command.
+    """
+    return getattr(command, "reports_to_tracker", False)
+
+
+def migrate_command() -> BaseCommand:
+    """Return the project's `migrate` if it extends this package's, else this package's."""
+    command = project_migrate()
+    if extends_ours(command):
+        return command
+    return load_command_class(APP_NAME, "migrate")
 
 
 def run_migrate(
@@ -57,7 +71,10 @@ def run_migrate(
     stdout: Any = None,
     **options: Any,
 ) -> None:
-    """Run the project's `migrate` for all apps, silently unless told otherwise."""
+    """Run the project's `migrate` for all apps.
+
+    Output goes to `stdout`, by default nowhere. `options` are passed to the command.
+    """
     call_command(
         migrate_command(),
         database=database,

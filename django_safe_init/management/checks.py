@@ -9,7 +9,7 @@ from typing import Any
 from django.apps import AppConfig, apps
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
-from django.core.management import get_commands, load_command_class
+from django.core.management import get_commands
 from django.db import connections
 from django.urls import Resolver404, ResolverMatch, resolve
 
@@ -22,12 +22,16 @@ from django_safe_init.core.databases import (
     primary_alias,
 )
 from django_safe_init.exceptions import ConfigurationError
-from django_safe_init.initialization.migrate_command import OUR_APP
+from django_safe_init.initialization.migrate_command import (
+    APP_NAME,
+    extends_ours,
+    project_migrate,
+)
 from django_safe_init.pools.router import ROUTER, is_routed, pool_names
 
 #: Each migrates every tenant's schema by itself.
 _EXECUTOR_APPS = ("django_tenants", "tenant_schemas")
-_MIDDLEWARE = f"{OUR_APP}.middleware.InitializationMiddleware"
+_MIDDLEWARE = f"{APP_NAME}.middleware.InitializationMiddleware"
 _SETTING_IDS = {"unknown": "safe_init.E001", "type": "safe_init.E002"}
 _STEP_IDS = {
     "name": "safe_init.E005",
@@ -77,8 +81,8 @@ def check_executor(
     """E003: an app migrates schema by schema, with executors that no single run describes."""
     return [
         Error(
-            f"{app} replaces Django's migration executor, which {OUR_APP} does not support.",
-            hint=f"Take {OUR_APP!r} out of INSTALLED_APPS and use the commands of {app}.",
+            f"{app} replaces Django's migration executor, which {APP_NAME} does not support.",
+            hint=f"Take {APP_NAME!r} out of INSTALLED_APPS and use the commands of {app}.",
             id="safe_init.E003",
         )
         for app in _EXECUTOR_APPS
@@ -175,16 +179,14 @@ def check_migrate(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[CheckMessage]:
     """W002: another app's `migrate` is used instead of ours."""
-    from django_safe_init.management.commands.migrate import Command
-
-    app = get_commands()["migrate"]
-    if isinstance(load_command_class(app, "migrate"), Command):
+    if extends_ours(project_migrate()):
         return []
+    app = get_commands()["migrate"]
     return [
         Warning(
-            f"The `migrate` of {app} is used, and it does not extend that of {OUR_APP}: "
+            f"The `migrate` of {app} is used, and it does not extend that of {APP_NAME}: "
             "`manage.py migrate` takes no leader lock.",
-            hint=f"Put {OUR_APP!r} before {app!r} in INSTALLED_APPS; ours then extends theirs.",
+            hint=f"Put {APP_NAME!r} before {app!r} in INSTALLED_APPS; ours then extends theirs.",
             id="safe_init.W002",
         )
     ]

@@ -32,6 +32,9 @@ from django_safe_init.management.console import command_errors, report_to
 class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
     """Overrides `migrate`: exactly one process migrates a database at a time."""
 
+    #: Read by `migrate_command.extends_ours`.
+    reports_to_tracker = True
+
     def execute(self, *args: Any, **options: Any) -> str | None:
         """Wait for the server before Django's system checks, which may open the database."""
         self._alias = alias = options["database"]

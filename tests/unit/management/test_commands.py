@@ -10,19 +10,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from django.core.management import CommandError, get_commands, load_command_class
+from django.core.management import CommandError
 from django.core.management.base import OutputWrapper
-from django.core.management.commands.migrate import Command as DjangoMigrate
 
 from django_safe_init.core import signal_handling
 from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.exceptions import ConfigurationError, WaitTimeout
-from django_safe_init.initialization.migrate_command import (
-    apps_with_migrate,
-    migrate_command,
-    next_migrate,
-)
-from django_safe_init.management.commands.migrate import Command as OurMigrate
 from django_safe_init.management.console import (
     JSONOutput,
     command_errors,
@@ -98,57 +91,6 @@ def test_json_only(capfd, monkeypatch) -> None:
     out, err = capfd.readouterr()
     assert out == '{"a": 1}\nafterwards\n'
     assert err == "from a child\nfrom Python\n"
-
-
-# Whose `migrate`
-
-
-def test_ours_wins() -> None:
-    """The first app's `migrate` is the project's."""
-    assert get_commands()["migrate"] == "django_safe_init"
-    assert apps_with_migrate() == ["django_safe_init"]
-    assert next_migrate() is DjangoMigrate
-
-
-def test_ours_extends_the_next(settings) -> None:
-    """Behind ours, another app's `migrate` is the one that ours extends."""
-    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "syzygy"]
-    assert apps_with_migrate() == ["django_safe_init", "syzygy"]
-    assert next_migrate().__module__ == "syzygy.management.commands.migrate"
-
-
-def test_management_that_is_no_package(settings) -> None:
-    """An app whose `management` is a plain module, as that of the sites, has no command."""
-    settings.INSTALLED_APPS = ["django_safe_init", "django.contrib.sites"]
-    assert apps_with_migrate() == ["django_safe_init"]
-
-
-def test_ours_does_not_extend_an_earlier_one(settings) -> None:
-    """An app before ours may extend ours; ours extends what comes later."""
-    settings.INSTALLED_APPS = ["syzygy", *settings.INSTALLED_APPS]
-    assert next_migrate() is DjangoMigrate
-
-
-def test_not_installed(settings) -> None:
-    """Without our app, `migrate` is Django's."""
-    settings.INSTALLED_APPS = ["django.contrib.contenttypes"]
-    assert next_migrate() is DjangoMigrate
-
-
-def test_the_command_that_runs(settings, monkeypatch) -> None:
-    """The project's `migrate` runs if it extends ours; otherwise ours does."""
-    assert type(migrate_command()) is OurMigrate
-    settings.INSTALLED_APPS = ["syzygy", *settings.INSTALLED_APPS]
-    assert not isinstance(load_command_class("syzygy", "migrate"), OurMigrate)
-    assert type(migrate_command()) is OurMigrate
-
-    class Theirs(OurMigrate):
-        pass
-
-    from syzygy.management.commands import migrate
-
-    monkeypatch.setattr(migrate, "Command", Theirs)
-    assert type(migrate_command()) is Theirs
 
 
 class _Terminal(io.StringIO):
