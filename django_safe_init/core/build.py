@@ -1,4 +1,4 @@
-"""What this build of the project expects of a database."""
+"""Identify this build of the project: the migrations and steps it expects in a database."""
 
 from __future__ import annotations
 
@@ -20,42 +20,41 @@ from django_safe_init.core.step_registry import registry
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.version import __version__
 
-#: What the name of a file ends with that can be imported as a module.
+#: The file name suffixes of importable modules, longest first.
 _SUFFIXES = tuple(sorted(all_suffixes(), key=len, reverse=True))
 
 
 @dataclass(frozen=True)
 class Build:
-    """The migrations and steps a build knows, and a short name for exactly this build.
+    """The migrations and steps that a version of the project's code knows.
 
-    `migrations` holds names like `shop.0001_initial`, `steps` are in their order. `fingerprint`
-    is a key of a cache: equal for equal builds, different as soon as a migration, a step, an
-    app, Django or this package differs.
+    `migrations` holds names like `shop.0001_initial`; `steps` are in the order to run. Builds
+    with equal migrations, steps, apps, Django and django-safe-init have the same `fingerprint`.
     """
 
     migrations: frozenset[str]
     fingerprint: str
     steps: tuple[StepDefinition, ...] = ()
-    #: Steps that only an administrator may do. No part of the fingerprint: whether they are done
-    #: is read from the server each time.
+    #: Steps of the phase "privileged". Not part of the fingerprint, because PostgreSQL's catalog
+    #: tells each time whether they are pending.
     privileged: tuple[StepDefinition, ...] = ()
 
     def privileged_of(self, alias: str) -> tuple[StepDefinition, ...]:
-        """Those for that database, in their order; none where there is no server for them."""
+        """Return the privileged steps of the database in order; none unless it is PostgreSQL."""
         if not self.privileged or engine_of(alias) is not BackendKind.POSTGRESQL:
             return ()
         return tuple(step for step in self.privileged if step.belongs_to(alias))
 
     def steps_of(self, alias: str) -> tuple[StepDefinition, ...]:
-        """The steps that are done in that database, in their order."""
+        """Return the steps that run in the database, in order."""
         return tuple(step for step in self.steps if step.belongs_to(alias))
 
 
 def current_build() -> Build:
-    """This process's build, read from the folders: no migration module is imported.
+    """Return the build of this process, from the files in the migration folders.
 
-    The apps' `init_steps` are, where there are any. Raises `ConfigurationError` when
-    `MIGRATION_MODULES` names a module that is not there, and for steps that make no sense.
+    Imports the `init_steps` modules of the apps, but no migration. Raise `ConfigurationError`
+    for an invalid step, or if `MIGRATION_MODULES` names a module that does not exist.
     """
     configs = list(apps.get_app_configs())
     migrations = frozenset(
@@ -69,7 +68,7 @@ def current_build() -> Build:
 
 
 def migrated_apps() -> frozenset[str]:
-    """The labels of the apps that have migrations, and be it none yet."""
+    """Return the labels of the apps with a migrations package, which may be empty."""
     return frozenset(
         config.label for config in apps.get_app_configs() if _migrations_path(config)
     )
@@ -93,7 +92,7 @@ def _fingerprint(
 
 
 def _migration_names(config: AppConfig) -> Iterator[str]:
-    """The rule of Django's `MigrationLoader.load_disk`, without importing the modules."""
+    """Yield the names that Django's `MigrationLoader.load_disk` would load, without imports."""
     for path in _migrations_path(config):
         for name in _plain_modules(path):
             if name[0] not in "_~":
@@ -101,11 +100,12 @@ def _migration_names(config: AppConfig) -> Iterator[str]:
 
 
 def _plain_modules(path: str) -> set[str]:
-    """The modules in a folder that are no packages, as `pkgutil.iter_modules` finds them.
+    """Return the modules in a folder, as `pkgutil.iter_modules` finds them, without packages.
 
-    Several times faster: a start with nothing to do spends most of its time here.
+    Several times faster than `pkgutil`. A start on an initialized database spends most of its
+    time here.
     """
-    if not os.path.isdir(path):  # for example in a zip archive
+    if not os.path.isdir(path):  # e.g. in a zip archive
         found = pkgutil.iter_modules([path])
         return {module.name for module in found if not module.ispkg}
     names, folders = set(), set()
@@ -124,17 +124,17 @@ def _plain_modules(path: str) -> set[str]:
 
 
 def _stem(name: str) -> str:
-    if name.endswith(".py"):  # nearly all of them
+    if name.endswith(".py"):  # the usual case
         return name[:-3]
     return next(name[: -len(end)] for end in _SUFFIXES if name.endswith(end))
 
 
 def _migrations_path(config: AppConfig) -> list[str]:
-    return _usual_path(config) or _found_path(config)
+    return _default_path(config) or _imported_path(config)
 
 
-def _usual_path(config: AppConfig) -> list[str]:
-    """Where nearly every app has its migrations, without asking the import system."""
+def _default_path(config: AppConfig) -> list[str]:
+    """Return `migrations/` in the app's folder, without a slow query of the import system."""
     roots = list(getattr(config.module, "__path__", ()))
     if config.label in settings.MIGRATION_MODULES or len(roots) != 1:
         return []
@@ -142,7 +142,7 @@ def _usual_path(config: AppConfig) -> list[str]:
     return [path] if os.path.isfile(os.path.join(path, "__init__.py")) else []
 
 
-def _found_path(config: AppConfig) -> list[str]:
+def _imported_path(config: AppConfig) -> list[str]:
     explicit = config.label in settings.MIGRATION_MODULES
     name = (
         settings.MIGRATION_MODULES[config.label]
@@ -159,7 +159,7 @@ def _found_path(config: AppConfig) -> list[str]:
         raise ConfigurationError(
             f"MIGRATION_MODULES[{config.label!r}] names {name!r}, which cannot be imported."
         )
-    # A namespace package (no origin) has no migrations, for Django too.
+    # Django also finds no migrations in a namespace package, which has no origin.
     if spec is None or spec.origin is None or spec.submodule_search_locations is None:
         return []
     return list(spec.submodule_search_locations)

@@ -1,4 +1,4 @@
-"""What validation can find, and how much each kind of it matters."""
+"""Describe the findings of validation: their kinds, severities and repairs."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ LEVELS = ("error", "warn", "off")
 
 
 class FindingKind(str, Enum):
-    """A way in which a database is not what a build needs. The value is the word in JSON."""
+    """A way in which a database differs from the build. The value is the kind in JSON."""
 
-    #: A migration of this build is not recorded; nothing can be said about its tables.
+    #: A migration of this build is not recorded, so the tables cannot be compared.
     UNAPPLIED_MIGRATION = "unapplied_migration"
-    #: A model's table is not there.
+    #: The table of a model does not exist.
     MISSING_TABLE = "missing_table"
-    #: A table lacks the column of a model's field.
+    #: A table has no column for a field of its model.
     MISSING_COLUMN = "missing_column"
-    #: Nothing keeps unique what a model says is unique.
+    #: No index or constraint enforces a uniqueness that a model declares.
     MISSING_UNIQUE = "missing_unique"
-    #: The server keeps an index up to date and does not use it: its build was interrupted.
+    #: The database server updates an index and never uses it: its creation was interrupted.
     INVALID_INDEX = "invalid_index"
-    #: A constraint was left NOT VALID: older rows may break it.
+    #: A constraint is NOT VALID, so older rows may violate it.
     NOT_VALID_CONSTRAINT = "not_valid_constraint"
 
     __str__ = str.__str__
 
 
-#: The setting `VALIDATE`. A database with unapplied migrations is not ready, whatever is set.
+#: The defaults of the setting `VALIDATE`. An unapplied migration is always an error.
 DEFAULT_LEVELS: Mapping[str, str] = {
     FindingKind.MISSING_TABLE.value: "error",
     FindingKind.MISSING_COLUMN.value: "error",
@@ -42,25 +42,25 @@ DEFAULT_LEVELS: Mapping[str, str] = {
 
 
 def management_command_line(command: str, alias: str = DEFAULT_DB_ALIAS) -> str:
-    """The command line of a management command for a database."""
+    """Return the command line of a management command for a database."""
     option = "" if alias == DEFAULT_DB_ALIAS else f" --database {alias}"
     return f"python manage.py {command}{option}"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with a database."""
+    """A difference between a database and the build, with its repair."""
 
     kind: FindingKind
     #: "error" or "warn".
     level: str
-    #: What it is about: a table, `table.column`, an index, a migration.
+    #: The object concerned: a table, `table.column`, an index, a migration.
     object: str
-    #: The model that needs it, as `app.Model`, if one does.
+    #: The model that requires the object, as `app.Model`, if any.
     model: str | None
-    #: What is wrong, in a sentence.
+    #: The difference in one sentence.
     message: str
-    #: SQL statements or commands that put it right, in order; empty where only a person can.
+    #: SQL statements or commands that repair it, in order; empty if the repair is manual.
     repair: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -70,9 +70,9 @@ class Finding:
 
     @property
     def is_error(self) -> bool:
-        """Whether a run that finds it has failed."""
+        """Return True if the finding fails a run."""
         return self.level == "error"
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return the finding as a dict for JSON."""
         return {**asdict(self), "kind": self.kind.value, "repair": list(self.repair)}

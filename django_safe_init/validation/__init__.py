@@ -1,38 +1,50 @@
-"""Is the schema what this build's models need? Asked before a run may call itself ready."""
+"""Compare a database's schema with the models of this build.
+
+May use models, the migration state and an introspection. Must not write, take a lock or run
+an engine's SQL.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Any
 
 from django.apps import apps
 
+from django_safe_init import backends
 from django_safe_init.backends.base.introspection import BaseIntrospection
-from django_safe_init.core.build import Build
+from django_safe_init.conf import get_settings
+from django_safe_init.core.build import Build, current_build
+from django_safe_init.core.databases import check_alias
+from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.findings import Finding, FindingKind, management_command_line
+from django_safe_init.core.records import ConnectionEnded, TablesLocked
+from django_safe_init.core.text import one_line
+from django_safe_init.exceptions import DatabaseUnreachable, WaitTimeout
 from django_safe_init.validation.classify import apps_ahead, compare
 from django_safe_init.validation.model_schema import Table, tables_of
 
 logger = logging.getLogger("django_safe_init")
 
-#: So many are named in one sentence.
-_NAMED = 3
+#: The number of errors that a summary quotes.
+_MAX_QUOTED = 3
 
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """What was looked at, and what is wrong with it."""
+    """The findings of one validation of one database."""
 
     database: str
-    #: How many tables of models were compared; none while a migration is unapplied.
+    #: The number of tables that were compared; 0 while a migration is unapplied.
     tables: int
     findings: tuple[Finding, ...]
 
     @property
     def schema(self) -> tuple[Finding, ...]:
-        """What is wrong with what is there, unapplied migrations left out."""
+        """Return the findings about the schema, without unapplied migrations."""
         return tuple(
             each
             for each in self.findings
@@ -41,15 +53,15 @@ class ValidationReport:
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """What is wrong with what is there, and must not be."""
+        """Return the findings about the schema that fail a run."""
         return tuple(each for each in self.schema if each.is_error)
 
     def passes(self, *, strict: bool = False) -> bool:
-        """Whether nothing is wrong that must not be; if strict, whether nothing is wrong."""
+        """Return True if nothing is an error or, when strict, nothing was found."""
         return not any(strict or each.is_error for each in self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return the report as a dict for JSON."""
         return {
             "database": self.database,
             "valid": self.passes(),
@@ -59,12 +71,37 @@ class ValidationReport:
 
     @property
     def summary(self) -> str:
-        """The errors in a sentence or some, and where to see the rest."""
-        named = " ".join(each.message for each in self.errors[:_NAMED])
-        more = len(self.errors) - _NAMED
+        """Return the first errors and the command that lists all of them."""
+        quoted = " ".join(each.message for each in self.errors[:_MAX_QUOTED])
+        more = len(self.errors) - _MAX_QUOTED
         rest = f" And {more} more." if more > 0 else ""
         command = management_command_line("safe_init_validate", self.database)
-        return f"{named}{rest} How to repair it: {command}"
+        return f"{quoted}{rest} How to repair it: {command}"
+
+
+def validate_database(database: str, report: Callable[[str], None]) -> ValidationReport:
+    """Validate the database with the project's settings, on a separate connection.
+
+    Write nothing, take no lock and do not wait for the database server. `report` receives the
+    reason of a refused connection. Raise `DatabaseUnreachable`, `WaitTimeout` (a migration has
+    locked the tables), `MissingPrivilege`, `ConfigurationError` or `UnsupportedEngine`.
+    """
+    check_alias(database)
+    # The schema editor must use the alias too, and must not wait for a free connection.
+    settings = replace(get_settings(), direct={}, wait_timeout=0)
+    introspection = backends.open_introspection(database, settings, Deadline(0), report)
+    try:
+        with closing(introspection):
+            return validate(database, introspection, current_build(), settings.validate)
+    except TablesLocked as exc:
+        raise WaitTimeout(
+            f"The tables of {database!r} are locked at the moment, probably by a migration: "
+            f"{one_line(exc)}. Try again when it is done."
+        ) from exc
+    except ConnectionEnded as exc:
+        raise DatabaseUnreachable(
+            f"The connection to {database!r} ended: {one_line(exc)}"
+        ) from exc
 
 
 def validate(
@@ -73,9 +110,10 @@ def validate(
     build: Build,
     levels: Mapping[str, str],
 ) -> ValidationReport:
-    """Compare a database with this build's models; `levels` is the setting `VALIDATE`.
+    """Compare the database of the introspection with the models and migrations of the build.
 
-    The models are judged only once every migration is applied: before, anything may be missing.
+    `levels` is the setting `VALIDATE`. While a migration is unapplied, the models are not
+    compared, because any table may be missing.
     """
     recorded = introspection.recorded_migrations()
     unapplied = sorted(build.migrations.difference(recorded))
@@ -83,14 +121,14 @@ def validate(
     findings = [_unapplied(name, alias) for name in unapplied]
     if not unapplied:
         tables = tables_of(alias, apps.get_models(include_auto_created=True))
-        beyond = apps_ahead(recorded, build)
-        findings += compare(alias, introspection, tables, levels, beyond)
-    findings += _defects(introspection, levels)
+        ahead = apps_ahead(recorded, build)
+        findings += compare(alias, introspection, tables, levels, ahead)
+    findings += _issues(introspection, levels)
     return ValidationReport(alias, len(tables), tuple(findings))
 
 
 def log_findings(alias: str, findings: Iterable[Finding]) -> None:
-    """Log each finding with its repair, as loud as its level."""
+    """Log each finding with its repair, at the log level that matches its severity."""
     for finding in findings:
         if finding.is_error:
             logger.error("Validation of %s: %s", alias, finding)
@@ -109,7 +147,7 @@ def _unapplied(name: str, alias: str) -> Finding:
     )
 
 
-def _defects(
+def _issues(
     introspection: BaseIntrospection, levels: Mapping[str, str]
 ) -> Iterator[Finding]:
     for kind, name, message, repair in introspection.issues():

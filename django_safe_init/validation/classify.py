@@ -1,4 +1,4 @@
-"""How bad it is that something is missing, and what to do about it."""
+"""Decide the severity of a schema difference and its repair, from the migrations that exist."""
 
 from __future__ import annotations
 
@@ -17,101 +17,112 @@ from django_safe_init.validation.model_schema import Table, column_of, tables_of
 from django_safe_init.validation.repair_sql import RepairSQLBuilder
 
 
+class AheadOfBuild(NamedTuple):
+    """The migrations of an app that the database has beyond this build."""
+
+    #: The newest recorded migration of the app that this build knows.
+    known: str
+    #: The first recorded migration after it.
+    unknown: str
+
+
+def apps_ahead(recorded: Sequence[str], build: Build) -> dict[str, AheadOfBuild]:
+    """Return the apps whose migrations a newer build has continued, by their labels.
+
+    `recorded` is in the order of recording. An unknown migration *before* a known one does not
+    count, because it may have been squashed.
+    """
+    known: dict[str, str] = {}
+    ahead: dict[str, AheadOfBuild] = {}
+    for name in recorded:
+        label = name.partition(".")[0]
+        if name in build.migrations:
+            known[label] = name
+            ahead.pop(label, None)
+        elif label in known:
+            ahead.setdefault(label, AheadOfBuild(known[label], name))
+    return ahead
+
+
 def compare(
     alias: str,
     introspection: BaseIntrospection,
     tables: Sequence[Table],
     levels: Mapping[str, str],
-    beyond: Mapping[str, AheadOfBuild],
+    ahead: Mapping[str, AheadOfBuild],
 ) -> list[Finding]:
-    """What the tables lack in the database; `beyond` are the apps in which it is ahead."""
-    catalogue = introspection.catalog([table.name for table in tables])
+    """Return a finding for each difference between the tables and the database.
+
+    `levels` is the setting `VALIDATE`; `ahead` is the result of `apps_ahead()`.
+    """
+    catalog = introspection.catalog([table.name for table in tables])
     migrated = migrated_apps()
     found = [
-        lack
-        for lack in differences(tables, catalogue, migrated, connections[alias])
-        if levels[lack.kind] != "off"
+        difference
+        for difference in differences(tables, catalog, migrated, connections[alias])
+        if levels[difference.kind] != "off"
     ]
     if not found:
         return []
     with introspection.schema_editor() as editor:
-        migrations, composer = MigrationState(alias), RepairSQLBuilder(editor, found)
-        judge = _DifferenceClassifier(
-            alias, levels, migrated, beyond, migrations, composer
+        classifier = _DifferenceClassifier(
+            alias,
+            levels,
+            migrated,
+            ahead,
+            MigrationState(alias),
+            RepairSQLBuilder(editor, found),
         )
-        return [judge.finding(lack) for lack in found]
+        return [classifier.finding(difference) for difference in found]
 
 
 @dataclass(frozen=True)
 class _DifferenceClassifier:
-    """Knows where each lack comes from."""
+    """Makes a finding of each difference, by its cause."""
 
     alias: str
     levels: Mapping[str, str]
     migrated: frozenset[str]
-    beyond: Mapping[str, AheadOfBuild]
-    migrations: MigrationState
-    composer: RepairSQLBuilder
+    ahead: Mapping[str, AheadOfBuild]
+    migration_state: MigrationState
+    repairs: RepairSQLBuilder
 
-    def finding(self, lack: SchemaDifference) -> Finding:
-        """The lack as somebody reads it."""
-        level, message = self.levels[lack.kind], lack.message
-        beyond = self.beyond.get(lack.table.label)
-        if beyond is not None:
-            # A database that is ahead is ready for this build; what is kept for it is the
-            # newer build's affair.
+    def finding(self, difference: SchemaDifference) -> Finding:
+        """Return the finding for the difference."""
+        level, message = self.levels[difference.kind], difference.message
+        ahead = self.ahead.get(difference.table.app_label)
+        if ahead is not None:
+            # This build stays ready on a newer schema, so the difference is no error here.
             level = "warn"
-            message += f" {beyond.unknown}, unknown to this build, may have removed it."
-        label = lack.table.model._meta.label
+            message += f" {ahead.unknown}, unknown to this build, may have removed it."
         return Finding(
-            lack.kind, level, lack.object, label, message, self._repair(lack, beyond)
+            difference.kind,
+            level,
+            difference.object,
+            difference.table.model._meta.label,
+            message,
+            self._repair(difference, ahead),
         )
 
     def _repair(
-        self, lack: SchemaDifference, beyond: AheadOfBuild | None
+        self, difference: SchemaDifference, ahead: AheadOfBuild | None
     ) -> tuple[str, ...]:
-        label = lack.table.label
-        if beyond is not None:
-            name = beyond.known.partition(".")[2]
+        label = difference.table.app_label
+        if ahead is not None:
+            name = ahead.known.partition(".")[2]
             return (management_command_line(f"migrate {label} {name}", self.alias),)
-        if label not in self.migrated and lack.kind is FindingKind.MISSING_TABLE:
+        if label not in self.migrated and difference.kind is FindingKind.MISSING_TABLE:
             return (management_command_line("migrate --run-syncdb", self.alias),)
-        if label in self.migrated and not self.migrations.make(lack):
+        if label in self.migrated and not self.migration_state.creates(difference):
             return (
                 management_command_line(f"makemigrations {label}"),
                 management_command_line("safe_migrate", self.alias),
             )
-        return self.composer.repair(lack)
-
-
-class AheadOfBuild(NamedTuple):
-    """An app that the database has taken further than this build knows."""
-
-    #: The newest recorded migration of the app that this build knows.
-    known: str
-    #: The first one after it.
-    unknown: str
-
-
-def apps_ahead(recorded: Sequence[str], build: Build) -> dict[str, AheadOfBuild]:
-    """The apps that another build has migrated after this one; `recorded` is in that order.
-
-    An unknown migration *before* a known one says nothing: it may have been squashed away.
-    """
-    known: dict[str, str] = {}
-    beyond: dict[str, AheadOfBuild] = {}
-    for name in recorded:
-        label = name.partition(".")[0]
-        if name in build.migrations:
-            known[label] = name
-            beyond.pop(label, None)
-        elif label in known:
-            beyond.setdefault(label, AheadOfBuild(known[label], name))
-    return beyond
+        return self.repairs.build(difference)
 
 
 class MigrationState:
-    """What the tables are by this build's migrations, which may not be what its models say."""
+    """The tables that this build's migrations create, which may differ from its models."""
 
     def __init__(self, alias: str) -> None:
         state = MigrationLoader(None).project_state()
@@ -120,14 +131,14 @@ class MigrationState:
             table.name: table for table in tables_of(alias, models)
         }
 
-    def make(self, lack: SchemaDifference) -> bool:
-        """Whether the migrations make what is missing."""
-        table = self._tables.get(lack.table.name)
+    def creates(self, difference: SchemaDifference) -> bool:
+        """Return True if the migrations create the missing object."""
+        table = self._tables.get(difference.table.name)
         if table is None:
             return False
-        if lack.field is not None:
-            column = column_of(lack.field)
+        if difference.field is not None:
+            column = column_of(difference.field)
             return column in {column_of(field) for field in table.fields}
-        if lack.unique is not None:
-            return lack.unique.key in {unique.key for unique in table.uniques}
+        if difference.unique is not None:
+            return difference.unique.key in {unique.key for unique in table.uniques}
         return True

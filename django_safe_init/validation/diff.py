@@ -1,4 +1,4 @@
-"""What the models need, against what is there."""
+"""Find the tables, columns and uniqueness that models require and a database does not have."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from django_safe_init.validation.model_schema import Table, column_of
 
 @dataclass(frozen=True)
 class SchemaDifference:
-    """A table, a column of one, or its uniqueness, that a model needs and that is not there."""
+    """A table, a column or a uniqueness that a model requires and the database does not have."""
 
     kind: FindingKind
     table: Table
@@ -25,7 +25,7 @@ class SchemaDifference:
 
     @property
     def object(self) -> str:
-        """What is missing, in short."""
+        """Return the name of the missing object."""
         table = self.table.name
         if self.field is not None:
             return f"{table}.{column_of(self.field)}"
@@ -35,22 +35,18 @@ class SchemaDifference:
 
     @property
     def message(self) -> str:
-        """What is missing, in a sentence."""
+        """Return a sentence that names the missing object, its table and its model."""
         table, model = self.table.name, self.table.model._meta.label
         if self.field is not None:
             column = column_of(self.field)
             return f"The table {table} of {model} has no column {column}."
         if self.unique is None:
             return f"The table {table} of {model} is missing."
+        columns = ", ".join(self.unique.columns)
         if self.unique.primary_key:
-            columns = ", ".join(self.unique.columns)
             return f"The table {table} of {model} has no primary key ({columns})."
-        return f"The table {table} of {model} lacks the unique constraint {self._name}."
-
-    @property
-    def _name(self) -> str:
-        assert self.unique is not None
-        return self.unique.name or f"on ({', '.join(self.unique.columns)})"
+        name = self.unique.name or f"on ({columns})"
+        return f"The table {table} of {model} lacks the unique constraint {name}."
 
 
 def differences(
@@ -59,19 +55,19 @@ def differences(
     migrated: Collection[str],
     connection: BaseDatabaseWrapper,
 ) -> Iterator[SchemaDifference]:
-    """What is not there, tables first.
+    """Yield the objects that the database does not have: tables, then columns, then uniqueness.
 
-    `migrated` are the labels of the apps with migrations. The tables of another app are needed
-    only if one of them is there: otherwise nobody has asked Django to make them.
+    `migrated` holds the labels of the apps with migrations. An app without migrations needs its
+    tables only if one of them exists: otherwise `migrate --run-syncdb` was never run for it.
     """
     found = [
         (table, catalog.find(table.name))
         for table in tables
         if catalog.can_tell(table.name)
     ]
-    made = {*migrated, *(table.label for table, relation in found if relation)}
+    created = {*migrated, *(table.app_label for table, relation in found if relation)}
     for table, relation in found:
-        if relation is None and table.label in made:
+        if relation is None and table.app_label in created:
             yield SchemaDifference(FindingKind.MISSING_TABLE, table)
     for table, relation in found:
         if relation is not None:
@@ -89,7 +85,7 @@ def _columns(
 ) -> Iterator[SchemaDifference]:
     for field in table.fields:
         if field.column in relation.columns:
-            continue  # as nearly all are
+            continue  # the usual case, without normalizing the name
         if not catalog.has_column(relation, column_of(field)) and (
             _is_stored(field, connection)
         ):
@@ -114,7 +110,7 @@ def _uniques(
 def _comes_with_its_column(
     unique: Unique, relation: Relation, catalog: Catalog
 ) -> bool:
-    """Whether it is a column's own, and the column is missing: that is told already."""
+    """Return True if the column of a unique field is missing, which is a finding already."""
     return (
         unique.name is None
         and len(unique.columns) == 1
@@ -123,5 +119,5 @@ def _comes_with_its_column(
 
 
 def _is_stored(field: Field[Any, Any], connection: BaseDatabaseWrapper) -> bool:
-    """Whether the field has a column. Asked last: of thousands of fields, few are missing."""
+    """Return True if the field has a column. Slow, so it is called for missing columns only."""
     return field.db_parameters(connection)["type"] is not None

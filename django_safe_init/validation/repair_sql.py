@@ -1,4 +1,4 @@
-"""The SQL that puts right what is missing, as Django's schema editor writes it."""
+"""Write the SQL that repairs a schema difference, with Django's schema editor."""
 
 from __future__ import annotations
 
@@ -17,63 +17,66 @@ from django_safe_init.validation.model_schema import Model, column_of, table_nam
 
 
 class RepairSQLBuilder:
-    """Writes statements, and runs none.
+    """Writes the statements for differences, and runs none.
 
-    Ask in the order in which they are to be run: a foreign key between two missing tables
-    belongs to the one that is made later.
+    Build them in the order in which they will be run: a foreign key between two missing tables
+    belongs to the table that is created later.
     """
 
     def __init__(
-        self, editor: BaseDatabaseSchemaEditor, missing: Iterable[SchemaDifference]
+        self, editor: BaseDatabaseSchemaEditor, found: Iterable[SchemaDifference]
     ) -> None:
         self._editor = editor
-        self._missing = {
-            lack.table.model._meta.db_table
-            for lack in missing
-            if lack.kind is FindingKind.MISSING_TABLE
+        self._missing_tables = {
+            difference.table.model._meta.db_table
+            for difference in found
+            if difference.kind is FindingKind.MISSING_TABLE
         }
 
-    def repair(self, lack: SchemaDifference) -> tuple[str, ...]:
-        """The statements; none where the engine, or code of the project, does not let us."""
+    def build(self, difference: SchemaDifference) -> tuple[str, ...]:
+        """Return the statements, or none if the engine or code of the project prevents them."""
         try:
-            return self._collected(lambda: self._write(lack))
+            return self._collect(lambda: self._write(difference))
         except Exception:  # noqa: BLE001  (a default, or a field, is code of the project)
             return ()
 
-    def _write(self, lack: SchemaDifference) -> None:
-        model = lack.table.model
-        if lack.unique is not None:
-            self._add_unique(model, lack.unique)
-        elif lack.field is not None:
-            self._editor.add_field(model, lack.field)
+    def _write(self, difference: SchemaDifference) -> None:
+        model = difference.table.model
+        if difference.unique is not None:
+            self._add_unique(model, difference.unique)
+        elif difference.field is not None:
+            self._editor.add_field(model, difference.field)
         else:
             self._create_table(model)
 
-    def _collected(self, write: Callable[[], None]) -> tuple[str, ...]:
-        """What the editor collects meanwhile, and what it has put off and can be done by now."""
+    def _collect(self, write: Callable[[], None]) -> tuple[str, ...]:
+        """Return the SQL that `write` collects, and deferred SQL whose tables exist now."""
         self._editor.collected_sql.clear()
         write()
-        put_off, self._editor.deferred_sql = self._editor.deferred_sql, []
-        for statement in filter(None, put_off):
-            if self._waits(statement):
+        deferred, self._editor.deferred_sql = self._editor.deferred_sql, []
+        for statement in filter(None, deferred):
+            if self._is_deferred(statement):
                 self._editor.deferred_sql.append(statement)
             else:
                 self._editor.execute(statement, None)
         return tuple(self._editor.collected_sql)
 
-    def _waits(self, statement: Any) -> bool:
+    def _is_deferred(self, statement: Any) -> bool:
         return isinstance(statement, Statement) and any(
-            statement.references_table(table) for table in self._missing
+            statement.references_table(table) for table in self._missing_tables
         )
 
     def _create_table(self, model: Model) -> None:
-        """As `create_model`, without the tables of its many-to-many fields: each has a lack."""
+        """Write the table as `create_model` does, without the tables of many-to-many fields.
+
+        A missing table of a many-to-many field is another difference.
+        """
         editor = self._editor
         statement, parameters = editor.table_sql(model)
         editor.execute(statement, parameters or None)
         indexes = editor._model_indexes_sql(model)  # type: ignore[attr-defined]  # no public one
         editor.deferred_sql.extend(indexes)
-        self._missing.discard(model._meta.db_table)
+        self._missing_tables.discard(model._meta.db_table)
 
     def _add_unique(self, model: Model, unique: Unique) -> None:
         editor = self._editor
@@ -93,7 +96,7 @@ class RepairSQLBuilder:
 def _constraint(
     editor: BaseDatabaseSchemaEditor, model: Model, fields: Iterable[Field[Any, Any]]
 ) -> UniqueConstraint:
-    """What Django makes of `unique` and `unique_together`, under a name that tells it."""
+    """Return the constraint of `unique` or `unique_together`, with a descriptive name."""
     columns = map(column_of, fields)
     name = _name(editor, model, [*columns, "uniq"])
     return UniqueConstraint(fields=[each.name for each in fields], name=name)

@@ -12,8 +12,7 @@ from django_safe_init.conf import get_settings
 from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.exceptions import SafeInitError
 from django_safe_init.management.console import format_findings, report_to
-from django_safe_init.validation import ValidationReport
-from django_safe_init.validation.looking import validate_database
+from django_safe_init.validation import ValidationReport, validate_database
 
 
 class Command(BaseCommand):

@@ -25,7 +25,7 @@ from django_safe_init.initialization.initializer import (
 from django_safe_init.initialization.migrate_command import run_migrate
 from django_safe_init.initialization.run_context import MigrateTask
 from django_safe_init.management.commands.safe_init_validate import Command
-from django_safe_init.validation.looking import validate_database
+from django_safe_init.validation import validate_database
 from tests.support import wait_until
 
 #: What breaks a database of any engine: a statement, and what is found of it.
