@@ -27,6 +27,7 @@ from django.core.management import execute_from_command_line
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.exceptions import ConfigurationError
+from django_safe_init.serving.background.backoff import seconds_until_due
 from django_safe_init.serving.background.host_lock import HostLock
 
 #: For how long a child may clean up (close its run, free the lock) before it is killed.
@@ -163,8 +164,6 @@ def _remove(path: str) -> None:
 
 def _is_due() -> bool:
     """Whether it is still time: to start took a while, and another process may have been faster."""
-    from django_safe_init.serving.background.supervisor import seconds_until_due
-
     django.setup()
     build = current_build()
     aliases = get_settings().databases

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import math
 import multiprocessing
 import os
 import random
@@ -12,16 +11,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, suppress
-from itertools import takewhile
+from contextlib import suppress
 
-from django_safe_init.conf import get_settings
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.records import RunRow
-from django_safe_init.core.states import State
 from django_safe_init.core.text import one_line
-from django_safe_init.exceptions import SafeInitError
+from django_safe_init.serving.background.backoff import (
+    backoff,
+    is_idle,
+    seconds_until_due,
+)
 from django_safe_init.serving.background.child_process import (
     NOT_DUE,
     SECONDS_TO_CLEAN_UP,
@@ -33,59 +32,16 @@ from django_safe_init.serving.background.host_lock import (
     host_lock,
 )
 from django_safe_init.serving.background.termination_signals import termination
-from django_safe_init.status import Status, open_reader, read_history, read_status
+from django_safe_init.status import Status
 
 logger = logging.getLogger("django_safe_init")
 
-#: The first pause after a failed run, and the longest; each is twice the one before.
-MIN_PAUSE, MAX_PAUSE = 5.0, 300.0
-#: As many failed runs in a row make the pause the longest.
-_RUNS = 8
 #: Between two looks at what is known: at random, so that of many processes one is the first.
 _SECONDS_BETWEEN_LOOKS = (0.1, 1.0)
 #: What is due later is looked at again by then: somebody else may have tried, and died.
 _MOST_SECONDS_UNSEEN = 2.0
 #: Between two looks whether a child has ended that is not this process's own.
 _SECONDS_BETWEEN_SIGNS = 0.02
-
-
-def backoff(failures: int) -> float:
-    """How many seconds to wait after so many failures in a row."""
-    return min(MIN_PAUSE * 2.0 ** (failures - 1), MAX_PAUSE)
-
-
-def is_idle(status: Status) -> bool:
-    """Whether it is not ready, can be reached, and nobody is at work on it."""
-    return not (status.ready or status.led or status.state is State.CONNECTING)
-
-
-def seconds_until_retry(status: Status, runs: Sequence[RunRow], build: str) -> float:
-    """How long to leave a database alone that looks like this; 0 or less: not any longer.
-
-    `runs` are its newest runs, newest first; `build` is the fingerprint of this one.
-    """
-    if not is_idle(status):
-        return math.inf
-    own = [run for run in runs if run.build == build]
-    failed = list(takewhile(lambda run: run.outcome == "failed", own))
-    if not failed:
-        return 0.0
-    seconds_since = failed[0].age_seconds - failed[0].duration_seconds
-    return backoff(len(failed)) - seconds_since
-
-
-def seconds_until_due(alias: str, build: Build) -> float:
-    """`seconds_until_retry` for the alias as it is at this moment."""
-    try:
-        reader = open_reader(alias, get_settings(), Deadline(0), build)
-        with closing(reader):
-            status, runs = (
-                read_status(alias, reader),
-                read_history(alias, reader, _RUNS),
-            )
-    except SafeInitError:
-        return math.inf  # the lookout, which looks in the same way, tells why
-    return seconds_until_retry(status, runs, build.fingerprint)
 
 
 def server_process() -> int | None:

@@ -23,8 +23,8 @@ MIGRATION_MODULES = {"shop": f"scenarios.{SCENARIO}"}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 if pause := os.environ.get("SCENARIO_PAUSE"):
-    from django_safe_init.serving.background import supervisor
+    from django_safe_init.serving.background import backoff
 
-    supervisor.MIN_PAUSE = float(pause)
+    backoff.MIN_PAUSE = float(pause)
 
 globals().update(json.loads(os.environ.get("SCENARIO_PROJECT", "{}")))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import math
 import multiprocessing
 import os
 import signal
@@ -19,34 +18,24 @@ from typing import Any
 import pytest
 
 from django_safe_init.core.build import Build
-from django_safe_init.core.records import ConnectionEnded, RunRow
-from django_safe_init.exceptions import DatabaseUnreachable
-from django_safe_init.serving.background import supervisor
+from django_safe_init.serving.background import backoff, supervisor
 from django_safe_init.serving.background.child_process import NOT_DUE
 from django_safe_init.serving.background.host_lock import HostLock, OrphanedChild
 from django_safe_init.serving.background.supervisor import (
     InitializationSupervisor,
-    backoff,
-    seconds_until_due,
-    seconds_until_retry,
     server_process,
 )
 from django_safe_init.serving.background.termination_signals import termination
 from django_safe_init.status import Status
 from tests.support import wait_until
 from tests.unit.conftest import BEHIND, READY, status_of
-from tests.unit.snapshots import OTHER, OWN, ended, reading, run_row
+from tests.unit.serving.conftest import failed
+from tests.unit.snapshots import OWN, ended, reading, run_row
 
 BUILD = Build(frozenset(), OWN)
 DUE = status_of(BEHIND)
 FAILED = status_of(reading(ended(1, "failed"), missing=("shop.0002_secret",)))
 LED = status_of(reading(run_row(1), leader_pid=99, missing=("shop.0002_secret",)))
-
-
-def failed(id_: int, seconds_ago: float, **changes: Any) -> RunRow:
-    """A run of three seconds that failed so many seconds ago."""
-    ages = {"age_seconds": seconds_ago + 3, "duration_seconds": 3.0}
-    return ended(id_, "failed", **{**ages, **changes})
 
 
 @pytest.fixture(autouse=True)
@@ -55,98 +44,6 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostLock:
     path = str(tmp_path / "host.lock")
     monkeypatch.setattr(supervisor, "host_lock", lambda build: HostLock(path))
     return HostLock(path)
-
-
-# When it is time
-
-
-def test_pauses() -> None:
-    """Each is twice the one before, up to a limit that as many runs as are read can tell of."""
-    assert [backoff(failures) for failures in range(1, 9)] == [
-        *(5, 10, 20, 40, 80, 160),
-        *(300, 300),
-    ]
-    assert backoff(supervisor._RUNS) == supervisor.MAX_PAUSE
-
-
-@pytest.mark.parametrize("status", [READY, LED, Status.unreachable("default")])
-def test_nothing_to_do(status: Status) -> None:
-    """What is ready, or led, or not to be reached, is left alone."""
-    assert seconds_until_retry(status, [failed(1, 1000)], OWN) == math.inf
-
-
-@pytest.mark.parametrize(
-    ("runs", "seconds"),
-    [
-        ([], 0),
-        ([failed(1, 1)], 4),
-        ([failed(1, 6)], -1),
-        ([failed(2, 1), failed(1, 60)], 9),
-        ([failed(number, 100) for number in range(8, 0, -1)], 200),
-        ([failed(1, 1, build=OTHER)], 0),
-        ([failed(3, 1), failed(2, 30, build=OTHER), failed(1, 60)], 9),
-        ([ended(2, "interrupted"), failed(1, 1)], 0),
-        ([failed(3, 1), ended(2, "ready"), failed(1, 60)], 4),
-        ([run_row(2), failed(1, 1)], 0),
-    ],
-)
-def test_when_it_is_time(runs: list[RunRow], seconds: float) -> None:
-    """At once, unless the newest runs of this build have failed: then after a pause."""
-    assert seconds_until_retry(DUE, runs, OWN) == pytest.approx(seconds)
-
-
-class Reader:
-    """Reads what the test says."""
-
-    def __init__(self, sight: Status, runs: list[RunRow]) -> None:
-        self.sight = sight
-        self.runs = runs
-        self.lost: Exception | None = None
-
-    def history(self, count: int) -> list[RunRow]:
-        if self.lost:
-            raise self.lost
-        return self.runs[:count]
-
-    def close(self) -> None: ...
-
-
-@pytest.fixture
-def see(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Lets a closer look see this; returns the aliases that are looked at."""
-    looked_at: list[str] = []
-
-    def let(sight: Status | Exception, *runs: RunRow) -> list[str]:
-        def open_reader(alias: str, *arguments: Any) -> Reader:
-            looked_at.append(alias)
-            if isinstance(sight, Exception):
-                raise sight
-            return Reader(sight, list(runs))
-
-        monkeypatch.setattr(supervisor, "open_reader", open_reader)
-        monkeypatch.setattr(
-            supervisor, "read_status", lambda alias, reader: reader.sight
-        )
-        return looked_at
-
-    return let
-
-
-def test_a_connection_that_is_lost_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is known then, and nothing is done."""
-    reader = Reader(FAILED, [])
-    reader.lost = ConnectionEnded("gone")
-    monkeypatch.setattr(supervisor, "open_reader", lambda *arguments: reader)
-    monkeypatch.setattr(supervisor, "read_status", lambda alias, reader: reader.sight)
-    assert seconds_until_due("default", BUILD) == math.inf
-
-
-def test_a_closer_look(see: Any) -> None:
-    """The runs in the database say how long it still takes."""
-    see(FAILED, failed(1, 1))
-    assert seconds_until_due("default", BUILD) == pytest.approx(4)
-    see(DatabaseUnreachable())
-    assert seconds_until_due("default", BUILD) == math.inf
 
 
 # What it does
@@ -293,7 +190,7 @@ def test_a_failure(
 ) -> None:
     """It is told with its reason; this process tries again after a pause that grows."""
     see(DUE)
-    monkeypatch.setattr(supervisor, "MIN_PAUSE", 0.01)
+    monkeypatch.setattr(backoff, "MIN_PAUSE", 0.01)
     use(monkeypatch, children, (1, "It broke."), (1, "Again."), (0, ""), (1, "Late."))
     thread = begin({"default": DUE})
     wait_until(lambda: "Late." in caplog.text)
@@ -328,7 +225,7 @@ def test_a_child_that_cannot_be_started(
         raise OSError(11, "Resource temporarily unavailable")
 
     see(DUE)
-    monkeypatch.setattr(supervisor, "MIN_PAUSE", 0.01)
+    monkeypatch.setattr(backoff, "MIN_PAUSE", 0.01)
     monkeypatch.setattr(supervisor, "InitializationProcess", start)
     begin({"default": DUE})
     wait_until(lambda: "Resource temporarily unavailable" in caplog.text)
@@ -340,7 +237,7 @@ def test_a_look_that_goes_wrong(
     children: Any, begin: Any, see: Any, monkeypatch: Any, caplog: Any
 ) -> None:
     """What nobody has foreseen is told, and tried again."""
-    monkeypatch.setattr(supervisor, "MIN_PAUSE", 0.01)
+    monkeypatch.setattr(backoff, "MIN_PAUSE", 0.01)
     see(RuntimeError("not\nforeseen"))
     begin({"default": DUE})
     wait_until(lambda: "RuntimeError: not foreseen" in caplog.text)

@@ -1,0 +1,79 @@
+"""When an initialization in the background may start."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from django_safe_init.core.build import Build
+from django_safe_init.core.records import ConnectionEnded, RunRow
+from django_safe_init.exceptions import DatabaseUnreachable
+from django_safe_init.serving.background import backoff as module
+from django_safe_init.serving.background.backoff import (
+    backoff,
+    seconds_until_due,
+    seconds_until_retry,
+)
+from django_safe_init.status import Status
+from tests.unit.conftest import BEHIND, READY, status_of
+from tests.unit.serving.conftest import Reader, failed
+from tests.unit.snapshots import OTHER, OWN, ended, reading, run_row
+
+BUILD = Build(frozenset(), OWN)
+DUE = status_of(BEHIND)
+FAILED = status_of(reading(ended(1, "failed"), missing=("shop.0002_secret",)))
+LED = status_of(reading(run_row(1), leader_pid=99, missing=("shop.0002_secret",)))
+
+
+def test_pauses() -> None:
+    """Each is twice the one before, up to a limit that as many runs as are read can tell of."""
+    assert [backoff(failures) for failures in range(1, 9)] == [
+        *(5, 10, 20, 40, 80, 160),
+        *(300, 300),
+    ]
+    assert backoff(module._MAX_RUNS) == module.MAX_PAUSE
+
+
+@pytest.mark.parametrize("status", [READY, LED, Status.unreachable("default")])
+def test_nothing_to_do(status: Status) -> None:
+    """What is ready, or led, or not to be reached, is left alone."""
+    assert seconds_until_retry(status, [failed(1, 1000)], OWN) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("runs", "seconds"),
+    [
+        ([], 0),
+        ([failed(1, 1)], 4),
+        ([failed(1, 6)], -1),
+        ([failed(2, 1), failed(1, 60)], 9),
+        ([failed(number, 100) for number in range(8, 0, -1)], 200),
+        ([failed(1, 1, build=OTHER)], 0),
+        ([failed(3, 1), failed(2, 30, build=OTHER), failed(1, 60)], 9),
+        ([ended(2, "interrupted"), failed(1, 1)], 0),
+        ([failed(3, 1), ended(2, "ready"), failed(1, 60)], 4),
+        ([run_row(2), failed(1, 1)], 0),
+    ],
+)
+def test_when_it_is_time(runs: list[RunRow], seconds: float) -> None:
+    """At once, unless the newest runs of this build have failed: then after a pause."""
+    assert seconds_until_retry(DUE, runs, OWN) == pytest.approx(seconds)
+
+
+def test_a_connection_that_is_lost_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is known then, and nothing is done."""
+    reader = Reader(FAILED, [])
+    reader.lost = ConnectionEnded("gone")
+    monkeypatch.setattr(module, "open_reader", lambda *arguments: reader)
+    monkeypatch.setattr(module, "read_status", lambda alias, reader: reader.sight)
+    assert seconds_until_due("default", BUILD) == math.inf
+
+
+def test_a_closer_look(see: Any) -> None:
+    """The runs in the database say how long it still takes."""
+    see(FAILED, failed(1, 1))
+    assert seconds_until_due("default", BUILD) == pytest.approx(4)
+    see(DatabaseUnreachable())
+    assert seconds_until_due("default", BUILD) == math.inf
