@@ -2,6 +2,10 @@
 
 Reads through a `BaseReader`. Writes nothing, takes no lock, and waits for the database server
 only if its caller passes a deadline that allows it: `get_status` passes `Deadline(0)`.
+
+`StatusDetail.as_json` is the object of one database. The command adds the history to it; the
+status with the token adds the steps, in `serving.http.payloads`, which also builds all public
+bodies.
 """
 
 from __future__ import annotations
@@ -134,20 +138,10 @@ class StatusDetail:
         return time.monotonic() - self.read_at
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        return {
-            **self.status.as_json(),
-            "steps": [step._asdict() for step in self.steps],
-            "role": self.role,
-            "followers": self.followers,
-            **self.doing_as_json(),
-            "remaining_seconds": self.remaining_seconds,
-        }
-
-    def doing_as_json(self) -> dict[str, Any]:
-        """The leader's statement, and who blocks it, for JSON."""
+        """Return the keys that `safe_init_status --json` and the status with the token share."""
         blockers = self.activity.blockers if self.activity else ()
         return {
+            **self.status.as_json(),
             "activity": str(self.activity or "") or None,
             "blockers": [asdict(blocker) for blocker in blockers],
         }

@@ -27,7 +27,7 @@ from django_safe_init.exceptions import SafeInitError
 from django_safe_init.initialization.initializer import Outcome
 from django_safe_init.pools import SlowPool
 from django_safe_init.serving.http.payloads import PUBLIC_STATES
-from django_safe_init.status import Status
+from django_safe_init.status import Status, StatusDetail
 from django_safe_init.validation import ValidationReport
 from tests.support import schema_of
 
@@ -227,12 +227,8 @@ def test_keys_of_safe_migrate_json() -> None:
 def test_keys_of_safe_init_status_json() -> None:
     """docs/reference/commands.md lists the keys of `safe_init_status --json`."""
     table = rows("docs/reference/commands.md", "key of the JSON object")
-    actual = [
-        *Status("default", State.READY, 100, "").as_json(),
-        "activity",
-        "blockers",
-        "history",
-    ]
+    status = StatusDetail(Status("default", State.READY, 100, ""))
+    actual = [*status.as_json(), "history"]
     assert actual == [codes(row[0])[0] for row in table]
 
 
@@ -419,13 +415,8 @@ def test_schema_of_safe_migrate() -> None:
 def test_schema_of_safe_init_status() -> None:
     """The schema has the keys, states and outcomes that there are."""
     defs = schema_of("safe_init_status").schema["$defs"]
-    status = Status("default", State.READY, 100, "").as_json()
-    assert list(defs["status"]["properties"]) == [
-        *status,
-        "activity",
-        "blockers",
-        "history",
-    ]
+    status = StatusDetail(Status("default", State.READY, 100, ""))
+    assert list(defs["status"]["properties"]) == [*status.as_json(), "history"]
     blocker = list(Blocker.__dataclass_fields__)
     assert defs["blocker"]["required"] == blocker
     assert list(defs["run"]["properties"]) == list(RunRow._fields)

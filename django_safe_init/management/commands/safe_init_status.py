@@ -93,8 +93,7 @@ class Command(BaseCommand):
         if options["json"]:
             self._print_json(
                 {
-                    **scene.status.as_json(),
-                    **scene.doing_as_json(),
+                    **scene.as_json(),
                     "history": [run.as_json() for run in history],
                 }
             )

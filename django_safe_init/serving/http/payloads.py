@@ -1,4 +1,7 @@
-"""What is said about the state of databases: to the public, and to who has the token."""
+"""The JSON bodies of the responses: the public ones, and the details for the status token.
+
+The details begin with `StatusDetail.as_json`, which `safe_init_status --json` prints too.
+"""
 
 from __future__ import annotations
 
@@ -84,9 +87,19 @@ def problem(status: Status) -> Body:
     }
 
 
-def details(scenes: Sequence[StatusDetail]) -> Body:
-    """What the token opens: all of it, for each database."""
-    return {"databases": [scene.as_json() for scene in scenes]}
+def details(databases: Sequence[StatusDetail]) -> Body:
+    """Return the details for the token: each database with the steps of its run."""
+    return {"databases": [_database(detail) for detail in databases]}
+
+
+def _database(detail: StatusDetail) -> Body:
+    return {
+        **detail.as_json(),
+        "steps": [step._asdict() for step in detail.steps],
+        "role": detail.role,
+        "followers": detail.followers,
+        "remaining_seconds": detail.remaining_seconds,
+    }
 
 
 def _failure(status: Status) -> str:
