@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from enum import Enum
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.conf import POOL_KEY
 from django_safe_init.exceptions import ConfigurationError, UnsupportedEngine
-
-if TYPE_CHECKING:
-    from django_safe_init.pools import Pool
 
 
 class BackendKind(Enum):
@@ -65,18 +61,6 @@ def require_engine(alias: str) -> BackendKind:
     return engine
 
 
-def pool_of(alias: str) -> Pool | None:
-    """Which slow pool of a database the alias is; None if it is a database itself."""
-    pool: Pool | None = connections.settings.get(alias, {}).get(POOL_KEY)
-    return pool
-
-
-def primary_alias(alias: str) -> str:
-    """The alias of the same database for quick queries."""
-    pool = pool_of(alias)
-    return alias if pool is None else pool.database
-
-
 def check_alias(alias: str) -> None:
     """Raise `ConfigurationError` unless `alias` is a database of this project."""
     check_not_pool(alias)
@@ -89,7 +73,7 @@ def check_alias(alias: str) -> None:
 
 def check_not_pool(alias: str) -> None:
     """Raise `ConfigurationError` if `alias` is a slow pool of a database."""
-    pool = pool_of(alias)
+    pool = connections.settings.get(alias, {}).get(POOL_KEY)
     if pool is not None:
         raise ConfigurationError(
             f"{alias!r} is a pool of the database {pool.database!r}. Use "

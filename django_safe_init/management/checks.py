@@ -15,18 +15,14 @@ from django.urls import Resolver404, ResolverMatch, resolve
 
 from django_safe_init.conf import get_settings, iter_errors
 from django_safe_init.core import step_registry as steps
-from django_safe_init.core.databases import (
-    BackendKind,
-    engine_of,
-    pool_of,
-    primary_alias,
-)
+from django_safe_init.core.databases import BackendKind, engine_of
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.initialization.migrate_command import (
     APP_NAME,
     extends_ours,
     project_migrate,
 )
+from django_safe_init.pools.config import pool_of, primary_alias
 from django_safe_init.pools.router import ROUTER, is_routed, pool_names
 
 #: Each migrates every tenant's schema by itself.

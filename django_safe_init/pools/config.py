@@ -73,6 +73,18 @@ class Pool:
         return f"{self.database}_{self.name}"
 
 
+def pool_of(alias: str) -> Pool | None:
+    """Return the slow pool that the alias is, or None if the alias is a database."""
+    pool: Pool | None = connections.settings.get(alias, {}).get(POOL_KEY)
+    return pool
+
+
+def primary_alias(alias: str) -> str:
+    """Return the alias of the database that the alias, or its slow pool, belongs to."""
+    pool = pool_of(alias)
+    return alias if pool is None else pool.database
+
+
 _ANALYTICS = SlowPool()
 
 

@@ -10,9 +10,8 @@ from django.db import DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.conf import POOL_KEY
-from django_safe_init.core.databases import pool_of
 from django_safe_init.exceptions import ReadOnlyPool
-from django_safe_init.pools.config import Pool
+from django_safe_init.pools.config import Pool, pool_of
 from django_safe_init.pools.router import current_pool
 
 #: How the ORM's writes begin. What else writes, the database refuses.

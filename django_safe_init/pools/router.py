@@ -19,8 +19,9 @@ from django_safe_init.conf import (
     in_project_tests,
     in_test_environment,
 )
-from django_safe_init.core.databases import existing_wrapper, pool_of, primary_alias
+from django_safe_init.core.databases import existing_wrapper
 from django_safe_init.exceptions import ConfigurationError
+from django_safe_init.pools.config import pool_of, primary_alias
 
 if TYPE_CHECKING:
     from django.db.models import Model
