@@ -146,7 +146,7 @@ def add_pools(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
         connections["default"].close()
 
     settings.DATABASE_ROUTERS = [router.ROUTER]
-    monkeypatch.setattr(router, "_unheeded", set())
+    monkeypatch.setattr(router, "_logged_pools", set())
     yield add
     for alias in added:
         wrapper: Any = connections[alias]

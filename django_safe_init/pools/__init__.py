@@ -1,6 +1,7 @@
-"""Pools of one database: quick queries and slow ones do not wait for each other.
+"""Slow pools: separate connections, so that quick queries do not wait for slow ones.
 
-The settings file may import this module: nothing here needs settings before it is used.
+May use `connection_created`, routers and execute wrappers. Must not touch a run. The settings
+file imports this module, so its import must not read the settings.
 """
 
 from django_safe_init.pools.config import Pool, SlowPool, pools

@@ -1,4 +1,4 @@
-"""The entries of DATABASES that belong to one database, for the settings file."""
+"""Generate the entries of DATABASES for a database and its slow pools."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from django.db import connections
 
 from django_safe_init.conf import POOL_KEY
 
-#: What PostgreSQL takes for a time-out.
-_MOST_SECONDS = (2**31 - 1) / 1000
+#: The maximum of a timeout in PostgreSQL.
+_MAX_SECONDS = (2**31 - 1) / 1000
 
 
 def _is_count(value: Any) -> bool:
@@ -21,7 +21,7 @@ def _is_count(value: Any) -> bool:
 
 def _is_seconds(value: Any) -> bool:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and 0 < value <= _MOST_SECONDS
+    return number and 0 < value <= _MAX_SECONDS
 
 
 def _wrong(name: str, value: Any, right: str) -> ImproperlyConfigured:
@@ -30,17 +30,18 @@ def _wrong(name: str, value: Any, right: str) -> ImproperlyConfigured:
 
 @dataclass(frozen=True)
 class SlowPool:
-    """What a slow pool allows. Durations are in seconds."""
+    """The limits of a slow pool. Durations are in seconds."""
 
-    #: How many connections one process may have; None for one a thread, without a psycopg pool.
+    #: Maximum number of connections of one process. None: one for each thread, without a
+    #: psycopg pool.
     size: int | None = 2
-    #: When the server ends a statement; None for when the role's own time-out does.
+    #: PostgreSQL cancels a statement after this time. None: the timeout of the role applies.
     statement_timeout: float | None = 300
-    #: Whether it refuses to write.
+    #: If True, writes raise `ReadOnlyPool`.
     read_only: bool = True
-    #: How long a query waits for a connection.
+    #: Maximum time a query waits for a free connection.
     wait: float = 30
-    #: In what the entry differs from the database's own, such as the `HOST` of a standby.
+    #: Settings that differ from the entry of the database, such as the `HOST` of a standby.
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -59,17 +60,17 @@ class SlowPool:
 
 @dataclass(frozen=True)
 class Pool:
-    """Which pool of which database an entry of DATABASES is."""
+    """The slow pool that an entry of DATABASES configures."""
 
-    #: The alias for quick queries, which is the database for everybody else.
+    #: The alias of the database itself, which quick queries use.
     database: str
-    #: What `using_pool` calls it.
+    #: The argument of `using_pool`.
     name: str
     limits: SlowPool
 
     @property
     def alias(self) -> str:
-        """The alias of the pool."""
+        """Return the alias of the pool."""
         return f"{self.database}_{self.name}"
 
 
@@ -95,10 +96,12 @@ def pools(
     analytics: SlowPool | None = _ANALYTICS,
     **more: SlowPool | None,
 ) -> dict[str, dict[str, Any]]:
-    """Entries of DATABASES: `database` as `alias`, and a slow pool of it as `{alias}_{pool}` each.
+    """Return entries of DATABASES: `database` as `alias`, and each slow pool as `{alias}_{pool}`.
 
-    There is one named "analytics", unless that is None; each further keyword is one more.
-    `database` itself is not changed. Raises `ImproperlyConfigured`.
+    The pool "analytics" is included unless `analytics` is None. Each further keyword argument
+    adds a pool with its name. `database` itself is not modified.
+
+    Raise `ImproperlyConfigured` if an argument is not a `SlowPool` or None.
     """
     entries = {alias: dict(database)}
     slow: Mapping[str, Any] = {"analytics": analytics, **more}
@@ -119,7 +122,7 @@ def _entry(database: Mapping[str, Any], pool: Pool) -> dict[str, Any]:
     entry = {
         **database,
         **limits.settings,
-        # Django would open each request's transaction here too.
+        # Django would otherwise open a transaction for each request on the pool, too.
         "ATOMIC_REQUESTS": False,
         "OPTIONS": {
             **database.get("OPTIONS", {}),
@@ -132,14 +135,15 @@ def _entry(database: Mapping[str, Any], pool: Pool) -> dict[str, Any]:
         entry["OPTIONS"].pop("pool", None)
     elif _has_psycopg(entry):
         entry["OPTIONS"]["pool"] = _PsycopgPool(entry, pool)
-        entry["CONN_MAX_AGE"] = 0  # Django allows no other beside a psycopg pool
+        entry["CONN_MAX_AGE"] = 0  # Django requires 0 with a psycopg pool
     return entry
 
 
 class _PsycopgPool(dict[str, Any]):
-    """Options of a psycopg pool; false, so that there is none, while the alias is a test mirror.
+    """The options of a psycopg pool, falsy while the alias is a test mirror.
 
-    Django closes no pool of a mirror, and could not drop the test database while it is open.
+    Falsy options disable the psycopg pool. Django does not close the pool of a mirror, and the
+    open connections would prevent it from dropping the test database.
     """
 
     def __init__(self, entry: Mapping[str, Any], pool: Pool) -> None:
@@ -147,7 +151,7 @@ class _PsycopgPool(dict[str, Any]):
         super().__init__(
             {
                 **(given if isinstance(given, Mapping) else {}),
-                "min_size": 0,  # a process without a slow query keeps no connection for one
+                "min_size": 0,  # no connection until the first slow query
                 "max_size": pool.limits.size,
                 "timeout": pool.limits.wait,
             }
@@ -155,10 +159,13 @@ class _PsycopgPool(dict[str, Any]):
         self._alias, self._name = pool.alias, entry.get("NAME")
 
     def __bool__(self) -> bool:
-        # A mirror is given the name of the test database.
+        # Django gives a mirror the name of the test database.
         return bool(connections.settings[self._alias].get("NAME") == self._name)
 
 
 def _has_psycopg(entry: Mapping[str, Any]) -> bool:
-    """By the name of the backend: it cannot be imported while settings are read."""
+    """Return True if the name of the engine is one of PostgreSQL's.
+
+    The engine cannot be imported while Django reads the settings.
+    """
     return "postg" in entry.get("ENGINE", "")

@@ -1,4 +1,4 @@
-"""What connections to a database with pools refuse, and what those of a slow pool are set to."""
+"""Refuse writes on read-only pools, and limit new connections to pools."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django_safe_init.exceptions import ReadOnlyPool
 from django_safe_init.pools.config import Pool, pool_of
 from django_safe_init.pools.router import current_pool
 
-#: How the ORM's writes begin. What else writes, the database refuses.
+#: The first word of the ORM's writes. The database rejects other statements that write.
 _WRITE = re.compile(
     r"\s*(INSERT|UPDATE|DELETE|MERGE|REPLACE|TRUNCATE|CREATE|ALTER|DROP)\b",
     re.IGNORECASE,
@@ -24,15 +24,15 @@ _READ_ONLY_STATE = "25006"
 
 
 def guard_connection(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
-    """Receives `connection_created`: guards it if its database has pools."""
+    """Set the limits of a new connection; a receiver of `connection_created`."""
     pool = pool_of(connection.alias)
     if pool is None and not _has_pools(connection.alias):
         return
-    if _guard not in connection.execute_wrappers:
-        # The first place: who leaves `connection.execute_wrapper()` removes the last one.
-        connection.execute_wrappers.insert(0, _guard)
+    if _refuse_writes not in connection.execute_wrappers:
+        # At the first position: the end of `connection.execute_wrapper()` removes the last one.
+        connection.execute_wrappers.insert(0, _refuse_writes)
     if pool is not None:
-        _limit(connection, pool)
+        _apply_limits(connection, pool)
 
 
 def _has_pools(alias: str) -> bool:
@@ -42,34 +42,34 @@ def _has_pools(alias: str) -> bool:
     )
 
 
-def _limit(connection: BaseDatabaseWrapper, pool: Pool) -> None:
+def _apply_limits(connection: BaseDatabaseWrapper, pool: Pool) -> None:
     if connection.vendor == "postgresql":
-        from django_safe_init.pools.postgresql import limit
+        from django_safe_init.pools.postgresql import apply_limits
 
-        limit(connection, pool.limits)
+        apply_limits(connection, pool.limits)
     elif connection.vendor == "sqlite" and pool.limits.read_only:
         connection.connection.execute("PRAGMA query_only = ON")
 
 
-def _guard(
+def _refuse_writes(
     execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any
 ) -> Any:
-    """An execute wrapper: refuses writes where the pool is read-only."""
+    """Raise `ReadOnlyPool` for a write on a read-only pool; an execute wrapper."""
     pool = _read_only_pool(context["connection"].alias)
     if pool is None:
         return execute(sql, params, many, context)
     if isinstance(sql, str) and _WRITE.match(sql):
-        raise _refusal(pool)
+        raise _read_only_error(pool)
     try:
         return execute(sql, params, many, context)
     except DatabaseError as exc:
         if _is_refused(exc):
-            raise _refusal(pool) from exc
+            raise _read_only_error(pool) from exc
         raise
 
 
 def _read_only_pool(alias: str) -> Pool | None:
-    """The pool that forbids to write on that alias just now: its own, or that of the block."""
+    """Return the read-only pool of the alias, or of its database in a `using_pool` block."""
     name = current_pool()
     pool = pool_of(alias) or (pool_of(f"{alias}_{name}") if name else None)
     return pool if pool is not None and pool.limits.read_only else None
@@ -80,7 +80,7 @@ def _is_refused(error: DatabaseError) -> bool:
     return state == _READ_ONLY_STATE or "readonly database" in str(error)
 
 
-def _refusal(pool: Pool) -> ReadOnlyPool:
+def _read_only_error(pool: Pool) -> ReadOnlyPool:
     return ReadOnlyPool(
         f"The pool {pool.name!r} of the database {pool.database!r} is read-only. Write outside "
         "using_pool(), or in an inner block: with using_pool(None)."

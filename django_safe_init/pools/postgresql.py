@@ -1,8 +1,8 @@
-"""The limits of a slow pool on PostgreSQL, which must not reach anybody else's sessions.
+"""Apply the limits of a slow pool to sessions of PostgreSQL.
 
-No start-up options: poolers refuse them. On a session of our own they are set once, and hold for
-whatever is done there. Behind a pooler the session is other clients' too: there each
-transaction begins with them, and they end with it.
+Poolers reject start-up options, so the limits are set with SQL. In a dedicated session they are
+set once and stay. A pooler shares its sessions with other clients, so behind a pooler they are
+set at the beginning of each transaction and end with it.
 """
 
 from __future__ import annotations
@@ -20,64 +20,71 @@ from django_safe_init.pools.config import SlowPool
 
 Raw = psycopg.Connection[Any]
 
-#: Of the connections that were looked at, whether the server's session is theirs alone. A psycopg
-#: pool hands them out again and again.
-_owned: WeakKeyDictionary[Raw, bool] = WeakKeyDictionary()
+#: For each connection, True if it has a dedicated session. Cached, because a psycopg pool
+#: returns the same connections again.
+_has_own_session: WeakKeyDictionary[Raw, bool] = WeakKeyDictionary()
 
 
-def limit(connection: BaseDatabaseWrapper, limits: SlowPool) -> None:
-    """Let the limits hold for all that is done on this new connection."""
-    values = _values(limits)
+def apply_limits(connection: BaseDatabaseWrapper, limits: SlowPool) -> None:
+    """Apply the limits to all statements on this new connection."""
+    values = _session_values(limits)
     if not values:
         return
     raw: Raw = connection.connection
     try:
-        if raw not in _owned:
-            _owned[raw] = _set_if_own(raw, values)
+        if raw not in _has_own_session:
+            _has_own_session[raw] = _set_in_own_session(raw, values)
     except BaseException:
-        # Django would go on with it, without limits.
+        # Django would otherwise use the connection without limits.
         raw.close()
         connection.close()
         raise
     wrappers = connection.execute_wrappers
-    if not _owned[raw] and not any(
+    if not _has_own_session[raw] and not any(
         isinstance(each, _TransactionPreamble) for each in wrappers
     ):
-        wrappers.insert(
-            1, _TransactionPreamble(values)
-        )  # behind the guard, which lets no write begin
+        # After the wrapper that refuses writes, so that a refused write begins no transaction.
+        wrappers.insert(1, _TransactionPreamble(values))
 
 
-def _values(limits: SlowPool) -> dict[str, str]:
-    """By the names of a session's settings; those of a transaction have no `default_`."""
+def _session_values(limits: SlowPool) -> dict[str, str]:
+    """Return the limits as parameters of a session.
+
+    A parameter of a transaction has no prefix `default_`.
+    """
     values = {}
     if limits.statement_timeout is not None:
-        milliseconds = max(1, int(limits.statement_timeout * 1000))  # 0 is "never"
+        milliseconds = max(
+            1, int(limits.statement_timeout * 1000)
+        )  # 0 would disable it
         values["statement_timeout"] = str(milliseconds)
     if limits.read_only:
         values["default_transaction_read_only"] = "on"
     return values
 
 
-def _set_if_own(raw: Raw, values: dict[str, str]) -> bool:
-    """Set them on the session, unless a pooler answered the handshake. Whether they are set."""
+def _set_in_own_session(raw: Raw, values: dict[str, str]) -> bool:
+    """Set the parameters in a dedicated session; return False behind a pooler.
+
+    A pooler reports its own process id in the handshake, not the id of a server process.
+    """
     calls = [
         sql.SQL("set_config({}, {}, false)").format(name, value)
         for name, value in values.items()
     ]
     query = sql.SQL("SELECT {} WHERE pg_backend_pid() = {}")
     found = raw.execute(query.format(sql.SQL(", ").join(calls), raw.info.backend_pid))
-    done = found.fetchone() is not None
+    is_set = found.fetchone() is not None
     if not raw.autocommit:
         raw.commit()
-    return done
+    return is_set
 
 
 class _TransactionPreamble:
-    """An execute wrapper: lets each transaction begin with the limits."""
+    """An execute wrapper that sets the limits at the beginning of each transaction."""
 
     def __init__(self, values: dict[str, str]) -> None:
-        # Utility statements, which take no snapshot: the isolation level may be set after them.
+        # SET LOCAL takes no snapshot, so the isolation level can still be set after it.
         self._statements = sql.SQL("; ").join(
             sql.SQL("SET LOCAL {} = {}").format(
                 sql.Identifier(name.removeprefix("default_")), value

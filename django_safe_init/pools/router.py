@@ -1,4 +1,4 @@
-"""Where a query goes: `using_pool`, and the router that obeys it."""
+"""Route queries to slow pools: `using_pool` and the database router that applies it."""
 
 from __future__ import annotations
 
@@ -31,44 +31,47 @@ logger = logging.getLogger("django_safe_init")
 F = TypeVar("F", bound=Callable[..., Any])
 ROUTER = "django_safe_init.pools.PoolRouter"
 
-#: The pools of the blocks that this context is in, the innermost last.
-_entered: ContextVar[tuple[str | None, ...]] = ContextVar(
+#: The pools of the `using_pool` blocks around the current code, innermost last.
+_blocks: ContextVar[tuple[str | None, ...]] = ContextVar(
     "django_safe_init.pools", default=()
 )
-#: The pools that were asked for in a transaction of the fast alias; each is said once.
-_unheeded: set[str] = set()
+#: The aliases of pools whose use inside a transaction was logged, to log each once.
+_logged_pools: set[str] = set()
 
 
 def current_pool() -> str | None:
-    """The pool that queries of this context go to; None outside every block."""
-    entered = _entered.get()
-    return entered[-1] if entered else None
+    """Return the pool of the innermost `using_pool` block; None outside of a block."""
+    blocks = _blocks.get()
+    return blocks[-1] if blocks else None
 
 
 class using_pool:
-    """Send the ORM's queries to the slow pool `name` of their database; None for the fast alias.
+    """Send the ORM's queries to the slow pool `name` of their database.
 
-    A context manager, and a decorator of functions and coroutine functions. Blocks nest; the
-    innermost counts. One object may be entered again, and by several threads and tasks at once.
-    The block holds for this thread or task, for the tasks it starts, and for what asgiref runs
-    in threads. A database without such a pool is used as outside the block.
+    Use it as a context manager, or as a decorator of functions and coroutine functions. Blocks
+    nest: the innermost block decides, and `using_pool(None)` sends queries to the database's
+    own alias. One object can be entered again, also by several threads and tasks at once. The
+    block applies to this thread or task, to the tasks it starts, and to functions that asgiref
+    runs in threads. Databases without a pool of that name are not affected.
 
-    While a transaction is open on the fast alias, queries of that database stay in it. Where the
-    pool is read-only, a write of that database raises `ReadOnlyPool`, also on the fast alias.
+    While a transaction is open on the database's own alias, queries of that database stay in
+    the transaction. If the pool is read-only, a write to its database raises `ReadOnlyPool`,
+    also on the database's own alias.
 
-    Entering raises `ConfigurationError` if no database has such a pool, or no router obeys.
+    Entering the block raises `ConfigurationError` if no database has a pool of that name, or if
+    `PoolRouter` is not the first of DATABASE_ROUTERS.
     """
 
     def __init__(self, name: str | None) -> None:
         self.name = name
 
     def __enter__(self) -> None:
-        _require(self.name)
-        # A stack in the context, and nothing on the object: it may be in use elsewhere.
-        _entered.set((*_entered.get(), self.name))
+        _check_pool(self.name)
+        # The stack is in the context, because other threads and tasks may use this object.
+        _blocks.set((*_blocks.get(), self.name))
 
     def __exit__(self, *exc_info: object) -> None:
-        _entered.set(_entered.get()[:-1])
+        _blocks.set(_blocks.get()[:-1])
 
     def __call__(self, function: F) -> F:
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(
@@ -96,7 +99,7 @@ class using_pool:
         return cast(F, in_pool)
 
 
-def _require(name: str | None) -> None:
+def _check_pool(name: str | None) -> None:
     names = sorted(pool_names())
     if name is not None and name not in names:
         raise ConfigurationError(
@@ -110,7 +113,7 @@ def _require(name: str | None) -> None:
 
 
 def check_outside_using_pool() -> None:
-    """Raise `ConfigurationError` inside `using_pool`: a migration would read elsewhere."""
+    """Raise `ConfigurationError` inside `using_pool`, where a migration would use the pool."""
     if current_pool() is not None:
         raise ConfigurationError(
             "A database cannot be initialized inside using_pool(): its migrations would use the "
@@ -119,20 +122,20 @@ def check_outside_using_pool() -> None:
 
 
 def pool_names() -> set[str]:
-    """The names of the slow pools that databases of this project have."""
+    """Return the names of the slow pools of all databases."""
     entries = connections.settings.values()
     return {entry[POOL_KEY].name for entry in entries if POOL_KEY in entry}
 
 
 def is_routed() -> bool:
-    """Whether our router is asked first."""
+    """Return True if `PoolRouter` is the first of DATABASE_ROUTERS."""
     return any(isinstance(each, PoolRouter) for each in router.routers[:1])
 
 
 class PoolRouter:
-    """The first of DATABASE_ROUTERS: sends queries where `using_pool` says.
+    """A database router that sends queries to the pool of the `using_pool` block.
 
-    Which database a model is in, the routers after it decide.
+    Set it as the first of DATABASE_ROUTERS. The routers after it select the database.
     """
 
     def db_for_read(self, model: type[Model], **hints: Any) -> str | None:
@@ -142,44 +145,44 @@ class PoolRouter:
         return _route("db_for_write", model, hints)
 
     def allow_relation(self, one: Model, other: Model, **hints: Any) -> bool | None:
-        """Objects that were loaded through different pools are of one database."""
+        """Allow relations between objects that were loaded through pools of one database."""
         aliases = {one._state.db or "", other._state.db or ""}
         if len(aliases) == 2 and len({*map(primary_alias, aliases)}) == 1:
             return True
         return None
 
     def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool | None:
-        """The database is migrated by its own alias, and not once more by its pools."""
+        """Refuse migrations on a pool: the alias of its database migrates the database."""
         return False if pool_of(db) else None
 
 
 def _route(action: str, model: type[Model], hints: Mapping[str, Any]) -> str | None:
     name = current_pool()
-    if name is None and pool_of(_loaded_from(hints.get("instance"))) is None:
+    if name is None and pool_of(_source_alias(hints.get("instance"))) is None:
         return None
     others = [each for each in router.routers if not isinstance(each, PoolRouter)]
     alias = getattr(ConnectionRouter(others), action)(model, **hints)
-    return _alias_in(primary_alias(alias), name)
+    return _alias_for(primary_alias(alias), name)
 
 
-def _loaded_from(instance: Any) -> str:
+def _source_alias(instance: Any) -> str:
     return "" if instance is None else instance._state.db or ""
 
 
-def _alias_in(fast: str, name: str | None) -> str:
-    """Where queries of that database go while `name` is the pool."""
-    slow = f"{fast}_{name}"
-    if pool_of(slow) is None or _is_mirrored():
-        return fast
-    # What a transaction has written is seen there alone, and what it reads must hold together.
-    if _in_transaction(fast) and not _in_transaction(slow):
-        _say_once(name, fast)
-        return fast
+def _alias_for(primary: str, name: str | None) -> str:
+    """Return the alias for queries of the database in a block with the pool `name`."""
+    slow = f"{primary}_{name}"
+    if pool_of(slow) is None or _in_mirrored_tests():
+        return primary
+    # Only the transaction sees its own writes, and its reads must be consistent.
+    if _in_transaction(primary) and not _in_transaction(slow):
+        _log_once(name, primary)
+        return primary
     return slow
 
 
-def _is_mirrored() -> bool:
-    """Whether these are a project's own tests: their data may be in an open transaction."""
+def _in_mirrored_tests() -> bool:
+    """Return True in a project's tests, whose data may be in an open transaction."""
     return in_test_environment() and in_project_tests(get_settings())
 
 
@@ -190,11 +193,12 @@ def _in_transaction(alias: str) -> bool:
     return wrapper.in_atomic_block or not wrapper.autocommit
 
 
-def _say_once(name: str | None, fast: str) -> None:
-    if f"{fast}_{name}" not in _unheeded:
-        _unheeded.add(f"{fast}_{name}")
+def _log_once(name: str | None, primary: str) -> None:
+    slow = f"{primary}_{name}"
+    if slow not in _logged_pools:
+        _logged_pools.add(slow)
         logger.warning(
             "using_pool(%r) inside a transaction of %r: the queries stay in the transaction.",
             name,
-            fast,
+            primary,
         )

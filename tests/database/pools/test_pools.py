@@ -162,7 +162,7 @@ def test_no_session_without_limits(monkeypatch) -> None:
     """Where the limits cannot be set, there is no connection, and the pool has it back."""
     with monkeypatch.context() as patched:
         patched.setattr(
-            postgresql, "_values", lambda postgresql: {"no such setting": "1"}
+            postgresql, "_session_values", lambda postgresql: {"no such setting": "1"}
         )
         with pytest.raises(Exception, match="unrecognized configuration parameter"):
             connections[SLOW].ensure_connection()
