@@ -1,7 +1,7 @@
-"""The database of ordinary commands without DATABASE_URL: an embedded server, data in `.postgres/`.
+"""The development database: without DATABASE_URL, an embedded server with data in `.postgres/`.
 
-The first command starts it, further ones (`shell` beside `runserver`) join it, and it stops after
-the last one.
+The first command starts the server, further commands (`shell` beside `runserver`) join it, and it
+stops after the last one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from embedded import EmbeddedServer, EmbeddedServerError
 
 DIRECTORY = Path(__file__).resolve().parent / ".postgres"
 DATABASE = "shop"
-# `demo` has a server of its own; the others never ask the database anything.
+# `demo` has a server of its own. The other commands do not query the database.
 WITHOUT_DATABASE = {
     "demo",
     "help",
@@ -34,7 +34,7 @@ STOPPING_SECONDS = 10.0
 
 
 def provide_database(arguments: list[str]) -> None:
-    """Set DATABASE_URL to the development server, if this command line needs a database."""
+    """Set DATABASE_URL to the development server if this command line needs a database."""
     if not arguments[1:] or {"-h", "--help", "--version", *WITHOUT_DATABASE} & set(
         arguments[1:]
     ):
@@ -46,9 +46,10 @@ def provide_database(arguments: list[str]) -> None:
 
 
 def development_url() -> str:
-    """The address of the development database; its server runs until this process has ended.
+    """Return the URL of the development database. Its server runs until this process ends.
 
-    Also when another program has replaced it, as in `safe_migrate -- gunicorn mysite.wsgi`.
+    The server also keeps running if another program replaces the process, as in
+    `safe_migrate -- gunicorn mysite.wsgi`.
     """
     server = SharedServer(data_dir=DIRECTORY, settings=DURABLE)
     DIRECTORY.mkdir(exist_ok=True)
@@ -61,7 +62,7 @@ def development_url() -> str:
 
 
 def ensure_database(server: EmbeddedServer) -> None:
-    """Create the shop's database, the first time."""
+    """Create the shop's database if it does not exist."""
     with server.connect() as connection:
         found = connection.execute(
             "SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]
@@ -71,21 +72,21 @@ def ensure_database(server: EmbeddedServer) -> None:
 
 
 class SharedServer(EmbeddedServer):
-    """An embedded server with many owners: its lifeline has a name, so that others can hold it."""
+    """An embedded server with many owners, which open its lifeline, a named pipe."""
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
-        """Only one process at a time starts or joins."""
+        """Allow only one process at a time to start or join the server."""
         with (self.directory / "starting").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def join(self) -> bool:
-        """Keep a running server alive for this process too; false if there is none."""
+        """Keep a running server alive for this process, too. Return False if none runs."""
         try:
             lifeline = os.open(self._lifeline_path, os.O_WRONLY | os.O_NONBLOCK)
         except OSError:
-            # Nobody reads: its guard has ended, and with it the server.
+            # The pipe has no reader: the guard has ended, and so has the server.
             self._wait_for_predecessor()
             return False
         os.set_inheritable(lifeline, True)
@@ -93,10 +94,10 @@ class SharedServer(EmbeddedServer):
         return True
 
     def leave_to_guard(self) -> None:
-        """Never stop the server from here: its guard does, after the lifeline's last holder."""
+        """Leave stopping to the guard, which stops the server after its last owner."""
         for process in (self._process, self._guard):
             if process:
-                # We do not wait for them, and Popen need not complain.
+                # This process does not wait for them, and Popen must not warn about that.
                 process.returncode = 0
 
     @property
@@ -106,7 +107,7 @@ class SharedServer(EmbeddedServer):
     def _open_lifeline(self) -> tuple[int, int]:
         with contextlib.suppress(FileExistsError):
             os.mkfifo(self._lifeline_path, 0o600)
-        # Not blocking, because the other end is opened only by the next line.
+        # Not blocking, because the next line opens the other end.
         reading = os.open(self._lifeline_path, os.O_RDONLY | os.O_NONBLOCK)
         writing = os.open(self._lifeline_path, os.O_WRONLY)
         os.set_blocking(reading, True)

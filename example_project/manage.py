@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Django's command line; without DATABASE_URL the shop's database is an embedded server."""
+"""Django's command line. Without DATABASE_URL, the shop's database is an embedded server."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What the shop needs once in each database, and is no migration."""
+"""Steps that prepare each of the shop's databases once, beside the migrations."""
 
 from django.conf import settings
 
@@ -7,13 +7,13 @@ from django_safe_init.steps import StepContext
 
 from .models import ChangeLog, Product, StockItem
 
-#: Of each product, when the shop opens.
+#: The quantity of each product when the shop opens.
 OPENING_STOCK = 25
 
 
 @init_step
 def opening_stock(context: StepContext) -> None:
-    """Put every product that has no stock yet on the shelf."""
+    """Stock every product that has no stock item yet."""
     new = Product.objects.using(context.alias).filter(stock=None)
     for product in track(new, message="products"):
         StockItem.objects.using(context.alias).create(
@@ -24,10 +24,10 @@ def opening_stock(context: StepContext) -> None:
     )
 
 
-# Again whenever the file changes.
+# Runs again whenever the file changes.
 steps.run_sql("sql/price_range.sql", name="price_range", after=["opening_stock"])
 
-# The owner migrates, the application serves; only an administrator can make them.
+# The owner migrates, the application serves. Only an administrator can create these roles.
 if settings.SHOP_THREE_ROLES:
     privileged.ensure_role("shop_owner", password_env="OWNER_PASSWORD")
     privileged.ensure_database(owner="shop_owner")

@@ -48,7 +48,7 @@ class Product(models.Model):
 
 
 class ProductPrice(models.Model):
-    """What a product cost on a day."""
+    """The price of a product on one day."""
 
     product = models.ForeignKey(
         Product, on_delete=models.CASCADE, related_name="prices"
@@ -74,7 +74,7 @@ class StockItem(models.Model):
 
 
 class ChangeLog(models.Model):
-    """One row for each time a data migration ran; nothing is unique, so a second time shows."""
+    """One row for each execution of a data migration. Nothing is unique, so repetitions show."""
 
     migration = models.CharField(max_length=100)
     text = models.CharField(max_length=200)

@@ -5,7 +5,7 @@ from .models import Product
 
 
 def index(request: HttpRequest) -> HttpResponse:
-    """What is on sale."""
+    """List the products on sale."""
     products = (
         Product.objects.filter(is_active=True)
         .select_related("category")

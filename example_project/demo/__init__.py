@@ -1,13 +1,13 @@
-"""`manage.py demo`: a fleet of replicas starts on an empty database, and you watch.
+"""`manage.py demo`: show how a fleet of replicas starts on an empty database.
 
-servers   where: an embedded server, or the one of DATABASE_URL; a database of its own each time
-fleet     the replicas: real processes that start at the same moment
-webserver gunicorn, its workers and what its log says of them, for --serve
-observer  what the status tables say, over a connection of its own
-killer    ends the leader in the middle, for --kill-leader
-views     what you see meanwhile, in a terminal or in a log
-checks    what must be true afterwards, read from the database
-scenes    one act of the play each: with django-safe-init, and without
-serving   the act of --serve
-report    the table and the ticks
+servers   the database server: embedded, or from DATABASE_URL; a new database for each scene
+fleet     the replicas: processes that start at the same moment
+webserver gunicorn and its workers, with the state that its log reports, for --serve
+observer  the progress in the status tables, read over a separate connection
+killer    kills the leader during its slowest migration, for --kill-leader
+views     the display while the fleet runs: live in a terminal, lines in a log
+checks    the checks of the result, read from the database
+scenes    the scenes of the demo: with django-safe-init, and without
+serving   the scene of --serve
+report    the table of replicas and the list of checks
 """

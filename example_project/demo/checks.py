@@ -1,4 +1,4 @@
-"""What must be true afterwards, read from the replicas' exit codes and from the database."""
+"""Checks of the result, read from the replicas' exit codes and from the database."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .fleet import Fleet
 from .killer import Killer
 
 DATA_MIGRATIONS = ("catalog.0006_opening_assortment", "catalog.0013_backfill_prices")
-# Of `catalog.init_steps`: one with rows of its own, which leaves one in the change log, too.
+# The step of `catalog.init_steps` that inserts rows, and an entry in the change log.
 STEP = "catalog.opening_stock"
-# What the second makes of the twelve products of the first: a year of daily prices.
+# The second data migration inserts a year of daily prices for each of the first one's products.
 PRICES = 12 * 365
 
 
 @dataclass(frozen=True)
 class Check:
-    """One statement about the outcome, and whether it is true."""
+    """A statement about the result, and whether it is true."""
 
     passed: bool
     text: str
@@ -30,7 +30,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Traces:
-    """What the replicas left in the database: how often each migration was recorded, and ran."""
+    """The traces of the replicas in the database: records and executions of each migration."""
 
     recorded: Counter[str]
     ran: Counter[str]
@@ -39,12 +39,12 @@ class Traces:
 
 @cache
 def migrations_on_disk() -> set[str]:
-    """The names of all migrations of the installed apps."""
+    """Return the names of all migrations of the installed apps."""
     return {f"{app}.{name}" for app, name in MigrationLoader(None).disk_migrations}
 
 
 def read_traces(connection: psycopg.Connection[Any]) -> Traces:
-    """Read them; what was never created counts as empty."""
+    """Read the traces. A table that does not exist counts as empty."""
     recorded = _rows(
         connection,
         "django_migrations",
@@ -67,7 +67,7 @@ def _rows(connection: psycopg.Connection[Any], table: str, query: str) -> list[A
 
 
 def check_exit_codes(fleet: Fleet) -> Check:
-    """Everyone is ready, except whom we killed."""
+    """Check that every replica that was not killed exited with 0."""
     living = [replica for replica in fleet.replicas if not replica.killed]
     codes = Counter(replica.exit_code for replica in living)
     text = f"{codes[0]} of {len(living)} replicas exited 0"
@@ -82,7 +82,7 @@ def check_exit_codes(fleet: Fleet) -> Check:
 
 
 def check_records(traces: Traces) -> Check:
-    """Every migration on disk is recorded, and once."""
+    """Check that every migration on disk is recorded exactly once."""
     expected = migrations_on_disk()
     missing = expected - set(traces.recorded)
     repeated = {name: count for name, count in traces.recorded.items() if count > 1}
@@ -104,7 +104,7 @@ def check_records(traces: Traces) -> Check:
 
 
 def check_data_migrations(traces: Traces) -> list[Check]:
-    """Each of them left one row in the shop's change log; the second also a year of prices."""
+    """Check that each data migration ran once, and that no price is duplicated."""
     checks = [
         Check(
             traces.ran[name] == 1, f"the data migration {name} {ran(traces.ran[name])}"
@@ -122,12 +122,12 @@ def check_data_migrations(traces: Traces) -> list[Check]:
 
 
 def check_step(traces: Traces) -> Check:
-    """The step that fills the shelves left one row in the change log."""
+    """Check that the step `STEP` ran once."""
     return Check(traces.ran[STEP] == 1, f"the step {STEP} {ran(traces.ran[STEP])}")
 
 
 def check_leader(fleet: Fleet) -> Check:
-    """One replica did everything."""
+    """Check that one replica led and applied every migration."""
     leaders = [
         replica for replica in fleet.replicas if replica.report.get("role") == "leader"
     ]
@@ -144,7 +144,7 @@ def check_leader(fleet: Fleet) -> Check:
 
 
 def check_takeover(killer: Killer) -> Check:
-    """Another replica led after the killed one."""
+    """Check that another replica took over from the killed leader."""
     if killer.victim is None:
         return Check(
             False, "the leader was done before it could be killed in the middle"

@@ -1,4 +1,4 @@
-"""What ends the demo with one sentence."""
+"""Errors and signals that end the demo with one sentence."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class DemoError(Exception):
-    """The demo cannot be given here: a sentence for the user, and the exit code."""
+    """The demo cannot run here. Holds a sentence for the user and the exit code."""
 
     def __init__(self, message: str, code: int) -> None:
         super().__init__(message)
@@ -19,7 +19,7 @@ class DemoError(Exception):
 
 
 class Stopped(BaseException):
-    """A signal asked us to end; not an Exception, so that nothing on the way swallows it."""
+    """A signal ended the demo. Not an `Exception`, so that no handler on the way swallows it."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -27,8 +27,8 @@ class Stopped(BaseException):
 
 
 @contextmanager
-def stopping_on_signals() -> Iterator[None]:
-    """Raise `Stopped` on the first signal that asks us to end; a second one changes nothing."""
+def stop_on_signals() -> Iterator[None]:
+    """Raise `Stopped` on the first terminating signal, and ignore further ones."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         for each in ENDING:

@@ -1,4 +1,4 @@
-"""The replicas: N real processes that wait at a barrier and start at the same moment."""
+"""The replicas: processes that wait at a barrier and start at the same moment."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from types import TracebackType
 from typing import IO, Any
 
 MANAGE = Path(__file__).resolve().parent.parent / "manage.py"
-# Each shell takes one newline, a single byte, off the shared pipe, and becomes the replica.
-# If the pipe closes without one, we died: nothing is started then.
+# Each shell reads one newline, a single byte, from the shared pipe and becomes the replica.
+# If the pipe closes without a newline, the demo has died, and the shell exits.
 BARRIER = 'read -r _ || exit 1; exec "$@" </dev/null'
 
 
 @dataclass
 class Replica:
-    """One process, and what it wrote."""
+    """One process and its output."""
 
     number: int
     process: subprocess.Popen[bytes]
@@ -39,17 +39,17 @@ class Replica:
 
     @property
     def exit_code(self) -> int | None:
-        """Negative is the signal that ended it; None while it runs."""
+        """The exit code; a negated signal number if a signal ended it, None while it runs."""
         return self.process.returncode
 
     @property
-    def speaks(self) -> bool:
-        """Whether it said something for people to read: it has got as far as that."""
+    def has_output(self) -> bool:
+        """True if the replica has written a line for people, and has therefore started."""
         return os.fstat(self.errors.fileno()).st_size > 0
 
     @property
     def report(self) -> dict[str, Any]:
-        """The JSON object that `safe_migrate --json` ends with; empty if there is none."""
+        """The JSON object that `safe_migrate --json` prints last, or an empty dictionary."""
         if not self._report:
             try:
                 self._report = json.loads(self._read(self.output))
@@ -67,9 +67,9 @@ class Replica:
 
 
 class Fleet:
-    """`size` processes of one management command; `with` guarantees that none is left.
+    """`size` processes of one management command. Leaving the context kills all of them.
 
-    `guarded` says whether they are expected to agree on a leader.
+    `guarded` is True if the processes should agree on a leader.
     """
 
     noun = "replica"
@@ -120,7 +120,7 @@ class Fleet:
         return time.monotonic() - self._released_at
 
     def poll(self) -> bool:
-        """Notice who has ended; true while somebody runs."""
+        """Record the processes that have ended. Return True while any runs."""
         for replica in self.replicas:
             if replica.ended_after is None and replica.process.poll() is not None:
                 replica.ended_after = self.elapsed
@@ -149,7 +149,7 @@ class Fleet:
             return "ready" if self.guarded else "exited 0"
         if not self.guarded:
             return "running"
-        return "waiting" if replica.speaks else "starting"
+        return "waiting" if replica.has_output else "starting"
 
     def leader(self, pid: int) -> Replica | None:
         replica = self.find(pid)
@@ -159,12 +159,12 @@ class Fleet:
         return next((replica for replica in self.replicas if replica.pid == pid), None)
 
     def kill(self, replica: Replica) -> None:
-        """What the kernel's OOM killer or a cut power cord does."""
+        """Kill the replica with SIGKILL, as the kernel's OOM killer does."""
         replica.killed = True
         replica.process.send_signal(signal.SIGKILL)
 
     def _spawn(self, number: int, barrier: int) -> Replica:
-        # Files without a name: nothing to remove, however we end.
+        # Unnamed files need no removal if the demo is killed.
         output, errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115
         process = subprocess.Popen(
             ["/bin/sh", "-c", BARRIER, "replica", *self._arguments],
@@ -172,7 +172,7 @@ class Fleet:
             stdout=output,
             stderr=errors,
             env=self._environment,
-            # Out of the terminal's process group: Ctrl-C is for the demo, which ends them.
+            # A separate session: Ctrl-C reaches only the demo, which then ends the replicas.
             start_new_session=True,
         )
         return Replica(number, process, output, errors)
@@ -190,7 +190,7 @@ class Fleet:
 
 
 def project_environment() -> dict[str, str]:
-    """Our environment without what would make a process behave differently than the demo says."""
+    """Return the environment without the variables that would change the demo's processes."""
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "mysite.settings"}
     for name in (
         "DB_INIT_MODE",

@@ -1,4 +1,4 @@
-"""For --kill-leader: end the leader in the middle of its slowest work, and time the takeover."""
+"""Kill the leader during its slowest migration, and time the takeover, for --kill-leader."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SLOW_MIGRATION = "catalog.0013_backfill_prices"
 
 @dataclass
 class Killer:
-    """Told of every look at the tables, it acts once."""
+    """Kills one leader, depending on the progress that it receives."""
 
     wait_seconds: float
     victim: Replica | None = None
@@ -24,18 +24,18 @@ class Killer:
     _killed_at: float = 0.0
 
     def act(self, fleet: Fleet, progress: Progress | None) -> None:
-        """Kill the leader in the middle of the slow migration; later, notice its successor."""
+        """Kill the leader in the middle of the slow migration, or record its successor."""
         if progress is None or self.successor:
             return
         if self.victim is None:
-            self._strike(fleet, progress)
+            self._kill_leader(fleet, progress)
         elif progress.run > self._run:
             self.successor = fleet.find(progress.leader_pid)
             self.takeover_seconds = time.monotonic() - self._killed_at
 
     @property
     def note(self) -> str:
-        """What happened so far, in one line."""
+        """Return what happened so far in one line, or an empty string."""
         if self.successor:
             return f"replica {self.successor.number} took over {self.takeover_seconds:.2f} s later"
         return (
@@ -44,7 +44,7 @@ class Killer:
             else ""
         )
 
-    def _strike(self, fleet: Fleet, progress: Progress) -> None:
+    def _kill_leader(self, fleet: Fleet, progress: Progress) -> None:
         leader = fleet.find(progress.leader_pid)
         if leader is None or progress.migration != SLOW_MIGRATION:
             return

@@ -1,4 +1,4 @@
-"""What the status tables say about the newest run."""
+"""The progress of the newest run, read from the status tables."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RUN = """
 
 @dataclass(frozen=True)
 class Progress:
-    """The newest run: who leads, and how far it is."""
+    """The newest run: its leader and its progress."""
 
     run: int
     leader_pid: int
@@ -31,7 +31,7 @@ class Progress:
     done: int
     total: int
     migration: str
-    #: How far the migration is, if it says so.
+    #: The progress inside the migration, if the migration reports it.
     items: str = ""
 
     @property
@@ -40,11 +40,11 @@ class Progress:
 
 
 class Observer:
-    """Looks at the status tables over a connection of its own; never waits for them."""
+    """Reads the status tables over a separate connection, without waiting for locks."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self._connection = connection
-        # Idle in between, and no wait when a migration locks the tables: watching disturbs nobody.
+        # Idle between two queries, and no wait if a migration locks the tables: blocks nothing.
         connection.execute("SET lock_timeout = '100ms'")
         self._there = False
         self._last: Progress | None = None
@@ -60,8 +60,8 @@ class Observer:
     ) -> None:
         self._connection.close()
 
-    def look(self) -> Progress | None:
-        """The newest run, if there is one yet; as last seen while its tables are locked."""
+    def poll(self) -> Progress | None:
+        """Return the newest run, if any, or the last known one while its tables are locked."""
         with contextlib.suppress(psycopg.errors.LockNotAvailable):
             self._last = self._read()
         return self._last

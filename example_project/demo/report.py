@@ -1,4 +1,4 @@
-"""The end of a scene: the table, the ticks, and what failing replicas said."""
+"""The report after a scene: the table, the checks and the errors of failed replicas."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from rich.text import Text
 from .checks import Check
 from .fleet import Fleet, Replica
 
-# How a traceback ends: `django.db.utils.ProgrammingError: relation "x" already exists`.
+# The last line of a traceback: `django.db.utils.ProgrammingError: relation "x" already exists`.
 ERROR = re.compile(r"^(?:\w+\.)*(\w+(?:Error|Exception|Interrupt)\b.*)$")
 
 
 def print_table(console: Console, fleet: Fleet) -> None:
-    """One row for each replica."""
+    """Print a table with one row for each replica."""
     table = Table(box=None, padding=(0, 2), header_style="bold", pad_edge=True)
     for heading in ("replica", "role", "exit code", "waited", "applied", "total"):
         table.add_column(heading, justify="left" if heading == "role" else "right")
@@ -31,7 +31,7 @@ def print_table(console: Console, fleet: Fleet) -> None:
 
 
 def role(replica: Replica) -> str:
-    """As it reports itself; a killed one cannot."""
+    """Return the role that the replica reports. A killed replica cannot report one."""
     return "leader, killed" if replica.killed else str(replica.report.get("role", "-"))
 
 
@@ -46,7 +46,7 @@ def _cells(replica: Replica) -> Iterable[str]:
 
 
 def print_checks(console: Console, checks: Iterable[Check]) -> bool:
-    """A tick or a cross before each; true if all passed."""
+    """Print the checks with a tick or a cross each. Return True if all passed."""
     good = True
     for check in checks:
         mark, style = marks(console)[check.passed]
@@ -58,14 +58,14 @@ def print_checks(console: Console, checks: Iterable[Check]) -> bool:
 
 
 def marks(console: Console) -> dict[bool, tuple[str, str]]:
-    """The tick and the cross, or words where the output cannot show them."""
+    """Return the tick and the cross, or words if the output cannot encode them."""
     if console.options.ascii_only:
         return {True: ("ok", "green"), False: ("NO", "red")}
     return {True: ("\N{CHECK MARK}", "bold green"), False: ("\N{BALLOT X}", "bold red")}
 
 
 def print_errors(console: Console, fleet: Fleet, most: int = 4) -> None:
-    """What those that failed said last, the same sentence once."""
+    """Print the last sentence of each failed replica, without repetitions."""
     failed = [
         replica
         for replica in fleet.replicas
@@ -80,7 +80,7 @@ def print_errors(console: Console, fleet: Fleet, most: int = 4) -> None:
 
 
 def last_sentence(replica: Replica) -> str:
-    """The reason it gives: the error in its report, or the last line that looks like one."""
+    """Return the reason of a failure: the reported error, or the last line of an exception."""
     if replica.report.get("error"):
         return str(replica.report["error"])
     lines = [line.strip() for line in replica.error_text.splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""The acts of the demo: one with django-safe-init, two without."""
+"""The scenes of the demo: one with django-safe-init, two without."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BEFORE_SLOW_MIGRATION = ("catalog", "0012")
 
 @dataclass
 class Stage:
-    """Where a scene plays, and with how many."""
+    """The console, the database server and the number of replicas of a scene."""
 
     console: Console
     server: Server
@@ -41,15 +41,15 @@ class Stage:
 
 
 def make_console() -> Console:
-    """Standard output, whatever it is connected to."""
+    """Return a console on standard output, which may be a terminal, a pipe or a file."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # Rather a question mark than an error where the encoding has not everything.
+        # Print a question mark instead of raising if the encoding lacks a character.
         sys.stdout.reconfigure(errors="replace")
     return Console(highlight=False, markup=False, emoji=False)
 
 
 def play(stage: Stage, *, compare: bool, kill_leader: bool) -> bool:
-    """All that was asked for; true if django-safe-init kept its promises."""
+    """Play the requested scenes. Return True if django-safe-init kept its promises."""
     count = len(checks.migrations_on_disk())
     stage.say(f"A shop with {count} migrations on {describe(stage.server)}", "dim")
     if compare:
@@ -59,7 +59,7 @@ def play(stage: Stage, *, compare: bool, kill_leader: bool) -> bool:
 
 
 def with_safe_init(stage: Stage, *, kill_leader: bool) -> bool:
-    """Everybody runs `safe_migrate`; optionally the leader is killed in the middle."""
+    """Run `safe_migrate` on every replica, and optionally kill the leader."""
     killer = Killer(settings.SHOP_SLOW_SECONDS / 2) if kill_leader else None
     title = "With django-safe-init" + (", and the leader is killed" if killer else "")
     _headline(stage, title, "manage.py safe_migrate", "on an empty database")
@@ -82,7 +82,7 @@ def with_safe_init(stage: Stage, *, kill_leader: bool) -> bool:
 
 
 def without_on_empty_database(stage: Stage) -> None:
-    """Everybody runs Django's own `migrate`."""
+    """Run Django's own `migrate` on every replica, on an empty database."""
     _headline(
         stage,
         "Without it: the first start",
@@ -94,7 +94,7 @@ def without_on_empty_database(stage: Stage) -> None:
 
 
 def without_on_deployment(stage: Stage) -> None:
-    """The same where nothing but one data migration is missing, as in many a deployment."""
+    """Run Django's own `migrate` on every replica, with one data migration pending."""
     pending = "one data migration is new"
     _headline(stage, "Without it: a deployment", "manage.py migrate", pending)
     with fresh_database(stage.server) as database:
@@ -120,7 +120,7 @@ def _without(stage: Stage, database: str) -> None:
 def left_behind(
     stage: Stage, database: str, *, steps: bool = True
 ) -> list[checks.Check]:
-    """What the database must look like afterwards; stock `migrate` knows no steps."""
+    """Check the database after a scene. Django's own `migrate` does not run steps."""
     with stage.server.connect(database) as connection:
         traces = checks.read_traces(connection)
     found = [checks.check_records(traces), *checks.check_data_migrations(traces)]
@@ -145,13 +145,13 @@ def _run(
     observer: Observer | None = None,
     killer: Killer | None = None,
 ) -> None:
-    """Until the last replica has ended."""
+    """Show the fleet until the last replica has ended."""
     with make_view(stage.console) as view:
         fleet.start()
         running = True
         while running and fleet.elapsed < LIMIT_SECONDS:
             running = fleet.poll()
-            progress = observer.look() if observer else None
+            progress = observer.poll() if observer else None
             if killer:
                 killer.act(fleet, progress)
             view.show(fleet, progress, killer.note if killer else "")
@@ -159,7 +159,7 @@ def _run(
 
 
 def headline(stage: Stage, title: str, text: str) -> None:
-    """What comes now."""
+    """Print the headline of a scene."""
     stage.say()
     stage.say(title, "bold")
     stage.say(text)

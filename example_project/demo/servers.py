@@ -1,4 +1,4 @@
-"""Where the demo plays: on a throw-away server, or beside the database of DATABASE_URL."""
+"""The database server of the demo: embedded, or from DATABASE_URL."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONNECT_SECONDS = 10
 
 
 class Server(Protocol):
-    """What the demo needs of a server: `EmbeddedServer` has it too."""
+    """The methods of a database server that the demo uses. `EmbeddedServer` has them, too."""
 
     def url(self, database: str = ...) -> str: ...
 
@@ -31,7 +31,7 @@ class Server(Protocol):
 
 
 class GivenServer:
-    """The server that DATABASE_URL names; its own database is only connected to."""
+    """The database server of DATABASE_URL. The demo only connects to the database named there."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -63,7 +63,7 @@ class GivenServer:
 
 @contextmanager
 def open_server(url: str | None) -> Iterator[Server]:
-    """The server behind `url`, or an embedded one that lives as long as the block."""
+    """Yield the database server of `url`, or an embedded one that lives as long as the block."""
     if url:
         server = GivenServer(url)
         _check(server)
@@ -79,7 +79,7 @@ def open_server(url: str | None) -> Iterator[Server]:
 
 @contextmanager
 def fresh_database(server: Server) -> Iterator[str]:
-    """An empty database's name; it is dropped at the end, whoever is connected to it."""
+    """Yield the name of a new database. Drop it at the end, with all of its sessions."""
     name = f"shop_demo_{os.urandom(4).hex()}"
     try:
         server.create_database(name)
@@ -89,7 +89,7 @@ def fresh_database(server: Server) -> Iterator[str]:
 
 
 def describe(server: Server) -> str:
-    """One line about the server."""
+    """Return one line about the database server."""
     with server.connect() as connection:
         version = connection.execute("SHOW server_version").fetchone()
     number = str(version[0]).split()[0] if version else "?"

@@ -1,4 +1,4 @@
-"""`demo --serve`: a web server that initializes its database itself, and serves on."""
+"""The scene of `demo --serve`: a web server that initializes its database itself."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .views import make_view
 from .webserver import WebServer
 
 WORKERS = 4
-# Long enough to open the page, unless somebody has said how long.
+# Long enough to open the page, unless the environment sets another time.
 SLOW_SECONDS = "15"
 ASKING_SECONDS = 0.5
 RUNS = "SELECT outcome, done, total FROM django_safe_init_run"
 
 
 def serve(stage: Stage) -> bool:
-    """Show how its workers become ready, then serve until a signal; false if a check failed."""
+    """Show the start of the workers, then serve until a signal. Return False if a check fails."""
     if importlib.util.find_spec("gunicorn") is None:
         raise DemoError("The demo needs gunicorn: pip install -e '.[demo]'", 2)
     stage.say(f"The shop on {describe(stage.server)}", "dim")
@@ -49,7 +49,7 @@ def serve(stage: Stage) -> bool:
 
 
 def _environment(stage: Stage, database: str) -> dict[str, str]:
-    """As in production: a person sees the page that is for users, not the one for developers."""
+    """Return the environment of a production server, which shows the page for users."""
     return {
         **stage.environment(database),
         "DEBUG": "0",
@@ -71,7 +71,7 @@ def _print_urls(stage: Stage, server: WebServer) -> None:
 
 
 def _watch(stage: Stage, server: WebServer, observer: Observer) -> None:
-    """Until all workers are ready."""
+    """Show the workers until all of them are ready."""
     note, asked_at = "", 0.0
     with make_view(stage.console) as view:
         while not server.over and server.elapsed < LIMIT_SECONDS:
@@ -79,7 +79,7 @@ def _watch(stage: Stage, server: WebServer, observer: Observer) -> None:
             if time.monotonic() - asked_at > ASKING_SECONDS:
                 asked_at = time.monotonic()
                 note = f"GET / answers {server.answer()}"
-            view.show(server, observer.look(), note)
+            view.show(server, observer.poll(), note)
             time.sleep(POLL_SECONDS)
 
 
@@ -102,7 +102,7 @@ def _checks(stage: Stage, server: WebServer, database: str) -> list[Check]:
 
 
 def _serve_on(server: WebServer) -> None:
-    """For ever; the signal that ends it is an exception, and so is the end of the server."""
+    """Serve until a signal or the end of the web server raises an exception."""
     while True:
         server.poll()
         time.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""Who is doing what: the processes and the open run, put together."""
+"""The state of each watched process, combined with the open run."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from .observer import Progress
 
 
 class Member(Protocol):
-    """One of the processes that are watched."""
+    """A watched process."""
 
     number: int
 
 
 class Crew(Protocol):
-    """The processes that are watched: the replicas of a fleet, or the workers of a server."""
+    """The watched processes: the replicas of a fleet, or the workers of a web server."""
 
-    #: What one of them is called.
+    #: The noun for one process.
     noun: str
-    #: Whether they are expected to agree on a leader.
+    #: True if the processes should agree on a leader.
     guarded: bool
 
     @property
@@ -28,32 +28,32 @@ class Crew(Protocol):
 
     @property
     def labels(self) -> Sequence[str]:
-        """What they may be doing, in the order in which it is shown."""
+        """The possible states of a member, in the order of the display."""
 
     def label(self, member: Member) -> str:
-        """What it is doing."""
+        """Return the state of the member."""
 
     def leader(self, pid: int) -> Member | None:
-        """Who leads with this process, and is alive: a dead one's run stays open for a while."""
+        """Return the living member that leads with this process id, if any."""
 
     @property
     def elapsed(self) -> float: ...
 
     @property
     def over(self) -> bool:
-        """Whether nothing will change any more."""
+        """True if the state of no member will change any more."""
 
 
 @dataclass
 class Standing:
-    """Who leads, and the others by what they are doing."""
+    """The leader, and the other members by their state."""
 
     leader: Member | None
     groups: dict[str, list[Member]]
 
 
 def standing(crew: Crew, progress: Progress | None) -> Standing:
-    """Sort them."""
+    """Group the members by their state."""
     leader = crew.leader(progress.leader_pid) if progress else None
     result = Standing(leader, {label: [] for label in crew.labels})
     for member in crew.members:
@@ -63,7 +63,7 @@ def standing(crew: Crew, progress: Progress | None) -> Standing:
 
 
 def numbers(members: Iterable[Member]) -> str:
-    """Their numbers, as short as it goes: `1-3, 5, 7-10`."""
+    """Return the members' numbers in short form: `1-3, 5, 7-10`."""
     ranges: list[list[int]] = []
     for member in members:
         if ranges and ranges[-1][1] == member.number - 1:

@@ -1,4 +1,4 @@
-"""What you see meanwhile: a picture that redraws itself, or in a log a line for each change."""
+"""The display while a scene runs: live in a terminal, one line for each change in a log."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ STYLES = {
 
 
 class View(Protocol):
-    """Told again and again how things stand."""
+    """A display that receives the state repeatedly."""
 
     def __enter__(self) -> View: ...
 
@@ -44,7 +44,7 @@ class View(Protocol):
 
 
 def make_view(console: Console) -> View:
-    """The right one for where the output goes."""
+    """Return the view that fits the output."""
     return (
         LiveView(console)
         if console.is_terminal and not console.is_dumb_terminal
@@ -53,7 +53,7 @@ def make_view(console: Console) -> View:
 
 
 class LiveView:
-    """Draws over itself, and leaves nothing on the screen: the table says it all."""
+    """Redraws one frame and erases it at the end, because the table follows."""
 
     def __init__(self, console: Console) -> None:
         self._live = Live(console=console, auto_refresh=False, transient=True)
@@ -79,7 +79,7 @@ class LiveView:
 
 
 def picture(crew: Crew, progress: Progress | None, note: str) -> RenderableType:
-    """One frame: always the same lines in the same places."""
+    """Return one frame. Each line has a fixed place."""
     now = standing(crew, progress)
     grid = Table.grid(padding=(0, 2))
     grid.add_column(width=10, justify="right")
@@ -124,7 +124,7 @@ def _bar(progress: Progress | None) -> RenderableType:
 
 
 class PlainView:
-    """Prints what has changed, with the time, and no more often than one can read."""
+    """Prints each change with its time, at most one line a second."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -169,7 +169,7 @@ class PlainView:
 
 
 def summary(now: Standing, progress: Progress | None) -> str:
-    """How things stand, in one line."""
+    """Return the state in one line."""
     parts = [
         f"{len(members)} {label}" for label, members in now.groups.items() if members
     ]

@@ -1,4 +1,4 @@
-"""gunicorn with the shop: its workers, and what its log says of them."""
+"""gunicorn with the shop, and the state of its workers according to its log."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from urllib.parse import urlsplit
 from .errors import DemoError
 from .fleet import project_environment
 
-#: Here gunicorn finds its `gunicorn.conf.py`, and Python the shop.
+#: The folder of the shop and of its `gunicorn.conf.py`.
 FOLDER = Path(__file__).resolve().parent.parent
 COMMAND = ["-m", "gunicorn", "--bind", "127.0.0.1:0", "--no-control-socket"]
-# Reads a line when all is well. If the pipe closes without one, we died: gunicorn ends too.
+# Reads a line at the end. If the pipe closes without a line, the demo has died, and gunicorn must
+# end, too.
 GUARD = 'read -r _ || kill -TERM "$0"'
 LINE = re.compile(rb"^\[[^]]*\] \[(\d+)\] \[\w+\] (.*)$", re.MULTILINE)
 LISTENING = re.compile(r"Listening at: (http://\S+)")
 BOOTING = re.compile(r"Booting worker with pid: (\d+)")
 CHILD = re.compile(r"Initializing in the background, in process (\d+)")
-NEWS = (
+LABELS = (
     ("default is ready for this process", "ready"),
     ("default is not ready", "waiting"),
 )
@@ -40,24 +41,24 @@ BROWSER = {"Accept": "text/html"}
 
 @dataclass
 class Worker:
-    """One process that serves, and the one that it has started to initialize."""
+    """A worker process and the child process that it has started to initialize."""
 
     number: int
     pid: int
     label: str = "starting"
     child: int = 0
 
-    def hear(self, text: str) -> None:
-        """Take in a line that it has logged."""
+    def update(self, text: str) -> None:
+        """Update the worker's state from one of its log lines."""
         if match := CHILD.match(text):
             self.child = int(match[1])
-        for beginning, label in NEWS:
+        for beginning, label in LABELS:
             if text.startswith(beginning):
                 self.label = label
 
 
 class WebServer:
-    """gunicorn on a free port of the loopback interface; `with` guarantees that none is left."""
+    """gunicorn on a free port of the loopback interface. Leaving the context ends all processes."""
 
     noun = "worker"
     labels = ("starting", "waiting", "ready")
@@ -72,7 +73,7 @@ class WebServer:
         self._read_bytes = 0
 
     def __enter__(self) -> WebServer:
-        # A file without a name: nothing to remove, however we end.
+        # An unnamed file needs no removal if the demo is killed.
         self._log = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             [sys.executable, *COMMAND, "--workers", str(self.size)],
@@ -81,7 +82,7 @@ class WebServer:
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            # Out of the terminal's process group: Ctrl-C is for the demo, which ends it.
+            # A separate session: Ctrl-C reaches only the demo, which then ends gunicorn.
             start_new_session=True,
         )
         self._guard = subprocess.Popen(
@@ -100,7 +101,9 @@ class WebServer:
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(ENDING_SECONDS)
-        with suppress(ProcessLookupError):  # nobody is left, unless it ended badly
+        with suppress(
+            ProcessLookupError
+        ):  # Raised if all processes of the group have ended.
             self._wait_for_the_group()
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
@@ -108,14 +111,14 @@ class WebServer:
         self._log.close()
 
     def _wait_for_the_group(self) -> None:
-        """Without their master the workers end by themselves, and the leader cleans up."""
+        """Wait until the workers, without their master, and the leader have ended."""
         deadline = time.monotonic() + ENDING_SECONDS
         while time.monotonic() < deadline:
             os.killpg(self._process.pid, 0)
             time.sleep(0.05)
 
     def wait_until_it_listens(self) -> None:
-        """Return when there is a URL."""
+        """Wait until gunicorn has logged its URL."""
         while not self.url:
             self.poll()
             if self.elapsed > STARTING_SECONDS:
@@ -123,7 +126,7 @@ class WebServer:
             time.sleep(0.05)
 
     def poll(self) -> None:
-        """Notice what has happened. Raises `DemoError` if it has ended."""
+        """Read the log, and raise `DemoError` if gunicorn has ended."""
         for pid, text in self._new_lines():
             if match := LISTENING.match(text):
                 self.url = match[1]
@@ -131,7 +134,7 @@ class WebServer:
                 self.members.append(Worker(len(self.members) + 1, int(match[1])))
             for worker in self.members:
                 if worker.pid == pid:
-                    worker.hear(text)
+                    worker.update(text)
         if self._process.poll() is not None:
             last = self._last_line()
             code = self._process.returncode
@@ -150,14 +153,14 @@ class WebServer:
         return worker.label
 
     def leader(self, pid: int) -> Worker | None:
-        """The worker whose child leads, until it is ready itself."""
+        """Return the worker whose child leads, until the worker itself is ready."""
         for worker in self.members:
             if worker.child == pid and worker.label != "ready":
                 return worker
         return None
 
     def answer(self) -> int:
-        """The status that a browser gets for the first page of the shop; 0 for none."""
+        """Return the status code that a browser gets for `/`, or 0 without a response."""
         connection = HTTPConnection(urlsplit(self.url).netloc, timeout=2)
         try:
             connection.request("GET", "/", headers=BROWSER)
@@ -168,8 +171,8 @@ class WebServer:
             connection.close()
 
     def _new_lines(self) -> list[tuple[int, str]]:
-        """Whole lines since the last time, each with the process that wrote it."""
-        # Not read(): the file's position is that of the processes that write it.
+        """Return the whole lines that are new in the log, each with its process id."""
+        # Not read(): the writing processes share the file's position.
         new = os.pread(self._log.fileno(), 1 << 20, self._read_bytes)
         new = new[: new.rfind(b"\n") + 1]
         self._read_bytes += len(new)

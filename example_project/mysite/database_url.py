@@ -1,4 +1,4 @@
-"""DATABASE_URL as Django's DATABASES wants it."""
+"""Translate DATABASE_URL to an entry of Django's DATABASES."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ EXAMPLE = "postgres://user:password@host:port/name"
 
 
 def database_settings(url: str) -> dict[str, Any]:
-    """Translate `postgres://user:password@host:port/name?sslmode=require`."""
+    """Return the settings for `postgres://user:password@host:port/name?sslmode=require`."""
     parts = _split(url)
     return {
         "ENGINE": "django.db.backends.postgresql",
@@ -25,7 +25,7 @@ def database_settings(url: str) -> dict[str, Any]:
 
 
 def _split(url: str) -> SplitResult:
-    # The value itself is not shown: there is a password in it.
+    # The message omits the value, which contains a password.
     wrong = ImproperlyConfigured(f"DATABASE_URL must look like {EXAMPLE}.")
     try:
         parts = urlsplit(url)

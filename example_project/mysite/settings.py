@@ -1,4 +1,4 @@
-"""A small shop. What it needs for django-safe-init is marked (1) to (3), as in the README."""
+"""The settings of a small shop. (1) to (3) mark those for django-safe-init, as in the README."""
 
 import os
 from pathlib import Path
@@ -9,7 +9,7 @@ from mysite.database_url import database_settings
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 INSTALLED_APPS = [
-    "django_safe_init",  # (1) first, so that its `migrate` is the one that runs
+    "django_safe_init",  # (1) first, so that its `migrate` replaces the original
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
@@ -32,7 +32,7 @@ DATABASES = {"default": database_settings(DATABASE_URL)}
 SAFE_INIT = {}  # (3) every key has a default
 
 MIDDLEWARE = [
-    # Before all others: answers health and status, and holds requests back until ready.
+    # First: answers health and status requests, and holds other requests until the build is ready.
     "django_safe_init.middleware.InitializationMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -56,27 +56,27 @@ TEMPLATES = [
     },
 ]
 
-# On the developer's own machine; what deploy/ starts sets all three.
+# For the developer's own machine; what deploy/ starts sets all three.
 SECRET_KEY = os.environ.get("SECRET_KEY") or "django-insecure-example"
 DEBUG = os.environ.get("DEBUG", "1") == "1"
 ALLOWED_HOSTS = os.environ.get("ALLOWED_HOSTS", "localhost,127.0.0.1").split(",")
 
-# Behind a pooler: the way to the server itself, for who initializes.
+# Behind a pooler: the direct connection to PostgreSQL, for initializing.
 DIRECT = {}
 if DIRECT_URL := os.environ.get("DATABASE_DIRECT_URL"):
     DIRECT = database_settings(DIRECT_URL)
     SAFE_INIT["DIRECT"] = {"default": DIRECT}
     DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True
-# Reports have connections of their own: see orders/views.py.
+# Reports use separate connections: see orders/views.py.
 DATABASES = pools(DATABASES["default"], analytics=SlowPool(settings=DIRECT))
 DATABASE_ROUTERS = ["django_safe_init.pools.PoolRouter"]
-# Three roles: `safe_migrate --phase privileged` makes the other two, with an administrator's
-# credentials, which nobody else has. See catalog/init_steps.py.
+# Three roles: `safe_migrate --phase privileged` creates the other two, with an administrator's
+# credentials that no other process has. See catalog/init_steps.py.
 SHOP_THREE_ROLES = os.environ.get("SHOP_THREE_ROLES") == "1"
 if ADMIN_DATABASE_URL := os.environ.get("ADMIN_DATABASE_URL"):
     DATABASES["admin"] = database_settings(ADMIN_DATABASE_URL)
     SAFE_INIT["PRIVILEGED_DATABASE"] = "admin"
-# "initialize": the server initializes the database itself, in the background.
+# "initialize": the web server initializes the database itself, in the background.
 if SERVE := os.environ.get("SHOP_SERVE"):
     SAFE_INIT["SERVE"] = SERVE
 
@@ -89,10 +89,10 @@ TIME_ZONE = "UTC"
 USE_I18N = False
 USE_TZ = True
 
-# How long the slow migration (catalog 0013) takes.
+# The duration of the slow migration (catalog 0013), in seconds.
 SHOP_SLOW_SECONDS = float(os.environ.get("SHOP_SLOW_SECONDS", "3"))
 
-# The same shop with Django alone, for `manage.py demo --compare`.
+# The same shop without django-safe-init, for `manage.py demo --compare`.
 if os.environ.get("SHOP_STOCK") == "1":
     INSTALLED_APPS.remove("django_safe_init")
     del DATABASES["default_analytics"]

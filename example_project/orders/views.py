@@ -9,7 +9,7 @@ from .models import Order, OrderLine
 
 @using_pool("analytics")
 def best_sellers(request: HttpRequest) -> HttpResponse:
-    """What sells best: a look at all orders, which takes longer with each of them."""
+    """Show the best sellers. The query reads all orders and gets slower with each of them."""
     sold = OrderLine.objects.exclude(order__status=Order.Status.CANCELLED)
     products = sold.values("product__name").annotate(count=Sum("quantity"))
     best = products.order_by("-count", "product__name")[:20]

@@ -24,7 +24,7 @@ ASSORTMENT = {
 
 
 def open_shop(apps, schema_editor):
-    """Give the products we had a SKU, and add the opening assortment."""
+    """Give existing products a SKU, and add the opening assortment."""
     Category = apps.get_model("catalog", "Category")
     Product = apps.get_model("catalog", "Product")
     ChangeLog = apps.get_model("catalog", "ChangeLog")
@@ -44,7 +44,7 @@ def open_shop(apps, schema_editor):
 
 
 def close_shop(apps, schema_editor):
-    """Take the opening assortment out again."""
+    """Remove the opening assortment."""
     slugs = [
         slugify(product) for products in ASSORTMENT.values() for product, _ in products
     ]

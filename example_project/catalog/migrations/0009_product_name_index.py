@@ -3,7 +3,7 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-    # CREATE INDEX CONCURRENTLY, which is for a shop that goes on selling, has no transaction.
+    # CREATE INDEX CONCURRENTLY, which does not block sales, cannot run in a transaction.
     atomic = False
 
     dependencies = [("catalog", "0008_product_price_not_negative")]

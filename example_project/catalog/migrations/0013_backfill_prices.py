@@ -12,7 +12,7 @@ BACKFILL = """
 
 
 def backfill(apps, schema_editor):
-    """A year of prices for every product; slow, as in a shop with a million of them."""
+    """Insert a year of prices for every product, as slowly as in a shop with a million of them."""
     products = apps.get_model("catalog", "Product").objects.values_list("id", flat=True)
     pause = settings.SHOP_SLOW_SECONDS / max(1, len(products))
     rows = 0
@@ -28,7 +28,7 @@ def backfill(apps, schema_editor):
 
 
 def clear(apps, schema_editor):
-    """Forget the prices, and that they were filled in."""
+    """Delete the prices and their entry in the change log."""
     apps.get_model("catalog", "ProductPrice").objects.all().delete()
     apps.get_model("catalog", "ChangeLog").objects.filter(
         migration="catalog.0013_backfill_prices"

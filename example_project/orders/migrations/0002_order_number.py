@@ -10,7 +10,7 @@ class Migration(migrations.Migration):
             name="number",
             field=models.CharField(max_length=20, null=True, unique=True),
         ),
-        # Orders that were made before they had numbers.
+        # Orders that were created before orders had numbers.
         migrations.RunSQL(
             "UPDATE orders_order SET number = 'O' || lpad(id::text, 7, '0') WHERE number IS NULL",
             migrations.RunSQL.noop,

@@ -1,4 +1,4 @@
-"""`manage.py demo`: see a fleet start."""
+"""`manage.py demo`: show how a fleet starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from demo.errors import DemoError, Stopped, stopping_on_signals
+from demo.errors import DemoError, Stopped, stop_on_signals
 from demo.servers import Server, open_server
 
 REPLICAS, MOST_REPLICAS = "10", 200
@@ -19,7 +19,7 @@ OTHERS = ("--replicas", "--kill-leader", "--compare")
 
 class Command(BaseCommand):
     help = "Start replicas of the shop at once on an empty database, and show who does what."
-    # Checks may open the default database, and the demo never uses that.
+    # Checks may open the default database, which the demo does not use.
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -55,11 +55,11 @@ class Command(BaseCommand):
             raise CommandError(
                 "--kill-leader needs 2 replicas: one must take over.", returncode=2
             )
-        # psycopg warns about a connection that is closed in the middle of a query, by a signal.
+        # psycopg warns if a signal ends a query by closing its connection.
         logging.getLogger("psycopg").setLevel(logging.ERROR)
         try:
             with (
-                stopping_on_signals(),
+                stop_on_signals(),
                 open_server(os.environ.get("DATABASE_URL")) as server,
             ):
                 good = self._play(server, replicas, options)
@@ -92,7 +92,7 @@ class Command(BaseCommand):
 
 
 def whole_number(text: str) -> int:
-    """How many replicas, or one sentence about what is wrong."""
+    """Parse the number of replicas. Raise `CommandError` if it is not in range."""
     if not text.isdecimal() or not 1 <= int(text) <= MOST_REPLICAS:
         sentence = f"--replicas must be a whole number from 1 to {MOST_REPLICAS}, not '{text}'."
         raise CommandError(sentence, returncode=2)
