@@ -143,12 +143,20 @@ class Fleet:
         self, *commands: Sequence[str], **settings: Any
     ) -> list[Replica]:
         """Start one process for each command; all go on at the same moment, once loaded."""
+        return self.start_mixed(*((command, settings) for command in commands))
+
+    def start_mixed(
+        self, *commands: tuple[Sequence[str], dict[str, Any]]
+    ) -> list[Replica]:
+        """Start one process for each command, as `start_together`, with its own settings."""
         arrived, arrive = os.pipe()
         go, gate = os.pipe()
-        environment = self.environment(**settings)
-        environment["SCENARIO_BARRIER"] = f"{arrive},{go}"
+        barrier = {"SCENARIO_BARRIER": f"{arrive},{go}"}
         try:
-            started = [self._start(c, environment, (arrive, go)) for c in commands]
+            started = [
+                self._start(command, self.environment(**each) | barrier, (arrive, go))
+                for command, each in commands
+            ]
             self._wait_for_arrival(arrived, started)
         finally:
             for end in (arrived, arrive, go, gate):

@@ -2,6 +2,9 @@
 
 import json
 import os
+import random
+
+import acts
 
 SCENARIO = os.environ["SCENARIO"]
 
@@ -26,5 +29,9 @@ if pause := os.environ.get("SCENARIO_PAUSE"):
     from django_safe_init.serving.background import backoff
 
     backoff.MIN_PAUSE = float(pause)
+
+if seconds := os.environ.get("SCENARIO_POLL"):
+    # Every version of the package draws the time until a follower's next poll.
+    random.uniform = lambda low, high: acts.note("pauses") or float(seconds)
 
 globals().update(json.loads(os.environ.get("SCENARIO_PROJECT", "{}")))
