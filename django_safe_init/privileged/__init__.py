@@ -1,7 +1,10 @@
-"""Work that needs an administrator: roles, databases, extensions, grants.
+"""Run work that needs an administrator of PostgreSQL: roles, databases, extensions, grants.
 
-Each call in an app's `init_steps.py` registers a step of the privileged phase, which only
-`safe_migrate --phase privileged` does, on the alias that `PRIVILEGED_DATABASE` names:
+May use `backends.postgresql` and the administrator's alias. Must not use the recorder or
+`initialization`. With other aliases it only reads PostgreSQL's catalog.
+
+Each call in an app's `init_steps.py` registers a step of the privileged phase. Only
+`safe_migrate --phase privileged` runs these steps, on the alias in `PRIVILEGED_DATABASE`:
 
     from django_safe_init import privileged
 
@@ -11,9 +14,9 @@ Each call in an app's `init_steps.py` registers a step of the privileged phase, 
     privileged.ensure_role("shop_app", password_env="APP_PASSWORD")
     privileged.grant_application("shop_app", owner="shop_owner")
 
-Whether they are done is read from the server's catalogue, never from a record: a dump that was
-restored on another server has the record and not the role. Each may be done again at any time.
-Names of the calling app's steps are made of what they ensure, `role_shop_owner` for example.
+PostgreSQL's catalog tells whether a step is done, never a record: a dump that is restored on
+another database server contains the record, but not the role. Each step may run again at any
+time. Its name contains the object, for example `role_shop_owner`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the serving role may: read and write rows, and read what tells it that it may serve."""
+"""Grant a serving role its privileges: rows of the application, read access to the records."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.step import PrivilegedContext, StepContext
 from django_safe_init.core.step_registry import init_step
 from django_safe_init.privileged.registration import (
-    caller,
+    calling_module,
+    execute,
+    query,
     register,
-    rows,
-    run,
     step_name,
 )
 
-#: Which the serving role only reads.
+#: The tables that the serving role may only read.
 _RECORDS = ("django_migrations", RUN_TABLE, STEP_TABLE)
 _DML = "SELECT, INSERT, UPDATE, DELETE"
 _SEQUENCES = "USAGE, SELECT"
 _DEFAULTS = "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT"
 
-#: Default privileges that the role lacks.
+#: The default privileges that the role does not have.
 _MISSING_DEFAULTS = """
     SELECT wanted.kind, wanted.privilege
     FROM (VALUES ('r', 'SELECT'), ('r', 'INSERT'), ('r', 'UPDATE'), ('r', 'DELETE'),
@@ -34,8 +34,8 @@ _MISSING_DEFAULTS = """
         AND granted.grantee = (SELECT oid FROM pg_roles WHERE rolname = %(role)s)
         AND granted.privilege_type = wanted.privilege)
 """
-#: What the owner has, and the role may not use as it should; the last column is "a sequence".
-_LACKING = """
+#: The owner's relations that the role cannot fully use; the second column is true for a sequence.
+_MISSING_GRANTS = """
     SELECT c.relname, c.relkind = 'S' FROM pg_class c
     WHERE c.relnamespace = to_regnamespace(quote_ident(%(schema)s))
       AND pg_get_userbyid(c.relowner) = %(owner)s
@@ -52,18 +52,18 @@ _LACKING = """
         ELSE false END
     ORDER BY 1
 """
-#: Of the records: which the role may not read, and which it may write (any of these).
-_RECORDS_OF = """
+#: The record tables; below, those the role cannot read, and those it can write in any way.
+_RECORD_TABLES = """
     SELECT c.relname FROM pg_class c
     WHERE c.relnamespace = to_regnamespace(quote_ident(%(schema)s))
       AND c.relname = ANY(%(records)s) AND c.relkind IN ('r', 'p')
 """
-_UNREADABLE = f"{_RECORDS_OF} AND NOT has_table_privilege(%(role)s, c.oid, 'SELECT')"
+_UNREADABLE = f"{_RECORD_TABLES} AND NOT has_table_privilege(%(role)s, c.oid, 'SELECT')"
 _WRITABLE = f"""
-    {_RECORDS_OF}
+    {_RECORD_TABLES}
     AND has_table_privilege(%(role)s, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')
 """
-_MAY_ENTER = """
+_CAN_CONNECT = """
     SELECT has_database_privilege(%(role)s, current_database(), 'CONNECT')
            AND has_schema_privilege(%(role)s, %(schema)s, 'USAGE')
 """
@@ -73,21 +73,23 @@ _BOTH_EXIST = """
 
 
 def grant_application(role: str, *, owner: str, schema: str = "public") -> None:
-    """The least that a serving role needs in the database that is initialized.
+    """Grant a serving role the least privileges in the database that is initialized.
 
-    It may connect, use the schema, and read and write rows of the owner's tables, those to come
-    included; what others own there is left alone. It may read `django_migrations` and the two
-    status tables, and write none of them: the owner sees to that, in a step after the
-    migrations. Nothing lets it create anything; what the schema gives to everybody, as `public`
-    did before PostgreSQL 15, it keeps.
+    The role may connect, use the schema, and read and write rows of all tables of `owner`,
+    including future tables. Tables of other owners are not changed. The role may read
+    `django_migrations` and the two status tables, but not write them. A step that the owner
+    runs after the migrations revokes write access to them.
+
+    The role gets no right to create anything. Rights that the schema grants to PUBLIC, as
+    `public` did before PostgreSQL 15, stay.
     """
     names = {"role": role, "owner": owner, "schema": schema}
     params = {**names, "records": list(_RECORDS)}
 
     def ensure(context: PrivilegedContext) -> None:
         target = context.target()
-        [(database,)] = rows(target, "SELECT current_database()")
-        with target.connection.transaction():  # nobody sees a half of it
+        [(database,)] = query(target, "SELECT current_database()")
+        with target.connection.transaction():  # other sessions see all grants or none
             for statement in (
                 "GRANT CONNECT ON DATABASE {database} TO {role}",
                 "GRANT USAGE ON SCHEMA {schema} TO {role}",
@@ -95,59 +97,59 @@ def grant_application(role: str, *, owner: str, schema: str = "public") -> None:
                 f"{_DEFAULTS} {_DML} ON TABLES TO {{role}}",
                 f"{_DEFAULTS} {_SEQUENCES} ON SEQUENCES TO {{role}}",
             ):
-                run(target, statement, database=database, **names)
-            _grant_lacking(target, params)
+                execute(target, statement, database=database, **names)
+            _grant_missing(target, params)
             _restrict(target, params)
 
     def done(context: PrivilegedContext) -> bool:
         target = context.target()
-        if not _query(target, _BOTH_EXIST, params)[0][0]:
+        if not query(target, _BOTH_EXIST, **params)[0][0]:
             return False
-        # Not whether the records are writable: they are, until the leader's step.
-        missing = (_MISSING_DEFAULTS, _LACKING, _UNREADABLE)
-        return _query(target, _MAY_ENTER, params)[0][0] and not any(
-            _query(target, query, params) for query in missing
+        # Writable records do not count: they are writable until the leader runs its step.
+        missing = (_MISSING_DEFAULTS, _MISSING_GRANTS, _UNREADABLE)
+        return query(target, _CAN_CONNECT, **params)[0][0] and not any(
+            query(target, each, **params) for each in missing
         )
 
-    # One that is in several schemas needs several names.
+    # A role in several schemas needs a step name for each.
     suffix = role if schema == "public" else f"{role}_{schema}"
     register(f"grants_{suffix}", ensure, done)
     _register_restriction(f"records_of_{suffix}", params)
 
 
 def _register_restriction(name: str, params: dict[str, Any]) -> None:
+    """Register the leader's step that revokes write access to the record tables.
+
+    PostgreSQL grants the default privileges, which include writing, when it creates a table.
+    """
+
     def restrict(context: StepContext) -> None:
-        """The tables have got the default privileges when they were made."""
         if context.connection.vendor == "postgresql":
             _restrict(context.connection, params)
 
-    restrict.__module__ = caller()
+    restrict.__module__ = calling_module()
     init_step(restrict, name=step_name(name), run="always")
 
 
-def _grant_lacking(connection: Any, params: dict[str, Any]) -> None:
-    for name, is_sequence in _query(connection, _LACKING, params):
+def _grant_missing(connection: Any, params: dict[str, Any]) -> None:
+    for name, is_sequence in query(connection, _MISSING_GRANTS, **params):
         kind, rights = ("SEQUENCE", _SEQUENCES) if is_sequence else ("TABLE", _DML)
         statement = f"GRANT {rights} ON {kind} {{schema}}.{{name}} TO {{role}}"
-        _run_for(connection, statement, name, params)
+        _execute_for(connection, statement, name, params)
 
 
 def _restrict(connection: Any, params: dict[str, Any]) -> None:
-    for query, statement in (
+    for tables, statement in (
         (_WRITABLE, "REVOKE ALL ON {schema}.{name} FROM {role}"),
         (_UNREADABLE, "GRANT SELECT ON {schema}.{name} TO {role}"),
     ):
-        for (name,) in _query(connection, query, params):
-            _run_for(connection, statement, name, params)
+        for (name,) in query(connection, tables, **params):
+            _execute_for(connection, statement, name, params)
 
 
-def _run_for(
+def _execute_for(
     connection: Any, statement: str, name: str, params: dict[str, Any]
 ) -> None:
-    run(connection, statement, name=name, schema=params["schema"], role=params["role"])
-
-
-def _query(connection: Any, query: str, params: dict[str, Any]) -> list[Any]:
-    with connection.cursor() as cursor:
-        cursor.execute(query, params)
-        return list(cursor.fetchall())
+    execute(
+        connection, statement, name=name, schema=params["schema"], role=params["role"]
+    )

@@ -1,4 +1,4 @@
-"""How a ready-made step of the privileged phase is registered."""
+"""Register a built-in privileged step, and run its SQL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django_safe_init.core.step import PrivilegedContext
 from django_safe_init.core.step_registry import init_step
 
 _PACKAGE = __name__.rpartition(".")[0]
-_NO_WORD = re.compile(r"[^\w-]+")
+_INVALID_CHARACTERS = re.compile(r"[^\w-]+")
 
 
 def register(
@@ -20,8 +20,8 @@ def register(
     done: Callable[[PrivilegedContext], bool],
     after: Iterable[str] = (),
 ) -> None:
-    """Register it for the app whose module has called into this package."""
-    ensure.__module__ = caller()
+    """Register a privileged step for the app whose module called this package."""
+    ensure.__module__ = calling_module()
     init_step(
         ensure,
         name=step_name(name),
@@ -32,30 +32,30 @@ def register(
 
 
 def step_name(text: str) -> str:
-    """The text as the name of a step."""
-    return _NO_WORD.sub("_", text)
+    """Return the text as a valid name of a step: invalid characters become `_`."""
+    return _INVALID_CHARACTERS.sub("_", text)
 
 
-def caller() -> str:
-    """The module outside of this package that has called into it."""
+def calling_module() -> str:
+    """Return the name of the module that called this package."""
     frame = sys._getframe(1)
     while frame.f_globals["__name__"].startswith(_PACKAGE):
-        assert frame.f_back is not None  # this package is nobody's first
+        assert frame.f_back is not None  # a module outside called this one
         frame = frame.f_back
     return str(frame.f_globals["__name__"])
 
 
-def run(connection: Any, statement: str, **names: str) -> None:
-    """Run a statement with `{name}` for identifiers, quoted by the driver."""
-    from psycopg import sql  # not above: projects on SQLite may have no driver
+def execute(connection: Any, statement: str, **names: str) -> None:
+    """Execute the statement, whose `{placeholders}` are identifiers with these names."""
+    from psycopg import sql  # projects on SQLite may not have the driver
 
     identifiers = {key: sql.Identifier(value) for key, value in names.items()}
     with connection.cursor() as cursor:
         cursor.execute(sql.SQL(statement).format(**identifiers))
 
 
-def rows(connection: Any, query: str, *params: Any) -> list[tuple[Any, ...]]:
-    """The rows of a query of the catalogue."""
+def query(connection: Any, statement: str, *params: Any, **named: Any) -> list[Any]:
+    """Return the rows of a query with positional or named parameters."""
     with connection.cursor() as cursor:
-        cursor.execute(query, params)
+        cursor.execute(statement, named or params)
         return list(cursor.fetchall())

@@ -1,4 +1,4 @@
-"""Roles that may log in and nothing else; their passwords never reach the server as they are."""
+"""Create roles without privileges, whose passwords reach PostgreSQL only as verifiers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from django_safe_init.core.step import PrivilegedContext
 from django_safe_init.exceptions import ConfigurationError
-from django_safe_init.privileged.registration import register, rows, run
+from django_safe_init.privileged.registration import execute, query, register
 
 _ROLE = "SELECT rolcanlogin FROM pg_roles WHERE rolname = %s"
-#: What a superuser is anyway, and another administrator is not by having made the role.
+#: True for a superuser. Creating the role does not make another administrator its member.
 _MAY_ACT_AS = "SELECT pg_has_role(%s, 'USAGE')"
-#: Keeps the statements of a transaction out of the server's log, which only a superuser may.
+#: Keeps the statements of a transaction out of PostgreSQL's log, which only a superuser can.
 _UNLOGGED = """
     SELECT set_config(name, value, true)
     FROM (VALUES ('log_statement', 'none'), ('log_min_duration_statement', '-1'),
@@ -23,32 +23,33 @@ _UNLOGGED = """
 
 
 def ensure_role(name: str, *, password_env: str | None = None) -> None:
-    """A role that may log in, and is neither superuser nor may create roles or databases.
+    """Create a role that can log in, and cannot create roles or databases.
 
-    `password_env` names the environment variable with its password, which is needed in the
-    privileged phase alone, and is set each time, so that a new password arrives. The server gets
-    a SCRAM-SHA-256 verifier: the password is in no statement, no log and no catalogue, and a
-    superuser keeps the verifier out of the log, too. A role that exists keeps whatever else it
-    may. An administrator who is no superuser becomes a member of the role, without which it
-    could give it nothing.
+    `password_env` is the name of an environment variable with the password. The privileged phase
+    reads it and sets the password each time, so that a new password takes effect. PostgreSQL
+    receives a SCRAM-SHA-256 verifier: the password itself appears in no statement, log or
+    catalog. A superuser also keeps the verifier out of the log.
+
+    An existing role keeps its other privileges. An administrator who is not a superuser becomes
+    a member of the role, because otherwise it could not grant the role anything.
     """
 
     def ensure(context: PrivilegedContext) -> None:
-        if not rows(context.connection, _ROLE, name):
+        if not query(context.connection, _ROLE, name):
             attributes = "NOSUPERUSER NOCREATEDB NOCREATEROLE"
-            run(
+            execute(
                 context.connection,
                 f"CREATE ROLE {{role}} LOGIN {attributes}",
                 role=name,
             )
-        run(context.connection, "ALTER ROLE {role} LOGIN", role=name)
-        if rows(context.connection, _MAY_ACT_AS, name) != [(True,)]:
-            run(context.connection, "GRANT {role} TO CURRENT_USER", role=name)
+        execute(context.connection, "ALTER ROLE {role} LOGIN", role=name)
+        if query(context.connection, _MAY_ACT_AS, name) != [(True,)]:
+            execute(context.connection, "GRANT {role} TO CURRENT_USER", role=name)
         if password_env is not None:
             _set_password(context.connection, name, _secret(name, password_env))
 
     def done(context: PrivilegedContext) -> bool:
-        return rows(context.connection, _ROLE, name) == [(True,)]
+        return query(context.connection, _ROLE, name) == [(True,)]
 
     register(f"role_{name}", ensure, done)
 
@@ -63,7 +64,7 @@ def _secret(role: str, variable: str) -> str:
 
 
 def _set_password(connection: Any, role: str, password: str) -> None:
-    from psycopg import sql  # not above: projects on SQLite may have no driver
+    from psycopg import sql  # projects on SQLite may not have the driver
 
     raw = connection.connection
     encoding = raw.info.encoding
@@ -71,7 +72,7 @@ def _set_password(connection: Any, role: str, password: str) -> None:
         password.encode(encoding), role.encode(encoding), b"scram-sha-256"
     )
     statement = sql.SQL("ALTER ROLE {} PASSWORD {}")
-    # On the driver's connection: what goes through Django's may be in Django's log.
+    # On the driver's connection, because Django may log statements on its own.
     with raw.transaction():
         raw.execute(_UNLOGGED)
         raw.execute(statement.format(sql.Identifier(role), verifier.decode()))

@@ -1,4 +1,4 @@
-"""The privileged phase: an administrator's process does what no other may."""
+"""Run the privileged phase in an administrator's process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from django_safe_init.conf import Settings, get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.cancellation import check, sleep
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.step import StepDefinition, call
+from django_safe_init.core.step import StepDefinition
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import (
     ConfigurationError,
@@ -37,19 +37,19 @@ logger = logging.getLogger("django_safe_init")
 
 Report = Callable[[str], None]
 
-#: So that the time is over, beyond doubt, when the server ends a statement for it.
+#: Added to `statement_timeout`, so that the deadline has passed when a statement is canceled.
 _GRACE_MILLISECONDS = 20
-#: PostgreSQL's integers end there.
-_MOST_MILLISECONDS = 2**31 - 1
+#: The maximum of PostgreSQL's type `integer`.
+_MAX_MILLISECONDS = 2**31 - 1
 
 
 class PrivilegedStepRunner:
-    """The privileged steps of one database, with the credentials of `PRIVILEGED_DATABASE`."""
+    """Runs the privileged steps of one database with the credentials of `PRIVILEGED_DATABASE`."""
 
     def __init__(self, alias: str, timeout: float | None, report: Report) -> None:
         self.alias = alias
         self.settings = get_settings()
-        self.administrator = administrator(self.settings)
+        self.administrator = administrator_alias(self.settings)
         self.steps = current_build().privileged_of(alias)
         self.report = report
         self._deadline = Deadline(
@@ -57,41 +57,38 @@ class PrivilegedStepRunner:
         )
 
     def plan(self) -> list[str]:
-        """The labels of the steps that are not done."""
+        """Return the labels of the pending steps."""
         with self._connections() as (connection, target):
             return pending(self.steps, self.alias, connection, target)
 
     def run(self) -> None:
-        """Do all of them, under a lock of the maintenance database, and see that they are done.
+        """Run all steps under an advisory lock of the maintenance database, then verify them.
 
-        Each may be done again, so a second administrator's process does them once more, after
-        the first. The server ends a statement that outlasts the time there is. Raises a
-        `SafeInitError`.
+        A second administrator's process waits for the lock, then runs all steps again.
+        PostgreSQL cancels a statement at the deadline. Raise a `SafeInitError`.
         """
         with self._connections() as (connection, target), self._locked(connection):
             for step in self.steps:
                 check()
-                self._do(step, connection, target)
+                self._run_step(step, connection, target)
             left = pending(self.steps, self.alias, connection, target)
         if left:
             raise InitializationFailed(
                 f"Done, and not there afterwards: {', '.join(left)}."
             )
 
-    def _do(
+    def _run_step(
         self,
         step: StepDefinition,
         connection: BaseDatabaseWrapper,
         target: Callable[[], BaseDatabaseWrapper],
     ) -> None:
-        def limited() -> BaseDatabaseWrapper:
-            return self._limit(target())
+        def limited_target() -> BaseDatabaseWrapper:
+            return self._limit_statements(target())
 
         try:
-            call(
-                step.function,
-                context_of(step, self.alias, self._limit(connection), limited),
-            )
+            limited = self._limit_statements(connection)
+            step.call(context_of(step, self.alias, limited, limited_target))
         except SafeInitError:
             raise
         except Exception as exc:
@@ -104,14 +101,12 @@ class PrivilegedStepRunner:
             raise InitializationFailed(text, failed_migration=step.label) from exc
         self.report(f"step {step.label}: done")
 
-    def _limit(self, connection: BaseDatabaseWrapper) -> BaseDatabaseWrapper:
-        """Let no statement outlast the time there is, if that is limited at all."""
+    def _limit_statements(self, connection: BaseDatabaseWrapper) -> BaseDatabaseWrapper:
+        """Set `statement_timeout` to the time left, unless waiting is unlimited."""
         if self._deadline.seconds is not None:
             left = self._deadline.clip(self._deadline.seconds)
             with connection.cursor() as cursor:
-                milliseconds = min(
-                    left * 1000 + _GRACE_MILLISECONDS, _MOST_MILLISECONDS
-                )
+                milliseconds = min(left * 1000 + _GRACE_MILLISECONDS, _MAX_MILLISECONDS)
                 query = "SELECT set_config('statement_timeout', %s, false)"
                 cursor.execute(query, [str(math.ceil(milliseconds))])
         return connection
@@ -120,10 +115,10 @@ class PrivilegedStepRunner:
     def _connections(
         self,
     ) -> Iterator[tuple[BaseDatabaseWrapper, Callable[[], BaseDatabaseWrapper]]]:
-        """To the maintenance database, and, once somebody asks, to the one to be initialized."""
-        with ExitStack() as stack, _telling_of_the_end():
+        """Connect to the maintenance database, and on demand to the database to initialize."""
+        with ExitStack() as stack, _translate_errors():
             self._wait_for_server()
-            opened = self._wrapper()
+            opened = self._create_wrapper()
             stack.callback(opened.close)
             opened.ensure_connection()
             found: list[BaseDatabaseWrapper] = []
@@ -131,7 +126,7 @@ class PrivilegedStepRunner:
             def target() -> BaseDatabaseWrapper:
                 if not found:
                     name = connections[self.alias].settings_dict["NAME"]
-                    made = self._wrapper(NAME=name)
+                    made = self._create_wrapper(NAME=name)
                     stack.callback(made.close)
                     made.ensure_connection()
                     found.append(made)
@@ -139,14 +134,14 @@ class PrivilegedStepRunner:
 
             yield opened, target
 
-    def _wrapper(self, **changes: Any) -> BaseDatabaseWrapper:
+    def _create_wrapper(self, **changes: Any) -> BaseDatabaseWrapper:
         seconds = self._deadline.clip(self.settings.connect_timeout)
         return create_direct_wrapper(
             self.administrator, changes, connect_timeout=seconds
         )
 
     def _wait_for_server(self) -> None:
-        """Until it answers, straight from the server itself, and with locks that exclude."""
+        """Wait until PostgreSQL answers, and check that no pooler breaks advisory locks."""
         with ExitStack() as stack:
             first, second = (
                 stack.enter_context(
@@ -165,41 +160,44 @@ class PrivilegedStepRunner:
 
     @contextmanager
     def _locked(self, connection: BaseDatabaseWrapper) -> Iterator[None]:
-        """The lock is this very connection's, so it lasts as long as what it does in the server."""
+        """Hold the advisory lock of the privileged phase on this connection.
+
+        The steps run in the same session, so the lock lasts as long as their statements.
+        """
         key = privileged_key(self.settings.lock_key)
-        patience = Deadline(self.settings.wait_timeout)
-        told = False
-        while not _ask(connection, "SELECT pg_try_advisory_lock(%s)", key):
-            if patience.passed() or self._deadline.passed():
+        lock_deadline = Deadline(self.settings.wait_timeout)
+        is_reported = False
+        while not _query_bool(connection, "SELECT pg_try_advisory_lock(%s)", key):
+            if lock_deadline.passed() or self._deadline.passed():
                 raise WaitTimeout(
                     "Another process did privileged work for too long. Look for it in "
                     f"pg_locks: its advisory lock has the key {key}."
                 )
-            if not told:
+            if not is_reported:
                 self.report("waiting for another process that does privileged work")
-                told = True
+                is_reported = True
             sleep(random.uniform(0.1, 0.3))
         try:
             yield
         finally:
             try:
-                _ask(connection, "SELECT pg_advisory_unlock(%s)", key)
-            except Error as exc:  # it is gone, and so is its lock
+                _query_bool(connection, "SELECT pg_advisory_unlock(%s)", key)
+            except Error as exc:  # the session ended and released its lock
                 logger.info("The privileged connection ended: %s", one_line(exc))
 
 
 @contextmanager
-def _telling_of_the_end() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
-    except Error as exc:  # not that of a step, which has its name
+    except Error as exc:  # errors in steps are reported with the step's label
         raise DatabaseUnreachable(
             f"The administrator's connection ended: {one_line(exc)}. Run the phase again."
         ) from exc
 
 
-def administrator(settings: Settings) -> str:
-    """The alias with an administrator's credentials. Raises `ConfigurationError`."""
+def administrator_alias(settings: Settings) -> str:
+    """Return the alias in `PRIVILEGED_DATABASE`. Raise `ConfigurationError` if it is invalid."""
     alias = settings.privileged_database
     if alias is None or alias not in connections.settings:
         named = "is not set" if alias is None else f"names {alias!r}"
@@ -214,7 +212,7 @@ def administrator(settings: Settings) -> str:
     return alias
 
 
-def _ask(connection: BaseDatabaseWrapper, query: str, key: int) -> bool:
+def _query_bool(connection: BaseDatabaseWrapper, query: str, key: int) -> bool:
     with connection.cursor() as cursor:
         cursor.execute(query, [key])
         return bool(cursor.fetchone()[0])

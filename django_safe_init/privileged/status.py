@@ -1,4 +1,4 @@
-"""What an administrator still has to do, as anybody may read it in the server's catalogue."""
+"""Find the pending privileged steps in PostgreSQL's catalog, with any role."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_safe_init.backends.postgresql.session import create_direct_wrapper
 from django_safe_init.conf import Settings
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.step import PrivilegedContext, StepDefinition, call
+from django_safe_init.core.step import PrivilegedContext, StepDefinition
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import LoginRefused, MissingPrivilege
 
 COMMAND = "python manage.py safe_migrate --phase privileged"
-_NOT_THERE = re.compile(r'(database|role) ".*" does not exist')
+_DOES_NOT_EXIST = re.compile(r'(database|role) ".*" does not exist')
 
 
 def context_of(
@@ -27,7 +27,7 @@ def context_of(
     connection: BaseDatabaseWrapper,
     target: Callable[[], BaseDatabaseWrapper],
 ) -> PrivilegedContext:
-    """What the step is called with."""
+    """Return the argument of the step's functions."""
     logger = logging.getLogger(f"django_safe_init.steps.{step.label}")
     return PrivilegedContext(alias, connection, logger, target)
 
@@ -38,7 +38,7 @@ def pending(
     connection: BaseDatabaseWrapper,
     target: Callable[[], BaseDatabaseWrapper],
 ) -> list[str]:
-    """The labels of the steps that are not done."""
+    """Return the labels of the steps that are not done."""
     return [
         step.label
         for step in steps
@@ -47,21 +47,20 @@ def pending(
 
 
 def _is_done(step: StepDefinition, context: PrivilegedContext) -> bool:
-    assert step.done is not None  # a privileged step has one
     try:
-        return bool(call(step.done, context))
+        return step.is_done(context)
     except Error as exc:
-        if _tells_nothing(exc):
+        if _is_no_answer(exc):
             raise
-        # For example a role that the catalogue was asked about and does not know.
+        # E.g. a query of `pg_has_role` about a role that does not exist.
         context.logger.info("not done: %s", one_line(exc))
         return False
 
 
-def _tells_nothing(error: Error) -> bool:
-    """Whether the server did not answer, as opposed to: what was asked for is not there."""
+def _is_no_answer(error: Error) -> bool:
+    """Return True unless PostgreSQL answered that an object does not exist."""
     is_silent = isinstance(error, (OperationalError, InterfaceError))
-    return is_silent and not _NOT_THERE.search(str(error))
+    return is_silent and not _DOES_NOT_EXIST.search(str(error))
 
 
 def pending_privileged(
@@ -70,10 +69,10 @@ def pending_privileged(
     settings: Settings,
     seconds: float | None = None,
 ) -> list[str] | None:
-    """The labels of the steps that are not done; None if the server does not answer.
+    """Return the labels of the pending steps; None if PostgreSQL does not answer.
 
-    All of them, if the database or the role that would initialize it is not there yet.
-    `seconds` is for how long to wait for a connection, if not `CONNECT_TIMEOUT`.
+    Return all labels if the database, or the role that initializes it, does not exist.
+    `seconds` limits the wait for a connection; the default is `CONNECT_TIMEOUT`.
     """
     seconds = settings.connect_timeout if seconds is None else seconds
     wrapper = create_direct_wrapper(
@@ -84,14 +83,15 @@ def pending_privileged(
             wrapper.ensure_connection()
             return pending(steps, alias, wrapper, lambda: wrapper)
         except (OperationalError, InterfaceError) as exc:
-            there = not _NOT_THERE.search(str(exc))
-            return None if there else [step.label for step in steps]
+            if _is_no_answer(exc):
+                return None
+            return [step.label for step in steps]
 
 
 def is_administrator(alias: str) -> bool:
-    """Whether the role of the alias is a superuser or may create roles.
+    """Return True if the role of the alias is a superuser or may create roles.
 
-    No, where the server does not answer: whoever needs it will say so.
+    Return False if PostgreSQL does not answer, because commands that need it report that.
     """
     query = (
         "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
@@ -110,19 +110,22 @@ def require_privileged(
     settings: Settings,
     deadline: Deadline,
 ) -> bool:
-    """Raise `MissingPrivilege` unless all of them are done; False if that cannot be seen."""
+    """Raise `MissingPrivilege` if a step is pending; return False if PostgreSQL does not answer."""
     seconds = deadline.clip(settings.connect_timeout)
-    missing = pending_privileged(alias, steps, settings, seconds)
-    if missing:
+    labels = pending_privileged(alias, steps, settings, seconds)
+    if labels:
         raise MissingPrivilege(
-            f"This build needs what only an administrator may do: {', '.join(missing)}. "
+            f"This build needs what only an administrator may do: {', '.join(labels)}. "
             f"Run where PRIVILEGED_DATABASE is configured: {COMMAND}"
         )
-    return missing is not None
+    return labels is not None
 
 
 def add_hint(refusal: LoginRefused) -> LoginRefused:
-    """The same with the command: a role that is not there yet is refused like a wrong password."""
+    """Return the error with the command of the privileged phase added.
+
+    PostgreSQL rejects a role that does not exist like a wrong password.
+    """
     return LoginRefused(
         f"{refusal} If the role is not there yet, it is an administrator's to make: {COMMAND}"
     )

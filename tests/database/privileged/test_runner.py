@@ -38,7 +38,7 @@ from django_safe_init.management.commands import safe_migrate
 from django_safe_init.management.commands.safe_init_status import Command as Status
 from django_safe_init.management.commands.safe_migrate import Command
 from django_safe_init.privileged import runner, status
-from django_safe_init.privileged.registration import rows
+from django_safe_init.privileged.registration import query
 from django_safe_init.privileged.runner import PrivilegedStepRunner
 from django_safe_init.privileged.status import pending_privileged
 from example_project.embedded import EmbeddedServer
@@ -486,11 +486,11 @@ def test_the_secret_is_nowhere(
     log = site.server.log.read_text()
     assert "ALTER ROLE" in log
     seen = [log, caplog.text, ended.stdout, ended.stderr]
-    for query in (
+    for statement in (
         "SELECT * FROM pg_stat_activity",
         "SELECT * FROM pg_authid",
     ):
-        seen.append(str(site.rows(query)))
+        seen.append(str(site.rows(statement)))
     for table in ("django_safe_init_run", "django_safe_init_step"):
         seen.append(str(site.rows(f"SELECT * FROM {table}", site.name)))
     with open("/proc/self/cmdline") as line:
@@ -693,11 +693,11 @@ def test_a_connection_that_is_lost_tells_nothing(site: Site) -> None:
 
     def is_done(context: PrivilegedContext) -> bool:
         if not lost:
-            [(pid,)] = rows(context.connection, "SELECT pg_backend_pid()")
+            [(pid,)] = query(context.connection, "SELECT pg_backend_pid()")
             lost.append(pid)
             with site.server.connect() as admin:
                 admin.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
-        return rows(context.connection, "SELECT true") == [(True,)]
+        return query(context.connection, "SELECT true") == [(True,)]
 
     init_step(lambda context: None, name="late", phase="privileged", done=is_done)
     assert initialize().result == "ready"
@@ -746,7 +746,7 @@ def test_a_statement_that_is_blocked(
 
     def wait(context: PrivilegedContext) -> None:
         connection = getattr(context, where)
-        rows(connection() if where == "target" else connection, "SELECT pg_sleep(60)")
+        query(connection() if where == "target" else connection, "SELECT pg_sleep(60)")
 
     init_step(wait, name="late", phase="privileged", done=lambda _: True)
     registry._steps[:] = registry._steps[-1:]
