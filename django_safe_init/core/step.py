@@ -1,4 +1,4 @@
-"""A step, and what is known of it in a database."""
+"""Define a step, and decide from the recorded steps whether it is due."""
 
 from __future__ import annotations
 
@@ -16,35 +16,37 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import ConfigurationError
 
-#: When a step is done again: never, with each run of a leader, when its fingerprint changes.
+#: When a step runs again: never, in each run of a leader, when its fingerprint changes.
 RUNS = ("once", "always", "on_change")
-#: Who does a step: the leader, or an administrator's `safe_migrate --phase privileged`.
+#: Which process runs a step: the leader, or `safe_migrate --phase privileged`.
 PHASES = ("schema", "privileged")
-#: How a step ends that need not be done again.
+#: The outcome of a step that succeeded.
 DONE = "done"
 
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a step works with."""
+    """The argument of a step's function."""
 
-    #: The database.
+    #: The alias of the database.
     alias: str
-    #: Django's connection to it, which belongs to the run; use it in this thread alone.
+    #: Django's connection to the database, which belongs to the run. Use it only in this thread.
     connection: BaseDatabaseWrapper
-    #: Named after the step.
+    #: A logger with the name of the step.
     logger: logging.Logger
 
 
 @dataclass(frozen=True)
 class PrivilegedContext(StepContext):
-    """What a step of the privileged phase works with.
+    """The argument of a privileged step's function and of its `done`.
 
-    In that phase `connection` is an administrator's, to the database that `PRIVILEGED_DATABASE`
-    names; elsewhere, where only `done` is called, it is the one to the database itself.
+    In the privileged phase `connection` is the administrator's, to the database that
+    `PRIVILEGED_DATABASE` names. Other processes call only `done`, with a `connection` to the
+    database that is initialized.
     """
 
-    #: The connection to the database itself, which may not be there yet.
+    #: Returns the connection to the database that is initialized. Raises Django's
+    #: `OperationalError` while the database does not exist.
     target: Callable[[], BaseDatabaseWrapper]
 
 
@@ -52,16 +54,16 @@ Function = Callable[[Any], Any]
 
 
 class CompletedStep(NamedTuple):
-    """A step as a run has done it, with this version and, if it had one, this fingerprint."""
+    """The record of a step that a run completed."""
 
     name: str
     version: int
-    print: str | None
+    fingerprint_text: str | None
 
 
 @dataclass(frozen=True)
 class StepDefinition:
-    """A registered step. Equal steps of two builds need not be done twice."""
+    """A registered step."""
 
     app_label: str
     name: str
@@ -72,26 +74,26 @@ class StepDefinition:
     atomic: bool = True
     fingerprint: Callable[[], Any] | None = None
     phase: str = "schema"
-    #: Whether a privileged step is done, by the server's catalogue.
+    #: Returns True if a privileged step is done, according to PostgreSQL's catalog.
     done: Callable[[Any], bool] | None = None
 
     @property
     def label(self) -> str:
-        """As it is shown and recorded: `shop.seed_currencies`."""
+        """Return the displayed and recorded name, such as `shop.seed_currencies`."""
         return f"{self.app_label}.{self.name}"
 
     @property
     def predecessors(self) -> tuple[str, ...]:
-        """The labels of the steps that come first; a name alone is one of the same app."""
+        """Return the labels of the steps that run before; a bare name is in the same app."""
         return tuple(
             each if "." in each else f"{self.app_label}.{each}" for each in self.after
         )
 
     @cached_property
-    def print(self) -> str | None:
-        """The fingerprint as text; None unless the step depends on one.
+    def fingerprint_text(self) -> str | None:
+        """Return the fingerprint as text; None for a step without one.
 
-        Raises `ConfigurationError` when it cannot be found out.
+        Raise `ConfigurationError` if the project's fingerprint function fails.
         """
         if self.fingerprint is None:
             return None
@@ -105,68 +107,77 @@ class StepDefinition:
 
     @property
     def identity(self) -> str:
-        """What makes a build another one when it changes."""
-        return f"{self.label}:{self.version}:{self.run}:{self.print or ''}"
+        """Return the part of the build's fingerprint that identifies the step."""
+        return f"{self.label}:{self.version}:{self.run}:{self.fingerprint_text or ''}"
 
     @property
     def detail(self) -> dict[str, Any]:
-        """What is recorded with it."""
-        return {"version": self.version, "print": self.print}
+        """Return the value of the column `detail` in the record of the step."""
+        return {"version": self.version, "print": self.fingerprint_text}
 
     def belongs_to(self, alias: str) -> bool:
-        """Whether it is done in that database: as the app's migrations are, by the routers."""
+        """Return True if the routers allow migrations of the step's app in the database."""
         return bool(router.allow_migrate(alias, self.app_label))
 
-    def is_covered(self, records: Iterable[CompletedStep]) -> bool:
-        """Whether the records show that it was done, be it long ago or by a newer build.
+    def call(self, context: StepContext) -> None:
+        """Call the function of the step, which may be a coroutine function."""
+        _call(self.function, context)
 
-        That is what readiness asks: an old build stays ready when a newer one has gone on.
+    def is_done(self, context: PrivilegedContext) -> bool:
+        """Return True if `done` of the privileged step, possibly async, reports success."""
+        assert self.done is not None  # the registry requires it of a privileged step
+        return bool(_call(self.done, context))
+
+    def is_satisfied_by(self, completed: Iterable[CompletedStep]) -> bool:
+        """Return True if a run completed the step, at any time or in a newer build.
+
+        Readiness depends on this, so an older build stays ready after a newer one has run.
         """
-        return any(self._covers(each) for each in records)
+        return any(self._matches(each) for each in completed)
 
-    def is_due(self, records: Iterable[CompletedStep]) -> bool:
-        """Whether a leader has to do it; the records are newest first.
+    def is_due(self, completed: Iterable[CompletedStep]) -> bool:
+        """Return True if a leader must run the step; `completed` is newest first.
 
-        It differs from `is_covered` where a leader is at work anyway: it does again what is
-        done always, and what was done last with another fingerprint.
+        Unlike `is_satisfied_by`, it is True for each step with `run="always"`, and for a step
+        whose last completion had another fingerprint.
         """
-        own = [each for each in records if each.name == self.label]
+        own = [each for each in completed if each.name == self.label]
         if self.run == "on_change":
-            return not (own and self._covers(own[0]))
-        return self.run == "always" or not self.is_covered(own)
+            return not (own and self._matches(own[0]))
+        return self.run == "always" or not self.is_satisfied_by(own)
 
-    def _covers(self, completed_step: CompletedStep) -> bool:
-        if completed_step.name != self.label:
+    def _matches(self, completed: CompletedStep) -> bool:
+        if completed.name != self.label:
             return False
         if self.run == "on_change":
-            return (completed_step.version, completed_step.print) == (
+            return (completed.version, completed.fingerprint_text) == (
                 self.version,
-                self.print,
+                self.fingerprint_text,
             )
-        return completed_step.version >= self.version
+        return completed.version >= self.version
 
 
 def completed_step(name: str, detail: Mapping[str, Any] | None) -> CompletedStep:
-    """From the columns of a step's row, as any version of this package may have written it."""
-    known = detail or {}
-    return CompletedStep(name, int(known.get("version", 0)), known.get("print"))
+    """Return the record in a step's row, as any version of the package may have written it."""
+    values = detail or {}
+    return CompletedStep(name, int(values.get("version", 0)), values.get("print"))
 
 
 def missing_steps(
-    steps: Iterable[StepDefinition], records: Iterable[CompletedStep]
+    steps: Iterable[StepDefinition], completed: Iterable[CompletedStep]
 ) -> tuple[str, ...]:
-    """The labels of the steps that the records do not cover, in their order."""
-    known = list(records)
-    return tuple(step.label for step in steps if not step.is_covered(known))
+    """Return the labels of the steps that the completed ones do not satisfy, in order."""
+    records = list(completed)
+    return tuple(step.label for step in steps if not step.is_satisfied_by(records))
 
 
-def call(function: Callable[[Any], Any], context: Any) -> Any:
-    """What the function returns; if that is to be awaited, what comes of it."""
+def _call(function: Function, context: StepContext) -> Any:
+    """Return the result of the function, awaited if it is awaitable."""
     result = function(context)
     if not inspect.isawaitable(result):
         return result
 
-    async def value() -> Any:
+    async def wait() -> Any:
         return await result
 
-    return async_to_sync(value)()
+    return async_to_sync(wait)()

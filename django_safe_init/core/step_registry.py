@@ -1,4 +1,4 @@
-"""Which steps this build has, and in which order."""
+"""Collect the steps of the installed apps in the order to run."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from django_safe_init.core.step import PHASES, RUNS, Function, StepDefinition
 from django_safe_init.exceptions import ConfigurationError
 
 MODULE = "init_steps"
-#: What an `AppConfig` may define, which then is a step that is always done.
+#: A method with this name of an `AppConfig` is a step with `run="always"`.
 METHOD = "initialize_database"
-#: PostgreSQL's integers end there.
+#: The maximum of PostgreSQL's type `integer`.
 MAX_VERSION = 2**31 - 1
 _NAME = re.compile(r"[A-Za-z_][\w-]*\Z")
 
 
 class StepError(NamedTuple):
-    """What is wrong with the steps as a whole."""
+    """An error in the combination of all steps."""
 
-    #: One of "name", "after" and "circle".
+    #: One of "name", "after" and "cycle".
     kind: str
     message: str
     hint: str
 
 
 class Registry:
-    """The steps of the apps that are installed, found when they are first asked for."""
+    """The steps of the installed apps, imported on first use."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
@@ -43,11 +43,15 @@ class Registry:
         self._app: AppConfig | None = None
 
     def add(self, step: StepDefinition) -> None:
-        """Register a step, whoever imports its module and when."""
+        """Register a step."""
         self._steps.append(step)
 
     def app_label(self, module: str) -> str:
-        """The app that the module belongs to; if it is none's, the one that is looked through."""
+        """Return the label of the app that contains the module.
+
+        A module outside of every app, such as a library, belongs to the app whose
+        `init_steps.py` imports it. Raise `ConfigurationError` if no app imports it.
+        """
         config = apps.get_containing_app_config(module) or self._app
         if config is None:
             raise ConfigurationError(
@@ -57,7 +61,7 @@ class Registry:
         return config.label
 
     def steps(self) -> list[StepDefinition]:
-        """All of them, in the order of their apps and modules; may hold problems."""
+        """Return all steps, unchecked, in the order of their apps and modules."""
         with self._lock:
             if not self._is_complete:
                 configs = list(apps.get_app_configs())
@@ -75,7 +79,7 @@ class Registry:
                 if _has_module(config):
                     import_module(f"{config.name}.{MODULE}")
         except BaseException:
-            # A module that failed is imported, and registers its steps, once more.
+            # The next import of the module that failed registers its steps again.
             self._steps = [
                 step for step in self._steps if step.function.__module__ in sys.modules
             ]
@@ -90,18 +94,21 @@ class Registry:
                 self.add(StepDefinition(config.label, METHOD, method, run="always"))
 
     def ordered(self) -> tuple[StepDefinition, ...]:
-        """All of them, each after those that it comes after.
+        """Return all steps, each after its predecessors.
 
-        Raises `ConfigurationError` with the first problem.
+        Raise `ConfigurationError` with the first error.
         """
         steps = self.steps()
-        for problem in iter_errors(steps):
-            raise ConfigurationError(f"{problem.message} {problem.hint}")
+        for error in iter_errors(steps):
+            raise ConfigurationError(f"{error.message} {error.hint}")
         return tuple(_sorted(steps)[0])
 
 
 def _has_module(config: AppConfig) -> bool:
-    """Whether the app has the module; most apps have not, and every start asks all of them."""
+    """Return True if the app has the module.
+
+    Checks the file system first, because every start checks all apps, and importing is slow.
+    """
     roots = list(getattr(config.module, "__path__", ()))
     if len(roots) == 1 and os.path.isdir(roots[0]):
         path = os.path.join(roots[0], MODULE)
@@ -110,7 +117,7 @@ def _has_module(config: AppConfig) -> bool:
 
 
 def iter_errors(steps: Sequence[StepDefinition]) -> list[StepError]:
-    """Names that two steps have, steps to come after that cannot come before, and circles."""
+    """Return duplicate names, invalid `after` arguments and cycles."""
     labels = [step.label for step in steps]
     later = {step.label for step in steps if step.phase != "privileged"}
     found = [
@@ -142,12 +149,12 @@ def iter_errors(steps: Sequence[StepDefinition]) -> list[StepError]:
         for label in step.predecessors
         if label in later
     ]
-    circle = [] if found else [step.label for step in _sorted(steps)[1]]
-    if circle:
+    cycle = [] if found else [step.label for step in _sorted(steps)[1]]
+    if cycle:
         found.append(
             StepError(
-                "circle",
-                f"Steps come after each other in a circle: {', '.join(circle)}.",
+                "cycle",
+                f"Steps come after each other in a circle: {', '.join(cycle)}.",
                 "Take one of their `after` out.",
             )
         )
@@ -157,7 +164,7 @@ def iter_errors(steps: Sequence[StepDefinition]) -> list[StepError]:
 def _sorted(
     steps: Sequence[StepDefinition],
 ) -> tuple[list[StepDefinition], list[StepDefinition]]:
-    """The steps in their order, and those that have none because of a circle."""
+    """Return the steps in topological order, and the steps of a cycle."""
     waiting, done = list(steps), list[StepDefinition]()
     labels: set[str] = set()
     while free := next((s for s in waiting if labels.issuperset(s.predecessors)), None):
@@ -167,7 +174,7 @@ def _sorted(
     return done, waiting
 
 
-#: That of this process.
+#: The registry of this process.
 registry = Registry()
 
 
@@ -183,18 +190,27 @@ def init_step(
     phase: str = "schema",
     done: Callable[[Any], bool] | None = None,
 ) -> Any:
-    """Register a function, sync or async, as a step of its app. A decorator.
+    """Register a function or coroutine function as a step of its app. Usable as a decorator.
 
-    It is called with a `StepContext`, by the leader, after the migrations. `name` is that of the
-    function unless given. `run`: "once" for each `version`; "always", with each run of a leader;
-    "on_change", when what `fingerprint` returns (called once a process, without a database)
-    differs from the last time. `after` names steps that come first, of another app with its
-    label: `"shop.seed"`. With `atomic` the step and the record that it is done are one
-    transaction; without it what a killed one has done is unknown, as with a migration.
+    The leader calls the function with a `StepContext` after the migrations.
 
-    With `phase` "privileged" it is done by `safe_migrate --phase privileged` alone, each time and
-    outside of a transaction, with a `PrivilegedContext`; `done`, called with one too, says by
-    the server's catalogue whether it is there. Raises `ConfigurationError`.
+    `name` is the name of the step. The default is the name of the function.
+
+    `run` is "once" to run the step once for each `version`, "always" to run it in each run of
+    a leader, or "on_change" to run it when the result of `fingerprint` differs from the last
+    time. `fingerprint` is called once in each process and must not query a database.
+
+    `after` names steps that must run before. Use the app label for a step of another app:
+    `"shop.seed"`.
+
+    With `atomic=True`, the step and the record of its completion are one transaction. With
+    `atomic=False`, a killed step may have done part of its work, as with a migration.
+
+    With `phase="privileged"`, only `safe_migrate --phase privileged` runs the step, each time
+    and outside of a transaction. `function` and `done` are called with a `PrivilegedContext`;
+    `done` returns True if PostgreSQL's catalog shows that the step is done.
+
+    Raise `ConfigurationError` for an invalid argument.
     """
 
     def register(function: Function) -> Function:

@@ -11,7 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_safe_init.backends.base.backend import RunSession
 from django_safe_init.backends.base.transaction import MigrationTransaction
 from django_safe_init.core import cancellation
-from django_safe_init.core.step import DONE, StepContext, StepDefinition, call
+from django_safe_init.core.step import DONE, StepContext, StepDefinition
 from django_safe_init.exceptions import InitializationFailed
 from django_safe_init.initialization.interrupted import InterruptedSteps
 
@@ -99,4 +99,4 @@ class StepRunner:
     def _call(self, step: StepDefinition) -> None:
         logger = logging.getLogger(f"django_safe_init.steps.{step.label}")
         context = StepContext(self.connection.alias, self.connection, logger)
-        call(step.function, context)
+        step.call(context)

@@ -32,7 +32,7 @@ _SETTING_IDS = {"unknown": "safe_init.E001", "type": "safe_init.E002"}
 _STEP_IDS = {
     "name": "safe_init.E005",
     "after": "safe_init.E006",
-    "circle": "safe_init.E007",
+    "cycle": "safe_init.E007",
 }
 
 

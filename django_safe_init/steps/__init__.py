@@ -1,6 +1,8 @@
-"""Work that must happen once per database and is no migration.
+"""Run work once per database that is not a migration: the built-in steps.
 
-Steps live in an app's `init_steps.py`, which is found like `admin.py`:
+May use `core` and its registry. Must not touch a database at import time.
+
+Register steps in an app's `init_steps.py`, which is imported as Django imports `admin.py`:
 
     from django_safe_init import init_step, steps
 
@@ -35,7 +37,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import it now: a start that has no steps should not pay for the ready-made ones."""
+    """Import a public name on first use, to keep a start without built-in steps fast."""
     from importlib import import_module
 
     if name not in __all__:

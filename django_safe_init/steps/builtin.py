@@ -1,7 +1,7 @@
-"""Steps that many projects need. Each call in an app's `init_steps.py` registers one.
+"""Built-in steps. Each call in an app's `init_steps.py` registers one.
 
-All take the arguments of `init_step` besides their own, but for those that make them what they
-are.
+Each function passes further keyword arguments to `init_step`. Steps that run again on a change
+set `run` and `fingerprint` themselves.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from django_safe_init.core.step_registry import init_step, registry
 
 
 def cache_table(name: str = "cache_table", **options: Any) -> None:
-    """The tables of all database caches, by Django's `createcachetable`; again when they change."""
+    """Create the tables of all database caches with Django's `createcachetable`.
+
+    Runs again when the tables in `CACHES` change. Further keyword arguments are passed to
+    `init_step`.
+    """
 
     def create(context: StepContext) -> None:
         _call("createcachetable", context)
@@ -32,7 +36,11 @@ def cache_table(name: str = "cache_table", **options: Any) -> None:
 
 
 def load_fixture(*fixtures: str, name: str | None = None, **options: Any) -> None:
-    """The fixtures, by Django's `loaddata`, once."""
+    """Load the fixtures with Django's `loaddata`, once.
+
+    The default `name` is `load_` and the names of the fixtures. Further keyword arguments are
+    passed to `init_step`.
+    """
 
     def load(context: StepContext) -> None:
         _call("loaddata", context, *fixtures)
@@ -42,7 +50,12 @@ def load_fixture(*fixtures: str, name: str | None = None, **options: Any) -> Non
 
 
 def run_sql(path: str, name: str | None = None, **options: Any) -> None:
-    """The SQL in a file, whose path is relative to the app; again when the file changes."""
+    """Run the SQL in a file of the app.
+
+    `path` is relative to the folder of the app. Runs again when the file changes. The default
+    `name` is `sql_` and the name of the file. Further keyword arguments are passed to
+    `init_step`.
+    """
     module = _caller()
     folder = apps.get_app_config(registry.app_label(module)).path
     file = Path(folder, path)
@@ -67,7 +80,11 @@ def call_command(
     name: str | None = None,
     **step: Any,
 ) -> None:
-    """A management command with these arguments and options, once."""
+    """Run a management command with these arguments and options, once.
+
+    The default `name` is the name of the command. Further keyword arguments are passed to
+    `init_step`.
+    """
 
     def call(context: StepContext) -> None:
         management.call_command(command, *arguments, **(options or {}))
@@ -81,10 +98,10 @@ def _register(function: Any, name: str, **options: Any) -> None:
 
 
 def _caller() -> str:
-    """The module outside of this one that has called."""
+    """Return the name of the module that called this module."""
     frame = sys._getframe(1)
     while frame.f_globals["__name__"] == __name__:
-        assert frame.f_back is not None  # this module is nobody's first
+        assert frame.f_back is not None  # another module called this one
         frame = frame.f_back
     return str(frame.f_globals["__name__"])
 
@@ -94,10 +111,10 @@ def _call(command: str, context: StepContext, *arguments: str) -> None:
 
 
 def _cache_tables() -> str:
-    found = (caches[alias] for alias in settings.CACHES)
+    configured = (caches[alias] for alias in settings.CACHES)
     tables = [
         str(vars(cache)["_table"])
-        for cache in found
+        for cache in configured
         if isinstance(cache, BaseDatabaseCache)
     ]
     return ",".join(sorted(tables))

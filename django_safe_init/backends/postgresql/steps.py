@@ -20,7 +20,7 @@ _DONE = f"""
 """
 _RECORDS = f"SELECT s.name, to_jsonb(s) -> 'detail' {_DONE} ORDER BY s.id DESC"
 
-#: The labels of the steps that no record covers: see `Step.is_covered`.
+#: The labels of the steps that no record covers: see `StepDefinition.is_satisfied_by`.
 MISSING_STEPS = f"""
     SELECT wanted.label FROM unnest(%(labels)s::text[], %(versions)s::int[], %(prints)s::text[])
       AS wanted(label, version, print)
@@ -40,7 +40,7 @@ def missing_params(steps: Sequence[StepDefinition]) -> dict[str, Any]:
         "done": DONE,
         "labels": [step.label for step in steps],
         "versions": [step.version for step in steps],
-        "prints": [step.print for step in steps],
+        "prints": [step.fingerprint_text for step in steps],
     }
 
 

@@ -235,9 +235,9 @@ def test_problems() -> None:
     assert never.message == (
         "The privileged step shop.b comes after shop.a, which is not privileged."
     )
-    [circle] = iter_errors([step("a", "b"), step("b", "a"), step("c")])
-    assert circle.kind == "circle"
-    assert "in a circle: shop.a, shop.b" in circle.message
+    [cycle] = iter_errors([step("a", "b"), step("b", "a"), step("c")])
+    assert cycle.kind == "cycle"
+    assert "in a circle: shop.a, shop.b" in cycle.message
 
 
 def test_the_check(own: Registry) -> None:
@@ -268,7 +268,7 @@ def test_covered(
     wanted: StepDefinition, records: Any, covered: bool, due: bool
 ) -> None:
     """Readiness asks whether it was done; a leader, whether to do it."""
-    assert wanted.is_covered(records) is covered
+    assert wanted.is_satisfied_by(records) is covered
     assert wanted.is_due(records) is due
     assert missing_steps([wanted], records) == (() if covered else ("shop.a",))
 
@@ -277,9 +277,15 @@ def test_covered_by_a_fingerprint() -> None:
     """What counts for a leader is the last time, for readiness any time."""
     wanted = step("a", run="on_change", fingerprint=lambda: "x")
     new, old = CompletedStep("shop.a", 1, "y"), CompletedStep("shop.a", 1, "x")
-    assert (wanted.is_covered([new, old]), wanted.is_due([new, old])) == (True, True)
-    assert (wanted.is_covered([old, new]), wanted.is_due([old, new])) == (True, False)
-    assert (wanted.is_covered([new]), wanted.is_due([new])) == (False, True)
+    assert (wanted.is_satisfied_by([new, old]), wanted.is_due([new, old])) == (
+        True,
+        True,
+    )
+    assert (wanted.is_satisfied_by([old, new]), wanted.is_due([old, new])) == (
+        True,
+        False,
+    )
+    assert (wanted.is_satisfied_by([new]), wanted.is_due([new])) == (False, True)
 
 
 def test_rows() -> None:
@@ -310,15 +316,19 @@ def test_cache_table(own: Registry, called: list[Any], settings: Any) -> None:
     """The tables of database caches, again when there are others."""
     steps.cache_table()
     [made] = own.steps()
-    assert (made.label, made.run, made.print) == ("shop.cache_table", "on_change", "")
+    assert (made.label, made.run, made.fingerprint_text) == (
+        "shop.cache_table",
+        "on_change",
+        "",
+    )
     backend = "django.core.cache.backends.db.DatabaseCache"
     settings.CACHES = {
         "default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"},
         "slow": {"BACKEND": backend, "LOCATION": "slow_cache"},
     }
     steps.cache_table(name="again")
-    assert own.steps()[-1].print == "slow_cache"
-    made.function(CONTEXT)
+    assert own.steps()[-1].fingerprint_text == "slow_cache"
+    made.call(CONTEXT)
     assert called == [(("createcachetable",), {"database": "second", "verbosity": 0})]
 
 
@@ -328,7 +338,7 @@ def test_load_fixture(own: Registry, called: list[Any]) -> None:
     [made] = own.steps()
     assert (made.label, made.run) == ("shop.load_currencies_countries", "once")
     assert made.version == 2
-    made.function(CONTEXT)
+    made.call(CONTEXT)
     options = {"database": "second", "verbosity": 0}
     assert called == [(("loaddata", "currencies.json", "countries"), options)]
 
@@ -338,7 +348,7 @@ def test_call_command(own: Registry, called: list[Any]) -> None:
     steps.call_command("rebuild_index", "--quiet", options={"depth": 2}, after=["seed"])
     [made] = own.steps()
     assert (made.label, made.after) == ("shop.rebuild_index", ("seed",))
-    made.function(CONTEXT)
+    made.call(CONTEXT)
     assert called == [(("rebuild_index", "--quiet"), {"depth": 2})]
 
 
@@ -350,7 +360,7 @@ def test_run_sql(own: Registry, tmp_path: Path, monkeypatch: Any) -> None:
     steps.run_sql("views.sql")
     [made] = own.steps()
     assert (made.label, made.run) == ("shop.sql_views", "on_change")
-    assert len(made.print or "") == 64
+    assert len(made.fingerprint_text or "") == 64
     done: list[str] = []
 
     class Cursor:
@@ -362,7 +372,7 @@ def test_run_sql(own: Registry, tmp_path: Path, monkeypatch: Any) -> None:
         def __exit__(self, *exc_info: Any) -> None: ...
 
     ops = SimpleNamespace(prepare_sql_script=lambda script: script.split("; "))
-    made.function(SimpleNamespace(connection=SimpleNamespace(cursor=Cursor, ops=ops)))
+    made.call(SimpleNamespace(connection=SimpleNamespace(cursor=Cursor, ops=ops)))
     assert done == ["SELECT 1", "SELECT 2"]
 
 
