@@ -28,33 +28,45 @@ def read_graph(package: Path) -> Graph:
     """Return the modules of the package, each with the modules it imports."""
     modules = module_names(package)
     return {
-        name: set(_imported(path, name, modules)) - {name}
+        name: {_module_of(each, modules) for each in _imported(path, name)}
+        - {name, None}
         for name, path in sorted(modules.items())
     }
 
 
-def _imported(path: Path, name: str, modules: Iterable[str]) -> Iterator[str]:
+def importers_of(package: Path, library: str) -> set[str]:
+    """Return the modules that import the library or a part of it."""
+    return {
+        name
+        for name, path in module_names(package).items()
+        if any(f"{each}.".startswith(f"{library}.") for each in _imported(path, name))
+    }
+
+
+def _module_of(imported: str, modules: Iterable[str]) -> str | None:
+    """Return the imported module, or the module that defines the imported name."""
+    candidates = (imported, imported.rpartition(".")[0])
+    return next((each for each in candidates if each in modules), None)
+
+
+def _imported(path: Path, name: str) -> Iterator[str]:
+    """Yield the dotted names a module imports, of modules and of what they define."""
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (each.name for each in node.names if each.name in modules)
+            yield from (each.name for each in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from _imported_from(node, package, modules)
+            source = _absolute(node, package)
+            yield from (f"{source}.{each.name}" for each in node.names)
 
 
-def _imported_from(
-    node: ast.ImportFrom, package: str, modules: Iterable[str]
-) -> Iterator[str]:
-    source = node.module or ""
-    if node.level:
-        parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-        source = ".".join([*parents, *([source] if source else [])])
-    for each in node.names:
-        submodule = f"{source}.{each.name}"
-        if submodule in modules:
-            yield submodule
-        elif source in modules:
-            yield source
+def _absolute(node: ast.ImportFrom, package: str) -> str:
+    """Return the dotted name after `from`, without leading dots."""
+    if not node.level:
+        return node.module or ""
+    parents = package.split(".")
+    parents = parents[: len(parents) - node.level + 1]
+    return ".".join([*parents, node.module] if node.module else parents)
 
 
 def cycles(graph: Graph) -> list[list[str]]:
@@ -99,7 +111,7 @@ def levels(graph: Graph) -> int:
 
 
 def room_of(name: str) -> str:
-    """Return the folder of a module, by which the layers are defined."""
+    """Return the package that contains a module."""
     return name.rpartition(".")[0]
 
 
@@ -117,9 +129,8 @@ def report(package: Path) -> str:
     """Return the figures of the package, one a line."""
     graph = read_graph(package)
     groups = cycles(graph)
-    entries = [each for each in package.iterdir() if each.name != "__pycache__"]
     lines = [
-        f"entries at the root  {len(entries)}",
+        f"entries at the root  {len(entries(package))}",
         f"modules              {len(graph)}",
         f"lines                {sum(_lines(path) for path in package.rglob('*.py'))}",
         f"edges                {sum(map(len, graph.values()))}",
@@ -131,11 +142,18 @@ def report(package: Path) -> str:
     return "\n".join(lines)
 
 
+def entries(package: Path) -> list[str]:
+    """Return the names of the files and folders directly in the package."""
+    names = (each.name for each in package.iterdir())
+    return sorted(name for name in names if name != "__pycache__")
+
+
 def _lines(path: Path) -> int:
     return len(path.read_text().splitlines())
 
 
 def main() -> None:
+    """Print the figures of the folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "folder", nargs="?", type=Path, default=ROOT / "django_safe_init"
