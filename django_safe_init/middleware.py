@@ -1,4 +1,4 @@
-"""Answers health and status before everything else, and holds requests back until ready."""
+"""The middleware that answers health and status, and blocks requests until ready."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from django.http import HttpRequest
 from django_safe_init.conf import effective_serve_mode, get_settings
 from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.serving.http import responses
-from django_safe_init.serving.http.views import PROBE_SECONDS, watch_for
+from django_safe_init.serving.http.views import PROBE_SECONDS, start_readiness
 
-#: How long a request that would be held back may wait for the first news of a process: else a
-#: fresh worker would turn away its first user, although all is ready.
+#: Seconds that a request may wait for the first status of a process. Without it, a new worker
+#: would block its first user although all databases are ready.
 REQUEST_SECONDS = 1.0
 
 
 class InitializationMiddleware:
-    """The first middleware of a project: put it before all others.
+    """A middleware that answers `PATHS` and blocks other requests until this build is ready.
 
-    It answers `PATHS` whatever the host, the session or the database may be, and holds all
-    other requests back, except `EXEMPT_PATHS`, until this build is ready. From then on it
-    costs a dictionary look-up and an attribute test. No request opens a connection: see
-    `readiness`. With `MODE` or `SERVE` "off", and in a project's own tests, it is not used.
+    Put it before all others: it answers whatever the state of the hosts, sessions and databases.
+    Requests to `EXEMPT_PATHS` are not blocked. Once ready, a request costs one dictionary lookup
+    and one attribute test. No request opens a connection: see `readiness`. With `MODE` or
+    `SERVE` "off", and in a project's own tests, the middleware is not used.
     """
 
     sync_capable = True
@@ -36,7 +36,7 @@ class InitializationMiddleware:
         if effective_serve_mode(settings) == "off":
             raise MiddlewareNotUsed("SAFE_INIT switches it off.")
         self.get_response = get_response
-        self.replies = {
+        self.responders = {
             path: getattr(responses, name)
             for name, path in settings.paths.items()
             if path is not None
@@ -45,35 +45,38 @@ class InitializationMiddleware:
         self.is_async = iscoroutinefunction(get_response)
         if self.is_async:
             markcoroutinefunction(self)
-        readiness.prepare()
+        readiness.install()
 
     def __call__(self, request: HttpRequest) -> Any:
-        """Answer, hold back or let through."""
+        """Return a response of `PATHS`, 503, or the response of the project."""
         if self.is_async:
             return self._call_async(request)
-        reply = self.replies.get(request.path_info)
+        respond = self.responders.get(request.path_info)
         if readiness.complete:
-            return reply(request) if reply else self.get_response(request)
-        watch_for(request)
-        readiness.wait(self._patience(request, reply))
-        reply = reply or self._hold(request)
-        return reply(request) if reply else self.get_response(request)
+            return respond(request) if respond else self.get_response(request)
+        start_readiness(request)
+        readiness.wait(self._max_wait(request, respond))
+        respond = respond or self._blocked(request)
+        return respond(request) if respond else self.get_response(request)
 
     async def _call_async(self, request: HttpRequest) -> Any:
-        reply = self.replies.get(request.path_info)
+        respond = self.responders.get(request.path_info)
         if readiness.complete:
-            return reply(request) if reply else await self.get_response(request)
-        watch_for(request)
-        await readiness.await_news(self._patience(request, reply))
-        reply = reply or self._hold(request)
-        return reply(request) if reply else await self.get_response(request)
+            return respond(request) if respond else await self.get_response(request)
+        start_readiness(request)
+        await readiness.wait_async(self._max_wait(request, respond))
+        respond = respond or self._blocked(request)
+        return respond(request) if respond else await self.get_response(request)
 
-    def _patience(self, request: HttpRequest, reply: responses.Reply | None) -> float:
-        if reply is responses.live or self._is_exempt(request):
+    def _max_wait(
+        self, request: HttpRequest, respond: responses.Responder | None
+    ) -> float:
+        if respond is responses.live or self._is_exempt(request):
             return 0
-        return PROBE_SECONDS if reply else REQUEST_SECONDS
+        return PROBE_SECONDS if respond else REQUEST_SECONDS
 
-    def _hold(self, request: HttpRequest) -> responses.Reply | None:
+    def _blocked(self, request: HttpRequest) -> responses.Responder | None:
+        """Return the responder for a blocked request, or None if the request may pass."""
         passes = readiness.complete or self._is_exempt(request)
         return None if passes else responses.service_unavailable
 

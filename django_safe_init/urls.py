@@ -1,4 +1,4 @@
-"""`path("", include("django_safe_init.urls"))`: the paths of `SAFE_INIT["PATHS"]` as routes."""
+"""The paths of `SAFE_INIT["PATHS"]` as routes: `include("django_safe_init.urls")`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hooks for gunicorn, to be named in `gunicorn.conf.py`. Needs the extra `gunicorn`.
+"""Hooks for gunicorn's configuration file. Needs the extra `gunicorn`.
 
 from django_safe_init.contrib.gunicorn import close_connections as pre_fork
 from django_safe_init.contrib.gunicorn import watch as post_worker_init
@@ -22,19 +22,19 @@ from django_safe_init.serving.background.readiness import readiness
 class NotInitialized(InitializationFailed, RuntimeError):
     """The database is not initialized, so gunicorn must not start.
 
-    A `RuntimeError` is shown by gunicorn's master as one line, with exit code 1; in a worker it
-    ends gunicorn, as every ordinary exception does. On `SystemExit` a worker would be started
-    again, for ever.
+    gunicorn's master prints a `RuntimeError` as one line, and exits with code 1. In a worker,
+    any ordinary exception stops gunicorn; after `SystemExit` it would restart the worker forever.
     """
 
 
 def initialize(server: Any) -> None:
-    """For `on_starting`: initialize, or wait until somebody has, before gunicorn listens.
+    """Initialize the databases, or wait for the leader, before gunicorn listens: `on_starting`.
 
-    Nothing answers meanwhile, neither a probe nor a person: a container needs a startup probe, or
-    a start period, that allows for the longest run. It happens in a child process, so nothing
-    of it is left in the master, nor in the workers. Raises `NotInitialized`. SIGTERM and SIGINT
-    end both, before gunicorn handles signals itself.
+    Until then no request is answered: a container needs a startup probe or a start period that
+    allows for the longest run. A child process does the work, so the master and the workers
+    inherit nothing from it. SIGTERM and SIGINT end both processes.
+
+    Raises `NotInitialized`.
     """
     try:
         with interruptible(), InitializationProcess() as child:
@@ -48,21 +48,20 @@ def initialize(server: Any) -> None:
 
 
 def watch(worker: Any) -> None:
-    """For `post_worker_init`: look at the databases from the worker's start.
+    """Start polling the databases when a worker starts: `post_worker_init`.
 
-    Without it a worker begins with its first request. With `SERVE` "initialize" that is also
-    when the initialization begins. Does nothing with `SERVE` or `MODE` "off".
+    Without this hook a worker starts polling, and with `SERVE` "initialize" initializing, at its
+    first request. Does nothing with `SERVE` or `MODE` "off".
     """
     if effective_serve_mode(get_settings()) != "off":
-        readiness.watch()
+        readiness.start()
 
 
 def close_connections(server: Any, worker: Any) -> None:
-    """For `pre_fork`: close the master's connections and pools, which a worker must not share.
+    """Close the master's connections and pools before a worker inherits them: `pre_fork`.
 
-    A worker that closes a connection of its master ends the master's session, and a pool's
-    threads are not there after a fork. Does nothing where the application is not loaded before
-    the fork.
+    A worker that closes an inherited connection ends the master's session, and an inherited
+    pool has lost its threads. Does nothing if gunicorn does not preload the application.
     """
     if not django_settings.configured:
         return

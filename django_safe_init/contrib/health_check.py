@@ -1,7 +1,6 @@
-"""A check for django-health-check: is the database what this build needs?
+"""A check for django-health-check. Needs the extra `health-check`.
 
-It reads what this process knows (`readiness`) and opens no connection. Nothing else imports
-this module; it needs the extra `health-check`.
+It reads this process's `readiness`, and opens no connection.
 """
 
 from __future__ import annotations
@@ -22,15 +21,15 @@ from django_safe_init.status import Status
 
 @dataclass
 class SafeInit(HealthCheck):  # type: ignore[misc]  # the package has no types
-    """Healthy once everything that this build knows is done in the database `alias`.
+    """A check that is healthy once the database `alias` is ready for this build.
 
-    Its messages are fixed texts: they hold no error, no SQL and no name. Healthy in a
-    project's own tests.
+    Its messages are fixed texts without errors, SQL or names. In a project's own tests it is
+    healthy.
     """
 
     #: A database of `SAFE_INIT["DATABASES"]`. The only field that is published.
     alias: str = "default"
-    #: How long a probe may wait for the first news of its process.
+    #: The time that a probe may wait for the first status of its process.
     timeout: timedelta = field(default=timedelta(seconds=0.5), repr=False)
 
     async def run(self) -> None:
@@ -40,16 +39,16 @@ class SafeInit(HealthCheck):  # type: ignore[misc]  # the package has no types
             return
         if self.alias not in settings.databases:
             raise ServiceUnavailable('Not a database of SAFE_INIT["DATABASES"].')
-        readiness.look()  # only: it may be a command that asks
-        await readiness.await_news(self.timeout.total_seconds())
+        readiness.start_polling()  # not `start`: a command may run the check
+        await readiness.wait_async(self.timeout.total_seconds())
         if not readiness.ready(self.alias):
             status = readiness.status(self.alias) or Status.unreachable(self.alias)
             raise ServiceUnavailable(str(MESSAGES[PUBLIC_STATES[status.state]]))
 
     async def get_result(self, *args: Any, **kwargs: Any) -> HealthCheckResult:
-        """As the base class has it, without a traceback in the log for every probe.
+        """Return the result as the base class does, but log no traceback for each probe.
 
-        What changes is logged once, by who watches the database.
+        The poller logs each change of the status once.
         """
         start = timeit.default_timer()
         error: HealthCheckException | None = None

@@ -1,9 +1,8 @@
-"""Metrics for Prometheus, of what is true in the database when it is scraped.
+"""Metrics for Prometheus, read from the databases at each scrape. Needs the extra `prometheus`.
 
-They are read from the database and not from what this process knows: a process stops looking
-once it is ready, and several workers would each remember another moment. So all workers and
-all replicas say the same, there is nothing to add up, and no process id among the labels.
-Nothing else imports this module; it needs the extra `prometheus`.
+They do not come from `readiness`: a process stops polling once it is ready, and each worker
+would report another moment. Read from the database, the metrics of all workers and replicas
+agree, so they need no sum and no label for the process.
 """
 
 from __future__ import annotations
@@ -34,67 +33,67 @@ from django_safe_init.status import Status, open_reader, read_status
 
 logger = logging.getLogger("django_safe_init")
 
-#: A scrape has ten seconds by default, for all databases and all other collectors.
+#: The connection timeout. By default a scrape of all collectors has ten seconds.
 CONNECT_SECONDS = 2.0
-#: Whoever scrapes more often gets the same answer again.
-LEAST_SECONDS_BETWEEN_LOOKS = 1.0
-#: How many runs back a success is looked for.
+#: More frequent scrapes get the last samples again.
+MIN_SECONDS_BETWEEN_SAMPLES = 1.0
+#: The number of runs that are searched for the last success.
 RECENT_RUNS = 20
 RESULTS = ("open", *OUTCOMES)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """What a scrape saw of one database; without a status it saw nothing."""
+    """The state of one database at a scrape. Without a status the database was unreadable."""
 
     database: str
     status: Status | None = None
-    #: The migrations that this build knows.
+    #: The migrations of this build.
     known: frozenset[str] = frozenset()
-    #: When the newest run that ended ready did so, in seconds since the epoch.
+    #: The end of the newest run that ended ready, in seconds since the epoch.
     last_success: float | None = None
 
 
 class SafeInitCollector(Collector):
-    """Collects the metrics of `SAFE_INIT["DATABASES"]`: `REGISTRY.register(SafeInitCollector())`.
+    """A collector for the databases of `SAFE_INIT`: `REGISTRY.register(SafeInitCollector())`.
 
-    To make one, or to register it, touches no database. A scrape opens one connection a
-    database, for two queries, and waits no longer than a few seconds; it never raises. Two
-    scrapes at the same moment share one look. Empty in a project's own tests.
+    Registering it opens no connection. A scrape opens one connection per database for two
+    queries, waits for a few seconds at most, and never raises. Simultaneous scrapes share one
+    set of samples. In a project's own tests it has no metrics.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._build: Build | None = None
-        self._seen: list[Sample] = []
-        self._looked_at = float("-inf")
+        self._samples: list[Sample] = []
+        self._sampled_at = float("-inf")
 
     def describe(self) -> Iterable[Metric]:
-        """The names alone, for who registers the collector."""
+        """Return the metrics without samples, for the registry."""
         return metrics([])
 
     def collect(self) -> Iterable[Metric]:
-        """The metrics as the databases are now."""
+        """Return the metrics of the databases, at most `MIN_SECONDS_BETWEEN_SAMPLES` old."""
         with self._lock:
-            if time.monotonic() - self._looked_at >= LEAST_SECONDS_BETWEEN_LOOKS:
-                self._seen = self._look()
-                self._looked_at = time.monotonic()
-            return metrics(self._seen)
+            if time.monotonic() - self._sampled_at >= MIN_SECONDS_BETWEEN_SAMPLES:
+                self._samples = self._sample_all()
+                self._sampled_at = time.monotonic()
+            return metrics(self._samples)
 
-    def _look(self) -> list[Sample]:
+    def _sample_all(self) -> list[Sample]:
         try:
             settings = get_settings()
-        except ConfigurationError:  # the system checks have said so
+        except ConfigurationError:  # the system checks report it
             return []
         if in_project_tests(settings):
             return []
-        return [self._look_at(database) for database in settings.databases]
+        return [self._sample(database) for database in settings.databases]
 
-    def _look_at(self, database: str) -> Sample:
+    def _sample(self, database: str) -> Sample:
         try:
             self._build = self._build or current_build()
             return sample(database, self._build)
-        except Exception as exc:  # noqa: BLE001  (else all other metrics would be lost too)
+        except Exception as exc:  # noqa: BLE001  (an error would lose all other metrics)
             logger.warning(
                 "%s cannot be measured: %s: %s",
                 database,
@@ -105,18 +104,18 @@ class SafeInitCollector(Collector):
 
 
 def sample(database: str, build: Build) -> Sample:
-    """Look at a database over a short connection; raises whatever goes wrong."""
+    """Read a database over a short connection. Raises any error of the reader."""
     settings = dataclasses.replace(get_settings(), connect_timeout=CONNECT_SECONDS)
     reader = open_reader(database, settings, Deadline(0), build)
     with closing(reader):
         status = read_status(database, reader)
-        # Without a run there are none, or a migration has locked the table.
+        # Without a run, the table is empty or locked by a migration.
         runs = reader.history(RECENT_RUNS) if status.run else []
     return Sample(database, status, build.migrations, last_success(runs))
 
 
 def last_success(runs: Sequence[RunRow]) -> float | None:
-    """When the newest of the runs that ended ready did so."""
+    """Return the end of the newest run that ended ready, or None."""
     for run in runs:
         if run.outcome == "ready" and run.finished_at:
             return timestamp(run.finished_at)
@@ -124,17 +123,17 @@ def last_success(runs: Sequence[RunRow]) -> float | None:
 
 
 def timestamp(text: str) -> float:
-    """A time of the database in seconds since the epoch."""
+    """Return a time of the database in seconds since the epoch."""
     moment = parse_datetime(text)
-    assert moment is not None  # it is the database's own
+    assert moment is not None  # the database has formatted it
     return moment.timestamp()
 
 
-def metrics(seen: Sequence[Sample]) -> list[Metric]:
-    """What was seen, as metrics; the database is a label of each."""
+def metrics(samples: Sequence[Sample]) -> list[Metric]:
+    """Return the samples as metrics; the database is a label of each."""
     families = _Families()
-    for sight in seen:
-        families.add(sight)
+    for each in samples:
+        families.add(each)
     return list(vars(families).values())
 
 
@@ -173,9 +172,9 @@ class _Families:
             f"When a run ended ready, if one of the newest {RECENT_RUNS} did.",
         )
 
-    def add(self, sight: Sample) -> None:
-        """Add what was seen of one database."""
-        database, status = [sight.database], sight.status
+    def add(self, sample: Sample) -> None:
+        """Add the sample of one database."""
+        database, status = [sample.database], sample.status
         self.up.add_metric(database, float(status is not None))
         if status is None:
             return
@@ -183,12 +182,12 @@ class _Families:
             self.state.add_metric(
                 [*database, state.value], float(state is status.state)
             )
-        pending = len(sight.known.intersection(status.pending))
+        pending = len(sample.known.intersection(status.pending))
         self.pending.add_metric(database, pending)
-        self.applied.add_metric(database, len(sight.known) - pending)
+        self.applied.add_metric(database, len(sample.known) - pending)
         self.progress.add_metric(database, status.progress / 100)
-        if sight.last_success is not None:
-            self.last_success.add_metric(database, sight.last_success)
+        if sample.last_success is not None:
+            self.last_success.add_metric(database, sample.last_success)
         if status.run is not None:
             self._add_run(database, status.run)
 

@@ -1,1 +1,5 @@
-"""What a web process does beside its requests, and answers."""
+"""The serving side of a web process: background threads, and HTTP responses.
+
+`background` finds out whether the databases are ready; `http` answers requests from that. No
+layer below imports this package.
+"""

@@ -95,7 +95,7 @@ class Site:
                 f"<!doctype html><title>{wanted}</title><main>wanted",
             )
         sent = self.method == "POST"
-        view = replace(self.view, continue_url=wanted, sent=sent)
+        view = replace(self.view, continue_url=wanted, form_was_sent=sent)
         return "503 Service Unavailable", _HTML, self._page(view)
 
     def _page(self, view: PageContext) -> str:

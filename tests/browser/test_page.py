@@ -67,10 +67,10 @@ def test_a_form_that_was_sent(
     page.click("button")
     page.wait_for_selector("h1")
     turn_until(page, lambda: text(page, "h1") == heading("migrating"))
-    assert text(page, "#promise") == page_texts.lost()
+    assert text(page, "#promise") == page_texts.form_lost()
     site.becomes("migrating", done=7, progress=50)
     turn_until(page, lambda: text(page, "#counts") == "7 of 14 steps 50%")
-    assert text(page, "#promise") == page_texts.lost()
+    assert text(page, "#promise") == page_texts.form_lost()
     site.becomes("ready")
     turn_until(page, lambda: text(page, "h1") == heading("ready"))
     assert text(page, "#explanation") == str(page_texts.SEND_AGAIN)
@@ -81,7 +81,7 @@ def test_a_form_that_was_sent(
 
 def test_the_status_stays_when_it_is_ready(page: Any, site: Site) -> None:
     """Who opens the status of a site that is ready can read it."""
-    site.becomes("ready", stays=True)
+    site.becomes("ready", stay_on_page=True)
     page.goto(site.url + STATUS)
     page.wait_for_load_state("networkidle")
     assert text(page, "h1") == heading("ready")

@@ -19,6 +19,6 @@ from tests.database.conftest import (  # noqa: F401  (fixtures)
 @pytest.fixture
 def fresh_readiness() -> Iterator[None]:
     """This process knows nothing at first, and forgets what it has found out."""
-    readiness.forget()
+    readiness.reset()
     yield
-    readiness.forget()
+    readiness.reset()

@@ -207,7 +207,7 @@ def test_what_is_watched(
 ) -> None:
     """Where a server does nothing, the hook does nothing."""
     calls: list[None] = []
-    monkeypatch.setattr(readiness, "watch", lambda: calls.append(None))
+    monkeypatch.setattr(readiness, "start", lambda: calls.append(None))
     settings.SAFE_INIT = {"IN_TESTS": True, **safe_init}
     watch(None)
     assert bool(calls) is watches

@@ -167,7 +167,7 @@ def test_hanging_server(project: Database, log_in_as: Callable[..., None]) -> No
         assert time.monotonic() - started < 2
         [accepted, _] = listener.accept()
         accepted.close()
-        readiness.forget()
+        readiness.reset()
 
 
 # `manage.py health_check`

@@ -199,7 +199,7 @@ def test_scrapes_share_a_look(project: Database, monkeypatch: Any) -> None:
 
 def test_later_scrapes_look_again(project: Database, monkeypatch: Any) -> None:
     """A later scrape sees what has changed meanwhile."""
-    monkeypatch.setattr(prometheus, "LEAST_SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr(prometheus, "MIN_SECONDS_BETWEEN_SAMPLES", 0)
     collector = SafeInitCollector()
     assert scrape(collector)["state ready"] == 0
     call_command("safe_migrate", verbosity=0)

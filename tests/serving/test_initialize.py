@@ -16,7 +16,7 @@ import pytest
 
 from django_safe_init.backends.postgresql.lock_keys import leader_key
 from django_safe_init.serving.background.child_process import (
-    NOT_DUE,
+    EXIT_NOTHING_TO_DO,
     InitializationProcess,
 )
 from example_project.embedded import free_port
@@ -437,11 +437,11 @@ def test_a_child_that_is_too_late(
     leader = fleet.start("safe_migrate")
     fleet.wait_for_note("inside")
     with InitializationProcess(if_due=True) as child:
-        assert child.result()[0] == NOT_DUE
+        assert child.result()[0] == EXIT_NOTHING_TO_DO
     fleet.allow()
     assert leader.wait() == 0
     with InitializationProcess(if_due=True) as child:
-        assert child.result()[0] == NOT_DUE
+        assert child.result()[0] == EXIT_NOTHING_TO_DO
     assert len(database.runs()) == 1
 
 

@@ -42,17 +42,17 @@ def tell(
             **settings.SAFE_INIT,
             "DATABASES": [each.database for each in statuses],
         }
-        readiness.watch()
+        readiness.start()
         for each in statuses:
             hear(each)
 
     yield tell_all
-    readiness.forget()
+    readiness.reset()
 
 
 def hear(status: Status) -> None:
     """This process hears of a status."""
-    readiness.hear(StatusDetail(status))
+    readiness.update(StatusDetail(status))
 
 
 def status_of(found: Any, database: str = "default") -> Status:

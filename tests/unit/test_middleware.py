@@ -96,7 +96,7 @@ def test_not_ready(tell, ask, status) -> None:
 @BOTH
 def test_nothing_is_known(tell, ask, settings) -> None:
     """Unknown is not ready: a probe is answered at once, a request after a short wait."""
-    readiness.watch()
+    readiness.start()
     health = ask("/health/db")
     assert (health.status_code, json.loads(health.content)["state"]) == (
         503,
@@ -114,18 +114,18 @@ def test_a_visitor_without_a_server(tell, settings, monkeypatch, ask) -> None:
     settings.SAFE_INIT = {"IN_TESTS": True, "SERVE": "initialize"}
     settings.ROOT_URLCONF = "tests.unit.urls"
     settings.MIDDLEWARE = ["django_safe_init.middleware.InitializationMiddleware"]
-    monkeypatch.setattr(readiness, "prepare", lambda: None)
+    monkeypatch.setattr(readiness, "install", lambda: None)
     response = ask().get("/cart/")
     if asyncio.iscoroutine(response):
         response = asyncio.run(response)
     assert response.status_code == 503
-    assert readiness._watching
+    assert readiness._polling
 
 
 @BOTH
 def test_the_first_request_of_a_new_worker(tell, ask, monkeypatch) -> None:
     """The first news of a process are waited for, so that it turns nobody away needlessly."""
-    wait, await_news = readiness.wait, readiness.await_news
+    wait, wait_async = readiness.wait, readiness.wait_async
 
     def hear_and_wait(seconds: float) -> None:
         hear(READY)
@@ -133,10 +133,10 @@ def test_the_first_request_of_a_new_worker(tell, ask, monkeypatch) -> None:
 
     async def hear_and_await(seconds: float) -> None:
         hear(READY)
-        await await_news(seconds)
+        await wait_async(seconds)
 
     monkeypatch.setattr(readiness, "wait", hear_and_wait)
-    monkeypatch.setattr(readiness, "await_news", hear_and_await)
+    monkeypatch.setattr(readiness, "wait_async", hear_and_await)
     assert ask("/cart/").content == b"the project"
 
 
@@ -342,7 +342,7 @@ def test_the_page_shows_an_estimate(tell, monkeypatch) -> None:
     """Where earlier runs of the same steps were timed, the page says what is left."""
     shown = views_of(monkeypatch)
     tell(MIGRATING, Status("other", READY.state, 100, ""))
-    readiness.hear(StatusDetail(MIGRATING, remaining_seconds=42.5))
+    readiness.update(StatusDetail(MIGRATING, remaining_seconds=42.5))
     ask("/cart/", headers=HTML)
     assert [view.remaining_seconds for view in shown] == [42.5]
 

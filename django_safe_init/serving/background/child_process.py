@@ -1,8 +1,8 @@
-"""A child process that initializes, and ends with its parent: both ends of the pipe in between.
+"""The child process that initializes: how it is started, and its main program.
 
-In the child `main` of this module is the program. Its standard input is a pipe that only the
-parent can write to: where it ends, the parent has ended. What the parent has written before that,
-if anything, is the process with which the child is to end instead.
+The child's standard input is a pipe that only the parent can write to. The pipe's end tells the
+child that the parent has exited, so the child ends too. A process ID in the pipe tells the child
+to end with that process instead.
 """
 
 from __future__ import annotations
@@ -30,16 +30,15 @@ from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.serving.background.backoff import seconds_until_due
 from django_safe_init.serving.background.host_lock import HostLock
 
-#: For how long a child may clean up (close its run, free the lock) before it is killed.
+#: Seconds that a child may take to close its run and release the lock before it is killed.
 SECONDS_TO_CLEAN_UP = 5.0
-#: The exit code of a child that has found nothing to do: the EX_TEMPFAIL of sysexits.h.
-NOT_DUE = 75
-_IF_DUE, _HOLDING = "--if-due", "--holding"
-#: Between two looks whether the process lives with which the child is to end, where the system
-#: cannot tell.
-_SECONDS_BETWEEN_LOOKS = 0.1
-#: The child finds modules where its parent does, and nowhere else. Not by PYTHONPATH, which can
-#: hold no folder with a colon in its name, and would be handed on to what the child starts.
+#: The exit code of a child with nothing to do: EX_TEMPFAIL of sysexits.h.
+EXIT_NOTHING_TO_DO = 75
+_IF_DUE, _LOCK = "--if-due", "--holding"
+#: Seconds between two checks whether a process is alive, on systems that cannot wait for it.
+_POLL_SECONDS = 0.1
+#: The child finds the same modules as its parent. PYTHONPATH would not do: it can hold no folder
+#: with a colon in its name, and the programs that the child starts would inherit it.
 _PROGRAM = (
     "import sys; here = sys.argv.index('--'); sys.path[:] = sys.argv[here + 1 :]; "
     "del sys.argv[here:]; from django_safe_init.serving.background import child_process; "
@@ -48,12 +47,12 @@ _PROGRAM = (
 
 
 class InitializationProcess:
-    """A process that runs `safe_migrate`; as a context manager it is gone afterwards.
+    """A child process that runs `safe_migrate`. Leaving the context ends it.
 
-    With `if_due` it exits with `NOT_DUE` if it is not, or no longer, time to initialize when it
-    has started. It inherits the lock `holding`, and removes it at its end. Python is what
-    `multiprocessing.set_executable` says, by default `sys.executable`. Raises
-    `ConfigurationError` unless the settings are named in the environment.
+    With `if_due` it exits with `EXIT_NOTHING_TO_DO` if no initialization is due once it has
+    started. It inherits the lock `holding`, and deletes the lock's file when it ends. Python is
+    `multiprocessing.set_executable`'s, by default `sys.executable`. Raises `ConfigurationError`
+    unless the environment names the settings module.
     """
 
     def __init__(
@@ -63,8 +62,8 @@ class InitializationProcess:
         inherited = []
         if holding is not None and holding.file is not None:
             inherited = [holding.file]
-            arguments.append(f"{_HOLDING}={holding.file}:{holding.path}")
-        _require_settings()
+            arguments.append(f"{_LOCK}={holding.file}:{holding.path}")
+        _check_settings_module()
         path = [entry or os.getcwd() for entry in sys.path]
         self._process = subprocess.Popen(
             [get_executable(), "-c", _PROGRAM, *arguments, "--", *path],
@@ -73,7 +72,7 @@ class InitializationProcess:
             pass_fds=inherited,
         )
         self.pid = self._process.pid
-        self._lifeline = cast(IO[bytes], self._process.stdin)
+        self._parent_pipe = cast(IO[bytes], self._process.stdin)
         self._stdout = cast(IO[bytes], self._process.stdout)
 
     def __enter__(self) -> InitializationProcess:
@@ -83,33 +82,33 @@ class InitializationProcess:
         self.end()
 
     def result(self) -> tuple[int, str]:
-        """Wait for its end; the exit code, and the error of `safe_migrate` if there was one."""
+        """Wait until the child ends; return its exit code, and the error of `safe_migrate`."""
         with self._stdout:
-            printed = self._stdout.read()
+            output = self._stdout.read()
         code = self._process.wait()
-        self._lifeline.close()
-        return code, _error(printed) or f"the process ended with exit code {code}"
+        self._parent_pipe.close()
+        return code, _error(output) or f"the process ended with exit code {code}"
 
-    def disown(self) -> None:
-        """In a forked process: give up what would keep the child alive after its parent's end."""
-        self._lifeline.close()
+    def close_in_fork(self) -> None:
+        """Close the pipe in a forked process, which would keep the child alive."""
+        self._parent_pipe.close()
 
-    def leave_to(self, server: int) -> None:
-        """Let it go on when this process ends, and end with that one; it is told so at once."""
-        self._lifeline.write(str(server).encode())
-        self._lifeline.close()
+    def detach_to(self, server: int) -> None:
+        """Make the child end with the process `server` instead of this one."""
+        self._parent_pipe.write(str(server).encode())
+        self._parent_pipe.close()
 
     def end(self) -> None:
-        """Let it end as by SIGTERM, from any thread; returns when it is gone."""
-        self._lifeline.close()
+        """End the child as SIGTERM does, from any thread, and wait until it has exited."""
+        self._parent_pipe.close()
         try:
             self._process.wait(SECONDS_TO_CLEAN_UP + 1)
-        except subprocess.TimeoutExpired:  # it is stopped, or otherwise deaf
+        except subprocess.TimeoutExpired:  # it is stopped, or ignores signals
             self._process.kill()
             self._process.wait()
 
 
-def _require_settings() -> None:
+def _check_settings_module() -> None:
     if not os.environ.get(ENVIRONMENT_VARIABLE):
         raise ConfigurationError(
             f"Set {ENVIRONMENT_VARIABLE} in the server's environment: the child process that "
@@ -117,12 +116,12 @@ def _require_settings() -> None:
         )
 
 
-def _error(printed: bytes) -> str:
-    """What went wrong, from the line with the JSON object; nothing if there is none.
+def _error(output: bytes) -> str:
+    """Return the error from the line with the JSON object, or "" if no line has one.
 
-    The project may have printed before it, while its settings were loaded, and after it.
+    The project may print before that line, while its settings are loaded, and after it.
     """
-    for line in reversed(printed.splitlines()):
+    for line in reversed(output.splitlines()):
         try:
             value = json.loads(line)
             databases = value.get("databases", [value])
@@ -134,24 +133,24 @@ def _error(printed: bytes) -> str:
 
 def main() -> None:
     """Initialize the databases; print one JSON object."""
-    lifeline = os.dup(0)
-    with open(os.devnull) as nothing:  # what else reads standard input meets its end
-        os.dup2(nothing.fileno(), 0)
-    held = [
-        _hold(*argument.partition("=")[2].split(":", 1))
+    parent_pipe = os.dup(0)
+    with open(os.devnull) as empty:  # for other code that reads standard input
+        os.dup2(empty.fileno(), 0)
+    locks = [
+        _inherit_lock(*argument.partition("=")[2].split(":", 1))
         for argument in sys.argv
-        if argument.startswith(_HOLDING)
+        if argument.startswith(_LOCK)
     ]
     threading.Thread(
-        target=_end_with_parent, args=[lifeline, *held], daemon=True
+        target=_end_with_parent, args=[parent_pipe, *locks], daemon=True
     ).start()
     if _IF_DUE in sys.argv and not _is_due():
-        sys.exit(NOT_DUE)
+        sys.exit(EXIT_NOTHING_TO_DO)
     execute_from_command_line([sys.argv[0], "safe_migrate", "--json", "--no-color"])
 
 
-def _hold(file: str, path: str) -> str:
-    """Keep the lock for this process, and from those that it starts; returns its path."""
+def _inherit_lock(file: str, path: str) -> str:
+    """Keep the lock until this process exits, but not for its children; return its path."""
     os.set_inheritable(int(file), False)
     atexit.register(_remove, path)
     return path
@@ -163,31 +162,31 @@ def _remove(path: str) -> None:
 
 
 def _is_due() -> bool:
-    """Whether it is still time: to start took a while, and another process may have been faster."""
+    """Return True if an initialization is still due after the time that the start has taken."""
     django.setup()
     build = current_build()
     aliases = get_settings().databases
     return min(seconds_until_due(alias, build) for alias in aliases) <= 0
 
 
-def _end_with_parent(lifeline: int, held: str = "") -> None:
-    with open(lifeline, "rb") as parent:
-        server = parent.read()
+def _end_with_parent(parent_pipe: int, lock_path: str = "") -> None:
+    with open(parent_pipe, "rb") as pipe:
+        server = pipe.read()
     if server:
-        _await_end(int(server))
-    _remove(held)  # now: by SIGTERM a process may end without its cleaning up
+        _wait_for_exit(int(server))
+    _remove(lock_path)  # before SIGTERM, which may end this process without its cleanup
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(SECONDS_TO_CLEAN_UP)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _await_end(pid: int) -> None:
-    """Return when that process has ended, although nobody may have waited for it yet."""
+def _wait_for_exit(pid: int) -> None:
+    """Wait until the process has exited, even if its parent has not reaped it yet."""
     try:
         process = os.pidfd_open(pid)
-    except (AttributeError, OSError):  # the system has none, or the process has ended
+    except (AttributeError, OSError):  # not Linux, or the process has exited
         while _is_alive(pid):
-            time.sleep(_SECONDS_BETWEEN_LOOKS)
+            time.sleep(_POLL_SECONDS)
     else:
         select.select([process], [], [])
         os.close(process)

@@ -1,13 +1,13 @@
-"""A lock that one child process of a host holds for as long as it lives.
+"""A file lock that allows one child process per host to initialize.
 
-Of all workers of all servers on a host that would initialize the same databases for the same
-build, one starts a child; the others need not start a process only to see that it came too late.
-The leader lock decides who leads: this one saves memory, and where there can be no such file
-nothing is lost but that.
+All workers of a host that would initialize the same databases for the same build share one lock
+file. The worker that locks it starts a child; the others start none. The leader lock in the
+database decides who leads: this lock only saves processes, so a host without a place for the
+file works too.
 
-It is `flock` on a file in the folder for temporary files. That lock belongs to the open file, so
-whoever inherits the descriptor holds it; it is free when the last of them has ended. The file
-goes with its lock: should two processes lock two files meanwhile, that is one child too many.
+The lock is `flock` on a file in the folder for temporary files. It belongs to the open file: a
+process that inherits the descriptor holds it, and it is free when the last of them has exited.
+Releasing it deletes the file. If two processes then lock two files, one child too many starts.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from django_safe_init.core.build import Build
 
 _FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 _DATABASE = ("ENGINE", "HOST", "PORT", "NAME", "USER")
-#: Of a note, which is two numbers.
-_NOTE_BYTES = 64
+#: Enough for an `OrphanedChild`, which is two numbers.
+_RECORD_BYTES = 64
 
 
 class OrphanedChild(NamedTuple):
-    """A child that goes on although the worker that started it has ended."""
+    """A child process that keeps running although the worker that started it has exited."""
 
     pid: int
-    #: The process with which it ends: the one that replaces the workers.
+    #: The process that replaces the workers. The child ends with it.
     server: int
 
 
@@ -46,13 +46,13 @@ class HostLock:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        #: The descriptor that holds the lock; None while this process does not.
+        #: The descriptor that holds the lock; None while this process does not hold it.
         self.file: int | None = None
 
-    def take(self) -> bool:
-        """Take it if it is free; never waits.
+    def acquire(self) -> bool:
+        """Acquire the lock if it is free, without waiting.
 
-        True also where there can be no such file, or somebody else's is in its place.
+        Returns True also if the file cannot be created, or belongs to another user.
         """
         file = _open(self.path, os.O_CREAT)
         if file is None:
@@ -64,51 +64,51 @@ class HostLock:
         self.file = file
         return True
 
-    def drop(self) -> None:
-        """Give up this process's hold; a child that has inherited it keeps its own."""
+    def close(self) -> None:
+        """Close this process's descriptor; a child that inherited one keeps the lock."""
         if self.file is not None:
             os.close(self.file)
         self.file = None
 
-    def remove(self) -> None:
-        """Give it up for all."""
+    def release(self) -> None:
+        """Release the lock for all processes, and delete its file."""
         if self.file is not None:
             with suppress(OSError):
                 os.unlink(self.path)
-        self.drop()
+        self.close()
 
-    def bequeath(self, heir: OrphanedChild) -> None:
-        """Note who goes on without this process, for whoever has to end it."""
+    def set_orphan(self, child: OrphanedChild) -> None:
+        """Record the child that continues without this process, so that others can end it."""
         if self.file is not None:
-            os.pwrite(self.file, json.dumps(heir).encode(), 0)
+            os.pwrite(self.file, json.dumps(child).encode(), 0)
 
-    def heir(self) -> OrphanedChild | None:
-        """The child that holds the lock though its worker has ended, if there is one."""
+    def orphan(self) -> OrphanedChild | None:
+        """Return the child that holds the lock although its worker has exited, or None."""
         file = _open(self.path)
         if file is None:
             return None
         try:
-            return None if _lock(file) else _heir(os.pread(file, _NOTE_BYTES, 0))
+            return None if _lock(file) else _parse(os.pread(file, _RECORD_BYTES, 0))
         finally:
             os.close(file)
 
 
 def host_lock(build: Build) -> HostLock:
-    """The lock for the databases in the settings and this build."""
+    """Return the lock for the databases of the settings and this build."""
     settings = get_settings()
     databases = [
         [alias, *(str(connections.settings[alias].get(key)) for key in _DATABASE)]
         for alias in settings.databases
     ]
     module = os.environ.get(ENVIRONMENT_VARIABLE)
-    about: list[Any] = [module, build.fingerprint, settings.lock_key, databases]
-    digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:32]
+    identity: list[Any] = [module, build.fingerprint, settings.lock_key, databases]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     name = f"django-safe-init-{os.geteuid()}-{digest}.lock"
     return HostLock(os.path.join(_folder(), name))
 
 
 def _folder() -> str:
-    """The one for temporary files; where none can be written, one that holds no file."""
+    """Return the folder for temporary files, or a path that can hold no file."""
     try:
         return tempfile.gettempdir()
     except FileNotFoundError:
@@ -120,24 +120,24 @@ def _open(path: str, more: int = 0) -> int | None:
         file = os.open(path, _FLAGS | more, 0o600)
     except OSError:
         return None
-    seen = os.fstat(file)
-    # The folder is everybody's: who finds a file there may not have made it.
-    if stat.S_ISREG(seen.st_mode) and seen.st_uid == os.geteuid():
+    found = os.fstat(file)
+    # All users can write to the folder: another one may have created a file of this name.
+    if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
         return file
     os.close(file)
     return None
 
 
 def _lock(file: int) -> bool:
-    """Whether it was free, and is held now."""
+    """Lock the file, and return True, if it was not locked."""
     with suppress(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     return False
 
 
-def _heir(note: bytes) -> OrphanedChild | None:
+def _parse(record: bytes) -> OrphanedChild | None:
     try:
-        return OrphanedChild(*json.loads(note))
-    except (ValueError, TypeError):  # its worker is alive
+        return OrphanedChild(*json.loads(record))
+    except (ValueError, TypeError):  # empty: the worker of this child is alive
         return None

@@ -1,4 +1,4 @@
-"""A thread that looks at one database until this build is ready."""
+"""The thread that polls one database until it is ready for this build."""
 
 from __future__ import annotations
 
@@ -32,17 +32,18 @@ from django_safe_init.status import (
 
 logger = logging.getLogger("django_safe_init")
 
-#: Between two looks, before jitter. A fleet's looks are connections: the longer one takes,
-#: because the server is busy, the later comes the next.
-MIN_PAUSE, MAX_PAUSE = 1.0, 3.0
-_PART_OF_THE_TIME = 1 / 20
+#: Seconds between two polls, before jitter.
+MIN_INTERVAL, MAX_INTERVAL = 1.0, 3.0
+#: The share of the time that polls may take: the slower the database server answers, the fewer
+#: connections a fleet opens.
+_MAX_SHARE = 1 / 20
 
 
 class StatusPoller(threading.Thread):
-    """Looks until it has seen "ready"; each look is a connection of its own, soon closed.
+    """A thread that polls the database until it is ready. Each poll opens a short connection.
 
-    `report` is called with what each saw, on this thread. What goes wrong is a status too: the
-    thread ends by `stop` or by "ready", and by nothing else.
+    `report` is called with each result, in this thread. Errors become a status too: only `stop`
+    and a ready database end the thread.
     """
 
     def __init__(
@@ -55,68 +56,71 @@ class StatusPoller(threading.Thread):
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """Return when the thread has ended, and its connection is closed."""
+        """Stop; return when the thread has ended and its connection is closed."""
         self._stopped.set()
         self.join()
 
     def run(self) -> None:
-        """Look, report, pause."""
+        """Poll, report and pause until the database is ready."""
         before: StatusDetail | None = None
         while not self._stopped.is_set():
             started = time.monotonic()
-            scene = self._look(before)
-            _tell(scene.status, before.status if before else None)
-            self._report(scene)
-            if scene.status.ready:
+            detail = self._poll_once(before)
+            _log_change(detail.status, before.status if before else None)
+            self._report(detail)
+            if detail.status.ready:
                 return
-            before = scene
+            before = detail
             self._stopped.wait(poll_interval(time.monotonic() - started))
 
-    def _look(self, before: StatusDetail | None) -> StatusDetail:
+    def _poll_once(self, before: StatusDetail | None) -> StatusDetail:
         try:
-            settings = get_settings()
-            if not can_initialize(self.alias, settings):
-                return StatusDetail(Status.without_lock(self.alias))
-            self._build = self._build or current_build()
-            reader = open_reader(self.alias, settings, Deadline(0), self._build)
-            with closing(reader):
-                if settings.status_token:  # somebody may ask for more than the status
-                    scene = read_detail(self.alias, reader, before)
-                else:
-                    scene = _plain_scene(read_status(self.alias, reader), before)
-                return with_estimate(scene, reader)
+            return self._read(before)
         except LoginRefused as exc:
             return StatusDetail(Status.failed(self.alias, str(exc)))
         except (DatabaseUnreachable, WaitTimeout) as exc:
             return StatusDetail(Status.unreachable(self.alias, str(exc)))
         except SafeInitError as exc:
             return StatusDetail(Status.failed(self.alias, str(exc)))
-        except Exception as exc:  # noqa: BLE001  (without this thread nothing gets ready)
+        except Exception as exc:  # noqa: BLE001  (this thread must survive any error)
             text = f"{type(exc).__name__}: {one_line(exc)}"
             return StatusDetail(Status.failed(self.alias, text))
 
+    def _read(self, before: StatusDetail | None) -> StatusDetail:
+        settings = get_settings()
+        if not can_initialize(self.alias, settings):
+            return StatusDetail(Status.without_lock(self.alias))
+        self._build = self._build or current_build()
+        reader = open_reader(self.alias, settings, Deadline(0), self._build)
+        with closing(reader):
+            if settings.status_token:  # the token unlocks the details
+                detail = read_detail(self.alias, reader, before)
+            else:
+                detail = _from_status(read_status(self.alias, reader), before)
+            return with_estimate(detail, reader)
 
-def _plain_scene(status: Status, before: StatusDetail | None) -> StatusDetail:
+
+def _from_status(status: Status, before: StatusDetail | None) -> StatusDetail:
     return StatusDetail(status) if status.run else carry_forward(status, before)
 
 
 def can_initialize(alias: str, settings: Settings) -> bool:
-    """Whether somebody can lead on this database, so that there is something to wait for."""
+    """Return True if a leader can exist for this database; without one, nothing is waited for."""
     engine = engine_of(alias)
-    # What is not supported, and not accepted either, is an error that the look will meet.
+    # An unknown engine without `LOCK` "none" is an error, which the poll reports.
     return engine.has_lock or (
         engine is BackendKind.UNKNOWN and settings.lock == "auto"
     )
 
 
 def poll_interval(seconds: float) -> float:
-    """How long to wait after a look that took `seconds`."""
-    pause = min(max(MIN_PAUSE, seconds / _PART_OF_THE_TIME), MAX_PAUSE)
+    """Return the seconds to wait after a poll that took `seconds`."""
+    pause = min(max(MIN_INTERVAL, seconds / _MAX_SHARE), MAX_INTERVAL)
     return pause * random.uniform(1.0, 1.25)
 
 
-def _tell(status: Status, before: Status | None) -> None:
-    """Log what has changed, so that the log of a held server says why it is held."""
+def _log_change(status: Status, before: Status | None) -> None:
+    """Log a changed status, so that the log tells why requests are blocked."""
     if before and (before.state, before.error) == (status.state, status.error):
         return
     if status.error:

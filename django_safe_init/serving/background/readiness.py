@@ -1,4 +1,4 @@
-"""What this process knows of its databases: found out beside the requests, never by one."""
+"""The known status of each database, kept by threads so that no request opens a connection."""
 
 from __future__ import annotations
 
@@ -19,169 +19,169 @@ if TYPE_CHECKING:
 
 
 class Readiness:
-    """The newest news of each database in `SAFE_INIT["DATABASES"]`.
+    """The newest status of each database in `SAFE_INIT["DATABASES"]`.
 
-    Unknown is not ready, and ready is for good: what this build needs does not go away by
-    itself. Safe to use from any thread and any event loop.
+    A database without a known status is not ready. A ready one stays ready for the life of the
+    process. Safe to use from any thread and any event loop.
     """
 
     def __init__(self) -> None:
-        self._know_nothing()
+        self._reset_state()
 
-    def _know_nothing(self) -> None:
-        #: Whether everything is ready, for who must not even pay for a call.
+    def _reset_state(self) -> None:
+        #: True once all databases are ready. An attribute, to be as cheap as possible.
         self.complete = False
         self._known: dict[str, StatusDetail] = {}
         self._ready: set[str] = set()
         self._build: Build | None = None
-        self._watches_in_children = False
-        self._watch_nothing()
+        self._starts_in_forks = False
+        self._reset_threads()
 
-    def _watch_nothing(self) -> None:
+    def _reset_threads(self) -> None:
         self._lock = threading.Lock()
-        self._lookouts: list[StatusPoller] = []
-        self._background: InitializationSupervisor | None = None
-        self._watching = False
-        self._is_to_initialize = False
-        self._unheard: set[str] = set()
-        self._heard = threading.Event()
+        self._pollers: list[StatusPoller] = []
+        self._supervisor: InitializationSupervisor | None = None
+        self._polling = False
+        self._needs_supervisor = False
+        self._pending: set[str] = set()
+        self._first_result = threading.Event()
         if self.complete:
-            self._heard.set()
+            self._first_result.set()
 
     def status(self, alias: str) -> Status | None:
-        """The newest status of the alias, or None while nothing is known of it.
+        """Return the newest status of the alias, or None while it is unknown.
 
-        Never waits and never asks the database. A database that cannot be reached has the
-        state "connecting", and the reason as its error.
+        Never waits and never queries. A database that cannot be reached has the state
+        "connecting", and the reason as its error.
         """
-        scene = self._known.get(alias)
-        return scene.status if scene else None
+        detail = self._known.get(alias)
+        return detail.status if detail else None
 
-    def scene(self, alias: str) -> StatusDetail | None:
-        """`status` and all that was seen with it: more where there is a `STATUS_TOKEN`."""
+    def detail(self, alias: str) -> StatusDetail | None:
+        """Return the newest status with its details, which are read if `STATUS_TOKEN` is set."""
         return self._known.get(alias)
 
     def ready(self, alias: str | None = None) -> bool:
-        """Whether the alias, or all of `SAFE_INIT["DATABASES"]`, is known to be ready."""
+        """Return True if the alias, or all of `SAFE_INIT["DATABASES"]`, is known to be ready."""
         return self.complete if alias is None else alias in self._ready
 
-    def prepare(self) -> None:
-        """What a server does when it loads the application, perhaps before it forks.
+    def install(self) -> None:
+        """Prepare a server that loads the application, perhaps before it forks its workers.
 
-        Notes what this build expects, and lets each process that is forked from now on watch
-        from its start. Touches no database and starts nothing in this process.
+        Computes the build, and makes each process that is forked later start polling. Opens no
+        connection and starts no thread in this process.
         """
         self._build = current_build()
-        self._watches_in_children = True
+        self._starts_in_forks = True
         if should_initialize(get_settings()):
-            termination.heed()
+            termination.install_handlers()
 
-    def watch(self) -> None:
-        """Make sure that this process looks at its databases until they are ready.
+    def start(self) -> None:
+        """Start the threads of a process that serves, unless they were started.
 
-        To be called wherever it serves; all but the first call cost next to nothing. With
-        `SERVE` "initialize" it also sees to it that somebody initializes them. Does nothing in
-        a project's own tests.
+        Polls the databases and, with `SERVE` "initialize", has them initialized. Call it with
+        each request: only the first call costs time. Does nothing in a project's own tests.
         """
         if self.complete:
             return
-        self._begin()
-        if self._background is not None:
-            termination.heed()  # the server may have changed its handlers since
+        self._start_threads()
+        if self._supervisor is not None:
+            # The server may have replaced the signal handlers since the last call.
+            termination.install_handlers()
 
-    def _begin(self) -> None:
-        self.look()
-        if self._is_to_initialize:
-            self._initialize()
+    def _start_threads(self) -> None:
+        self.start_polling()
+        if self._needs_supervisor:
+            self._start_supervisor()
 
-    def look(self) -> None:
-        """`watch` for a process that does not serve: it never initializes.
+    def start_polling(self) -> None:
+        """Start one polling thread per database, without a supervisor.
 
-        Each database has a thread of its own, so that one that hangs does not keep back the
-        news of others.
+        For a process that does not serve. A database that hangs delays no other one.
         """
-        if self._watching or self.complete:
+        if self._polling or self.complete:
             return
         settings = get_settings()
         if in_project_tests(settings):
             return
         with self._lock:
-            if not self._watching:
-                self._start(set(settings.databases) - self._ready)
-                self._is_to_initialize = should_initialize(settings)
-                self._watching = True
+            if not self._polling:
+                self._start_pollers(set(settings.databases) - self._ready)
+                self._needs_supervisor = should_initialize(settings)
+                self._polling = True
 
-    def _start(self, aliases: set[str]) -> None:
-        self._unheard = set(aliases)
-        self._lookouts = [
-            StatusPoller(alias, self._build, self.hear) for alias in aliases
+    def _start_pollers(self, aliases: set[str]) -> None:
+        self._pending = set(aliases)
+        self._pollers = [
+            StatusPoller(alias, self._build, self.update) for alias in aliases
         ]
-        for lookout in self._lookouts:
-            lookout.start()
+        for poller in self._pollers:
+            poller.start()
 
-    def _initialize(self) -> None:
-        # Here, because a server that only looks should not pay for it.
+    def _start_supervisor(self) -> None:
+        # Imported here: a server that only polls does not need it.
         from django_safe_init.serving.background.supervisor import (
             InitializationSupervisor,
         )
 
         with self._lock:
-            if self._is_to_initialize:
-                self._is_to_initialize = False
-                aliases = [lookout.alias for lookout in self._lookouts]
-                self._background = InitializationSupervisor(
+            if self._needs_supervisor:
+                self._needs_supervisor = False
+                aliases = [poller.alias for poller in self._pollers]
+                self._supervisor = InitializationSupervisor(
                     aliases, self._build, self.status
                 )
-                self._background.start()
+                self._supervisor.start()
 
-    def hear(self, scene: StatusDetail) -> None:
-        """Take in what a lookout has seen."""
-        status = scene.status
+    def update(self, detail: StatusDetail) -> None:
+        """Store a result of a poller."""
+        status = detail.status
         with self._lock:
-            self._known[status.database] = scene
-            self._unheard.discard(status.database)
+            self._known[status.database] = detail
+            self._pending.discard(status.database)
             if status.ready:
                 self._ready.add(status.database)
-            self.complete = self._ready >= {each.alias for each in self._lookouts}
-            if not self._unheard:
-                self._heard.set()
+            self.complete = self._ready >= {each.alias for each in self._pollers}
+            if not self._pending:
+                self._first_result.set()
 
     def wait(self, seconds: float) -> None:
-        """Return as soon as every database was looked at once, or after `seconds`.
+        """Wait until every database was polled once, for at most `seconds`.
 
-        That is at once, except in the first moments of a process.
+        Returns at once, except in the first moments of a process.
         """
-        self._heard.wait(seconds)
+        self._first_result.wait(seconds)
 
-    async def await_news(self, seconds: float) -> None:
-        """`wait` for an event loop, which goes on meanwhile."""
+    async def wait_async(self, seconds: float) -> None:
+        """Wait as `wait` does, without blocking the event loop."""
         deadline = Deadline(seconds)
-        while not (self._heard.is_set() or deadline.passed()):
+        while not (self._first_result.is_set() or deadline.passed()):
             await asyncio.sleep(0.005)
 
-    def forget(self) -> None:
-        """Know nothing, as a new process does; no thread looks any more."""
-        for thread in (*self._lookouts, self._background):
+    def reset(self) -> None:
+        """Stop the threads and forget all statuses, as in a new process."""
+        for thread in (*self._pollers, self._supervisor):
             if thread is not None:
                 thread.stop()
-        self._know_nothing()
+        self._reset_state()
 
     def after_fork(self) -> None:
-        """In a child: the parent's threads are not here, and what it knew is still true.
+        """Drop the parent's threads in a forked process; its statuses are still true.
 
-        The child of a process that has only loaded the application is a worker, and watches.
-        That of a process that serves is a helper of the application, and does not.
+        If the parent has only loaded the application, the process is a worker, and polls. If
+        the parent serves, the process is a helper of the application, and does not poll.
         """
-        is_worker = self._watches_in_children and not self._watching
-        if self._background is not None:
-            self._background.disown()
-        termination.forget()
-        self._watch_nothing()
+        is_worker = self._starts_in_forks and not self._polling
+        if self._supervisor is not None:
+            self._supervisor.close_in_fork()
+        termination.reset()
+        self._reset_threads()
         if is_worker:
-            self._begin()  # signals are heeded later: the server has still to set its handlers
+            # `start` installs the signal handlers later: the server has not yet set its own.
+            self._start_threads()
 
 
-#: That of this process.
+#: The readiness of this process.
 readiness = Readiness()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=readiness.after_fork)

@@ -1,4 +1,7 @@
-"""When a server that initializes its databases itself does so: the thread that sees to it."""
+"""The thread that starts and restarts the child process that initializes.
+
+A web process whose `SERVE` is "initialize" runs one supervisor until all databases are ready.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ from django_safe_init.serving.background.backoff import (
     seconds_until_due,
 )
 from django_safe_init.serving.background.child_process import (
-    NOT_DUE,
+    EXIT_NOTHING_TO_DO,
     SECONDS_TO_CLEAN_UP,
     InitializationProcess,
 )
@@ -36,18 +39,20 @@ from django_safe_init.status import Status
 
 logger = logging.getLogger("django_safe_init")
 
-#: Between two looks at what is known: at random, so that of many processes one is the first.
-_SECONDS_BETWEEN_LOOKS = (0.1, 1.0)
-#: What is due later is looked at again by then: somebody else may have tried, and died.
-_MOST_SECONDS_UNSEEN = 2.0
-#: Between two looks whether a child has ended that is not this process's own.
-_SECONDS_BETWEEN_SIGNS = 0.02
+#: Seconds between two checks of the known statuses. Random, so that one of many processes is
+#: first.
+_CHECK_SECONDS = (0.1, 1.0)
+#: Seconds after which the runs of a database are read again, at the latest: another process may
+#: have tried, and died.
+_MAX_POSTPONE_SECONDS = 2.0
+#: Seconds between two checks whether an orphaned child has exited.
+_ORPHAN_POLL_SECONDS = 0.02
 
 
 def server_process() -> int | None:
-    """The process that replaces this worker when it ends; None if this is no worker.
+    """Return the ID of the process that replaces this worker, or None if this is no worker.
 
-    That is the parent, under gunicorn and under all that start their workers with
+    It is the parent, under gunicorn and under servers that start their workers with
     `multiprocessing`, as uvicorn does.
     """
     parent = multiprocessing.parent_process()
@@ -58,16 +63,14 @@ def server_process() -> int | None:
 
 
 class InitializationSupervisor(threading.Thread):
-    """Sees to it that somebody initializes, until all is ready.
+    """A thread that has the databases initialized, and ends when all are ready.
 
-    Where a leader is at work there is nothing to do. Otherwise a child process leads, or
-    follows one that was faster; a host has one such child at a time. After a failed run the
-    pause before the next one is told by the runs in the database: all processes of a fleet wait
-    for about the same moment, and the first of them tries for all. `known` gives the newest
-    status of an alias.
+    While a leader is active it does nothing. Otherwise it starts a child process, which leads,
+    or follows a leader that was faster. A host has one such child at a time. `known` returns the
+    newest status of an alias, or None.
 
-    The child ends with this process, if that is told to end or is killed. If its server
-    replaces it, the child goes on, and ends with the server.
+    The child ends with this process if the process is told to terminate or is killed. If the
+    server replaces this process, the child continues, and ends with the server.
     """
 
     def __init__(
@@ -80,10 +83,10 @@ class InitializationSupervisor(threading.Thread):
         self._aliases = tuple(aliases)
         self._build = build
         self._known = known
-        # Now: a worker whose server is killed has another parent afterwards.
+        # Read early: a worker whose server was killed has another parent.
         self._server = server_process()
         self._stopped = threading.Event()
-        # Entered in a signal handler too, which may interrupt whoever is inside.
+        # Reentrant: a signal handler also acquires it, and may interrupt its holder.
         self._lock = threading.RLock()
         self._host: HostLock | None = None
         self._child: InitializationProcess | None = None
@@ -91,21 +94,21 @@ class InitializationSupervisor(threading.Thread):
         self._not_before = 0.0
 
     def run(self) -> None:
-        """Look at what is known, and act when it is time."""
-        atexit.register(self._leave)
-        termination.first = self._end_child
-        while not self._stopped.wait(random.uniform(*_SECONDS_BETWEEN_LOOKS)):
+        """Check the known statuses, and initialize idle databases, until all are ready."""
+        atexit.register(self._at_exit)
+        termination.on_first_signal = self._end_child
+        while not self._stopped.wait(random.uniform(*_CHECK_SECONDS)):
             statuses = [self._known(alias) for alias in self._aliases]
             if all(status is not None and status.ready for status in statuses):
                 break
-            at_rest = [each.database for each in statuses if each and is_idle(each)]
-            if at_rest and time.monotonic() >= self._not_before:
-                self._act(at_rest)
-        termination.first = None
-        atexit.unregister(self._leave)
+            idle = [each.database for each in statuses if each and is_idle(each)]
+            if idle and time.monotonic() >= self._not_before:
+                self._try_initialize(idle)
+        termination.on_first_signal = None
+        atexit.unregister(self._at_exit)
 
     def stop(self) -> None:
-        """End the child; returns when both it and this thread have ended."""
+        """End the child; return when the child and this thread have ended."""
         self._end_child()
         self.join()
 
@@ -116,53 +119,53 @@ class InitializationSupervisor(threading.Thread):
         if child is not None:
             child.end()
         elif self._build is not None:
-            _end_heir(host_lock(self._build), self._server)
+            _terminate_orphan(host_lock(self._build), self._server)
 
-    def _leave(self) -> None:
-        """At the end of this process: end the child, or leave it to the server."""
+    def _at_exit(self) -> None:
+        """End the child, or detach it to the server that replaces this process."""
         server = self._server
-        if server is None or termination.told or not termination.heeded:
+        if server is None or termination.received or not termination.installed:
             self._end_child()
             return
         self._stopped.set()
         with self._lock:
             child, host = self._child, self._host
         if child is not None and host is not None and host.file is not None:
-            host.bequeath(OrphanedChild(child.pid, server))
-            child.leave_to(server)
+            host.set_orphan(OrphanedChild(child.pid, server))
+            child.detach_to(server)
             logger.info("Process %s goes on initializing without this one.", child.pid)
         elif child is not None:
             child.end()
 
-    def disown(self) -> None:
-        """In a forked process: the child is the parent's, and ends with that one alone."""
-        atexit.unregister(self._leave)
+    def close_in_fork(self) -> None:
+        """Give up the lock and the child in a forked process: they belong to the parent."""
+        atexit.unregister(self._at_exit)
         if self._host is not None:
-            self._host.drop()
+            self._host.close()
         if self._child is not None:
-            self._child.disown()
+            self._child.close_in_fork()
 
-    def _act(self, aliases: Sequence[str]) -> None:
+    def _try_initialize(self, aliases: Sequence[str]) -> None:
         try:
             self._build = build = self._build or current_build()
             host = host_lock(build)
-            if not host.take():  # another process on this host is at it
+            if not host.acquire():  # another process on this host has a child
                 return
             try:
-                self._act_for_host(aliases, build, host)
+                self._initialize_if_due(aliases, build, host)
             finally:
                 self._host = None
-                host.remove()
-        except Exception as exc:  # noqa: BLE001  (without this thread nobody initializes)
+                host.release()
+        except Exception as exc:  # noqa: BLE001  (this thread must survive any error)
             self._fail(f"{type(exc).__name__}: {one_line(exc)}")
 
-    def _act_for_host(
+    def _initialize_if_due(
         self, aliases: Sequence[str], build: Build, host: HostLock
     ) -> None:
-        # What is known may be a second old: another process may have been faster.
+        # The known statuses may be seconds old: another process may have been faster.
         seconds = min(seconds_until_due(alias, build) for alias in aliases)
         if seconds > 0:
-            self._leave_alone(min(seconds, _MOST_SECONDS_UNSEEN))
+            self._postpone(min(seconds, _MAX_POSTPONE_SECONDS))
         else:
             self._initialize(host)
 
@@ -172,9 +175,9 @@ class InitializationSupervisor(threading.Thread):
                 return
             self._host = host
             self._child = child = InitializationProcess(if_due=True, holding=host)
-        self._await(child)
+        self._wait_for_child(child)
 
-    def _await(self, child: InitializationProcess) -> None:
+    def _wait_for_child(self, child: InitializationProcess) -> None:
         logger.info("Initializing in the background, in process %s.", child.pid)
         code, error = child.result()
         with self._lock:
@@ -182,7 +185,7 @@ class InitializationSupervisor(threading.Thread):
         if code == 0:
             self._failures = 0
             logger.info("The initialization in the background has ended: ready.")
-        elif code == NOT_DUE:
+        elif code == EXIT_NOTHING_TO_DO:
             logger.info(
                 "Another process was faster: process %s did nothing.", child.pid
             )
@@ -192,7 +195,7 @@ class InitializationSupervisor(threading.Thread):
     def _fail(self, error: str) -> None:
         self._failures += 1
         pause = backoff(self._failures) * random.uniform(1.0, 1.25)
-        self._leave_alone(pause)
+        self._postpone(pause)
         logger.warning(
             "The initialization in the background failed, and is not tried again here within "
             "%.0f s: %s",
@@ -200,17 +203,17 @@ class InitializationSupervisor(threading.Thread):
             error,
         )
 
-    def _leave_alone(self, seconds: float) -> None:
+    def _postpone(self, seconds: float) -> None:
         self._not_before = time.monotonic() + seconds
 
 
-def _end_heir(host: HostLock, server: int | None) -> None:
-    """End the child that an earlier worker of this server has left to it."""
-    heir = host.heir()
-    if heir is None or heir.server != server:
+def _terminate_orphan(host: HostLock, server: int | None) -> None:
+    """Terminate the child that an earlier worker of this server has detached."""
+    orphan = host.orphan()
+    if orphan is None or orphan.server != server:
         return
     with suppress(ProcessLookupError):
-        os.kill(heir.pid, signal.SIGTERM)
+        os.kill(orphan.pid, signal.SIGTERM)
     deadline = Deadline(SECONDS_TO_CLEAN_UP)
-    while host.heir() is not None and not deadline.passed():
-        time.sleep(_SECONDS_BETWEEN_SIGNS)
+    while host.orphan() is not None and not deadline.passed():
+        time.sleep(_ORPHAN_POLL_SECONDS)

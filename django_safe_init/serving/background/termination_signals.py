@@ -1,8 +1,8 @@
-"""Whether this process was told to end, which a server that initializes has to know in time.
+"""The signals that terminate a web process, noticed before its server handles them.
 
-A worker that ends because its server replaces it leaves its child to go on; one that was told to
-end ends its child first. Some servers end by the signal itself, so that nothing is called at
-their exit: hence a handler before theirs, which is called afterwards as if nothing had been.
+A worker that exits because its server replaces it leaves its child process running. A worker
+that was told to terminate ends its child first. Some servers exit from within the signal, so no
+`atexit` function runs: therefore a handler of this module runs before the server's own handler.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-#: What servers are told to end with: TERM by all, INT by a person, QUIT by gunicorn. Windows, where
-#: this is imported too, has no QUIT.
+#: SIGTERM from process managers, SIGINT from a terminal, SIGQUIT for gunicorn. Windows, where
+#: this module is imported too, has no SIGQUIT.
 SIGNALS = tuple(
     getattr(signal, name)
     for name in ("SIGTERM", "SIGINT", "SIGQUIT")
@@ -23,24 +23,24 @@ SIGNALS = tuple(
 
 
 class Termination:
-    """The signals that tell a process to end."""
+    """The record of termination signals in this process."""
 
     def __init__(self) -> None:
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """In a forked process: what was told is not about this one."""
-        #: Whether one of the signals has come.
-        self.told = False
-        #: Whether this process would know.
-        self.heeded = False
-        #: What is to be done before the server's own handler.
-        self.first: Callable[[], None] | None = None
+    def reset(self) -> None:
+        """Forget the signals and handlers of the parent, in a forked process."""
+        #: True once one of the signals was received.
+        self.received = False
+        #: True if this process would notice the signals.
+        self.installed = False
+        #: Called once, before the server's own handler.
+        self.on_first_signal: Callable[[], None] | None = None
 
-    def heed(self) -> None:
-        """Come before the handlers that there are now; may be called again when they change.
+    def install_handlers(self) -> None:
+        """Chain a handler before each current one. Call again after they may have changed.
 
-        Python allows that in the main thread alone: elsewhere nothing happens.
+        Python allows this only in the main thread. In other threads nothing happens.
         """
         if threading.current_thread() is not threading.main_thread():
             return
@@ -51,30 +51,30 @@ class Termination:
                 or handler in (signal.SIG_IGN, None)
             ):
                 signal.signal(number, ChainedSignalHandler(self, handler))
-        self.heeded = True
+        self.installed = True
 
-    def tell(self) -> None:
-        """A signal has come; what is to be done first is done once."""
-        told, self.told = self.told, True
-        if self.first is not None and not told:
-            self.first()
+    def on_signal(self) -> None:
+        """Note a signal, and call `on_first_signal` if it is the first one."""
+        is_first, self.received = not self.received, True
+        if self.on_first_signal is not None and is_first:
+            self.on_first_signal()
 
 
 class ChainedSignalHandler:
-    """Comes before one other handler, which may lead to one that we have come before earlier."""
+    """A signal handler that calls `next_handler`, which may itself lead to an earlier chain."""
 
-    def __init__(self, termination: Termination, before: Any) -> None:
+    def __init__(self, termination: Termination, next_handler: Any) -> None:
         self._termination = termination
-        self._before = before
+        self._next_handler = next_handler
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        self._termination.tell()
-        if callable(self._before):
-            self._before(number, frame)
+        self._termination.on_signal()
+        if callable(self._next_handler):
+            self._next_handler(number, frame)
         else:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
 
 
-#: That of this process.
+#: The signals of this process.
 termination = Termination()

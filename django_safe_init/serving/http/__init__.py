@@ -1,1 +1,6 @@
-"""The answers to requests, built from what is known."""
+"""The responses to HTTP requests, built from the known statuses.
+
+May use the request, `serving.background.readiness` and this package's own templates. Must not
+use any database connection, wait longer than a probe allows, or put the text of an error into a
+public body.
+"""

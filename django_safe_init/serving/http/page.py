@@ -1,7 +1,7 @@
-"""The page that people see while they wait: one response that needs nothing else.
+"""The HTML page for a browser that waits: one response without further files.
 
-No database, no session, no static file, none of the project's templates. All its words are in
-`page_texts`, its look and its script beside its template.
+It uses no database, session, static file or template of the project. Its texts are in
+`page_texts`; its style and script are beside its template.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from django.conf import settings
-from django.conf import settings as django_settings
 from django.http import HttpResponse
 from django.template import Context, Engine
 from django.utils.http import url_has_allowed_host_and_scheme
@@ -27,74 +26,58 @@ from django_safe_init.status import Status, StatusDetail
 
 _PACKAGE = Path(__file__).parents[2]
 _TEMPLATES = _PACKAGE / "templates"
-#: Somebody is at work, or about to be: there is a bar, moving if nothing is known yet.
+#: The public states that show a progress bar, which only moves while the progress is unknown.
 _WORKING = ("initializing", "migrating")
+_COMMAND = "python manage.py safe_migrate"
 
 
 @dataclass(frozen=True)
 class DebugContext:
-    """What only a developer may see."""
+    """The part of the page that only developers may see."""
 
     pending: tuple[str, ...] = ()
-    command: str = "python manage.py safe_migrate"
+    command: str = _COMMAND
     error: str | None = None
     leader: str | None = None
 
 
 @dataclass(frozen=True)
 class PageContext:
-    """What the page shows. Everything but `debug` is public."""
+    """The content of the page. Everything except `debug` is public."""
 
-    #: One of the five public states; with any other the page says that nothing is known yet.
+    #: One of the five public states. For any other value the page says that it is not known yet.
     state: str
-    #: Where the browser goes once ready: a path of this site. Anything else becomes `/`.
+    #: The URL that opens once ready: a path of this site. Any other URL becomes `/`.
     continue_url: str = "/"
-    #: The JSON and, for `Accept: text/html`, the page of the status; None: only the refresh.
+    #: The URL of the status, as JSON and as this page. None: the page can only reload itself.
     status_url: str | None = None
     #: The number of the run, shown if it failed.
     run: int | None = None
-    #: Steps; 0 of 0 while that is not known.
+    #: Finished steps and all steps; both 0 while unknown.
     done: int = 0
     total: int = 0
     #: Per cent.
     progress: int = 0
     elapsed_seconds: float | None = None
-    #: Since the leader's last sign of life.
+    #: Seconds since the leader's last heartbeat.
     silence_seconds: float | None = None
-    #: Only if earlier runs of the same steps were timed.
+    #: None unless earlier runs timed the same steps.
     remaining_seconds: float | None = None
-    #: Between two loads where no script runs.
+    #: Seconds between two reloads without JavaScript.
     refresh_seconds: int = 5
-    #: Whether the request sent something, which is lost now: the browser goes nowhere by itself.
-    sent: bool = False
-    #: Whether who reads this came for the page itself: once loaded as ready, it stays.
-    stays: bool = False
+    #: True if the request sent a form, which is lost: the page then opens no URL.
+    form_was_sent: bool = False
+    #: True if the status page was requested: a page that is loaded as ready opens no URL.
+    stay_on_page: bool = False
     debug: DebugContext | None = None
 
 
-def render(view: PageContext, status: int = 200) -> HttpResponse:
-    """The page, in the language that is active; it is never cached, framed or indexed."""
-    assets = _assets()
-    status_url = view.status_url if _is_local(view.status_url or "") else None
-    scripted = status_url is not None
-    language = texts.language()
-    continue_url = _local(view.continue_url)
-    content = _engine().get_template("django_safe_init/page.html")
-    context = {
-        "language": language,
-        "direction": "rtl" if language in settings.LANGUAGES_BIDI else "ltr",
-        "style": mark_safe(assets.style),  # our own file
-        "script": mark_safe(assets.script) if scripted else "",  # our own files
-        "status_url": status_url,
-        "continue_url": continue_url,
-        "stays": view.sent or view.stays,
-        "refresh": _refresh(view, continue_url),
-        "unanswered": texts.unanswered(),
-        "shown": _shown(view),
-        "ready": _shown(PageContext("ready", sent=view.sent)),
-    }
-    response = HttpResponse(content.render(Context(context)), status=status)
-    response["Content-Security-Policy"] = assets.policy(scripted)
+def render(page: PageContext, status: int = 200) -> HttpResponse:
+    """Return the page in the active language; it is never cached, framed or indexed."""
+    template = _engine().get_template("django_safe_init/page.html")
+    context = _template_context(page)
+    response = HttpResponse(template.render(Context(context)), status=status)
+    response["Content-Security-Policy"] = _assets().policy(bool(context["script"]))
     response["Cache-Control"] = "no-store"
     response["Referrer-Policy"] = "same-origin"
     response["X-Content-Type-Options"] = "nosniff"
@@ -102,9 +85,24 @@ def render(view: PageContext, status: int = 200) -> HttpResponse:
     return response
 
 
-def _local(url: str) -> str:
-    """The URL if a browser stays on this site with it: the page is no open redirect."""
-    return url if _is_local(url) else "/"
+def _template_context(page: PageContext) -> dict[str, Any]:
+    assets, language = _assets(), texts.language()
+    status_url = page.status_url if _is_local(page.status_url or "") else None
+    # The page must not be an open redirect.
+    continue_url = page.continue_url if _is_local(page.continue_url) else "/"
+    return {
+        "language": language,
+        "direction": "rtl" if language in settings.LANGUAGES_BIDI else "ltr",
+        "style": mark_safe(assets.style),  # this package's own file
+        "script": mark_safe(assets.script) if status_url else "",  # own files, too
+        "status_url": status_url,
+        "continue_url": continue_url,
+        "stay_on_page": page.form_was_sent or page.stay_on_page,
+        "refresh": _refresh(page, continue_url),
+        "unanswered": texts.unanswered(),
+        "content": _content(page),
+        "ready": _content(PageContext("ready", form_was_sent=page.form_was_sent)),
+    }
 
 
 def _is_local(url: str) -> bool:
@@ -112,15 +110,15 @@ def _is_local(url: str) -> bool:
     return local and url.isprintable()
 
 
-def _refresh(view: PageContext, continue_url: str) -> str:
-    if view.sent:
+def _refresh(page: PageContext, continue_url: str) -> str:
+    if page.form_was_sent:
         return ""
-    if view.state == "ready":
+    if page.state == "ready":
         return f"1;url={continue_url}"
-    return str(max(1, view.refresh_seconds))
+    return str(max(1, page.refresh_seconds))
 
 
-# What is sent beside the words
+# The style and the script
 
 
 class _Assets(NamedTuple):
@@ -128,7 +126,7 @@ class _Assets(NamedTuple):
     script: str
 
     def policy(self, scripted: bool) -> str:
-        """Allows this very style and script, and questions to this site; nothing else."""
+        """Return a policy that allows this style, this script, and requests to this site."""
         allowed = [f"style-src {_source(self.style)}"]
         if scripted:
             allowed += [f"script-src {_source(self.script)}", "connect-src 'self'"]
@@ -153,125 +151,126 @@ def _assets() -> _Assets:
 
 @cache
 def _engine() -> Engine:
-    """An engine of our own: the project's may be absent, or ask the database for a context."""
+    """Return a template engine that is independent of the project's.
+
+    The project may have none, or one whose context processors query the database.
+    """
     return Engine(dirs=[str(_TEMPLATES)])
 
 
-# The words and numbers
+# The texts and numbers
 
 
-def _shown(view: PageContext) -> dict[str, Any]:
-    heading, explanation = texts.HEADINGS.get(view.state, texts.UNKNOWN)
-    total = max(0, view.total)
-    done = min(max(0, view.done), total)
-    progress = 100 if view.state == "ready" else min(max(0, view.progress), 100)
-    working, failed = view.state in _WORKING, view.state == "error"
+def _content(page: PageContext) -> dict[str, Any]:
+    heading, explanation = texts.HEADINGS.get(page.state, texts.UNKNOWN)
+    total = max(0, page.total)
+    done = min(max(0, page.done), total)
+    progress = 100 if page.state == "ready" else min(max(0, page.progress), 100)
+    working, failed = page.state in _WORKING, page.state == "error"
     if working and 0 < total == done:
         explanation = texts.CHECKING
-    if view.state == "ready" and (view.sent or view.stays):
-        explanation = texts.SEND_AGAIN if view.sent else texts.IN_USE
+    if page.state == "ready" and (page.form_was_sent or page.stay_on_page):
+        explanation = texts.SEND_AGAIN if page.form_was_sent else texts.IN_USE
     counted = total > 0 and (working or failed)
     return {
-        "state": view.state,
+        "state": page.state,
         "working": working,
         "title": texts.title(str(heading), progress if working and total else None),
         "heading": heading,
         "explanation": explanation,
-        "run": texts.run(view.run) if failed and view.run is not None else "",
+        "run": texts.run(page.run) if failed and page.run is not None else "",
         "advice": texts.advice(),
-        "bar": working or counted or view.state == "ready",
+        "bar": working or counted or page.state == "ready",
         "value": progress if counted or progress else None,
         "steps": texts.steps(done, total) if counted else "",
         "percent": texts.percent(progress),
-        "numbers": _numbers(view, working) if working or failed else [],
-        "promise": _promise(view),
-        "link": texts.link("ready" if view.sent else view.state),
-        "debug": _debug(view.debug) if view.debug else None,
+        "numbers": _numbers(page, working) if working or failed else [],
+        "outlook": _outlook(page),
+        "link": texts.link("ready" if page.form_was_sent else page.state),
+        "debug": _debug(page.debug) if page.debug else None,
     }
 
 
-def _promise(view: PageContext) -> str:
-    if view.sent:
-        return texts.lost()
-    return "" if view.stays else texts.promise(view.state)
+def _outlook(page: PageContext) -> str:
+    if page.form_was_sent:
+        return texts.form_lost()
+    return "" if page.stay_on_page else texts.outlook(page.state)
 
 
 class _Number(NamedTuple):
     label: str
     text: str
-    #: What the clock of the page starts with; None: it does not run.
+    #: The initial value of the page's clock; None: a text without a clock.
     seconds: int | None = None
 
 
-def _numbers(view: PageContext, working: bool) -> list[_Number]:
+def _numbers(page: PageContext, working: bool) -> list[_Number]:
     numbers = []
-    if view.elapsed_seconds is not None:
-        elapsed = max(0, int(view.elapsed_seconds))
+    if page.elapsed_seconds is not None:
+        elapsed = max(0, int(page.elapsed_seconds))
         label = texts.elapsed_label(over=not working)
         running = elapsed if working else None
         numbers.append(_Number(label, texts.clock(elapsed), running))
-    if working and view.silence_seconds is not None:
-        silence = texts.ago(view.silence_seconds)
+    if working and page.silence_seconds is not None:
+        silence = texts.time_ago(page.silence_seconds)
         numbers.append(_Number(texts.silence_label(), silence))
-    if working and view.remaining_seconds is not None:
-        remaining = texts.about(view.remaining_seconds)
+    if working and page.remaining_seconds is not None:
+        remaining = texts.approximate_duration(page.remaining_seconds)
         numbers.append(_Number(texts.remaining_label(), remaining))
     return numbers
 
 
-def _debug(view: DebugContext) -> dict[str, Any]:
+def _debug(debug: DebugContext) -> dict[str, Any]:
     return {
         "heading": texts.debug_heading(),
-        "pending": view.pending,
-        "count": texts.pending(len(view.pending)),
+        "pending": debug.pending,
+        "count": texts.pending(len(debug.pending)),
         "advice": texts.debug_advice(),
-        "command": view.command,
-        "error": view.error,
-        "leader": texts.leader(view.leader) if view.leader else None,
+        "command": debug.command,
+        "error": debug.error,
+        "leader": texts.leader(debug.leader) if debug.leader else None,
     }
 
 
-_COMMAND = "python manage.py safe_migrate"
-
-
-def page(
-    scenes: Sequence[StatusDetail],
+def status_page(
+    details: Sequence[StatusDetail],
     status_url: str | None,
     continue_url: str,
     refresh_seconds: int,
     *,
-    sent: bool = False,
-    own: bool = False,
+    form_was_sent: bool = False,
+    is_status_url: bool = False,
 ) -> HttpResponse:
-    """The page about the worst of them, for a person.
+    """Return the page about the least ready of the databases.
 
-    `sent`: instead of what a request that sent something has asked for. `own`: asked for itself.
+    `form_was_sent`: the page replaces the response to a form. `is_status_url`: the status itself
+    was requested, not another URL that is blocked.
     """
-    found = least_ready([scene.status for scene in scenes])
-    scene = next(scene for scene in scenes if scene.status is found)
-    run = found.run
-    work = run if run and run.open else None
+    status = least_ready([detail.status for detail in details])
+    detail = next(detail for detail in details if detail.status is status)
+    run = status.run
+    open_run = run if run and run.open else None
     return render(
         PageContext(
-            state=PUBLIC_STATES[found.state],
+            state=PUBLIC_STATES[status.state],
             run=run.id if run else None,
-            done=work.done if work else 0,
-            total=work.total if work else 0,
-            progress=found.progress,
-            elapsed_seconds=work.age_seconds if work else None,
-            silence_seconds=work.silence_seconds if work else None,
-            remaining_seconds=scene.remaining_seconds,
+            done=open_run.done if open_run else 0,
+            total=open_run.total if open_run else 0,
+            progress=status.progress,
+            elapsed_seconds=open_run.age_seconds if open_run else None,
+            silence_seconds=open_run.silence_seconds if open_run else None,
+            remaining_seconds=detail.remaining_seconds,
             status_url=status_url,
             continue_url=continue_url,
             refresh_seconds=refresh_seconds,
-            sent=sent,
-            stays=own and found.ready,
-            debug=_debug_context(found, scenes) if django_settings.DEBUG else None,
+            form_was_sent=form_was_sent,
+            stay_on_page=is_status_url and status.ready,
+            debug=_debug_context(status, details) if settings.DEBUG else None,
         )
     )
 
 
-def _debug_context(found: Status, scenes: Sequence[StatusDetail]) -> DebugContext:
-    pending = dict.fromkeys(name for each in scenes for name in each.status.pending)
-    leader = found.run.leader if found.run else None
-    return DebugContext(tuple(pending), _COMMAND, found.error, leader)
+def _debug_context(status: Status, details: Sequence[StatusDetail]) -> DebugContext:
+    pending = dict.fromkeys(name for each in details for name in each.status.pending)
+    leader = status.run.leader if status.run else None
+    return DebugContext(tuple(pending), _COMMAND, status.error, leader)

@@ -1,10 +1,10 @@
-"""Every word of the page that people see while they wait, in the language that is active."""
+"""The texts of the page, in the active language."""
 
 from __future__ import annotations
 
 from django.utils.translation import gettext, gettext_lazy, ngettext, pgettext
 
-#: What each state is called, and what that means for who waits. Any other state: `UNKNOWN`.
+#: The heading and the explanation of each public state. Any other state has `UNKNOWN`.
 HEADINGS = {
     "not_initialized": (
         gettext_lazy("Waiting for the update to begin"),
@@ -40,17 +40,18 @@ UNKNOWN = (
     gettext_lazy("One moment, please"),
     gettext_lazy("This site is starting, and checks whether its database is ready."),
 )
-#: Instead of what "ready" means, for who came to see that.
+#: The explanation of "ready" on the status page itself.
 IN_USE = gettext_lazy("This site runs the new version.")
-#: And for who has sent something.
+#: The explanation of "ready" after a form was sent.
 SEND_AGAIN = gettext_lazy("Please go back, and send your form again.")
 CHECKING = gettext_lazy("All steps are done, and the result is being checked.")
 
 
 def language() -> str:
-    """The language that these texts are in, which need not be the one that is active.
+    """Return the code of the language that these texts are in.
 
-    A catalogue translates `en` to its own code; without one the texts are English.
+    It may differ from the active language: a catalog translates `en` to its own code, and
+    without a catalog the texts are English.
     """
     return pgettext("the code of the language of this catalogue", "en")
 
@@ -62,7 +63,7 @@ def steps(done: int, total: int) -> str:
 
 
 def title(heading: str, progress: int | None) -> str:
-    """The title of the window, which shows per cent first: there is little room."""
+    """Return the title of the window, with the progress first: a tab shows few letters."""
     return heading if progress is None else f"{percent(progress)} · {heading}"
 
 
@@ -70,8 +71,11 @@ def percent(progress: int) -> str:
     return gettext("%(progress)d%%") % {"progress": progress}
 
 
-def ago(seconds: float) -> str:
-    """How long ago the last sign of life was. The heartbeat is no finer than the first text."""
+def time_ago(seconds: float) -> str:
+    """Return the time since the last heartbeat in words.
+
+    A heartbeat comes every 2 seconds, so less than 5 seconds needs no number.
+    """
     if seconds < 5:
         return gettext("just now")
     if seconds < 60:
@@ -81,8 +85,8 @@ def ago(seconds: float) -> str:
     )
 
 
-def about(seconds: float) -> str:
-    """What may be left, no more exactly than it can be known."""
+def approximate_duration(seconds: float) -> str:
+    """Return the remaining time in words, rounded because it is an estimate."""
     if seconds < 60:
         return gettext("less than a minute")
     minutes = round(seconds / 60)
@@ -93,15 +97,15 @@ def about(seconds: float) -> str:
 
 
 def clock(seconds: float) -> str:
-    """1:05, or 1:02:05."""
+    """Return the time as on a clock: 1:05, or 1:02:05."""
     minutes, rest = divmod(int(seconds), 60)
     if minutes < 60:
         return f"{minutes}:{rest:02}"
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
 
-def promise(state: str) -> str:
-    """What happens without anybody's doing."""
+def outlook(state: str) -> str:
+    """Return the sentence about the page's next action."""
     if state == "ready":
         return gettext("Nothing happens?")
     if state == "error":
@@ -111,8 +115,8 @@ def promise(state: str) -> str:
     return gettext("The page that you asked for opens by itself.")
 
 
-def lost() -> str:
-    """For who has sent something that nobody received."""
+def form_lost() -> str:
+    """Return the sentence for a browser that has sent a form, which was not received."""
     return gettext(
         "What you sent has not been received. Please go back and send it again once the update"
         " is complete."

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from django_safe_init.core.states import State
 from django_safe_init.status import Status, StatusDetail
 
-#: The states that the public is told, by those there are.
+#: The public state for each state.
 PUBLIC_STATES: dict[State, str] = {
     State.UNINITIALIZED: "not_initialized",
     State.CONNECTING: "initializing",
@@ -24,7 +24,7 @@ PUBLIC_STATES: dict[State, str] = {
     State.READY: "ready",
     State.ERROR: "error",
 }
-#: In words. Fixed texts: nothing here can give anything away.
+#: The text for each public state. The texts are fixed, so they cannot disclose anything.
 MESSAGES = {
     "not_initialized": _("The database has not been initialized yet."),
     "initializing": _("The initialization of the database is starting."),
@@ -32,7 +32,7 @@ MESSAGES = {
     "ready": _("The database is ready."),
     "error": _("The initialization of the database failed."),
 }
-#: The best first.
+#: From the most to the least ready.
 _ORDER = (
     State.READY,
     State.VALIDATING,
@@ -46,17 +46,17 @@ _ORDER = (
 
 Body = dict[str, Any]
 
-#: The public body of readiness once everything is ready: as fixed as all of them are.
+#: The public body of `/health/db` once all databases are ready.
 HEALTHY: Body = {"status": "healthy", "state": State.READY.value, "initialized": True}
 
 
 def least_ready(statuses: Sequence[Status]) -> Status:
-    """The status that stands for all of them."""
+    """Return the least ready of the statuses, which stands for all of them."""
     return max(statuses, key=lambda each: (_ORDER.index(each.state), -each.progress))
 
 
 def health(status: Status) -> Body:
-    """The public body of readiness."""
+    """Return the public body of `/health/db`."""
     state = status.state.value
     if status.ready:
         return HEALTHY
@@ -66,7 +66,7 @@ def health(status: Status) -> Body:
 
 
 def public_status(status: Status) -> Body:
-    """The public body of the status."""
+    """Return the public body of `/api/db/status`."""
     state = PUBLIC_STATES[status.state]
     return {
         "state": state,
@@ -76,7 +76,7 @@ def public_status(status: Status) -> Body:
 
 
 def problem(status: Status) -> Body:
-    """For a request that is held back: problem details, by RFC 9457."""
+    """Return the body for a blocked request: problem details as in RFC 9457."""
     return {
         "type": "about:blank",
         "title": "Service Unavailable",

@@ -1,4 +1,4 @@
-"""What a request asks for, read without trusting anything in it."""
+"""The untrusted parts of a request: the token, `Accept`, `?database=` and the URL."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from urllib.parse import parse_qs
 from django.http import HttpRequest
 from django.utils.http import escape_leading_slashes
 
-#: More than any request of ours has, and too few to keep us busy.
-_MOST_FIELDS = 20
-#: The first of them is for who does not mind.
+#: More than a valid query string has, and few enough to parse quickly.
+_MAX_FIELDS = 20
+#: The first one answers requests without a preference.
 _TYPES = ["application/json", "application/problem+json", "text/html"]
 
 
 def is_authorized(request: HttpRequest, token: str) -> bool:
-    """Whether the request carries the token, compared in constant time.
+    """Return True if the request carries the token. Compares in constant time.
 
-    An empty token opens nothing.
+    An empty token authorizes no request.
     """
     scheme, _, given = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
-    wanted = token.strip()  # a secret that comes from a file ends with a newline
+    wanted = token.strip()  # a secret from a file ends with a newline
     if not wanted or scheme.lower() != "bearer":
         return False
-    # A server hands over the bytes of a header as if they were Latin-1.
+    # WSGI and ASGI servers decode the bytes of a header as Latin-1.
     expected = wanted.encode("utf-8", "surrogatepass").decode("latin-1")
     return hmac.compare_digest(_bytes(given.strip()), _bytes(expected))
 
@@ -34,20 +34,20 @@ def _bytes(text: str) -> bytes:
 
 
 def prefers_html(request: HttpRequest) -> bool:
-    """Whether a browser asks: HTML by name and before JSON. A probe's `*/*` is no browser."""
+    """Return True for a browser: it names HTML, before JSON. A probe sends `*/*`."""
     try:
         return request.get_preferred_type(_TYPES) == "text/html"
-    except (ValueError, LookupError):  # more, or stranger, than Django cares to parse
+    except (ValueError, LookupError):  # an `Accept` header that Django cannot parse
         return False
 
 
 def selected_databases(request: HttpRequest, databases: Sequence[str]) -> Sequence[str]:
-    """The aliases that `?database=` chooses, or all; none if there is no such alias."""
+    """Return the alias that `?database=` names, or all; none if it names an unknown one."""
     try:
         fields = parse_qs(
             request.META.get("QUERY_STRING", ""),
             keep_blank_values=True,
-            max_num_fields=_MOST_FIELDS,
+            max_num_fields=_MAX_FIELDS,
         )
     except ValueError:
         return ()
@@ -57,5 +57,5 @@ def selected_databases(request: HttpRequest, databases: Sequence[str]) -> Sequen
 
 
 def same_site_url(request: HttpRequest) -> str:
-    """The URL that is asked for, which cannot lead to another host."""
+    """Return the requested URL, which cannot lead to another host."""
     return escape_leading_slashes(request.get_full_path())

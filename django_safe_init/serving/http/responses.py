@@ -1,4 +1,4 @@
-"""The HTTP responses: each is made of what is known, and waits for nothing."""
+"""The HTTP responses, built from the known statuses without waiting."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from django.utils.cache import patch_vary_headers
 from django_safe_init.conf import Settings, get_settings, in_project_tests
 from django_safe_init.core.states import State
 from django_safe_init.serving.background.readiness import readiness
-from django_safe_init.serving.http import page, payloads
+from django_safe_init.serving.http import payloads
+from django_safe_init.serving.http.page import status_page
 from django_safe_init.serving.http.request_parsing import (
     is_authorized,
     prefers_html,
@@ -25,168 +26,178 @@ from django_safe_init.serving.http.request_parsing import (
 )
 from django_safe_init.status import Status, StatusDetail
 
-Reply = Callable[[HttpRequest], HttpResponse]
+Responder = Callable[[HttpRequest], HttpResponse]
 
 _METHODS = ("GET", "HEAD")
-#: What the answers depend on that are not the same for all: the form, the language, the token.
-_DEPENDS_ON = ("Accept", "Accept-Language", "Cookie", "Authorization")
+#: The request headers that choose the format, the language and the details of a response.
+_VARY = ("Accept", "Accept-Language", "Cookie", "Authorization")
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
-#: What is public may be read by the scripts of every page.
+#: Scripts of all sites may read public responses.
 _PUBLIC = {"Access-Control-Allow-Origin": "*"}
-#: Made once: a fleet of probes asks every few seconds for as long as the process lives.
+#: Encoded once: probes request it every few seconds for the life of the process.
 _HEALTHY = json.dumps(payloads.HEALTHY).encode()
-#: After how many seconds to ask again: random, so that a crowd does not come back at once.
-_RETRY = {State.CONNECTING: (1, 3), State.ERROR: (10, 30)}
-_RETRY_OTHERWISE = (2, 5)
-
-
-def _published(reply: Reply) -> Reply:
-    """The reply of a URL of ours, which is there to be read."""
-
-    @functools.wraps(reply)
-    def published(request: HttpRequest) -> HttpResponse:
-        if request.method in _METHODS:
-            return _finished(request, reply(request))
-        headers = {"Allow": ", ".join(_METHODS)}
-        return _finished(request, HttpResponse(status=405, headers=headers))
-
-    return published
+#: The range of seconds for `Retry-After`. Random, so that clients do not return all at once.
+_RETRY_AFTER = {State.CONNECTING: (1, 3), State.ERROR: (10, 30)}
+_DEFAULT_RETRY_AFTER = (2, 5)
 
 
 class RequestContext(NamedTuple):
-    """What this process knows of the databases that a request is about."""
+    """The settings, and the known status of each database that a request selects."""
 
     settings: Settings
-    scenes: list[StatusDetail]
-    worst: Status
+    details: list[StatusDetail]
+    #: The status that stands for all of them.
+    least_ready: Status
 
 
-def _asked(reply: Callable[[HttpRequest, RequestContext], HttpResponse]) -> Reply:
-    """The reply about the databases that the request names."""
+def _endpoint(respond: Responder) -> Responder:
+    """Decorate a responder so that it answers only GET and HEAD."""
 
-    @functools.wraps(reply)
-    def asked(request: HttpRequest) -> HttpResponse:
+    @functools.wraps(respond)
+    def endpoint(request: HttpRequest) -> HttpResponse:
+        if request.method in _METHODS:
+            return _finalize(request, respond(request))
+        headers = {"Allow": ", ".join(_METHODS)}
+        return _finalize(request, HttpResponse(status=405, headers=headers))
+
+    return endpoint
+
+
+def _for_databases(
+    respond: Callable[[HttpRequest, RequestContext], HttpResponse],
+) -> Responder:
+    """Decorate a responder so that it gets the context of the databases in the request."""
+
+    @functools.wraps(respond)
+    def for_databases(request: HttpRequest) -> HttpResponse:
         settings = get_settings()
         aliases = selected_databases(request, settings.databases)
         if not aliases:
             return _no_such_database()
-        return reply(request, _news(settings, aliases))
+        return respond(request, _request_context(settings, aliases))
 
-    return asked
+    return for_databases
 
 
-@_published
+@_endpoint
 def live(request: HttpRequest) -> HttpResponse:
-    """Whether this process answers: 200, whatever the database does."""
-    return _json({"status": "alive"})
+    """Return 200: this process answers, whatever the state of its databases."""
+    return _public_json({"status": "alive"})
 
 
-@_published
+@_endpoint
 def ready(request: HttpRequest) -> HttpResponse:
-    """Whether this build is ready: 200 or 503."""
-    asks_more = request.META.get("QUERY_STRING") or "HTTP_AUTHORIZATION" in request.META
-    if readiness.complete and not asks_more:
+    """Return 200 if this build is ready, else 503."""
+    selects = request.META.get("QUERY_STRING") or "HTTP_AUTHORIZATION" in request.META
+    if readiness.complete and not selects:
         return HttpResponse(_HEALTHY, content_type=_JSON, headers=_PUBLIC)
     return _ready(request)
 
 
-@_asked
-def _ready(request: HttpRequest, news: RequestContext) -> HttpResponse:
-    response = _told(request, news, payloads.health(news.worst))
-    if not news.worst.ready:
+@_for_databases
+def _ready(request: HttpRequest, context: RequestContext) -> HttpResponse:
+    response = _json_response(request, context, payloads.health(context.least_ready))
+    if not context.least_ready.ready:
         response.status_code = 503
-        response["Retry-After"] = _retry_after(news)
+        response["Retry-After"] = _retry_after(context)
     return response
 
 
-@_published
-@_asked
-def status(request: HttpRequest, news: RequestContext) -> HttpResponse:
-    """How far the initialization is: JSON, or the page for a browser; 200 in every state."""
+@_endpoint
+@_for_databases
+def status(request: HttpRequest, context: RequestContext) -> HttpResponse:
+    """Return the status: as JSON, or as the page for a browser; 200 in every state."""
     with _language_of(request):
         if prefers_html(request):
-            seconds, home = _retry_after(news), get_script_prefix()
-            response = page.page(
-                news.scenes, same_site_url(request), home, seconds, own=True
+            response = status_page(
+                context.details,
+                same_site_url(request),
+                get_script_prefix(),
+                _retry_after(context),
+                is_status_url=True,
             )
         else:
-            response = _told(request, news, payloads.public_status(news.worst))
-    patch_vary_headers(response, _DEPENDS_ON)
+            body = payloads.public_status(context.least_ready)
+            response = _json_response(request, context, body)
+    patch_vary_headers(response, _VARY)
     return response
 
 
 def service_unavailable(request: HttpRequest) -> HttpResponse:
-    """For a request that came too early: 503, as a page or as a problem."""
+    """Return 503 for a blocked request: as the page for a browser, else as problem details."""
     settings = get_settings()
-    news = _news(settings, settings.databases)
-    seconds = _retry_after(news)
+    context = _request_context(settings, settings.databases)
+    seconds = _retry_after(context)
     with _language_of(request):
         if prefers_html(request):
             path = settings.paths["status"]
-            url = path and get_script_prefix().rstrip("/") + path
-            sent = request.method not in _METHODS
-            response = page.page(
-                news.scenes, url, same_site_url(request), seconds, sent=sent
+            response = status_page(
+                context.details,
+                path and get_script_prefix().rstrip("/") + path,
+                same_site_url(request),
+                seconds,
+                form_was_sent=request.method not in _METHODS,
             )
         else:
-            response = _json(payloads.problem(news.worst), _PROBLEM)
+            response = _public_json(payloads.problem(context.least_ready), _PROBLEM)
     response.status_code = 503
     response["Retry-After"] = seconds
-    patch_vary_headers(response, _DEPENDS_ON)
-    return _finished(request, response)
+    patch_vary_headers(response, _VARY)
+    return _finalize(request, response)
 
 
-def _news(settings: Settings, aliases: Sequence[str]) -> RequestContext:
-    if in_project_tests(settings):  # whose databases the test runner has made
-        scenes = [
+def _request_context(settings: Settings, aliases: Sequence[str]) -> RequestContext:
+    if in_project_tests(settings):  # the test runner has initialized the databases
+        details = [
             StatusDetail(Status(alias, State.READY, 100, "")) for alias in aliases
         ]
     else:
-        scenes = [
-            readiness.scene(each) or StatusDetail(Status.unreachable(each))
-            for each in aliases
+        details = [
+            readiness.detail(alias) or StatusDetail(Status.unreachable(alias))
+            for alias in aliases
         ]
-    return RequestContext(
-        settings, scenes, payloads.least_ready([scene.status for scene in scenes])
-    )
+    least_ready = payloads.least_ready([detail.status for detail in details])
+    return RequestContext(settings, details, least_ready)
 
 
-def _told(
-    request: HttpRequest, news: RequestContext, body: payloads.Body
+def _json_response(
+    request: HttpRequest, context: RequestContext, body: payloads.Body
 ) -> HttpResponse:
-    if not is_authorized(request, news.settings.status_token):
-        return _json(body)
-    response = _json({**body, **payloads.details(news.scenes)})
+    """Return the public body, with the details if the request carries the token."""
+    if not is_authorized(request, context.settings.status_token):
+        return _public_json(body)
+    response = _public_json({**body, **payloads.details(context.details)})
     del response["Access-Control-Allow-Origin"]
     return response
 
 
-def _json(body: payloads.Body, content_type: str = _JSON) -> HttpResponse:
+def _public_json(body: payloads.Body, content_type: str = _JSON) -> HttpResponse:
     return JsonResponse(body, content_type=content_type, headers=_PUBLIC)
 
 
 def _no_such_database() -> HttpResponse:
     body = {"type": "about:blank", "title": "Not Found", "status": 404}
-    response = _json(body, _PROBLEM)
+    response = _public_json(body, _PROBLEM)
     response.status_code = 404
     return response
 
 
-def _retry_after(news: RequestContext) -> int:
-    return random.randint(*_RETRY.get(news.worst.state, _RETRY_OTHERWISE))
+def _retry_after(context: RequestContext) -> int:
+    state = context.least_ready.state
+    return random.randint(*_RETRY_AFTER.get(state, _DEFAULT_RETRY_AFTER))
 
 
 def _language_of(request: HttpRequest) -> translation.override:
-    """The reader's: the thread's may be that of another request."""
+    """Activate the request's language; the thread's may be left from another request."""
     return translation.override(translation.get_language_from_request(request))
 
 
-def _finished(request: HttpRequest, response: HttpResponse) -> HttpResponse:
-    # `private`, because Django's own cache has not always heeded `no-store`.
+def _finalize(request: HttpRequest, response: HttpResponse) -> HttpResponse:
+    # `private`, because older versions of Django's cache ignore `no-store`.
     response["Cache-Control"] = "no-store, private"
     response["Content-Length"] = len(response.content)
-    # Else Django logs each 503 as an error of the project, and mails it to ADMINS.
+    # Otherwise Django logs each 503 as an error of the project, and mails it to ADMINS.
     response._has_been_logged = True  # type: ignore[attr-defined]
     if request.method == "HEAD":
         response.content = b""

@@ -12,31 +12,32 @@ from django.http import HttpRequest, HttpResponse
 from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.serving.http import responses
 
-#: How long a probe may wait for the first news of a process; the kubelet gives it a second.
+#: Seconds that a probe may wait for the first status of a process. The kubelet waits a second.
 PROBE_SECONDS = 0.03
 
 
-def watch_for(request: HttpRequest) -> None:
-    """Look at the databases, and initialize if that is a server's work and this is one.
+def start_readiness(request: HttpRequest) -> None:
+    """Start the threads that poll and, with `SERVE` "initialize", initialize.
 
-    Django's test client, in a shell or a script, is a visitor without a server.
+    A request of Django's test client starts only the polling: it comes from a test, a shell or
+    a script, in a process that serves nothing.
     """
     if hasattr(request, "_dont_enforce_csrf_checks"):
-        readiness.look()
+        readiness.start_polling()
     else:
-        readiness.watch()
+        readiness.start()
 
 
-def _view(reply: responses.Reply) -> responses.Reply:
-    """The reply as a view that opens no transaction and wants nobody to log in."""
+def _view(respond: responses.Responder) -> responses.Responder:
+    """Return the responder as a view that opens no transaction and needs no login."""
 
     @login_not_required
-    @functools.wraps(reply)
+    @functools.wraps(respond)
     def view(request: HttpRequest) -> HttpResponse:
-        watch_for(request)
-        if reply is not responses.live:
+        start_readiness(request)
+        if respond is not responses.live:
             readiness.wait(PROBE_SECONDS)
-        return reply(request)
+        return respond(request)
 
     for alias in connections.settings:
         non_atomic_requests(using=alias)(view)

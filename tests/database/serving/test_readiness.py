@@ -61,7 +61,7 @@ def _serve() -> Iterator[Callable[[str], HttpResponse]]:
         return made[0](factory.get(path))
 
     yield ask
-    readiness.forget()
+    readiness.reset()
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_sqlite(serving_lite, small_shop) -> None:
     small_shop.write("0003_theirs")
     initialize()
     wait_until(readiness.ready)
-    readiness.forget()
+    readiness.reset()
     small_shop.remove("0003_theirs")
     small_shop.write("0003_ours")
     assert serving_lite("/").status_code == 503
@@ -326,12 +326,12 @@ def test_an_estimate(serving, django_database, lead, small_shop) -> None:
     leader.proof()
     health(serving)
     wait_for(State.MIGRATING)
-    assert 0 <= readiness.scene("default").remaining_seconds < 30
+    assert 0 <= readiness.detail("default").remaining_seconds < 30
     small_shop.write("0003_more")
-    readiness.forget()
+    readiness.reset()
     health(serving)
     wait_for(State.MIGRATING)
-    assert readiness.scene("default").remaining_seconds is None
+    assert readiness.detail("default").remaining_seconds is None
 
 
 @pytest.mark.parametrize("error", [TablesLocked, TablesUnreadable, ConnectionEnded])

@@ -160,9 +160,9 @@ def test_it_is_left_to_another_process(start: Any, loaded: Any) -> None:
     ) as server:
         running = start(LISTENING)
         wait_until(loaded)
-        running.leave_to(server.pid)
+        running.detach_to(server.pid)
         with pytest.raises(subprocess.TimeoutExpired):
-            running._process.wait(3 * child_process._SECONDS_BETWEEN_LOOKS)
+            running._process.wait(3 * child_process._POLL_SECONDS)
         server.kill()
         assert running.result()[0] == -signal.SIGTERM  # it was not waited for yet
 
@@ -178,8 +178,8 @@ def test_where_the_system_tells_nobody_of_an_end(monkeypatch: Any, refuse: Any) 
     monkeypatch.setattr(os, "pidfd_open", pidfd_open, raising=False)
     monkeypatch.setattr(child_process, "_is_alive", lambda pid: signs.pop(0))
     monkeypatch.setattr(time, "sleep", pauses.append)
-    child_process._await_end(17)
-    assert (signs, pauses) == ([], [child_process._SECONDS_BETWEEN_LOOKS] * 2)
+    child_process._wait_for_exit(17)
+    assert (signs, pauses) == ([], [child_process._POLL_SECONDS] * 2)
 
 
 def test_a_sign_of_life() -> None:
@@ -204,13 +204,13 @@ def test_what_it_inherits(start: Any, tmp_path: Path) -> None:
     """It keeps a lock, which it does not pass on, and removes it at its end."""
     start("")
     lock = HostLock(str(tmp_path / "a:lock"))
-    assert lock.take()
+    assert lock.acquire()
     code = f"import os, sys; sys.exit(17 + os.get_inheritable({lock.file}))"
     (tmp_path / "childs_settings.py").write_text(code)
     with InitializationProcess(holding=lock) as running:
         assert running.result()[0] == 17
     assert not os.path.exists(lock.path)
-    lock.remove()
+    lock.release()
 
 
 def test_a_lock_that_is_none(start: Any, tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_it_ends_although_its_parent_has_forked(
     wait, release = os.pipe()
     helper = os.fork()
     if not helper:
-        begun.disown()
+        begun.close_in_fork()
         os.close(release)
         os.read(wait, 1)
         os._exit(0)

@@ -28,57 +28,57 @@ def path(tmp_path: Path) -> str:
 def test_one_has_it(path: str) -> None:
     """Nobody else, until it is dropped; that may be done twice."""
     one, other = HostLock(path), HostLock(path)
-    assert one.take()
-    assert not other.take()
+    assert one.acquire()
+    assert not other.acquire()
     assert other.file is None
-    one.drop()
-    one.drop()
-    assert other.take()
-    other.drop()
+    one.close()
+    one.close()
+    assert other.acquire()
+    other.close()
 
 
 def test_it_leaves_no_file(path: str) -> None:
     """Who gives it up for all removes the file, if it is still there; a look makes none."""
     lock = HostLock(path)
-    assert lock.heir() is None
+    assert lock.orphan() is None
     assert not os.path.exists(path)
-    assert lock.take()
-    lock.remove()
-    lock.remove()
+    assert lock.acquire()
+    lock.release()
+    lock.release()
     assert not os.path.exists(path)
-    assert lock.take()
+    assert lock.acquire()
     os.unlink(path)
-    lock.remove()
+    lock.release()
 
 
 def test_a_child_keeps_it(path: str) -> None:
     """Who has inherited the descriptor holds the lock, and for as long as it lives."""
     lock = HostLock(path)
-    assert lock.take()
+    assert lock.acquire()
     command = [sys.executable, "-c", "input()"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, pass_fds=[lock.file or 0]
     ) as child:
-        lock.drop()
-        assert not lock.take()
+        lock.close()
+        assert not lock.acquire()
         child.kill()
-    assert lock.take()
-    lock.drop()
+    assert lock.acquire()
+    lock.close()
 
 
 def test_an_heir(path: str) -> None:
     """Who goes on is known while it holds the lock, and no longer."""
     lock, other = HostLock(path), HostLock(path)
-    assert other.heir() is None
-    assert lock.take()
-    assert other.heir() is None
-    lock.bequeath(OrphanedChild(4711, 17))
-    assert other.heir() == OrphanedChild(4711, 17)
-    lock.drop()
-    assert other.heir() is None
-    assert lock.take()
-    assert other.heir() is None  # what an earlier holder has noted is gone
-    lock.drop()
+    assert other.orphan() is None
+    assert lock.acquire()
+    assert other.orphan() is None
+    lock.set_orphan(OrphanedChild(4711, 17))
+    assert other.orphan() == OrphanedChild(4711, 17)
+    lock.close()
+    assert other.orphan() is None
+    assert lock.acquire()
+    assert other.orphan() is None  # what an earlier holder has noted is gone
+    lock.close()
 
 
 @pytest.mark.parametrize(
@@ -100,12 +100,12 @@ def test_where_there_can_be_no_such_file(
         Path(path).touch()
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
     lock, other = HostLock(path), HostLock(path)
-    assert lock.take()
-    assert other.take()
+    assert lock.acquire()
+    assert other.acquire()
     assert lock.file is None
-    lock.bequeath(OrphanedChild(4711, 17))
-    assert other.heir() is None
-    lock.drop()
+    lock.set_orphan(OrphanedChild(4711, 17))
+    assert other.orphan() is None
+    lock.close()
 
 
 def test_nowhere_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,9 +116,9 @@ def test_nowhere_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(tempfile, "gettempdir", nowhere)
     lock = host_lock(Build(frozenset(), "one"))
-    assert lock.take()
-    assert (lock.file, lock.heir()) == (None, None)
-    lock.remove()
+    assert lock.acquire()
+    assert (lock.file, lock.orphan()) == (None, None)
+    lock.release()
 
 
 def test_what_it_is_about(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:

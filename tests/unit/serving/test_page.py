@@ -201,7 +201,7 @@ def test_clock(seconds: float, text: str) -> None:
 )
 def test_ago(seconds: float, text: str) -> None:
     """The last sign of life is as exact as the heartbeat."""
-    assert page_texts.ago(seconds) == text
+    assert page_texts.time_ago(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_ago(seconds: float, text: str) -> None:
 )
 def test_about(seconds: float, text: str) -> None:
     """An estimate is never more exact than it can be."""
-    assert page_texts.about(seconds) == text
+    assert page_texts.approximate_duration(seconds) == text
 
 
 # What is sent
@@ -331,9 +331,9 @@ def test_asks_no_other_site(url: str) -> None:
 @pytest.mark.parametrize("state", STATES)
 def test_what_was_sent_is_lost(state: str) -> None:
     """Who has sent something is told so, and goes nowhere by itself."""
-    view = replace(MIGRATING, state=state, sent=True)
+    view = replace(MIGRATING, state=state, form_was_sent=True)
     parsed = Parsed(render(view))
-    assert page_texts.lost() in parsed.lines
+    assert page_texts.form_lost() in parsed.lines
     assert "data-stays" in parsed.all("main")[0]
     assert not [m for m in parsed.all("meta") if m.get("http-equiv") == "refresh"]
     assert (page_texts.SEND_AGAIN in parsed.lines) == (state == "ready")
@@ -342,10 +342,10 @@ def test_what_was_sent_is_lost(state: str) -> None:
 def test_who_came_for_the_page_stays() -> None:
     """Who opens the status when all is ready can read it."""
     assert "data-stays" not in Parsed(render(MIGRATING)).all("main")[0]
-    ready = Parsed(render(replace(MIGRATING, state="ready", stays=True)))
+    ready = Parsed(render(replace(MIGRATING, state="ready", stay_on_page=True)))
     assert "data-stays" in ready.all("main")[0]
     assert page_texts.IN_USE in ready.lines
-    assert page_texts.promise("ready") not in ready.lines
+    assert page_texts.outlook("ready") not in ready.lines
 
 
 def test_everything_is_escaped() -> None:

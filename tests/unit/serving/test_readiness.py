@@ -67,8 +67,8 @@ def test_nothing_to_watch(tell, monkeypatch) -> None:
     """A process that is ready looks no more, and never initializes."""
     looks: list[None] = []
     tell(READY)
-    monkeypatch.setattr(readiness, "look", lambda: looks.append(None))
-    readiness.watch()
+    monkeypatch.setattr(readiness, "start_polling", lambda: looks.append(None))
+    readiness.start()
     assert looks == []
 
 
@@ -82,12 +82,12 @@ def test_watching_begins_once(tell, monkeypatch) -> None:
             made.append(self)
 
     monkeypatch.setattr(module, "StatusPoller", Counted)
-    callers = [threading.Thread(target=readiness.watch) for _ in range(20)]
+    callers = [threading.Thread(target=readiness.start) for _ in range(20)]
     for caller in callers:
         caller.start()
     for caller in callers:
         caller.join()
-    readiness.watch()
+    readiness.start()
     assert [each.alias for each in made] == ["default"]
 
 
@@ -104,16 +104,18 @@ def test_who_serves_initializes(tell, settings, monkeypatch) -> None:
 
     heeded = []
     monkeypatch.setattr(supervisor, "InitializationSupervisor", Silent)
-    monkeypatch.setattr(module.termination, "heed", lambda: heeded.append(1))
+    monkeypatch.setattr(
+        module.termination, "install_handlers", lambda: heeded.append(1)
+    )
     settings.SAFE_INIT = {"IN_TESTS": True, "SERVE": "initialize"}
-    readiness.look()
+    readiness.start_polling()
     assert (made, heeded) == ([], [])
-    callers = [threading.Thread(target=readiness.watch) for _ in range(20)]
+    callers = [threading.Thread(target=readiness.start) for _ in range(20)]
     for caller in callers:
         caller.start()
     for caller in callers:
         caller.join()
-    readiness._initialize()  # as one does who comes too late
+    readiness._start_supervisor()  # as one does who comes too late
     assert len(made) == 1
     assert len(heeded) == 20
 
@@ -121,11 +123,13 @@ def test_who_serves_initializes(tell, settings, monkeypatch) -> None:
 def test_a_server_that_initializes_heeds_signals(tell, settings, monkeypatch) -> None:
     """From the moment on when it loads the application, in its main thread; no other does."""
     heeded = []
-    monkeypatch.setattr(module.termination, "heed", lambda: heeded.append(1))
-    readiness.prepare()
+    monkeypatch.setattr(
+        module.termination, "install_handlers", lambda: heeded.append(1)
+    )
+    readiness.install()
     assert heeded == []
     settings.SAFE_INIT = {"IN_TESTS": True, "SERVE": "initialize"}
-    readiness.prepare()
+    readiness.install()
     assert heeded == [1]
 
 
@@ -134,10 +138,10 @@ def test_two_at_the_same_moment(tell, monkeypatch) -> None:
     made = []
     monkeypatch.setattr(module, "StatusPoller", lambda *a: made.append(a) or Deaf(*a))
     with readiness._lock:
-        caller = threading.Thread(target=readiness.watch)
+        caller = threading.Thread(target=readiness.start)
         caller.start()
         time.sleep(0)  # let it come as far as the lock, if it will
-        readiness._watching = True
+        readiness._polling = True
     caller.join()
     assert made == []
 
@@ -146,26 +150,26 @@ def test_never_in_a_projects_own_tests(settings, monkeypatch) -> None:
     """In Django's test environment nothing is watched, unless IN_TESTS says so."""
     monkeypatch.setattr(module, "StatusPoller", None)
     settings.SAFE_INIT = {}
-    readiness.watch()
-    assert not readiness._watching
+    readiness.start()
+    assert not readiness._polling
 
 
 def test_waiting_for_the_first_news(tell, settings) -> None:
     """A wait is over with the first news of each database, whatever they are, or in time."""
     started = time.monotonic()
-    readiness.watch()
+    readiness.start()
     readiness.wait(0.01)
-    asyncio.run(readiness.await_news(0.01))
+    asyncio.run(readiness.wait_async(0.01))
     hear(NOT_READY)
     readiness.wait(30)
-    asyncio.run(readiness.await_news(30))
+    asyncio.run(readiness.wait_async(30))
     assert time.monotonic() - started < 10
 
 
 def test_a_child_knows_what_its_parent_knew(tell) -> None:
     """What was ready for the parent is ready in a forked child, which need not look again."""
     tell(READY)
-    assert in_child(lambda: readiness.ready() and not readiness._watching)
+    assert in_child(lambda: readiness.ready() and not readiness._polling)
 
 
 def test_a_child_watches_by_itself(tell) -> None:
@@ -173,48 +177,50 @@ def test_a_child_watches_by_itself(tell) -> None:
     tell(NOT_READY)
 
     def watches() -> bool:
-        before = readiness._watching
-        readiness.watch()
-        return not before and readiness._watching
+        before = readiness._polling
+        readiness.start()
+        return not before and readiness._polling
 
     with readiness._lock:
         assert in_child(watches)
-    assert readiness._watching
+    assert readiness._polling
 
 
 def test_a_worker_watches_from_its_start(tell) -> None:
     """After `prepare`, a forked child watches without having been asked; this process does not."""
-    readiness.prepare()
-    assert not readiness._watching
-    assert in_child(lambda: readiness._watching and not readiness.ready())
+    readiness.install()
+    assert not readiness._polling
+    assert in_child(lambda: readiness._polling and not readiness.ready())
 
 
 def test_a_helper_of_a_server_does_not_watch(tell) -> None:
     """What a process that serves forks for itself neither watches nor initializes."""
-    readiness.prepare()
+    readiness.install()
     tell(NOT_READY)
-    assert readiness._watching
-    assert in_child(lambda: not readiness._watching)
+    assert readiness._polling
+    assert in_child(lambda: not readiness._polling)
 
 
 def test_a_helper_gives_up_what_belongs_to_its_parent(tell, monkeypatch) -> None:
     """A forked process does not keep the child alive that its parent initializes with."""
     tell(NOT_READY)
     disowned = []
-    supervisor = SimpleNamespace(disown=lambda: disowned.append(1), stop=lambda: None)
-    monkeypatch.setattr(readiness, "_background", supervisor)
-    assert in_child(lambda: disowned == [1] and readiness._background is None)
+    supervisor = SimpleNamespace(
+        close_in_fork=lambda: disowned.append(1), stop=lambda: None
+    )
+    monkeypatch.setattr(readiness, "_supervisor", supervisor)
+    assert in_child(lambda: disowned == [1] and readiness._supervisor is None)
 
 
 def test_a_wait_in_a_child(tell) -> None:
     """A child of a ready process waits for no news."""
     tell(READY)
-    assert in_child(lambda: readiness._heard.is_set())
+    assert in_child(lambda: readiness._first_result.is_set())
 
 
 def test_forget(tell) -> None:
     """Afterwards it is as in a new process."""
     tell(READY)
-    readiness.forget()
+    readiness.reset()
     assert not readiness.ready()
     assert readiness.status("default") is None

@@ -19,7 +19,7 @@ import pytest
 
 from django_safe_init.core.build import Build
 from django_safe_init.serving.background import backoff, supervisor
-from django_safe_init.serving.background.child_process import NOT_DUE
+from django_safe_init.serving.background.child_process import EXIT_NOTHING_TO_DO
 from django_safe_init.serving.background.host_lock import HostLock, OrphanedChild
 from django_safe_init.serving.background.supervisor import (
     InitializationSupervisor,
@@ -65,7 +65,7 @@ class FakeChild:
             assert self.ended.wait(20)
         return self._end or (143, "ended by SIGTERM")
 
-    def leave_to(self, server: int) -> None:
+    def detach_to(self, server: int) -> None:
         self.left_to = server
 
     def end(self) -> None:
@@ -76,7 +76,7 @@ class FakeChild:
 def children(monkeypatch: pytest.MonkeyPatch) -> list[FakeChild]:
     """The children that were started; each ends as `ends` says, or when it is told to."""
     made: list[FakeChild] = []
-    monkeypatch.setattr(supervisor, "_SECONDS_BETWEEN_LOOKS", (0, 0.001))
+    monkeypatch.setattr(supervisor, "_CHECK_SECONDS", (0, 0.001))
     use(monkeypatch, made)
     return made
 
@@ -163,7 +163,7 @@ def test_it_is_not_time_yet(
     children: Any, begin: Any, see: Any, monkeypatch: Any
 ) -> None:
     """It looks again when it is time, or a little later, as another process may have died."""
-    monkeypatch.setattr(supervisor, "_MOST_SECONDS_UNSEEN", 0.01)
+    monkeypatch.setattr(supervisor, "_MAX_POSTPONE_SECONDS", 0.01)
     looked_at = see(FAILED, failed(1, 1))
     begin({"default": FAILED})
     wait_until(lambda: len(looked_at) > 2)
@@ -175,14 +175,14 @@ def test_it_is_not_time_yet(
 def test_one_child_a_host(children: Any, begin: Any, see: Any, host: HostLock) -> None:
     """While another process of this host is at it, it does not even look closer."""
     looked_at = see(DUE)
-    assert host.take()
+    assert host.acquire()
     counted = Counted(default=DUE)
     begin(counted)
     wait_until(lambda: counted.reads > 20)
     assert (children, looked_at) == ([], [])
-    host.drop()
+    host.close()
     wait_until(lambda: children)
-    assert not host.take()
+    assert not host.acquire()
 
 
 def test_a_failure(
@@ -209,7 +209,11 @@ def test_somebody_was_faster(
     """A child that has found nothing to do is no failure."""
     caplog.set_level(logging.INFO)
     see(DUE)
-    use(monkeypatch, children, (NOT_DUE, "the process ended with exit code 75"))
+    use(
+        monkeypatch,
+        children,
+        (EXIT_NOTHING_TO_DO, "the process ended with exit code 75"),
+    )
     begin({"default": DUE})
     wait_until(lambda: len(children) == 2)
     assert "Another process was faster: process 4711 did nothing." in caplog.messages
@@ -250,7 +254,7 @@ def test_without_a_build(see: Any, monkeypatch: Any) -> None:
     see(READY)
     monkeypatch.setattr(supervisor, "current_build", lambda: BUILD)
     thread = InitializationSupervisor(["default"], None, {"default": DUE}.get)
-    thread._act(["default"])
+    thread._try_initialize(["default"])
     assert thread._build is BUILD
 
 
@@ -297,16 +301,16 @@ def test_the_end_of_the_process(
 def test_disowned_in_a_helper(host: HostLock) -> None:
     """A forked process gives up the child of its parent, if there is one, and its end."""
     thread = InitializationSupervisor(["default"], BUILD, lambda alias: None)
-    thread.disown()
+    thread.close_in_fork()
     given_up: list[int] = []
-    child: Any = SimpleNamespace(disown=lambda: given_up.append(1))
+    child: Any = SimpleNamespace(close_in_fork=lambda: given_up.append(1))
     thread._child = child
     thread._host = HostLock(host.path)
-    assert thread._host.take()
-    thread.disown()
+    assert thread._host.acquire()
+    thread.close_in_fork()
     assert given_up == [1]
-    assert host.take()
-    host.drop()
+    assert host.acquire()
+    host.close()
 
 
 # Replaced by the server
@@ -316,7 +320,7 @@ def test_disowned_in_a_helper(host: HostLock) -> None:
 def replaced(monkeypatch: pytest.MonkeyPatch) -> int:
     """This process is a worker that was not told to end; the process id of its server."""
     monkeypatch.setattr(supervisor, "server_process", lambda: 99)
-    monkeypatch.setattr(termination, "heeded", True)
+    monkeypatch.setattr(termination, "installed", True)
     return 99
 
 
@@ -338,9 +342,9 @@ def test_the_child_goes_on(
     see(DUE)
     thread = begin({"default": DUE})
     wait_until(lambda: children)
-    thread._leave()
+    thread._at_exit()
     assert children[0].left_to == replaced
-    assert host.heir() == OrphanedChild(4711, replaced)
+    assert host.orphan() == OrphanedChild(4711, replaced)
     assert not children[0].ended.is_set()
 
 
@@ -350,18 +354,18 @@ def test_the_child_ends(
 ) -> None:
     """It does not go on if this process was told to end, or could not know, or it is alone."""
     if why == "no file":
-        monkeypatch.setattr(HostLock, "take", lambda self: True)
+        monkeypatch.setattr(HostLock, "acquire", lambda self: True)
         monkeypatch.setattr(
             supervisor, "InitializationProcess", lambda **_: FakeChild(children, [])
         )
     see(DUE)
     thread = begin({"default": DUE})
     wait_until(lambda: children)
-    monkeypatch.setattr(termination, "told", why == "told")
-    monkeypatch.setattr(termination, "heeded", why != "deaf")
+    monkeypatch.setattr(termination, "received", why == "told")
+    monkeypatch.setattr(termination, "installed", why != "deaf")
     if why == "no server":
         thread._server = None
-    thread._leave()
+    thread._at_exit()
     assert children[0].ended.is_set()
 
 
@@ -375,19 +379,19 @@ def test_ended_before_it_has_begun(children: Any) -> None:
 def test_replaced_without_a_child(replaced: int) -> None:
     """There is nothing to leave to anybody."""
     thread = InitializationSupervisor(["default"], BUILD, {"default": LED}.get)
-    thread._leave()
+    thread._at_exit()
     assert thread._stopped.is_set()
 
 
 @pytest.fixture
 def heir(host: HostLock) -> Iterator[subprocess.Popen[bytes]]:
     """A process that holds the lock of this host, as a child does that goes on."""
-    assert host.take()
+    assert host.acquire()
     assert host.file is not None
     wait = [sys.executable, "-c", "input()"]
     with subprocess.Popen(wait, stdin=subprocess.PIPE, pass_fds=[host.file]) as process:
-        host.bequeath(OrphanedChild(process.pid, 99))
-        host.drop()
+        host.set_orphan(OrphanedChild(process.pid, 99))
+        host.close()
         yield process
         process.kill()
 
@@ -403,11 +407,11 @@ def test_an_heir_that_has_just_ended(
 ) -> None:
     """Then there is nobody to be told."""
     monkeypatch.setattr(supervisor, "SECONDS_TO_CLEAN_UP", 0.05)
-    before = host.heir()
+    before = host.orphan()
     assert before is not None
     ended = subprocess.Popen(["true"])
     ended.wait()
-    monkeypatch.setattr(HostLock, "heir", lambda self: before._replace(pid=ended.pid))
+    monkeypatch.setattr(HostLock, "orphan", lambda self: before._replace(pid=ended.pid))
     InitializationSupervisor(["default"], BUILD, lambda alias: None)._end_child()
     assert heir.poll() is None
 

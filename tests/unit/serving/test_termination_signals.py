@@ -29,40 +29,40 @@ def handled() -> Iterator[list[Any]]:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_first_comes_what_is_ours(handled: list[Any], number: int) -> None:
     """Then the server's own handler is called, as if nothing had been."""
-    told = Termination()
-    told.heed()
-    told.heed()
-    assert (told.heeded, told.told) == (True, False)
-    told.first = lambda: handled.append("first")
+    termination = Termination()
+    termination.install_handlers()
+    termination.install_handlers()
+    assert (termination.installed, termination.received) == (True, False)
+    termination.on_first_signal = lambda: handled.append("first")
     signal.raise_signal(number)
     assert handled == ["first", number]
-    assert told.told
+    assert termination.received
 
 
 def test_without_anything_to_do(handled: list[Any]) -> None:
     """It is noted nevertheless."""
-    told = Termination()
-    told.heed()
+    termination = Termination()
+    termination.install_handlers()
     signal.raise_signal(signal.SIGTERM)
     assert handled == [signal.SIGTERM]
-    assert told.told
+    assert termination.received
 
 
 def test_handlers_that_the_server_sets_later(handled: list[Any]) -> None:
     """To heed again is to come before those, too."""
-    told = Termination()
-    told.heed()
+    termination = Termination()
+    termination.install_handlers()
     signal.signal(signal.SIGTERM, lambda number, frame: handled.append("later"))
-    told.heed()
+    termination.install_handlers()
     signal.raise_signal(signal.SIGTERM)
     assert handled == ["later"]
-    assert told.told
+    assert termination.received
 
 
 def test_handlers_that_call_ours(handled: list[Any]) -> None:
     """A project's own handler may call the one before it, which is ours: each comes once."""
-    told = Termination()
-    told.heed()
+    termination = Termination()
+    termination.install_handlers()
     ours = signal.getsignal(signal.SIGTERM)
     assert callable(ours)
 
@@ -71,19 +71,19 @@ def test_handlers_that_call_ours(handled: list[Any]) -> None:
         ours(number, frame)
 
     signal.signal(signal.SIGTERM, own)
-    told.heed()
-    told.first = lambda: handled.append("first")
+    termination.install_handlers()
+    termination.on_first_signal = lambda: handled.append("first")
     signal.raise_signal(signal.SIGTERM)
     assert handled == ["first", "own", signal.SIGTERM]
 
 
 def test_a_server_that_puts_ours_back(handled: list[Any]) -> None:
     """As uvicorn does, to end by the signal: what was there before ours is what comes."""
-    told = Termination()
-    told.heed()
+    termination = Termination()
+    termination.install_handlers()
     ours = signal.getsignal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, lambda number, frame: handled.append("server"))
-    told.heed()
+    termination.install_handlers()
     signal.raise_signal(signal.SIGTERM)
     signal.signal(signal.SIGTERM, ours)
     signal.raise_signal(signal.SIGTERM)
@@ -94,9 +94,9 @@ def test_a_server_without_a_handler(handled: list[Any], monkeypatch: Any) -> Non
     """It dies by the signal, as it would have done."""
     raised: list[Any] = []
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    told = Termination()
-    told.heed()
-    told.first = lambda: raised.append("first")
+    termination = Termination()
+    termination.install_handlers()
+    termination.on_first_signal = lambda: raised.append("first")
     with monkeypatch.context() as patch:
         patch.setattr(signal, "raise_signal", raised.append)
         handler = signal.getsignal(signal.SIGTERM)
@@ -109,8 +109,8 @@ def test_a_server_without_a_handler(handled: list[Any], monkeypatch: Any) -> Non
 def test_a_signal_that_is_ignored(handled: list[Any]) -> None:
     """It goes on being ignored."""
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
-    told = Termination()
-    told.heed()
+    termination = Termination()
+    termination.install_handlers()
     assert signal.getsignal(signal.SIGQUIT) is signal.SIG_IGN
 
 
@@ -123,20 +123,20 @@ def test_windows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_outside_of_the_main_thread(handled: list[Any]) -> None:
     """Python allows no handler there, and this process would not know."""
-    told = Termination()
-    thread = threading.Thread(target=told.heed)
+    termination = Termination()
+    thread = threading.Thread(target=termination.install_handlers)
     thread.start()
     thread.join()
-    assert not told.heeded
+    assert not termination.installed
 
 
 def test_in_a_forked_process(handled: list[Any]) -> None:
     """What was told to the parent, and what it does then, is not the child's."""
-    told = Termination()
-    told.heed()
-    told.first = lambda: handled.append("first")
+    termination = Termination()
+    termination.install_handlers()
+    termination.on_first_signal = lambda: handled.append("first")
     signal.raise_signal(signal.SIGTERM)
-    told.forget()
-    assert (told.heeded, told.told) == (False, False)
+    termination.reset()
+    assert (termination.installed, termination.received) == (False, False)
     signal.raise_signal(signal.SIGTERM)
     assert handled == ["first", signal.SIGTERM, signal.SIGTERM]

@@ -75,7 +75,7 @@ def test_in_a_projects_own_tests(client, settings) -> None:
 def test_of_a_server(tell, settings, monkeypatch) -> None:
     """A request of a server makes it initialize, where that is its work; a test client does not."""
     watched = []
-    monkeypatch.setattr(readiness, "watch", lambda: watched.append(1))
+    monkeypatch.setattr(readiness, "start", lambda: watched.append(1))
     Client().get("/health/live")
     assert watched == []
     assert views.live(RequestFactory().get("/health/live")).status_code == 200
