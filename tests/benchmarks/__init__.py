@@ -1,1 +1,1 @@
-"""What this package costs and how fast it reacts: `python -m tests.benchmarks`."""
+"""Measure the costs and reaction times of this package: `python -m tests.benchmarks`."""

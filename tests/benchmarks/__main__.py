@@ -1,4 +1,4 @@
-"""Measure everything and print the table; exits 1 when a figure is over its limit."""
+"""Measure everything and print the table. Exit with 1 if a figure is over its limit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MEASURES: dict[str, Callable[..., Figure]] = {
 }
 
 
-#: What `--docs` writes.
+#: The files that `--docs` writes.
 PAGES = {
     name: REPOSITORY / "docs" / f"benchmarks.{ending}"
     for name, ending in (("json", "json"), ("plot", "svg"), ("markdown", "md"))
@@ -57,7 +57,7 @@ def main() -> int:
 
 
 def run(options: argparse.Namespace) -> Results:
-    """Measure what was asked for."""
+    """Run the requested measures."""
     figures = []
     with Stage() as stage:
         surroundings = machine(stage.version())
@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> Results:
 
 
 def measure(name: str, stage: Stage, rounds: int | None) -> Figure:
-    """What the measure found; one that broke off is over its limit, and the rest goes on."""
+    """Return the figure of a measure. A measure that breaks off counts as over its limit."""
     function = MEASURES[name]
     try:
         figure = function(stage, **({"rounds": rounds} if rounds else {}))
@@ -83,7 +83,7 @@ def meaning(function: Callable[..., Figure]) -> str:
 
 
 def write(results: Results, options: argparse.Namespace) -> None:
-    """Write the files that were asked for."""
+    """Write the requested files."""
     if options.json:
         results.write(options.json)
     if options.plot:
@@ -114,7 +114,7 @@ def parse() -> argparse.Namespace:
         if options.only or options.rounds:
             parser.error("--docs shows a whole run, without --only and --rounds.")
         vars(options).update(PAGES)
-    # Before, not after, nine minutes of measuring.
+    # Checked before measuring, which takes nine minutes.
     if options.plot and find_spec("matplotlib") is None:
         parser.error("A plot needs matplotlib: pip install -e '.[bench]'")
     return options
@@ -127,7 +127,7 @@ def positive(text: str) -> int:
 
 
 def end(number: int, frame: FrameType | None) -> None:
-    """End like Ctrl-C does: processes, servers and folders are cleaned up."""
+    """Exit as after Ctrl-C, so that processes, servers and folders are cleaned up."""
     sys.exit(128 + number)
 
 

@@ -55,10 +55,10 @@ class Config(AppConfig):
 
 @dataclass
 class App:
-    """An app while its history is written: the models always match the migrations."""
+    """An app whose models and migrations grow together and always match."""
 
     label: str
-    #: The model this app points at, as "label.Model".
+    #: The model to which this app has a foreign key, as "label.Model".
     other: str
     fields: dict[str, str] = field(default_factory=dict)
     indexes: list[str] = field(default_factory=list)
@@ -66,7 +66,7 @@ class App:
     links: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def models(self) -> str:
-        """The source of `models.py`."""
+        """Return the source of `models.py`."""
         item = MODELS.format(
             fields=assignments(self.fields),
             indexes=", ".join(self.indexes),
@@ -163,7 +163,7 @@ CHANGES: tuple[Callable[[App, int], str], ...] = (
 
 
 def history(app: App, migrations: int) -> Iterator[tuple[str, str]]:
-    """Name and source of each migration, oldest first."""
+    """Yield the name and the source of each migration, oldest first."""
     name = "0001_initial"
     other = app.other.partition(".")[0]
     dependencies = "" if other == app.label else f'("{other}", "{name}")'
@@ -182,7 +182,7 @@ def migration(initial: bool, dependencies: str, operations: str) -> str:
 
 
 def write(folder: Path, other: str, migrations: int) -> None:
-    """Write an app with that many migrations, which points at the model `other`."""
+    """Write an app with that many migrations and a foreign key to the model `other`."""
     app = App(folder.name, other)
     (folder / "migrations").mkdir(parents=True)
     (folder / "migrations" / "__init__.py").touch()

@@ -16,7 +16,7 @@ LIMIT_SECONDS = 5.0
 
 
 def ten_replicas(stage: Stage, rounds: int = 5) -> Figure:
-    """Ten replicas of the example project, imported already: until all are ready.
+    """Ten replicas of the example project, after their imports: the time until all are ready.
 
     A whole rollout of a small project on an empty database.
     """
@@ -32,7 +32,7 @@ def ten_replicas(stage: Stage, rounds: int = 5) -> Figure:
 
 
 def one_rollout(stage: Stage) -> float:
-    """Seconds from the moment all replicas go to the last one's end."""
+    """Return the seconds from the start of all replicas to the end of the last one."""
     with stage.database(initialized=False) as database:
         variables = environment(
             EXAMPLE,
@@ -49,5 +49,5 @@ def one_rollout(stage: Stage) -> float:
 
 
 def leaders(ends: list[dict[str, Any]]) -> list[bool]:
-    """Whether each replica led; a replica that failed is neither."""
+    """Return for each replica that succeeded whether it led."""
     return [end["role"] == "leader" for end in ends if not end["error"]]

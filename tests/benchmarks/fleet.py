@@ -1,11 +1,11 @@
-"""Waiters that have already imported everything: forked processes with threads.
+"""Waiters that have finished their imports: forked processes with threads.
 
     python -m tests.benchmarks.fleet PROCESSES THREADS
 
-Prints `imported`, waits for a line on standard input, and then each thread of each
-process calls `initialize()`. A waiter that comes into one of `STATES`, and its end, are
-printed as a JSON object with the time. The processes stay until standard input ends, as a
-replica stays: what their end costs belongs to no figure.
+Prints `imported` and waits for a line on standard input. Then each thread of each process calls
+`initialize()`. Each waiter prints a JSON object with the time when it enters one of `STATES` and
+when it ends. The processes stay until standard input ends, as a replica does, so that the cost of
+their exit is part of no figure.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ PIPE_BUF = 4096
 
 
 def main(processes: int, threads: int) -> None:
-    """Fork the waiters, let them all go at once, and stay with them."""
+    """Fork the waiters, start them all at once, and wait for their end."""
     import_everything()
-    gc.freeze()  # or each child copies all of these objects when it collects
+    gc.freeze()  # or the garbage collection of each child copies all of these objects
     waiting, go = os.pipe()
     children = [fork(number, threads, waiting, go) for number in range(processes)]
     os.close(waiting)
@@ -74,12 +74,12 @@ def run_threads(number: int, threads: int) -> None:
 
 
 def wait() -> None:
-    """One waiter, from its call to its report."""
+    """Run one waiter, from its call of `initialize()` to its report."""
     from django_safe_init import initialize
 
     try:
         outcome = initialize()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the waiter has failed
+    except Exception as error:  # noqa: BLE001 - after any error the waiter has failed
         report(error=f"{type(error).__name__}: {error}"[:1000])
     else:
         report(role=str(outcome.role), error=None)
@@ -96,7 +96,7 @@ def report(**content: Any) -> None:
 
 
 def tell(line: str) -> None:
-    """One write, which a pipe does not mix with those of other processes."""
+    """Write the line in one call, so that a pipe does not mix it with lines of other processes."""
     os.write(STDOUT, f"{line}\n".encode()[-PIPE_BUF:])
 
 

@@ -1,4 +1,4 @@
-"""The page of the documentation about a run of the benchmarks."""
+"""The documentation's page about a run of the benchmarks."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ same time shows it in the figures: the load at the start is part of the line abo
 
 
 def page(results: Results) -> str:
-    """The page, in Markdown."""
+    """Return the page in Markdown."""
     return PAGE.format(
         date=results.date,
         machine=results.machine,
@@ -52,7 +52,7 @@ def page(results: Results) -> str:
 
 
 def rows(results: Results) -> Iterator[str]:
-    """The table of the terminal, in Markdown."""
+    """Yield the lines of the table in Markdown."""
     yield row(*HEADINGS)
     yield "|---|---|---|---|---|---|"
     for figure in results.figures:
@@ -64,7 +64,7 @@ def row(*cells: str) -> str:
 
 
 def section(figure: Figure) -> str:
-    """What a measure means, and what else was noticed."""
+    """Return the section of a figure: its meaning, its samples and its notes."""
     lines = [f"### {figure.measure}", "", figure.meaning, ""]
     if figure.ours:
         low, high = seconds(min(figure.ours)), seconds(max(figure.ours))

@@ -1,4 +1,4 @@
-"""The figures of a run, drawn; needs matplotlib, the extra `bench`."""
+"""A plot of the figures. Needs matplotlib, from the extra `bench`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def plot(results: Results, path: Path) -> None:
         size = (9, 0.8 * len(figures) + 0.3 * sum(bars) + 0.8)
         canvas = Canvas(figsize=size, layout="constrained")
         ratios = {"height_ratios": bars}
-        if figures:  # all of them may have broken off
+        if figures:  # every measure may have broken off
             axes = canvas.subplots(len(figures), squeeze=False, gridspec_kw=ratios)
             for axis, figure in zip(axes[:, 0], figures, strict=True):
                 draw(axis, figure)
@@ -37,7 +37,7 @@ def plot(results: Results, path: Path) -> None:
 
 
 def draw(axis: Axes, figure: Figure) -> None:
-    """One measure: ours, the baseline if there is one, and the limit as a line."""
+    """Draw one measure: the figure, the baseline if present, and the limit as a line."""
     rows = [("ours", figure.ours, OURS if figure.ok else OVER)]
     if figure.baseline:
         rows.insert(0, ("baseline", figure.baseline, BASELINE))

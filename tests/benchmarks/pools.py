@@ -1,4 +1,4 @@
-"""Whether slow queries and an initialization hold up quick queries."""
+"""Quick queries beside slow queries and a running initialization."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from .waiting import held, leader, until_held
 
 POOLED = "config.pooled"
 SLOW_QUERIES = 20
-#: Quick queries of one process.
+#: The number of quick queries in one process.
 SAMPLES = 400
 
 
 def quick_beside_slow(stage: Stage, rounds: int = 5) -> Figure:
-    """Quick queries beside 20 slow ones in a slow pool and a running initialization ÷ alone.
+    """Quick queries beside 20 slow ones in a slow pool and a running initialization ÷ without them.
 
-    What a page feels of analytics and of a migration that lasts: the 95th percentile, getting the
-    connection included. The slow queries wait and do not compute: a pool keeps connections
-    apart, not processors. A note says what it is with all of them in one pool.
+    The effect of analytics and of a long migration on a page, as the 95th percentile, including the
+    time to get a connection. The slow queries wait and do not compute, because a pool separates
+    connections, not processors. A note shows the time with all queries in one pool.
     """
     alone, beside = [], []
     for _ in range(rounds):
@@ -52,7 +52,7 @@ def quick(
     pool: str = "",
     samples: int = SAMPLES,
 ) -> list[float]:
-    """What quick queries take in a new process."""
+    """Return the seconds of each quick query in a new process."""
     done = stage.project.run(
         *("quick.py", str(samples), str(threads), pool),
         environment=stage.project.environment(POOLED, database.settings()),

@@ -1,4 +1,4 @@
-"""A leader and a fleet of waiters as processes, watched from outside."""
+"""A leader and a fleet of waiters as processes, observed from outside."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from typing import Any
 
 from tests.support import wait_until
 
-#: Seconds for whatever must happen: generous, a figure is judged by its limit.
+#: The timeout for each event, in seconds. It is generous, because the limits judge the figures.
 PATIENCE = 120.0
 
 
 class Group:
-    """A process and its children; leaving the block kills what is left of them."""
+    """A process and its children. Leaving the context kills the remaining ones."""
 
     def __init__(
         self, *arguments: str, folder: Path, environment: Mapping[str, str]
@@ -58,20 +58,20 @@ class Group:
         self._errors.close()
 
     def kill(self) -> None:
-        """SIGKILL for all of them; returns when the first process is gone."""
+        """Send SIGKILL to all processes, and wait for the end of the first one."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def finish(self) -> None:
-        """Wait for the end of the first process, which must be a success."""
+        """Wait for the end of the first process. Raise `AssertionError` if it failed."""
         code = self.process.wait(PATIENCE)
         self._reader.join()
         if code:
             raise AssertionError(f"exit code {code}: {self.errors()}")
 
     def errors(self) -> str:
-        """The end of what they wrote to standard error."""
+        """Return the end of the processes' standard error."""
         self._errors.seek(0)
         return self._errors.read()[-3000:]
 
@@ -80,11 +80,11 @@ class Group:
             self.got(line)
 
     def got(self, line: str) -> None:
-        """Called for each line of standard output."""
+        """Handle a line of standard output."""
 
 
 class Fleet(Group):
-    """Waiters, `threads` in each of `processes`, imported and ready to go."""
+    """Waiters, `threads` in each of `processes`, which have finished their imports."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Fleet(Group):
             self._imported.set()
 
     def go(self) -> float:
-        """Let all waiters call `initialize()` now; returns when that was."""
+        """Make all waiters call `initialize()`. Return the time."""
         if not self._imported.wait(PATIENCE):
             raise AssertionError(f"the fleet did not start: {self.errors()}")
         self.process.stdin.write("go\n")
@@ -115,16 +115,16 @@ class Fleet(Group):
         return time.time()
 
     def ends(self) -> list[dict[str, Any]]:
-        """What has become of the waiters that are done."""
+        """Return the last events of the waiters that have ended."""
         return [event for event in list(self.events) if "error" in event]
 
     def reached(self, state: str) -> list[float]:
-        """When waiters came into a state, the first time first."""
+        """Return the times at which waiters entered a state, earliest first."""
         events = list(self.events)
         return sorted(event["at"] for event in events if event.get("state") == state)
 
     def until_waiting(self) -> None:
-        """Return when every waiter has asked for the lock."""
+        """Return when every waiter has requested the lock."""
         wait_until(
             lambda: len(self.reached("acquiring_lock")) >= self.size,
             PATIENCE,
@@ -132,7 +132,7 @@ class Fleet(Group):
         )
 
     def until_done(self) -> list[dict[str, Any]]:
-        """Return the ends of all waiters."""
+        """Wait for the end of all waiters, and return their last events."""
         wait_until(
             lambda: len(self.ends()) == self.size,
             PATIENCE,

@@ -20,7 +20,7 @@ TEMPLATE = Path(__file__).with_name("template")
 
 APPS = 60
 CHAIN = 6
-#: Of the whole project; `django.contrib` brings 18 of them.
+#: The number of all migrations, including 18 of `django.contrib`.
 MIGRATIONS = 618
 
 INITIALIZED = "config.settings"
@@ -29,19 +29,19 @@ HELD = "config.held"
 
 
 class CommandFailed(Exception):
-    """A process of the benchmark did not exit with 0."""
+    """A process of the benchmark failed."""
 
 
 @dataclass(frozen=True)
 class Project:
-    """A generated project; its processes run with this interpreter and package."""
+    """A generated project. Its processes use this interpreter and this package."""
 
     root: Path
 
     def environment(
         self, settings: str, database: Mapping[str, object], **extra: str
     ) -> dict[str, str]:
-        """The environment of a process of this project on this database."""
+        """Return the environment for a process of this project on this database."""
         return environment(
             self.root,
             DJANGO_SETTINGS_MODULE=settings,
@@ -50,7 +50,7 @@ class Project:
         )
 
     def run(self, *arguments: str, environment: Mapping[str, str]) -> Finished:
-        """Run a script of the project to its end and time the whole process."""
+        """Run a script of the project and time the whole process."""
         started = time.perf_counter()
         process = subprocess.run(
             [sys.executable, *arguments],
@@ -70,14 +70,14 @@ class Project:
 
 @dataclass(frozen=True)
 class Finished:
-    """A process that exited with 0."""
+    """The result of a process that exited with 0."""
 
     seconds: float
     output: str
 
 
 def environment(root: Path, **extra: str) -> dict[str, str]:
-    """This process's environment without what would change the figures."""
+    """Return this process's environment without the variables that would change the figures."""
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -99,10 +99,10 @@ def generate(root: Path) -> Project:
 
 
 def neighbour(number: int) -> str:
-    """The model an app points at: that of the app before it, in chains.
+    """Return the model to which an app has a foreign key. The apps form chains.
 
-    Were all models connected, Django would render all of them for each change, and
-    the figures would show little else.
+    If all models were connected, Django would render all of them for each change, and that would
+    dominate the figures.
     """
     if number == 0:
         return "auth.User"
@@ -112,7 +112,7 @@ def neighbour(number: int) -> str:
 
 
 def contrib_migrations() -> int:
-    """How many migrations the apps of `django.contrib` in the project have."""
+    """Return the number of migrations of the project's `django.contrib` apps."""
     import django.contrib
 
     contrib = Path(django.contrib.__file__).parent

@@ -1,4 +1,4 @@
-"""What a measure found, and how it is shown."""
+"""The figures of a run of the benchmarks, and their formats."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEADINGS = ("measure", "baseline", "ours", "figure", "limit", "")
 
 @dataclass(frozen=True)
 class Figure:
-    """The result of one measure. Samples are seconds, in the order they were taken."""
+    """The result of one measure. Samples are in seconds, in the order of measuring."""
 
     measure: str
     figure: str
@@ -31,13 +31,13 @@ class Figure:
     ours: Sequence[float] = ()
     baseline: Sequence[float] = ()
     notes: Sequence[str] = field(default=())
-    #: What `ours` may be at most, as the median of the samples.
+    #: The limit for the median of `ours`.
     limit_seconds: float | None = None
-    #: What is measured, and why it matters.
+    #: The subject of the measure, and its importance.
     meaning: str = ""
 
     def cells(self) -> tuple[str, ...]:
-        """The figure as a row of the table; its samples as their median."""
+        """Return the figure as a row of the table, with the medians of its samples."""
         return (
             self.measure,
             seconds(median(self.baseline)) if self.baseline else "",
@@ -49,14 +49,14 @@ class Figure:
 
 
 def seconds(value: float) -> str:
-    """Seconds for people: 1.23 s, 45.6 ms, 7.8 µs."""
+    """Format seconds for people: 1.23 s, 45.6 ms, 7.8 µs."""
     if value < 1e-4:
         return f"{value * 1e6:.1f} µs"
     return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """All figures, aligned, with the notes below."""
+    """Return all figures as an aligned table, followed by the notes."""
     rows = [HEADINGS, *(figure.cells() for figure in figures)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -69,7 +69,7 @@ def table(figures: Sequence[Figure]) -> str:
 
 
 def machine(server: str) -> str:
-    """What the figures were measured on."""
+    """Return one line about the machine and the versions."""
     return " · ".join(
         (
             f"{platform.system()} {platform.machine()}",
@@ -87,23 +87,23 @@ def machine(server: str) -> str:
 class Results:
     """The figures of one run of the benchmarks."""
 
-    #: The day, ISO 8601, UTC.
+    #: The day in UTC, in ISO 8601 format.
     date: str
     machine: str
     figures: Sequence[Figure]
 
     def write(self, path: Path) -> None:
-        """Write everything that was measured, every sample included, as JSON."""
+        """Write all measurements, including every sample, as JSON."""
         path.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, path: Path) -> Results:
-        """What `write` wrote."""
+        """Read the results that `write` has written."""
         content = json.loads(path.read_text())
         figures = [Figure(**figure) for figure in content["figures"]]
         return cls(content["date"], content["machine"], figures)
 
 
 def today() -> str:
-    """The day of the run."""
+    """Return the present day in UTC."""
     return datetime.now(timezone.utc).date().isoformat()

@@ -1,4 +1,4 @@
-"""What a request costs: to the readiness URL, and to the project behind the middleware."""
+"""The cost of a request to the readiness URL, and of the middleware in other requests."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .starts import alternate
 
 SERVING = "config.serving"
 READY = "/health/db"
-#: Requests of one sample.
+#: The number of requests in one sample.
 REQUESTS = 50
 
 
 def ready_and_empty(stage: Stage, rounds: int = 40) -> Figure:
     """The readiness URL when ready ÷ an empty view, under gunicorn with one sync worker.
 
-    What a probe costs the server. Each request is a connection of its own, as a probe's is.
+    The cost of a probe for the web process. Each request opens a connection, as each probe does.
     """
     with server(stage) as port:
         empty, ours = alternate(
@@ -37,7 +37,7 @@ def ready_and_empty(stage: Stage, rounds: int = 40) -> Figure:
 def ready_and_health_check(stage: Stage, rounds: int = 20) -> Figure:
     """The readiness URL when ready ÷ django-health-check's database check, likewise.
 
-    What it saves not to ask the database for each probe.
+    The time saved by not querying the database for each probe.
     """
     with server(stage) as port:
         check, ours = alternate(
@@ -47,9 +47,10 @@ def ready_and_health_check(stage: Stage, rounds: int = 20) -> Figure:
 
 
 def ready_middleware(stage: Stage, rounds: int = 30) -> Figure:
-    """What the middleware adds to each request once ready, in process.
+    """The time that the middleware adds to each request once ready, in process.
 
-    A request to an empty view through the chain of middlewares, with ours in it and without.
+    A request to an empty view through the chain of middlewares, with this package's middleware and
+    without it.
     """
     with stage.database(initialized=True) as database:
         done = stage.project.run(
@@ -88,7 +89,7 @@ def compared(
 
 @contextmanager
 def server(stage: Stage) -> Iterator[int]:
-    """The port of a server that is ready."""
+    """Start a web server and yield its port once it is ready."""
     port = free_port()
     options = ("--workers=1", "--bind", f"127.0.0.1:{port}", "--no-control-socket")
     with (
@@ -111,7 +112,7 @@ def is_ready(port: int) -> bool:
 
 
 def answer(port: int, path: str) -> float:
-    """Seconds for one request, on average."""
+    """Return the average seconds of one request."""
     started = time.perf_counter()
     for _ in range(REQUESTS):
         code = get(port, path)

@@ -1,4 +1,4 @@
-"""Where the measures take place: the synthetic project and embedded servers."""
+"""The synthetic project and the embedded servers that the measures share."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.support import Database
 
 from .project import INITIALIZED, Project, generate
 
-#: Slots enough for all waiters of a measure, or PostgreSQL's default.
+#: `max_connections`: enough for all waiters of a measure, or PostgreSQL's default.
 ROOMY, SCARCE = 400, 100
-#: As a server in production: commits are written to disk.
+#: As in production, the server writes commits to disk.
 DURABLE = {
     "fsync": "on",
     "synchronous_commit": "on",
@@ -27,7 +27,7 @@ TEMPLATE = "initialized"
 
 
 class Stage:
-    """The project and the servers, made when first needed and gone at the end."""
+    """The project and the servers, which are created on demand and removed at the end."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
@@ -47,7 +47,7 @@ class Stage:
         self._stack.close()
 
     def server(self, slots: int = ROOMY) -> EmbeddedServer:
-        """The running server with that `max_connections`."""
+        """Return the running server with this `max_connections`."""
         if slots not in self._servers:
             settings = {**DURABLE, "max_connections": str(slots)}
             server = EmbeddedServer(settings=settings)
@@ -56,7 +56,7 @@ class Stage:
 
     @contextmanager
     def database(self, slots: int = ROOMY, *, initialized: bool) -> Iterator[Database]:
-        """A fresh database: empty, or as `safe_migrate` of the project leaves it."""
+        """Yield a new database, either empty or initialized by the project's `safe_migrate`."""
         server = self.server(slots)
         template = self._template(server) if initialized else None
         name = f"benchmark_{os.urandom(4).hex()}"
@@ -83,6 +83,6 @@ class Stage:
         return TEMPLATE
 
     def version(self) -> str:
-        """The version of the servers."""
+        """Return the version of the servers."""
         with self.server().connect() as session:
             return session.execute("SHOW server_version").fetchone()[0]

@@ -1,4 +1,4 @@
-"""What one start costs: with nothing to do, and on an empty database."""
+"""The cost of one start: with nothing to do, and on an empty database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Samples = tuple[list[float], list[float]]
 def alternate(
     rounds: int, baseline: Callable[[], float], ours: Callable[[], float]
 ) -> Samples:
-    """Samples of both in turn, so that a busy moment of the machine meets both."""
+    """Sample both in turn, so that a busy moment of the machine affects both."""
     pairs = [(baseline(), ours()) for _ in range(rounds)]
     return [first for first, _ in pairs], [second for _, second in pairs]
 
@@ -23,8 +23,8 @@ def alternate(
 def nothing_to_do(stage: Stage, rounds: int = 15) -> Figure:
     """A whole `safe_migrate` with nothing to do ÷ `manage.py version`.
 
-    What every start of a replica pays once its build is initialized: a connection and a query. The
-    baseline is a command that does nothing, in the same project of 60 apps.
+    The cost of every start of a replica once its build is initialized: a connection and a query.
+    The baseline is a command that does nothing, in the same project of 60 apps.
     """
     project = stage.project
     with stage.database(initialized=True) as database:
@@ -33,7 +33,7 @@ def nothing_to_do(stage: Stage, rounds: int = 15) -> Figure:
         def run(command: str) -> float:
             return project.run("manage.py", command, environment=environment).seconds
 
-        run("safe_migrate")  # from here on every module is compiled
+        run("safe_migrate")  # compiles every module before the samples
         baseline, ours = alternate(
             rounds, lambda: run("version"), lambda: run("safe_migrate")
         )
@@ -53,8 +53,8 @@ def nothing_to_do(stage: Stage, rounds: int = 15) -> Figure:
 def nothing_to_do_work(stage: Stage, rounds: int = 7) -> Figure:
     """`safe_migrate` with nothing to do ÷ stock `migrate`, both after `django.setup()`.
 
-    What is saved against running plain `migrate` at every start: Django reads all migration files
-    and sends its signals to find out that there is nothing to do.
+    The time saved against running plain `migrate` at every start. Django reads all migration files
+    and sends its signals before it finds nothing to do.
     """
     project = stage.project
     with stage.database(initialized=True) as database:
@@ -85,7 +85,7 @@ def nothing_to_do_work(stage: Stage, rounds: int = 7) -> Figure:
 def first_run(stage: Stage, rounds: int = 9) -> Figure:
     """`safe_migrate` ÷ stock `migrate` on an empty database, whole processes.
 
-    What it costs to record, fence and do each of the migrations exactly once.
+    The cost of recording and fencing each migration, so that it runs exactly once.
     """
     baseline, ours = alternate(
         rounds,

@@ -1,4 +1,4 @@
-"""What it costs to compare a database with the models."""
+"""The cost of comparing a database with the models."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ LIMIT = 0.050
 
 
 def whole_schema(stage: Stage, rounds: int = 15) -> Figure:
-    """A validation of 600 tables, once in a process, on a connection that is open.
+    """A validation of 600 tables, once in a process, on an open connection.
 
-    What the leader adds to a run, before it is ready. A start with nothing to do validates nothing.
+    The time that the leader adds to a run before the build is ready. A start with nothing to do
+    does not validate.
     """
     with stage.database(initialized=True) as database:
         environment = stage.project.environment(INITIALIZED, database.settings())
@@ -27,7 +28,7 @@ def whole_schema(stage: Stage, rounds: int = 15) -> Figure:
                 ).output
             )
 
-        validate()  # which makes the tables that are missing
+        validate()  # creates the missing tables
         samples = [validate() for _ in range(rounds)]
     return Figure(
         f"validation of {TABLES} tables",

@@ -1,4 +1,4 @@
-"""How fast a fleet follows: when its leader is done, and when its leader is killed."""
+"""The delay of a fleet after its leader finishes, and after its leader is killed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .project import HELD
 from .report import Figure
 from .stage import ROOMY, SCARCE, Stage
 
-#: How long waiters wait before anything happens: all of them listen by then, and those
-#: that poll have come to their longest pause.
+#: The time before anything happens, in seconds. After it all waiters listen, and those with polling
+#: have reached their longest interval.
 SETTLE_SECONDS = 8.0
 
 STARTED = """
@@ -30,7 +30,7 @@ STARTED = """
 def many_waiters(stage: Stage, rounds: int = 5) -> Figure:
     """100 waiters, each a process: the last one ready after the leader's end.
 
-    How long a fleet of usual size stands still after the last migration is done.
+    The time for which a fleet of usual size waits after the last migration.
     """
     return last_ready(stage, rounds, (100, 1), ROOMY, 0.25)
 
@@ -38,7 +38,8 @@ def many_waiters(stage: Stage, rounds: int = 5) -> Figure:
 def more_waiters_than_slots(stage: Stage, rounds: int = 5) -> Figure:
     """300 waiters with 100 connection slots: the last one ready, and none fails.
 
-    More replicas than the server has connections: they take turns, and never lock the leader out.
+    More replicas than the database server has connections. The replicas take turns and never
+    exclude the leader.
     """
     return last_ready(stage, rounds, (10, 30), SCARCE, 4.0)
 
@@ -66,7 +67,7 @@ def last_ready(
 def one_release(
     stage: Stage, shape: tuple[int, int], slots: int
 ) -> tuple[float, list[str]]:
-    """Seconds from the leader's end to the last waiter's, and why waiters failed."""
+    """Return the seconds from the leader's end to the last waiter's, and the failures."""
     gate = stage.folder / f"gate_{os.urandom(4).hex()}"
     with stage.database(slots, initialized=True) as database:
         environment = held(stage, database, BENCHMARK_GATE=str(gate))
@@ -85,8 +86,8 @@ def one_release(
 def takeover(stage: Stage, rounds: int = 5) -> Figure:
     """SIGKILL of the leader in a statement of 60 s, with free slots: a successor works.
 
-    From the kill until somebody else is migrating; what the dead leader left running has ended
-    by then.
+    The time from the kill until another process migrates. The dead leader's statement has ended by
+    then.
     """
     return successor(stage, rounds, (5, 1), ROOMY, 1.0)
 
@@ -94,7 +95,7 @@ def takeover(stage: Stage, rounds: int = 5) -> Figure:
 def takeover_without_slots(stage: Stage, rounds: int = 5) -> Figure:
     """SIGKILL of the leader while 300 waiters want the 100 slots: a successor works.
 
-    The same where a successor has to find a connection first.
+    The same time if the successor must first get a connection.
     """
     return successor(stage, rounds, (10, 30), SCARCE, 2.0)
 
@@ -117,7 +118,7 @@ def successor(
 
 
 def one_kill(stage: Stage, shape: tuple[int, int], slots: int) -> tuple[float, float]:
-    """Seconds from the kill to a successor migrating, and to its first step."""
+    """Return the seconds from the kill to a successor that migrates, and to its first step."""
     with stage.database(slots, initialized=True) as database:
         environment = held(stage, database)
         with (
@@ -149,7 +150,7 @@ def fleet(stage: Stage, shape: tuple[int, int], environment: dict[str, str]) -> 
 
 
 def until_held(database: Database, leading: Group) -> int:
-    """Return the leader's run when it is inside the migration that lasts."""
+    """Wait until the leader is inside the held migration. Return its run."""
     wait_until(lambda: database.rows(STARTED, 0), PATIENCE, leading.errors)
     return int(database.newest_run()["id"])
 
@@ -166,7 +167,7 @@ def last_end(ends: list[dict[str, Any]]) -> float:
 
 
 def failures_of(ends: list[dict[str, Any]]) -> list[str]:
-    """Why waiters failed; one that did not follow the leader counts as failed too."""
+    """Return the reasons of failed waiters, including waiters that did not follow."""
     return [
         event["error"] or f"was {event['role']}, not follower"
         for event in ends

@@ -1,4 +1,4 @@
-"""Print what a request costs in this process without any middleware and with ours, in turn."""
+"""Print the cost of a request without any middleware and with this package's, in turn."""
 
 import sys
 import time
@@ -20,7 +20,7 @@ def handler(middleware: list[str]) -> BaseHandler:
 
 
 def cost(of: BaseHandler) -> float:
-    """Seconds for one request."""
+    """Return the average seconds of one request."""
     request = RequestFactory().get("/empty")
     handle = of._middleware_chain
     started = time.perf_counter()

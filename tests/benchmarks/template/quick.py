@@ -1,9 +1,9 @@
-"""Print what quick queries take in this process, beside slow ones or alone.
+"""Print the seconds of quick queries in this process, beside slow ones or without them.
 
     python quick.py SAMPLES THREADS POOL
 
-THREADS threads ask for one slow query after the other, in the pool POOL ("" for the pool of the
-quick ones).
+Each of the THREADS threads runs one slow query after the other in the pool POOL, where "" is the
+pool of the quick queries.
 """
 
 import sys
@@ -12,19 +12,19 @@ import time
 
 import django
 
-#: What a slow query does; it waits, as for a disk or another server.
+#: A slow query, which waits as for a disk or another server.
 SLOW = "SELECT 1 AS id FROM pg_sleep(0.5)"
 PAUSE_SECONDS = 0.005
 
 
 def main(samples: int, threads: int, pool: str) -> None:
     django.setup()
-    quick()  # the first query of a process finds out the server's version
+    quick()  # the first query of a process reads the server's version
     stop = threading.Event()
     busy = [threading.Thread(target=ask, args=(pool, stop)) for _ in range(threads)]
     for thread in busy:
         thread.start()
-    time.sleep(1.0 if busy else 0.0)  # until all of them ask
+    time.sleep(1.0 if busy else 0.0)  # until all threads run a query
     for _ in range(samples):
         sys.stdout.write(f"{quick()}\n")
         time.sleep(PAUSE_SECONDS)
@@ -34,7 +34,7 @@ def main(samples: int, threads: int, pool: str) -> None:
 
 
 def ask(pool: str, stop: threading.Event) -> None:
-    """Slow queries, until it is time to stop."""
+    """Run slow queries until `stop` is set."""
     from django.contrib.contenttypes.models import ContentType
     from django.db import connections
 
@@ -47,7 +47,7 @@ def ask(pool: str, stop: threading.Event) -> None:
 
 
 def quick() -> float:
-    """Seconds for a quick query, with the connection that it needs."""
+    """Return the seconds of a quick query, with the time to get its connection."""
     from django.contrib.contenttypes.models import ContentType
     from django.db import connections
 

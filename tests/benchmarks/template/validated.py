@@ -1,4 +1,4 @@
-"""Print how long a validation takes in this process, with as many tables as the argument says."""
+"""Print the seconds of a validation in this process, with the number of tables in the argument."""
 
 import gc
 import sys
@@ -10,7 +10,7 @@ from django.db import connection, models
 
 
 def add(number: int) -> type[models.Model]:
-    """A model of an app with migrations, which no migration makes."""
+    """Return a model for an app with migrations, although no migration creates it."""
     fields = {
         "name": models.CharField(max_length=100),
         "slug": models.SlugField(unique=True),
@@ -25,7 +25,7 @@ def add(number: int) -> type[models.Model]:
 
 
 def complete(wanted: int) -> None:
-    """Add models, and their tables where they are not there yet, up to that many."""
+    """Add models until `wanted` exist, and create their tables if they are missing."""
     from django.apps import apps
 
     managed = [m for m in apps.get_models(include_auto_created=True) if m._meta.managed]
@@ -38,7 +38,7 @@ def complete(wanted: int) -> None:
 
 
 def validation(tables: int) -> float:
-    """Seconds for one, on a connection that is open, as a leader's is."""
+    """Return the seconds of one validation on an open connection, as the leader has."""
     from django_safe_init import backends
     from django_safe_init.conf import get_settings
     from django_safe_init.core.build import current_build
@@ -48,7 +48,7 @@ def validation(tables: int) -> float:
     settings, build = get_settings(), current_build()
     introspection = backends.open_introspection("default", settings, Deadline(0), print)
     with closing(introspection):
-        gc.collect()  # what was made to get here is not what is measured
+        gc.collect()  # so that the garbage of the preparation is not part of the figure
         started = time.perf_counter()
         found = validate("default", introspection, build, settings.validate)
         seconds = time.perf_counter() - started

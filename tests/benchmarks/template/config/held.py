@@ -1,4 +1,4 @@
-"""The same project with one more migration, which lasts as long as we want."""
+"""The same project with one more migration, which runs until the benchmark ends it."""
 
 from .settings import *  # noqa: F403
 

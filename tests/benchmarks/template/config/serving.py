@@ -1,4 +1,4 @@
-"""The same project as a server, with nothing in MIDDLEWARE but ours."""
+"""The same project as a web server, with this package's middleware only."""
 
 from .settings import *  # noqa: F403
 

@@ -1,4 +1,4 @@
-"""What readiness is compared with: an empty view, and django-health-check's database check."""
+"""The URLs beside the readiness URL: an empty view and django-health-check's database check."""
 
 from django.http import HttpRequest, HttpResponse
 from django.urls import path

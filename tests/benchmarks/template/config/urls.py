@@ -1,4 +1,4 @@
-"""A project has some URLs: system checks look at them."""
+"""Some URLs, which the system checks of a real project inspect."""
 
 from django.contrib import admin
 from django.urls import path

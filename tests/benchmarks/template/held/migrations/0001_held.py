@@ -1,4 +1,4 @@
-"""A statement of a minute, or a wait for a file to appear."""
+"""A migration that runs for a minute, or until a file appears."""
 
 import os
 import time
