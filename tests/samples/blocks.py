@@ -1,4 +1,4 @@
-"""The fenced blocks of the documentation, and how each of them is tested."""
+"""The fenced blocks of the documentation, and the kind of test for each."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Block:
 
     @property
     def kind(self) -> str:
-        """How it is tested; "" if nobody knows."""
+        """The kind of test for the block, or "" if neither language nor mark says it."""
         if self.mark[0] == "untested":
             return "untested"
         named = [word for word in self.words if "=" not in word]
@@ -58,7 +58,7 @@ class Block:
         return _BY_LANGUAGE.get(self.language, "")
 
     def option(self, name: str, default: str = "") -> str:
-        """What the mark says about `name`."""
+        """Return the value of an option of the mark."""
         options = dict(word.split("=", 1) for word in self.words if "=" in word)
         return options.get(name, default)
 
@@ -79,7 +79,7 @@ def _kind_of_python(text: str) -> str:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether it is a module, rather than the body of a coroutine."""
+    """Return True for a module, False for the body of a coroutine."""
     try:
         ast.parse(text)
     except SyntaxError:
@@ -88,7 +88,7 @@ def _is_plain(text: str) -> bool:
 
 
 def blocks_of(page: Path) -> list[Block]:
-    """All fenced blocks of a page, directives of Sphinx left out."""
+    """Return all fenced blocks of a page without Sphinx's directives."""
     found: list[Block] = []
     lines = page.read_text().splitlines()
     numbers = iter(range(len(lines)))
@@ -122,12 +122,12 @@ BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 
 
 def of_kind(*kinds: str) -> list[Block]:
-    """The blocks of these kinds; the tutorial's have a test of their own."""
+    """Return the blocks of these kinds, except the tutorial's, which have a separate test."""
     return [block for block in BLOCKS if block.kind in kinds and block.page != TUTORIAL]
 
 
 def command_lines(text: str) -> list[list[str]]:
-    """The arguments of every `manage.py` in a text, as a shell would see them."""
+    """Return the arguments of every `manage.py` in a text, split as a shell would."""
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         for part in re.findall(r"manage\.py (\S.*)", line.split(" # ")[0]):

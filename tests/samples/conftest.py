@@ -1,4 +1,4 @@
-"""The project of the samples, in a folder of its own, on a database of its own."""
+"""The project of the samples, in a separate folder and a separate database."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def same_python() -> Iterator[None]:
-    """A sample may tell `multiprocessing` of another Python: not for the tests that follow."""
+    """Restore the Python of `multiprocessing`, which a sample may change."""
     before = get_executable()
     yield
     multiprocessing.set_executable(before)
@@ -61,7 +61,7 @@ class Shell:
         self._groups: list[int] = []
 
     def run(self, text: str, exit_code: int | None = 0) -> str:
-        """Run it; returns what it printed, on either stream."""
+        """Run the commands. Return their output on both streams."""
         process = subprocess.Popen(
             ["bash", "-euo", "pipefail", "-c", text],
             cwd=self.folder,
@@ -78,14 +78,14 @@ class Shell:
         return output
 
     def end(self) -> None:
-        """Kill what was started in the background and still runs."""
+        """Kill the background processes that still run."""
         for group in self._groups:
             with suppress(ProcessLookupError):
                 os.killpg(group, signal.SIGKILL)
 
 
 def address(server: EmbeddedServer) -> dict[str, str]:
-    """The server as libpq finds it."""
+    """Return the server's address as variables of libpq."""
     return {
         "PGHOST": server.host,
         "PGPORT": str(server.port),
@@ -97,7 +97,7 @@ def address(server: EmbeddedServer) -> dict[str, str]:
 def make_shell(
     tmp_path: Path, server: EmbeddedServer
 ) -> Iterator[Callable[..., Shell]]:
-    """Makes shells in an empty folder that know the server; all they started ends."""
+    """Make shells in an empty folder that know the server. Kill their processes at the end."""
     made: list[Shell] = []
 
     def make(**variables: str) -> Shell:
@@ -113,7 +113,7 @@ def make_shell(
 
 @pytest.fixture(scope="session")
 def initialized(server: EmbeddedServer, tmp_path_factory: Any) -> str:
-    """The name of a database that the project's safe_migrate has initialized: a template."""
+    """Return a template: the name of a database that the project's `safe_migrate` initialized."""
     name = f"samples_{os.getpid()}"
     server.create_database(name, "template0")
     folder = tmp_path_factory.mktemp("initialized") / "project"
@@ -129,7 +129,7 @@ def project(
     make_shell: Callable[..., Shell],
     initialized: str,
 ) -> Callable[..., Shell]:
-    """Makes the project in a situation: "ready", "empty", "sqlite", or one of `situations`."""
+    """Make the project in a situation: "ready", "empty", "sqlite", or one of `situations`."""
 
     def make(situation: str) -> Shell:
         template = "template0" if situation == "empty" else initialized
@@ -146,8 +146,8 @@ def project(
             shutil.copy(source, shell.folder / SHOP / "0003_stock.py")
             if situation == "hanging":
                 shell.run("python manage.py safe_migrate > leader.log 2>&1 &")
-                look = "python manage.py safe_init_status"
-                wait_until(lambda: "0003_stock" in shell.run(look, exit_code=None))
+                status = "python manage.py safe_init_status"
+                wait_until(lambda: "0003_stock" in shell.run(status, exit_code=None))
             else:
                 shell.run("python manage.py safe_migrate", exit_code=None)
         return shell

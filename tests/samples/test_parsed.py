@@ -1,4 +1,4 @@
-"""Every sample that can be judged without running it."""
+"""The documentation's samples, as far as a test can judge them without running them."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ KINDS = {
     "browser", "crontab", "dockerfile", "file", "json", "migration", "output", "parse",
     "po", "python", "run", "sessions", "settings", "sql", "steps", "untested", "yaml",
 }  # fmt: skip
-#: How many samples nobody can run; more need a better reason than haste.
+#: The number of samples that no test can run. Avoid adding more.
 UNTESTED = 4
-#: Where commands live that are neither Django's core nor ours.
+#: The apps of the commands that are neither Django's core nor this package's.
 APPS = {"clearsessions": "django.contrib.sessions"}
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 def test_every_block_is_tested(block: Block) -> None:
-    """A block is tested by its language or its mark, or says why it is not."""
+    """A block is tested by its language or its mark, or its mark gives a reason."""
     assert block.kind in KINDS, (
         "mark it: <!-- sample: KIND --> or <!-- untested: reason -->"
     )
@@ -42,14 +42,14 @@ def test_every_block_is_tested(block: Block) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_block_is_overlooked(page: Path) -> None:
-    """There is no other kind of code block than the one that is collected."""
+    """A page has no other kind of code block than the collected one."""
     for line in page.read_text().splitlines():
         overlooked = "```" in line.lstrip(" `") or "~~~" in line or "````" in line
         assert not overlooked, line
 
 
 def test_few_blocks_are_untested() -> None:
-    """The exceptions stay exceptions, and each has its reason."""
+    """Few samples are untested, and each has a reason."""
     untested = [block for block in BLOCKS if block.kind == "untested"]
     assert len(untested) <= UNTESTED, [str(block) for block in untested]
     assert all(len(block.mark[1].split()) > 2 for block in untested)
@@ -59,7 +59,7 @@ def test_few_blocks_are_untested() -> None:
 
 
 def _walk(value: Any) -> Iterator[list[str]]:
-    """The command lines in a YAML document: a list of words, or a text."""
+    """Yield the command lines in a YAML document: lists of words, or texts."""
     if isinstance(value, str):
         yield from command_lines(value)
     elif isinstance(value, list) and "manage.py" in value:
@@ -70,7 +70,7 @@ def _walk(value: Any) -> Iterator[list[str]]:
 
 
 def _parse(words: list[str]) -> None:
-    """Let the command's own parser judge; raises `CommandError`."""
+    """Parse the arguments with the command's parser, which raises `CommandError`."""
     name, *arguments = words
     command = load_command_class(APPS.get(name) or get_commands()[name], name)
     parser = command.create_parser("manage.py", name)
@@ -80,26 +80,26 @@ def _parse(words: list[str]) -> None:
 
 @pytest.mark.parametrize("block", of_kind("parse", "run", "crontab"), ids=str)
 def test_command_lines(block: Block) -> None:
-    """Every `manage.py` of a shell sample is accepted by the parser of its command."""
+    """The parser of the command accepts every `manage.py` of a shell sample."""
     for words in command_lines(block.text):
         _parse(words)
 
 
 @pytest.mark.parametrize("block", of_kind("parse", "run"), ids=str)
 def test_shell_syntax(block: Block) -> None:
-    """A shell reads the sample without complaint."""
+    """A shell accepts the syntax of the sample."""
     subprocess.run(["bash", "-n", "-c", block.text], check=True, timeout=20)
 
 
 @pytest.mark.parametrize("block", of_kind("parse"), ids=str)
 def test_parsed_blocks_have_commands(block: Block) -> None:
-    """What is only parsed has something that is parsed."""
+    """A block that is only parsed contains a command line."""
     assert command_lines(block.text)
 
 
 @pytest.mark.parametrize("block", of_kind("yaml"), ids=str)
 def test_yaml(block: Block) -> None:
-    """YAML is YAML, and its command lines are right."""
+    """YAML samples are valid, and so are their command lines."""
     documents = list(yaml.safe_load_all(block.text))
     found = [words for document in documents for words in _walk(document)]
     assert found
@@ -109,7 +109,7 @@ def test_yaml(block: Block) -> None:
 
 @pytest.mark.parametrize("block", of_kind("dockerfile"), ids=str)
 def test_dockerfile(block: Block) -> None:
-    """Each line is an instruction; a command is a JSON list with a right command line."""
+    """Each line of a Dockerfile is an instruction with valid command lines in JSON lists."""
     for line in block.text.splitlines():
         instruction, _, rest = line.partition(" ")
         assert instruction in {"FROM", "ENTRYPOINT", "CMD"}, line
@@ -122,7 +122,7 @@ def test_dockerfile(block: Block) -> None:
 
 @pytest.mark.parametrize("block", of_kind("crontab"), ids=str)
 def test_crontab(block: Block) -> None:
-    """Five fields, and then a command."""
+    """A line of a crontab has five fields and a command."""
     for line in block.text.splitlines():
         fields = line.split(None, 5)
         assert len(fields) == 6
@@ -157,7 +157,7 @@ def test_settings(block: Block, settings: Any, monkeypatch: Any) -> None:
 
 @pytest.mark.parametrize("block", of_kind("po"), ids=str)
 def test_po(block: Block) -> None:
-    """A sample of a catalogue translates texts that there are."""
+    """A sample of a message catalog translates texts that exist."""
     package = Path(django_safe_init.__file__).parent
     texts = {text for path in package.rglob("*.py") for text in texts_in(path)}
     assert set(parse_po(block.text)) - {""} <= texts
@@ -168,5 +168,5 @@ def test_po(block: Block) -> None:
 
 @pytest.mark.parametrize("block", of_kind("json"), ids=str)
 def test_json(block: Block) -> None:
-    """A JSON sample is what the published schema allows."""
+    """A JSON sample is valid under the published schema."""
     validate_json(block.option("schema"), json.loads(block.text))

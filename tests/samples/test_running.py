@@ -1,4 +1,4 @@
-"""Every sample that can be run is run: commands, SQL, Python, migrations."""
+"""The documentation's samples that a test can run: commands, SQL, Python, migrations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAITERS = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advis
 
 
 def matches(pattern: str, output: str) -> bool:
-    """Whether the output is the sample's: numbers, widths of columns and `…` are free."""
+    """Return True if the output fits the sample. Numbers, column widths and `…` may differ."""
     free = {"…": ".*", " ": "[ ]+", "0": r"[\d.]+"}
     parts = re.split(r"(…|[ ]+|\d+(?:\.\d+)?)", pattern.strip())
     regex = "".join(
@@ -34,13 +34,13 @@ def matches(pattern: str, output: str) -> bool:
 
 
 def output_after(block: Block) -> str | None:
-    """The sample of what the block prints, if the next block is that."""
+    """Return the expected output of the block, if the next block contains it."""
     after = BLOCKS[BLOCKS.index(block) + 1 :][:1]
     return after[0].text if after and after[0].kind == "output" else None
 
 
 def run(shell: Shell, block: Block) -> None:
-    """Run the block; what it prints is what the page says, now or (`until`) soon."""
+    """Run the block and compare its output, repeatedly if the mark says `until`."""
     expected = output_after(block)
     code = int(block.option("exit", "0"))
     if "until" not in block.words:
@@ -50,28 +50,28 @@ def run(shell: Shell, block: Block) -> None:
     assert expected is not None
     seen = [""]
 
-    def look() -> bool:
+    def is_expected() -> bool:
         seen.append(shell.run(block.text, None))
         return matches(expected, seen[-1])
 
-    wait_until(look, 40, lambda: f"{block}: {seen[-1]}")
+    wait_until(is_expected, 40, lambda: f"{block}: {seen[-1]}")
 
 
 def test_matching() -> None:
-    """Numbers, widths and `…` are free, all else is not."""
+    """Numbers, column widths and `…` may differ, other text may not."""
     assert matches("run 3 of … ended", "run   17 of host:12 ended\n")
     assert not matches("run 3 ended", "run 3 failed")
 
 
 @pytest.mark.parametrize("block", of_kind("run"), ids=str)
 def test_commands(block: Block, project: Callable[..., Shell]) -> None:
-    """A shell sample does what the page says, in the situation that it is about."""
+    """A shell sample prints the page's output, in the situation that the page describes."""
     run(project(block.option("on", "ready")), block)
 
 
 @pytest.mark.parametrize("block", of_kind("sql"), ids=str)
 def test_sql(block: Block, project: Callable[..., Shell]) -> None:
-    """A server takes every statement; a role that is created can wait for readiness."""
+    """The server accepts every statement, and a new role can wait for readiness."""
     shell = project(block.option("on", "ready"))
     (shell.folder / "sample.sql").write_text(block.text)
     shell.run("psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --file sample.sql")
@@ -85,7 +85,7 @@ def test_sql(block: Block, project: Callable[..., Shell]) -> None:
 
 @pytest.mark.parametrize("block", of_kind("migration"), ids=str)
 def test_migrations(block: Block, project: Callable[..., Shell]) -> None:
-    """A migration of the documentation is applied, and reversed."""
+    """A migration of the documentation can be applied and reversed."""
     shell = project("ready")
     (shell.folder / SHOP / "0003_sample.py").write_text(block.text)
     shell.run("python manage.py safe_migrate")
@@ -94,7 +94,7 @@ def test_migrations(block: Block, project: Callable[..., Shell]) -> None:
 
 @pytest.mark.parametrize("block", of_kind("steps"), ids=str)
 def test_steps(block: Block, project: Callable[..., Shell]) -> None:
-    """The steps of a sample are done once, in a project whose files it names."""
+    """The steps of a sample run once, in a project with the files that the sample names."""
     shell = project("ready")
     (shell.folder / "shop/sql").mkdir()
     (shell.folder / "shop/sql/search.sql").write_text("SELECT 1;\nSELECT 2;\n")
@@ -111,7 +111,7 @@ def test_steps(block: Block, project: Callable[..., Shell]) -> None:
 
 
 def run_privileged(shell: Shell) -> None:
-    """What is privileged is missing, then done, and then nothing is in the way."""
+    """The privileged steps are pending, then run, and `safe_migrate` succeeds."""
     settings = shell.folder / "mysite" / "settings.py"
     administrator = '{**DATABASES["default"], "NAME": "postgres"}'
     with settings.open("a") as file:
@@ -144,7 +144,7 @@ def test_python(block: Block, django_database: Database, add_pools: Any) -> None
 
 @pytest.mark.parametrize("block", of_kind("sessions"), ids=str)
 def test_sessions(block: Block, database: Database) -> None:
-    """A blocking lock and an index that is built concurrently end as the page says."""
+    """A blocking lock and a concurrent index build end in the deadlock that the page describes."""
     text = re.sub(r"^--.*$", "", block.text, flags=re.MULTILINE)
     create, lock, wait, index = [part for part in text.split(";") if part.strip()]
     errors: list[type[Exception]] = []
@@ -171,7 +171,7 @@ def test_sessions(block: Block, database: Database) -> None:
 def test_tutorial(
     make_shell: Callable[..., Shell], make_database: Callable[..., Database]
 ) -> None:
-    """The tutorial works as it is written, from an empty folder to the end."""
+    """The tutorial works as written, from an empty folder to the end."""
     shell = make_shell(PGDATABASE=make_database().name)
     for block in [block for block in BLOCKS if block.page == TUTORIAL]:
         if block.kind == "file":

@@ -1,4 +1,4 @@
-"""A migration that does not come back from the server."""
+"""A migration whose statement runs for ten minutes."""
 
 from django.db import migrations
 

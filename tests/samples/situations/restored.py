@@ -1,4 +1,4 @@
-"""What a restore may leave: a column is missing, an index was not built to its end."""
+"""A database after a bad restore: a column is missing, an index is invalid."""
 
 from django.db import migrations
 

@@ -1,4 +1,4 @@
-"""A non-atomic migration whose process dies in the middle of it, the first time."""
+"""A non-atomic migration whose process dies during its first execution."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""A project as the documentation imagines it; the server is named by libpq's variables."""
+"""The settings of the documentation's imaginary project. libpq's variables name the server."""
 
 import os
 
