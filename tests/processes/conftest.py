@@ -12,7 +12,7 @@ from tests.processes.harness import Fleet
 from tests.support import Database, SqliteDatabase
 
 HERE = Path(__file__).parent
-#: Not the body of a request that ended with its worker: Django's ASGI handler leaves that open.
+#: Does not match the body of a request whose worker ended: Django's ASGI handler leaves it open.
 LEAK = re.compile(
     r"ResourceWarning: (?!Unclosed file <tempfile\.Spooled|Enable tracemalloc)"
 )
@@ -26,22 +26,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def fleet(database: Database, tmp_path: Path) -> Iterator[Fleet]:
-    """Processes against `database`; all of them have ended when the test has.
+    """Processes against `database`, which the fixture kills at the end of the test.
 
-    No process may leak a connection or show its user a traceback.
+    No process may leak a connection or print a traceback.
     """
     yield from _ended(Fleet(database, tmp_path))
 
 
 @pytest.fixture
 def lite(tmp_path: Path) -> SqliteDatabase:
-    """A database file that is not there yet."""
+    """A database file that does not exist yet."""
     return SqliteDatabase(tmp_path / "db.sqlite3")
 
 
 @pytest.fixture
 def lite_fleet(lite: SqliteDatabase, tmp_path: Path) -> Iterator[Fleet]:
-    """Processes against `lite`, as `fleet`."""
+    """Processes against `lite`, like `fleet`."""
     yield from _ended(Fleet(lite, tmp_path))
 
 

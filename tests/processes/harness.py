@@ -1,4 +1,4 @@
-"""Real `manage.py` processes: started together, watched, and ended whatever happens."""
+"""`manage.py` processes that the harness starts together, observes and kills at the end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support import Records, validate_json, wait_until
 
 T = TypeVar("T")
 PROJECT = Path(__file__).parent / "project"
-#: Seconds for whatever must happen: generous, because two cores start fifty processes.
+#: The timeout for each event, in seconds. It is generous, because two cores start fifty processes.
 PATIENCE = 40.0
 
 
@@ -48,7 +48,7 @@ class Replica:
         self.pid = self._process.pid
 
     def wait(self, timeout: float = PATIENCE) -> int:
-        """The exit code, as a shell counts it (137 for SIGKILL); fails when there is none."""
+        """Wait for the end. Return the exit code as a shell counts it, such as 137 for SIGKILL."""
         wait_until(
             lambda: self._process.poll() is not None, timeout, lambda: f"runs: {self}"
         )
@@ -64,7 +64,7 @@ class Replica:
 
     @contextmanager
     def stopped(self) -> Iterator[None]:
-        """The process does nothing while entered, and goes on afterwards."""
+        """Stop the process with SIGSTOP inside the block, and continue it afterwards."""
         self.kill(signal.SIGSTOP)
         try:
             yield
@@ -72,7 +72,7 @@ class Replica:
             self.kill(signal.SIGCONT)
 
     def end(self) -> None:
-        """Kill the process if it still runs; never fails."""
+        """Kill the process if it still runs."""
         with suppress(ProcessLookupError):
             self._process.kill()
         self._process.wait()
@@ -87,12 +87,12 @@ class Replica:
 
     @property
     def written_at(self) -> float:
-        """When the process wrote to standard output last, in seconds since the epoch."""
+        """The time of the process's last write to standard output, in seconds since the epoch."""
         return self._stdout.stat().st_mtime
 
     @property
     def json(self) -> dict[str, Any]:
-        """Standard output: exactly one JSON object, by the published schema."""
+        """The only JSON object on standard output, validated by the published schema."""
         document = json.loads(self.stdout)
         assert isinstance(document, dict)
         command = next(word for word in self.command if word.startswith("safe_"))
@@ -110,15 +110,15 @@ class Replica:
 class Fleet:
     """Starts replicas against one database.
 
-    `use()` sets what all of them get; `start(...)`, `run(...)` and `start_together(...)` take
-    the same keywords for one call. The keywords are those of `_environment`.
+    `use()` sets keywords for all replicas. `start(...)`, `run(...)` and `start_together(...)`
+    take the same keywords for one call. `_environment` defines the keywords.
     """
 
     def __init__(self, database: Records, directory: Path) -> None:
         self.database = database
         self.directory = directory
         self.replicas: list[Replica] = []
-        #: Whether a traceback is what the test expects: plain Django shows them.
+        #: True if the test expects a traceback, which plain Django prints.
         self.tracebacks = False
         self._defaults: dict[str, Any] = {"scenario": "plain"}
 
@@ -128,13 +128,13 @@ class Fleet:
     def start(
         self, *arguments: str, wrapper: Sequence[str] = (), **settings: Any
     ) -> Replica:
-        """Start `manage.py ARGUMENTS`, behind `wrapper` if there is one."""
+        """Start `manage.py ARGUMENTS`, optionally behind `wrapper`."""
         return self._start(arguments, self.environment(**settings), wrapper=wrapper)
 
     def run(
         self, *arguments: str, timeout: float = PATIENCE, **settings: Any
     ) -> Replica:
-        """Start it and wait for its end."""
+        """Start a replica and wait for its end."""
         replica = self.start(*arguments, **settings)
         replica.wait(timeout)
         return replica
@@ -142,13 +142,13 @@ class Fleet:
     def start_together(
         self, *commands: Sequence[str], **settings: Any
     ) -> list[Replica]:
-        """Start one process for each command; all go on at the same moment, once loaded."""
+        """Start one process for each command. Once loaded, all continue at the same moment."""
         return self.start_mixed(*((command, settings) for command in commands))
 
     def start_mixed(
         self, *commands: tuple[Sequence[str], dict[str, Any]]
     ) -> list[Replica]:
-        """Start one process for each command, as `start_together`, with its own settings."""
+        """Start processes like `start_together`, each with its own settings."""
         arrived, arrive = os.pipe()
         go, gate = os.pipe()
         barrier = {"SCENARIO_BARRIER": f"{arrive},{go}"}
@@ -183,7 +183,7 @@ class Fleet:
         return self.replicas[-1]
 
     def environment(self, **settings: Any) -> dict[str, str]:
-        """The environment of a replica that is started some other way."""
+        """Return the environment for a replica that the test starts in another way."""
         chosen = {"database": self.database, **self._defaults, **settings}
         return _environment(self.directory, **chosen)
 
@@ -192,31 +192,31 @@ class Fleet:
             replica.end()
 
     def wait_until(self, condition: Callable[[], T], what: str) -> T:
-        """What `condition` returns once it is true; fails at once if no replica is left."""
+        """Return the value of `condition` once it is true. Fail if every replica has ended."""
 
-        def look() -> T | None:
+        def check() -> T | None:
             alive = not all(replica.ended for replica in self.replicas)
             value = condition()
             assert value or alive, f"{what}: nobody is left of\n{self}"
             return value
 
-        return wait_until(look, PATIENCE, lambda: f"{what}, of\n{self}")
+        return wait_until(check, PATIENCE, lambda: f"{what}, of\n{self}")
 
-    # What the migrations of the scenario say, and what they wait for
+    # Notes of the scenario's migrations, and events that they wait for
 
     def allow(self, name: str = "go") -> None:
-        """Let the migrations go on that wait for `name`."""
+        """Allow the migrations to continue that wait for `name`."""
         (self.directory / f"allowed-{name}").touch()
 
     def notes(self, prefix: str = "") -> list[tuple[int, str]]:
-        """`(pid, text)` of each note whose text starts with `prefix`."""
+        """Return `(pid, text)` of each note whose text starts with `prefix`."""
         file = self.directory / "notes"
         lines = file.read_text().splitlines() if file.exists() else []
         pairs = [line.split(" ", 1) for line in lines]
         return [(int(pid), text) for pid, text in pairs if text.startswith(prefix)]
 
     def wait_for_note(self, prefix: str, count: int = 1) -> list[tuple[int, str]]:
-        """The notes with this prefix, when there are at least `count`."""
+        """Wait for `count` notes with this prefix, and return them."""
         return self.wait_until(
             lambda: notes if len(notes := self.notes(prefix)) >= count else [],
             f"note {prefix!r}",
@@ -226,11 +226,11 @@ class Fleet:
         return next(replica for replica in self.replicas if replica.pid == pid)
 
     def leader(self) -> Replica:
-        """The replica that leads the newest run."""
+        """Return the replica that leads the newest run."""
         return self.replica(self.database.leader_pid())
 
     def wait_for_followers(self, count: int) -> None:
-        """Return when `count` replicas have said that they wait for a leader."""
+        """Wait until `count` replicas have printed that they wait for a leader."""
         self.wait_until(
             lambda: (
                 sum("waiting for" in replica.stderr for replica in self.replicas)
@@ -256,9 +256,9 @@ def _environment(
     env: dict[str, str | None] | None = None,
     **variables: str,
 ) -> dict[str, str]:
-    """The environment of a replica; `kill_at="x"` becomes `SCENARIO_KILL_AT=x`.
+    """Return the environment of a replica. `kill_at="x"` becomes `SCENARIO_KILL_AT=x`.
 
-    `project` holds further settings of Django. What is None in `env` is left out.
+    `project` holds further settings of Django. A variable that is None in `env` is removed.
     """
     aliases = {
         "default": database.settings(**(database_settings or {})),
@@ -281,12 +281,12 @@ def _environment(
 
 
 def entries(database: Records) -> list[str]:
-    """What the data migrations of a scenario entered, in the order of their commits."""
+    """Return the entries of the scenario's data migrations, in the order of their commits."""
     return [
         row["text"] for row in database.rows("SELECT text FROM shop_entry ORDER BY id")
     ]
 
 
 def exit_codes(replicas: Iterable[Replica], timeout: float = PATIENCE) -> list[int]:
-    """Wait for all of them; the codes in the order of the replicas."""
+    """Wait for all replicas. Return their exit codes in the same order."""
     return [replica.wait(timeout) for replica in replicas]

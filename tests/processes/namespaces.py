@@ -16,7 +16,7 @@ UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 
 def wrapper() -> list[str]:
-    """The command that makes what follows PID 1; skips the test where that is not allowed."""
+    """Return the command that makes the next one PID 1. Skip the test if the machine forbids it."""
     if os.geteuid() or not shutil.which("unshare"):
         pytest.skip("a PID namespace needs root and unshare(1)")
     if subprocess.run([*UNSHARE, "true"], capture_output=True).returncode:
@@ -25,6 +25,6 @@ def wrapper() -> list[str]:
 
 
 def pid_one(replica: Replica) -> int:
-    """The pid, seen from here, of the process that is PID 1 in its namespace."""
+    """Return the outer process id of the process that is PID 1 in its namespace."""
     children = Path(f"/proc/{replica.pid}/task/{replica.pid}/children")
     return int(wait_until(lambda: children.read_text().split(), message="PID 1")[0])

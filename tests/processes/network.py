@@ -1,6 +1,6 @@
-"""A host of its own for some processes: a network namespace, whose cable can be cut.
+"""A second host for some processes: a network namespace behind a cable that a test can cut.
 
-The server of such a test listens on this side's end of the cable.
+The database server of such a test listens at the near end of the cable.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import pytest
 
 from example_project.embedded import EmbeddedServer
 
-#: For tests of networks (RFC 2544): nobody's addresses.
+#: Addresses for tests of networks (RFC 2544), which no host uses.
 NETWORKS = list(ipaddress.ip_network("198.18.0.0/15").subnets(new_prefix=30))
-#: An address that no interface has: what is sent there is dropped, and no error is reported.
+#: A hardware address that no interface has. Packets to it are dropped without an error.
 NOWHERE = "02:00:00:00:00:01"
 
 
@@ -28,7 +28,7 @@ def _ip(*arguments: str) -> None:
 
 
 class Cable:
-    """Connects this host to another, which is a network namespace."""
+    """A cable between this host and a second one, which is a network namespace."""
 
     def __init__(self) -> None:
         number = os.getpid() % len(NETWORKS)
@@ -36,7 +36,7 @@ class Cable:
         self.here, self.there = (str(host) for host in self.network.hosts())
         self.namespace = f"safe-init-{number}"
         self._near, self._far = f"si{number}a", f"si{number}b"
-        #: Put before a command, lets it run on the other host.
+        #: The prefix of a command that runs on the second host.
         self.wrapper = ["ip", "netns", "exec", self.namespace]
 
     def lay(self) -> None:
@@ -51,7 +51,7 @@ class Cable:
         _ip(*where, "link", "set", interface, "up")
 
     def cut(self) -> None:
-        """From now on packets are lost in both directions, and nobody is told."""
+        """Drop all packets in both directions, without an error on either side."""
         self._send_to_nowhere([], self._near, self.there)
         self._send_to_nowhere(["-n", self.namespace], self._far, self.here)
 
@@ -69,13 +69,13 @@ class Cable:
 
 @contextmanager
 def cable() -> Iterator[Cable]:
-    """A cable to a new host; skips the test where that is not allowed."""
+    """Yield a cable to a new host. Skip the test if the machine forbids network namespaces."""
     if os.geteuid() or not shutil.which("ip"):
         pytest.skip(
             "a network namespace needs root and ip(8) (apt-get install iproute2)"
         )
     laid = Cable()
-    # What a test run of the same number left behind when it was killed.
+    # Left by a killed test run with the same number.
     subprocess.run(["ip", "netns", "delete", laid.namespace], capture_output=True)
     made = subprocess.run(
         ["ip", "netns", "add", laid.namespace], capture_output=True, text=True
@@ -86,13 +86,13 @@ def cable() -> Iterator[Cable]:
         laid.lay()
         yield laid
     finally:
-        # Whatever still runs there keeps the namespace, but the cable is gone.
+        # A process that still runs there keeps the namespace, but not the cable.
         subprocess.run(["ip", "link", "delete", laid._near], capture_output=True)
         _ip("netns", "delete", laid.namespace)
 
 
 class RemoteServer(EmbeddedServer):
-    """A server that can be reached over a cable."""
+    """A database server at the near end of a cable."""
 
     def __init__(self, cable: Cable) -> None:
         super().__init__(18)

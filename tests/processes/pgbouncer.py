@@ -52,7 +52,7 @@ def _command(file: Path) -> list[str]:
 
 @contextmanager
 def pgbouncer(database: Database, mode: str) -> Iterator[Database]:
-    """The same database, reached through a pooler in `mode` (`transaction` or `session`)."""
+    """Yield the database behind a pooler in `mode` (`transaction` or `session`)."""
     port = free_port()
     pooled = Database(database.name, {**database.parameters, "port": port})
     with TemporaryDirectory(prefix="pgbouncer") as directory:
@@ -71,7 +71,7 @@ def pgbouncer(database: Database, mode: str) -> Iterator[Database]:
 
 
 def clients(pooled: Database) -> list[str]:
-    """The application names of the clients of the pooler."""
+    """Return the application names of the pooler's clients."""
     console = psycopg.connect(
         host=pooled.parameters["host"],
         port=pooled.parameters["port"],

@@ -22,7 +22,7 @@ OPTIONS = ["--app-dir", str(PROJECT), "--port", "0"]
 
 
 class Server:
-    """The project under uvicorn, on a port of its own choice."""
+    """The project under uvicorn, on a free port."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.replica = Replica(
@@ -44,7 +44,7 @@ class Server:
             return response.read().decode()
 
     def connect(self, path: str) -> socket.socket:
-        """A client that has asked, and has not read the answer yet."""
+        """Send a request, and return the connection without reading the response."""
         client = socket.create_connection(("127.0.0.1", int(self.port)), timeout=40)
         client.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
         return client
@@ -52,7 +52,7 @@ class Server:
 
 @pytest.fixture
 def uvicorn(fleet: Fleet) -> Iterator[Server]:
-    """A server; it ends as it should when it is told to."""
+    """A web server that exits cleanly on SIGTERM."""
     started = Server(fleet)
     yield started
     started.replica.kill(signal.SIGTERM)
@@ -68,7 +68,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 def test_sync_views_are_not_held_up(
     uvicorn: Server, database: Database, pool: ThreadPoolExecutor
 ) -> None:
-    """While ten requests wait for a leader, sync and async views of others are answered."""
+    """While ten requests wait for a leader, other sync and async views respond."""
     with database.connect() as leader:
         leader.execute("SELECT pg_advisory_lock(%s)", [leader_key()])
         waiting = [pool.submit(uvicorn.get, "/initialized/") for _ in range(10)]
@@ -103,7 +103,7 @@ def test_sync_code_of_the_same_request_is_not_held_up(
 def test_a_client_that_goes_away(
     fleet: Fleet, database: Database, pool: ThreadPoolExecutor
 ) -> None:
-    """Django cancels the view of a client that is gone: the run ends, and nothing is left."""
+    """Django cancels the view of a client that disconnects, and the run ends as interrupted."""
     fleet.use(scenario="statement")
     uvicorn = Server(fleet)
     with uvicorn.connect("/initialized/"):

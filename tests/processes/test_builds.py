@@ -1,4 +1,4 @@
-"""More than one build, and databases that others have touched."""
+"""Several builds, and databases that other programs have changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SAFE, STOCK = ["safe_migrate", "--json"], ["migrate"]
 
 
 def test_old_and_new_build_together(fleet: Fleet, database: Database) -> None:
-    """Replicas of two builds start together: all are ready, every migration ran once."""
+    """Replicas of two builds start together: all become ready, and every migration runs once."""
     old = fleet.start_together(SAFE, SAFE, STOCK, scenario="plain")
     new = fleet.start_together(SAFE, SAFE, STOCK, scenario="newer")
     assert exit_codes(old + new) == [0] * 6, fleet
@@ -25,7 +25,7 @@ def test_old_and_new_build_together(fleet: Fleet, database: Database) -> None:
 
 
 def test_old_build_behind_a_newer_database(fleet: Fleet, database: Database) -> None:
-    """A database ahead of the code is ready: the old build starts without leading."""
+    """A replica of an old build is ready without leading if the database is ahead of it."""
     assert fleet.run(*SAFE, scenario="plain").wait() == 0, fleet
     assert fleet.run(*SAFE, scenario="newer").wait() == 0, fleet
     old = fleet.run(*SAFE, scenario="plain")
@@ -47,7 +47,7 @@ def test_migrated_by_hand_before(fleet: Fleet, database: Database) -> None:
 
 
 def test_half_migrated_by_hand_before(fleet: Fleet, database: Database) -> None:
-    """What plain Django did is not done again."""
+    """`safe_migrate` applies only the migrations that plain Django has not applied."""
     assert fleet.run("migrate", "shop", "0003", apps=()).wait() == 0, fleet
     first = fleet.run(*SAFE)
     assert first.wait() == 0, first
@@ -70,7 +70,7 @@ def test_dump_of_a_run_in_progress(
     make_database: Callable[..., Database],
     tmp_path: Path,
 ) -> None:
-    """A dump taken in the middle of a run holds no lock: what is restored is initialized."""
+    """A dump of an unfinished run contains no lock, so `safe_migrate` initializes its copy."""
     fleet.use(scenario="gated")
     leader = fleet.start(*SAFE)
     fleet.wait_for_note("inside")

@@ -1,4 +1,4 @@
-"""A fleet whose migration waits for a lock: everybody learns who has it."""
+"""A fleet whose migration waits for a lock: all replicas print who blocks the migration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def hold(raw: Any) -> None:
 
 
 def test_the_fleet_waits_and_goes_on(fleet: Fleet, database: Database) -> None:
-    """The leader and the followers name who blocks; when that ends, all of them are ready."""
+    """The leader and the followers name the blocking session; after its end all become ready."""
     initialized(fleet)
     with closing(database.connect(application_name="report")) as raw:
         hold(raw)
@@ -53,7 +53,7 @@ def test_the_fleet_waits_and_goes_on(fleet: Fleet, database: Database) -> None:
 
 
 def test_it_gives_up(fleet: Fleet, database: Database) -> None:
-    """After the last attempt: exit 1, one sentence with the remedy, nothing done."""
+    """After the last attempt the leader exits 1 with the remedy, and nothing is applied."""
     initialized(fleet)
     limit = {**LIMIT, "DDL_ATTEMPTS": 1}
     with closing(database.connect(application_name="report")) as raw:
@@ -76,7 +76,7 @@ def test_terminated_while_it_pauses(fleet: Fleet, database: Database) -> None:
     with closing(database.connect()) as raw:
         hold(raw)
         replica = fleet.start(*SAFE, safe_init={"DDL_LOCK_TIMEOUT": 5})
-        # The pause is about as long as the time-out.
+        # The pause is about as long as the lock timeout.
         fleet.wait_until(lambda: "tried again in" in replica.stderr, "a first attempt")
         replica.kill(15)
         assert replica.wait(3) == 143, replica
@@ -84,7 +84,7 @@ def test_terminated_while_it_pauses(fleet: Fleet, database: Database) -> None:
 
 
 def test_without_a_limit(fleet: Fleet, database: Database) -> None:
-    """A leader that waits as long as it takes says for whom, and how to end that session."""
+    """Without a lock timeout the leader names the blocking session and the way to terminate it."""
     initialized(fleet)
     with closing(database.connect(application_name="report")) as raw:
         hold(raw)

@@ -1,4 +1,4 @@
-"""The demo, which is the first thing that somebody sees of this project."""
+"""The demo shows its scenes and leaves no processes or files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TAKEOVER = ("--replicas", "3", "--kill-leader")
 
 
 class Demo:
-    """A running demo whose temporary files lie in a folder of this test."""
+    """A running demo with its temporary files in a folder of this test."""
 
     def __init__(self, directory: Path, *arguments: str, **variables: str) -> None:
         ours = ("DATABASE_URL", "DJANGO_SETTINGS_MODULE")
@@ -51,7 +51,7 @@ class Demo:
         return self.process.wait(timeout)
 
     def wait_for(self, text: str) -> str:
-        """The first match in what it prints."""
+        """Wait for a match in the demo's output, and return the matched text."""
         found = wait_until(
             lambda: (
                 re.search(text, self.output) or self.process.poll() is not None or None
@@ -63,7 +63,7 @@ class Demo:
         return found[0]
 
     def get(self, path: str) -> tuple[int, str]:
-        """What its web server answers to a browser."""
+        """Return the response of the demo's web server to a browser."""
         url = self.wait_for(r"http://127\.0\.0\.1:\d+") + path
         try:
             with urlopen(Request(url, headers=BROWSER), timeout=20) as response:
@@ -80,7 +80,7 @@ class Demo:
         )
 
     def processes(self) -> list[str]:
-        """All that have its folder in their command line or environment."""
+        """Return the command lines of all processes that have the folder in their environment."""
         found = []
         for folder in Path("/proc").glob("[0-9]*"):
             try:
@@ -95,10 +95,10 @@ class Demo:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Demo]]:
-    """Starts a demo with these arguments; kills it, at the end, if it still runs.
+    """Start a demo with these arguments. Kill it at the end if it still runs.
 
-    Its folder is not pytest's: of that, each session that starts closes the door to the user
-    as whom the database server runs.
+    The folder is not pytest's, because each new session of pytest makes its folder unreadable for
+    the user as which the database server runs.
     """
     started: list[Demo] = []
 
@@ -114,7 +114,7 @@ def start() -> Iterator[Callable[..., Demo]]:
 
 
 def test_it_shows_a_takeover_and_leaves_nothing(start: Callable[..., Demo]) -> None:
-    """The leader is killed, another takes over, every check holds, and all is gone afterwards."""
+    """The demo kills the leader, shows the takeover, passes every check and leaves nothing."""
     demo = start(*TAKEOVER)
     assert demo.wait() == 0, demo.output
     assert "took over" in demo.output
@@ -124,7 +124,7 @@ def test_it_shows_a_takeover_and_leaves_nothing(start: Callable[..., Demo]) -> N
 
 
 def test_it_leaves_nothing_when_it_is_interrupted(start: Callable[..., Demo]) -> None:
-    """Ctrl-C in the middle ends the replicas and the server, and removes its files."""
+    """Ctrl-C ends the replicas and the server, and removes the files."""
     demo = start(*TAKEOVER)
     wait_until(lambda: "postgresql" in str(demo.processes()), message="the server")
     demo.process.send_signal(signal.SIGINT)
@@ -134,7 +134,7 @@ def test_it_leaves_nothing_when_it_is_interrupted(start: Callable[..., Demo]) ->
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves(start: Callable[..., Demo], number: signal.Signals) -> None:
-    """A browser gets the page, and then the shop, until a signal ends it all."""
+    """A browser gets the page, then the shop, until a signal ends the demo."""
     demo = start("--serve", slow=5)
     status, page = demo.get("/")
     assert (status, "<!doctype html>" in page.lower()) == (503, True)
@@ -155,7 +155,7 @@ def test_it_serves(start: Callable[..., Demo], number: signal.Signals) -> None:
 def test_it_is_ended_before_it_serves(
     start: Callable[..., Demo], number: signal.Signals
 ) -> None:
-    """In the middle of a migration nothing is left either, and be it killed."""
+    """A signal during a migration, even SIGKILL, leaves no processes or files."""
     demo = start("--serve", slow=60)
     demo.wait_for("now catalog.0013_backfill_prices")
     demo.process.send_signal(number)
@@ -165,7 +165,7 @@ def test_it_is_ended_before_it_serves(
 
 
 def test_its_server_ends(start: Callable[..., Demo]) -> None:
-    """That is said in one sentence, and the demo has failed."""
+    """The demo fails with one sentence if gunicorn dies."""
     demo = start("--serve", slow=60)
     demo.wait_for("leads")
     [master] = [
@@ -198,7 +198,7 @@ def command(pid: int) -> bytes:
 def test_bad_options(
     start: Callable[..., Demo], arguments: list[str], sentence: str
 ) -> None:
-    """What does not go together is refused in one sentence."""
+    """The demo refuses contradictory options with one sentence."""
     demo = start(*arguments)
     assert demo.wait(30) == 2, demo.output
     assert demo.output.rstrip().endswith(sentence)

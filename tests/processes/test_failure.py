@@ -1,4 +1,4 @@
-"""Migrations that fail: once for all who wait, with the reason."""
+"""Failed migrations: every waiting replica fails once, with the leader's reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SAFE = ["safe_migrate", "--json"]
 
 
 def test_waiters_share_the_failure(fleet: Fleet, database: Database) -> None:
-    """Ten waiters exit 1 with the leader's reason within a second; the migration ran once."""
+    """Ten waiters exit 1 with the leader's reason within a second; the migration runs once."""
     fleet.use(scenario="failing")
     started = fleet.start_together(*[SAFE] * 11)
     fleet.wait_for_note("inside")
@@ -31,8 +31,8 @@ def test_waiters_share_the_failure(fleet: Fleet, database: Database) -> None:
 
 
 @pytest.mark.smoke
-def test_waiters_share_what_validation_finds(fleet: Fleet, database: Database) -> None:
-    """When the work is done and the models lack something, nobody starts; repaired, all do."""
+def test_waiters_share_findings(fleet: Fleet, database: Database) -> None:
+    """All replicas exit 1 if validation finds a missing column, and are ready after its repair."""
     fleet.use(scenario="lacking")
     started = fleet.start_together(*[SAFE] * 4)
     fleet.wait_for_note("inside")
@@ -55,7 +55,7 @@ def test_waiters_share_what_validation_finds(fleet: Fleet, database: Database) -
 
 @pytest.mark.smoke
 def test_a_later_start_tries_again(fleet: Fleet, database: Database) -> None:
-    """A failure of the past is no verdict: the next start runs the migration again."""
+    """A new start runs a failed migration again."""
     fleet.use(scenario="failing")
     fleet.allow()
     assert fleet.run(*SAFE).wait() == 1, fleet
@@ -65,8 +65,8 @@ def test_a_later_start_tries_again(fleet: Fleet, database: Database) -> None:
     assert [run["outcome"] for run in database.runs()] == ["failed", "failed"]
 
 
-def test_migrate_shows_what_django_shows(fleet: Fleet, database: Database) -> None:
-    """`migrate` raises what the migration raised; its run is closed with that error."""
+def test_migrate_raises_the_error(fleet: Fleet, database: Database) -> None:
+    """`migrate` raises the migration's error and closes its run with this error."""
     fleet.use(scenario="failing")
     fleet.tracebacks = True
     fleet.allow()
@@ -77,7 +77,7 @@ def test_migrate_shows_what_django_shows(fleet: Fleet, database: Database) -> No
 
 
 def test_transient(fleet: Fleet, database: Database) -> None:
-    """When the leader could not serialize, a waiter does the work instead of failing."""
+    """If the leader fails with a serialization error, a waiter takes over instead of failing."""
     fleet.use(scenario="transient")
     started = fleet.start_together(*[SAFE] * 4)
     fleet.wait_for_note("inside")
@@ -95,7 +95,7 @@ def test_transient(fleet: Fleet, database: Database) -> None:
 
 
 def test_migration_that_kills_its_process(fleet: Fleet, database: Database) -> None:
-    """A migration that kills whoever runs it kills three; the others exit 1 and say why."""
+    """A migration that kills its process kills three; the others exit 1 and name the migration."""
     fleet.use(scenario="deadly")
     started = fleet.start_together(*[SAFE] * 6)
     assert sorted(exit_codes(started)) == [1, 1, 1, 137, 137, 137], fleet

@@ -1,4 +1,4 @@
-"""Many at once on an empty database: one does all, the others nothing, none fails."""
+"""Many replicas on an empty database: one does all the work, the others follow, none fails."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAFE, STOCK = ["safe_migrate", "--json"], ["migrate"]
 
 
 def assert_done_once(fleet: Fleet, database: Database) -> None:
-    """Everything is recorded once, ran once, in one run, and `post_migrate` has happened."""
+    """Assert that every migration ran and is recorded once, in one run, with `post_migrate`."""
     assert database.applied_once() == PLAIN
     assert entries(database) == ["data"]
     assert len(fleet.notes("data")) == 1
@@ -37,7 +37,7 @@ def assert_done_once(fleet: Fleet, database: Database) -> None:
 
 @pytest.mark.parametrize("replicas", [pytest.param(2, marks=pytest.mark.smoke), 10, 50])
 def test_both_commands_mixed(fleet: Fleet, database: Database, replicas: int) -> None:
-    """Any number of `safe_migrate` and `migrate` at once: all exit 0, all is done once."""
+    """Any number of `safe_migrate` and `migrate` processes exit 0, and each migration runs once."""
     stock = max(1, replicas // 5)
     started = fleet.start_together(*[SAFE] * (replicas - stock), *[STOCK] * stock)
     assert exit_codes(started, 90) == [0] * replicas, fleet
@@ -49,7 +49,7 @@ def test_both_commands_mixed(fleet: Fleet, database: Database, replicas: int) ->
 
 @pytest.mark.smoke
 def test_one_leads_and_the_others_follow(fleet: Fleet, database: Database) -> None:
-    """Of six `safe_migrate` one is the leader and sends the signals, the others wait."""
+    """Of six `safe_migrate` processes one leads and sends the signals, and the others follow."""
     started = fleet.start_together(*[SAFE] * 6)
     assert exit_codes(started) == [0] * 6, fleet
     assert_done_once(fleet, database)
@@ -67,7 +67,7 @@ def test_one_leads_and_the_others_follow(fleet: Fleet, database: Database) -> No
 
 @pytest.mark.smoke
 def test_nothing_to_do(fleet: Fleet, database: Database) -> None:
-    """A start on a database this build has initialized opens no run."""
+    """A start on a database that this build has initialized opens no run."""
     assert fleet.run("safe_migrate").wait() == 0, fleet
     again = fleet.run("safe_migrate", "--json")
     assert again.wait() == 0, again
@@ -77,7 +77,7 @@ def test_nothing_to_do(fleet: Fleet, database: Database) -> None:
 
 
 def test_forced(fleet: Fleet, database: Database) -> None:
-    """`--force` leads although there is nothing to do, so that the signals are sent again."""
+    """`--force` leads without pending migrations and sends the signals again."""
     assert fleet.run("safe_migrate").wait() == 0, fleet
     forced = fleet.run("safe_migrate", "--force", "--json")
     assert forced.wait() == 0, forced
@@ -85,12 +85,12 @@ def test_forced(fleet: Fleet, database: Database) -> None:
     assert len(fleet.notes("post_migrate")) == 2
 
 
-#: What only who leads, follows or looks closely needs.
+#: Modules that only a leader, a follower or a detailed status needs.
 FOR_WORK = {"activity", "election", "follower", "leader", "tracking", "validation"}
 
 
 def test_a_start_with_nothing_to_do_is_light(fleet: Fleet) -> None:
-    """It imports nothing that a leader or a follower needs; who leads imports it."""
+    """A start with nothing to do does not import the modules of a leader or a follower."""
     leading, idle = (
         fleet.run(*SAFE, wrapper=["env", "PYTHONPROFILEIMPORTTIME=1"]) for _ in range(2)
     )
@@ -100,6 +100,6 @@ def test_a_start_with_nothing_to_do_is_light(fleet: Fleet) -> None:
 
 
 def imported(replica: Replica) -> set[str]:
-    """The modules of this package that it said it imported."""
+    """Return the modules of this package that the replica has imported."""
     names = re.findall(r"\| +django_safe_init\.(\w+)$", replica.stderr, re.MULTILINE)
     return set(names)

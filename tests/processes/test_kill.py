@@ -1,4 +1,4 @@
-"""SIGKILL of the leader, whenever it matters: a waiter takes over, nothing happens twice."""
+"""SIGKILL of the leader at every critical moment: a waiter takes over and repeats nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAIN = {
 
 
 def seconds_to_takeover(database: Database, killed_at: float) -> float:
-    """From the end of the first leader to the start of the second run."""
+    """Return the seconds from the kill to the start of the second run."""
     return database.runs()[1]["started_at"].timestamp() - killed_at
 
 
@@ -40,7 +40,7 @@ def invalid_indexes(database: Database) -> int:
     ],
 )
 def test_killed_at(fleet: Fleet, database: Database, point: str) -> None:
-    """The leader dies at a chosen point; all others exit 0, and all is there, once."""
+    """The leader dies at a chosen point; the others exit 0 and record each migration once."""
     fleet.use(kill_at=point)
     started = fleet.start_together(SAFE, SAFE, SAFE, STOCK)
     assert sorted(exit_codes(started)) == [0, 0, 0, 137], fleet
@@ -56,7 +56,7 @@ def test_killed_at(fleet: Fleet, database: Database, point: str) -> None:
 def test_a_later_start_goes_on(
     fleet: Fleet, database: Database, command: list[str]
 ) -> None:
-    """A leader that died alone is replaced by the next start, with nobody waiting meanwhile."""
+    """The next start continues the work of a leader that died without followers."""
     fleet.use(kill_at=PLAIN["before recording deferred SQL"])
     assert fleet.run(*command).wait() == 137
     assert fleet.run(*command).wait() == 0, fleet
@@ -66,7 +66,7 @@ def test_a_later_start_goes_on(
 def test_between_concurrent_index_and_its_record(
     fleet: Fleet, database: Database
 ) -> None:
-    """The index of a leader that died before recording it is replaced by a valid one."""
+    """The successor replaces the index of a leader that died before recording the migration."""
     fleet.use(scenario="index", kill_at="before record_applied shop.0002_name_index")
     started = fleet.start_together(SAFE, SAFE, SAFE)
     assert sorted(exit_codes(started)) == [0, 0, 137], fleet
@@ -76,7 +76,7 @@ def test_between_concurrent_index_and_its_record(
 
 
 def test_inside_concurrent_index(fleet: Fleet, database: Database) -> None:
-    """The invalid index of a leader that died while building it is replaced by a valid one."""
+    """The successor replaces the invalid index of a leader that died during the build."""
     fleet.use(scenario="index")
     assert fleet.run("migrate", "shop", "0001").wait() == 0, fleet
     with database.connect() as session, session.transaction():
@@ -94,7 +94,7 @@ def test_inside_concurrent_index(fleet: Fleet, database: Database) -> None:
 
 
 def test_between_undoing_and_recording_it(fleet: Fleet, database: Database) -> None:
-    """A reversal and its record are one: dying between them leaves the migration applied."""
+    """A reversal and its record commit together: a leader that dies in between reverses nothing."""
     assert fleet.run("migrate").wait() == 0, fleet
     fleet.use(kill_at="before record_unapplied shop.0003_view")
     back = ["migrate", "shop", "0001"]
@@ -107,7 +107,7 @@ def test_between_undoing_and_recording_it(fleet: Fleet, database: Database) -> N
 
 @pytest.mark.parametrize("atomic", ["1", "0"], ids=["atomic", "non-atomic"])
 def test_inside_a_long_statement(fleet: Fleet, database: Database, atomic: str) -> None:
-    """The statement of a killed leader is gone before its successor works, and never commits."""
+    """The statement of a killed leader ends before its successor starts, and never commits."""
     fleet.use(scenario="statement", atomic=atomic)
     started = fleet.start_together(SAFE, SAFE, SAFE)
     fleet.wait_for_followers(2)
@@ -125,7 +125,7 @@ def test_inside_a_long_statement(fleet: Fleet, database: Database, atomic: str) 
 
 @pytest.mark.smoke
 def test_inside_python(fleet: Fleet, database: Database) -> None:
-    """A leader killed inside `RunPython` leaves nothing of that migration."""
+    """A leader killed inside `RunPython` leaves no changes of that migration."""
     fleet.use(scenario="gated")
     started = fleet.start_together(SAFE, SAFE, STOCK)
     fleet.wait_for_note("inside")
@@ -142,7 +142,7 @@ def test_inside_python(fleet: Fleet, database: Database) -> None:
 
 
 def test_with_threads_at_work(fleet: Fleet, database: Database) -> None:
-    """What threads of a killed leader left in the server ends before the successor works."""
+    """The statements of a killed leader's threads end before the successor starts."""
     fleet.use(scenario="threads")
     started = fleet.start_together(SAFE, SAFE, SAFE)
     fleet.wait_for_note("entered", 8)

@@ -1,4 +1,4 @@
-"""Connections that end under a run: by an administrator, by the migration, by the server."""
+"""Connections that an administrator, the migration or the database server ends during a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def end_backend(database: Database, pid: int) -> None:
 
 
 def test_leader_session_is_terminated(fleet: Fleet, database: Database) -> None:
-    """A leader whose session is ended stops, and is ready like the others; all is done once."""
+    """A leader whose session is terminated follows its successor and becomes ready."""
     fleet.use(scenario="gated")
     started = fleet.start_together(SAFE, SAFE, STOCK)
     fleet.wait_for_note("inside")
@@ -46,7 +46,7 @@ def test_leader_session_is_terminated(fleet: Fleet, database: Database) -> None:
 
 
 def test_migrating_backend_is_terminated(fleet: Fleet, database: Database) -> None:
-    """A migration whose backend is ended is done once nevertheless, and whole."""
+    """A migration whose backend is terminated is applied once and completely."""
     fleet.use(scenario="gated")
     started = fleet.start_together(SAFE, SAFE, SAFE)
     fleet.wait_for_note("inside")
@@ -62,7 +62,7 @@ def test_migrating_backend_is_terminated(fleet: Fleet, database: Database) -> No
 def test_server_is_restarted(
     fleet: Fleet, database: Database, server: EmbeddedServer, mode: str
 ) -> None:
-    """A restart of the server in the middle costs seconds, not a replica."""
+    """The replicas survive a restart of the database server in the middle of a run."""
     fleet.use(scenario="gated")
     started = fleet.start_together(*[SAFE] * 4)
     fleet.wait_for_note("inside")
@@ -84,7 +84,7 @@ def test_migration_closes_its_connection(
     close: str,
     options: dict[str, object],
 ) -> None:
-    """A migration that closes its connection goes on with one that is marked as the run's."""
+    """A migration that closes its connection continues on a new one that belongs to the run."""
     fleet.use(scenario="closing", close=close, atomic="0")
     fleet.use(database_settings={"OPTIONS": options})
     started = fleet.start_together(SAFE, SAFE, STOCK)
@@ -101,7 +101,7 @@ def test_migration_closes_its_connection(
 def test_atomic_migration_closes_its_connection(
     fleet: Fleet, database: Database, close: str
 ) -> None:
-    """Closing the connection of a transaction fails the migration, as in plain Django, whole."""
+    """Closing the connection inside a transaction fails the migration, as in plain Django."""
     fleet.use(scenario="closing", close=close, atomic="1")
     started = fleet.start_together(SAFE, SAFE, SAFE)
     assert exit_codes(started) == [1, 1, 1], fleet
@@ -113,7 +113,7 @@ def test_atomic_migration_closes_its_connection(
 def test_killed_on_its_second_connection(
     fleet: Fleet, database: Database, close: str
 ) -> None:
-    """The connection a migration reopened is ended by the successor like the first."""
+    """The successor also terminates a connection that the migration has reopened."""
     fleet.use(scenario="closing", close=close, atomic="0")
     started = fleet.start_together(SAFE, SAFE)
     ((pid, _),) = fleet.wait_for_note("backend")
@@ -125,7 +125,7 @@ def test_killed_on_its_second_connection(
 
 
 def test_pool(fleet: Fleet, database: Database) -> None:
-    """With Django's psycopg pool the lock is not left in the pool: others become ready."""
+    """With Django's psycopg pool the lock does not stay in the pool: all become ready."""
     fleet.use(database_settings={"OPTIONS": {"pool": {"min_size": 1, "max_size": 2}}})
     started = fleet.start_together(SAFE, SAFE, STOCK, STOCK)
     assert exit_codes(started) == [0] * 4, fleet
@@ -135,7 +135,7 @@ def test_pool(fleet: Fleet, database: Database) -> None:
 
 @pytest.fixture
 def impatient(database: Database) -> Iterator[Database]:
-    """`database` for its owner, a role whose every time-out is 2 s."""
+    """`database` for its owner, a role whose timeouts are all 2 s."""
     role = f"impatient_{os.getpid()}_{next(_numbers)}"
     database.rows(f"CREATE ROLE {role} LOGIN")
     for name in TIME_OUTS:
@@ -149,7 +149,7 @@ def impatient(database: Database) -> Iterator[Database]:
 def test_time_outs_of_the_role(
     fleet: Fleet, database: Database, impatient: Database
 ) -> None:
-    """Time-outs of the role end neither a session of the leader nor a waiting one."""
+    """The role's timeouts end no session of the leader or of a follower."""
     fleet.use(scenario="gated", database=impatient)
     started = fleet.start_together(SAFE, SAFE, STOCK)
     fleet.wait_for_note("inside")
@@ -167,14 +167,14 @@ def test_time_outs_of_the_role(
 def test_statement_longer_than_the_roles_time_out(
     fleet: Fleet, database: Database, impatient: Database
 ) -> None:
-    """A migration may take longer than the role's `statement_timeout`."""
+    """A migration may run longer than the role's `statement_timeout`."""
     replica = fleet.run(*SAFE, scenario="locking", database=impatient)
     assert replica.wait() == 0, replica
     assert entries(database) == ["locking"]
 
 
 def test_migration_locks_our_tables(fleet: Fleet, database: Database) -> None:
-    """A migration may lock our tables for seconds: no write of ours, no follower waits for it."""
+    """A migration may lock the status tables for seconds; the leader and the followers go on."""
     fleet.use(scenario="locking")
     started = fleet.start_together(SAFE, SAFE, STOCK)
     assert exit_codes(started) == [0, 0, 0], fleet
@@ -186,7 +186,7 @@ def test_migration_locks_our_tables(fleet: Fleet, database: Database) -> None:
 def test_leader_session_is_terminated_while_our_tables_are_locked(
     fleet: Fleet, database: Database
 ) -> None:
-    """Locks that a lost leader's migration holds on our tables keep nobody from taking over."""
+    """A follower takes over although a lost leader's migration locks the status tables."""
     fleet.use(scenario="locking", gated="1", after="0")
     started = fleet.start_together(SAFE, SAFE)
     fleet.wait_for_followers(1)
@@ -203,7 +203,7 @@ def test_leader_session_is_terminated_while_our_tables_are_locked(
 def test_giving_up_while_our_tables_are_locked(
     fleet: Fleet, database: Database
 ) -> None:
-    """A follower that cannot read our tables gives up in time, whenever it began to wait."""
+    """A follower that cannot read the locked status tables gives up at its timeout."""
     fleet.use(scenario="locking", gated="1", after="0")
     leader = fleet.start(*SAFE)
     fleet.wait_for_note("before")

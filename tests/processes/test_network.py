@@ -1,4 +1,4 @@
-"""The network swallows the leader: the server notices by itself, and a follower takes over."""
+"""The network loses the leader: the database server notices, and a follower takes over."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def wire() -> Iterator[Cable]:
 
 @pytest.fixture
 def remote(wire: Cable) -> Iterator[Database]:
-    """An empty database on a server that is at this end of the wire."""
+    """An empty database on a server at the near end of the wire."""
     with RemoteServer(wire) as server:
         server.create_database("remote")
         database = Database("remote", server.params())
@@ -35,7 +35,7 @@ def remote(wire: Cable) -> Iterator[Database]:
 
 @pytest.fixture
 def far_leader(wire: Cable, remote: Database, fleet: Fleet):
-    """Starts a leader at the far end of the wire, and two followers at this one."""
+    """Start a leader at the far end of the wire, and two followers at the near end."""
 
     def start(note: str, **scenario: str):
         fleet.use(database=remote, **scenario)
@@ -55,7 +55,7 @@ def seconds_to_takeover(fleet: Fleet, remote: Database, since: float) -> float:
 
 
 def test_idle(far_leader, wire: Cable, remote: Database, fleet: Fleet) -> None:
-    """A leader between two statements is replaced; back again, it is ready like the others."""
+    """A disconnected leader is replaced between two statements; reconnected, it becomes ready."""
     leader, followers = far_leader("inside", scenario="gated")
     wire.cut()
     assert seconds_to_takeover(fleet, remote, time.time()) < TAKEOVER_SECONDS
@@ -71,7 +71,7 @@ def test_idle(far_leader, wire: Cable, remote: Database, fleet: Fleet) -> None:
 def test_inside_a_statement(
     far_leader, wire: Cable, remote: Database, fleet: Fleet
 ) -> None:
-    """The statement of a leader that is cut off is gone before its successor works."""
+    """The statement of a disconnected leader ends before its successor starts."""
     leader, followers = far_leader("inside", scenario="statement", atomic="0")
     fleet.wait_until(lambda: remote.backends(SLEEPING), "the statement runs")
     wire.cut()
@@ -88,7 +88,7 @@ def test_inside_a_statement(
 def test_with_an_answer_on_its_way(
     far_leader, wire: Cable, remote: Database, fleet: Fleet
 ) -> None:
-    """An answer of the server that is never acknowledged does not keep the session alive."""
+    """A response that the leader never acknowledges does not keep its session alive."""
     leader, followers = far_leader("inside", scenario="gated")
     (session,) = remote.holders(leader_key())
     waiting = f"pid = {session} AND wait_event_type = 'Lock'"

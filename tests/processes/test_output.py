@@ -1,4 +1,4 @@
-"""What the commands print, and what they leave alone."""
+"""The output of the commands, and the commands that change nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PRINTED = [
 
 @pytest.mark.smoke
 def test_json_alone_on_standard_output(fleet: Fleet, database: Database) -> None:
-    """Under `--json` all that migrations and receivers print goes to standard error."""
+    """With `--json`, the output of migrations and receivers goes to standard error."""
     fleet.use(scenario="printing", print="1")
     replica = fleet.run(*SAFE)
     assert replica.wait() == 0, replica
@@ -33,7 +33,7 @@ def test_json_alone_on_standard_output(fleet: Fleet, database: Database) -> None
 
 
 def test_without_json(fleet: Fleet, database: Database) -> None:
-    """Without `--json` Django's own output is on standard output."""
+    """Without `--json`, Django's output is on standard output."""
     fleet.use(scenario="printing", print="1")
     replica = fleet.run("safe_migrate")
     assert replica.wait() == 0, replica
@@ -52,7 +52,7 @@ def test_without_json(fleet: Fleet, database: Database) -> None:
     ids=" ".join,
 )
 def test_usage_errors(fleet: Fleet, database: Database, arguments: list[str]) -> None:
-    """A usage error is exit 2 and one JSON object, with the sentence a person needs."""
+    """A usage error prints one JSON object with a sentence, and exits 2."""
     wrong = fleet.run(*SAFE, *arguments)
     assert wrong.wait() == 2, wrong
     assert wrong.json["result"] == "usage"
@@ -61,7 +61,7 @@ def test_usage_errors(fleet: Fleet, database: Database, arguments: list[str]) ->
 
 
 def test_wrong_setting(fleet: Fleet, database: Database) -> None:
-    """A wrong type in `SAFE_INIT` is exit 2, with the key."""
+    """A wrong type in `SAFE_INIT` exits 2 and names the key."""
     wrong = fleet.run(*SAFE, safe_init={"WAIT_TIMEOUT": "ten"})
     assert wrong.wait() == 2, wrong
     assert "WAIT_TIMEOUT" in wrong.json["error"]
@@ -88,7 +88,7 @@ def test_plan_and_check_take_no_lock(
 def test_several_databases(
     fleet: Fleet, database: Database, make_database: Callable[..., Database]
 ) -> None:
-    """Two aliases make one object with one entry each, both initialized."""
+    """Two aliases are both initialized, and make one JSON object with one entry each."""
     other = make_database()
     fleet.use(databases={"other": other})
     replica = fleet.run(*SAFE, "--database", "default", "--database", "other")
@@ -102,7 +102,7 @@ def test_several_databases(
 
 
 def test_two_stages(fleet: Fleet, database: Database) -> None:
-    """With django-syzygy's `--pre-deploy` the rest waits: until then the build is not ready."""
+    """After django-syzygy's `--pre-deploy` the build is not ready until the others have run."""
     pytest.importorskip("syzygy")
     fleet.use(scenario="staged", apps=("django_safe_init", "syzygy"))
     before = ["migrate", "--pre-deploy"]
@@ -125,7 +125,7 @@ def test_two_stages(fleet: Fleet, database: Database) -> None:
 def test_with_another_migrate(
     fleet: Fleet, database: Database, apps: tuple[str, ...]
 ) -> None:
-    """`safe_migrate` runs the project's `migrate`, django-syzygy's too; ours composes with it."""
+    """`safe_migrate` runs the project's `migrate`, such as django-syzygy's together with ours."""
     pytest.importorskip("syzygy")
     fleet.use(apps=apps)
     first = ["migrate"] if apps[0] == "django_safe_init" else SAFE

@@ -1,4 +1,4 @@
-"""Behind PgBouncer: refused where a lock means nothing, served where it does."""
+"""Behind PgBouncer: refused if locks are unsafe there, initialized otherwise."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def session_pooled(database: Database) -> Iterator[Database]:
 
 
 def direct(database: Database) -> dict[str, object]:
-    """`SAFE_INIT` with the way to the server that passes the pooler by."""
+    """Return `SAFE_INIT` with a direct connection that bypasses the pooler."""
     address = database.parameters
     return {"DIRECT": {"default": {"HOST": address["host"], "PORT": address["port"]}}}
 
@@ -42,7 +42,7 @@ def direct(database: Database) -> dict[str, object]:
 def test_transaction_mode_is_refused(
     fleet: Fleet, database: Database, transaction_pooled: Database, command: list[str]
 ) -> None:
-    """Behind a pooler in transaction mode nobody leads: exit 2, and `DIRECT` is named."""
+    """Behind a pooler in transaction mode a replica exits 2 and names `DIRECT`."""
     refused = fleet.run(*command, database=transaction_pooled)
     assert refused.wait() == 2, refused
     assert "DIRECT" in refused.stderr + refused.stdout
@@ -52,7 +52,7 @@ def test_transaction_mode_is_refused(
 def test_transaction_mode_declared_safe_is_refused(
     fleet: Fleet, database: Database, transaction_pooled: Database
 ) -> None:
-    """An empty `DIRECT` declares one session per client; the probes find that it is not so."""
+    """An empty `DIRECT` declares one session per client; the checks find that this is false."""
     refused = fleet.run(
         *SAFE, database=transaction_pooled, safe_init={"DIRECT": {"default": {}}}
     )
@@ -65,7 +65,7 @@ def test_transaction_mode_declared_safe_is_refused(
 def test_true_direct(
     fleet: Fleet, database: Database, transaction_pooled: Database
 ) -> None:
-    """With a true `DIRECT` the leader goes past the pooler, and the followers through it."""
+    """With `DIRECT` the leader bypasses the pooler, and the followers use the pooler."""
     fleet.use(scenario="gated", database=transaction_pooled, safe_init=direct(database))
     leader = fleet.start(*SAFE)
     fleet.wait_for_note("inside")
@@ -83,7 +83,7 @@ def test_true_direct(
 def test_session_mode(
     fleet: Fleet, database: Database, session_pooled: Database
 ) -> None:
-    """A pooler in session mode is refused too, until `DIRECT` declares it safe."""
+    """A pooler in session mode is also refused, until `DIRECT` declares it safe."""
     fleet.use(database=session_pooled)
     refused = fleet.run(*SAFE)
     assert refused.wait() == 2, refused
@@ -96,7 +96,7 @@ def test_session_mode(
 
 
 def url(database: Database) -> str:
-    """The database as the example project wants it."""
+    """Return the URL of the database for the example project."""
     host, port = database.parameters["host"], database.parameters["port"]
     return f"postgres://{database.parameters['user']}@{host}:{port}/{database.name}"
 

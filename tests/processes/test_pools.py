@@ -1,4 +1,4 @@
-"""A project with pools runs its own tests: no further database, and nothing in their way."""
+"""The tests of a project with pools run as usual, without an additional database."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from tests.support import Database
 
 EXAMPLE = Path(__file__).parents[2] / "example_project"
-#: Asks for the report; prints the status, and the pools that this process has opened.
+#: Requests the report, and prints the status and the pools that this process has opened.
 ASK = """
 import django
 django.setup()
@@ -35,7 +35,7 @@ RUNNERS = {
 
 
 def run(folder: Path, *arguments: str, **environment: str) -> str:
-    """Runs Python in the folder, which must succeed; returns what it printed."""
+    """Run Python in the folder. Return its output, or fail if it fails."""
     done = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
@@ -51,7 +51,7 @@ def run(folder: Path, *arguments: str, **environment: str) -> str:
 
 @pytest.fixture
 def run_tests(tmp_path: Path) -> Callable[..., str]:
-    """Runs the project's tests with a runner; returns what it printed."""
+    """Run the project's tests with a runner. Return its output."""
 
     def run_with(runner: str, database: dict[str, Any]) -> str:
         return run(
@@ -69,7 +69,7 @@ def run_tests(tmp_path: Path) -> Callable[..., str]:
 def test_tests_of_a_project(
     run_tests: Callable[..., str], database: Database, runner: str
 ) -> None:
-    """Tests see their own data inside the block, and the test database is dropped after them."""
+    """The tests see their data inside `using_pool`, and the runner drops the test database."""
     output = run_tests(runner, database.settings(OPTIONS={"pool": True}))
     assert ("Ran 6 tests" if runner == "django" else "3 passed") in output
     rows = database.rows(
@@ -82,13 +82,13 @@ def test_tests_of_a_project(
 def test_tests_of_a_project_on_sqlite(
     run_tests: Callable[..., str], runner: str
 ) -> None:
-    """The same on SQLite, in memory."""
+    """The tests of the project pass on SQLite, in memory."""
     engine = "django.db.backends.sqlite3"
     run_tests(runner, {"ENGINE": engine, "NAME": ":memory:"})
 
 
 def test_report_of_the_example_project(database: Database) -> None:
-    """The report of the example project is read through the slow pool, and all else is not."""
+    """Only the example project's report reads through the slow pool."""
     environment = {
         "DATABASE_URL": "postgres://{user}@{host}:{port}/{dbname}".format(
             **database.parameters

@@ -1,4 +1,4 @@
-"""Servers that are not there yet, or refuse."""
+"""Database servers that are not running yet, or refuse the login."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _numbers = itertools.count(1)
 def test_not_there_yet(
     fleet: Fleet, database: Database, chosen_server: EmbeddedServer
 ) -> None:
-    """Replicas that start before their server wait for it, and say so."""
+    """Replicas that start before the database server print its address and wait."""
     database.close()
     chosen_server.stop()
     try:
@@ -38,7 +38,7 @@ def test_not_there_yet(
 
 
 def test_never_there(fleet: Fleet, database: Database) -> None:
-    """After the last attempt it is exit 4, with the address."""
+    """After the last attempt a replica exits 4 and prints the address."""
     port = str(free_port())
     gone = fleet.run(
         *SAFE,
@@ -52,7 +52,7 @@ def test_never_there(fleet: Fleet, database: Database) -> None:
 
 @pytest.fixture
 def guarded(database: Database, server: EmbeddedServer) -> Iterator[Database]:
-    """`database` for a role that needs a password."""
+    """`database` for a role with a password."""
     role = f"guarded_{next(_numbers)}"
     rules = server.data / "pg_hba.conf"
     before = rules.read_text()
@@ -70,7 +70,7 @@ def guarded(database: Database, server: EmbeddedServer) -> Iterator[Database]:
 
 
 def test_wrong_password(fleet: Fleet, guarded: Database) -> None:
-    """A wrong password is not tried again: exit 4 with the server's words and no password."""
+    """A replica with a wrong password exits 4 at once, and prints the server's message only."""
     wrong = fleet.run(
         *SAFE, database=guarded, database_settings={"PASSWORD": "wr0ng-secret"}
     )
@@ -83,7 +83,7 @@ def test_wrong_password(fleet: Fleet, guarded: Database) -> None:
 
 
 def test_unknown_role(fleet: Fleet, database: Database) -> None:
-    """An unknown role fails at once, too."""
+    """A replica with an unknown role exits 4 at once."""
     nobody = fleet.run(*SAFE, database_settings={"USER": "nobody_here"})
     assert nobody.wait() == 4, nobody
     assert "nobody_here" in nobody.json["error"]

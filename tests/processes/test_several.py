@@ -1,4 +1,4 @@
-"""Several databases: side by side, whatever becomes of one, ended by a signal."""
+"""Several databases in one command: concurrent runs, failures and signals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SLEEPING = "state = 'active' AND query LIKE '%pg_sleep%'"
 def several(
     fleet: Fleet, make_database: Callable[[], Database]
 ) -> Callable[[int], dict[str, Database]]:
-    """Gives the fleet that many databases, by alias."""
+    """Give the fleet the number of databases, by alias."""
 
     def make(count: int) -> dict[str, Database]:
         others = {f"other{n}": make_database() for n in range(1, count)}
@@ -40,7 +40,7 @@ def by_alias(replica: Replica) -> dict[str, dict[str, Any]]:
 
 
 def most_at_once(fleet: Fleet) -> int:
-    """Of how many databases a process was inside the migration at the same moment."""
+    """Return the highest number of databases that were inside the migration at the same moment."""
     inside, most = 0, 0
     for _, text in fleet.notes():
         inside += {"inside": 1, "leaves": -1}.get(text.split()[0], 0)
@@ -49,7 +49,7 @@ def most_at_once(fleet: Fleet) -> int:
 
 
 def content(database: Database) -> dict[str, list[str]]:
-    """All rows of all tables of the project, without times and process ids."""
+    """Return all rows of the project's tables, without times and process ids."""
     tables = database.rows(
         "SELECT tablename AS name FROM pg_tables WHERE schemaname = 'public'"
         " AND tablename NOT LIKE 'django_safe_init_%'"
@@ -68,7 +68,7 @@ def content(database: Database) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("jobs", [3, 8])
 def test_side_by_side(fleet: Fleet, several: Any, jobs: int) -> None:
-    """Of eight databases as many are worked on at a time as asked; one fails, seven are ready."""
+    """Of eight databases `--jobs` are in progress at a time; one fails, seven become ready."""
     databases = several(8)
     fleet.use(fails="other4")
     replica = fleet.start(*SAFE, "--jobs", str(jobs))
@@ -97,7 +97,7 @@ def test_side_by_side(fleet: Fleet, several: Any, jobs: int) -> None:
 
 @pytest.mark.smoke
 def test_the_same_as_one_after_the_other(fleet: Fleet, several: Any) -> None:
-    """Side by side the databases get the rows, content types and permissions of serial runs."""
+    """Concurrent runs create the same rows, content types and permissions as serial runs."""
     databases = several(8)
     fleet.allow()
     serial = ["default", "other1"]
@@ -119,7 +119,7 @@ def test_the_same_as_one_after_the_other(fleet: Fleet, several: Any) -> None:
 
 
 def test_two_replicas(fleet: Fleet, several: Any) -> None:
-    """Two replicas with the same databases: each database has one leader, and one run."""
+    """Two replicas with the same databases: each database has one leader and one run."""
     databases = several(4)
     command = [*SAFE, "--jobs", "4"]
     one, other = fleet.start_together(command, command)
@@ -137,7 +137,7 @@ def test_two_replicas(fleet: Fleet, several: Any) -> None:
 
 
 def test_lines_name_their_database(fleet: Fleet, several: Any) -> None:
-    """What people read says which database it is about, in whole lines."""
+    """Each line of the output names its database and is complete."""
     databases = several(3)
     fleet.allow()
     fleet.use(fails="other2")
@@ -154,7 +154,7 @@ def test_lines_name_their_database(fleet: Fleet, several: Any) -> None:
 
 
 def test_one_unreachable(fleet: Fleet, several: Any) -> None:
-    """One that cannot be reached is named; the others are initialized. The worst code counts."""
+    """An unreachable database is named; the others are initialized; the worst exit code wins."""
     databases = several(3)
     fleet.allow()
     databases["other1"].parameters["port"] = 1
@@ -175,7 +175,7 @@ def test_one_unreachable(fleet: Fleet, several: Any) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_all(fleet: Fleet, several: Any, number: signal.Signals) -> None:
-    """A signal cancels the statements, closes the runs, frees the locks; nothing new begins."""
+    """A signal cancels the statements, closes the runs, frees the locks and starts no other run."""
     databases = several(5)
     fleet.use(scenario="statement", each="1")
     replica = fleet.start(*SAFE, "--jobs", "3")
@@ -203,7 +203,7 @@ def test_a_signal_ends_all(fleet: Fleet, several: Any, number: signal.Signals) -
 
 
 def test_a_signal_ends_python_at_its_next_query(fleet: Fleet, several: Any) -> None:
-    """A migration in Python ends when it asks the database next, and is rolled back."""
+    """After a signal, a migration in Python ends at its next query and is rolled back."""
     databases = several(2)
     replica = fleet.start(*SAFE, "--jobs", "2")
     fleet.wait_for_note("inside", 2)
@@ -218,13 +218,13 @@ def test_a_signal_ends_python_at_its_next_query(fleet: Fleet, several: Any) -> N
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
 def test_a_second_signal(fleet: Fleet, several: Any, arguments: list[str]) -> None:
-    """Whoever cannot wait for Python code sends a signal again, and the process is gone."""
+    """A second signal ends the process immediately, without waiting for Python code."""
     databases = several(2)
     replica = fleet.start("safe_migrate", "--jobs", "2", *arguments)
     fleet.wait_for_note("inside", 2)
     replica.kill(signal.SIGTERM)
     told = time.monotonic()
-    # A signal that comes sooner is one of those that containers send twice.
+    # An earlier second signal counts as a repetition: containers send signals twice.
     fleet.wait_until(lambda: time.monotonic() > told + CLEANING, "time to clean up")
     assert not replica.ended
     replica.kill(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT, and the command after `--`, as an ordinary process and as PID 1."""
+"""SIGTERM, SIGINT and the command after `--`, in an ordinary process and as PID 1."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support import Database, wait_until
 
 SAFE = ["safe_migrate", "--json"]
 SLEEPING = "state = 'active' AND query LIKE '%pg_sleep%'"
-#: A command that says it runs, and ends with 7 when it gets SIGTERM.
+#: A command that prints its process id, and exits with 7 on SIGTERM.
 SERVE = """
 import os, signal
 signal.signal(signal.SIGTERM, lambda *_: os._exit(7))
@@ -32,7 +32,7 @@ COMMAND = ["--", sys.executable, "-c", SERVE]
 def test_leader_is_told_to_end(
     fleet: Fleet, database: Database, number: signal.Signals
 ) -> None:
-    """A leader that gets a signal closes its run as interrupted; a follower takes over."""
+    """A leader that gets a signal closes its run as interrupted, and a follower takes over."""
     fleet.use(scenario="gated")
     started = fleet.start_together(SAFE, SAFE, SAFE)
     fleet.wait_for_note("inside")
@@ -55,7 +55,7 @@ def test_leader_is_told_to_end(
 def test_long_statement_is_cancelled(
     fleet: Fleet, database: Database, atomic: str
 ) -> None:
-    """SIGTERM cancels the statement and frees the lock; nothing of the statement stays."""
+    """SIGTERM cancels the leader's statement, rolls it back and frees the lock."""
     fleet.use(scenario="statement", atomic=atomic)
     leader = fleet.start(*SAFE)
     fleet.wait_until(lambda: database.backends(SLEEPING), "the statement runs")
@@ -69,7 +69,7 @@ def test_long_statement_is_cancelled(
 
 
 def test_follower_is_told_to_end(fleet: Fleet, database: Database) -> None:
-    """A follower that gets a signal ends; the leader goes on."""
+    """A follower that gets a signal exits, and the leader goes on."""
     fleet.use(scenario="gated")
     leader = fleet.start(*SAFE)
     fleet.wait_for_note("inside")
@@ -87,7 +87,7 @@ def test_follower_is_told_to_end(fleet: Fleet, database: Database) -> None:
 
 
 def test_migrate_is_told_to_end(fleet: Fleet, database: Database) -> None:
-    """`migrate` closes its run as interrupted, too."""
+    """`migrate` also closes its run as interrupted."""
     fleet.use(scenario="gated")
     leader = fleet.start("migrate")
     fleet.wait_for_note("inside")
@@ -99,19 +99,21 @@ def test_migrate_is_told_to_end(fleet: Fleet, database: Database) -> None:
 
 @pytest.mark.smoke
 def test_becomes_the_command(fleet: Fleet, database: Database) -> None:
-    """Once ready the process is the command: the same process id, and signals reach it."""
+    """Once ready, the process becomes the command: it keeps its process id and gets the signals."""
     replica = fleet.start("safe_migrate", *COMMAND)
     wait_until(
         lambda: f"serving as {replica.pid}" in replica.stdout, message=repr(replica)
     )
     assert len(database.applied_once()) == 5
-    wait_until(lambda: database.backends() == [])  # a session takes a moment to end
+    wait_until(
+        lambda: database.backends() == []
+    )  # the server needs a moment to end a session
     replica.kill(signal.SIGTERM)
     assert replica.wait() == 7, replica
 
 
 def test_failure_runs_no_command(fleet: Fleet, database: Database) -> None:
-    """The command does not run when the initialization failed."""
+    """The command does not run after a failed initialization."""
     fleet.use(scenario="failing")
     fleet.allow()
     replica = fleet.run("safe_migrate", *COMMAND)
@@ -120,7 +122,7 @@ def test_failure_runs_no_command(fleet: Fleet, database: Database) -> None:
 
 
 def test_pid_one_is_told_to_end(fleet: Fleet, database: Database) -> None:
-    """As PID 1 of a container `safe_migrate` ends on SIGTERM in the middle of its work."""
+    """As PID 1 of a container, `safe_migrate` ends on SIGTERM during a migration."""
     fleet.use(scenario="gated")
     container = fleet.start(*SAFE, wrapper=namespaces.wrapper())
     fleet.wait_for_note("inside")
@@ -132,7 +134,7 @@ def test_pid_one_is_told_to_end(fleet: Fleet, database: Database) -> None:
 
 
 def test_pid_one_becomes_the_command(fleet: Fleet, database: Database) -> None:
-    """As PID 1 the command is PID 1 after it, and SIGTERM reaches it."""
+    """As PID 1, `safe_migrate` becomes the command, which is PID 1 and gets SIGTERM."""
     container = fleet.start("safe_migrate", *COMMAND, wrapper=namespaces.wrapper())
     wait_until(lambda: "serving as 1" in container.stdout, message=repr(container))
     os.kill(namespaces.pid_one(container), signal.SIGTERM)

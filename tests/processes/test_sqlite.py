@@ -1,4 +1,4 @@
-"""Fleets on one file of SQLite: as on a server, without one."""
+"""Fleets on one SQLite file behave as on a database server."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 def test_both_commands_mixed(
     lite_fleet: Fleet, lite: SqliteDatabase, replicas: int
 ) -> None:
-    """Any number of processes at once on one file: all exit 0, all is done once, by one."""
+    """Any number of processes on one file exit 0, and each migration runs once, in one of them."""
     stock = max(1, replicas // 5)
     started = lite_fleet.start_together(*[SAFE] * (replicas - stock), *[STOCK] * stock)
     assert exit_codes(started, 90) == [0] * replicas, lite_fleet
@@ -41,7 +41,7 @@ def test_both_commands_mixed(
 def test_one_leads_and_the_others_follow(
     lite_fleet: Fleet, lite: SqliteDatabase
 ) -> None:
-    """Followers say whom they wait for and how far it is, and are ready with it."""
+    """Followers print the leader and its progress, and become ready with the leader."""
     lite_fleet.use(scenario="gated")
     started = lite_fleet.start_together(SAFE, SAFE, SAFE)
     lite_fleet.wait_for_note("inside")
@@ -73,7 +73,7 @@ def test_nothing_to_do(lite_fleet: Fleet, lite: SqliteDatabase) -> None:
 
 @pytest.mark.parametrize("point", PLAIN.values(), ids=PLAIN.keys())
 def test_killed_at(lite_fleet: Fleet, lite: SqliteDatabase, point: str) -> None:
-    """The leader dies at a chosen point; all others exit 0, and all is there, once."""
+    """The leader dies at a chosen point; the others exit 0 and record each migration once."""
     lite_fleet.use(kill_at=point)
     started = lite_fleet.start_together(SAFE, SAFE, SAFE, STOCK)
     assert sorted(exit_codes(started)) == [0, 0, 0, 137], lite_fleet
@@ -87,7 +87,7 @@ def test_killed_at(lite_fleet: Fleet, lite: SqliteDatabase, point: str) -> None:
 def test_between_undoing_and_recording_it(
     lite_fleet: Fleet, lite: SqliteDatabase
 ) -> None:
-    """A reversal and its record are one: dying between them leaves the migration applied."""
+    """A reversal and its record commit together: a leader that dies in between reverses nothing."""
     assert lite_fleet.run("migrate").wait() == 0, lite_fleet
     lite_fleet.use(kill_at="before record_unapplied shop.0003_view")
     back = ["migrate", "shop", "0001"]
@@ -103,7 +103,7 @@ def test_between_undoing_and_recording_it(
 def test_killed_inside_a_long_statement(
     lite_fleet: Fleet, lite: SqliteDatabase, atomic: str
 ) -> None:
-    """What a killed leader's statement did is undone; the next leads at once."""
+    """The statement of a killed leader is rolled back, and a follower leads within two seconds."""
     lite_fleet.use(scenario="statement", atomic=atomic)
     started = lite_fleet.start_together(SAFE, SAFE, SAFE)
     lite_fleet.wait_for_note("inside")
@@ -120,7 +120,7 @@ def test_killed_inside_a_long_statement(
 def test_a_child_does_not_keep_the_lock(
     lite_fleet: Fleet, lite: SqliteDatabase
 ) -> None:
-    """The lock of a dead leader is free although a child of it lives, with all it had open."""
+    """The lock of a dead leader is free although its child lives with the inherited files."""
     lite_fleet.use(scenario="forking")
     started = lite_fleet.start_together(SAFE, SAFE)
     [(child, _)] = lite_fleet.wait_for_note("child")
@@ -136,7 +136,7 @@ def test_a_child_does_not_keep_the_lock(
 def test_a_long_statement_is_interrupted(
     lite_fleet: Fleet, lite: SqliteDatabase, atomic: str
 ) -> None:
-    """SIGTERM ends a statement that runs inside the process, and nothing of it stays."""
+    """SIGTERM interrupts a running statement, and SQLite rolls it back."""
     lite_fleet.use(scenario="statement", atomic=atomic)
     leader = lite_fleet.start(*SAFE)
     lite_fleet.wait_for_note("inside")
@@ -155,7 +155,7 @@ def test_a_long_statement_is_interrupted(
 def test_an_interruption_is_not_swallowed(
     lite_fleet: Fleet, lite: SqliteDatabase
 ) -> None:
-    """A migration that catches every error does not go on, half undone, after a signal."""
+    """A migration that catches every error cannot continue after a signal."""
     lite_fleet.use(scenario="swallowing")
     leader = lite_fleet.start(*SAFE)
     lite_fleet.wait_for_note("inside")
@@ -169,7 +169,7 @@ def test_an_interruption_is_not_swallowed(
 
 
 def test_waiters_share_the_failure(lite_fleet: Fleet, lite: SqliteDatabase) -> None:
-    """Ten waiters exit 1 with the leader's reason; the migration was tried once."""
+    """Ten waiters exit 1 with the leader's reason; the migration runs once."""
     lite_fleet.use(scenario="failing")
     started = lite_fleet.start_together(*[SAFE] * 11)
     lite_fleet.wait_for_note("inside")
@@ -188,7 +188,7 @@ def test_waiters_share_the_failure(lite_fleet: Fleet, lite: SqliteDatabase) -> N
 def test_migration_that_kills_its_process(
     lite_fleet: Fleet, lite: SqliteDatabase
 ) -> None:
-    """A migration that kills whoever runs it kills three; the others exit 1 and say why."""
+    """A migration that kills its process kills three; the others exit 1 and name the migration."""
     lite_fleet.use(scenario="deadly")
     started = lite_fleet.start_together(*[SAFE] * 5)
     assert sorted(exit_codes(started)) == [1, 1, 137, 137, 137], lite_fleet
@@ -198,10 +198,8 @@ def test_migration_that_kills_its_process(
     assert lite.applied_once() == ["shop.0001_initial"]
 
 
-def test_somebody_else_writes_for_too_long(
-    lite_fleet: Fleet, lite: SqliteDatabase
-) -> None:
-    """A leader that finds the file locked for too long ends as transient: another one tries."""
+def test_takeover_with_a_short_timeout(lite_fleet: Fleet, lite: SqliteDatabase) -> None:
+    """With a short SQLite timeout, a follower still takes over after a signal to the leader."""
     lite_fleet.use(scenario="gated", database_settings={"OPTIONS": {"timeout": 0.2}})
     leader = lite_fleet.start(*SAFE)
     lite_fleet.wait_for_note("inside")
@@ -216,7 +214,7 @@ def test_somebody_else_writes_for_too_long(
 
 
 def test_fifty_files_side_by_side(lite_fleet: Fleet, tmp_path: Path) -> None:
-    """Of fifty files in one process, each has its own lock and run; one fails, the others not."""
+    """Fifty files in one process have separate locks and runs; one fails, the others are ready."""
     others = {f"other{n}": SqliteDatabase(tmp_path / f"{n}.sqlite3") for n in range(49)}
     aliases = ["default", *others]
     lite_fleet.use(
@@ -236,10 +234,10 @@ def test_fifty_files_side_by_side(lite_fleet: Fleet, tmp_path: Path) -> None:
     assert others["other7"].newest_run()["outcome"] == "failed"
 
 
-def test_without_a_driver_of_postgresql(
+def test_without_psycopg(
     lite_fleet: Fleet, lite: SqliteDatabase, tmp_path: Path
 ) -> None:
-    """A project on SQLite needs no psycopg: not to initialize, to watch, to unlock."""
+    """A project on SQLite needs no psycopg to initialize, to watch and to unlock."""
     (tmp_path / "psycopg.py").write_text("raise ImportError('there is no psycopg')")
     lite_fleet.use(env={"PYTHONPATH": str(tmp_path)})
     for command in (
@@ -255,7 +253,7 @@ def test_without_a_driver_of_postgresql(
 
 
 def test_unlock(lite_fleet: Fleet, lite: SqliteDatabase) -> None:
-    """The leader is described, ended, and replaced within two seconds."""
+    """`safe_init_unlock` describes and ends the leader; a follower leads within two seconds."""
     lite_fleet.use(scenario="gated")
     started = lite_fleet.start_together(SAFE, SAFE)
     lite_fleet.wait_for_note("inside")
@@ -274,7 +272,7 @@ def test_unlock(lite_fleet: Fleet, lite: SqliteDatabase) -> None:
 
 
 def test_unlock_a_stopped_leader(lite_fleet: Fleet, lite: SqliteDatabase) -> None:
-    """Who waits for a stopped leader gives up with the remedy, which ends also that one."""
+    """A follower of a stopped leader gives up and prints a remedy that ends the leader."""
     lite_fleet.use(scenario="gated", safe_init={"WAIT_TIMEOUT": 1})
     leader = lite_fleet.start(*SAFE)
     lite_fleet.wait_for_note("inside")
@@ -293,16 +291,16 @@ def test_unlock_a_stopped_leader(lite_fleet: Fleet, lite: SqliteDatabase) -> Non
     assert lite_fleet.run(*SAFE).wait() == 0, lite_fleet
 
 
-#: What coverage sets in children, which another user could not write to.
+#: Variables that coverage sets for children. Another user could not write its files.
 MEASURING = ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
-NOBODY = ["setpriv", "--reuid", "65534", "--clear-groups"]
+OTHER_USER = ["setpriv", "--reuid", "65534", "--clear-groups"]
 
 
-def nobody_can_run_it() -> bool:
-    """Whether another user can be had, who can read the project and its interpreter."""
+def other_user_can_run_it() -> bool:
+    """Return True if another user can read the project and run its interpreter."""
     try:
         return not subprocess.call(
-            [*NOBODY, sys.executable, "-c", "import django, tests"],
+            [*OTHER_USER, sys.executable, "-c", "import django, tests"],
             cwd=ROOT,
             stderr=subprocess.DEVNULL,
         )
@@ -312,7 +310,7 @@ def nobody_can_run_it() -> bool:
 
 @pytest.fixture
 def public() -> Iterator[Fleet]:
-    """A fleet in a folder that everybody can read."""
+    """A fleet in a folder that every user can read."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -323,25 +321,27 @@ def public() -> Iterator[Fleet]:
             made.end()
 
 
-@pytest.mark.skipif(not nobody_can_run_it(), reason="needs root, and a public checkout")
-def test_somebody_elses(public: Fleet) -> None:
-    """Another user's leader cannot be ended, and its files not written: both in one sentence."""
+@pytest.mark.skipif(
+    not other_user_can_run_it(), reason="needs root, and a public checkout"
+)
+def test_leader_of_another_user(public: Fleet) -> None:
+    """Another user can neither end the leader nor lead: one sentence says so in each case."""
     public.use(scenario="gated", env=dict.fromkeys(MEASURING))
     leader = public.start(*SAFE)
     public.wait_for_note("inside")
-    unlock = public.start("safe_init_unlock", "--noinput", wrapper=NOBODY)
+    unlock = public.start("safe_init_unlock", "--noinput", wrapper=OTHER_USER)
     assert unlock.wait() == 1, unlock
     assert f"an administrator can: kill {leader.pid}" in unlock.stderr
     public.allow()
     assert leader.wait() == 0, leader
-    other = public.start("safe_migrate", "--force", "--json", wrapper=NOBODY)
+    other = public.start("safe_migrate", "--force", "--json", wrapper=OTHER_USER)
     assert other.wait() == 2, other
     assert other.json["result"] == "unsafe"
     assert "The leader lock cannot be opened: Permission denied" in other.json["error"]
 
 
 def test_in_memory(lite_fleet: Fleet) -> None:
-    """A database in memory needs nothing: it is migrated as Django does, whatever is asked."""
+    """`safe_migrate` migrates a database in memory as plain Django does."""
     memory = {"database_settings": {"NAME": ":memory:"}}
     replica = lite_fleet.run(*SAFE, **memory)
     assert replica.wait() == 0, replica
@@ -352,7 +352,7 @@ def test_in_memory(lite_fleet: Fleet) -> None:
 
 
 def test_status_of_a_run(lite_fleet: Fleet, lite: SqliteDatabase) -> None:
-    """Status, history and the watch tell what the leader does, also inside a migration."""
+    """Status, history and the watch show the leader's progress, also inside a migration."""
     lite_fleet.use(scenario="gated")
     leader = lite_fleet.start(*SAFE)
     lite_fleet.wait_for_note("inside")
@@ -371,8 +371,8 @@ def test_status_of_a_run(lite_fleet: Fleet, lite: SqliteDatabase) -> None:
     assert (leader.wait(), watching.wait()) == (0, 0), lite_fleet
 
 
-def test_locked_by_somebody_else(lite_fleet: Fleet, lite: SqliteDatabase) -> None:
-    """While somebody has the whole file for himself, readers say so and do not fail."""
+def test_locked_by_another_session(lite_fleet: Fleet, lite: SqliteDatabase) -> None:
+    """While another session locks the whole file, readers report the lock and do not fail."""
     assert lite_fleet.run(*SAFE).wait() == 0, lite_fleet
     with lite.connect() as raw, closing(raw.cursor()) as cursor:
         cursor.execute("BEGIN EXCLUSIVE")

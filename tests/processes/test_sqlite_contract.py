@@ -1,4 +1,4 @@
-"""The contract of a leader lock, for the file lock of SQLite between real processes."""
+"""The contract of a leader lock, tested with SQLite's file lock between processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from django_safe_init.exceptions import LockLost
 from django_safe_init.testing import LockContract
 
-#: Does with its lock what it is told, a word a line, and answers with a line.
+#: Reads the names of lock methods from standard input, and prints the result of each.
 SERVE = """
 import sys
 from django_safe_init.exceptions import LockLost
@@ -30,7 +30,7 @@ for line in sys.stdin:
 
 
 class RemoteLock:
-    """A contender in a process of its own."""
+    """The lock of a contender in a separate process."""
 
     def __init__(self, path: str) -> None:
         self.process = subprocess.Popen(
@@ -45,7 +45,7 @@ class RemoteLock:
             self.process.stdin.write(f"{word}\n")
             self.process.stdin.flush()
         answer = self.process.stdout.readline().strip()
-        if answer in ("lost", ""):  # nothing comes from the dead
+        if answer in ("lost", ""):  # a dead process prints nothing
             raise LockLost(word)
         return answer
 
@@ -64,7 +64,7 @@ class RemoteLock:
 
 
 class TestFileLock(LockContract):
-    """Each contender is a process, and a holder is killed as `kill -9` does."""
+    """The file lock's contract: each contender is a process, and SIGKILL kills a holder."""
 
     contenders = 4
 

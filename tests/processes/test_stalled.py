@@ -1,4 +1,4 @@
-"""A leader whose process is stopped: with `STALLED_AFTER` it is replaced, without it is named."""
+"""A leader whose process is stopped: replaced with `STALLED_AFTER`, only named without it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AFTER = 10
 
 
 def silence_before_takeover(database: Database) -> float:
-    """For how long the first leader had given no sign of life when the second run began."""
+    """Return the seconds from the first leader's last heartbeat to the start of the second run."""
     first, second = database.runs()[:2]
     return (second["started_at"] - first["heartbeat_at"]).total_seconds()
 
@@ -25,7 +25,7 @@ def silence_before_takeover(database: Database) -> float:
 def test_stopped_between_statements(
     fleet: Fleet, database: Database, restarts: int, code: int
 ) -> None:
-    """Followers take over; when it goes on, the old leader writes nothing more."""
+    """Followers take over from a stopped leader, which writes nothing when it continues."""
     fleet.use(scenario="gated")
     fleet.use(safe_init={"STALLED_AFTER": AFTER, "RESTARTS": restarts})
     started = fleet.start_together(SAFE, SAFE, STOCK)
@@ -48,7 +48,7 @@ def test_stopped_between_statements(
 
 
 def test_stopped_inside_a_statement(fleet: Fleet, database: Database) -> None:
-    """The statement of a stopped leader neither keeps it in office nor comes to its end."""
+    """The statement of a stopped leader ends before its successor starts, and never finishes."""
     fleet.use(scenario="statement", atomic="0", safe_init={"STALLED_AFTER": AFTER})
     started = fleet.start_together(SAFE, SAFE)
     fleet.wait_for_followers(1)
@@ -63,7 +63,7 @@ def test_stopped_inside_a_statement(fleet: Fleet, database: Database) -> None:
 
 
 def test_stopped_with_our_tables_locked(fleet: Fleet, database: Database) -> None:
-    """Locks of a stopped leader on our tables keep nobody from taking over, late or early."""
+    """A follower takes over although a stopped leader's migration locks the status tables."""
     fleet.use(scenario="locking", gated="1", after="0")
     fleet.use(safe_init={"STALLED_AFTER": AFTER})
     started = fleet.start_together(SAFE)
@@ -79,7 +79,7 @@ def test_stopped_with_our_tables_locked(fleet: Fleet, database: Database) -> Non
 
 
 def test_a_leader_at_work_is_not_stalled(fleet: Fleet, database: Database) -> None:
-    """A leader whose migration has locked our tables for longer than that goes on."""
+    """A leader whose migration locks the status tables beyond `STALLED_AFTER` keeps leading."""
     fleet.use(scenario="locking", gated="1", after="0")
     fleet.use(safe_init={"STALLED_AFTER": AFTER})
     started = fleet.start_together(SAFE, SAFE)
@@ -100,7 +100,7 @@ def test_a_leader_at_work_is_not_stalled(fleet: Fleet, database: Database) -> No
 
 
 def test_off(fleet: Fleet, database: Database) -> None:
-    """Without the setting followers give up, with the remedy; the leader then goes on."""
+    """Without `STALLED_AFTER` followers give up and print the remedy; the leader continues."""
     fleet.use(scenario="gated")
     leader = fleet.start(*SAFE)
     fleet.wait_for_note("inside")

@@ -1,4 +1,4 @@
-"""Steps of a fleet: one replica does them, whatever becomes of it."""
+"""Steps of a fleet: one replica runs them, also after a crash."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SAFE, STOCK = ["safe_migrate", "--json"], ["migrate"]
 
 
 def outcomes(database: Any) -> list[str | None]:
-    """How the step has ended, each time."""
+    """Return the outcomes of all executions of the step."""
     return [each["outcome"] for each in database.steps() if each["kind"] == "step"]
 
 
 @pytest.mark.smoke
 def test_many_at_once(fleet: Fleet, database: Database) -> None:
-    """Both commands, on an empty database: the step is done once."""
+    """With both commands on an empty database, the step runs once."""
     fleet.use(step="atomic")
     started = fleet.start_together(SAFE, SAFE, STOCK, STOCK)
     assert exit_codes(started) == [0] * 4, fleet
@@ -30,7 +30,7 @@ def test_many_at_once(fleet: Fleet, database: Database) -> None:
 
 @pytest.mark.parametrize("point", ["in the step", "recorded", "committed"])
 def test_killed_at(fleet: Fleet, database: Database, point: str) -> None:
-    """What a step does and that it is done are one: who takes over does it again, or need not."""
+    """A step and its record commit together: a successor repeats exactly an unrecorded step."""
     fleet.use(step="atomic", kill_at=point)
     started = fleet.start_together(SAFE, SAFE, STOCK)
     assert sorted(exit_codes(started)) == [0, 0, 137], fleet
@@ -41,15 +41,15 @@ def test_killed_at(fleet: Fleet, database: Database, point: str) -> None:
 
 @pytest.mark.parametrize("point", ["in the step", "recorded"])
 def test_killed_on_sqlite(lite_fleet: Fleet, point: str) -> None:
-    """The same on a file."""
+    """A step and its record commit together on SQLite, too."""
     lite_fleet.use(scenario="portable", step="atomic", kill_at=point)
     assert sorted(exit_codes(lite_fleet.start_together(SAFE, SAFE))) == [0, 137]
     assert entries(lite_fleet.database).count("seed") == 1
     assert outcomes(lite_fleet.database).count("done") == 1
 
 
-def test_one_that_is_not_atomic(fleet: Fleet, database: Database) -> None:
-    """What a killed one has done is unknown: everybody says so, until a person has decided."""
+def test_non_atomic_step(fleet: Fleet, database: Database) -> None:
+    """After a non-atomic step is killed, every replica fails until a person decides to rerun it."""
     fleet.use(step="open", kill_at="in the step", safe_init={"UNFINISHED": "report"})
     started = fleet.start_together(SAFE, SAFE)
     assert sorted(exit_codes(started)) == [1, 137], fleet
@@ -61,8 +61,8 @@ def test_one_that_is_not_atomic(fleet: Fleet, database: Database) -> None:
     assert fleet.run(*SAFE).json["role"] == "none"
 
 
-def test_followers_see_how_far_it_is(fleet: Fleet, database: Database) -> None:
-    """`track()` in a step is told to those who wait."""
+def test_followers_see_progress(fleet: Fleet, database: Database) -> None:
+    """Followers print the progress that a step reports with `track()`."""
     fleet.use(step="atomic", counts="1")
     started = fleet.start_together(SAFE, SAFE)
     fleet.wait_for_note("seed")

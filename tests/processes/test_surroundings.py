@@ -1,4 +1,4 @@
-"""Databases where nobody can lead: one clear sentence, exit 2, no traceback."""
+"""Databases on which no replica can lead: one clear sentence, exit 2, no traceback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _numbers = count(1)
 
 @pytest.fixture
 def guest(database: Database) -> Iterator[Callable[[str], Database]]:
-    """`database` for a new role that has only what the given GRANT says."""
+    """`database` for a new role with only the privileges of the given GRANT."""
     made: list[Database] = []
 
     def make(grant: str = "") -> Database:
@@ -41,7 +41,7 @@ def test_missing_privilege(
     guest: Callable[[str], Database],
     command: list[str],
 ) -> None:
-    """Without CREATE on the schema it is exit 2, with the role and the GRANT."""
+    """Without CREATE on the schema a replica exits 2, and prints the role and the GRANT."""
     role = guest("")
     refused = fleet.run(*command, database=role)
     assert refused.wait() == 2, refused
@@ -53,7 +53,7 @@ def test_missing_privilege(
 def test_unreadable_tables(
     fleet: Fleet, database: Database, guest: Callable[[str], Database]
 ) -> None:
-    """A role that may not read our tables is ready when the migrations it knows are recorded."""
+    """A role that cannot read the status tables is ready if its migrations are recorded."""
     assert fleet.run(*SAFE).wait() == 0, fleet
     role = guest("SELECT ON django_migrations")
     reader = fleet.run(*SAFE, "--mode", "external", database=role)
@@ -67,7 +67,7 @@ def other_engine(fleet: Fleet) -> dict[str, object]:
 
 
 def test_unsupported_engine(fleet: Fleet) -> None:
-    """An engine without a lock of ours is refused, unless `LOCK` accepts that."""
+    """A database engine without a supported lock is refused, unless `LOCK` accepts it."""
     refused = fleet.run(*SAFE, **other_engine(fleet))
     assert refused.wait() == 2, refused
     assert refused.json["result"] == "unsafe"

@@ -1,4 +1,4 @@
-"""The example project with an owner, an application and an administrator."""
+"""The example project with separate roles for owner, application and administrator."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "shop_of_three"
 
 @pytest.fixture
 def shop(server: EmbeddedServer) -> Iterator[EmbeddedServer]:
-    """The server; of the shop there is nothing on it, before and afterwards."""
+    """A server without the shop's database and roles. They are dropped afterwards."""
     yield server
     with server.connect() as admin:
         admin.execute(f"DROP DATABASE IF EXISTS {NAME} WITH (FORCE)")
@@ -30,7 +30,7 @@ def shop(server: EmbeddedServer) -> Iterator[EmbeddedServer]:
 def manage(
     server: EmbeddedServer, role: str, *arguments: str, **variables: str
 ) -> tuple[int, str]:
-    """Run `manage.py` as the role; the exit code, and what it printed."""
+    """Run `manage.py` as the role. Return the exit code and the output."""
     url = f"postgres://{{}}@{server.host}:{server.port}/{{}}"
     environment = {
         **os.environ,
@@ -50,7 +50,7 @@ def manage(
 
 
 def test_three_roles(shop: EmbeddedServer) -> None:
-    """Each does its part, in this order, and no other can."""
+    """Administrator, owner and application must each run their command, in this order."""
     owner, application = "shop_owner", "shop_application"
     code, printed = manage(shop, owner, "safe_migrate")
     assert code == 2

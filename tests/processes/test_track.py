@@ -1,4 +1,4 @@
-"""A migration that uses `track()`, and who sees it: followers, and people who look."""
+"""A migration that reports progress with `track()`: followers and status commands show it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SAFE = ["safe_migrate", "--json"]
 DOING = "shop.0002_tracking: secret rows 2/4"
 
 
-def look(fleet: Fleet, *options: str) -> Any:
+def status(fleet: Fleet, *options: str) -> Any:
     return fleet.run("safe_init_status", *options)
 
 
@@ -26,8 +26,8 @@ def watch_and_finish(fleet: Fleet) -> None:
         lambda: any(DOING in each.stderr for each in started), "a follower's line"
     )
     fleet.wait_until(lambda: DOING in watcher.stdout, "a watcher's line")
-    assert DOING in look(fleet).stdout
-    document = look(fleet, "--json").json
+    assert DOING in status(fleet).stdout
+    document = status(fleet, "--json").json
     run = document["run"]
     assert (run["item_done"], run["item_total"], run["item_message"]) == (
         2,
@@ -37,22 +37,22 @@ def watch_and_finish(fleet: Fleet) -> None:
     assert document["progress"] == run["progress"]
     fleet.allow()
     assert [each.wait() for each in (*started, watcher)] == [0, 0, 0], fleet
-    assert look(fleet, "--json").json["run"]["item_done"] is None
+    assert status(fleet, "--json").json["run"]["item_done"] is None
 
 
-def test_everybody_sees_it(fleet: Fleet, database: Database) -> None:
-    """Followers, a watcher, and the status in both forms."""
+def test_postgresql(fleet: Fleet, database: Database) -> None:
+    """A follower, a watcher, and the status in both formats show the progress."""
     watch_and_finish(fleet)
 
 
 def test_sqlite(lite_fleet: Fleet, lite: SqliteDatabase) -> None:
-    """The same on SQLite, whose tables cannot be written meanwhile."""
+    """The progress also shows on SQLite, whose tables are locked during the migration."""
     watch_and_finish(lite_fleet)
 
 
 @pytest.mark.parametrize("seconds", [3])
 def test_a_follower_that_gives_up(fleet: Fleet, seconds: int) -> None:
-    """WAIT_TIMEOUT says how far the leader was when it no longer made progress."""
+    """A follower that reaches WAIT_TIMEOUT prints the leader's last progress."""
     fleet.use(scenario="tracking")
     leader = fleet.start(*SAFE)
     fleet.wait_for_note("inside")

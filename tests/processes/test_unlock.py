@@ -1,4 +1,4 @@
-"""`safe_init_unlock` in front of a fleet: the leader is replaced, and everything done once."""
+"""`safe_init_unlock` with a fleet: a follower replaces the leader, and each migration runs once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SLEEPING = "state = 'active' AND query LIKE '%pg_sleep%'"
 
 @pytest.mark.smoke
 def test_a_waiter_takes_over(fleet: Fleet, database: Database) -> None:
-    """A waiter takes over in under 2 s; the old leader follows; everything is done once."""
+    """A waiter takes over within 2 s, and the old leader follows it."""
     fleet.use(scenario="gated")
     started = fleet.start_together(SAFE, SAFE, STOCK)
     ((leader_pid, _),) = fleet.wait_for_note("inside")
@@ -48,7 +48,7 @@ def test_a_waiter_takes_over(fleet: Fleet, database: Database) -> None:
 
 
 def test_a_stopped_leader_inside_a_statement(fleet: Fleet, database: Database) -> None:
-    """A leader that is stopped inside a statement is described and ended with it."""
+    """`safe_init_unlock` describes and ends a stopped leader together with its statement."""
     fleet.use(scenario="statement", atomic="1")
     started = fleet.start_together(SAFE, SAFE)
     fleet.wait_for_followers(1)
@@ -64,7 +64,7 @@ def test_a_stopped_leader_inside_a_statement(fleet: Fleet, database: Database) -
 
 
 def test_without_a_terminal(fleet: Fleet, database: Database) -> None:
-    """A script that does not say `--noinput` ends nothing: exit code 1, in one sentence."""
+    """Without a terminal and without `--noinput`, `safe_init_unlock` ends nothing and exits 1."""
     fleet.use(scenario="gated")
     leader = fleet.start(*SAFE)
     fleet.wait_for_note("inside")

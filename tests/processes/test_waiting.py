@@ -1,4 +1,4 @@
-"""Waiting harms nobody: not the work, not the server, not another project."""
+"""Waiting replicas do not disturb the leader, the database server or other projects."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support import Database, wait_until
 
 SAFE, STOCK = ["safe_migrate", "--json"], ["migrate"]
 INDEXING = "state = 'active' AND query LIKE 'CREATE INDEX CONCURRENTLY%'"
-#: A read has a snapshot for a moment, which is no harm; a wait would have it all the time.
+#: A read holds a snapshot for a moment, which is harmless. A wait would hold it all the time.
 SNAPSHOT = (
     "backend_xmin IS NOT NULL AND clock_timestamp() - xact_start > interval '0.5 s'"
 )
@@ -24,14 +24,14 @@ SNAPSHOT = (
 
 @pytest.fixture
 def session(database: Database) -> Iterator[psycopg.Connection[dict[str, object]]]:
-    """A session of somebody else in the same database."""
+    """Another session in the same database."""
     with database.connect() as session:
         yield session
 
 
 @pytest.fixture
 def small_server() -> Iterator[EmbeddedServer]:
-    """A server of its own with PostgreSQL's default of 100 connections."""
+    """A separate server with PostgreSQL's default of 100 connections."""
     with EmbeddedServer(18, settings={"max_connections": "100"}) as server:
         yield server
 
@@ -40,7 +40,7 @@ def small_server() -> Iterator[EmbeddedServer]:
 def test_concurrent_index(
     fleet: Fleet, database: Database, session: psycopg.Connection[dict[str, object]]
 ) -> None:
-    """An index is built concurrently while others wait; no waiter's snapshot holds it up."""
+    """An index is built concurrently although other replicas wait: they hold no snapshot."""
     fleet.use(scenario="index")
     assert fleet.run("migrate", "shop", "0001").wait() == 0, fleet
     with session.transaction():
@@ -71,7 +71,7 @@ def test_concurrent_index(
 def test_more_waiters_than_connections(
     small_server: EmbeddedServer, fleet: Fleet
 ) -> None:
-    """300 waiters and 100 connections: one leads, 299 follow, none fails."""
+    """With 300 waiters and 100 connections one leads, 299 follow and none fails."""
     small_server.create_database("small")
     crowded = Database("small", small_server.params())
     fleet.use(scenario="gated", database=crowded)
@@ -95,7 +95,7 @@ def test_more_waiters_than_connections(
 def test_other_lock_key(
     fleet: Fleet, database: Database, session: psycopg.Connection[dict[str, object]]
 ) -> None:
-    """The holder of another project's `LOCK_KEY` in the same database is not waited for."""
+    """A replica does not wait for the holder of another project's `LOCK_KEY`."""
     session.execute("SELECT pg_advisory_lock(%s)", [leader_key("other")])
     assert fleet.run("safe_migrate").wait() == 0, fleet
     same = fleet.run(
@@ -111,7 +111,7 @@ def test_other_lock_key(
 def test_two_databases_of_one_server(
     fleet: Fleet, database: Database, make_database: Callable[..., Database]
 ) -> None:
-    """Two databases of one server are initialized at the same moment, each by its own leader."""
+    """Two databases of one server are initialized at the same time, each by its own leader."""
     other = make_database()
     fleet.use(scenario="gated")
     started = fleet.start_together(SAFE, SAFE)
@@ -135,7 +135,7 @@ def test_giving_up(
     session: psycopg.Connection[dict[str, object]],
     command: str,
 ) -> None:
-    """Giving up is exit 3; it names the holder and the command that ends it."""
+    """A follower that gives up exits 3, and names the holder and the command that ends it."""
     session.execute("SELECT pg_advisory_lock(%s)", [leader_key()])
     waiter = fleet.run(command, safe_init={"WAIT_TIMEOUT": 0.5})
     assert waiter.wait() == 3, waiter
@@ -144,7 +144,7 @@ def test_giving_up(
 
 
 def test_total_time(fleet: Fleet, database: Database) -> None:
-    """`--timeout` ends the wait for a leader that makes progress, too."""
+    """`--timeout` also ends the wait for a leader that makes progress."""
     fleet.use(scenario="gated")
     leader = fleet.start(*SAFE)
     fleet.wait_for_note("inside")
@@ -157,8 +157,8 @@ def test_total_time(fleet: Fleet, database: Database) -> None:
     assert leader.wait() == 0, leader
 
 
-def test_what_a_follower_says(fleet: Fleet, database: Database) -> None:
-    """A follower says who leads, what it is doing, and how far it is."""
+def test_output_of_a_follower(fleet: Fleet, database: Database) -> None:
+    """A follower prints the leader, its migration and its progress."""
     fleet.use(scenario="gated")
     leader = fleet.start(*SAFE)
     fleet.wait_for_note("inside")
@@ -178,7 +178,7 @@ def test_what_a_follower_says(fleet: Fleet, database: Database) -> None:
     "how", [{"env": {"DB_INIT_MODE": "external"}}, {"option": "external"}]
 )
 def test_external(fleet: Fleet, database: Database, how: dict[str, object]) -> None:
-    """With the mode `external` `safe_migrate` never leads; it is ready when somebody else is."""
+    """In the mode `external`, `safe_migrate` waits for another process and never leads."""
     option = ["--mode", str(how["option"])] if "option" in how else []
     environment = {"env": how["env"]} if "env" in how else {}
     waiter = fleet.start("safe_migrate", "--json", *option, **environment)

@@ -1,4 +1,4 @@
-"""`safe_init_status --watch` in a terminal, beside a real leader."""
+"""`safe_init_status --watch` in a terminal, beside a leader."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Terminal:
 
     @property
     def raw(self) -> str:
-        """All that was written so far."""
+        """The complete output so far."""
         with suppress(OSError):  # the other end is closed
             while select.select([self._end], [], [], 0)[0]:
                 chunk = os.read(self._end, 65536)
@@ -56,7 +56,7 @@ class Terminal:
 
     @property
     def text(self) -> str:
-        """The same without colours and movements of the cursor."""
+        """The output without colors and cursor movements."""
         return _CONTROL.sub("", self.raw)
 
     def wait_for(self, text: str) -> None:
@@ -75,7 +75,7 @@ class Terminal:
 
 @pytest.fixture
 def watch(fleet: Fleet) -> Iterator[Callable[..., Terminal]]:
-    """Starts `safe_init_status --watch` in a terminal."""
+    """Start `safe_init_status --watch` in a terminal."""
     started = []
 
     def start(*more: str) -> Terminal:
@@ -91,7 +91,7 @@ def watch(fleet: Fleet) -> Iterator[Callable[..., Terminal]]:
 def test_a_run_in_a_terminal(
     fleet: Fleet, database: Database, watch: Callable[..., Terminal]
 ) -> None:
-    """Steps, leader, statement, blocker, followers; over a lost connection; until ready."""
+    """The view shows steps, leader, statement, blocker and followers until the build is ready."""
     fleet.use(scenario="gated")
     leader = fleet.start(*SAFE)
     fleet.wait_for_note("inside")
@@ -115,7 +115,7 @@ def test_a_run_in_a_terminal(
 
 
 def test_a_step_that_counts(fleet: Fleet, watch: Callable[..., Terminal]) -> None:
-    """How far the running step is stands in the live view."""
+    """The live view shows the progress of the running step."""
     fleet.use(scenario="tracking")
     leader = fleet.start(*SAFE)
     fleet.wait_for_note("inside")
@@ -129,7 +129,7 @@ def test_a_step_that_counts(fleet: Fleet, watch: Callable[..., Terminal]) -> Non
 def test_a_lost_connection_and_the_end_by_hand(
     fleet: Fleet, database: Database, watch: Callable[..., Terminal]
 ) -> None:
-    """The view goes on over a lost connection; Ctrl-C ends it, with the cursor visible."""
+    """The view survives a lost connection; Ctrl-C ends it with a visible cursor."""
     fleet.use(scenario="gated")
     leader = fleet.start(*SAFE)
     fleet.wait_for_note("inside")

@@ -1,4 +1,4 @@
-"""A project's own tests, for pytest-django."""
+"""The tests of a project, for pytest-django."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A project with a slow pool, as a user has it; its database is given as JSON."""
+"""The settings of a project with a slow pool. A variable holds the database as JSON."""
 
 import json
 import os

@@ -1,7 +1,7 @@
-"""What migrations of the scenarios do besides migrating: report, wait, die.
+"""Actions of the scenarios' migrations: report to the test, wait for the test, die.
 
-They talk to the test through files in `SCENARIO_DIR`, because a file is there at once and
-survives both a rollback and SIGKILL.
+They communicate through files in `SCENARIO_DIR`, because a file is visible at once and survives a
+rollback and SIGKILL.
 """
 
 import os
@@ -23,7 +23,7 @@ def note(text: str) -> None:
 
 
 def first_time(name: str) -> bool:
-    """True for exactly one caller of all processes."""
+    """Return True to exactly one caller among all processes."""
     try:
         (_directory() / f"once-{name}").touch(exist_ok=False)
     except FileExistsError:
@@ -32,7 +32,7 @@ def first_time(name: str) -> bool:
 
 
 def wait_for(name: str) -> None:
-    """Return when the test has allowed `name`."""
+    """Return once the test has allowed `name`."""
     deadline = time.monotonic() + PATIENCE
     while not (_directory() / f"allowed-{name}").exists():
         if time.monotonic() > deadline:
@@ -45,12 +45,12 @@ def die() -> None:
 
 
 def die_once(point: str) -> None:
-    """Die here if `SCENARIO_KILL_AT` is this point and nobody died here before."""
+    """Kill this process if `SCENARIO_KILL_AT` is this point and no process has died here yet."""
     if os.environ.get("SCENARIO_KILL_AT") == point and first_time(f"kill-{point}"):
         note(f"dies {point}")
         die()
 
 
 def chosen(name: str, default: str = "") -> str:
-    """The variant of the scenario the test asked for."""
+    """Return the variant of the scenario that the test requests."""
     return os.environ.get(f"SCENARIO_{name}", default)

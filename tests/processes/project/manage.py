@@ -1,4 +1,4 @@
-"""The `manage.py` of the scenarios; everything it reads comes from the environment."""
+"""The `manage.py` of the scenarios, which the environment configures."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ with suppress(ImproperlyConfigured):  # without psycopg
 
 
 def wait_at_the_barrier() -> None:
-    """Say "loaded", and go on when the harness closes its end of the pipe."""
+    """Report that the process is loaded, and wait until the harness closes its end of the pipe."""
     barrier = os.environ.pop("SCENARIO_BARRIER", "")
     if barrier:
         arrived, go = map(int, barrier.split(","))

@@ -1,4 +1,4 @@
-"""The project under an ASGI server: async views that initialize, sync views beside them."""
+"""The project under an ASGI server: async views that initialize, and sync views."""
 
 import asyncio
 import os
@@ -27,7 +27,7 @@ def sync(request: HttpRequest) -> HttpResponse:
 
 
 async def beside(request: HttpRequest) -> JsonResponse:
-    """Sync code of the same request, for which asgiref has one thread, while we wait."""
+    """Run sync code, for which asgiref has one thread, while the same request waits."""
     waiting = asyncio.create_task(ainitialize())
     await sync_to_async(acts.wait_for, thread_sensitive=True)("sync")
     acts.note("sync done")
@@ -35,7 +35,7 @@ async def beside(request: HttpRequest) -> JsonResponse:
 
 
 def entries(request: HttpRequest) -> JsonResponse:
-    """What the migrations entered: a view that needs them all."""
+    """Return the entries of all migrations."""
     from shop.models import Entry
 
     return JsonResponse({"entries": list(Entry.objects.values_list("text", flat=True))})

@@ -1,4 +1,4 @@
-"""One project for all scenarios: `SCENARIO` names the migrations of its only app."""
+"""The project of all scenarios. `SCENARIO` names the migrations of its app."""
 
 import json
 import os
@@ -17,7 +17,7 @@ SAFE_INIT = json.loads(os.environ.get("SCENARIO_SAFE_INIT", "{}"))
 
 INSTALLED_APPS = [
     *json.loads(os.environ.get("SCENARIO_APPS", '["django_safe_init"]')),
-    # Before the others: what it does at post_migrate comes before permissions are made.
+    # Before the others, so that its post_migrate receiver runs before permissions are created.
     "shop",
     "django.contrib.contenttypes",
     "django.contrib.auth",

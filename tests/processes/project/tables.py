@@ -31,16 +31,16 @@ def product_and_entry() -> list[migrations.CreateModel]:
 
 
 def sale() -> migrations.CreateModel:
-    """A table with a foreign key: its constraint is deferred SQL."""
+    """Return a table with a foreign key, whose constraint is deferred SQL."""
     product = models.ForeignKey("shop.Product", models.CASCADE)
     return migrations.CreateModel("Sale", [ID, ("product", product)])
 
 
-#: Adds an entry; the last parameter is the seconds spent inside the database.
+#: Adds an entry. The last parameter is the time spent inside the database, in seconds.
 ENTER = {
     "postgresql": "INSERT INTO shop_entry (text, pid, at)"
     " SELECT %s, %s, clock_timestamp() FROM pg_sleep(%s)",
-    # About a second on any machine of today, and more.
+    # At least about a second on any present machine.
     "sqlite": "INSERT INTO shop_entry (text, pid, at) WITH RECURSIVE number(n) AS"
     " (SELECT 1 UNION ALL SELECT n + 1 FROM number LIMIT 1 + %s * 10000000)"
     " SELECT %s, %s, datetime('now') FROM (SELECT count(n) FROM number)",
@@ -48,7 +48,7 @@ ENTER = {
 
 
 def enter(schema_editor: BaseDatabaseSchemaEditor, text: str, after: float = 0) -> None:
-    """Add an entry on the migrating connection, `after` seconds spent inside the database."""
+    """Add an entry on the migrating connection, after `after` seconds inside the database."""
     vendor = schema_editor.connection.vendor
     values = [text, os.getpid(), after]
     if vendor == "sqlite":

@@ -1,4 +1,4 @@
-"""The project under a WSGI server; each response says which worker it is from."""
+"""The project under a WSGI server. Each response names its worker."""
 
 import os
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""A project's own tests, for Django's test runner: none of the usual ones names the pool."""
+"""The tests of a project, for Django's test runner. Most of them do not name the pool."""
 
 from asgiref.sync import sync_to_async
 from django.db import connections, router

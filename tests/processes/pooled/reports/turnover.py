@@ -1,4 +1,4 @@
-"""What the tests of the project are about."""
+"""The code under test of the project: a report through the pool, and a forbidden write."""
 
 from django.db.models import Sum
 

@@ -1,4 +1,4 @@
-"""The app of the scenarios, with the points where `SCENARIO_KILL_AT` can end the process."""
+"""The app of the scenarios, with the points at which `SCENARIO_KILL_AT` kills the process."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +39,7 @@ def report_post_migrate(**kwargs: Any) -> None:
 
 
 def deadly(method: Callable[..., None]) -> Callable[..., None]:
-    """Die before or after a migration is recorded: `before record_applied shop.0002_sale`."""
+    """Die before or after recording a migration: `before record_applied shop.0002_sale`."""
 
     def wrapper(self: MigrationRecorder, app: str, name: str) -> None:
         acts.die_once(f"before {method.__name__} {app}.{name}")
@@ -50,7 +50,7 @@ def deadly(method: Callable[..., None]) -> Callable[..., None]:
 
 
 def deadly_progress(method: Callable[..., None]) -> Callable[..., None]:
-    """Die at a moment of Django's progress: `apply_success shop.0002_sale`."""
+    """Die when Django reports progress: `apply_success shop.0002_sale`."""
 
     def wrapper(
         self: Command, action: str, migration: Any = None, fake: bool = False

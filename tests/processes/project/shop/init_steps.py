@@ -1,4 +1,4 @@
-"""A step of the scenarios that ask for one: `SCENARIO_STEP` is "atomic" or "open"."""
+"""The step of a scenario, if `SCENARIO_STEP` is "atomic" or "open"."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ if acts.chosen("STEP"):
 
     @init_step(atomic=acts.chosen("STEP") == "atomic")
     def seed(context: StepContext) -> None:
-        """Enter one line, and die if the test wants that."""
+        """Enter one row, and die if the test requests it."""
         acts.note("seed")
         if acts.chosen("COUNTS"):
             for _ in track(range(10), message="seeds"):

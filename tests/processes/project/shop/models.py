@@ -6,12 +6,12 @@ class Product(models.Model):
     name = models.CharField(max_length=100)
 
     class Meta:
-        # What tables there are is the scenario's affair; it is this one's that one is not.
+        # Validation covers managed models. Only the scenario `lacking` has this table checked.
         managed = settings.SCENARIO == "lacking"
 
 
 class Entry(models.Model):
-    """What the data migrations of a scenario leave behind, one row for each time they ran."""
+    """One row for each execution of a scenario's data migration."""
 
     text = models.CharField(max_length=100)
     pid = models.IntegerField()

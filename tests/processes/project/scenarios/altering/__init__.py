@@ -1,1 +1,1 @@
-"""A table gets a column, while somebody may be reading it."""
+"""A migration adds a column to a table, which another session may be reading."""

@@ -1,1 +1,1 @@
-"""For many databases: each enters its alias, and one fails (`SCENARIO_FAILS`)."""
+"""For many databases: each migration enters its alias, and one fails (`SCENARIO_FAILS`)."""

@@ -1,1 +1,1 @@
-"""A migration that forks a child, which has whatever its parent has open, and outlives it."""
+"""A migration forks a child, which inherits all open files and survives its parent."""

@@ -1,1 +1,1 @@
-"""A data migration that stays inside until the test allows "go"."""
+"""A data migration waits until the test allows "go"."""

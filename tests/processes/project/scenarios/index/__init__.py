@@ -1,1 +1,1 @@
-"""An index built concurrently."""
+"""A migration builds an index concurrently."""

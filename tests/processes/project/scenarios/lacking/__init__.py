@@ -1,1 +1,1 @@
-"""A migration, once the test allows "go", that takes away what the models need."""
+"""A migration waits until the test allows "go", and drops a column that the models need."""

@@ -1,1 +1,1 @@
-"""A migration that locks our tables: for `SCENARIO_AFTER` seconds, or with `SCENARIO_GATED`."""
+"""A migration locks the status tables: for `SCENARIO_AFTER` seconds, or with `SCENARIO_GATED`."""

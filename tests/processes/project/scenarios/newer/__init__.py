@@ -1,1 +1,1 @@
-"""The build after `plain`: its five migrations, and two more."""
+"""The build after `plain`: the same five migrations, and two more."""

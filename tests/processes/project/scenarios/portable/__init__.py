@@ -1,1 +1,1 @@
-"""Nothing that only PostgreSQL can do."""
+"""A migration that runs on PostgreSQL and on SQLite."""

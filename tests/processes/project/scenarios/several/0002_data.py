@@ -6,7 +6,7 @@ import tables
 
 
 def enter(apps, schema_editor):
-    """What depends on the database: content types as Django caches them, and related rows."""
+    """Enter values that depend on the database: cached content types and related rows."""
     alias = schema_editor.connection.alias
     acts.note(f"inside {alias}")
     acts.wait_for("go")

@@ -1,1 +1,1 @@
-"""For several databases: each says when it is inside, waits for "go", and one may fail."""
+"""For several databases: each migration notes its start, waits for "go", and one may fail."""

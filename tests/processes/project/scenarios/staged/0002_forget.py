@@ -2,7 +2,7 @@ from django.db import migrations
 
 
 class Migration(migrations.Migration):
-    """What django-syzygy leaves for after the deployment."""
+    """A migration that django-syzygy postpones until after the deployment."""
 
     dependencies = [("shop", "0001_initial")]
     operations = [migrations.RemoveField("product", "name")]

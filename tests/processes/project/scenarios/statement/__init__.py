@@ -1,3 +1,4 @@
-"""One long statement; whoever comes second looks whether it still runs. `SCENARIO_ATOMIC`.
+"""A long statement. The second process checks if the statement still runs. `SCENARIO_ATOMIC`.
 
-With `SCENARIO_EACH`, nobody is second."""
+With `SCENARIO_EACH`, every process runs the statement.
+"""

@@ -1,1 +1,1 @@
-"""A migration that catches everything, also that a statement of it was interrupted."""
+"""A migration that catches every error, including the interruption of its statement."""

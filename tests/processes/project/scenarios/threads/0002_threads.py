@@ -7,7 +7,7 @@ import tables
 
 
 def work(number, finished):
-    """Enter row after row, the time of each spent inside the server."""
+    """Enter rows until `finished`, and wait inside the database server for each."""
     try:
         while not finished.is_set():
             with connection.schema_editor(atomic=False) as schema_editor:

@@ -1,1 +1,1 @@
-"""A migration whose threads use the ORM; the first process stays until it is killed."""
+"""A migration whose threads use the ORM. The first process waits until the test kills it."""

@@ -1,1 +1,1 @@
-"""A data migration that tells how far it is, and waits in the middle of it."""
+"""A data migration that reports its progress with `track()`, and waits in the middle."""

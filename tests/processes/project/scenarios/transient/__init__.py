@@ -1,1 +1,1 @@
-"""A migration that cannot be serialized the first time."""
+"""A migration that fails with a serialization error the first time."""

@@ -39,7 +39,7 @@ class Command(BaseCommand):
 def outcome() -> dict[str, str]:
     try:
         return {"role": initialize().role, "error": ""}
-    except Exception as error:  # noqa: BLE001  (the test shows what went wrong)
+    except Exception as error:  # noqa: BLE001  (the test prints the error)
         return {"role": "none", "error": f"{type(error).__name__}: {error}"}
     finally:
         connections.close_all()
