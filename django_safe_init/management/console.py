@@ -15,12 +15,11 @@ from django.core.management.base import CommandError, OutputWrapper
 from django_safe_init.core.records import RunRow
 from django_safe_init.core.text import format_duration
 from django_safe_init.exceptions import SafeInitError
-from django_safe_init.validation import ValidationReport
 
 if TYPE_CHECKING:
-    from rich.console import Console
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
+
+    from django_safe_init.validation import ValidationReport
 
 
 def format_findings(found: ValidationReport) -> Iterator[str]:
