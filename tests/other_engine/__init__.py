@@ -1,1 +1,1 @@
-"""A database engine that this package does not know: SQLite under another name."""
+"""An unknown database engine: SQLite under another name."""

@@ -1,6 +1,6 @@
-"""Migrate well-known packages with their own migrations, and validate: nothing may be found.
+"""Migrate well-known packages and validate them; validation must find nothing.
 
-Makes a virtual environment of its own and downloads the packages.
+Creates a virtual environment and downloads the packages.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def parse() -> argparse.Namespace:
 
 
 def install(folder: Path, packages: Sequence[Package]) -> Path:
-    """The interpreter of an environment with the packages and this one."""
+    """Return the interpreter of an environment with the packages and this one."""
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
@@ -55,7 +55,7 @@ def install(folder: Path, packages: Sequence[Package]) -> Path:
 
 
 def show(package: Package, server: EmbeddedServer, folder: Path, python: Path) -> bool:
-    """Print what is found in each engine; whether that is nothing."""
+    """Print the findings on each engine; return True if none was found."""
     good = True
     for engine in ENGINES:
         if engine in package.without:
@@ -81,7 +81,7 @@ def show(package: Package, server: EmbeddedServer, folder: Path, python: Path) -
 def database(
     engine: str, server: EmbeddedServer, place: Path
 ) -> Iterator[Mapping[str, Any]]:
-    """A new, empty database, as Django's settings name it."""
+    """Yield the Django settings of a new, empty database."""
     if engine == "sqlite":
         yield SqliteDatabase(place / "db.sqlite3").settings()
         return

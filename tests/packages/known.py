@@ -1,4 +1,4 @@
-"""The packages, and what a project needs to use each."""
+"""The packages, and the settings that a project needs for each."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Package:
-    """A package of PyPI, in a project of its own."""
+    """A package on PyPI and its settings."""
 
     name: str
     apps: Sequence[str]
     settings: dict[str, Any] = field(default_factory=dict)
-    #: Models of the project's own app `probe`, for packages that only bring base classes.
+    #: Models for the project's app `probe`, for packages with base classes only.
     models: str = ""
-    #: What its migrations import besides.
+    #: Further packages that its migrations import.
     requires: Sequence[str] = ()
-    #: The engines it does not run on.
+    #: The engines that the package does not support.
     without: Sequence[str] = ()
 
 

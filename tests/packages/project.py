@@ -1,4 +1,4 @@
-"""One package in a project of its own: migrated, then validated."""
+"""A project with one package, which is migrated, then validated."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MODELS = "from django.db import models\n"
 
 
 class ProjectFailed(Exception):
-    """A command of a project did not do what it is for."""
+    """A command of a project failed."""
 
 
 @dataclass(frozen=True)
 class Project:
-    """A folder, the interpreter of the packages, and a database."""
+    """A project: a folder, the interpreter with the packages, and a database."""
 
     folder: Path
     python: Path
@@ -30,7 +30,7 @@ class Project:
     database: Mapping[str, Any]
 
     def validate(self) -> dict[str, Any]:
-        """What validation says of the migrated database: the object of the command."""
+        """Migrate the database, and return its entry in the JSON of `safe_init_validate`."""
         self.folder.mkdir(parents=True)
         if self.package.models:
             self._write_probe()

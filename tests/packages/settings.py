@@ -1,4 +1,4 @@
-"""The settings of a project that uses one of the packages, as the environment names it."""
+"""The settings of a project that uses the package named in the environment."""
 
 import json
 import os

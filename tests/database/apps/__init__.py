@@ -1,1 +1,1 @@
-"""Apps whose models are traps for validation: whoever looks carelessly finds something wrong."""
+"""Apps whose models are difficult for validation."""

@@ -1,4 +1,4 @@
-"""Pools on a real server: where queries go, what a slow pool allows, what stays as it was."""
+"""Pools route queries on a real database server, limit slow ones and refuse writes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from tests.support import Database, wait_until
 
 MODELS = (ContentType, Permission, Group, User)
 SLOW = "default_analytics"
-#: How the server knows the sessions of the pool.
+#: The application name of the pool's sessions.
 NAMED = {"OPTIONS": {"application_name": "analytics"}}
-#: A write that does not begin like one.
+#: A write that begins with another word.
 HIDDEN = "WITH gone AS (DELETE FROM auth_group RETURNING id) SELECT * FROM gone"
 READ_ONLY = "The pool 'analytics' of the database 'default' is read-only"
 
@@ -65,7 +65,7 @@ def names() -> set[str]:
 
 @pytest.mark.usefixtures("pooled")
 def test_limits() -> None:
-    """Only the pool's sessions have its limits, and not by start-up options."""
+    """Only the pool's sessions have its limits, and not as start-up options."""
     assert setting("statement_timeout") == "5min"
     assert setting("default_transaction_read_only") == "on"
     assert "options" not in connections[SLOW].settings_dict["OPTIONS"]
@@ -75,7 +75,7 @@ def test_limits() -> None:
 
 
 def test_queries_go_to_the_pool(pooled) -> None:
-    """Inside the block the server sees a query in a session of the pool, and only there."""
+    """Inside the block, PostgreSQL receives a query in a session of the pool only."""
     assert pooled.backends("application_name = 'analytics'") == []
     with using_pool("analytics"):
         assert names() == {"first"}
@@ -86,7 +86,7 @@ def test_queries_go_to_the_pool(pooled) -> None:
 
 
 def test_limits_are_set_once(pooled) -> None:
-    """The psycopg pool hands the same session out again, and nothing is sent for its limits."""
+    """The psycopg pool returns the same session again, whose limits are not set again."""
     assert setting("statement_timeout") == "5min"
     connections[SLOW].close()
     for _ in range(3):
@@ -98,7 +98,7 @@ def test_limits_are_set_once(pooled) -> None:
 
 
 def test_pools_do_not_wait_for_each_other(pooled, in_background) -> None:
-    """A full pool lets its own queries wait, up to its `wait`, and nobody else's."""
+    """A full pool delays only its own queries, up to its `wait`."""
     release = threading.Event()
 
     def occupy() -> None:
@@ -119,7 +119,7 @@ def test_pools_do_not_wait_for_each_other(pooled, in_background) -> None:
 
 
 def test_statement_timeout(django_database, add_pools) -> None:
-    """The server ends a statement that takes too long."""
+    """PostgreSQL cancels a statement that takes too long."""
     add_pools(analytics=SlowPool(statement_timeout=0.05))
     with (
         connections[SLOW].cursor() as cursor,
@@ -129,14 +129,14 @@ def test_statement_timeout(django_database, add_pools) -> None:
 
 
 def test_without_limits(django_database, add_pools) -> None:
-    """A pool with neither limit is a pool of sessions as they are."""
+    """A pool without limits does not change its sessions."""
     add_pools(analytics=SlowPool(read_only=False, statement_timeout=None))
     assert setting("statement_timeout") == "0"
     assert setting("default_transaction_read_only") == "off"
 
 
 def test_without_a_psycopg_pool(django_database, add_pools) -> None:
-    """With `size=None` a reconnection is a new session, which has the limits too."""
+    """With `size=None` a reconnection opens a new session, which has the limits too."""
     add_pools(analytics=SlowPool(size=None))
     pids = []
     for _ in range(2):
@@ -149,7 +149,7 @@ def test_without_a_psycopg_pool(django_database, add_pools) -> None:
 
 
 def test_without_autocommit(django_database, add_pools) -> None:
-    """Where Django leaves transactions open, the limits outlive the first one's rollback."""
+    """Without autocommit, the limits survive the rollback of the first transaction."""
     add_pools(analytics=SlowPool(settings={"AUTOCOMMIT": False}))
     assert setting("statement_timeout") == "5min"
     transaction.rollback(using=SLOW)
@@ -159,7 +159,7 @@ def test_without_autocommit(django_database, add_pools) -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_no_session_without_limits(monkeypatch) -> None:
-    """Where the limits cannot be set, there is no connection, and the pool has it back."""
+    """If the limits cannot be set, the connection is closed and returned to the pool."""
     with monkeypatch.context() as patched:
         patched.setattr(
             postgresql, "_session_values", lambda postgresql: {"no such setting": "1"}
@@ -182,7 +182,7 @@ def _connects(alias: str) -> bool:
 
 
 def test_the_guard_survives_other_wrappers(pooled) -> None:
-    """A connection that is opened inside somebody's execute_wrapper() is guarded afterwards."""
+    """A connection that was opened inside `execute_wrapper()` refuses writes afterwards."""
 
     def other(execute: Any, *arguments: Any) -> Any:
         return execute(*arguments)
@@ -212,7 +212,7 @@ WRITES: dict[str, Callable[[], object]] = {
 @pytest.mark.usefixtures("pooled")
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 def test_writes_are_refused(write) -> None:
-    """A write inside a read-only block is our error, and no write is sent, on no alias."""
+    """A write in a read-only block raises `ReadOnlyPool` and is not sent, on any alias."""
     sent: list[str] = []
 
     def look(execute: Any, statement: str, *arguments: Any) -> Any:
@@ -233,7 +233,7 @@ def test_writes_are_refused(write) -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_writes_that_the_server_refuses() -> None:
-    """What cannot be seen from outside, PostgreSQL refuses; the error is the same."""
+    """PostgreSQL refuses writes inside other statements, with the same error."""
     with (
         using_pool("analytics"),
         pytest.raises(ReadOnlyPool, match=READ_ONLY) as caught,
@@ -249,7 +249,7 @@ def test_writes_that_the_server_refuses() -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_writes_past_django() -> None:
-    """COPY is no statement of Django's cursor; the session itself is read-only."""
+    """The session itself is read-only, so COPY without Django's cursor fails too."""
     with (
         connections[SLOW].cursor() as cursor,
         pytest.raises(psycopg.errors.ReadOnlySqlTransaction),
@@ -260,7 +260,7 @@ def test_writes_past_django() -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_other_errors_stay_what_they_are() -> None:
-    """An error that is no refused write is Django's."""
+    """Other database errors stay Django's."""
     with using_pool("analytics"), pytest.raises(Exception, match="division by zero"):
         list(Group.objects.raw("SELECT 1 / 0 AS id"))
 
@@ -288,7 +288,7 @@ def test_a_pool_that_may_write() -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_saving_afterwards() -> None:
-    """An object that was read in the pool is saved, refreshed and deleted on the fast alias."""
+    """An object loaded in the pool is saved, refreshed and deleted on the primary alias."""
     with using_pool("analytics"):
         group = Group.objects.defer("name").get()
     assert group.name == "first"
@@ -305,7 +305,7 @@ def test_saving_afterwards() -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_relations_between_pools() -> None:
-    """Objects from different pools are related like any others."""
+    """Objects from different pools can be related like any others."""
     kind = ContentType.objects.create(app_label="auth", model="group")
     with using_pool("analytics"):
         group = Group.objects.get()
@@ -322,7 +322,7 @@ def test_relations_between_pools() -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_adding_in_bulk() -> None:
-    """Django adds in bulk only what one alias has loaded; else it says what to do."""
+    """A bulk add of objects from two aliases raises an error that names the solution."""
     kind = ContentType.objects.create(app_label="auth", model="group")
     Permission.objects.create(content_type=kind, codename="sell", name="Sell")
     with using_pool("analytics"):
@@ -338,7 +338,7 @@ def test_adding_in_bulk() -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_a_transaction_stays_where_it_is(caplog) -> None:
-    """Inside a transaction the block reads what the transaction wrote, and says so once."""
+    """Inside a transaction the block reads the transaction's writes, and logs that once."""
     with transaction.atomic():
         Group.objects.create(name="second")
         for _ in range(2):
@@ -357,7 +357,7 @@ def test_a_transaction_stays_where_it_is(caplog) -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_writes_in_a_transaction_are_refused() -> None:
-    """Read-only is the block, whichever alias its queries go to."""
+    """A read-only block refuses writes on each alias of its database."""
     with transaction.atomic():
         with using_pool("analytics"), pytest.raises(ReadOnlyPool, match=READ_ONLY):
             Group.objects.update(name="second")
@@ -368,7 +368,7 @@ def test_writes_in_a_transaction_are_refused() -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_a_transaction_of_the_pool() -> None:
-    """A transaction on the pool's alias holds together what the block reads."""
+    """A transaction on the pool's alias keeps the block's reads consistent."""
     with using_pool("analytics"), transaction.atomic(SLOW):
         with connections[SLOW].cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -383,7 +383,7 @@ def test_a_transaction_of_the_pool() -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_a_transaction_by_hand() -> None:
-    """A transaction that was begun with `set_autocommit(False)` is not left either."""
+    """Queries stay in a transaction that was opened with `set_autocommit(False)`."""
     transaction.set_autocommit(False)
     try:
         with using_pool("analytics"):
@@ -428,7 +428,7 @@ def test_in_an_event_loop() -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_in_threads() -> None:
-    """A thread with a copy of the context uses the pool, on a connection of its own."""
+    """A thread with a copy of the context uses the pool on a separate connection."""
 
     def read() -> str | None:
         try:
@@ -468,7 +468,7 @@ def test_an_initialization_uses_no_pool(pooled, small_shop) -> None:
 
 
 def test_dumpdata(pooled, capsys) -> None:
-    """Data is dumped by the database's own alias, also inside the block; a pool has none."""
+    """The primary alias dumps the data, also inside the block; the pool's alias dumps none."""
     pooled.rows("INSERT INTO auth_group (name) VALUES ('second')")
     call_command("dumpdata", "auth.group")
     assert "second" in capsys.readouterr().out
@@ -481,7 +481,7 @@ def test_dumpdata(pooled, capsys) -> None:
 
 @pytest.mark.parametrize("mode", ["transaction", "session"])
 def test_behind_pgbouncer(django_database, add_pools, log_in_as, mode) -> None:
-    """Each transaction has the limits, and other clients of the same session never get them."""
+    """Each transaction has the limits, and other clients of the same session never have them."""
     make_tables()
     with pgbouncer(django_database, mode) as pooler:
         log_in_as(PORT=str(pooler.parameters["port"]))
@@ -508,7 +508,7 @@ def _look_behind_a_pooler() -> None:
                 cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             assert setting("statement_timeout") == "5min"
             assert setting("transaction_read_only") == "on"
-    # PgBouncer gives the session that was free last.
+    # PgBouncer hands out the session that was freed last.
     for _ in range(5):
         assert setting("statement_timeout", "default") == "0"
         assert setting("default_transaction_read_only", "default") == "off"
@@ -521,7 +521,7 @@ def _look_behind_a_pooler() -> None:
 
 
 def test_sqlite(lite, add_pools) -> None:
-    """On SQLite the same code works, and writes are refused likewise."""
+    """On SQLite the same code works and also refuses writes."""
     add_pools(exports=SlowPool(read_only=False))
     make_tables()
     with using_pool("analytics"):

@@ -1,4 +1,4 @@
-"""Two phases: what an administrator does, and that everybody else waits for it."""
+"""An administrator's process runs the privileged steps, and other processes wait for them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _numbers = count(1)
 
 @pytest.fixture(scope="module")
 def watched_server() -> Iterator[EmbeddedServer]:
-    """A server of which every statement is in the log; its roles are this module's."""
+    """A database server that logs every statement, only for this module's roles."""
     everything = {"log_statement": "all", "log_min_duration_statement": "0"}
     with EmbeddedServer(18, settings=everything) as running:
         yield running
@@ -68,7 +68,7 @@ class Site:
         )
 
     def register(self) -> None:
-        """The steps of its `init_steps.py`."""
+        """Register the steps of the project's `init_steps.py`."""
         privileged.ensure_role(self.owner, password_env="OWNER_PASSWORD")
         privileged.ensure_database(owner=self.owner)
         privileged.ensure_extension("vector")
@@ -95,7 +95,7 @@ def site(
     monkeypatch: pytest.MonkeyPatch,
     django_db_blocker: Any,
 ) -> Iterator[Site]:
-    """A site whose roles and database are not there yet; what it registered is all there is."""
+    """A site whose roles and database do not exist yet, and the registry of its steps."""
     made = Site(watched_server, next(_numbers))
     address = {
         "HOST": watched_server.host,
@@ -141,7 +141,7 @@ def do(site: Site, timeout: float = 20) -> list[str]:
 
 
 def assert_not_writable(site: Site, *tables: str) -> None:
-    """The application may not take a row out of any of them."""
+    """Assert that the application may not delete from these tables."""
     with site.as_role(site.app) as app:
         for table in tables:
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -154,11 +154,11 @@ def serve_as(role: str) -> None:
     del connections["default"]
 
 
-# All of it
+# Both phases
 
 
 def test_two_phases(site: Site, command_line: Any) -> None:
-    """First the administrator, then the owner, then the application, each with its rights."""
+    """The administrator, the owner and the application each need only their privileges."""
     with pytest.raises(MissingPrivilege) as refused:
         initialize()
     assert "safe_migrate --phase privileged" in str(refused.value)
@@ -199,7 +199,7 @@ def test_two_phases(site: Site, command_line: Any) -> None:
 
 
 def test_again(site: Site) -> None:
-    """Done again, nothing changes, and nothing fails; tables to come are granted, too."""
+    """A second privileged phase changes nothing, and future tables are granted."""
     do(site)
     initialize()
     with site.as_role(site.owner) as owner:
@@ -213,7 +213,7 @@ def test_again(site: Site) -> None:
 
 
 def test_many_at_once(site: Site) -> None:
-    """Ten administrators' processes at the same moment: none fails, and all is there."""
+    """Ten concurrent privileged phases succeed."""
     with ThreadPoolExecutor(10) as pool:
         ended = list(pool.map(lambda _: do(site), range(10)))
     assert len(ended) == 10
@@ -222,7 +222,7 @@ def test_many_at_once(site: Site) -> None:
 
 
 def test_on_another_server(site: Site) -> None:
-    """A dump that is restored where the roles are not has the record, and is refused."""
+    """A restored dump without its roles is refused until the privileged phase runs."""
     do(site)
     initialize()
     with site.server.connect(site.name) as admin:
@@ -236,11 +236,11 @@ def test_on_another_server(site: Site) -> None:
     assert initialize().role == "none"
 
 
-# Each of them
+# Each step
 
 
 def test_a_role_that_exists(site: Site) -> None:
-    """It keeps what it may, and may log in afterwards."""
+    """An existing role keeps its privileges and gets LOGIN."""
     with site.server.connect() as admin:
         admin.execute(f"CREATE ROLE {site.owner} NOLOGIN CREATEDB")
     do(site)
@@ -254,7 +254,7 @@ def test_a_role_that_exists(site: Site) -> None:
 def test_an_administrator_who_is_no_superuser(
     site: Site, request: pytest.FixtureRequest, server: str
 ) -> None:
-    """As managed services give one: it may make roles and databases, and no more."""
+    """A role with CREATEROLE and CREATEDB, as managed services offer, is sufficient."""
     running = request.getfixturevalue(server)
     with running.connect() as admin:
         admin.execute(f"CREATE ROLE admin_{site.name} LOGIN CREATEROLE CREATEDB")
@@ -283,8 +283,8 @@ def test_an_administrator_who_is_no_superuser(
             admin.execute(f'DROP ROLE "{role}"')
 
 
-def test_a_database_of_somebody_else(site: Site) -> None:
-    """It is given to the owner."""
+def test_a_database_of_another_role(site: Site) -> None:
+    """An existing database gets the owner."""
     with site.server.connect() as admin:
         admin.execute(f"CREATE DATABASE {site.name}")
     do(site)
@@ -294,8 +294,8 @@ def test_a_database_of_somebody_else(site: Site) -> None:
     assert site.rows(query) == [(site.owner,)]
 
 
-def test_tables_that_are_there(site: Site) -> None:
-    """Tables that were made before are granted as well; without that it is not done."""
+def test_existing_tables(site: Site) -> None:
+    """Existing tables are granted as well, and the step is pending until then."""
     do(site)
     with site.server.connect(site.name) as admin:
         admin.execute(
@@ -308,8 +308,8 @@ def test_tables_that_are_there(site: Site) -> None:
     initialize()
 
 
-def test_only_what_is_the_owners(site: Site) -> None:
-    """Sequences are looked at, too; what others own is left alone, and the records are read."""
+def test_only_tables_of_the_owner(site: Site) -> None:
+    """The step grants sequences and reading of records, and skips tables of other owners."""
     do(site)
     initialize()
     with site.server.connect(site.name) as admin:
@@ -326,7 +326,7 @@ def test_only_what_is_the_owners(site: Site) -> None:
 
 
 def test_the_records_are_never_writable(site: Site) -> None:
-    """Done again, the phase does not touch rights on the records, not even for a moment."""
+    """A second privileged phase does not change grants on the record tables."""
     do(site)
     initialize()
     query = "SELECT xmin, relacl FROM pg_class WHERE relname IN ({})".format(
@@ -339,7 +339,7 @@ def test_the_records_are_never_writable(site: Site) -> None:
 
 
 def test_two_schemas(site: Site) -> None:
-    """The records are where the owner's path leads, and read-only there, too."""
+    """The record tables in the owner's search path are read-only in another schema, too."""
     do(site)
     with site.server.connect(site.name) as admin:
         admin.execute(f"CREATE SCHEMA shop AUTHORIZATION {site.owner}")
@@ -356,7 +356,7 @@ def test_two_schemas(site: Site) -> None:
 
 
 def test_a_named_database(site: Site) -> None:
-    """A database may be another than that of the alias."""
+    """The step can create another database than the alias names."""
     other = f"{site.name}_queue"
     privileged.ensure_database(other, owner=site.owner)
     do(site)
@@ -367,8 +367,8 @@ def test_a_named_database(site: Site) -> None:
         admin.execute(f"DROP DATABASE {other}")
 
 
-def test_of_the_projects_own(site: Site) -> None:
-    """A project's own step says by the catalogue whether it is done."""
+def test_a_step_of_the_project(site: Site) -> None:
+    """A project's privileged step reports by `done` whether it is pending."""
 
     def done(context: Any) -> bool:
         return bool(there)
@@ -389,7 +389,7 @@ def test_of_the_projects_own(site: Site) -> None:
 
 
 def test_one_that_does_not_help(site: Site) -> None:
-    """What is not there after it was done is an error."""
+    """A step whose `done` is still False after it ran is an error."""
     init_step(
         lambda context: None, name="idle", phase="privileged", done=lambda _: False
     )
@@ -398,7 +398,7 @@ def test_one_that_does_not_help(site: Site) -> None:
 
 
 def test_one_that_raises(site: Site) -> None:
-    """Its name is told; what came before it stays."""
+    """The error of a step names the step; earlier steps stay done."""
 
     def fail(context: Any) -> None:
         raise ValueError("no")
@@ -418,7 +418,7 @@ def debian_server() -> Iterator[EmbeddedServer]:
 
 
 def test_extensions_of_debian(site: Site, debian_server: EmbeddedServer) -> None:
-    """An extension that only a superuser may create is there for the owner, and seen."""
+    """The owner can use an extension that only a superuser may create."""
     for alias in ("default", "admin"):
         connections.settings[alias].update(PORT=str(debian_server.port))
         connections[alias].close()
@@ -438,11 +438,11 @@ def test_extensions_of_debian(site: Site, debian_server: EmbeddedServer) -> None
         initialize()
 
 
-# What is told
+# Reports
 
 
 def test_in_the_status(site: Site, command_line: Callable[..., Any]) -> None:
-    """`safe_init_status` names what is left for an administrator."""
+    """`safe_init_status` lists the pending privileged steps."""
     do(site)
     initialize()
     assert "administrator" not in command_line(Status, "safe_init_status").stdout
@@ -453,7 +453,7 @@ def test_in_the_status(site: Site, command_line: Callable[..., Any]) -> None:
 
 
 def test_the_serving_role_is_an_administrator(site: Site, monkeypatch: Any) -> None:
-    """A system check tells, if there is a privileged phase at all."""
+    """W007 warns if the serving role is an administrator and privileged steps exist."""
     do(site)
     assert checks.check_serving_role(None, databases=["default"]) == []
     serve_as("postgres")
@@ -474,7 +474,7 @@ def test_the_serving_role_is_an_administrator(site: Site, monkeypatch: Any) -> N
 def test_the_secret_is_nowhere(
     site: Site, caplog: Any, command_line: Any, settings: Any
 ) -> None:
-    """Not in a log, a table, a statement, an output or an error; yet it is the password."""
+    """The password appears in no log, table, statement, output or error, and works."""
     settings.DEBUG = True  # then Django logs statements
     for name in (None, "django.db.backends"):
         caplog.set_level(logging.DEBUG, name)
@@ -505,7 +505,7 @@ def test_the_secret_is_nowhere(
 
 
 def is_password(password: str, verifier: str) -> bool:
-    """Whether a SCRAM-SHA-256 verifier (RFC 5803) is that of the password."""
+    """Return True if the SCRAM-SHA-256 verifier (RFC 5803) belongs to the password."""
     import base64
     import hashlib
     import hmac
@@ -521,13 +521,13 @@ def is_password(password: str, verifier: str) -> bool:
 
 
 def test_without_the_secret(site: Site, monkeypatch: Any) -> None:
-    """Its variable is named, and nothing else."""
+    """An error names the missing environment variable."""
     monkeypatch.delenv("OWNER_PASSWORD")
     with pytest.raises(ConfigurationError, match="set OWNER_PASSWORD in the environ"):
         do(site)
 
 
-# Who may, and when
+# Credentials, locks and time limits
 
 
 @pytest.mark.parametrize(
@@ -540,7 +540,7 @@ def test_without_the_secret(site: Site, monkeypatch: Any) -> None:
 def test_without_an_administrator(
     site: Site, settings: Any, command_line: Any, value: Any, error: str
 ) -> None:
-    """Where the credentials are not, the phase says what it needs."""
+    """Without a valid alias, the privileged phase exits with 2 and names the setting."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "PRIVILEGED_DATABASE": value}
     ended = command_line(
         Command, "safe_migrate", "--phase", "privileged", "--skip-checks"
@@ -550,7 +550,7 @@ def test_without_an_administrator(
 
 
 def test_an_administrator_of_no_server(site: Site, monkeypatch: Any) -> None:
-    """The alias has to be one of a PostgreSQL server."""
+    """The alias in PRIVILEGED_DATABASE must be a PostgreSQL database."""
     lite = {**connections.settings["admin"], "ENGINE": "django.db.backends.sqlite3"}
     connections["admin"].close()
     del connections["admin"]
@@ -559,8 +559,8 @@ def test_an_administrator_of_no_server(site: Site, monkeypatch: Any) -> None:
         do(site)
 
 
-def test_the_lock_is_held_by_somebody(site: Site, settings: Any) -> None:
-    """It is waited for, in the end in vain."""
+def test_the_lock_is_held(site: Site, settings: Any) -> None:
+    """The phase waits WAIT_TIMEOUT for the lock, then raises WaitTimeout."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "WAIT_TIMEOUT": 0.5}
     with site.server.connect() as admin:
         admin.execute("SELECT pg_advisory_lock(%s)", [privileged_key()])
@@ -570,7 +570,7 @@ def test_the_lock_is_held_by_somebody(site: Site, settings: Any) -> None:
 
 
 def test_the_connection_is_lost(site: Site, caplog: Any) -> None:
-    """The error is the one that was met, and the lock is gone with the connection."""
+    """A step that closes the connection fails with its error, and the lock is released."""
     caplog.set_level(logging.INFO)
 
     def lose(context: Any) -> None:
@@ -587,7 +587,7 @@ def test_the_connection_is_lost(site: Site, caplog: Any) -> None:
 def test_the_connection_is_lost_in_a_wait(
     site: Site, monkeypatch: pytest.MonkeyPatch, command_line: Any
 ) -> None:
-    """One sentence with an exit code, as everywhere."""
+    """A connection that ends during the wait for the lock is exit code 4."""
     with site.server.connect() as admin:
         admin.execute("SELECT pg_advisory_lock(%s)", [privileged_key()])
 
@@ -606,7 +606,7 @@ def test_the_connection_is_lost_in_a_wait(
 
 
 def test_plan_and_check(site: Site, command_line: Callable[..., Any]) -> None:
-    """Both change nothing."""
+    """The options --plan and --check of the privileged phase change nothing."""
     run = ("safe_migrate", "--phase", "privileged", "--skip-checks")
     planned = command_line(Command, *run, "--plan")
     assert planned.stdout.splitlines() == [
@@ -625,10 +625,10 @@ def test_plan_and_check(site: Site, command_line: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("option", ["--plan", "--check"])
-def test_a_look_is_refused_as_well(
+def test_plan_and_check_of_the_schema(
     site: Site, command_line: Callable[..., Any], option: str
 ) -> None:
-    """Whoever looks before a release learns that an administrator comes first."""
+    """`safe_migrate` with --plan or --check names pending privileged steps."""
     run = ("safe_migrate", "--skip-checks", option)
     refused = command_line(Command, *run)
     assert refused.code == 2
@@ -641,7 +641,7 @@ def test_a_look_is_refused_as_well(
 
 
 def test_a_plan_without_a_server(site: Site, command_line: Callable[..., Any]) -> None:
-    """It says so in a sentence."""
+    """Without a database server, --plan is exit code 4 without a traceback."""
     registry._steps.clear()
     connections["default"].close()
     connections.settings["default"].update(PORT="1")
@@ -651,14 +651,14 @@ def test_a_plan_without_a_server(site: Site, command_line: Callable[..., Any]) -
     assert "Traceback" not in ended.stderr
 
 
-def test_a_time_without_end(site: Site) -> None:
-    """However long one may wait, the server is asked for no more than it can count."""
+def test_an_unlimited_timeout(site: Site) -> None:
+    """The statement timeout never exceeds PostgreSQL's maximum."""
     assert do(site, timeout=float("inf"))
     assert do(site, timeout=1e9)
 
 
-def test_bound_by_the_server(site: Site) -> None:
-    """Parameters may be bound by the server: no statement of ours minds."""
+def test_server_side_binding(site: Site) -> None:
+    """The privileged phase works with server-side binding of parameters."""
     options = connections.settings["admin"]["OPTIONS"]
     connections.settings["admin"]["OPTIONS"] = {
         **options,
@@ -669,7 +669,7 @@ def test_bound_by_the_server(site: Site) -> None:
 
 
 def test_written_with_async(site: Site) -> None:
-    """A step, and its `done`, may be `async` like any other."""
+    """A privileged step and its `done` may be coroutine functions."""
     did: list[str] = []
 
     async def work(context: PrivilegedContext) -> None:
@@ -687,7 +687,7 @@ def test_written_with_async(site: Site) -> None:
 
 
 def test_a_connection_that_is_lost_tells_nothing(site: Site) -> None:
-    """That is no reason to call for an administrator: it is looked at again."""
+    """The leader checks again after a lost connection, instead of reporting pending steps."""
     do(site)
     lost: list[int] = []
 
@@ -705,7 +705,7 @@ def test_a_connection_that_is_lost_tells_nothing(site: Site) -> None:
 
 
 def test_a_server_that_never_answers(site: Site, settings: Any) -> None:
-    """Nobody waits longer than `CONNECT_TIMEOUT` to see what is missing."""
+    """The check for pending steps takes no longer than its timeout."""
     steps = current_build().privileged
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = {"HOST": "127.0.0.1", "PORT": str(silent.getsockname()[1])}
@@ -717,10 +717,10 @@ def test_a_server_that_never_answers(site: Site, settings: Any) -> None:
     assert time.monotonic() - began < 20
 
 
-def test_a_login_that_is_refused_to_look(
+def test_a_plan_with_a_refused_login(
     site: Site, command_line: Callable[..., Any], monkeypatch: Any
 ) -> None:
-    """The command that makes the role is named here, too."""
+    """A refused login with --plan names the privileged phase if privileged steps exist."""
 
     def refuse(*arguments: Any) -> None:
         raise LoginRefused("password authentication failed.")
@@ -741,7 +741,7 @@ def test_a_login_that_is_refused_to_look(
 def test_a_statement_that_is_blocked(
     site: Site, command_line: Callable[..., Any], where: str
 ) -> None:
-    """The server ends it when the time is over, and the command says what to look for."""
+    """PostgreSQL cancels a blocked statement at the deadline; the error names pg_blocking_pids."""
     do(site)
 
     def wait(context: PrivilegedContext) -> None:
@@ -760,7 +760,7 @@ def test_a_statement_that_is_blocked(
 
 
 def test_no_command_follows(site: Site, command_line: Callable[..., Any]) -> None:
-    """An administrator's process becomes no server."""
+    """The privileged phase does not accept a command to execute."""
     run = ("safe_migrate", "--phase", "privileged", "--skip-checks")
     ended = command_line(Command, *run, "--", "true")
     assert ended.code == 2
@@ -768,7 +768,7 @@ def test_no_command_follows(site: Site, command_line: Callable[..., Any]) -> Non
 
 
 def test_external(site: Site, settings: Any) -> None:
-    """Who only waits for others does not ask."""
+    """A process with the mode "external" does not check the privileged steps."""
     do(site)
     initialize()
     registry._steps.append(registry._steps[0])
@@ -782,7 +782,7 @@ def test_external(site: Site, settings: Any) -> None:
 
 
 def test_a_server_that_does_not_answer_yet(site: Site, monkeypatch: Any) -> None:
-    """Nothing can be seen then; when it answers it is looked at before anything is done."""
+    """No step is reported as pending while the database server does not answer."""
     connections.settings["default"].update(PORT="1")
     connections["default"].close()
     del connections["default"]
@@ -792,8 +792,8 @@ def test_a_server_that_does_not_answer_yet(site: Site, monkeypatch: Any) -> None
     )
 
 
-def test_looked_at_again(site: Site, monkeypatch: Any) -> None:
-    """A server that answers later is looked at before anything is done."""
+def test_checked_again(site: Site, monkeypatch: Any) -> None:
+    """The leader checks the privileged steps again if the first check got no answer."""
     do(site)
     answers: list[Any] = [None, ["shop.late"]]
     monkeypatch.setattr(status, "pending_privileged", lambda *a: answers.pop(0))
@@ -805,8 +805,8 @@ def test_looked_at_again(site: Site, monkeypatch: Any) -> None:
     assert answers == []
 
 
-def test_never_seen(site: Site, monkeypatch: Any) -> None:
-    """Where it cannot be seen whether all is done, nobody begins."""
+def test_never_checked(site: Site, monkeypatch: Any) -> None:
+    """The leader does not begin if it cannot check the privileged steps."""
     do(site)
     from django_safe_init.initialization import initializer
 
@@ -820,7 +820,7 @@ def test_never_seen(site: Site, monkeypatch: Any) -> None:
 def test_a_login_that_is_refused(
     site: Site, monkeypatch: Any, privileged_steps: bool
 ) -> None:
-    """With passwords nobody can tell a wrong one from a role that is not there: both are named."""
+    """A refused login names the privileged phase, because the role may not exist."""
     do(site)
 
     def refuse(*arguments: Any) -> None:
@@ -834,10 +834,10 @@ def test_a_login_that_is_refused(
     assert ("--phase privileged" in str(caught.value)) is privileged_steps
 
 
-def test_where_there_is_no_server(
+def test_on_sqlite(
     lite: Any, small_shop: Any, monkeypatch: Any, command_line: Any
 ) -> None:
-    """On SQLite nothing is privileged: nobody needs an administrator."""
+    """On SQLite, no step is privileged."""
     monkeypatch.setattr(registry, "_steps", [])
     monkeypatch.setattr(registry, "_is_complete", True)
     monkeypatch.setattr(registry, "_app", SimpleNamespace(label="shop"))

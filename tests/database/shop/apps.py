@@ -1,4 +1,4 @@
-"""An app whose migrations each test writes for itself: see `tests.database.conftest`."""
+"""An app whose migrations each test writes, with `tests.database.conftest`."""
 
 from django.apps import AppConfig
 

@@ -1,1 +1,1 @@
-"""No models: the migrations of the tests make the tables."""
+"""No models: the migrations of the tests create the tables."""

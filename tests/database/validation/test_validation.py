@@ -1,4 +1,4 @@
-"""What validation finds in real databases, how that is repaired, and what it must not find."""
+"""Validation finds differences in real databases, and its repairs remove them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from django_safe_init.management.commands.safe_init_validate import Command
 from django_safe_init.validation import validate_database
 from tests.support import wait_until
 
-#: What breaks a database of any engine: a statement, and what is found of it.
+#: Statements that break a database of any engine, with the kind and object of the finding.
 BREAKS = {
     "a table": ("DROP TABLE library_reading", "missing_table", "library_reading"),
     "a table between": (
@@ -53,7 +53,7 @@ BREAKS = {
     ),
     "expressions": ("DROP INDEX book_lower", "missing_unique", "book_lower"),
 }
-#: The same for PostgreSQL, where more can be broken by a statement.
+#: Statements that break only PostgreSQL.
 POSTGRES_BREAKS = {
     "a unique field": (
         'ALTER TABLE library_book DROP CONSTRAINT "library_book_ISBN Number_key"',
@@ -136,7 +136,7 @@ POSTGRES_BREAKS = {
         "library_book.Some Pages",
     ),
 }
-#: A whole run, also where a look would do.
+#: Options for a whole run, also when the database is initialized.
 FORCED = InitializationOptions(
     MigrateTask(lambda: run_migrate("default"), "test"), force=True
 )
@@ -146,7 +146,7 @@ APPS = "tests.database.apps"
 
 @pytest.fixture
 def install(settings: Any) -> Callable[..., None]:
-    """Makes these apps the project's, beside Django's own."""
+    """Return a function that installs these apps beside Django's."""
 
     def install_all(*names: str) -> None:
         settings.INSTALLED_APPS = [*LIBRARY, *(f"{APPS}.{name}" for name in names)]
@@ -156,7 +156,7 @@ def install(settings: Any) -> Callable[..., None]:
 
 @pytest.fixture
 def library(django_database: Any, install: Callable[..., None]) -> Any:
-    """The library on PostgreSQL, migrated."""
+    """The migrated library on PostgreSQL."""
     install("library")
     initialize()
     return django_database
@@ -164,7 +164,7 @@ def library(django_database: Any, install: Callable[..., None]) -> Any:
 
 @pytest.fixture
 def lite_library(lite: Any, install: Callable[..., None]) -> Any:
-    """The library on SQLite, migrated."""
+    """The migrated library on SQLite."""
     install("library")
     initialize()
     return lite
@@ -172,14 +172,14 @@ def lite_library(lite: Any, install: Callable[..., None]) -> Any:
 
 @pytest.fixture(params=["postgresql", "sqlite"])
 def any_library(request: pytest.FixtureRequest) -> Any:
-    """The library on each engine."""
+    """The migrated library on each engine."""
     names = {"postgresql": "library", "sqlite": "lite_library"}
     return request.getfixturevalue(names[request.param])
 
 
 @pytest.fixture
 def stacks(django_database: Any, install: Callable[..., None]) -> Any:
-    """What only PostgreSQL has, migrated."""
+    """The migrated app with features that only PostgreSQL has."""
     install("stacks")
     initialize()
     return django_database
@@ -194,7 +194,7 @@ def findings(database: str = "default") -> tuple[Finding, ...]:
 
 
 def only() -> Finding:
-    """The one thing that is found."""
+    """Return the only finding."""
     [finding] = findings()
     return finding
 
@@ -205,7 +205,7 @@ def run(database: Any, statements: str) -> None:
 
 
 def repair(database: Any) -> None:
-    """Run what the findings say, in their order."""
+    """Run the repairs of all findings, in order."""
     for finding in findings():
         assert finding.repair, finding
         for statement in finding.repair:
@@ -216,22 +216,22 @@ def repair(database: Any) -> None:
 
 
 def test_nothing_is_found(any_library) -> None:
-    """Of what a migrated database has, nothing is missing, whatever the models are like."""
+    """Validation finds nothing in a migrated database with many kinds of models."""
     found = validate_database("default", print)
     assert found.findings == ()
     assert found.tables == 14
     assert found.passes(strict=True)
 
 
-def test_nothing_is_found_of_what_postgresql_has(stacks) -> None:
-    """Schemas, partitions, a view for a table and a system column are no findings."""
+def test_nothing_is_found_in_features_of_postgresql(stacks) -> None:
+    """Validation accepts schemas, partitions, a view as a table and a system column."""
     found = validate_database("default", print)
     assert found.findings == ()
     assert found.tables == 13
 
 
 def test_a_database_in_memory(memory_connection, install) -> None:
-    """A database in memory is validated on the connection that has it."""
+    """Validation uses the connection of a database in memory."""
     install("library")
     call_command("migrate", verbosity=0)
     assert findings() == ()
@@ -240,7 +240,7 @@ def test_a_database_in_memory(memory_connection, install) -> None:
 
 
 def test_nothing_is_left_behind(lite, install) -> None:
-    """A database file that is not there is not created; all of its migrations are unapplied."""
+    """Validation does not create a missing database file; all migrations are unapplied."""
     install("library")
     found = validate_database("default", print)
     assert {each.kind for each in found.findings} == {FindingKind.UNAPPLIED_MIGRATION}
@@ -252,7 +252,7 @@ def test_nothing_is_left_behind(lite, install) -> None:
 
 @pytest.mark.parametrize("broken", BREAKS)
 def test_found_and_repaired(any_library, broken) -> None:
-    """What is missing is named; after the SQL that is told nothing is missing."""
+    """Validation names a missing object, and its SQL restores the object."""
     statements, kind, name = BREAKS[broken]
     run(any_library, statements)
     finding = only()
@@ -263,7 +263,7 @@ def test_found_and_repaired(any_library, broken) -> None:
 
 @pytest.mark.parametrize("broken", POSTGRES_BREAKS)
 def test_found_and_repaired_on_postgresql(library, broken) -> None:
-    """The same, of what PostgreSQL can lose, or can leave unfinished."""
+    """Validation finds and repairs objects that only PostgreSQL can lose or leave unfinished."""
     statements, kind, name = POSTGRES_BREAKS[broken]
     run(library, statements)
     finding = only()
@@ -273,9 +273,10 @@ def test_found_and_repaired_on_postgresql(library, broken) -> None:
 
 
 def test_all_at_once(library) -> None:
-    """Of whatever is broken at the same time, the repairs in their order put all right.
+    """The repairs of many differences work in their order.
 
-    Tables that refer to each other can be missing together, a column with what is unique of it.
+    Tables that refer to each other can be missing together, and a column with its unique
+    constraint.
     """
     run(
         library,
@@ -301,7 +302,7 @@ def test_all_at_once(library) -> None:
 
 
 def test_a_repair_in_another_schema(stacks) -> None:
-    """What is outside the search path is found and repaired there; its defects, too."""
+    """Validation finds and repairs objects outside the search path."""
     run(
         stacks,
         "DROP TABLE stacks.stack CASCADE;"
@@ -325,7 +326,7 @@ def test_a_repair_in_another_schema(stacks) -> None:
 
 
 def test_partitions(stacks) -> None:
-    """Of partitioned tables, that is found which the server can do, and where it can be done."""
+    """On partitioned tables validation finds only objects that PostgreSQL can create."""
     run(
         stacks,
         "ALTER TABLE stacks_event DROP CONSTRAINT event_name;"
@@ -341,7 +342,7 @@ def test_partitions(stacks) -> None:
 
 
 def test_a_unique_index_that_lacks_partitions(stacks) -> None:
-    """It keeps nothing unique, whatever it promises: a restore may have broken off."""
+    """An index that not every partition has is a finding without a repair."""
     run(
         stacks,
         "CREATE TABLE parted (id int) PARTITION BY LIST (id);"
@@ -356,7 +357,7 @@ def test_a_unique_index_that_lacks_partitions(stacks) -> None:
 def test_an_index_that_another_role_builds(
     library, new_role, log_in_as, connect_raw, in_background
 ) -> None:
-    """It is not broken, although one sees no more than that something is being built."""
+    """An index under construction is no finding, although the role cannot see its name."""
     role = new_role("validator")
     library.rows(f"GRANT SELECT ON django_migrations TO {role}")
     reader = connect_raw()
@@ -374,13 +375,13 @@ def test_an_index_that_another_role_builds(
 
 
 def test_constraints_that_are_never_valid(library) -> None:
-    """What is NOT ENFORCED (PostgreSQL 18) is not valid, on purpose."""
+    """A constraint that is NOT ENFORCED (PostgreSQL 18) is no finding."""
     run(library, "ALTER TABLE library_book ADD CHECK (pages > 0) NOT ENFORCED")
     assert findings() == ()
 
 
 def test_other_tables_of_the_same_schema(library) -> None:
-    """What else is in the search path may be broken, too."""
+    """Validation finds an invalid index of any table in the search path."""
     run(
         library,
         "CREATE TABLE other (id integer); CREATE INDEX other_id ON other (id);"
@@ -389,8 +390,8 @@ def test_other_tables_of_the_same_schema(library) -> None:
     assert only().object == "other_id"
 
 
-def test_what_implies_it(library) -> None:
-    """Uniqueness by another name, or of fewer columns, is uniqueness."""
+def test_equivalent_indexes(library) -> None:
+    """An index with another name, or on fewer columns, enforces the uniqueness."""
     run(
         library,
         "ALTER TABLE library_book DROP CONSTRAINT book_title;"
@@ -403,7 +404,7 @@ def test_what_implies_it(library) -> None:
 
 
 def test_nulls(library) -> None:
-    """An index in which NULLs differ is not one in which they are equal."""
+    """An index with distinct NULLs does not enforce a constraint with equal NULLs."""
     run(
         library,
         "ALTER TABLE library_book DROP CONSTRAINT book_nulls;"
@@ -413,18 +414,18 @@ def test_nulls(library) -> None:
 
 
 def test_an_older_postgresql(library, monkeypatch) -> None:
-    """Before PostgreSQL 15 Django makes no constraint in which NULLs are equal."""
+    """Before PostgreSQL 15, a constraint with equal NULLs is not required."""
     run(library, "ALTER TABLE library_book DROP CONSTRAINT book_nulls")
     older = property(lambda introspection: False)
     monkeypatch.setattr(PostgresIntrospection, "_has_nulls_distinct", older)
     assert findings() == ()
 
 
-# What cannot be repaired by a statement alone
+# Findings that SQL cannot always repair
 
 
 def test_sqlite_cannot_add_it(lite_library) -> None:
-    """Where SQLite cannot add a column to the rows there are, no statement is told."""
+    """A column that SQLite cannot add to existing rows is a finding without a repair."""
     run(
         lite_library,
         "DROP INDEX book_lower; DROP TABLE library_novel; DROP TABLE library_loan;"
@@ -437,7 +438,7 @@ def test_sqlite_cannot_add_it(lite_library) -> None:
 
 
 def test_columns_of_sqlite(lite_library) -> None:
-    """A unique column, one with a default and a foreign key can be added there."""
+    """SQLite can add a unique column, a column with a default and a foreign key."""
     run(
         lite_library,
         "DROP TABLE library_novel; DROP TABLE library_reading;"
@@ -463,7 +464,7 @@ def test_a_generated_column_of_sqlite(lite_library, monkeypatch) -> None:
 
 
 def test_a_primary_key_of_sqlite(lite_library) -> None:
-    """A key that a table was made without is kept unique by an index."""
+    """A unique index replaces a missing primary key."""
     run(
         lite_library,
         "DROP TABLE library_loan; CREATE TABLE library_loan (book_id bigint, day date)",
@@ -474,7 +475,7 @@ def test_a_primary_key_of_sqlite(lite_library) -> None:
 
 
 def test_a_view_of_sqlite(lite_library) -> None:
-    """A view in the place of a table has its columns, and nothing unique."""
+    """A view in place of a table needs its columns, but no uniqueness."""
     run(
         lite_library,
         "ALTER TABLE library_novel RENAME TO novels;"
@@ -484,13 +485,13 @@ def test_a_view_of_sqlite(lite_library) -> None:
 
 
 def test_rows_of_sqlite(lite_library, monkeypatch) -> None:
-    """Every table of SQLite has the numbers of its rows."""
+    """A field may map to the row id of SQLite."""
     monkeypatch.setattr(model("Novel")._meta.get_field("genre"), "column", "rowid")
     assert findings() == ()
 
 
 def test_another_schema_of_sqlite(lite, install) -> None:
-    """Tables that may be attached to a connection of Django's cannot be looked for."""
+    """Validation skips tables of schemas, which may be attached to Django's connection."""
     install("stacks")
     lite.rows("CREATE TABLE django_migrations (id integer, app text, name text)")
     for number, name in enumerate(current_build().migrations):
@@ -502,7 +503,7 @@ def test_another_schema_of_sqlite(lite, install) -> None:
 
 
 def test_code_that_fails(library, monkeypatch) -> None:
-    """A default that cannot be had does not keep anybody from learning what is missing."""
+    """A default that raises removes the repair of its column, but no finding."""
 
     def fail() -> int:
         raise ValueError("no")
@@ -514,11 +515,11 @@ def test_code_that_fails(library, monkeypatch) -> None:
     assert all(found.values())
 
 
-# Where a lack comes from
+# The cause of a difference
 
 
-def test_no_migration_makes_it(library, monkeypatch) -> None:
-    """What the models need and no migration makes is a migration that is to be made."""
+def test_no_migration_creates_it(library, monkeypatch) -> None:
+    """The repair is `makemigrations` for an object that no migration creates."""
     for name in ("title", "pages"):
         monkeypatch.setattr(
             model("Book")._meta.get_field(name), "column", f"{name}_new"
@@ -542,7 +543,7 @@ def test_no_migration_makes_it(library, monkeypatch) -> None:
 
 
 def test_an_app_without_migrations(django_database, install) -> None:
-    """Its tables are needed once somebody has asked Django to make them."""
+    """The tables of an app without migrations are required after `migrate --run-syncdb`."""
     install("notes")
     initialize()
     assert findings() == ()
@@ -561,7 +562,7 @@ def test_an_app_without_migrations(django_database, install) -> None:
 
 
 def test_a_database_that_is_ahead(library) -> None:
-    """What another build may have removed is a warning: the database is ready for this one."""
+    """A difference that a newer build may have caused is a warning."""
     run(library, "ALTER TABLE library_novel DROP COLUMN genre")
     MigrationRecorder(connection).record_applied("library", "0002_no_genre")
     finding = only()
@@ -575,7 +576,7 @@ def test_a_database_that_is_ahead(library) -> None:
 
 
 def test_a_squashed_history(library) -> None:
-    """An unknown migration before the known ones is no newer build's."""
+    """An unknown migration before the known ones does not belong to a newer build."""
     run(library, "ALTER TABLE library_novel DROP COLUMN genre")
     run(
         library,
@@ -587,14 +588,14 @@ def test_a_squashed_history(library) -> None:
 
 
 def test_a_router(library, settings) -> None:
-    """A table that the routers keep out of this database is not needed there."""
+    """A table that the routers keep out of the database is not required."""
     run(library, "DROP TABLE library_book_editors; DROP TABLE library_reading")
     settings.DATABASE_ROUTERS = [OnlyPeople()]
     assert findings() == ()
 
 
 class OnlyPeople:
-    """Lets a database have no more of the library than its authors."""
+    """A router that allows only the authors of the library."""
 
     def allow_migrate(self, db: str, app_label: str, model_name: str = "", **hints):
         return app_label != "library" or model_name == "author"
@@ -604,7 +605,7 @@ class OnlyPeople:
 
 
 def test_a_run_that_fails(library, caplog) -> None:
-    """What must not be missing fails the run: with the findings, in words, and in the log."""
+    """An error fails the run, with the findings in the exception and in the log."""
     run(library, "ALTER TABLE library_reading DROP COLUMN at; DROP INDEX book_lower")
     with pytest.raises(ValidationFailed) as caught:
         Initializer(FORCED).run()
@@ -629,7 +630,7 @@ def test_a_run_that_fails(library, caplog) -> None:
 
 
 def test_a_run_that_fails_on_sqlite(lite_library) -> None:
-    """The same on SQLite."""
+    """An error fails the run on SQLite."""
     run(lite_library, "DROP TABLE library_reading")
     with pytest.raises(ValidationFailed, match="library_reading"):
         Initializer(FORCED).run()
@@ -637,7 +638,7 @@ def test_a_run_that_fails_on_sqlite(lite_library) -> None:
 
 
 def test_many_findings(library) -> None:
-    """A run's error names the first ones, and how many more there are."""
+    """The error of a run quotes the first findings and counts the rest."""
     run(
         library,
         "DROP TABLE library_reading, library_loan, library_novel, library_book_editors",
@@ -646,8 +647,8 @@ def test_many_findings(library) -> None:
         Initializer(FORCED).run()
 
 
-def test_what_is_switched_off(library, settings) -> None:
-    """A kind that is off is not looked at; a warning fails nothing."""
+def test_levels(library, settings) -> None:
+    """A kind with the level "off" is skipped; a warning does not fail the run."""
     run(
         library,
         "ALTER TABLE library_reading DROP COLUMN at; DROP INDEX book_lower;"
@@ -666,7 +667,7 @@ def test_what_is_switched_off(library, settings) -> None:
 
 
 def test_migrate_does_what_django_does(library, caplog) -> None:
-    """`migrate` ends as Django's does; the next `safe_migrate` validates, and fails."""
+    """`migrate` succeeds as Django's does; the next `safe_migrate` validates and fails."""
     run(library, "DROP TABLE library_reading")
     call_command("migrate", verbosity=0)
     assert "library_reading" in caplog.text
@@ -675,8 +676,8 @@ def test_migrate_does_what_django_does(library, caplog) -> None:
         Initializer(FORCED).run()
 
 
-def test_a_part_of_the_work(library) -> None:
-    """While migrations are unapplied, nothing is said of the models: all may be missing."""
+def test_unapplied_migrations(library) -> None:
+    """While migrations are unapplied, the models are not compared."""
     call_command("migrate", "library", "zero", verbosity=0)
     found = validate_database("default", print)
     assert [finding.object for finding in found.findings] == ["library.0001_initial"]
@@ -689,12 +690,12 @@ def test_a_part_of_the_work(library) -> None:
 
 @pytest.fixture
 def validate(command_line):
-    """Runs the command from a command line."""
+    """Return a function that runs the command from a command line."""
     return partial(command_line, Command, "safe_init_validate")
 
 
 def test_command(validate, library) -> None:
-    """Nothing found is exit code 0, and nothing is written."""
+    """The command writes nothing, and exits with 0 if it finds nothing."""
     runs = library.runs()
     ended = validate()
     assert (ended.code, ended.stdout) == (
@@ -711,7 +712,7 @@ def test_command(validate, library) -> None:
 
 
 def test_command_with_findings(validate, library) -> None:
-    """Findings are grouped, each with its repair; an error is exit code 1."""
+    """The command groups findings with their repairs, and exits with 1 for an error."""
     run(library, "DROP INDEX book_lower; ALTER TABLE library_reading DROP COLUMN at")
     ended = validate()
     assert ended.code == 1
@@ -758,8 +759,10 @@ def test_command_with_warnings(validate, library) -> None:
     )
 
 
-def test_command_before_the_work(validate, django_database, small_shop) -> None:
-    """Unapplied migrations are exit code 1, with the one command that applies them."""
+def test_command_with_unapplied_migrations(
+    validate, django_database, small_shop
+) -> None:
+    """Unapplied migrations are exit code 1, with the command that applies them."""
     ended = validate()
     assert ended.code == 1
     assert ended.stdout == (
@@ -774,12 +777,12 @@ def test_command_before_the_work(validate, django_database, small_shop) -> None:
 
 
 def test_command_without_anything(validate, django_database, shop) -> None:
-    """A project without migrations, on an empty database, lacks nothing."""
+    """An empty database is valid for a project without migrations."""
     assert validate().stdout.startswith("default: 0 tables are")
 
 
 def test_usage(validate, library) -> None:
-    """A database that is not there is exit code 2, in JSON too."""
+    """An unknown alias is exit code 2, also with --json."""
     assert validate("--database", "nowhere").code == 2
     ended = validate("--database", "default", "--database", "nowhere", "--json")
     assert ended.code == 2
@@ -788,19 +791,19 @@ def test_usage(validate, library) -> None:
 
 
 def test_wrong_settings(validate, settings) -> None:
-    """A wrong setting is exit code 2."""
+    """An invalid setting is exit code 2."""
     settings.SAFE_INIT = {"VALIDATE": {"tables": "error"}}
     assert validate().code == 2
 
 
 def test_unreachable(validate, django_database, log_in_as) -> None:
-    """A server that does not answer is exit code 4."""
+    """A database server that does not answer is exit code 4."""
     log_in_as(HOST="127.0.0.1", PORT="1")
     assert validate("--json").code == 4
 
 
 def test_locked_tables(validate, library, connect_raw) -> None:
-    """Migrations that are locked by a migration are exit code 3."""
+    """A lock on the table of migrations is exit code 3."""
     raw = connect_raw()
     raw.execute("BEGIN; LOCK django_migrations")
     ended = validate()
@@ -809,7 +812,7 @@ def test_locked_tables(validate, library, connect_raw) -> None:
 
 
 def test_without_rights(validate, library, new_role, log_in_as) -> None:
-    """A role that may not read the migrations is told the GRANT; exit code 2."""
+    """A role that may not read the migrations gets the GRANT statement; exit code 2."""
     log_in_as(USER=new_role("validator"))
     ended = validate()
     assert ended.code == 2
@@ -817,7 +820,7 @@ def test_without_rights(validate, library, new_role, log_in_as) -> None:
 
 
 def test_a_role_that_may_only_read(validate, library, new_role, log_in_as) -> None:
-    """Whoever may read the migrations can validate, and learn the repairs."""
+    """A role that may only read the migrations can validate and gets the repairs."""
     role = new_role("validator")
     library.rows(f"GRANT SELECT ON django_migrations TO {role}")
     run(library, "DROP TABLE library_reading")
@@ -828,7 +831,7 @@ def test_a_role_that_may_only_read(validate, library, new_role, log_in_as) -> No
 
 
 def test_a_lost_connection(validate, library, monkeypatch) -> None:
-    """A connection that ends in between is exit code 4."""
+    """A connection that ends during validation is exit code 4."""
 
     def lose(introspection: PostgresIntrospection) -> list[str]:
         introspection._query("SELECT pg_terminate_backend(pg_backend_pid())", None)
@@ -841,7 +844,7 @@ def test_a_lost_connection(validate, library, monkeypatch) -> None:
 
 
 def test_interrupted(validate, library, monkeypatch) -> None:
-    """A signal ends it with 128 + n."""
+    """A signal ends the command with 128 + n."""
 
     def interrupt(introspection: PostgresIntrospection) -> list[str]:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -852,7 +855,7 @@ def test_interrupted(validate, library, monkeypatch) -> None:
 
 
 def test_several_databases(validate, library, make_database, monkeypatch) -> None:
-    """By default those of SAFE_INIT are validated; commands for others name them."""
+    """The command validates several databases, and its commands name their aliases."""
     other = make_database()
     monkeypatch.setitem(connections.settings, "other", other.settings())
     monkeypatch.setitem(

@@ -1,4 +1,4 @@
-"""What this build expects, read from the folders as Django's loader would find it."""
+"""The build lists the migrations that Django's loader would find in the folders."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_names() -> None:
 
 
 def test_agrees_with_django() -> None:
-    """The names are those that Django's loader finds."""
+    """The build has the same names as Django's loader."""
     loader = MigrationLoader(None, ignore_no_migrations=True)
     assert current_build().migrations == {
         f"{app}.{name}" for app, name in loader.disk_migrations
@@ -61,7 +61,7 @@ def test_agrees_with_django() -> None:
 
 
 def test_no_migration_is_imported(settings, folder) -> None:
-    """Reading the build imports no migration, however expensive that would be."""
+    """Reading the build imports no migration."""
     package = make_package(folder, "quiet_migrations", "0001_initial.py")
     (folder / package / "0002_loud.py").write_text("raise RuntimeError('imported')")
     settings.MIGRATION_MODULES = {"auth": package}
@@ -71,8 +71,8 @@ def test_no_migration_is_imported(settings, folder) -> None:
     assert new == set()
 
 
-def test_what_is_not_a_migration(settings, folder) -> None:
-    """Like Django, it passes over packages and files that begin with _ or ~."""
+def test_ignored_files(settings, folder) -> None:
+    """The build ignores packages and files that begin with _ or ~, as Django does."""
     package = make_package(
         folder, "mixed_migrations", "0001_initial.py", "_helper.py", "~backup.py"
     )
@@ -84,13 +84,13 @@ def test_what_is_not_a_migration(settings, folder) -> None:
 
 
 def test_app_without_migrations(settings) -> None:
-    """MIGRATION_MODULES = None switches the migrations of an app off."""
+    """The value None in MIGRATION_MODULES disables the migrations of an app."""
     settings.MIGRATION_MODULES = {"auth": None}
     assert names_of("auth") == set()
 
 
 def test_missing_module(settings) -> None:
-    """A module in MIGRATION_MODULES that is not there is an error that names both."""
+    """An error names the app and the missing module in MIGRATION_MODULES."""
     settings.MIGRATION_MODULES = {"auth": "nowhere_migrations"}
     with pytest.raises(ConfigurationError) as caught:
         current_build()
@@ -100,7 +100,7 @@ def test_missing_module(settings) -> None:
 
 
 def test_missing_module_in_a_missing_package(settings) -> None:
-    """So is a module whose package is not there."""
+    """The error is the same for a module in a missing package."""
     settings.MIGRATION_MODULES = {"auth": "nowhere.migrations"}
     with pytest.raises(ConfigurationError, match=r"'nowhere\.migrations'"):
         current_build()
@@ -126,7 +126,7 @@ def test_plain_module(settings, folder) -> None:
 
 
 def test_equal_builds_have_equal_fingerprints() -> None:
-    """The fingerprint is a key: the same each time, short, and plain text."""
+    """The fingerprint is stable, short and alphanumeric."""
     first, second = current_build(), current_build()
     assert first == second
     assert len(first.fingerprint) == 24
@@ -134,7 +134,7 @@ def test_equal_builds_have_equal_fingerprints() -> None:
 
 
 def test_a_migration_makes_another_build(settings, folder) -> None:
-    """One more migration, another fingerprint."""
+    """A new migration changes the fingerprint."""
     package = make_package(folder, "growing_migrations", "0001_initial.py")
     settings.MIGRATION_MODULES = {"auth": package}
     before = current_build().fingerprint
@@ -144,7 +144,7 @@ def test_a_migration_makes_another_build(settings, folder) -> None:
 
 
 def test_an_app_makes_another_build(settings) -> None:
-    """One more app, another fingerprint: it may have work to do in `post_migrate`."""
+    """A new app changes the fingerprint, because it may have `post_migrate` receivers."""
     before = current_build()
     settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "django.contrib.messages"]
     after = current_build()
@@ -153,21 +153,21 @@ def test_an_app_makes_another_build(settings) -> None:
 
 
 def test_another_version_of_this_package_makes_another_build(monkeypatch) -> None:
-    """Another version of this package may have more to do."""
+    """Another version of django-safe-init changes the fingerprint."""
     before = current_build().fingerprint
     monkeypatch.setattr(build, "__version__", "999")
     assert current_build().fingerprint != before
 
 
 def test_another_django_makes_another_build(monkeypatch) -> None:
-    """So may another version of Django."""
+    """Another version of Django changes the fingerprint."""
     before = current_build().fingerprint
     monkeypatch.setattr(build, "django", SimpleNamespace(get_version=lambda: "999"))
     assert current_build().fingerprint != before
 
 
 def test_beside_a_package(folder, settings) -> None:
-    """A package hides the module of the same name; a folder that is none does not."""
+    """A package hides the module of the same name; a folder without __init__.py does not."""
     name = make_package(folder, "mixed", "0001_initial.py", "0002_more.py")
     make_package(folder / name, "0001_initial", "__init__.py")
     (folder / name / "0002_more").mkdir()
@@ -177,7 +177,7 @@ def test_beside_a_package(folder, settings) -> None:
 
 
 def test_compiled(folder, settings) -> None:
-    """A migration may be shipped without its source."""
+    """The build finds a migration without its source."""
     name = make_package(folder, "compiled", "0001_initial.py")
     source = folder / name / "0001_initial.py"
     py_compile.compile(source, source.with_suffix(".pyc"))
@@ -189,7 +189,7 @@ def test_compiled(folder, settings) -> None:
 
 
 def test_in_an_archive(folder, settings, monkeypatch) -> None:
-    """Migrations are found in a zip archive, where there are no folders."""
+    """The build finds migrations in a zip archive."""
     archive = folder / "apps.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("zipped/__init__.py", "")

@@ -1,4 +1,4 @@
-"""Steps: how they are found, put in order, and made."""
+"""The registry finds steps and sorts them, and the built-in steps register themselves."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def step(name: str, *after: str, **options: Any) -> StepDefinition:
 
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """The registry, without a step; whoever registers one is of the app `shop`."""
+    """The registry without steps; each step that a test registers belongs to the app `shop`."""
     monkeypatch.setattr(registry, "_steps", [])
     monkeypatch.setattr(registry, "_is_complete", True)
     monkeypatch.setattr(registry, "_app", SimpleNamespace(label="shop"))
@@ -46,7 +46,7 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 
 def test_registered(own: Registry) -> None:
-    """The function stays what it was; its name is the step's, unless another is given."""
+    """The decorator returns the function; the step has its name unless another is given."""
 
     @init_step
     def seed(context: Any) -> None: ...
@@ -80,14 +80,14 @@ def test_registered(own: Registry) -> None:
         ({"done": bool}, 'needs both or neither: phase="privileged" and done'),
     ],
 )
-def test_nonsense(own: Registry, options: Any, error: str) -> None:
-    """What makes no sense is refused where it is written."""
+def test_invalid_arguments(own: Registry, options: Any, error: str) -> None:
+    """`init_step` raises an error for an invalid argument."""
     with pytest.raises(ConfigurationError, match=error):
         init_step(nothing, **options)
 
 
 def test_of_no_app() -> None:
-    """A step belongs to an app: the one of its module, or the one that is looked through."""
+    """A step belongs to the app of its module, else to the app whose steps are being imported."""
     with pytest.raises(ConfigurationError, match="belongs to no installed app"):
         init_step(nothing)
     assert Registry().app_label("django.contrib.auth.models") == "auth"
@@ -100,7 +100,7 @@ def test_of_no_app() -> None:
 def warehouse(
     tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Path]:
-    """The folder of an app that the test writes; it is the only one with steps."""
+    """The folder of an app that the test writes; it is the only app with steps."""
     folder = tmp_path / "warehouse"
     folder.mkdir()
     (folder / "__init__.py").write_text("")
@@ -115,7 +115,7 @@ def warehouse(
 
 
 def test_found(warehouse: Path) -> None:
-    """The `init_steps` of an app is imported when the build is first asked for."""
+    """The first use of the build imports the `init_steps` of an app."""
     text = (
         "from django_safe_init import init_step\n@init_step\ndef seed(context): ...\n"
     )
@@ -126,19 +126,19 @@ def test_found(warehouse: Path) -> None:
 
 
 def test_a_module_that_is_imported_first(warehouse: Path) -> None:
-    """Whoever imports an `init_steps` early registers its steps, once and for the right app."""
+    """An early import of an `init_steps` registers its steps once, for the right app."""
     text = (
         "from django_safe_init import init_step\n@init_step\ndef seed(context): ...\n"
     )
     (warehouse / "init_steps.py").write_text(text)
-    registry._app = SimpleNamespace(label="shop")  # the one that imports it
+    registry._app = SimpleNamespace(label="shop")  # the importing app
     import_module("warehouse.init_steps")
     registry._app = None
     assert [each.label for each in current_build().steps] == ["warehouse.seed"]
 
 
 def test_a_part_that_fails(warehouse: Path) -> None:
-    """What was registered before an error is neither lost nor there twice when it is repaired."""
+    """Steps that were registered before an error are registered once after it is fixed."""
     (warehouse / "init_steps").mkdir()
     good = "from django_safe_init import init_step\n@init_step\ndef {}(context): ...\n"
     package = warehouse / "init_steps/__init__.py"
@@ -156,8 +156,8 @@ def test_a_part_that_fails(warehouse: Path) -> None:
     }
 
 
-def test_nonsense_is_a_system_check(warehouse: Path) -> None:
-    """`manage.py check` says what is wrong; nothing else falls over it."""
+def test_an_invalid_step_fails_a_system_check(warehouse: Path) -> None:
+    """`manage.py check` reports an invalid step, and other checks still work."""
     text = (
         "from django_safe_init import init_step\n"
         "@init_step(run='sometimes')\ndef seed(context): ...\n"
@@ -170,7 +170,7 @@ def test_nonsense_is_a_system_check(warehouse: Path) -> None:
 
 
 def test_a_package_of_steps(warehouse: Path) -> None:
-    """It may be a package."""
+    """`init_steps` may be a package."""
     (warehouse / "init_steps").mkdir()
     text = (
         "from django_safe_init import init_step\n@init_step\ndef seed(context): ...\n"
@@ -180,7 +180,7 @@ def test_a_package_of_steps(warehouse: Path) -> None:
 
 
 def test_a_module_that_fails(warehouse: Path) -> None:
-    """Its error is the project's to see, and the next one who asks meets it again."""
+    """The error of an `init_steps` is raised on each use, until the module is fixed."""
     (warehouse / "init_steps.py").write_text("raise ValueError('broken')")
     for _ in range(2):
         with pytest.raises(ValueError, match="broken"):
@@ -190,8 +190,8 @@ def test_a_module_that_fails(warehouse: Path) -> None:
     assert current_build().steps == ()
 
 
-def test_somewhere_odd(warehouse: Path) -> None:
-    """An app in a zip archive, or without a folder, is looked into as well."""
+def test_unusual_locations(warehouse: Path) -> None:
+    """The registry accepts an app in a zip archive, and an app without a folder."""
     archived = SimpleNamespace(
         module=SimpleNamespace(__path__=["/nowhere.zip/app"], __name__="app"),
         label="odd",
@@ -205,7 +205,7 @@ def test_somewhere_odd(warehouse: Path) -> None:
 
 
 def test_of_an_app_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an `AppConfig` defines as `initialize_database` is a step that is always done."""
+    """The method `initialize_database` of an `AppConfig` is a step with `run="always"`."""
     config = apps.get_app_config("django_safe_init")
     monkeypatch.setattr(AppConfig, "initialize_database", nothing, raising=False)
     found = Registry()
@@ -218,8 +218,8 @@ def test_of_an_app_config(monkeypatch: pytest.MonkeyPatch) -> None:
 # In order
 
 
-def test_problems() -> None:
-    """Names twice, steps that are not there, and circles are told with the remedy."""
+def test_errors_of_all_steps() -> None:
+    """Duplicate names, unknown predecessors and cycles are errors with a hint."""
     assert iter_errors([step("a"), step("b", "a")]) == []
     [twice] = iter_errors([step("a"), step("a")])
     assert (twice.kind, twice.message) == (
@@ -241,7 +241,7 @@ def test_problems() -> None:
 
 
 def test_the_check(own: Registry) -> None:
-    """System checks tell them, and a build cannot be made."""
+    """System checks report the errors, and `current_build` raises them."""
     assert checks.check_steps(None) == []
     own.add(step("a", "b"))
     [error] = checks.check_steps(None)
@@ -250,7 +250,7 @@ def test_the_check(own: Registry) -> None:
         current_build()
 
 
-# Covered, and due
+# Satisfied, and due
 
 
 @pytest.mark.parametrize(
@@ -264,17 +264,17 @@ def test_the_check(own: Registry) -> None:
         (step("a", run="always"), [CompletedStep("shop.a", 1, None)], True, True),
     ],
 )
-def test_covered(
+def test_satisfied_and_due(
     wanted: StepDefinition, records: Any, covered: bool, due: bool
 ) -> None:
-    """Readiness asks whether it was done; a leader, whether to do it."""
+    """A completed version satisfies the same and older ones; `run="always"` is always due."""
     assert wanted.is_satisfied_by(records) is covered
     assert wanted.is_due(records) is due
     assert missing_steps([wanted], records) == (() if covered else ("shop.a",))
 
 
-def test_covered_by_a_fingerprint() -> None:
-    """What counts for a leader is the last time, for readiness any time."""
+def test_satisfied_by_a_fingerprint() -> None:
+    """Readiness accepts any completion with the fingerprint, a leader only the last."""
     wanted = step("a", run="on_change", fingerprint=lambda: "x")
     new, old = CompletedStep("shop.a", 1, "y"), CompletedStep("shop.a", 1, "x")
     assert (wanted.is_satisfied_by([new, old]), wanted.is_due([new, old])) == (
@@ -289,14 +289,14 @@ def test_covered_by_a_fingerprint() -> None:
 
 
 def test_rows() -> None:
-    """A row without details, of whatever version, is read."""
+    """A recorded step is read with and without details."""
     assert completed_step("shop.a", {"version": 3, "print": "x"}) == CompletedStep(
         "shop.a", 3, "x"
     )
     assert completed_step("shop.a", None) == CompletedStep("shop.a", 0, None)
 
 
-# Ready-made
+# Built-in steps
 
 
 @pytest.fixture
@@ -313,7 +313,7 @@ CONTEXT: Any = SimpleNamespace(alias="second")
 
 
 def test_cache_table(own: Registry, called: list[Any], settings: Any) -> None:
-    """The tables of database caches, again when there are others."""
+    """`cache_table` calls createcachetable, and runs again when the caches' tables change."""
     steps.cache_table()
     [made] = own.steps()
     assert (made.label, made.run, made.fingerprint_text) == (
@@ -333,7 +333,7 @@ def test_cache_table(own: Registry, called: list[Any], settings: Any) -> None:
 
 
 def test_load_fixture(own: Registry, called: list[Any]) -> None:
-    """Fixtures, once, under a name that is theirs."""
+    """`load_fixture` calls loaddata once, and its name contains the fixtures."""
     steps.load_fixture("currencies.json", "countries", version=2)
     [made] = own.steps()
     assert (made.label, made.run) == ("shop.load_currencies_countries", "once")
@@ -344,7 +344,7 @@ def test_load_fixture(own: Registry, called: list[Any]) -> None:
 
 
 def test_call_command(own: Registry, called: list[Any]) -> None:
-    """A command with what it takes."""
+    """`call_command` passes arguments and options to the command."""
     steps.call_command("rebuild_index", "--quiet", options={"depth": 2}, after=["seed"])
     [made] = own.steps()
     assert (made.label, made.after) == ("shop.rebuild_index", ("seed",))
@@ -353,7 +353,7 @@ def test_call_command(own: Registry, called: list[Any]) -> None:
 
 
 def test_run_sql(own: Registry, tmp_path: Path, monkeypatch: Any) -> None:
-    """A file of the app, again when it is another."""
+    """`run_sql` executes a file of the app, and runs again when the file changes."""
     config = SimpleNamespace(path=str(tmp_path))
     monkeypatch.setattr(builtin.apps, "get_app_config", lambda label: config)
     (tmp_path / "views.sql").write_text("SELECT 1; SELECT 2")
@@ -377,14 +377,14 @@ def test_run_sql(own: Registry, tmp_path: Path, monkeypatch: Any) -> None:
 
 
 def test_public_names() -> None:
-    """All of them are there, and no others."""
+    """The package exports the names in `__all__` and no others."""
     assert all(getattr(steps, name) is not None for name in steps.__all__)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = steps.nothing
 
 
 def test_with_the_real_commands() -> None:
-    """Those commands exist in Django, with these options."""
+    """Django has the commands with these options."""
     for command in ("createcachetable", "loaddata"):
         with pytest.raises(SystemExit) as caught:
             run_command(command, "--help")

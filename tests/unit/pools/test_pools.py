@@ -1,4 +1,4 @@
-"""Entries for the settings file, blocks, routes: what pools are, without a database."""
+"""Pools configure DATABASES and route queries, without a database."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def test_entries() -> None:
 
 
 def test_further_pools_of_another_alias() -> None:
-    """Each keyword is a slow pool; None leaves the usual one out."""
+    """Each keyword adds a slow pool; `analytics=None` omits the default one."""
     made = pools(POSTGRESQL, "shop", analytics=None, exports=SlowPool(size=7))
     assert list(made) == ["shop", "shop_exports"]
     assert made["shop_exports"]["OPTIONS"]["pool"]["max_size"] == 7
     assert made["shop_exports"]["TEST"] == {"MIRROR": "shop"}
 
 
-def test_what_an_entry_inherits() -> None:
-    """A slow pool has the database's settings, but for its pool and requests' transactions."""
+def test_inherited_settings() -> None:
+    """A slow pool has the database's settings except its psycopg pool and ATOMIC_REQUESTS."""
     database = {
         **POSTGRESQL,
         "ATOMIC_REQUESTS": True,
@@ -71,8 +71,8 @@ def test_what_an_entry_inherits() -> None:
     assert database["OPTIONS"]["pool"] == {"max_size": 9, "max_idle": 60}
 
 
-def test_settings_of_its_own() -> None:
-    """A slow pool may be elsewhere, such as a standby."""
+def test_different_settings() -> None:
+    """A slow pool may use another host, such as a standby."""
     settings = {"HOST": "standby", "OPTIONS": {"application_name": "reports"}}
     made = pools(POSTGRESQL, analytics=SlowPool(settings=settings))
     slow = made["default_analytics"]
@@ -83,7 +83,7 @@ def test_settings_of_its_own() -> None:
 
 
 def test_without_a_psycopg_pool() -> None:
-    """`size=None` leaves connections to Django, one a thread."""
+    """With `size=None`, Django opens one connection for each thread."""
     database = {**POSTGRESQL, "CONN_MAX_AGE": 60, "OPTIONS": {"pool": True}}
     slow = pools(database, analytics=SlowPool(size=None))["default_analytics"]
     assert slow["OPTIONS"] == {}
@@ -110,14 +110,14 @@ def test_entries_of_sqlite() -> None:
         (lambda: pools(POSTGRESQL, reports={"size": 2}), "use reports=SlowPool(...)."),
     ],
 )
-def test_wrong_entries(make: Callable[[], Any], text: str) -> None:
-    """What a pool cannot be is an error of the settings, which says what it may be."""
+def test_invalid_arguments(make: Callable[[], Any], text: str) -> None:
+    """An invalid argument raises `ImproperlyConfigured` with the valid values."""
     with pytest.raises(ImproperlyConfigured) as caught:
         make()
     assert text in str(caught.value)
 
 
-def test_a_settings_file_may_import_it() -> None:
+def test_import_in_a_settings_file() -> None:
     """The module and the function need no settings."""
     code = (
         "from django.conf import settings\n"
@@ -133,7 +133,7 @@ def test_a_settings_file_may_import_it() -> None:
 
 @pytest.fixture
 def pooled(add_pools: Callable[..., None], settings: Any) -> None:
-    """The database has the pools `analytics` and `exports`; nobody asks it anything."""
+    """A database with the pools `analytics` and `exports`, which is never queried."""
     add_pools(exports=SlowPool(read_only=False))
     settings.SAFE_INIT = {"IN_TESTS": True}
 
@@ -144,7 +144,7 @@ def reads(model: type = Group, **hints: Any) -> str:
 
 @pytest.mark.usefixtures("pooled")
 def test_blocks_nest() -> None:
-    """The innermost block counts, None is the fast alias, and afterwards all is as before."""
+    """The innermost block decides, None is the primary alias, and leaving restores the outer."""
     seen = [reads()]
     with using_pool("analytics"):
         seen.append(reads())
@@ -160,15 +160,15 @@ def test_blocks_nest() -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_an_error_leaves_the_block() -> None:
-    """An exception ends the block like its end does."""
+    """An exception ends the block."""
     with pytest.raises(ZeroDivisionError), using_pool("analytics"):
         _ = 1 / 0
     assert current_pool() is None
 
 
 @pytest.mark.usefixtures("pooled")
-def test_one_object_in_itself() -> None:
-    """An object may be entered while it is entered, as a block and as a decorator."""
+def test_one_object_is_reentrant() -> None:
+    """One object may be entered again inside its own block, also as a decorator."""
     analytics = using_pool("analytics")
 
     @analytics
@@ -183,7 +183,7 @@ def test_one_object_in_itself() -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_one_object_in_many_threads() -> None:
-    """Threads that use one object at once do not disturb each other."""
+    """Threads that use one object at the same time do not affect each other."""
     analytics = using_pool("analytics")
     barrier = threading.Barrier(8, timeout=20)
 
@@ -243,7 +243,7 @@ def test_decorated_functions() -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_tasks() -> None:
-    """Tasks that run at once each have their own pool; one started in a block inherits it."""
+    """Concurrent tasks each have their own pool; a task that starts in a block inherits it."""
 
     async def look(name: str | None) -> str:
         with using_pool(name):
@@ -260,7 +260,7 @@ def test_tasks() -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_across_asgiref() -> None:
-    """The block reaches through `sync_to_async` and `async_to_sync`, in both directions."""
+    """The block extends through `sync_to_async` and `async_to_sync`, in both directions."""
 
     async def inner() -> str:
         with using_pool("exports"):
@@ -283,7 +283,7 @@ def test_across_asgiref() -> None:
 
 
 def test_generators() -> None:
-    """A generator is refused: between two items, its caller would be in the block too."""
+    """A generator is refused, because its caller would run inside the block between two items."""
 
     def rows() -> Iterator[int]:
         yield 1
@@ -299,7 +299,7 @@ def test_generators() -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_unknown_pool() -> None:
-    """A pool that no database has is an error that names those that are."""
+    """The name of an unknown pool raises an error that lists the pools."""
     with (
         pytest.raises(ConfigurationError, match="Use one of: analytics, exports"),
         using_pool("reports"),
@@ -309,7 +309,7 @@ def test_unknown_pool() -> None:
 
 
 def test_no_pools() -> None:
-    """Where no database has a pool, the error says how to add one."""
+    """The error explains how to add a pool if no database has one."""
     with (
         pytest.raises(ConfigurationError, match=r"Add it with pools\(\)"),
         using_pool("analytics"),
@@ -322,7 +322,7 @@ def test_no_pools() -> None:
     "routers", [[], ["tests.unit.pools.test_pools.Elsewhere", ROUTER]]
 )
 def test_without_the_router(settings: Any, routers: list[str]) -> None:
-    """A block without effect is an error, and so is a check, unless the router comes first."""
+    """The block raises an error, and a system check fails, unless the router comes first."""
     settings.DATABASE_ROUTERS = routers
     with (
         pytest.raises(ConfigurationError, match="DATABASE_ROUTERS"),
@@ -338,7 +338,7 @@ def test_without_the_router(settings: Any, routers: list[str]) -> None:
 
 
 class Elsewhere:
-    """Sends users to `exports`, and knows nothing of the rest."""
+    """A router that sends users to `exports` and returns None for other models."""
 
     def db_for_read(self, model: type, **hints: Any) -> str | None:
         return "default_exports" if model is User else None
@@ -348,7 +348,7 @@ class Elsewhere:
 
 
 def loaded(model: type, alias: str | None) -> Any:
-    """An object as if it came from that alias."""
+    """Return an object as if it was loaded through that alias."""
     made = model()
     made._state.db = alias
     return made
@@ -356,7 +356,7 @@ def loaded(model: type, alias: str | None) -> Any:
 
 @pytest.mark.usefixtures("pooled")
 def test_other_routers(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which database a model is in, the other routers say; the pool is that database's."""
+    """The other routers select the database of a model; the pool belongs to that database."""
     settings.DATABASE_ROUTERS = [ROUTER, f"{__name__}.Elsewhere"]
     with using_pool("analytics"):
         assert reads(User) == "default_analytics"
@@ -368,7 +368,7 @@ def test_other_routers(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_objects_outside_the_block() -> None:
-    """What is done with an object of a pool after the block is done on the fast alias."""
+    """An object that was loaded through a pool uses the primary alias after the block."""
     group = loaded(Group, "default_analytics")
     assert reads(instance=group) == "default"
     assert router.db_for_write(Group, instance=group) == "default"
@@ -381,7 +381,7 @@ def test_objects_outside_the_block() -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_relations(settings: Any) -> None:
-    """Objects of different pools of one database may refer to each other; no other rule changes."""
+    """Relations between pools of one database are allowed; the other routers decide the rest."""
     group, permission = (
         loaded(Group, "default_analytics"),
         loaded(Permission, "default"),
@@ -396,7 +396,7 @@ def test_relations(settings: Any) -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_pools_are_not_migrated() -> None:
-    """Nothing is migrated, dumped or flushed by the alias of a pool."""
+    """The alias of a pool migrates, dumps and flushes nothing."""
     assert not router.allow_migrate_model("default_analytics", Group)
     assert router.allow_migrate_model("default", Group)
     assert PoolRouter().allow_migrate("default", "auth") is None
@@ -404,7 +404,7 @@ def test_pools_are_not_migrated() -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_in_tests_of_a_project(settings: Any) -> None:
-    """In a project's own tests all queries are the database's own alias', as a mirror's are."""
+    """In a project's tests, all queries use the primary alias, like queries of a mirror."""
     settings.SAFE_INIT = {}
     with using_pool("analytics"):
         assert (reads(), router.db_for_write(Group)) == ("default", "default")
@@ -415,7 +415,7 @@ def test_in_tests_of_a_project(settings: Any) -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_a_pool_is_not_initialized() -> None:
-    """A pool's alias is refused wherever a database is initialized, with the one to use."""
+    """Each entry point refuses the alias of a pool and names the alias to use."""
     text = "'default_analytics' is a pool of the database 'default'. Use 'default'"
     for call in (check_alias, get_status, initialize):
         with pytest.raises(ConfigurationError, match=text):
@@ -434,7 +434,7 @@ def test_a_pool_is_not_initialized() -> None:
     ],
 )
 def test_a_pool_in_the_settings(settings: Any, value: dict[str, Any]) -> None:
-    """E002 names a pool in SAFE_INIT, and the database to name instead."""
+    """E002 names a pool in SAFE_INIT and the database to use instead."""
     settings.SAFE_INIT = value
     [message] = run_checks(tags=["safe_init"])
     assert (message.id, message.level) == ("safe_init.E002", ERROR)
@@ -444,7 +444,7 @@ def test_a_pool_in_the_settings(settings: Any, value: dict[str, Any]) -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_atomic_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """W006 says that requests are transactions, which no query leaves for a pool."""
+    """W006 warns that requests are transactions, so their queries never use a pool."""
     assert run_checks(tags=["safe_init"]) == []
     monkeypatch.setitem(connections.settings["default"], "ATOMIC_REQUESTS", True)
     [message] = run_checks(tags=["safe_init"])
@@ -454,7 +454,7 @@ def test_atomic_requests(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("pooled")
 def test_initialization_inside_a_block() -> None:
-    """A block around an initialization would lead its migrations astray: it is refused."""
+    """An initialization inside a block is refused, because its migrations would use the pool."""
     with (
         using_pool("analytics"),
         pytest.raises(ConfigurationError, match=r"inside using_pool\(\)"),

@@ -1,4 +1,4 @@
-"""What the models need, against what is there, without a database."""
+"""Validation compares the models with catalog values, without a database."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_names_of_tables(db_table, schema, name) -> None:
 
 
 def test_names_of_columns() -> None:
-    """Quotes around the name of a column are no part of it."""
+    """Quotes around the name of a column are not part of the name."""
     for column, name in (('"Name"', "Name"), ('na"me', 'na"me')):
         field = models.TextField(db_column=column)
         field.set_attributes_from_name("name")
@@ -65,15 +65,15 @@ def test_names_of_columns() -> None:
         ("a", True, True, True),
     ],
 )
-def test_what_covers(columns, plain, nulls_equal, covered) -> None:
-    """An index on a part of the columns keeps all of them unique; one with a condition none."""
+def test_covering_indexes(columns, plain, nulls_equal, covered) -> None:
+    """An index on some of the columns makes all of them unique, unless it has a condition."""
     index = UniqueIndex("x", frozenset(columns), plain, nulls_equal)
     assert index.covers(AB, nulls_equal=False) is covered
     assert index.covers(AB, nulls_equal=True) is (covered and nulls_equal)
 
 
 def test_partitions() -> None:
-    """What a table is partitioned by must be among the columns that are unique."""
+    """A partitioned table can only enforce uniqueness that includes the partition key."""
     relation = Relation(AB, partitioned_by=frozenset({"b"}))
     unique = Unique(("a",), ())
     catalog = Catalog({})
@@ -82,8 +82,8 @@ def test_partitions() -> None:
     assert catalog.enforces(Relation(AB, indexable=False), unique)
 
 
-def test_what_an_engine_cannot() -> None:
-    """A constraint that Django does not create on an engine is not missing there."""
+def test_unsupported_features() -> None:
+    """A constraint that Django does not create on a database is not missing there."""
     later = UniqueConstraint(
         fields=["a"], name="later", deferrable=models.Deferrable.DEFERRED
     )
@@ -94,16 +94,16 @@ def test_what_an_engine_cannot() -> None:
     assert not able.enforces(Relation(AB), unique)
 
 
-def test_stored_names() -> None:
-    """PostgreSQL cuts names off after 63 bytes; SQLite does not mind the case of A to Z."""
+def test_normalized_identifiers() -> None:
+    """PostgreSQL truncates names after 63 bytes; SQLite ignores the case of A to Z."""
     assert normalize_postgresql("a" * 64) == "a" * 63
     assert normalize_postgresql("a" * 62 + "ä") == "a" * 62
     assert normalize_postgresql("Book") == "Book"
     assert normalize_sqlite("BookÄ") == "bookÄ"
 
 
-def test_a_constraint_of_somebody_elses() -> None:
-    """What a class of its own makes of a constraint, nobody knows: it is not looked for."""
+def test_a_constraint_with_custom_sql() -> None:
+    """Validation skips a constraint whose class creates its own SQL."""
 
     class Odd(UniqueConstraint):
         def create_sql(self, model, schema_editor):
@@ -124,8 +124,8 @@ def test_a_constraint_of_somebody_elses() -> None:
     assert [unique.columns for unique in table.uniques] == [("id",)]
 
 
-def test_apps_beyond() -> None:
-    """Only what was recorded after this build's newest is a newer build's."""
+def test_apps_ahead() -> None:
+    """Only migrations recorded after the newest known migration belong to a newer build."""
     build = Build(frozenset({"a.1", "a.2", "b.2", "c.1"}), "x")
     recorded = ["a.1", "b.1", "gone.1", "a.2", "b.2", "a.3", "a.4", "c.1"]
     assert apps_ahead(recorded, build) == {"a": ("a.2", "a.3")}
@@ -141,7 +141,7 @@ def test_commands() -> None:
 
 
 def test_texts() -> None:
-    """A finding without a repair says only what is wrong."""
+    """A finding without a repair shows only its message."""
     finding = Finding(FindingKind.MISSING_TABLE, "error", "t", None, "It is missing.")
     assert str(finding) == "It is missing."
     assert list(format_findings(ValidationReport("default", 2, (finding,)))) == [

@@ -1,4 +1,4 @@
-"""What every engine has."""
+"""Models with features that each engine has."""
 
 from django.db import models
 from django.db.models import F, Q, UniqueConstraint
@@ -72,7 +72,7 @@ class Book(models.Model):
 
 
 class Novel(Book):
-    """Of a table of its own, without the columns of its parent."""
+    """A child model with a separate table, without the columns of its parent."""
 
     genre = models.CharField(max_length=20, unique=True, null=True)
 
@@ -95,7 +95,7 @@ class Loan(models.Model):
 
 
 class Reader(models.Model):
-    """Swapped: the settings name another model."""
+    """A swappable model: the settings name another model."""
 
     books = models.ManyToManyField(Book)
 
@@ -104,7 +104,7 @@ class Reader(models.Model):
 
 
 class Outside(models.Model):
-    """Somebody else's table."""
+    """An unmanaged model."""
 
     books = models.ManyToManyField(Book)
 
@@ -113,7 +113,7 @@ class Outside(models.Model):
 
 
 class Elsewhere(models.Model):
-    """For another kind of database."""
+    """A model for another database engine."""
 
     class Meta:
         required_db_vendor = "oracle"

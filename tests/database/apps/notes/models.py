@@ -1,4 +1,4 @@
-"""An app without migrations: Django makes its tables only if asked to."""
+"""An app without migrations, whose tables only `migrate --run-syncdb` creates."""
 
 from django.db import models
 

@@ -1,18 +1,18 @@
-"""What PostgreSQL alone has; the migration makes the odd ones by hand."""
+"""Models with features that only PostgreSQL has; some tables are written in SQL."""
 
 from django.db import models
 from django.db.models import Q, UniqueConstraint
 
 
 class Transaction(models.Field):
-    """A column that every table has."""
+    """A field for a system column, which every table has."""
 
     def db_type(self, connection):
         return "xid"
 
 
 class Stack(models.Model):
-    """In a schema that is not in the search path."""
+    """A table in a schema outside the search path."""
 
     name = models.CharField(max_length=50, unique=True)
 
@@ -21,7 +21,7 @@ class Stack(models.Model):
 
 
 class Room(models.Model):
-    """The same, as it was written before Django knew quotes."""
+    """A table in a schema, in the notation before Django supported quotes."""
 
     name = models.CharField(max_length=50)
     stack = models.ForeignKey(Stack, models.CASCADE)
@@ -31,7 +31,7 @@ class Room(models.Model):
 
 
 class Event(models.Model):
-    """Partitioned: nothing is unique but together with the day."""
+    """A partitioned table, whose unique constraints must include the day."""
 
     day = models.DateField()
     name = models.CharField(max_length=50, unique=True)
@@ -46,7 +46,7 @@ class Event(models.Model):
 
 
 class Reading(models.Model):
-    """Partitioned by an expression: nothing at all is unique."""
+    """A table partitioned by an expression, which cannot have unique constraints."""
 
     day = models.DateField()
     name = models.CharField(max_length=50)
@@ -56,7 +56,7 @@ class Reading(models.Model):
 
 
 class Summary(models.Model):
-    """A view, in the place of a table that was renamed."""
+    """A view in place of a renamed table."""
 
     name = models.CharField(max_length=50, unique=True)
 
