@@ -27,7 +27,7 @@ OPENINGS = {
 #: Patterns that count anywhere in a docstring or comment.
 WORDINGS = {
     "'look' as the verb": r"\b[Ll]ook(s|ed|ing)?\b(?! up\b)",
-    "no actor": r"\b([Ss]omebody|[Nn]obody|[Ee]verybody|[Aa]nybody|[Ww]hoever)\b",
+    "no actor": r"\b(?i:somebody|nobody|everybody|anybody|whoever)\b",
     "'there is'": r"\b[Tt]here (is|are|was|were)\b",
     "'that of'": r"\b([Tt]hat|[Tt]hose) of\b|\bthe ones? that\b|\b[Tt]hose that\b",
     "'just now'": r"\b([Jj]ust now|[Aa]t (this|the) moment|[Mm]eanwhile|[Bb]y now)\b",

@@ -40,7 +40,7 @@ def start() -> tuple[int, int]:
 
 
 def screen(printed: bytes) -> str:
-    """The lines that are to be seen, with their colours: rich moves up, and erases lines."""
+    """The lines that are to be seen, with their colors: rich moves up, and erases lines."""
     lines, at = [""], 0
     for part in CONTROL.split(printed):
         if part.endswith(b"\n"):

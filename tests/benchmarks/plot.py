@@ -41,8 +41,8 @@ def draw(axis: Axes, figure: Figure) -> None:
     rows = [("ours", figure.ours, OURS if figure.ok else OVER)]
     if figure.baseline:
         rows.insert(0, ("baseline", figure.baseline, BASELINE))
-    for position, (_, samples, colour) in enumerate(rows):
-        axis.barh(position, median(samples), color=colour, height=0.6, alpha=0.75)
+    for position, (_, samples, color) in enumerate(rows):
+        axis.barh(position, median(samples), color=color, height=0.6, alpha=0.75)
         axis.plot(samples, [position] * len(samples), ".", color="black", markersize=3)
     if figure.limit_seconds is not None:
         axis.axvline(figure.limit_seconds, color=LIMIT, linestyle="--", linewidth=1.5)

@@ -93,12 +93,12 @@ def generate(root: Path) -> Project:
     (root / "config" / "labels.py").write_text(f"LABELS = {labels!r}\n")
     each, rest = divmod(MIGRATIONS - contrib_migrations(), APPS)
     for number, label in enumerate(labels):
-        apps.write(root / label, neighbour(number), each + (number < rest))
+        apps.write(root / label, neighbor(number), each + (number < rest))
     compileall.compile_dir(root, quiet=1)
     return Project(root)
 
 
-def neighbour(number: int) -> str:
+def neighbor(number: int) -> str:
     """Return the model to which an app has a foreign key. The apps form chains.
 
     If all models were connected, Django would render all of them for each change, and that would

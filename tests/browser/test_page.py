@@ -400,8 +400,8 @@ def test_language(page: Any, site: Site) -> None:
     assert page.locator("html").get_attribute("lang") == "de"
 
 
-COLOURS = """() => {
-    const hex = (colour) => "#" + colour.match(/\\d+/g).slice(0, 3)
+COLORS = """() => {
+    const hex = (color) => "#" + color.match(/\\d+/g).slice(0, 3)
         .map((part) => Number(part).toString(16).padStart(2, "0")).join("");
     const style = (selector) => getComputedStyle(document.querySelector(selector));
     const ink = ["h1", "#explanation", "#counts", "dt", "dd", "a", ".note"];
@@ -409,13 +409,13 @@ COLOURS = """() => {
 }"""
 
 
-def test_colours(open_page: Callable[..., Any], site: Site) -> None:
+def test_colors(open_page: Callable[..., Any], site: Site) -> None:
     """The page is light or dark as the visitor likes, and readable in both."""
     grounds = []
     for scheme in ("light", "dark"):
         page = open_page(color_scheme=scheme)
         page.goto(site.url + WANTED)
-        ground, inks = page.evaluate(COLOURS)
+        ground, inks = page.evaluate(COLORS)
         grounds.append(ground)
         assert all(contrast(ground, ink) >= 4.5 for ink in inks), inks
     assert contrast(grounds[0], "#ffffff") < 1.2

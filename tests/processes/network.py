@@ -56,7 +56,7 @@ class Cable:
         self._send_to_nowhere(["-n", self.namespace], self._far, self.here)
 
     def _send_to_nowhere(self, where: list[str], interface: str, address: str) -> None:
-        _ip(*where, "neighbour", "replace", address, "lladdr", NOWHERE,
+        _ip(*where, "neighbor", "replace", address, "lladdr", NOWHERE,
             "dev", interface, "nud", "permanent")  # fmt: skip
 
     def repair(self) -> None:
@@ -64,7 +64,7 @@ class Cable:
             ([], self._near, self.there),
             (["-n", self.namespace], self._far, self.here),
         ):
-            _ip(*where, "neighbour", "delete", address, "dev", interface)
+            _ip(*where, "neighbor", "delete", address, "dev", interface)
 
 
 @contextmanager

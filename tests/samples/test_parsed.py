@@ -20,7 +20,7 @@ from django_safe_init.conf import get_settings, iter_errors
 from django_safe_init.management.exec import split_argv
 from tests.samples.blocks import BLOCKS, PAGES, Block, command_lines, of_kind
 from tests.support import validate_json
-from tests.unit.catalogues import parse_po, texts_in
+from tests.unit.catalogs import parse_po, texts_in
 
 KINDS = {
     "browser", "crontab", "dockerfile", "file", "json", "migration", "output", "parse",

@@ -115,7 +115,7 @@ class Server:
     def wait_for(
         self, condition: Callable[[Answer], Any], path: str = READY, timeout: float = 20
     ) -> Answer:
-        """The first answer that fulfils the condition."""
+        """The first answer that fulfills the condition."""
         last: list[Answer] = []
 
         def look() -> Answer | None:

@@ -147,7 +147,7 @@ def test_exempt_paths(tell, ask, settings) -> None:
     settings.SAFE_INIT = {**settings.SAFE_INIT, "EXEMPT_PATHS": ["/static/", "/legal"]}
     for path in ("/static/x.css", "/legal", "/legal/terms"):
         assert ask(path).content == b"the project"
-    assert ask("/statics").status_code == 503
+    assert ask("/staticfiles").status_code == 503
 
 
 def test_own_paths(tell, settings) -> None:

@@ -106,7 +106,7 @@ _DROPPED = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
 
 #: What every migration writes. A step that is recorded as done in its own transaction stays done,
 #: whatever happens after the commit. Prepared: after each, the server has forgotten what it knew of
-#: its catalogue, and planning would cost more than writing.
+#: its catalog, and planning would cost more than writing.
 _PREPARED = {
     "safe_init_start_step": """
         INSERT INTO django_safe_init_step

@@ -1,4 +1,4 @@
-"""`migrate` keeps Django's behaviour, options, signals and output; only the lock is added."""
+"""`migrate` keeps Django's behavior, options, signals and output; only the lock is added."""
 
 from __future__ import annotations
 

@@ -256,7 +256,7 @@ def _answer(server) -> str:
 
 def test_wrong_options(django_database, log_in_as) -> None:
     """An option that libpq does not know is an error of the configuration."""
-    log_in_as(OPTIONS={"colour": "blue"})
+    log_in_as(OPTIONS={"color": "blue"})
     with pytest.raises(
         ConfigurationError, match=r"DATABASES\['default'\] cannot be used"
     ):

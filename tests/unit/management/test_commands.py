@@ -99,7 +99,7 @@ class _Terminal(io.StringIO):
 
 
 def test_terminal(monkeypatch) -> None:
-    """Rich draws on a terminal, in colours unless they are not wanted."""
+    """Rich draws on a terminal, in colors unless they are not wanted."""
     monkeypatch.setattr(sys, "stdout", _Terminal())
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -107,7 +107,7 @@ def test_terminal(monkeypatch) -> None:
     assert terminal(color=False).no_color
 
 
-def test_no_colours_in_the_environment(monkeypatch) -> None:
+def test_no_colors_in_the_environment(monkeypatch) -> None:
     """NO_COLOR is heard."""
     monkeypatch.setattr(sys, "stdout", _Terminal())
     monkeypatch.setenv("TERM", "xterm-256color")

@@ -18,7 +18,7 @@ from django.utils.translation import trans_real
 import django_safe_init
 from django_safe_init.serving.http import page_texts
 from django_safe_init.serving.http.page import DebugContext, PageContext, render
-from tests.unit.catalogues import CONTEXT, write_mo
+from tests.unit.catalogs import CONTEXT, write_mo
 
 STATES = (*page_texts.HEADINGS, "unknown")
 WANTED = "/orders/?page=2&sort=name"
@@ -388,8 +388,8 @@ def test_german() -> None:
     assert "0 von 1 Schritt" in parsed.lines
 
 
-def test_language_without_a_catalogue() -> None:
-    """Where there is no catalogue the page is in English, and says so."""
+def test_language_without_a_catalog() -> None:
+    """Where there is no catalog the page is in English, and says so."""
     with translation.override("fr"):
         parsed = Parsed(render(MIGRATING))
     assert parsed.all("html")[0] == {"lang": "en", "dir": "ltr"}
@@ -405,15 +405,15 @@ def test_without_translations(settings: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def clean_translations() -> Any:
-    """Catalogues are read once; those of this test must not outlast it."""
+    """Catalogs are read once; those of this test must not outlast it."""
     trans_real._translations.clear()
     yield
     trans_real._translations.clear()
 
 
 @pytest.mark.usefixtures("clean_translations")
-def test_catalogue_of_the_project(settings: Any, tmp_path: Path) -> None:
-    """A project's own catalogue changes texts, adds a language, and its direction."""
+def test_catalog_of_the_project(settings: Any, tmp_path: Path) -> None:
+    """A project's own catalog changes texts, adds a language, and its direction."""
     texts = {
         "": "Content-Type: text/plain; charset=UTF-8\n",
         f"the code of the language of this catalogue{CONTEXT}en": "ar",
@@ -433,13 +433,13 @@ def test_catalogue_of_the_project(settings: Any, tmp_path: Path) -> None:
 
 
 def palette(scheme: str) -> dict[str, str]:
-    """The colours of a scheme; the dark one is the second."""
+    """The colors of a scheme; the dark one is the second."""
     found = re.findall(r":root \{(.*?)\}", STYLE.read_text(), re.DOTALL)
     return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", found[scheme == "dark"]))
 
 
-def luminance(colour: str) -> float:
-    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+def luminance(color: str) -> float:
+    channels = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [
         c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels
     ]
@@ -471,8 +471,8 @@ def contrast(one: str, other: str) -> float:
 )
 def test_contrast(scheme: str, ink: str, ground: str, least: float) -> None:
     """Text and what carries meaning stand out as WCAG's level AA asks."""
-    colours = palette(scheme)
-    assert contrast(colours[ink], colours[ground]) >= least
+    colors = palette(scheme)
+    assert contrast(colors[ink], colors[ground]) >= least
 
 
 def test_formula_of_contrast() -> None:

@@ -1,4 +1,4 @@
-"""Reading and writing catalogues of translations, so that the tests need no gettext tools."""
+"""Reading and writing catalogs of translations, so that the tests need no gettext tools."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-#: As in a compiled catalogue: `context EOT text`, and for plurals `text NUL plural`.
-Catalogue = dict[str, str]
+#: As in a compiled catalog: `context EOT text`, and for plurals `text NUL plural`.
+Catalog = dict[str, str]
 CONTEXT, PLURAL = "\x04", "\x00"
 MAGIC = 0x950412DE
 
@@ -39,16 +39,16 @@ def texts_in_template(path: Path) -> Iterator[str]:
     """The same for a template."""
     for found in _TAGS.finditer(path.read_text()):
         forms = [found["text"] or found["one"], found["many"]]
-        yield PLURAL.join(map(_as_in_a_catalogue, filter(None, forms)))
+        yield PLURAL.join(map(_as_in_a_catalog, filter(None, forms)))
 
 
-def _as_in_a_catalogue(text: str) -> str:
+def _as_in_a_catalog(text: str) -> str:
     return re.sub(r"\{\{ (\w+) \}\}", r"%(\1)s", text)
 
 
-def parse_po(text: str) -> Catalogue:
+def parse_po(text: str) -> Catalog:
     """The entries of a `.po`, its header included."""
-    catalogue = {}
+    catalog = {}
     for block in re.split(r"\n\n+", text.strip()):
         fields: dict[str, str] = {}
         name = ""
@@ -62,13 +62,11 @@ def parse_po(text: str) -> Catalogue:
         context = fields["msgctxt"] + CONTEXT if "msgctxt" in fields else ""
         plural = [fields["msgid_plural"]] if "msgid_plural" in fields else []
         forms = [fields[name] for name in fields if name.startswith("msgstr")]
-        catalogue[context + PLURAL.join([fields["msgid"], *plural])] = PLURAL.join(
-            forms
-        )
-    return catalogue
+        catalog[context + PLURAL.join([fields["msgid"], *plural])] = PLURAL.join(forms)
+    return catalog
 
 
-def read_mo(data: bytes) -> Catalogue:
+def read_mo(data: bytes) -> Catalog:
     """The entries of a `.mo`, its header included."""
     magic, _, count, keys_at, values_at = struct.unpack_from("<5I", data)
     assert magic == MAGIC
@@ -80,9 +78,9 @@ def read_mo(data: bytes) -> Catalogue:
     return dict(zip(strings(keys_at), strings(values_at), strict=True))
 
 
-def write_mo(catalogue: Catalogue) -> bytes:
+def write_mo(catalog: Catalog) -> bytes:
     """A `.mo` with these entries."""
-    entries = sorted(catalogue.items())
+    entries = sorted(catalog.items())
     strings = [
         text.encode() for column in zip(*entries, strict=True) for text in column
     ]

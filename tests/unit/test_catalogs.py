@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import django_safe_init
-from tests.unit.catalogues import (
+from tests.unit.catalogs import (
     parse_po,
     read_mo,
     texts_in,
@@ -17,7 +17,7 @@ from tests.unit.catalogues import (
 )
 
 PACKAGE = Path(django_safe_init.__file__).parent
-CATALOGUES = sorted(PACKAGE.glob("locale/*/LC_MESSAGES/django.po"))
+CATALOGS = sorted(PACKAGE.glob("locale/*/LC_MESSAGES/django.po"))
 _PLACEHOLDER = re.compile(r"%(?:\(\w+\))?[ds%]")
 
 
@@ -26,28 +26,28 @@ def placeholders(text: str) -> list[str]:
 
 
 def test_german_is_shipped() -> None:
-    """There is a German catalogue."""
-    assert [path.parts[-3] for path in CATALOGUES] == ["de"]
+    """There is a German catalog."""
+    assert [path.parts[-3] for path in CATALOGS] == ["de"]
 
 
-@pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parts[-3])
+@pytest.mark.parametrize("path", CATALOGS, ids=lambda path: path.parts[-3])
 def test_every_text_is_translated(path: Path) -> None:
-    """A catalogue has every text of the package, and no other, and none is empty."""
+    """A catalog has every text of the package, and no other, and none is empty."""
     in_code = {text for module in PACKAGE.rglob("*.py") for text in texts_in(module)}
     for template in PACKAGE.rglob("*.html"):
         in_code.update(texts_in_template(template))
-    catalogue = parse_po(path.read_text())
-    assert set(catalogue) == in_code | {""}
-    assert all(form for text in catalogue.values() for form in text.split("\0"))
+    catalog = parse_po(path.read_text())
+    assert set(catalog) == in_code | {""}
+    assert all(form for text in catalog.values() for form in text.split("\0"))
 
 
-@pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parts[-3])
-def test_compiled_catalogue(path: Path) -> None:
+@pytest.mark.parametrize("path", CATALOGS, ids=lambda path: path.parts[-3])
+def test_compiled_catalog(path: Path) -> None:
     """The `.mo` is what the `.po` says."""
     assert read_mo(path.with_suffix(".mo").read_bytes()) == parse_po(path.read_text())
 
 
-@pytest.mark.parametrize("path", CATALOGUES, ids=lambda path: path.parts[-3])
+@pytest.mark.parametrize("path", CATALOGS, ids=lambda path: path.parts[-3])
 def test_placeholders(path: Path) -> None:
     """Every form of a translation has the placeholders of a form of its text."""
     for text, translation in parse_po(path.read_text()).items():
@@ -58,5 +58,5 @@ def test_placeholders(path: Path) -> None:
 
 def test_writing() -> None:
     """What the tests write is what they read."""
-    catalogue = {"": "Language: xx\n", "a\0b": "c\0d", "e\x04f": "gé"}
-    assert read_mo(write_mo(catalogue)) == catalogue
+    catalog = {"": "Language: xx\n", "a\0b": "c\0d", "e\x04f": "gé"}
+    assert read_mo(write_mo(catalog)) == catalog
