@@ -27,18 +27,22 @@ if TYPE_CHECKING:
         ValidationFailed,
         WaitTimeout,
     )
-    from django_safe_init.initialization.api import aget_status, ainitialize
-    from django_safe_init.initialization.initializer import Outcome, initialize
+    from django_safe_init.initialization.api import (
+        aget_status,
+        ainitialize,
+        initialize,
+    )
+    from django_safe_init.initialization.types import Outcome
     from django_safe_init.pools import using_pool
     from django_safe_init.status import Status, get_status, is_ready
 
 #: Where each public name lives. They are imported when first used: this package is itself
 #: imported by `INSTALLED_APPS`, before Django is set up.
 _HOMES = {
-    "initialization.api": ("aget_status", "ainitialize"),
+    "initialization.api": ("aget_status", "ainitialize", "initialize"),
     "pools": ("using_pool",),
     "core.progress": ("track",),
-    "initialization.initializer": ("Outcome", "initialize"),
+    "initialization.types": ("Outcome",),
     "core.states": ("State",),
     "status": ("Status", "get_status", "is_ready"),
     "core.step_registry": ("init_step",),

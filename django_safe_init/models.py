@@ -13,7 +13,7 @@ from datetime import datetime
 from django.apps.registry import Apps
 from django.db import models
 
-from django_safe_init.core.records import run_result
+from django_safe_init.core.records import RUN_TABLE, STEP_TABLE, run_result
 from django_safe_init.core.states import State
 
 _registry = Apps()
@@ -23,14 +23,14 @@ class Run(models.Model):
     """One initialization of a database by one leader; the id is its epoch."""
 
     id = models.BigAutoField(primary_key=True)
-    lock_key = models.TextField(default="")
+    lock_key = models.TextField(default="", db_default="")
     build = models.TextField()
     state = models.TextField(choices=[(state.value, state.value) for state in State])
     outcome = models.TextField(null=True)
-    done = models.IntegerField(default=0)
-    total = models.IntegerField(default=0)
-    progress = models.IntegerField(default=0)
-    message = models.TextField(default="")
+    done = models.IntegerField(default=0, db_default=0)
+    total = models.IntegerField(default=0, db_default=0)
+    progress = models.IntegerField(default=0, db_default=0)
+    message = models.TextField(default="", db_default="")
     leader = models.TextField()
     backend_pid = models.IntegerField()
     command = models.TextField()
@@ -47,7 +47,7 @@ class Run(models.Model):
         apps = _registry
         app_label = "django_safe_init"
         managed = False
-        db_table = "django_safe_init_run"
+        db_table = RUN_TABLE
 
     def __str__(self) -> str:
         return f"run {self.pk}"
@@ -78,8 +78,8 @@ class Step(models.Model):
     position = models.IntegerField()
     kind = models.TextField()
     name = models.TextField()
-    backwards = models.BooleanField(default=False)
-    atomic = models.BooleanField(default=True)
+    backwards = models.BooleanField(default=False, db_default=False)
+    atomic = models.BooleanField(default=True, db_default=True)
     started_at = models.DateTimeField()
     finished_at = models.DateTimeField(null=True)
     outcome = models.TextField(null=True)
@@ -89,7 +89,10 @@ class Step(models.Model):
         apps = _registry
         app_label = "django_safe_init"
         managed = False
-        db_table = "django_safe_init_step"
+        db_table = STEP_TABLE
+        indexes = [
+            models.Index(fields=["run", "position"], name=f"{STEP_TABLE}_run_id")
+        ]
 
     def __str__(self) -> str:
         return self.name

@@ -17,8 +17,9 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from django_safe_init import backends
-from django_safe_init.backends.base.backend import BaseReader
+from django_safe_init.backends import get_backend
+from django_safe_init.backends.base.context import Context
+from django_safe_init.backends.base.reader import BaseReader
 from django_safe_init.conf import Settings, get_settings
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.databases import check_alias
@@ -175,9 +176,8 @@ def open_reader(
     `report` is called with the reason for each wait for the database server.
     """
     check_alias(database)
-    return backends.open_reader(
-        database, build or current_build(), settings, deadline, report
-    )
+    context = Context(database, build or current_build(), settings, deadline, report)
+    return get_backend(context).reader()
 
 
 def read_status(database: str, reader: BaseReader) -> Status:
@@ -299,7 +299,7 @@ def read_detail(
 def _add_details(
     status: Status, run: RunRow, reader: BaseReader, steps_unreadable: bool
 ) -> StatusDetail:
-    found = reader.surroundings(run, None if steps_unreadable else MAX_STEPS)
+    found = reader.run_detail(run, None if steps_unreadable else MAX_STEPS)
     detail = StatusDetail(
         status,
         found.steps,

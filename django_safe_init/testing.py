@@ -115,7 +115,7 @@ class _Work:
             self._alone.release()
 
 
-def _raises_lock_lost(call: Callable[[], None]) -> bool:
+def _raises_lock_lost(call: Callable[[], object]) -> bool:
     try:
         call()
     except LockLost:

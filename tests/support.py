@@ -21,6 +21,11 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from django_safe_init.backends.base.context import Context
+from django_safe_init.conf import Settings, get_settings
+from django_safe_init.core.build import current_build
+from django_safe_init.core.deadline import Deadline
+
 T = TypeVar("T")
 #: The application name of the tests' own sessions: they are not counted as anybody's.
 OBSERVER = "test observer"
@@ -232,3 +237,14 @@ class Database(Records):
             key & 0xFFFFFFFF,
         )
         return [row["pid"] for row in rows]
+
+
+def make_context(
+    alias: str = "default",
+    settings: Settings | None = None,
+    report: Callable[[str], None] = print,
+) -> Context:
+    """Return a backend's context for this process's build, without a deadline."""
+    return Context(
+        alias, current_build(), settings or get_settings(), Deadline(None), report
+    )

@@ -14,7 +14,6 @@ import django
 from django.apps import AppConfig, apps
 from django.conf import settings
 
-from django_safe_init.core.databases import BackendKind, engine_of
 from django_safe_init.core.step import StepDefinition
 from django_safe_init.core.step_registry import registry
 from django_safe_init.exceptions import ConfigurationError
@@ -38,12 +37,6 @@ class Build:
     #: Steps of the phase "privileged". Not part of the fingerprint, because PostgreSQL's catalog
     #: tells each time whether they are pending.
     privileged: tuple[StepDefinition, ...] = ()
-
-    def privileged_of(self, alias: str) -> tuple[StepDefinition, ...]:
-        """Return the privileged steps of the database in order; none unless it is PostgreSQL."""
-        if not self.privileged or engine_of(alias) is not BackendKind.POSTGRESQL:
-            return ()
-        return tuple(step for step in self.privileged if step.belongs_to(alias))
 
     def steps_of(self, alias: str) -> tuple[StepDefinition, ...]:
         """Return the steps that run in the database, in order."""

@@ -232,6 +232,9 @@ def same_apps(unknown: Iterable[str], missing: Iterable[str]) -> tuple[str, ...]
     return tuple(sorted(name for name in unknown if name.split(".")[0] in apps))
 
 
+RUN_TABLE = "django_safe_init_run"
+STEP_TABLE = "django_safe_init_step"
+
 #: How a run can end.
 OUTCOMES = ("ready", "partial", "failed", "interrupted", "transient", "abandoned")
 

@@ -1,4 +1,4 @@
-"""The API for an event loop: each call on a thread of its own."""
+"""Provide the Python API: `initialize`, and its versions for an event loop."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from typing import Any, TypeVar
 
 from django_safe_init.core.cancellation import CancellationToken
 from django_safe_init.core.threads import InitializationThread
-from django_safe_init.initialization.initializer import Outcome, initialize
+from django_safe_init.initialization.initializer import Initializer
+from django_safe_init.initialization.migrate_command import run_migrate
+from django_safe_init.initialization.types import (
+    InitializationOptions,
+    MigrateTask,
+    Outcome,
+)
 from django_safe_init.status import Status, get_status
 
 T = TypeVar("T")
@@ -18,6 +24,25 @@ T = TypeVar("T")
 
 class Cancelled(KeyboardInterrupt):
     """The task that wanted this was cancelled."""
+
+
+def initialize(
+    database: str = "default", *, mode: str | None = None, timeout: float | None = None
+) -> Outcome:
+    """Initialize the database, or wait until another process has, as `safe_migrate` does.
+
+    `mode` is "self", "external" or "off" (None: the setting `MODE`). `timeout` is the limit of
+    all waiting in seconds (None: the setting `MAX_WAIT`). Prints nothing and installs no signal
+    handler. Returns when this build is ready, and raises a `SafeInitError` otherwise:
+    `InitializationFailed`, `LeaderFailed`, `WaitTimeout`, `DatabaseUnreachable`, `LockLost`,
+    `UnsafeConnection` or `ConfigurationError`.
+
+    Call it before a process serves requests: while it leads, new connections to the alias, of
+    this thread and of threads that start later, belong to the run.
+    """
+    task = MigrateTask(migrate=lambda: run_migrate(database), command="initialize")
+    options = InitializationOptions(task, database, mode=mode, timeout=timeout)
+    return Initializer(options).run()
 
 
 async def ainitialize(

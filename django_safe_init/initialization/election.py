@@ -1,189 +1,137 @@
-"""Lead or follow: what a process does when its build is not known to be initialized."""
+"""Campaign for the leader lock: lead one run, or follow until the build is ready."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
 
-from django_safe_init.backends.base.backend import BaseBackend, BaseReader
-from django_safe_init.backends.base.lock import Lock
+from django_safe_init.backends.base.backend import LockingBackend
+from django_safe_init.backends.base.observer import BaseObserver
+from django_safe_init.backends.base.reader import BaseReader
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import LeaderSnapshot, Snapshot, TablesLocked
 from django_safe_init.core.states import State
 from django_safe_init.core.text import one_line
-from django_safe_init.exceptions import (
-    InitializationFailed,
-    LockLost,
-    SafeInitError,
-    WaitTimeout,
-)
-from django_safe_init.initialization.follower import Decision, Follower
+from django_safe_init.exceptions import WaitTimeout
+from django_safe_init.initialization.follower import Follower
 from django_safe_init.initialization.leader import Leader
+from django_safe_init.initialization.types import Decision, Outcome, Progress
 
-if TYPE_CHECKING:
-    from django_safe_init.initialization.initializer import Initializer, Outcome
-
-
-#: Between two looks at tables that somebody else has locked.
-_SECONDS_TO_LOOK = 0.5
+#: Between two polls of status tables that another session has locked.
+_SECONDS_BETWEEN_POLLS = 0.5
 
 
 class Election:
-    """One attempt of a process to see its build initialized, by itself or by others."""
+    """One attempt to see this build initialized, by this process or by another one."""
 
-    def __init__(self, process: Initializer, engine: BaseBackend[Any]) -> None:
-        self.process = process
-        self.request = process.request
-        self.settings = process.settings
-        self.engine = engine
-        self.watch = engine.eyes
+    def __init__(
+        self,
+        backend: LockingBackend,
+        observer: BaseObserver,
+        progress: Progress,
+        *,
+        may_lead: bool,
+    ) -> None:
+        self.backend = backend
+        self.context = backend.context
+        self.observer = observer
+        self.progress = progress
+        self.options = progress.options
+        self.may_lead = may_lead
 
     def run(self) -> Outcome:
-        """Return when this build is ready. Raises what `Initializer.run` raises."""
-        if self.process.mode == "external":
-            return self._wait_only()
-        return self._compete()
+        """Return when this build is ready. Raises the errors of `Initializer.run`."""
+        return self._campaign() if self.may_lead else self._follow_only()
 
-    def _wait_only(self) -> Outcome:
-        reading = self._first_reading()
-        if not reading.ready:
-            self.process.machine.to(State.ACQUIRING_LOCK)
-            self.process.role = "follower"
-            follower = self._follower(reading, leads=False)
+    def _follow_only(self) -> Outcome:
+        snapshot = self._first_snapshot()
+        if not snapshot.ready:
+            self.progress.machine.to(State.ACQUIRING_LOCK)
+            self.progress.role = "follower"
+            follower = self._follower(snapshot)
             follower.follow()
-            reading = follower.reading
-        return self._ready(reading)
+            snapshot = follower.snapshot
+        return self._ready(snapshot)
 
-    def _first_reading(self) -> Snapshot:
-        """The first look, which a migration that has locked our tables may delay."""
-        external = self.process.mode == "external"
+    def _campaign(self) -> Outcome:
+        snapshot = self._first_snapshot()
+        if (
+            snapshot.initialized
+            and self.options.follow_success
+            and not self.options.force
+        ):
+            return self._ready(snapshot)
+        self.progress.machine.to(State.ACQUIRING_LOCK)
+        follower = self._follower(snapshot)
+        leader = Leader(
+            self.backend,
+            self.observer,
+            self.progress,
+            is_done=lambda: self._recheck_with_lock(follower),
+        )
+        while True:
+            decision = leader.run()
+            if decision is Decision.FOLLOW:
+                self.progress.role = "follower"
+                decision = follower.follow()
+            if decision is Decision.LED:
+                return self.progress.outcome("ready")
+            if decision is Decision.DONE:
+                return self._ready(follower.snapshot)
 
-        def wait() -> None:
-            if not external:
-                self.watch.end_stalled(LeaderSnapshot(None, None))
-            self.watch.pause()
-
-        return self._reading(
-            self.watch.reader if external else self.watch.direct_reader, wait
+    def _follower(self, since: Snapshot) -> Follower:
+        return Follower(
+            self.observer,
+            since,
+            satisfied=self._is_satisfied,
+            may_lead=self.may_lead,
+            propagate_failure=self.options.task.full_target,
         )
 
-    def _reading_with_lock(self) -> Snapshot:
-        """A look with the lock in hand, whose session a pause of the watch might give back."""
-        return self._reading(self.watch.direct_reader, lambda: sleep(_SECONDS_TO_LOOK))
+    def _is_satisfied(self, snapshot: Snapshot) -> bool:
+        return snapshot.ready and self.options.follow_success
 
-    def _reading(
+    def _recheck_with_lock(self, follower: Follower) -> bool:
+        """Return True if another leader finished before this process took the lock.
+
+        Raises `LeaderFailed` if one failed.
+        """
+        snapshot = self._snapshot(
+            # A wait of the observer might give back the session that holds the lock.
+            self.observer.direct_reader,
+            lambda: sleep(_SECONDS_BETWEEN_POLLS),
+        )
+        return follower.decide(snapshot) is Decision.DONE
+
+    def _first_snapshot(self) -> Snapshot:
+        """Return the first snapshot, as soon as no migration locks the status tables."""
+
+        def wait() -> None:
+            if self.may_lead:
+                self.observer.end_stalled(LeaderSnapshot(None, None))
+            self.observer.wait()
+
+        observer = self.observer
+        reader = observer.direct_reader if self.may_lead else observer.reader
+        return self._snapshot(reader, wait)
+
+    def _snapshot(
         self, reader: Callable[[], BaseReader], wait: Callable[[], None]
     ) -> Snapshot:
-        patience = Deadline(self.settings.wait_timeout)
+        patience = Deadline(self.context.settings.wait_timeout)
         while True:
             try:
                 return reader().read()
             except TablesLocked as exc:
-                if self.process.deadline.passed() or patience.passed():
+                if self.context.deadline.passed() or patience.passed():
                     raise WaitTimeout(
                         f"The status tables stayed locked: {one_line(exc)}"
                     ) from exc
-                self.process.say(
+                self.progress.report(
                     "The status tables are locked at the moment, probably by a migration."
                 )
                 wait()
 
-    def _compete(self) -> Outcome:
-        reading = self._first_reading()
-        if (
-            reading.initialized
-            and self.request.accepts_success
-            and not self.request.force
-        ):
-            return self._ready(reading)
-        self.process.machine.to(State.ACQUIRING_LOCK)
-        follower = self._follower(reading, leads=True)
-        while True:
-            lock = self.engine.try_lock()
-            if lock is None:
-                self.process.role = "follower"
-                done = follower.follow() is Decision.READY
-            else:
-                with self.engine.heartbeat(lock):
-                    done = self._is_done(lock, follower)
-                    if not done:
-                        self._check_once(lock)
-                if not done:
-                    return self._lead(lock)
-            if done:
-                return self._ready(follower.reading)
-
-    def _follower(self, reading: Snapshot, *, leads: bool) -> Follower:
-        return Follower(
-            self.watch,
-            self.process.build,
-            reading,
-            self.process.say,
-            satisfied=self._satisfied,
-            leads=leads,
-            shares_failure=self.request.work.complete,
-        )
-
-    def _satisfied(self, reading: Snapshot) -> bool:
-        return reading.ready and self.request.accepts_success
-
-    def _is_done(self, lock: Lock, follower: Follower) -> bool:
-        """With the lock in hand: did somebody finish, or fail, in the meantime?
-
-        What an earlier leader left running is ended first: it may hold locks on our own tables.
-        """
-        try:
-            self.engine.take_over(lock)
-            reading = self._reading_with_lock()
-            done = follower.judge(reading) is Decision.READY
-        except BaseException:
-            with suppress(LockLost):
-                lock.release()
-            raise
-        if done:
-            lock.release()
-        return done
-
-    def _check_once(self, lock: Lock) -> None:
-        """The system checks, in the leader alone: each may need a connection of its own."""
-        if self.process.checked:
-            return
-        try:
-            self.request.before_leading()
-        except BaseException:
-            with suppress(LockLost):
-                lock.release()
-            raise
-        self.process.checked = True
-
-    def _lead(self, lock: Lock) -> Outcome:
-        process = self.process
-        process.leads()
-        leader = Leader(
-            lock,
-            self.engine.tools(lock),
-            process.machine,
-            self.request.work,
-            process.lost,
-        )
-        try:
-            leader.lead()
-        except (SafeInitError, KeyboardInterrupt):
-            raise
-        except (Exception, SystemExit) as exc:
-            raise InitializationFailed(
-                leader.reason(exc),
-                applied=(*process.applied, *leader.applied),
-                failed_migration=leader.failed_migration,
-                run=leader.run,
-            ) from exc
-        finally:
-            process.applied += leader.applied
-            process.run_id = leader.run or process.run_id
-        return process.outcome("ready")
-
-    def _ready(self, reading: Snapshot) -> Outcome:
-        run = reading.own or reading.latest
-        return self.process.ready(None if run is None else run.id)
+    def _ready(self, snapshot: Snapshot) -> Outcome:
+        run = snapshot.own or snapshot.latest
+        return self.progress.ready(None if run is None else run.id)

@@ -1,4 +1,4 @@
-"""Lead or follow: what `safe_migrate`, `migrate` and `initialize` do for one database."""
+"""Initialize one database in this process: the fast path, an election, and restarts."""
 
 from __future__ import annotations
 
@@ -6,33 +6,31 @@ import asyncio
 import logging
 import os
 import random
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from django.db import OperationalError
 
-from django_safe_init import backends
-from django_safe_init.backends.postgresql.errors import is_busy
-from django_safe_init.conf import effective_mode, get_settings
+from django_safe_init.backends import (
+    get_backend,
+    get_backend_class,
+    get_features,
+    privileged_steps,
+)
+from django_safe_init.backends.base.backend import LockingBackend
+from django_safe_init.backends.base.context import Context
+from django_safe_init.backends.base.observer import BaseObserver
+from django_safe_init.conf import Settings, effective_mode, get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.cancellation import sleep
-from django_safe_init.core.databases import (
-    BackendKind,
-    check_alias,
-    check_outside_transaction,
-    engine_of,
-    require_engine,
-)
+from django_safe_init.core.databases import check_alias, check_outside_transaction
 from django_safe_init.core.deadline import Deadline, check_timeout
 from django_safe_init.core.records import (
     ConnectionEnded,
-    LostRuns,
     TablesLocked,
     TablesUnreadable,
 )
 from django_safe_init.core.states import State, StateMachine
+from django_safe_init.core.step import StepDefinition
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import (
     ConfigurationError,
@@ -41,92 +39,39 @@ from django_safe_init.exceptions import (
     LockLost,
     LoginRefused,
 )
-from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import MigrateTask, in_run, run_context
+from django_safe_init.initialization.run_context import in_run, run_context
+from django_safe_init.initialization.types import (
+    InitializationOptions,
+    Outcome,
+    Progress,
+)
 from django_safe_init.pools.router import check_outside_using_pool
-
-if TYPE_CHECKING:
-    from django_safe_init.backends.base.backend import BaseObserver
 
 logger = logging.getLogger("django_safe_init")
 
-#: Until a process believes that it cannot be seen whether an administrator's work is done.
-_LOOKS_AT_PRIVILEGED = 5
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How an initialization ended for this process. Durations are in seconds."""
-
-    #: "ready", or the `result` of the error that was raised.
-    result: str
-    #: "leader", "follower", or "none" where neither was needed.
-    role: str
-    database: str
-    #: The run that was led or followed.
-    run: int | None = None
-    #: The migrations that this process has done, in order.
-    applied: tuple[str, ...] = ()
-    #: Until this process led, or needed to wait no longer.
-    waited_seconds: float = 0.0
-    duration_seconds: float = 0.0
-    error: str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """The JSON object of `safe_migrate --json`."""
-        return {
-            "result": self.result,
-            "role": self.role,
-            "database": self.database,
-            "run": self.run,
-            "applied": list(self.applied),
-            "waited_seconds": round(self.waited_seconds, 3),
-            "duration_seconds": round(self.duration_seconds, 3),
-            "error": self.error,
-        }
-
-
-@dataclass(frozen=True)
-class InitializationOptions:
-    """What is wanted of an initialization."""
-
-    work: MigrateTask
-    database: str = "default"
-    #: "self", "external" or "off"; None for the setting.
-    mode: str | None = None
-    #: How long all of it may take, in seconds; None for the setting `MAX_WAIT`.
-    timeout: float | None = None
-    #: Do the work even if this build is initialized already.
-    force: bool = False
-    #: Whether another leader's success is enough, or the work is to be done in any case.
-    accepts_success: bool = True
-    #: Called once, with the lock in hand and before any work.
-    before_leading: Callable[[], None] = lambda: None
+#: Attempts to read the state of the privileged steps before that counts as impossible.
+_ATTEMPTS_AT_PRIVILEGED = 5
 
 
 def wait_for_server(
     database: str, report: Callable[[str], None], timeout: float | None = None
 ) -> None:
-    """Return as soon as the server of the alias answers, if it has one.
+    """Return as soon as the database's server accepts a connection, if it has a server.
 
     `timeout` is in seconds; None for the setting `MAX_WAIT`. Raises `DatabaseUnreachable`.
     """
-    if engine_of(database) is not BackendKind.POSTGRESQL:
-        return
-    from django_safe_init.backends.postgresql.session import (
-        connect,
-        create_direct_wrapper,
-    )
-
-    settings = get_settings()
-    wrapper = create_direct_wrapper(database, settings.direct.get(database))
-    deadline = Deadline(settings.max_wait if timeout is None else timeout)
-    with connect(wrapper, settings, deadline, "safe_init waiting", report):
-        pass
+    if get_features(database).is_supported:
+        settings = get_settings()
+        deadline = Deadline(settings.max_wait if timeout is None else timeout)
+        context = Context(database, current_build(), settings, deadline, report)
+        get_backend(context).wait_for_server()
 
 
-def _require_no_event_loop() -> None:
-    """Django refuses the database there; better now than in a run that fails for all."""
+def _check_no_event_loop() -> None:
+    """Raise `ConfigurationError` in an event loop.
+
+    Django refuses the database there, and a run that meets that would fail for all processes.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -141,13 +86,16 @@ def _require_no_event_loop() -> None:
 def retry_while_busy(
     call: Callable[[], None], database: str, report: Callable[[str], None]
 ) -> None:
-    """Call it again as long as Django gets no connection because the server is full."""
+    """Call again while Django gets no connection because the server is full or starting.
+
+    Raises `DatabaseUnreachable` after `WAIT_TIMEOUT`, and for any other `OperationalError`.
+    """
     patience = Deadline(get_settings().wait_timeout)
     while True:
         try:
             return call()
         except OperationalError as exc:
-            if patience.passed() or not is_busy(exc):
+            if patience.passed() or not _is_busy(database, exc):
                 raise DatabaseUnreachable(
                     f"The database {database!r} failed: {one_line(exc)}"
                 ) from exc
@@ -155,141 +103,147 @@ def retry_while_busy(
             sleep(random.uniform(0.1, 2.0))
 
 
-class Initializer:
-    """One process's initialization of one database."""
+def _is_busy(database: str, error: OperationalError) -> bool:
+    supported = get_features(database).is_supported
+    return supported and get_backend_class(database).is_busy(error)
 
-    def __init__(self, request: InitializationOptions) -> None:
-        self.request = request
-        self.database = request.database
-        self.role = "none"
-        self.run_id: int | None = None
-        self.applied: tuple[str, ...] = ()
-        self._started = time.monotonic()
-        self.checked = False
-        self._waited: float | None = None
-        self.lost = LostRuns()
+
+class Initializer:
+    """One process's initialization of one database, with its restarts."""
+
+    def __init__(self, options: InitializationOptions) -> None:
+        self.options = options
+        self.database = options.database
+        self.progress = Progress(options, StateMachine(options.database))
 
     def run(self) -> Outcome:
-        """Initialize, or wait until somebody has. Raises a `SafeInitError` for every failure.
+        """Initialize, or wait until another process has. Raises only `SafeInitError`s.
 
         A `KeyboardInterrupt` ends it cleanly: the statement is cancelled, the run is closed
         as interrupted, and the lock is free.
         """
-        self._prepare()
-        if self.mode == "off" or not engine_of(self.database).has_lock:
-            return self._unprotected()
-        restarts = 0
+        settings = self._check()
+        if self.mode == "off" or not get_features(self.database).has_lock:
+            return self._run_unprotected()
+        machine, restarts = self.progress.machine, 0
         while True:
             try:
-                return self._attempt()
+                return self._try_once()
             except (LockLost, ConnectionEnded) as exc:
-                self.machine.to(State.ERROR)
+                machine.to(State.ERROR)
                 restarts += 1
-                if restarts > self.settings.restarts:
+                if restarts > settings.restarts:
                     raise LockLost(
                         f"Lost the leader lock {restarts} times, the last time: {one_line(exc)}"
                     ) from exc
-                self.lost.reason = one_line(exc)
-                self.say(f"{one_line(exc)} Starting over.")
+                self.progress.lost.reason = one_line(exc)
+                self.progress.report(f"{one_line(exc)} Starting over.")
             except BaseException:
-                self.machine.to(State.ERROR)
+                machine.to(State.ERROR)
                 raise
 
-    def _unprotected(self) -> Outcome:
-        """Django as it is."""
-        self.request.before_leading()
+    def outcome(self, result: str, error: str | None = None) -> Outcome:
+        """Return the outcome as of now."""
+        return self.progress.outcome(result, error)
+
+    def _run_unprotected(self) -> Outcome:
+        """Run the task as plain Django would."""
+        self.options.on_lock_acquired()
         try:
             with run_context(self.database, None):
-                self.request.work.migrate()
+                self.options.task.migrate()
         except (Exception, SystemExit) as exc:
             text = f"{type(exc).__name__}: {one_line(exc)}"
             raise InitializationFailed(text) from exc
-        return self.outcome("ready")
+        return self.progress.outcome("ready")
 
-    def _prepare(self) -> None:
-        _require_no_event_loop()
-        self.settings = get_settings()
-        self.mode = effective_mode(self.settings, self.request.mode)
-        timeout = (
-            self.settings.max_wait
-            if self.request.timeout is None
-            else self.request.timeout
-        )
+    def _check(self) -> Settings:
+        """Raise `ConfigurationError` where an initialization cannot begin."""
+        _check_no_event_loop()
+        settings = get_settings()
+        self.mode = effective_mode(settings, self.options.mode)
+        requested = self.options.timeout
+        timeout = settings.max_wait if requested is None else requested
         check_timeout(timeout)
         if in_run(self.database):
             raise ConfigurationError(
                 f"A migration of {self.database!r} must not initialize {self.database!r}."
             )
-        self.deadline = Deadline(timeout)
         check_alias(self.database)
+        deadline = Deadline(timeout)
         if self.mode != "off":
-            if self.settings.lock == "auto":
-                require_engine(self.database)
+            if settings.lock == "auto":
+                get_backend_class(self.database)
             check_outside_transaction(self.database)
             check_outside_using_pool()
-        self.build = current_build()
-        self.machine = StateMachine(self.database)
-        self.direct = self.settings.direct.get(self.database)
-
-    def outcome(self, result: str, error: str | None = None) -> Outcome:
-        """What there is to say now."""
-        duration = time.monotonic() - self._started
-        return Outcome(
-            result=result,
-            role=self.role,
-            database=self.database,
-            run=self.run_id,
-            applied=self.applied,
-            waited_seconds=duration if self._waited is None else self._waited,
-            duration_seconds=duration,
-            error=error,
+        self.context = Context(
+            self.database, current_build(), settings, deadline, self.progress.report
         )
+        return settings
 
-    def say(self, line: str) -> None:
-        """Tell the log, and the person who waits."""
-        logger.info("%s: %s", self.database, line)
-        self.request.work.report(line)
-
-    def _attempt(self) -> Outcome:
-        self.machine.to(State.CONNECTING)
-        watch = backends.open_eyes(
-            self.database, self.build, self.settings, self.deadline, self.say
-        )
+    def _try_once(self) -> Outcome:
+        self.progress.machine.to(State.CONNECTING)
+        backend = get_backend(self.context)
+        assert isinstance(backend, LockingBackend)  # its features say so
+        observer = backend.observer()
         try:
-            seen = self._require_privileged()
-            try:
-                run = self._finished(watch)
-            except LoginRefused as exc:
-                self._hint_at_the_administrator(exc)
-                raise
-            if not seen:  # the server did not answer then; now it has
-                self._insist_on_privileged()
+            run = self._already_initialized(observer)
             if (
                 run is not None
-                and self.request.accepts_success
-                and not self.request.force
+                and self.options.follow_success
+                and not self.options.force
             ):
-                return self.ready(run)
-            # Here, because the start of a replica with nothing to do should not pay for it.
+                return self.progress.ready(run)
+            # Imported here to keep the start with nothing to do fast.
             from django_safe_init.initialization.election import Election
 
-            return Election(self, backends.open_engine(self, watch)).run()
+            may_lead = self.mode != "external"
+            return Election(backend, observer, self.progress, may_lead=may_lead).run()
         finally:
-            watch.close()
+            observer.close()
 
-    def _require_privileged(self) -> bool:
-        """Refuse to begin without what only an administrator may do; False if nobody answers."""
-        steps = self.build.privileged_of(self.database)
+    def _already_initialized(self, observer: BaseObserver) -> int | None:
+        """Return the run that made this build ready, as one cheap query can tell.
+
+        Raises `ConfigurationError` while a privileged step is pending.
+        """
+        answered = self._check_privileged()
+        try:
+            run = self._finished_run(observer)
+        except LoginRefused as exc:
+            self._add_privileged_hint(exc)
+            raise
+        if not answered:  # the server did not answer before; it does now
+            self._recheck_privileged()
+        return run
+
+    def _finished_run(self, observer: BaseObserver) -> int | None:
+        external = self.mode == "external"
+        reader = observer.reader if external else observer.direct_reader
+        try:
+            return reader().finished_run()
+        except (TablesLocked, TablesUnreadable):
+            return None
+
+    def _privileged_steps(self) -> tuple[StepDefinition, ...]:
+        return privileged_steps(self.database, self.context.build)
+
+    def _check_privileged(self) -> bool:
+        """Refuse to begin while a privileged step is pending; return False without an answer."""
+        steps = self._privileged_steps()
         if not steps or self.mode == "external":
             return True
         from django_safe_init.privileged.status import require_privileged
 
-        return require_privileged(self.database, steps, self.settings, self.deadline)
+        context = self.context
+        return require_privileged(
+            self.database, steps, context.settings, context.deadline
+        )
 
-    def _insist_on_privileged(self) -> None:
-        """The same once more; without an answer nothing is believed."""
-        for _ in range(_LOOKS_AT_PRIVILEGED):
-            if self._require_privileged():
+    def _recheck_privileged(self) -> None:
+        """Check again; without an answer the steps do not count as done."""
+        for _ in range(_ATTEMPTS_AT_PRIVILEGED):
+            if self._check_privileged():
                 return
             sleep(random.uniform(0.2, 1.0))
         raise DatabaseUnreachable(
@@ -297,47 +251,8 @@ class Initializer:
             "see whether an administrator's work is done. Raise max_connections, or start again."
         )
 
-    def _hint_at_the_administrator(self, refusal: LoginRefused) -> None:
-        if self.build.privileged_of(self.database):
+    def _add_privileged_hint(self, refusal: LoginRefused) -> None:
+        if self._privileged_steps():
             from django_safe_init.privileged.status import add_hint
 
             raise add_hint(refusal) from refusal
-
-    def _finished(self, watch: BaseObserver) -> int | None:
-        """The run that has made this build ready, as one cheap query can tell."""
-        reader = watch.reader if self.mode == "external" else watch.direct_reader
-        try:
-            return reader().finished_run()
-        except (TablesLocked, TablesUnreadable):
-            return None
-
-    def leads(self) -> None:
-        """The waiting is over: this process leads."""
-        self.role = "leader"
-        self._waited = time.monotonic() - self._started
-
-    def ready(self, run: int | None) -> Outcome:
-        """This build is ready, by that run."""
-        self.machine.to(State.READY)
-        self.run_id = run
-        return self.outcome("ready")
-
-
-def initialize(
-    database: str = "default", *, mode: str | None = None, timeout: float | None = None
-) -> Outcome:
-    """Initialize the database, or wait until another process has: what `safe_migrate` does.
-
-    `mode` is "self", "external" or "off" (None: the setting `MODE`), `timeout` the seconds all
-    waiting may take (None: the setting `MAX_WAIT`). Prints nothing, installs no signal
-    handler. Returns when this build is ready; raises a `SafeInitError` for everything else:
-    `InitializationFailed`, `LeaderFailed`, `WaitTimeout`, `DatabaseUnreachable`, `LockLost`,
-    `UnsafeConnection`, `ConfigurationError`.
-
-    While it leads, new connections of this thread, and of threads started meanwhile, to the
-    alias belong to the run. Call it before a process serves requests.
-    """
-    work = MigrateTask(migrate=lambda: run_migrate(database), command="initialize")
-    return Initializer(
-        InitializationOptions(work, database, mode=mode, timeout=timeout)
-    ).run()

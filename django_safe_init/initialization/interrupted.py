@@ -18,6 +18,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.operations import RunPython, SeparateDatabaseAndState
 from django.db.migrations.operations.base import Operation
 
+from django_safe_init.backends.base.run_session import RunSession
 from django_safe_init.conf import Settings
 from django_safe_init.core.records import InterruptedStep
 from django_safe_init.core.step import StepDefinition
@@ -88,73 +89,60 @@ def require_reversible(migration: Migration) -> None:
             )
 
 
-def existing_indexes(
-    connection: BaseDatabaseWrapper, names: list[str], *, valid: bool = False
-) -> set[str]:
-    """Those of the names that are indexes now; with `valid`, only if they are usable."""
-    if not names:
-        return set()
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT c.relname FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid"
-            " WHERE c.relname = ANY(%s) AND pg_table_is_visible(c.oid)"
-            " AND (i.indisvalid OR NOT %s)",
-            [names, valid],
-        )
-        return {name for (name,) in cursor.fetchall()}
-
-
 class InterruptedSteps:
-    """The marks that a leader found, and what is to be done about each.
+    """The non-atomic migrations and steps that earlier leaders did not finish.
 
-    The setting `UNFINISHED` is the policy; `rerun` names the migrations that may run again
-    whatever the policy says. Raises `ConfigurationError` for a name that is not unfinished.
+    The setting `UNFINISHED` is the policy; `rerun` names the ones that may run again whatever
+    the policy says. Raises `ConfigurationError` for a name that is not interrupted.
     """
 
     def __init__(
         self,
-        marks: dict[str, InterruptedStep],
+        session: RunSession,
         settings: Settings,
         rerun: tuple[str, ...],
         alias: str,
     ) -> None:
-        self.marks = marks
+        self.session = session
+        self.steps = session.reader.interrupted()
         self.policy = settings.unfinished
-        self._where = database_option(settings, alias)
+        self._database_option = database_option(settings, alias)
         self.rerun = frozenset(rerun)
         for name in rerun:
-            if name not in self.marks:
-                known = ", ".join(sorted(self.marks)) or "none is"
+            if name not in self.steps:
+                known = ", ".join(sorted(self.steps)) or "none is"
                 raise ConfigurationError(
                     f"--rerun {name}: that is not unfinished. Unfinished: {known}."
                 )
 
     @property
     def runs(self) -> set[int]:
-        """The runs that made the marks."""
-        return {mark.run for mark in self.marks.values()}
+        """The runs in which they were started."""
+        return {step.run for step in self.steps.values()}
 
-    def settle_step(self, step: StepDefinition) -> None:
+    def prepare_step(self, step: StepDefinition) -> None:
         """Make it possible to do the step again, if that was begun and is to be done once.
 
         Raises `UnfinishedMigration` when a person has to decide.
         """
-        if step.label not in self.marks or step.run != "once":
+        if step.label not in self.steps or step.run != "once":
             return
-        again = f"python manage.py safe_migrate{self._where} --rerun {step.label}"
-        self._judge(
+        again = (
+            f"python manage.py safe_migrate{self._database_option} --rerun {step.label}"
+        )
+        self._apply_policy(
             step.label,
             f"The step {step.label} is not atomic and was interrupted, so what it has done is "
             f"unknown. Look at the database, then do it again: {again}",
         )
 
-    def settle_reversals(self, connection: BaseDatabaseWrapper) -> None:
+    def complete_reversals(self, connection: BaseDatabaseWrapper) -> None:
         """Complete reversals that were interrupted, before the plan is made.
 
         Their migrations are still recorded, so no plan would ever touch them again, although
         what they made may be gone already.
         """
-        marks = [mark for mark in self.marks.values() if mark.backwards]
+        marks = [mark for mark in self.steps.values() if mark.backwards]
         if not marks:
             return
         executor = MigrationExecutor(connection)
@@ -164,17 +152,17 @@ class InterruptedSteps:
             recorded = (app_label, name) in executor.loader.applied_migrations
             if migration is None or not recorded:
                 continue
-            if not self._begun(connection, mark, migration):
-                _drop_leftover_indexes(connection, mark, migration)
+            if not self._may_have_started(connection, mark, migration):
+                self._drop_leftover_indexes(connection, mark, migration)
             else:
-                self.settle(connection, migration, backwards=True)
+                self.prepare_rerun(connection, migration, backwards=True)
                 logger.warning(
                     "%s was being reversed: that is completed now.", mark.name
                 )
                 state = executor.loader.project_state((app_label, name), at_end=False)
                 executor.unapply_migration(state, migration)
 
-    def _begun(
+    def _may_have_started(
         self,
         connection: BaseDatabaseWrapper,
         mark: InterruptedStep,
@@ -184,28 +172,47 @@ class InterruptedSteps:
         if not only_concurrent_indexes(migration):
             return is_reversible(migration)
         names = concurrent_indexes(migration)
-        return existing_indexes(connection, names, valid=True) != mark.indexes_before
+        return (
+            self.session.existing_indexes(connection, names, valid=True)
+            != mark.indexes_before
+        )
 
-    def settle(
+    def prepare_rerun(
         self, connection: BaseDatabaseWrapper, migration: Migration, backwards: bool
     ) -> None:
         """Make it possible to run the migration, or its reversal, again.
 
         Raises `UnfinishedMigration` when a person has to decide.
         """
-        mark = self.marks.get(f"{migration.app_label}.{migration.name}")
+        mark = self.steps.get(f"{migration.app_label}.{migration.name}")
         if mark is None or mark.backwards is not backwards:
             return  # the opposite is asked for: what was begun has been recorded since
         if not only_concurrent_indexes(migration):
-            self._judge(mark.name, _recovery_hint(mark, migration, self._where))
-        _drop_leftover_indexes(connection, mark, migration)
+            self._apply_policy(
+                mark.name, _recovery_hint(mark, migration, self._database_option)
+            )
+        self._drop_leftover_indexes(connection, mark, migration)
 
-    def _judge(self, name: str, ways_on: str) -> None:
+    def _apply_policy(self, name: str, ways_on: str) -> None:
         if name in self.rerun:
             return
         if self.policy == "report":
             raise UnfinishedMigration(ways_on, failed_migration=name)
         logger.warning("%s is not atomic and was interrupted: it runs again.", name)
+
+    def _drop_leftover_indexes(
+        self,
+        connection: BaseDatabaseWrapper,
+        mark: InterruptedStep,
+        migration: Migration,
+    ) -> None:
+        names = concurrent_indexes(migration)
+        existing = self.session.existing_indexes(connection, names)
+        for name in sorted(existing - mark.indexes_before):
+            logger.warning(
+                "Dropping the index %s, left behind by an interrupted migration.", name
+            )
+            self.session.drop_index(connection, name)
 
 
 def database_option(settings: Settings, alias: str) -> str:
@@ -228,31 +235,11 @@ def _recovery_hint(mark: InterruptedStep, migration: Migration, where: str) -> s
     )
 
 
-def _drop_leftover_indexes(
-    connection: BaseDatabaseWrapper, mark: InterruptedStep, migration: Migration
-) -> None:
-    names = concurrent_indexes(migration)
-    for name in sorted(existing_indexes(connection, names) - mark.indexes_before):
-        _drop(connection, name)
-
-
-def _drop(connection: BaseDatabaseWrapper, index: str) -> None:
-    logger.warning(
-        "Dropping the index %s, left behind by an interrupted migration.", index
-    )
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"DROP INDEX CONCURRENTLY IF EXISTS {connection.ops.quote_name(index)}"
-        )
-
-
 def start_detail(
-    connection: BaseDatabaseWrapper, migration: Migration
+    session: RunSession, connection: BaseDatabaseWrapper, migration: Migration
 ) -> dict[str, Any] | None:
-    """What the start mark of a non-atomic migration has to remember."""
+    """Return the detail to record with the start of a non-atomic migration."""
     names = concurrent_indexes(migration)
-    return (
-        {"indexes_before": sorted(existing_indexes(connection, names))}
-        if names
-        else None
-    )
+    if not names:
+        return None
+    return {"indexes_before": sorted(session.existing_indexes(connection, names))}

@@ -1,20 +1,21 @@
-"""Leading: take over, do the work, record it, let go."""
+"""Lead one run: take over, apply the migrations, run the steps, record it, wake the followers."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_safe_init.backends.base.backend import RunSession
+from django_safe_init.backends.base.backend import LockingBackend
 from django_safe_init.backends.base.lock import Lock
-from django_safe_init.backends.base.transaction import MigrationTransaction
+from django_safe_init.backends.base.observer import BaseObserver
+from django_safe_init.backends.base.run_session import ErrorKind
 from django_safe_init.core.cancellation import raise_cancellation, shield
 from django_safe_init.core.progress import use_tracker
-from django_safe_init.core.records import MAX_TRANSIENT_FAILURES, LostRuns
-from django_safe_init.core.states import State, StateMachine
+from django_safe_init.core.records import MAX_TRANSIENT_FAILURES
+from django_safe_init.core.states import State
 from django_safe_init.core.step import StepDefinition
 from django_safe_init.core.text import one_line, printable
 from django_safe_init.exceptions import (
@@ -27,215 +28,269 @@ from django_safe_init.exceptions import (
 )
 from django_safe_init.initialization.interrupted import InterruptedSteps
 from django_safe_init.initialization.lock_retry import PartiallyApplied
-from django_safe_init.initialization.run_context import MigrateTask, run_context
+from django_safe_init.initialization.run_context import run_context
 from django_safe_init.initialization.step_runner import StepRunner
 from django_safe_init.initialization.tracker import MigrationTracker
-from django_safe_init.validation import log_findings
+from django_safe_init.initialization.types import Decision, Progress
+from django_safe_init.validation import log_findings, validate
 
 logger = logging.getLogger("django_safe_init")
 
 
 class Leader:
-    """One tenure: from the lock that was just taken to its release."""
+    """Leads one run, if the leader lock is free.
+
+    `is_done` is called while the lock is held, and returns True if another leader finished
+    the work before.
+    """
 
     def __init__(
         self,
-        lock: Lock,
-        tools: RunSession,
-        machine: StateMachine,
-        work: MigrateTask,
-        lost: LostRuns,
+        backend: LockingBackend,
+        observer: BaseObserver,
+        progress: Progress,
+        is_done: Callable[[], bool],
     ) -> None:
-        self.lock = lock
-        self.tools = tools
-        self.recorder = tools.recorder
-        self.machine = machine
-        self.work = work
-        self.lost = lost
+        self.backend = backend
+        self.context = backend.context
+        self.observer = observer
+        self.progress = progress
+        self.machine = progress.machine
+        self.task = progress.options.task
+        self.is_done = is_done
         self._tracker: MigrationTracker | None = None
         self._steps: StepRunner | None = None
 
-    @property
-    def run(self) -> int:
-        """The id of the run, or 0 if none was opened."""
-        return self.recorder.run
+    def run(self) -> Decision:
+        """Lead a run from its first event to its last one.
 
-    def lead(self) -> None:
-        """Do the work under the lock, which is free afterwards.
-
-        Raises `LockLost` if leadership, or a connection of the run, was lost: whoever comes
-        next does the rest. Raises whatever ended the work otherwise; the run's row says so.
+        Returns `LED` after a run that succeeded, `DONE` if another leader had finished before,
+        and `FOLLOW` if another process holds the lock. Raises `LockLost` if leadership, or a
+        connection of the run, was lost: the next leader continues. Raises whatever ended the
+        run otherwise; the run's row says so.
         """
-        try:
-            self._run()
-        except BaseException as exc:
-            with suppress(SafeInitError):  # nothing new to whoever handles the reason
-                self.lock.release()
-            if self.tools.is_lost(exc) and not isinstance(exc, SafeInitError):
-                raise LockLost(
-                    f"A connection of the run was lost: {one_line(exc)}"
-                ) from exc
-            raise
-        finally:
-            self.tools.close()
-        self.lock.release()
+        with self.backend.leadership(self.observer) as lock:  # the lock is taken
+            if lock is None:
+                return Decision.FOLLOW
+            with self.backend.heartbeat(lock):
+                self.backend.terminate_predecessors(lock)
+                if self.is_done():
+                    return Decision.DONE
+                self._run_system_checks()
+            self.progress.became_leader()
+            with self._session(lock), self._translated_errors():
+                self.machine.to(State.CHECKING_SCHEMA)
+                self.recorder.ensure_tables()
+                interrupted = self._read_interrupted_steps()
+                self._open_run()
+                with self._closed_run(), self.session.heartbeat():
+                    self._delete_old_runs(interrupted)
+                    with self.session.connections() as connection:
+                        self._migrate(connection, interrupted)
+                        self._run_steps(connection, interrupted)
+                    self._validate()
+            return Decision.LED  # the lock is released, and the followers are woken
 
-    def _run(self) -> None:
-        self.machine.to(State.CHECKING_SCHEMA)
-        self.tools.prepare()
-        unfinished = self.tools.unfinished(self.work.rerun)
-        reason = self.recorder.open_run(self.work.command, self.lost)
-        self.lost.runs.append(self.recorder.run)
-        if reason is not None:
-            raise LeaderFailed(reason, run=self.recorder.run)
-        with (
-            self._recorded(),
-            use_tracker(self.recorder.loops),
-            self.tools.heartbeat(),
-        ):
-            self.tools.prune(unfinished)
-            self._migrate(unfinished)
-            self._validate()
+    @contextmanager
+    def _session(self, lock: Lock) -> Iterator[None]:
+        with closing(self.backend.open_run_session(lock)) as self.session:
+            self.recorder = self.session.recorder
+            yield
 
-    def _migrate(self, unfinished: InterruptedSteps) -> None:
-        with self.tools.connections() as connection:
-            self.machine.to(State.MIGRATING)
-            self.recorder.update(State.MIGRATING, "reading migrations")
-            if not self.work.fake:
-                unfinished.settle_reversals(connection)
-            self._tracker = MigrationTracker(
-                connection, self.tools, unfinished, self.work.report
-            )
-            with (
-                self._tracker,
-                run_context(self.machine.database, self._tracker),
-                raise_cancellation(),
-            ):
-                self._tracker.steps = len(self._due())
-                self._work(self._tracker)
-            self._do_steps(connection, self._tracker.transaction, unfinished)
+    def _run_system_checks(self) -> None:
+        """Run the system checks in the leader only: each may need a connection."""
+        if not self.progress.checks_done:
+            self.progress.options.on_lock_acquired()
+            self.progress.checks_done = True
 
-    def _due(self) -> list[StepDefinition]:
-        """The steps that this run is to do; none unless it is to make the database ready."""
-        build = self.tools.build
-        steps = (
-            build.steps_of(self.machine.database) if self.work.promises_ready else ()
+    def _read_interrupted_steps(self) -> InterruptedSteps:
+        return InterruptedSteps(
+            self.session, self.context.settings, self.task.rerun, self.context.alias
         )
-        records = self.tools.step_records() if steps else []
-        return [step for step in steps if step.is_due(records)]
 
-    def _do_steps(
-        self,
-        connection: BaseDatabaseWrapper,
-        transaction: MigrationTransaction,
-        unfinished: InterruptedSteps,
+    def _open_run(self) -> None:
+        """Open the run. Raises `LeaderFailed` if the build has failed too often in a row."""
+        reason = self.recorder.open_run(self.task.command, self.progress.lost)
+        self.progress.lost.runs.append(self.recorder.run_id)
+        if reason is not None:
+            raise LeaderFailed(reason, run=self.recorder.run_id)
+
+    def _delete_old_runs(self, interrupted: InterruptedSteps) -> None:
+        self.recorder.prune(self.context.settings.history, interrupted.runs)
+
+    def _migrate(
+        self, connection: BaseDatabaseWrapper, interrupted: InterruptedSteps
     ) -> None:
-        due = self._due()
-        if not due or self.tools.build.migrations & set(self.tools.missing()):
-            return  # which the validation will not let pass
+        self.machine.to(State.MIGRATING)
+        self.recorder.update(State.MIGRATING, "reading migrations")
+        if not self.task.fake:
+            interrupted.complete_reversals(connection)
+        self._tracker = tracker = MigrationTracker(
+            connection, self.session, interrupted, self.task.report
+        )
+        with (
+            tracker,
+            run_context(self.context.alias, tracker),
+            raise_cancellation(),
+        ):
+            tracker.steps = len(self._due_steps())
+            self._call_migrate(tracker)
+
+    def _call_migrate(self, tracker: MigrationTracker) -> None:
+        try:
+            self.task.migrate()
+        except SafeInitError as exc:
+            # A migration may use this package on another database: that is its own error.
+            if tracker.in_migration and not isinstance(exc, _OWN):
+                raise InitializationFailed(self._reason(exc)) from exc
+            raise
+
+    def _run_steps(
+        self, connection: BaseDatabaseWrapper, interrupted: InterruptedSteps
+    ) -> None:
+        due = self._due_steps()
+        if not due or self.context.build.migrations & set(self._missing()):
+            return  # the validation refuses what is missing
+        assert self._tracker is not None  # the migrations came first
         self._steps = StepRunner(
-            connection, transaction, self.tools, unfinished, self.work.report
+            connection,
+            self._tracker.transaction,
+            self.session,
+            interrupted,
+            self.task.report,
         )
         # Without a tracker: a `migrate` that a step calls is a part of that step.
-        with run_context(self.machine.database, None), raise_cancellation():
-            self._steps.do(due)
+        with run_context(self.context.alias, None), raise_cancellation():
+            self._steps.run(due)
 
-    def _work(self, tracker: MigrationTracker) -> None:
-        try:
-            self.work.migrate()
-        except SafeInitError as exc:
-            # A migration may use this package on another database: that is no error of ours.
-            if tracker.at_work and not isinstance(exc, _OWN):
-                raise InitializationFailed(self.reason(exc)) from exc
-            raise
+    def _due_steps(self) -> list[StepDefinition]:
+        """Return the steps of this run; none unless it makes the database ready."""
+        if not self.task.require_ready:
+            return []
+        steps = self.context.build.steps_of(self.context.alias)
+        completed = self.session.reader.completed_steps() if steps else []
+        return [step for step in steps if step.is_due(completed)]
+
+    def _missing(self) -> tuple[str, ...]:
+        return self.session.reader.read().missing
 
     def _validate(self) -> None:
+        """Validate the schema, and close the run with the result."""
         self.machine.to(State.VALIDATING)
-        self.lock.verify()
+        self.session.verify()
         self.recorder.update(State.VALIDATING)
-        missing = self.tools.missing()
-        if missing and self.work.promises_ready:
+        missing = self._missing()
+        if missing and self.task.require_ready:
             raise ValidationFailed(
                 f"Not applied after `migrate`: {', '.join(missing)}."
             )
-        sound = self._is_sound()
+        valid = self._schema_is_valid()
         state = State.UNINITIALIZED if missing else State.READY
-        whole = self.work.complete and not missing and sound
+        whole = self.task.full_target and not missing and valid
         self.recorder.finish_run("ready" if whole else "partial", state)
         self.machine.to(state)
 
-    def _is_sound(self) -> bool:
-        """Whether the models find what they need. Raises where that was promised."""
-        found = self.tools.inspect()
-        log_findings(self.machine.database, found.schema)
-        if found.errors and self.work.promises_ready:
-            raise ValidationFailed(found.summary, findings=found.schema)
-        return not found.errors
+    def _schema_is_valid(self) -> bool:
+        """Return True if validation found no error; raise if the task requires that."""
+        report = validate(
+            self.context.alias,
+            self.session.introspection(),
+            self.context.build,
+            self.context.settings.validate,
+        )
+        log_findings(self.context.alias, report.schema)
+        if report.errors and self.task.require_ready:
+            raise ValidationFailed(report.summary, findings=report.schema)
+        return not report.errors
+
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
+        """Raise errors of this package, and note what the run has done, however it ends."""
+        try:
+            yield
+        except SafeInitError:
+            raise
+        except BaseException as exc:
+            if self.session.classify(exc) is ErrorKind.LOST:
+                raise LockLost(
+                    f"A connection of the run was lost: {one_line(exc)}"
+                ) from exc
+            if isinstance(exc, KeyboardInterrupt):
+                raise
+            raise InitializationFailed(
+                self._reason(exc),
+                applied=(*self.progress.applied, *self._applied),
+                failed_migration=self._failed_step,
+                run=self.recorder.run_id,
+            ) from exc
+        finally:
+            self.progress.applied += self._applied
+            self.progress.run_id = self.recorder.run_id or self.progress.run_id
 
     @property
-    def applied(self) -> tuple[str, ...]:
-        """The migrations that this run has finished."""
+    def _applied(self) -> tuple[str, ...]:
         return tuple(self._tracker.applied) if self._tracker else ()
 
     @contextmanager
-    def _recorded(self) -> Iterator[None]:
-        """Close the run's row with the reason when the work ends with an error."""
+    def _closed_run(self) -> Iterator[None]:
+        """Let `track()` count for the run, and close the run if the block raises."""
         try:
-            yield
+            with use_tracker(self.recorder.progress):
+                yield
         except BaseException as exc:
             if isinstance(exc, Exception):
-                reason = self.reason(exc)
-                logger.info("Run %s: %s", self.recorder.run, reason, exc_info=exc)
+                reason = self._reason(exc)
+                logger.info("Run %s: %s", self.recorder.run_id, reason, exc_info=exc)
             if self._close_run(exc) == "failed" and self._is_lost(exc):
                 raise InitializationFailed(
-                    f"{MAX_TRANSIENT_FAILURES} times in a row: {self.reason(exc)}"
+                    f"{MAX_TRANSIENT_FAILURES} times in a row: {self._reason(exc)}"
                 ) from exc
             raise
 
-    @property
-    def failed_migration(self) -> str | None:
-        """The migration, or step, that the run is in, or broke off in."""
-        return self._in_hand.current if self._in_hand else None
-
-    @property
-    def _in_hand(self) -> MigrationTracker | StepRunner | None:
-        return self._steps or self._tracker
-
     def _close_run(self, exc: BaseException) -> str | None:
-        """Returns the outcome that was written, or None if the session is gone."""
+        """Return the outcome that was written, or None if the session is gone."""
         try:
-            # A non-atomic step that broke off stays open: what it has done is unknown.
-            if self._in_hand and self._in_hand.current_is_atomic:
+            # A non-atomic step that was cut off stays open: its effect is unknown.
+            if self._current and self._current.current_is_atomic:
                 self.recorder.finish_step("failed")
             with shield():
                 return self.recorder.finish_run(
-                    self._outcome(exc), State.ERROR, self.reason(exc)
+                    self._outcome(exc), State.ERROR, self._reason(exc)
                 )
         except SafeInitError as error:
-            logger.info("Run %s is left open: %s", self.recorder.run, error)
+            logger.info("Run %s is left open: %s", self.recorder.run_id, error)
             return None
 
-    def reason(self, exc: BaseException) -> str:
-        """The error in one line, with the migration it happened in."""
-        step = self.failed_migration
+    def _outcome(self, exc: BaseException) -> str:
+        if isinstance(exc, KeyboardInterrupt):
+            return "interrupted"
+        transient = self.session.classify(exc) is ErrorKind.TRANSIENT
+        partial = isinstance(exc, PartiallyApplied)
+        if self._is_lost(exc) or (transient and not partial):
+            return "transient"
+        # A target that was mistyped, or cannot be reached, says nothing about the build.
+        return "failed" if self.task.full_target else "partial"
+
+    def _is_lost(self, exc: BaseException) -> bool:
+        """Return True if the run lost a connection; not if another client in it did."""
+        return isinstance(exc, LockLost) or self.session.classify(exc) is ErrorKind.LOST
+
+    def _reason(self, exc: BaseException) -> str:
+        """Return the error in one line, with the migration or step that raised it."""
+        step = self._failed_step
         text = printable(one_line(exc))
         if not isinstance(exc, SafeInitError):
             text = f"{type(exc).__name__}: {text}"
         return f"{step}: {text}" if step and step not in text else text
 
-    def _outcome(self, exc: BaseException) -> str:
-        if isinstance(exc, KeyboardInterrupt):
-            return "interrupted"
-        half_done = isinstance(exc, PartiallyApplied)
-        if self._is_lost(exc) or (self.tools.is_transient(exc) and not half_done):
-            return "transient"
-        # A target that was mistyped, or cannot be reached, says nothing about the build.
-        return "failed" if self.work.complete else "partial"
+    @property
+    def _failed_step(self) -> str | None:
+        return self._current.current if self._current else None
 
-    def _is_lost(self, exc: BaseException) -> bool:
-        """Whether it was the run that lost a connection, and not some other client of its own."""
-        return isinstance(exc, LockLost) or self.tools.is_lost(exc)
+    @property
+    def _current(self) -> MigrationTracker | StepRunner | None:
+        return self._steps or self._tracker
 
 
-#: What this package itself raises while a migration is at work.
+#: The errors of this package that are the run's own, also while a migration runs.
 _OWN = (InitializationFailed, LockLost, UnsafeConnection)

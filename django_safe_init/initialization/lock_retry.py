@@ -25,7 +25,7 @@ from django_safe_init.exceptions import DDLLockTimeout
 from django_safe_init.initialization.interrupted import database_option
 
 if TYPE_CHECKING:
-    from django_safe_init.backends.base.backend import BaseLockTimeout, RunSession
+    from django_safe_init.backends.base.run_session import BaseLockTimeout, RunSession
     from django_safe_init.backends.base.transaction import MigrationTransaction
 
 logger = logging.getLogger("django_safe_init")
@@ -45,15 +45,15 @@ class LockTimeoutRetry:
 
     def __init__(
         self,
-        waits: BaseLockTimeout,
-        limits: LockTimeoutPolicy,
-        tools: RunSession,
+        timeout: BaseLockTimeout,
+        policy: LockTimeoutPolicy,
+        session: RunSession,
         transaction: MigrationTransaction,
         report: Callable[[str], None],
     ) -> None:
-        self.waits = waits
-        self.limits = limits
-        self.tools = tools
+        self.timeout = timeout
+        self.policy = policy
+        self.session = session
         self.transaction = transaction
         self.report = report
         #: Who stood in the way in this attempt, as far as it was seen.
@@ -61,7 +61,7 @@ class LockTimeoutRetry:
         self._is_reversal = False
 
     @contextmanager
-    def of(
+    def wrap(
         self, migration: Migration, *, atomic: bool, backwards: bool
     ) -> Iterator[None]:
         """While entered, an executor that does the migration finds one that tries again.
@@ -74,7 +74,7 @@ class LockTimeoutRetry:
         do = getattr(migration, method)
 
         def attempt(state: ProjectState, editor: BaseDatabaseSchemaEditor) -> Any:
-            return self._do(
+            return self._run(
                 f"{migration.app_label}.{migration.name}", atomic, do, state, editor
             )
 
@@ -84,7 +84,7 @@ class LockTimeoutRetry:
         finally:
             delattr(migration, method)
 
-    def _do(
+    def _run(
         self,
         name: str,
         atomic: bool,
@@ -96,56 +96,58 @@ class LockTimeoutRetry:
         while True:
             untouched = state.clone()  # an attempt changes the state that it is given
             try:
-                return self._attempt(do, state, editor)
+                return self._run_once(do, state, editor)
             except Exception as exc:
-                if not self.waits.is_timeout(exc):
+                if not self.timeout.is_timeout(exc):
                     raise
-                if not (atomic and self.transaction.is_whole):
-                    text = self._half_done(name, atomic)
+                if not (atomic and self.transaction.is_intact):
+                    text = self._partial_message(name, atomic)
                     raise PartiallyApplied(self._with_remedy(text)) from exc
                 self.transaction.close(type(exc), exc, exc.__traceback__)
-                if attempt == self.limits.attempts:
-                    raise DDLLockTimeout(self._with_remedy(self._undone(name))) from exc
+                if attempt == self.policy.attempts:
+                    raise DDLLockTimeout(
+                        self._with_remedy(self._rolled_back_message(name))
+                    ) from exc
             self._pause(name, attempt)
-            self.tools.verify()
-            self.transaction.begin_again()
+            self.session.verify()
+            self.transaction.retry()
             state, attempt = untouched, attempt + 1
 
-    def _attempt(
+    def _run_once(
         self, do: Do, state: ProjectState, editor: BaseDatabaseSchemaEditor
     ) -> ProjectState:
         """All that the migration does; also what the editor would do when it is left."""
         self._blockers = ()
         editor.deferred_sql.clear()
-        with Heartbeat(self._look, self.limits.poll_interval):
+        with Heartbeat(self._note_blockers, self.policy.poll_interval):
             state = do(state, editor)
             for statement in editor.deferred_sql:
                 editor.execute(statement, None)  # as Django does
         editor.deferred_sql.clear()
         return state
 
-    def _look(self) -> None:
+    def _note_blockers(self) -> None:
         # After the error nobody can tell any more who it was.
-        self._blockers = self.waits.blockers() or self._blockers
+        self._blockers = self.timeout.blockers() or self._blockers
 
     def _pause(self, name: str, attempt: int) -> None:
         """Say what happened, and wait without a transaction, so that nobody waits for us."""
-        seconds, of_all = self.limits.backoff(attempt), self.limits.attempts
+        seconds, of_all = self.policy.backoff(attempt), self.policy.attempts
         why = (
-            f"no lock within {self.limits.seconds:g} s (attempt {attempt} of {of_all})"
-            f"{self._because()}"
+            f"no lock within {self.policy.seconds:g} s (attempt {attempt} of {of_all})"
+            f"{self._blocked_by()}"
         )
         logger.warning("%s is undone and tried again: %s", name, why)
         self.report(f"{name} is undone, and tried again in {seconds:.1f} s: {why}")
-        self.tools.recorder.loops.clear()
-        self.tools.recorder.update(
+        self.session.recorder.progress.clear()
+        self.session.recorder.update(
             State.MIGRATING,
             f"{name} (attempt {attempt + 1} of {of_all}; the last one got no lock"
-            f"{self._because()})",
+            f"{self._blocked_by()})",
         )
         sleep(seconds)
 
-    def _because(self) -> str:
+    def _blocked_by(self) -> str:
         blockers = ", ".join(map(str, self._blockers))
         return f"; blocked by {blockers}" if blockers else ""
 
@@ -156,14 +158,14 @@ class LockTimeoutRetry:
         )
         return text + end
 
-    def _undone(self, name: str) -> str:
+    def _rolled_back_message(self, name: str) -> str:
         return (
-            f"{name} did not get a lock within {self.limits.seconds:g} s "
-            f"(attempts: {self.limits.attempts}){self._because()}. It is undone. Start again "
+            f"{name} did not get a lock within {self.policy.seconds:g} s "
+            f"(attempts: {self.policy.attempts}){self._blocked_by()}. It is undone. Start again "
             "when nobody uses its tables for long, or change DDL_LOCK_TIMEOUT or DDL_ATTEMPTS."
         )
 
-    def _half_done(self, name: str, atomic: bool) -> str:
+    def _partial_message(self, name: str, atomic: bool) -> str:
         where = database_option(get_settings(), self.transaction.connection.alias)
         option = "" if atomic else f" --rerun {name}"
         again = (
@@ -172,7 +174,7 @@ class LockTimeoutRetry:
             else f"run it again: python manage.py safe_migrate{where}{option}"
         )
         return (
-            f"{name} did not get a lock within {self.limits.seconds:g} s{self._because()}. It is "
-            "not one transaction, so what it did before stays, and nobody who waits tries it "
-            f"again. Look at the database, then {again}"
+            f"{name} did not get a lock within {self.policy.seconds:g} s"
+            f"{self._blocked_by()}. It is not one transaction, so what it did before stays, "
+            f"and nobody who waits tries it again. Look at the database, then {again}"
         )

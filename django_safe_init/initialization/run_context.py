@@ -1,61 +1,53 @@
-"""What a leader is asked to do, and where Django's `migrate` finds who watches it."""
+"""Connect Django's `migrate` in this thread to the run it belongs to."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from django_safe_init.initialization.tracker import MigrationTracker
+from django.db.migrations import Migration
 
 
-@dataclass(frozen=True)
-class MigrateTask:
-    """What a leader is to do, and how it may speak."""
+class MigrationListener(Protocol):
+    """Is called where Django calls its progress callback."""
 
-    #: Runs Django's `migrate`, which finds its tracker with `current_tracker`.
-    migrate: Callable[[], None]
-    #: The command's name, for people who read the run's row.
-    command: str
-    #: Whether the work is to bring the database to this build, not to some other target.
-    complete: bool = True
-    #: Whether it is an error if the database is not there afterwards. Another package's
-    #: `migrate` may do a part on purpose.
-    promises_ready: bool = True
-    #: Whether migrations are only recorded, or forgotten, without being done.
-    fake: bool = False
-    #: Unfinished migrations that may run again.
-    rerun: tuple[str, ...] = ()
-    #: Takes a line for the person who waits.
-    report: Callable[[str], None] = lambda line: None
+    #: The migration that is being applied or reversed.
+    current: str | None
+
+    def on_apply_start(
+        self, migration: Migration, *, backwards: bool, fake: bool
+    ) -> None:
+        """Prepare the migration, which Django is about to apply or reverse."""
+
+    def on_apply_success(self, *, fake: bool) -> None:
+        """Commit the migration, which Django has applied and recorded."""
 
 
-#: Where this thread leads: the tracker of the run that is under way, by alias.
-_leading = threading.local()
+#: The listener of this thread's run, by alias.
+_listeners = threading.local()
 
 
-def current_tracker(alias: str) -> MigrationTracker | None:
-    """The tracker of the run that this thread leads, if it leads one."""
-    trackers: dict[str, MigrationTracker | None] = _leading.__dict__
-    return trackers.get(alias)
+def current_tracker(alias: str) -> MigrationListener | None:
+    """Return the listener of the run that this thread leads, if it leads one."""
+    listeners: dict[str, MigrationListener | None] = _listeners.__dict__
+    return listeners.get(alias)
 
 
 def in_run(alias: str) -> bool:
-    """Whether this thread is inside `run_context`: a `migrate` here is a part of that."""
-    return alias in _leading.__dict__
+    """Return True inside `run_context`: a `migrate` there is a part of that run."""
+    return alias in _listeners.__dict__
 
 
 @contextmanager
-def run_context(alias: str, tracker: MigrationTracker | None) -> Iterator[None]:
-    """While entered, `current_tracker` finds the tracker, and no `migrate` takes the lock.
+def run_context(alias: str, listener: MigrationListener | None) -> Iterator[None]:
+    """Let `current_tracker` find the listener, and let no `migrate` take the lock.
 
-    Without a tracker nobody watches: the mode is "off".
+    Without a listener `migrate` is Django's own: in the mode "off", and inside a step.
     """
-    _leading.__dict__[alias] = tracker
+    _listeners.__dict__[alias] = listener
     try:
         yield
     finally:
-        del _leading.__dict__[alias]
+        del _listeners.__dict__[alias]

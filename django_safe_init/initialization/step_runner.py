@@ -8,7 +8,8 @@ from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_safe_init.backends.base.backend import RunSession
+from django_safe_init.backends.base.recorder import Fence
+from django_safe_init.backends.base.run_session import RunSession
 from django_safe_init.backends.base.transaction import MigrationTransaction
 from django_safe_init.core import cancellation
 from django_safe_init.core.step import DONE, StepContext, StepDefinition
@@ -23,33 +24,33 @@ class StepRunner:
         self,
         connection: BaseDatabaseWrapper,
         transaction: MigrationTransaction,
-        tools: RunSession,
-        unfinished: InterruptedSteps,
+        session: RunSession,
+        interrupted: InterruptedSteps,
         report: Callable[[str], None],
     ) -> None:
         self.connection = connection
         self.transaction = transaction
-        self.tools = tools
-        self.recorder = tools.recorder
-        self.unfinished = unfinished
+        self.session = session
+        self.recorder = session.recorder
+        self.interrupted = interrupted
         self.report = report
         #: The step that is being done.
         self.current: str | None = None
         #: Whether that one is undone as a whole if it fails.
         self.current_is_atomic = False
 
-    def do(self, steps: Sequence[StepDefinition]) -> None:
+    def run(self, steps: Sequence[StepDefinition]) -> None:
         """Do them, one after the other. Raises whatever a step raises."""
         for step in steps:
             cancellation.check()
-            self.tools.verify()
-            self.unfinished.settle_step(step)
-            self._do(step)
+            self.session.verify()
+            self.interrupted.prepare_step(step)
+            self._run(step)
             self.report(f"step {step.label}: done")
 
-    def _do(self, step: StepDefinition) -> None:
+    def _run(self, step: StepDefinition) -> None:
         self.current, self.current_is_atomic = step.label, step.atomic
-        self.recorder.start_step(
+        fence = self.recorder.start_step(
             step.label,
             backwards=False,
             atomic=step.atomic,
@@ -57,34 +58,34 @@ class StepRunner:
             kind="step",
         )
         if step.atomic:
-            self._do_atomically(step)
+            self._run_atomically(step, fence)
         else:
-            self._do_openly(step)
+            self._run_openly(step)
         self.current, self.current_is_atomic = None, False
         self.recorder.finish_step(DONE)
 
-    def _do_atomically(self, step: StepDefinition) -> None:
+    def _run_atomically(self, step: StepDefinition, fence: Fence) -> None:
         transaction = self.transaction
 
         def check(recorded: Any) -> None:
-            self.tools.verify(self.recorder.proof())
+            fence.verify()
 
-        transaction.open(step.label, set(), check, plain=False)
+        transaction.begin(step.label, set(), check, plain=False)
         try:
             self._call(step)
-            if not transaction.is_whole:
+            if not transaction.is_intact:
                 raise InitializationFailed(
                     f"{step.label} has ended its transaction itself, so it cannot be recorded "
                     "together with what it did. Such a step needs atomic=False."
                 )
             self.connection.check_constraints()
-            self.tools.complete_step(self.connection)
+            self.recorder.complete_step(self.connection)
         except BaseException as exc:
             transaction.close(type(exc), exc, exc.__traceback__)
             raise
         transaction.close(None, None, None)
 
-    def _do_openly(self, step: StepDefinition) -> None:
+    def _run_openly(self, step: StepDefinition) -> None:
         self._call(step)
         connection = self.connection
         left_open = connection.connection is not None and not (

@@ -21,7 +21,8 @@ from django.db.migrations import Migration
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.models.signals import pre_migrate
 
-from django_safe_init.backends.base.backend import RunSession
+from django_safe_init.backends.base.recorder import Fence
+from django_safe_init.backends.base.run_session import RunSession
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import LockLost
 from django_safe_init.initialization.interrupted import (
@@ -46,20 +47,20 @@ class MigrationTracker:
     def __init__(
         self,
         connection: BaseDatabaseWrapper,
-        tools: RunSession,
-        unfinished: InterruptedSteps,
+        session: RunSession,
+        interrupted: InterruptedSteps,
         report: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.connection = connection
-        self.tools = tools
-        self.recorder = tools.recorder
-        self.unfinished = unfinished
+        self.session = session
+        self.recorder = session.recorder
+        self.interrupted = interrupted
         #: The migrations that are done and recorded, in order.
         self.applied: list[str] = []
         #: The migration that is being done.
         self.current: str | None = None
         #: Whether its own code runs.
-        self.at_work = False
+        self.in_migration = False
         #: Whether that one is undone as a whole if it fails.
         self.current_is_atomic = False
         #: How many steps come after the migrations.
@@ -67,7 +68,7 @@ class MigrationTracker:
         self._has_plan = False
         self._thread = threading.current_thread()
         self._recorded_before: frozenset[tuple[str, str]] = frozenset()
-        self.transaction = tools.transaction(connection)
+        self.transaction = session.transaction(connection)
         self._report = report
         #: What is entered around the migration that is being done.
         self._around = ExitStack()
@@ -75,16 +76,16 @@ class MigrationTracker:
     def __enter__(self) -> MigrationTracker:
         recorded = MigrationRecorder(self.connection).applied_migrations()
         self._recorded_before = frozenset(recorded)
-        pre_migrate.connect(self._planned)
+        pre_migrate.connect(self._on_plan)
         return self
 
     def __exit__(self, *exc_info: Any) -> None:
-        pre_migrate.disconnect(self._planned)
+        pre_migrate.disconnect(self._on_plan)
         if self.current is not None:
             self.transaction.close(*exc_info)
         self._around.__exit__(*exc_info)
 
-    def _planned(
+    def _on_plan(
         self,
         using: str,
         plan: list[tuple[Migration, bool]] | None = None,
@@ -99,35 +100,37 @@ class MigrationTracker:
             self.recorder.total = len(plan) + self.steps
             self.recorder.update(State.MIGRATING, "pre_migrate")
 
-    def started(self, migration: Migration, *, backwards: bool, fake: bool) -> None:
+    def on_apply_start(
+        self, migration: Migration, *, backwards: bool, fake: bool
+    ) -> None:
         """Django is about to do the migration."""
         name = f"{migration.app_label}.{migration.name}"
         self.current = name
         atomic = migration.atomic or fake
         detail = None
-        if not atomic or name in self.unfinished.marks:
-            self.tools.verify()
+        if not atomic or name in self.interrupted.steps:
+            self.session.verify()
         if not fake:
-            self.unfinished.settle(self.connection, migration, backwards)
+            self.interrupted.prepare_rerun(self.connection, migration, backwards)
         if not atomic:
             if backwards:
                 require_reversible(migration)
-            detail = start_detail(self.connection, migration)
+            detail = start_detail(self.session, self.connection, migration)
         self.current_is_atomic = atomic
-        self.recorder.start_step(
+        fence = self.recorder.start_step(
             name, backwards=backwards, atomic=atomic, detail=detail
         )
         if atomic:
-            self._open_transaction(migration)
+            self._begin_transaction(migration, fence)
         else:
-            self.tools.verify(self.recorder.proof())
+            fence.verify()
         if not fake:
-            self._limit_waits(migration, backwards)
-        self.at_work = True
+            self._limit_lock_waits(migration, backwards)
+        self.in_migration = True
 
-    def finished(self, *, fake: bool) -> None:
+    def on_apply_success(self, *, fake: bool) -> None:
         """Django has done and recorded the migration; on return it is committed."""
-        self.at_work = False
+        self.in_migration = False
         self.transaction.close(None, None, None)
         self._around.close()
         name, self.current = self.current, None
@@ -138,27 +141,26 @@ class MigrationTracker:
         if self.recorder.done == self.recorder.total - self.steps:
             self.recorder.update(State.MIGRATING, "post_migrate")
 
-    def _limit_waits(self, migration: Migration, backwards: bool) -> None:
-        waits = self.tools.lock_waits
-        if waits is None or waits.limits is None:
+    def _limit_lock_waits(self, migration: Migration, backwards: bool) -> None:
+        timeout = self.session.lock_timeout
+        if timeout is None or timeout.policy is None:
             return
         atomic = self.current_is_atomic
         if not atomic:
             if only_concurrent_indexes(migration):
-                return  # nobody queues behind these, and a limit would leave an invalid index
-            self._around.enter_context(waits.limited(self.connection))
-        attempts = LockTimeoutRetry(
-            waits, waits.limits, self.tools, self.transaction, self._report
+                return  # they block no query, and a limit would leave an invalid index
+            self._around.enter_context(timeout.limited(self.connection))
+        retry = LockTimeoutRetry(
+            timeout, timeout.policy, self.session, self.transaction, self._report
         )
-        around = attempts.of(migration, atomic=atomic, backwards=backwards)
+        around = retry.wrap(migration, atomic=atomic, backwards=backwards)
         self._around.enter_context(around)
 
-    def _open_transaction(self, migration: Migration) -> None:
+    def _begin_transaction(self, migration: Migration, fence: Fence) -> None:
         names = {(migration.app_label, migration.name), *migration.replaces}
 
         def check(recorded: set[tuple[str, str]]) -> None:
-            # What the leader session saw was on its way at the same time.
-            self.tools.verify(self.recorder.proof())
+            fence.verify()
             if recorded != names & self._recorded_before:
                 raise LockLost(
                     f"The record of {self.current} was changed meanwhile by somebody who does "
@@ -166,4 +168,4 @@ class MigrationTracker:
                 )
 
         plain = not runs_custom_code(migration)
-        self.transaction.open(str(self.current), names, check, plain)
+        self.transaction.begin(str(self.current), names, check, plain)

@@ -13,9 +13,9 @@ from django.core.management import get_commands
 from django.db import connections
 from django.urls import Resolver404, ResolverMatch, resolve
 
+from django_safe_init.backends import get_features
 from django_safe_init.conf import get_settings, iter_errors
 from django_safe_init.core import step_registry as steps
-from django_safe_init.core.databases import BackendKind, engine_of
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.initialization.migrate_command import (
     APP_NAME,
@@ -66,7 +66,7 @@ def check_engines(
             id="safe_init.W001",
         )
         for alias in settings.databases
-        if engine_of(alias) is BackendKind.UNKNOWN
+        if not get_features(alias).is_supported
     ]
 
 
@@ -166,7 +166,7 @@ def check_serving_role(
             id="safe_init.W007",
         )
         for alias in databases or ()
-        if engine_of(alias) is BackendKind.POSTGRESQL and is_administrator(alias)
+        if get_features(alias).supports_privileged_steps and is_administrator(alias)
     ]
 
 

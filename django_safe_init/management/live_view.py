@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from django_safe_init.backends.base.backend import BaseReader
+from django_safe_init.backends.base.reader import BaseReader
 from django_safe_init.core.records import RunRow, StepRow
 from django_safe_init.core.states import State
 from django_safe_init.core.text import format_duration

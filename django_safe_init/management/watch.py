@@ -8,7 +8,7 @@ from typing import Protocol
 
 from django.core.management.base import OutputWrapper
 
-from django_safe_init.backends.base.backend import BaseReader
+from django_safe_init.backends.base.reader import BaseReader
 from django_safe_init.conf import get_settings
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.states import State

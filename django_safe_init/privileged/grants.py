@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
+from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.step import PrivilegedContext, StepContext
 from django_safe_init.core.step_registry import init_step
 from django_safe_init.privileged.registration import (

@@ -12,12 +12,13 @@ from typing import Any
 from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_safe_init.backends.postgresql.lock import (
+from django_safe_init.backends import privileged_steps
+from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
+from django_safe_init.backends.postgresql.connection_checks import (
     check_direct_connection,
     check_lock_excludes,
 )
 from django_safe_init.backends.postgresql.lock_keys import privileged_key
-from django_safe_init.backends.postgresql.session import connect, create_direct_wrapper
 from django_safe_init.conf import Settings, get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.cancellation import check, sleep
@@ -50,7 +51,7 @@ class PrivilegedStepRunner:
         self.alias = alias
         self.settings = get_settings()
         self.administrator = administrator_alias(self.settings)
-        self.steps = current_build().privileged_of(alias)
+        self.steps = privileged_steps(alias, current_build())
         self.report = report
         self._deadline = Deadline(
             self.settings.max_wait if timeout is None else timeout

@@ -10,7 +10,7 @@ from contextlib import closing
 from django.db import Error, InterfaceError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_safe_init.backends.postgresql.session import create_direct_wrapper
+from django_safe_init.backends.postgresql.connect import create_direct_wrapper
 from django_safe_init.conf import Settings
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.step import PrivilegedContext, StepDefinition

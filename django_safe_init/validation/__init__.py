@@ -14,7 +14,8 @@ from typing import Any
 
 from django.apps import apps
 
-from django_safe_init import backends
+from django_safe_init.backends import get_backend
+from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.base.introspection import BaseIntrospection
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import Build, current_build
@@ -89,10 +90,12 @@ def validate_database(database: str, report: Callable[[str], None]) -> Validatio
     check_alias(database)
     # The schema editor must use the alias too, and must not wait for a free connection.
     settings = replace(get_settings(), direct={}, wait_timeout=0)
-    introspection = backends.open_introspection(database, settings, Deadline(0), report)
+    build = current_build()
+    context = Context(database, build, settings, Deadline(0), report)
+    introspection = get_backend(context).introspection()
     try:
         with closing(introspection):
-            return validate(database, introspection, current_build(), settings.validate)
+            return validate(database, introspection, build, settings.validate)
     except TablesLocked as exc:
         raise WaitTimeout(
             f"The tables of {database!r} are locked at the moment, probably by a migration: "

@@ -18,13 +18,10 @@ from django.core.management import BaseCommand
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
-from django_safe_init.backends.postgresql.session import (
-    Session,
-    connect,
-    create_direct_wrapper,
-)
+from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.backends.sqlite3.schema import ensure_tables as ensure_lite_tables
 from django_safe_init.backends.sqlite3.session import SQLiteSession
 from django_safe_init.conf import get_settings

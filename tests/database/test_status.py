@@ -15,13 +15,18 @@ from django_safe_init.backends.postgresql.reader import PostgresReader
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.core.build import Build, current_build
-from django_safe_init.core.columns import COLUMNS, RUN_TABLE, STEP_TABLE
-from django_safe_init.core.records import ConnectionEnded, TablesLocked
+from django_safe_init.core.records import (
+    RUN_TABLE,
+    STEP_TABLE,
+    ConnectionEnded,
+    TablesLocked,
+)
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
     UnsupportedEngine,
 )
+from django_safe_init.models import Run
 from tests.support import wait_until
 
 
@@ -242,7 +247,7 @@ def test_a_poll_leaves_no_error_in_the_log(session, small_shop, server) -> None:
     before = server.log.read_text().count("does not exist")
     reader = PostgresReader(session, current_build(), None)
     reader.read()
-    reader.glance()
+    reader.peek()
     assert server.log.read_text().count("does not exist") == before
 
 
@@ -268,7 +273,9 @@ def test_rows_of_a_newer_version(django_database, small_shop) -> None:
         f"ALTER TABLE {RUN_TABLE} ADD COLUMN phase text DEFAULT 'schema'"
     )
     assert is_ready()
-    assert set(COLUMNS[RUN_TABLE]) < set(django_database.newest_run())
+    assert {field.column for field in Run._meta.fields} < set(
+        django_database.newest_run()
+    )
 
 
 # While a migration locks our tables

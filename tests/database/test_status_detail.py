@@ -10,7 +10,7 @@ from django_safe_init.backends.postgresql.reader import PostgresReader
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.core.build import Build
-from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
+from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import DatabaseUnreachable
 from django_safe_init.status import StepRow, poll_interval, read_detail, read_status

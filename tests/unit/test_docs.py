@@ -24,7 +24,7 @@ from django_safe_init.core.findings import DEFAULT_LEVELS, LEVELS, Finding, Find
 from django_safe_init.core.records import Blocker, RunRow
 from django_safe_init.core.states import TRANSITIONS, State
 from django_safe_init.exceptions import SafeInitError
-from django_safe_init.initialization.initializer import Outcome
+from django_safe_init.initialization.types import Outcome
 from django_safe_init.pools import SlowPool
 from django_safe_init.serving.http.payloads import PUBLIC_STATES
 from django_safe_init.status import Status, StatusDetail

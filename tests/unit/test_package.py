@@ -79,13 +79,3 @@ def test_models_are_read_only() -> None:
         assert not model._meta.managed
     assert str(Run(pk=3)) == "run 3"
     assert str(Step(name="shop.0001_initial")) == "shop.0001_initial"
-
-
-def test_models_have_the_tables_columns() -> None:
-    """Models and tables have the same columns."""
-    from django_safe_init.core.columns import COLUMNS
-    from django_safe_init.models import Run, Step
-
-    for model in (Run, Step):
-        columns = {field.column for field in model._meta.fields}
-        assert columns == set(COLUMNS[model._meta.db_table])

@@ -1,28 +1,33 @@
-"""Who holds the leader lock, for a person, and how to end that leader."""
+"""Describe the present leader to a person, and end it."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from django_safe_init.core.records import RunRow
 
 
-class LockHolder(Protocol):
-    """A leader as it was seen at one moment."""
+class LockHolder(ABC):
+    """The process that holds the leader lock, at one moment."""
 
-    @property
-    def question(self) -> str:
-        """What to ask before it is ended."""
+    #: The question to ask a person before the leader is ended.
+    question: ClassVar[str]
 
+    @abstractmethod
     def lines(self) -> list[str]:
-        """All that is known of it, for a person."""
+        """Return a description of the leader for a person, one line each."""
 
+    @abstractmethod
     def end(self, seconds: float) -> str | None:
-        """End that leader, and no later one; returns why it is still there, or None."""
+        """End this leader, and no later one; return why it is still there, or None.
+
+        Waits `seconds` at most.
+        """
 
 
 def describe(run: RunRow | None) -> str:
-    """The process that leads, by the run that it has open."""
+    """Return one line about the leader, by its open run."""
     if run is None:
         return "led by a process that has no run to be seen"
     doing = f"{run.state} {run.doing}".rstrip()

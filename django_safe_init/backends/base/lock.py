@@ -1,4 +1,4 @@
-"""What a leader lock can do. `testing.LockContract` is the same in executable form."""
+"""Define a leader lock; `django_safe_init.testing.LockContract` is its executable form."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Protocol
 
 
 class Lock(Protocol):
-    """Excludes all but one process from initializing one database.
+    """Excludes all processes but one from initializing one database.
 
-    It must be free as soon as its holder's process is dead, and must never be waited for
-    inside the database.
+    A lock is free as soon as its holder's process is dead. No process may wait for it inside
+    the database.
     """
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free; never waits."""
+        """Take the lock if it is free; return True if this process holds it. Never waits."""
 
-    def verify(self) -> None:
-        """Raise `LockLost` unless the lock is held at this moment."""
+    def verify(self) -> object:
+        """Raise `LockLost` unless the lock is held now."""
 
     def release(self) -> None:
         """Free the lock. Raises `LockLost` if it was not held."""

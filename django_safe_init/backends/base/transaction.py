@@ -42,12 +42,12 @@ class MigrationTransaction(ABC):
         self.migration = ""
         self._wanted: Names = set()
         #: Whether nothing in its SQL has ended it: to roll back undoes all of it.
-        self.is_whole = True
+        self.is_intact = True
         self._atomic: transaction.Atomic | None = None
         self._shares = False
         connection.SchemaEditorClass = self._sharing(connection.SchemaEditorClass)
 
-    def open(
+    def begin(
         self, migration: str, names: Names, check: Callable[[Names], None], plain: bool
     ) -> None:
         """Begin, and let `check` judge which of the names the transaction sees as recorded.
@@ -56,30 +56,30 @@ class MigrationTransaction(ABC):
         own; `plain` says that it has none.
         """
         self.migration = migration
-        self.is_whole = True
+        self.is_intact = True
         self._wanted, self._check = names, check
         self._enter()
         self._shares = True
         if not plain:
-            self._confirm()
+            self._check_recorded()
 
-    def begin_again(self) -> None:
+    def retry(self) -> None:
         """Begin once more, for the same migration, whose schema editor is open already."""
         self._enter()
-        self._confirm()
+        self._check_recorded()
 
     def _enter(self) -> None:
         atomic = transaction.atomic(using=self.connection.alias)
         self._begin(atomic, self._wanted)
         self._atomic = atomic
-        self.connection.execute_wrappers.append(self._watch)
+        self.connection.execute_wrappers.append(self._execute_wrapper)
 
     @abstractmethod
     def _begin(self, atomic: transaction.Atomic, names: Names) -> None:
         """Enter the block, and prepare to look which of the names are recorded."""
 
     @abstractmethod
-    def _look(self) -> Names | None:
+    def _recorded_names(self) -> Names | None:
         """Which of the names the transaction sees as recorded; None if that was asked before."""
 
     @abstractmethod
@@ -87,15 +87,15 @@ class MigrationTransaction(ABC):
         """Whether the connection is outside of any transaction."""
 
     @abstractmethod
-    def _was_undone(self, cursor: Any) -> bool:
+    def _was_rolled_back(self, cursor: Any) -> bool:
         """Whether the transaction that has ended was undone; `cursor` made the last statement."""
 
     @abstractmethod
-    def _before_hooks(self) -> None:
+    def _before_on_commit(self) -> None:
         """Called before a commit that will start what `on_commit()` was given."""
 
-    def _confirm(self) -> None:
-        recorded = self._look()
+    def _check_recorded(self) -> None:
+        recorded = self._recorded_names()
         if recorded is not None:
             self._check(recorded)
 
@@ -107,9 +107,9 @@ class MigrationTransaction(ABC):
             self._close(atomic, exc_info)
 
     def _close(self, atomic: transaction.Atomic, exc_info: tuple[Any, ...]) -> None:
-        self.connection.execute_wrappers.remove(self._watch)
+        self.connection.execute_wrappers.remove(self._execute_wrapper)
         if exc_info[0] is None and self.connection.run_on_commit:
-            self._before_hooks()
+            self._before_on_commit()
         doomed = self.connection.needs_rollback or self.connection.closed_in_transaction
         if exc_info[0] is None and doomed:
             # Django's atomic() would roll back here without a word.
@@ -119,24 +119,24 @@ class MigrationTransaction(ABC):
             )
         atomic.__exit__(*exc_info)
 
-    def _watch(self, execute: Callable[..., Any], *args: Any) -> Any:
+    def _execute_wrapper(self, execute: Callable[..., Any], *args: Any) -> Any:
         """Notice a statement that ends the transaction, which Django does not."""
-        self._confirm()
+        self._check_recorded()
         result = execute(*args)
-        self._notice_end(args[-1]["cursor"])
+        self._check_still_open(args[-1]["cursor"])
         return result
 
-    def _notice_end(self, cursor: Any) -> None:
+    def _check_still_open(self, cursor: Any) -> None:
         if self.connection.connection is None or not self.has_ended():
             return
-        if self._was_undone(cursor):
+        if self._was_rolled_back(cursor):
             raise InitializationFailed(
                 f"{self.migration} has undone its transaction, so what it did before is lost "
                 "and would be recorded as done. A migration with ROLLBACK in its SQL needs "
                 "atomic = False."
             )
-        if self.is_whole:
-            self.is_whole = False
+        if self.is_intact:
+            self.is_intact = False
             # It goes on as with Django: to stop here would leave it half recorded.
             logger.warning(
                 "%s has committed its transaction itself. Had this process died there, what was "

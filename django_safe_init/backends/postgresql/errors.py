@@ -1,10 +1,27 @@
-"""What it means when a server refuses a connection."""
+"""Interpret the errors of PostgreSQL and its driver."""
 
 from __future__ import annotations
 
-#: The server is there and has no room or no time for us just now (SQLSTATE 53300, 57P03).
-#: libpq gives a connection error no SQLSTATE, so the text has to do; a text in another
-#: language is retried like any other error.
+import contextlib
+from collections.abc import Iterator
+
+import psycopg
+
+from django_safe_init.core.records import (
+    ConnectionEnded,
+    TablesLocked,
+    TablesUnreadable,
+)
+from django_safe_init.core.text import one_line
+from django_safe_init.exceptions import (
+    InitializationFailed,
+    LockLost,
+    SafeInitError,
+)
+
+#: The server answers and has no connection to give (SQLSTATE 53300, 57P03). libpq gives a
+#: connection error no SQLSTATE, so its text decides; a text in another language is retried
+#: like any other error.
 _BUSY = (
     "too many clients",
     "too many connections",
@@ -15,7 +32,7 @@ _BUSY = (
     "not yet accepting connections",
     "in recovery mode",
 )
-#: Trying again would not help (SQLSTATE class 28, and a role that does not exist).
+#: Another attempt would fail, too (SQLSTATE class 28, and a role that does not exist).
 _FINAL = (
     "authentication failed",
     "no password supplied",
@@ -28,12 +45,59 @@ _FINAL = (
 
 
 def is_final(text: str) -> bool:
-    """Whether a failed connection would fail again, by the text of its error."""
+    """Return True if another attempt to connect would fail, too; `text` is the error's."""
     return any(part in text for part in _FINAL) or (
         'role "' in text and '" does not exist' in text
     )
 
 
 def is_busy(error: Exception) -> bool:
-    """Whether a failed connection means "wait" and not "broken"."""
+    """Return True if a connection failed because the server is full or starting."""
     return any(part in str(error) for part in _BUSY)
+
+
+_SHUTDOWN = (
+    psycopg.errors.AdminShutdown,
+    psycopg.errors.CrashShutdown,
+    psycopg.errors.CannotConnectNow,
+)
+
+
+def is_connection_loss(error: BaseException | None) -> bool:
+    """Whether the server or the network ended a connection.
+
+    What libpq finds out by itself has no SQLSTATE.
+    """
+    return isinstance(error, _SHUTDOWN) or (
+        type(error) is psycopg.OperationalError and error.sqlstate is None
+    )
+
+
+def session_error(error: psycopg.Error) -> SafeInitError:
+    """What an error of the leader session means: its loss, or a refusal of the server."""
+    if is_connection_loss(error):
+        return LockLost(f"The leader session is gone: {one_line(error)}")
+    return InitializationFailed(
+        f"The run cannot be recorded: {type(error).__name__}: {one_line(error)}"
+    )
+
+
+@contextlib.contextmanager
+def translate_errors() -> Iterator[None]:
+    """Turn what a reader meets into the errors that every engine's readers raise."""
+    try:
+        yield
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:
+        raise TablesLocked(one_line(exc)) from exc
+    except (
+        psycopg.errors.UndefinedTable,
+        psycopg.errors.InsufficientPrivilege,
+    ) as exc:
+        raise TablesUnreadable(one_line(exc)) from exc
+    except psycopg.OperationalError as exc:
+        raise ConnectionEnded(one_line(exc)) from exc
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """Return True if a connection was lost; False for one that this process closed."""
+    return is_connection_loss(error) and "the connection is closed" not in str(error)

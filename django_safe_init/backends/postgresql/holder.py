@@ -1,28 +1,24 @@
-"""Who holds the leader lock on PostgreSQL: the process, its sessions, and the end of them."""
+"""Find the sessions of the present leader on PostgreSQL, and terminate them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import psycopg
 
-from django_safe_init.backends.base.holder import describe
+from django_safe_init.backends.base.context import Context
+from django_safe_init.backends.base.holder import LockHolder, describe
 from django_safe_init.backends.postgresql.activity import (
     LeaderSession,
     blockers,
     leader_backends,
 )
-from django_safe_init.backends.postgresql.ending import terminate_sessions
+from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
 from django_safe_init.backends.postgresql.reader import PostgresReader
-from django_safe_init.backends.postgresql.session import (
-    Session,
-    connect,
-    create_direct_wrapper,
-)
-from django_safe_init.conf import Settings
-from django_safe_init.core.build import current_build
+from django_safe_init.backends.postgresql.session import Session
+from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import Blocker, ConnectionEnded, RunRow, TablesLocked
 from django_safe_init.core.text import one_line
@@ -30,22 +26,21 @@ from django_safe_init.exceptions import DatabaseUnreachable
 
 
 @dataclass(frozen=True)
-class PostgresLockHolder:
-    """A leader, as the server sees it at one moment. See `holding.Holder`."""
+class PostgresLockHolder(LockHolder):
+    """The leader's sessions at one moment."""
 
-    #: The run that it has open; None before there is one, or while our tables are locked.
+    #: Its open run; None before there is one, or while the status tables are locked.
     run: RunRow | None
-    #: Its sessions: the one that holds the leader lock, then those that hold the work key.
+    #: The session that holds the leader lock first, then the ones that hold the work key.
     backends: tuple[LeaderSession, ...]
-    #: What its statements wait for.
+    #: The sessions that block its statements.
     blockers: tuple[Blocker, ...]
-    #: Where to look, and to end them.
+    #: The session on which they were read, and are terminated.
     session: Session
 
     question = "End these sessions?"
 
     def lines(self) -> list[str]:
-        """All of it, for a person."""
         return [
             describe(self.run),
             *(f"  {backend}" for backend in self.backends),
@@ -57,37 +52,37 @@ class PostgresLockHolder:
         ]
 
     def end(self, seconds: float) -> str | None:
-        """End the sessions; returns why some are left, or None."""
         return terminate_sessions(self.session, self.backends, seconds)
 
 
 @contextmanager
-def open_holder(
-    alias: str, settings: Settings, report: Callable[[str], None]
-) -> Iterator[PostgresLockHolder | None]:
-    """Who holds the leader lock now, or None; on a session where the leader's own are."""
-    wrapper = create_direct_wrapper(alias, settings.direct.get(alias))
-    patience = Deadline(settings.connect_timeout)
+def open_holder(context: Context) -> Iterator[PostgresLockHolder | None]:
+    """Yield the present leader, or None, on a session to the leader's own server."""
+    settings, alias = context.settings, context.alias
+    wrapper = create_direct_wrapper(alias, context.direct)
+    deadline = Deadline(settings.connect_timeout)
     try:
         with connect(
-            wrapper, settings, patience, "safe_init unlock", report
+            wrapper, settings, deadline, "safe_init unlock", context.report
         ) as session:
-            session.apply_session_settings()  # an answer may take longer than the role's time-outs
-            yield find_holder(session, settings.lock_key)
+            # A person's answer may take longer than the role's time-outs.
+            session.apply_session_settings()
+            yield find_holder(session, context)
     except (ConnectionEnded, psycopg.OperationalError) as exc:
         raise DatabaseUnreachable(
             f"The connection to {alias!r} ended: {one_line(exc)}"
         ) from exc
 
 
-def find_holder(session: Session, lock_key: str | None) -> PostgresLockHolder | None:
-    """Who holds the leader lock now, or None."""
+def find_holder(session: Session, context: Context) -> PostgresLockHolder | None:
+    """Return the present leader, or None."""
+    lock_key = context.settings.lock_key
     backends = leader_backends(session, lock_key)
     if not backends or not backends[0].leads:
         return None
     waited_for = [pid for backend in backends for pid in backend.blocking_pids]
     return PostgresLockHolder(
-        _open_run(PostgresReader(session, current_build(), lock_key), backends[0].pid),
+        _open_run(PostgresReader(session, context.build, lock_key), backends[0].pid),
         tuple(backends),
         blockers(session, waited_for),
         session,
@@ -96,7 +91,64 @@ def find_holder(session: Session, lock_key: str | None) -> PostgresLockHolder | 
 
 def _open_run(reader: PostgresReader, pid: int) -> RunRow | None:
     try:
-        run = reader.glance().latest
+        run = reader.peek().latest
     except TablesLocked:
         return None
     return run if run is not None and run.open and run.backend_pid == pid else None
+
+
+#: The right to end a backend belongs to the role that logged in, not to `assume_role`; for this
+#: transaction only, so that nothing is left behind in a pooler.
+_TERMINATE = """
+    SET LOCAL ROLE NONE;
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE pid = %(pid)s AND coalesce(backend_start::text = %(started)s, true)
+"""
+
+
+def terminate(session: Session, pid: int, started: str | None = None) -> bool:
+    """End a backend, unless it is gone already. False where this role may not.
+
+    `started` tells it from a later one with the same process id.
+    """
+    try:
+        session.rows(_TERMINATE, {"pid": pid, "started": started})
+    except psycopg.errors.InsufficientPrivilege:
+        return False
+    return True
+
+
+def refusal(pid: int, role: str) -> str:
+    """That a backend may not be ended, and who can end it how."""
+    return (
+        f"Backend {pid} of the role {role} may not be ended by this role; "
+        f"an administrator can: SELECT pg_terminate_backend({pid});"
+    )
+
+
+def terminate_sessions(
+    session: Session, backends: Sequence[LeaderSession], seconds: float
+) -> str | None:
+    """End these backends, and no later ones; returns why some are left, or None.
+
+    In their order, so that a leader is without its lock before it is without its work.
+    """
+    for backend in backends:
+        if not terminate(session, backend.pid, backend.started):
+            return refusal(backend.pid, backend.role)
+    deadline = Deadline(seconds)
+    while left := _left(session, backends):
+        if deadline.passed():
+            pids = ", ".join(str(pid) for pid in left)
+            return f"Told to end, and not ended within {seconds:g} s: backend {pids}."
+        sleep(0.02)
+    return None
+
+
+def _left(session: Session, backends: Sequence[LeaderSession]) -> list[int]:
+    rows = session.read(
+        "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = ANY(%(pids)s)",
+        {"pids": [backend.pid for backend in backends]},
+    )
+    ours = {backend.identity for backend in backends}
+    return [pid for pid, started in rows if (pid, started) in ours]

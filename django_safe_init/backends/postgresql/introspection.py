@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 from django_safe_init.backends.base.introspection import (
@@ -19,11 +20,11 @@ from django_safe_init.backends.base.introspection import (
     UniqueIndex,
     collecting_editor,
 )
-from django_safe_init.backends.postgresql.session import (
-    Session,
+from django_safe_init.backends.postgresql.connect import (
     create_direct_wrapper,
     retry_when_busy,
 )
+from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.conf import Settings
 from django_safe_init.core.findings import FindingKind
 from django_safe_init.exceptions import MissingPrivilege
@@ -211,3 +212,27 @@ def normalize_identifier(name: str) -> str:
     if len(name) * _BYTES <= _NAME_BYTES:
         return name
     return name.encode()[:_NAME_BYTES].decode(errors="ignore")
+
+
+def existing_indexes(
+    connection: BaseDatabaseWrapper, names: Sequence[str], *, valid: bool = False
+) -> set[str]:
+    """Return the names that are indexes now; with `valid`, only those that are usable."""
+    if not names:
+        return set()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT c.relname FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid"
+            " WHERE c.relname = ANY(%s) AND pg_table_is_visible(c.oid)"
+            " AND (i.indisvalid OR NOT %s)",
+            [list(names), valid],
+        )
+        return {name for (name,) in cursor.fetchall()}
+
+
+def drop_index(connection: BaseDatabaseWrapper, name: str) -> None:
+    """Drop the index without blocking writers of its table."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"DROP INDEX CONCURRENTLY IF EXISTS {connection.ops.quote_name(name)}"
+        )

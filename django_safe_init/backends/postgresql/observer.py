@@ -1,63 +1,44 @@
-"""How a follower looks at a database: on a session that it keeps, or on short ones."""
+"""Wait as a follower on PostgreSQL: on a session that is kept, or on short ones."""
 
 from __future__ import annotations
 
-import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from django_safe_init.backends.base.context import Context
+from django_safe_init.backends.base.observer import BaseObserver
+from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
+from django_safe_init.backends.postgresql.errors import translate_errors
 from django_safe_init.backends.postgresql.lock_keys import channel
 from django_safe_init.backends.postgresql.reader import PostgresReader
-from django_safe_init.backends.postgresql.session import (
-    Session,
-    connect,
-    create_direct_wrapper,
-    translate_errors,
-)
-from django_safe_init.conf import Settings
-from django_safe_init.core.build import Build
+from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.cancellation import check, sleep, slices
-from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import LeaderSnapshot
 
 if TYPE_CHECKING:
     from django_safe_init.backends.postgresql.stalled import StalledLeader
 
-logger = logging.getLogger("django_safe_init")
-
-#: Half of the server's slots is what all followers together may keep.
+#: All followers together may keep half of the server's slots.
 _ROOM = """
     SELECT (SELECT sum(numbackends) FROM pg_stat_database) * 2
            <= current_setting('max_connections')::int, pg_backend_pid()
 """
-#: For how long an answer to that holds.
+#: For how long an answer to that is valid.
 _SECONDS_OF_ROOM = 10.0
 
 
-class PostgresObserver:
-    """A follower's eyes.
+class PostgresObserver(BaseObserver):
+    """Keeps a session, and listens on it, while the server has room.
 
-    On the server itself, a session is kept, and listens, only while the server has room;
-    otherwise each look is a short connection. A client's connection to a pooler is cheap: it
-    is kept, and looks.
+    Without room each poll is a short connection. A client's connection to a pooler is cheap:
+    it is kept, and polls.
     """
 
-    def __init__(
-        self,
-        alias: str,
-        build: Build,
-        settings: Settings,
-        deadline: Deadline,
-        report: Callable[[str], None] = logger.info,
-    ) -> None:
-        self.alias = alias
-        self.settings = settings
-        self.deadline = deadline
-        self.report = report
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
         self.session: Session | None = None
-        self._build = build
         self._is_direct = False
         self._reader: PostgresReader | None = None
         self._pooled = False
@@ -66,25 +47,28 @@ class PostgresObserver:
         self._stalled: StalledLeader | None = None
 
     def reader(self) -> PostgresReader:
-        """A reader on the session there is, or on a new one, which may go through a pooler."""
-        if self._is_direct and self.settings.direct.get(self.alias):
-            self.close()  # the way past the pooler is for whoever leads
+        """Return a reader on the present session, or on a new one, perhaps through a pooler."""
+        if self._is_direct and self.context.direct:
+            self.close()  # only a leader needs the connection past the pooler
         if self.session is None:
             self._open(None)
         return self._current_reader()
 
     def direct_reader(self) -> PostgresReader:
-        """A reader on a session that goes straight to the server and may hold a lock."""
         if self.session is None or not self._is_direct:
             self.close()
-            self._open(self.settings.direct.get(self.alias))
+            self._open(self.context.direct)
             self._is_direct = True
         return self._current_reader()
 
     def _open(self, direct: Mapping[str, Any] | None) -> None:
-        wrapper = create_direct_wrapper(self.alias, direct)
+        context = self.context
         self.session = connect(
-            wrapper, self.settings, self.deadline, "safe_init waiting", self.report
+            create_direct_wrapper(context.alias, direct),
+            context.settings,
+            context.deadline,
+            "safe_init waiting",
+            context.report,
         )
 
     def _current_reader(self) -> PostgresReader:
@@ -92,46 +76,52 @@ class PostgresObserver:
         assert self.session is not None
         if self._reader is None:
             self._reader = PostgresReader(
-                self.session, self._build, self.settings.lock_key
+                self.session, self.context.build, self.context.settings.lock_key
             )
         self._reader.session = self.session
         return self._reader
 
-    def end_stalled(self, glance: LeaderSnapshot) -> bool:
-        """Whether there was a leader without a sign of life and it has been ended just now."""
-        if self.settings.stalled_after is None:
+    def end_stalled(self, snapshot: LeaderSnapshot) -> bool:
+        settings = self.context.settings
+        if settings.stalled_after is None:
             return False
+        # Imported here to keep start-up fast.
         from django_safe_init.backends.postgresql.stalled import StalledLeader
 
-        self._stalled = self._stalled or StalledLeader(self, self.report)
+        self._stalled = self._stalled or StalledLeader(
+            settings.stalled_after,
+            settings.lock_key,
+            lambda: self.direct_reader().session,
+            self.context.report,
+        )
         with translate_errors():
-            return self._stalled.end(self.reader().session, glance)
+            return self._stalled.end(self.reader().session, snapshot)
 
     def how_to_end(self, leader_pid: int) -> str:
-        """The commands that end the leader, for a person."""
         return (
-            f"manage.py safe_init_unlock --database {self.alias}, "
+            f"manage.py safe_init_unlock --database {self.context.alias}, "
             f"or SELECT pg_terminate_backend({leader_pid});"
         )
 
-    def pause(self) -> None:
-        """Until the leader says that it has ended, or until it is time to look again."""
+    def wait(self) -> None:
+        """Wait for the leader's notification, or until the next poll is due."""
         with translate_errors():
-            self._pause()
+            self._wait()
 
-    def _pause(self) -> None:
+    def _wait(self) -> None:
+        deadline = self.context.deadline
         if self.session is not None and self._may_keep(self.session):
-            seconds = self.deadline.clip(random.uniform(0.5, 1.0))
+            seconds = deadline.clip(random.uniform(0.5, 1.0))
             if self._listening:
                 _listen(self.session, seconds)
             else:
                 sleep(seconds)
             return
         self.close()
-        # Most look rarely, since each look costs the server a connection; a few look often,
-        # so that a dead leader is seen.
-        slow = random.random() < 0.875
-        sleep(self.deadline.clip(random.uniform(2.0, 3.0) if slow else 0.75))
+        # Each poll costs the server a connection, so most followers poll rarely. A few poll
+        # often, so that a dead leader is noticed.
+        rarely = random.random() < 0.875
+        sleep(deadline.clip(random.uniform(2.0, 3.0) if rarely else 0.75))
 
     def _may_keep(self, session: Session) -> bool:
         if self._pooled or time.monotonic() - self._room_seen < _SECONDS_OF_ROOM:
@@ -143,12 +133,11 @@ class PostgresObserver:
         self._room_seen = time.monotonic()
         if not self._listening and not self._pooled:
             session.apply_session_settings()
-            session.rows(f"LISTEN {channel(self.settings.lock_key)}")
+            session.rows(f"LISTEN {channel(self.context.settings.lock_key)}")
             self._listening = True
         return True
 
     def close(self) -> None:
-        """Give the connection back."""
         if self.session is not None:
             self.session.close()
         self.session = None

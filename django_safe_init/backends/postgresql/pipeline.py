@@ -1,4 +1,4 @@
-"""Statements that are sent now and waited for later, on a psycopg connection."""
+"""Send statements now and wait for their result later, on a psycopg connection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from psycopg.pq import ExecStatus
 class PendingQuery:
     """Statements on their way, in one message of the simple protocol.
 
-    The server does them even if this process dies now. Until `settle` has returned, nothing
+    The server does them even if this process dies now. Until `wait` has returned, nothing
     else may be sent on the connection.
     """
 
@@ -25,28 +25,28 @@ class PendingQuery:
     ) -> None:
         self._raw = raw
         self._pgconn = raw.pgconn
-        self._settled = False
+        self._done = False
         self._error: psycopg.Error | None = None
         self._result: psycopg.pq.abc.PGresult | None = None
         text = psycopg.ClientCursor(raw).mogrify(statements, params)
         try:
             self._pgconn.send_query(text.encode(raw.info.encoding))
             while self._pgconn.flush():
-                self._wait_for_socket(select.POLLOUT)
+                self._poll_socket(select.POLLOUT)
         except psycopg.Error as exc:
-            self._error, self._settled = exc, True
+            self._error, self._done = exc, True
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Wait for the end of the statements, and note what became of them."""
-        while not self._settled:
+        while not self._done:
             try:
                 self._take_one()
             except psycopg.Error as exc:
-                self._error, self._settled = exc, True
+                self._error, self._done = exc, True
 
     def rows(self) -> list[Any]:
         """Wait, and return the rows of the last statement or raise the error that was met."""
-        self.settle()
+        self.wait()
         if self._error is not None:
             raise self._error
         assert self._result is not None
@@ -56,18 +56,18 @@ class PendingQuery:
 
     def _take_one(self) -> None:
         while self._pgconn.is_busy():
-            self._wait_for_socket(select.POLLIN)
+            self._poll_socket(select.POLLIN)
             self._pgconn.consume_input()
         result = self._pgconn.get_result()
         if result is None:
-            self._settled = True
+            self._done = True
         elif result.status == ExecStatus.FATAL_ERROR:
             encoding = self._raw.info.encoding
             self._error = psycopg.errors.error_from_result(result, encoding)
         else:
             self._result = result
 
-    def _wait_for_socket(self, event: int) -> None:
+    def _poll_socket(self, event: int) -> None:
         poll = select.poll()
         poll.register(self._pgconn.socket, event)
         poll.poll()

@@ -1,17 +1,20 @@
-"""Reads the two tables and `django_migrations` on PostgreSQL, and who holds the leader lock."""
+"""Read the status tables, `django_migrations` and the leader lock on PostgreSQL."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import psycopg
+
+from django_safe_init.backends.base.reader import TableReader
 from django_safe_init.backends.postgresql.lock_keys import holders_sql, leader_key
 from django_safe_init.backends.postgresql.session import Session
-from django_safe_init.backends.postgresql.steps import MISSING_STEPS, missing_params
 from django_safe_init.core.build import Build
-from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.records import (
+    RUN_TABLE,
+    STEP_TABLE,
     LeaderSnapshot,
     RunDetail,
     RunRow,
@@ -21,6 +24,7 @@ from django_safe_init.core.records import (
     same_apps,
     step_row,
 )
+from django_safe_init.core.step import DONE, completed_step, missing_steps
 
 if TYPE_CHECKING:
     from django_safe_init.core.records import Activity
@@ -61,22 +65,31 @@ _UNKNOWN = f"""
     ARRAY(SELECT app || '.' || name FROM django_migrations EXCEPT SELECT unnest({_NAMES}))
 """
 _NONE_UNKNOWN = "'{}'::text[]"
-#: No look at the migrations unless the run itself says that it ended ready.
+#: The migrations are compared only if the run ended ready.
 _FINISHED = f"""
-    SELECT id FROM (
+    SELECT id, {{steps}} FROM (
       SELECT id, CASE WHEN outcome = 'ready' THEN NOT EXISTS ({_MISSING_NAMES}) END AS covered
       FROM {RUN_TABLE} WHERE lock_key = %(lock_key)s AND build = %(build)s
       ORDER BY id DESC LIMIT 1) AS newest
     WHERE covered
 """
-_FINISHED_WITH_STEPS = f"{_FINISHED} AND NOT EXISTS ({MISSING_STEPS})"
-_NO_STEPS = "'{}'::text[]"
+#: What was completed of the build's steps, as the arguments of `completed_step`.
+_COMPLETED = f"""
+    ARRAY(SELECT DISTINCT jsonb_build_array(s.name, to_jsonb(s) -> 'detail')
+    FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = s.run_id
+    WHERE r.lock_key = %(lock_key)s AND s.kind = 'step' AND s.outcome = '{DONE}'
+      AND s.name = ANY(%(labels)s))
+"""
+#: Nothing was completed.
+_NONE_COMPLETED = "'{}'::jsonb[]"
+#: It cannot be read what was completed.
+_UNKNOWN_COMPLETED = "NULL::jsonb[]"
 _STEPS = f"""
     SELECT to_jsonb(s) || jsonb_build_object('seconds',
              extract(epoch FROM coalesce(finished_at, clock_timestamp()) - started_at))
     FROM {STEP_TABLE} s WHERE run_id = %(run)s ORDER BY position DESC, id DESC LIMIT %(limit)s
 """
-_SURROUNDINGS = """
+_RUN_DETAIL = """
     SELECT {steps},
       (SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
        AND application_name = 'safe_init waiting' AND pid <> %(leader)s),
@@ -102,34 +115,38 @@ _READABLE = """
 """
 
 
-class PostgresReader:
-    """Reads one database for one build over one session; cheap enough to poll."""
+class PostgresReader(TableReader):
+    """Reads one database for one build over one session."""
 
     def __init__(self, session: Session, build: Build, lock_key: str | None) -> None:
+        super().__init__(session.alias, build, lock_key)
         self.session = session
-        self.lock_key = lock_key
         self.params: dict[str, Any] = {
             "names": "\n".join(sorted(build.migrations)),
-            "build": build.fingerprint,
-            "lock_key": lock_key or "",
+            "build": self.build,
+            "lock_key": self.lock_key,
             "leader_key": leader_key(lock_key),
+            "labels": [step.label for step in self.steps],
         }
-        self._steps = build.steps_of(session.alias)
-        self.params.update(missing_params(self._steps))
-        self._seen_runs = False
+        self._runs_were_readable = False
 
     def finished_run(self) -> int | None:
-        """The newest run of this build, if it ended ready and nothing is missing since.
+        steps = _COMPLETED if self.steps else _NONE_COMPLETED
+        rows = self.session.read(_FINISHED.format(steps=steps), self.params)
+        for run, completed in rows:
+            if not self._missing_steps(completed):
+                return int(run)
+        return None
 
-        One cheap query; raises `TablesUnreadable` or `TablesLocked` where it cannot tell.
-        """
-        query = _FINISHED if not self._steps else _FINISHED_WITH_STEPS
-        rows = self.session.read(query, self.params)
-        return int(rows[0][0]) if rows else None
+    def _missing_steps(self, completed: list[Any] | None) -> tuple[str, ...]:
+        """Return the labels of the steps that are not completed; none if that is unknown."""
+        if completed is None:
+            return ()
+        return missing_steps(self.steps, [completed_step(*each) for each in completed])
 
     def read(self) -> Snapshot:
-        """One look, without an error in the server's log for a table that is not there."""
-        return self._looking(self._read)
+        """Read without an error in the server's log for a table that does not exist."""
+        return self._read_again_if_dropped(self._read)
 
     def _read(self) -> Snapshot:
         recorded = self._readable("django_migrations")
@@ -138,23 +155,21 @@ class PostgresReader:
             if recorded
             else f"{_ALL_MISSING}, {_NONE_UNKNOWN}",
             _RUNS if self._runs_readable() else _NO_RUNS,
-            self._missing_steps(),
+            self._completed_sql(),
         )
 
-    def _missing_steps(self) -> str:
-        """The SQL for them: all where nobody has kept a record, none where it is kept from us."""
-        if not self._steps:
-            return _NO_STEPS
+    def _completed_sql(self) -> str:
+        if not self.steps:
+            return _NONE_COMPLETED
         [(exists, readable)] = self.session.read(_READABLE, {"table": STEP_TABLE})
         if exists and readable and self._runs_readable():
-            return f"ARRAY({MISSING_STEPS})"
-        return _NO_STEPS if exists else "%(labels)s::text[]"
+            return _COMPLETED
+        return _UNKNOWN_COMPLETED if exists else _NONE_COMPLETED
 
-    def glance(self) -> LeaderSnapshot:
-        """What a follower polls: cheaper than `read`, and silent about the migrations."""
-        return self._looking(self._glance)
+    def peek(self) -> LeaderSnapshot:
+        return self._read_again_if_dropped(self._peek)
 
-    def _glance(self) -> LeaderSnapshot:
+    def _peek(self) -> LeaderSnapshot:
         latest = f"({_LATEST})" if self._runs_readable() else "NULL::jsonb"
         [(run, leader_pid)] = self.session.read(
             f"SELECT {latest}, ({holders_sql('leader_key')} LIMIT 1)", self.params
@@ -162,14 +177,12 @@ class PostgresReader:
         return LeaderSnapshot(run_row(run), leader_pid)
 
     def leader_pid(self) -> int | None:
-        """The backend that holds the leader lock; works while our tables are locked."""
         [(pid,)] = self.session.read(
             f"SELECT ({holders_sql('leader_key')} LIMIT 1)", self.params
         )
         return None if pid is None else int(pid)
 
     def history(self, count: int) -> list[RunRow]:
-        """The newest runs of all builds, newest first."""
         if count < 1 or not self._runs_readable():
             return []
         rows = self.session.read(
@@ -182,17 +195,15 @@ class PostgresReader:
         ]
 
     def activity(self) -> Activity:
-        """What the leader's sessions do just now."""
-        # Here, because the start of a replica with nothing to do should not pay for it.
+        # Imported here to keep start-up fast.
         from django_safe_init.backends.postgresql.activity import leader_activity
 
-        return leader_activity(self.session, self.lock_key)
+        return leader_activity(self.session, self.lock_key or None)
 
-    def surroundings(self, run: RunRow, steps: int | None) -> RunDetail:
-        """The newest steps of the run, at most so many (None: do not look), and who waits."""
+    def run_detail(self, run: RunRow, steps: int | None) -> RunDetail:
         wanted = f"ARRAY({_STEPS})" if steps is not None else "'{}'::jsonb[]"
         [(rows, followers, role)] = self.session.read(
-            _SURROUNDINGS.format(steps=wanted),
+            _RUN_DETAIL.format(steps=wanted),
             {"run": run.id, "leader": run.backend_pid, "limit": steps},
         )
         return RunDetail(
@@ -200,7 +211,6 @@ class PostgresReader:
         )
 
     def seconds_left(self, run: RunRow, names: Sequence[str]) -> float | None:
-        """What these steps of the run may still take; None unless all were timed before."""
         [(timed, seconds, elapsed)] = self.session.read(
             _LEFT, {**self.params, "run": run.id, "wanted": list(names)}
         )
@@ -209,31 +219,43 @@ class PostgresReader:
         return max(0.0, float(seconds or 0) - float(elapsed or 0))
 
     def close(self) -> None:
-        """End the session."""
         self.session.close()
 
-    def _looking(self, look: Callable[[], _Seen]) -> _Seen:
-        """A look; once more if a table has gone that was there: dropped, restored over, or lost
-        by a server that crashed, since what we write is committed asynchronously."""
+    def _rows(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Return the rows without the limits of `Session.read`: only a leader asks for them."""
         try:
-            return look()
+            return self.session.rows(statement, params)
+        except psycopg.errors.InsufficientPrivilege as exc:
+            # Imported here to keep start-up fast.
+            from django_safe_init.backends.postgresql.schema import missing_privilege
+
+            raise missing_privilege(self.session, exc) from exc
+
+    def _read_again_if_dropped(self, read: Callable[[], _Seen]) -> _Seen:
+        """Read once more if a table is gone: dropped, restored over, or lost in a crash.
+
+        The status tables are written asynchronously, so a server that crashes may lose them.
+        """
+        try:
+            return read()
         except TablesUnreadable:
-            self._seen_runs = False
-            return look()
+            self._runs_were_readable = False
+            return read()
 
     def _runs_readable(self) -> bool:
-        self._seen_runs = self._seen_runs or self._readable(RUN_TABLE)
-        return self._seen_runs
+        self._runs_were_readable = self._runs_were_readable or self._readable(RUN_TABLE)
+        return self._runs_were_readable
 
-    def _query(self, migrations: str, runs: str, steps: str) -> Snapshot:
-        [(missing, unknown, latest, own, finished, superseded, leader_pid, undone)] = (
+    def _query(self, migrations: str, runs: str, completed: str) -> Snapshot:
+        [(missing, unknown, latest, own, finished, superseded, leader_pid, steps)] = (
             self.session.read(
-                f"SELECT {migrations}, {runs}, ({holders_sql('leader_key')} LIMIT 1), {steps}",
+                f"SELECT {migrations}, {runs}, ({holders_sql('leader_key')} LIMIT 1),"
+                f" {completed}",
                 self.params,
             )
         )
         return Snapshot(
-            (*sorted(missing), *undone),
+            (*sorted(missing), *self._missing_steps(steps)),
             run_row(latest),
             run_row(own),
             finished,

@@ -1,7 +1,7 @@
-"""The only writer of the two tables, on the leader session.
+"""Write the status tables on PostgreSQL, on the leader session.
 
-A leader that lost the session lost the lock with it and cannot write: no write needs a fence.
-Because the session is not the migrating connection, progress is visible while a migration's
+A leader that lost the session lost the lock with it and cannot write, so no write needs a
+fence. The session is not the migrating connection, so progress is visible while a migration's
 transaction is open.
 """
 
@@ -9,35 +9,39 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import psycopg
 
+from django_safe_init.backends.base.recorder import Fence, RunEnd, TableRecorder
+from django_safe_init.backends.postgresql.errors import (
+    is_connection_loss,
+    session_error,
+)
 from django_safe_init.backends.postgresql.lock import (
+    AdvisoryLock,
     LockSnapshot,
     snapshot_params,
     snapshot_sql,
 )
 from django_safe_init.backends.postgresql.pipeline import PendingQuery
-from django_safe_init.backends.postgresql.schema import missing_privilege
-from django_safe_init.backends.postgresql.session import Session, session_error
+from django_safe_init.backends.postgresql.schema import (
+    ensure_tables,
+    grant_delete_hint,
+    missing_privilege,
+)
+from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core import cancellation
 from django_safe_init.core.build import Build
-from django_safe_init.core.progress import ProgressTracker, ProgressUpdate
-from django_safe_init.core.records import (
-    MAX_TRANSIENT_FAILURES,
-    TRANSIENT_OUTCOMES,
-    LostRuns,
-)
+from django_safe_init.core.progress import ProgressUpdate
+from django_safe_init.core.records import RUN_TABLE, STEP_TABLE, LostRuns
 from django_safe_init.core.states import State
-from django_safe_init.core.text import printable
-from django_safe_init.version import __version__
+from django_safe_init.core.text import one_line
 
 logger = logging.getLogger("django_safe_init")
 T = TypeVar("T")
@@ -45,59 +49,20 @@ T = TypeVar("T")
 _LOCK_TIMEOUT = "500ms"
 _PATIENCE_SECONDS = 60.0
 
-_PRIOR_STRIKES = """
-    SELECT count(*) FROM django_safe_init_run
-    WHERE lock_key = %(lock_key)s AND build = %(build)s AND outcome = ANY(%(transient)s)
-      AND id <> ALL(%(lost)s::bigint[])
-      AND id > coalesce((
-        SELECT max(id) FROM django_safe_init_run
-        WHERE lock_key = %(lock_key)s AND build = %(build)s
-          AND outcome <> ALL(%(transient)s)), 0)
-"""
-
-_OPEN_RUN = f"""
-    WITH dead AS (
-      UPDATE django_safe_init_run
-      SET state = 'error', finished_at = clock_timestamp(),
-          outcome = CASE WHEN id = ANY(%(lost)s::bigint[])
-                    THEN 'transient' ELSE 'abandoned' END,
-          error = CASE WHEN id = ANY(%(lost)s::bigint[]) THEN %(reason)s
-                  ELSE 'the leader ' || leader || ' died' ||
-                  CASE WHEN message = '' THEN '' ELSE ' in ' || message END END
-      WHERE lock_key = %(lock_key)s AND finished_at IS NULL
-      RETURNING id, build),
-    dying AS (
-      SELECT max(id) AS id, count(*) AS n FROM dead
-      WHERE build = %(build)s AND id <> ALL(%(lost)s::bigint[])),
-    strikes AS (SELECT ({_PRIOR_STRIKES}) + (SELECT n FROM dying) AS n),
-    opened AS (
-      INSERT INTO django_safe_init_run
-        (lock_key, build, state, leader, backend_pid, command, version,
-         started_at, heartbeat_at)
-      SELECT %(lock_key)s, %(build)s, %(state)s, %(leader)s, pg_backend_pid(), %(command)s,
-             %(version)s, clock_timestamp(), clock_timestamp()
-      FROM strikes, dying WHERE strikes.n < %(strikes)s OR dying.id IS NULL
-      RETURNING id)
-    SELECT (SELECT id FROM opened), (SELECT id FROM dying)
-"""
-
-_FAIL_RUN = """
-    UPDATE django_safe_init_run
-    SET outcome = 'failed', error = %(prefix)s || error WHERE id = %(run)s RETURNING error
-"""
-
 #: On disk when it returns, and with it whatever was committed before.
 _CLOSE_RUN = f"""
     SET LOCAL synchronous_commit TO DEFAULT;
-    WITH strikes AS (SELECT ({_PRIOR_STRIKES}) + 1 AS n)
-    UPDATE django_safe_init_run
+    UPDATE {RUN_TABLE}
     SET state = %(state)s, done = %(done)s, total = %(total)s, progress = %(progress)s,
         message = %(message)s, item_done = NULL, item_total = NULL, item_message = NULL,
-        finished_at = clock_timestamp(),
-        heartbeat_at = clock_timestamp(), error = %(error)s,
-        outcome = CASE WHEN n >= %(strikes)s AND %(outcome)s = ANY(%(transient)s)
-                  THEN 'failed' ELSE %(outcome)s END
-    FROM strikes WHERE id = %(run)s RETURNING outcome
+        finished_at = clock_timestamp(), heartbeat_at = clock_timestamp(),
+        outcome = %(outcome)s, error = %(error)s
+    WHERE id = %(run)s
+"""
+
+_DELETE_RUNS = f"""
+    DELETE FROM {STEP_TABLE} WHERE run_id = ANY(%(runs)s);
+    DELETE FROM {RUN_TABLE} WHERE id = ANY(%(runs)s)
 """
 
 #: A write that was not done, and can be tried again. A cancellation may be one that was meant for
@@ -181,93 +146,65 @@ class _PendingStep:
         }
 
 
-class PostgresRecorder:
-    """Writes one run and its steps; safe to use from the heartbeat's thread too.
+class PostgresRecorder(TableRecorder):
+    """Writes one run and its steps; safe to use from the heartbeat's thread.
 
-    Progress is written when it can be: a write that meets a lock on our tables (a migration
-    may hold one) is dropped, and the next one makes up for it. What must be there is tried
-    again. Every method raises `LockLost` when the leader session is gone, and
-    `InitializationFailed` when the server refuses to write.
+    Progress is written on a best effort: a write that meets a lock on the status tables (a
+    migration may hold one) is dropped, and the next write catches up. Everything else is
+    retried. `verify` raises `LockLost` unless a snapshot of the lock shows that this process
+    leads; None to check the leader lock alone.
     """
 
-    def __init__(self, session: Session, build: Build, lock_key: str | None) -> None:
+    now_sql = "clock_timestamp()"
+    pid_sql = "pg_backend_pid()"
+
+    def __init__(
+        self,
+        session: Session,
+        build: Build,
+        lock_key: str | None,
+        verify: Callable[[LockSnapshot | None], object] | None = None,
+    ) -> None:
+        super().__init__(build, lock_key)
         self.session = session
-        self.run = 0
-        self.state = State.CHECKING_SCHEMA
-        self.done = 0
-        self.total = 0
-        self.message = ""
-        #: How far the running step is in its own work.
-        self.loops = ProgressTracker()
-        self._identity: dict[str, Any] = {
-            "lock_key": lock_key or "",
-            "build": build.fingerprint,
-            "transient": list(TRANSIENT_OUTCOMES),
-            "strikes": MAX_TRANSIENT_FAILURES,
-            "lost": [],
-        }
-        self._proof_params = snapshot_params(lock_key)
-        self._proof: LockSnapshot | None = None
-        self._dirty: list[_PendingStep] = []
-        #: What was sent and not waited for, and the steps in it with what was there before.
+        self._verify = verify or AdvisoryLock(session, lock_key).verify
+        self._snapshot_params = snapshot_params(lock_key)
+        self._snapshot: LockSnapshot | None = None
+        self._unsaved: list[_PendingStep] = []
+        #: The query on its way, and the steps in it with what was there before.
         self._sent: PendingQuery | None = None
-        self._unsure: list[tuple[_PendingStep, bool]] = []
-        self._guard = threading.RLock()
+        self._in_flight: list[tuple[_PendingStep, bool]] = []
+        self._lock = threading.RLock()
+
+    def ensure_tables(self) -> None:
+        ensure_tables(self.session)
 
     def open_run(self, command: str, lost: LostRuns | None = None) -> str | None:
-        """Close what a dead leader left open and open a run, in one statement.
-
-        Runs that this process has lost are no strikes: it lives, and `RESTARTS` limits it.
-        If that was the third transient end of this build in a row, no run is opened: the dead
-        one is marked as failed, so that all who wait stop, and its reason is returned.
-        """
         self.session.rows(
             f"SELECT set_config('lock_timeout', '{_LOCK_TIMEOUT}', false),"
             " set_config('synchronous_commit', 'off', false)"
         )
-        lost = lost or LostRuns()
-        self._identity["lost"] = list(lost.runs)
-        params = {
-            **self._identity,
-            "reason": printable(lost.reason),
-            "state": self.state.value,
-            "leader": f"{socket.gethostname()}:{os.getpid()}",
-            "command": command,
-            "version": __version__,
-        }
-        [(run, dying)] = self._insist(lambda: self.session.rows(_OPEN_RUN, params))
-        if run is None:
-            return self._fail_for_good(dying)
-        self.run = run
-        self._insist(lambda: self.session.prepare(_PREPARED))
-        return None
-
-    def _fail_for_good(self, run: int) -> str:
-        params = {
-            "run": run,
-            "prefix": f"{MAX_TRANSIENT_FAILURES} times in a row, the last time: ",
-        }
-        [(reason,)] = self._insist(lambda: self.session.rows(_FAIL_RUN, params))
-        self.run = run
-        return str(reason)
+        reason = super().open_run(command, lost)
+        if reason is None:
+            self._write_with_retry(lambda: self.session.prepare(_PREPARED))
+        return reason
 
     def update(self, state: State, message: str = "") -> None:
-        """Say what the run is doing."""
-        with self._guard:
+        with self._lock:
             self.state = state
             self.message = message
-            self._try_to_write()
+            self._write_best_effort()
 
     def heartbeat(
-        self, look: Callable[[], ProgressUpdate | None] = lambda: None
+        self, read_progress: Callable[[], ProgressUpdate | None] = lambda: None
     ) -> None:
-        """Say that the leader is alive, and how far `look` says that the statement is.
+        """Record that the leader is alive, and how far its statement is.
 
-        Nobody starts or ends a step between the look and the write.
+        No step starts or ends between the call of `read_progress` and the write.
         """
-        with self._guard:
-            self.loops.statement = look()
-            self._try_to_write()
+        with self._lock:
+            self.progress.statement = read_progress()
+            self._write_best_effort()
 
     def start_step(
         self,
@@ -277,77 +214,92 @@ class PostgresRecorder:
         atomic: bool,
         detail: Any = None,
         kind: str = "migration",
-    ) -> None:
-        """Mark a step as started; the mark is on disk on return, but for an atomic migration's.
-
-        That one is on its way to the server: it arrives even if this process dies.
-        """
-        with self._guard:
+    ) -> Fence:
+        with self._lock:
             self.message = name
-            self.loops.clear()
-            self._proof = None
-            self._dirty.append(
+            self.progress.clear()
+            self._snapshot = None
+            self._unsaved.append(
                 _PendingStep(self.done + 1, name, backwards, atomic, detail, kind)
             )
             if atomic and kind == "migration":
                 self._send()
             else:
-                self._insist(lambda: self._write("SET LOCAL synchronous_commit = on; "))
+                on_disk = "SET LOCAL synchronous_commit = on; "
+                self._write_with_retry(lambda: self._write(on_disk))
+        return Fence(self._verify_fence)
 
-    def proof(self) -> LockSnapshot | None:
-        """What the leader session saw of the keys when it wrote the start of the step.
-
-        None if that write was dropped.
-        """
-        with self._guard:
-            self._checked_confirm()
-            return self._proof
+    def _verify_fence(self) -> None:
+        """Verify the snapshot that came back with the step's start; a new one if it was dropped."""
+        with self._lock:
+            self._receive()
+            snapshot = self._snapshot
+        self._verify(snapshot)
 
     def finish_step(self, outcome: str) -> None:
-        """Mark the running step as finished.
-
-        For an atomic step that is written with what comes next: the start of another step,
-        the end of the run, or the heartbeat.
-        """
-        with self._guard:
-            self.loops.clear()
-            if not self._dirty:
-                self._dirty.append(self._running)
-            step = self._dirty[-1]
+        with self._lock:
+            self.progress.clear()
+            if not self._unsaved:
+                self._unsaved.append(self._running)
+            step = self._unsaved[-1]
             step.outcome, step.finished = outcome, time.monotonic()
             self.done += outcome != "failed"
             if not step.atomic:
-                self._try_to_write()
+                self._write_best_effort()
 
-    def finish_run(self, outcome: str, state: State, error: str | None = None) -> str:
-        """Close the run. Returns the outcome as it was written.
+    def prune(self, keep: int, needed: AbstractSet[int]) -> None:
+        """Delete the oldest runs; log what cannot be deleted. Raises `LockLost`."""
+        try:
+            with self._lock:
+                self._prune(keep, needed)
+        except psycopg.errors.InsufficientPrivilege:
+            logger.warning("Old runs are kept. %s", grant_delete_hint(self.session))
+        except psycopg.Error as exc:
+            if is_connection_loss(exc):
+                raise session_error(exc) from exc
+            logger.warning("Old runs are kept for now: %s", one_line(exc))
 
-        A transient outcome that is the third of this build in a row is written as "failed".
-        """
-        with self._guard:
-            self._insist(self._write)
-            # Not before: an open run in one of these two states would be a lie.
-            self.state = state
-            try:
-                return self._close(outcome, error)
-            except psycopg.DataError:  # this database's encoding lacks a character
-                return self._close(outcome, ascii(error))
+    def _transaction(self, work: Callable[[], T]) -> T:
+        # The leader lock excludes other writers, so only the write itself must be atomic.
+        with self._lock:
+            return self._write_with_retry(work)
 
-    def _close(self, outcome: str, error: str | None) -> str:
-        params = {
-            **self._identity,
-            **self._present(),
-            "outcome": outcome,
-            "error": error,
-        }
-        [(written,)] = self._insist(lambda: self.session.rows(_CLOSE_RUN, params))
-        return str(written)
+    def _rows(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        return self.session.rows(statement, params)
 
-    def _present(self) -> dict[str, Any]:
-        percent = self.loops.percent(self.done, self.total)
-        items = self.loops.publish() or (None, None, None)
+    def _begin_run(self, ends: list[RunEnd], command: str) -> int:
+        insert, params = self._insert_statement(command)
+        with self.session.raw.transaction():
+            self._close_left_open(ends)
+            [(run,)] = self.session.rows(f"{insert} RETURNING id", params)
+        return int(run)
+
+    def _end_runs(self, ends: list[RunEnd]) -> None:
+        with self.session.raw.transaction():
+            self._close_left_open(ends)
+
+    def _close_left_open(self, ends: list[RunEnd]) -> None:
+        for statement, params in self._end_statements(ends):
+            self.session.rows(statement, params)
+
+    def _close_run(self, outcome: str, state: State, error: str | None) -> None:
+        self._write()
+        # Not before: an open run in one of the final states would be wrong.
+        self.state = state
+        params = {**self._run_params(), "outcome": outcome, "error": error}
+        try:
+            self.session.rows(_CLOSE_RUN, params)
+        except psycopg.DataError:  # the database's encoding lacks a character
+            self.session.rows(_CLOSE_RUN, {**params, "error": ascii(error)})
+
+    def _delete_runs(self, runs: list[int]) -> None:
+        self.session.rows(_DELETE_RUNS, {"runs": runs})
+
+    def _run_params(self) -> dict[str, Any]:
+        percent = self.progress.percent(self.done, self.total)
+        items = self.progress.publish() or (None, None, None)
         return {
-            "run": self.run,
+            "run": self.run_id,
             "state": self.state.value,
             "done": self.done,
             "total": self.total,
@@ -360,34 +312,34 @@ class PostgresRecorder:
         }
 
     def _application_name(self) -> str:
-        """Visible to every role in pg_stat_activity, in 63 bytes."""
+        """Return a name that every role sees in pg_stat_activity, at most 63 bytes."""
         step = f" {self.done + 1}/{self.total} {self.message}" if self.message else ""
         return f"safe_init {self.state.value if not step else step.strip()}"[:63]
 
     def _write(self, prefix: str = "") -> None:
-        """All that is not in the tables yet, in one message and one transaction."""
+        """Write everything that is not in the tables yet, in one message and transaction."""
         self._confirm()
-        self._take(self.session.rows(*self._message(prefix)))
-        self._written()
+        self._read_snapshot(self.session.rows(*self._message(prefix)))
+        self._mark_written()
 
-    def _take(self, rows: list[Any]) -> None:
+    def _read_snapshot(self, rows: list[Any]) -> None:
         [(_, leads, marked)] = rows
-        self._proof = LockSnapshot(leads, frozenset(marked))
+        self._snapshot = LockSnapshot(leads, frozenset(marked))
 
     def _message(self, prefix: str = "") -> tuple[str, dict[str, Any]]:
-        params = {**self._present(), **self._proof_params}
-        for i, step in enumerate(self._dirty):
+        params = {**self._run_params(), **self._snapshot_params}
+        for i, step in enumerate(self._unsaved):
             params.update(step.params(i))
-        steps = "".join(step.sql(i) for i, step in enumerate(self._dirty))
+        steps = "".join(step.sql(i) for i, step in enumerate(self._unsaved))
         return prefix + steps + _UPDATE_RUN, params
 
-    def _written(self) -> None:
-        for step in self._dirty:
+    def _mark_written(self) -> None:
+        for step in self._unsaved:
             step.inserted = True
             self._running = step
-        self._dirty.clear()
+        self._unsaved.clear()
 
-    def _try_to_write(self) -> None:
+    def _write_best_effort(self) -> None:
         try:
             self._write()
         except _DROPPED:
@@ -396,34 +348,34 @@ class PostgresRecorder:
             raise session_error(exc) from exc
 
     def _send(self) -> None:
-        """As `_try_to_write`, without waiting: what became of it shows at the next write."""
-        self._checked_confirm()
-        self._unsure = [(step, step.inserted) for step in self._dirty]
+        """Write without waiting; the next write receives the result."""
+        self._receive()
+        self._in_flight = [(step, step.inserted) for step in self._unsaved]
         self._sent = self.session.send(*self._message())
-        self._written()
+        self._mark_written()
 
-    def _checked_confirm(self) -> None:
+    def _receive(self) -> None:
         try:
             self._confirm()
         except psycopg.Error as exc:
             raise session_error(exc) from exc
 
     def _confirm(self) -> None:
-        """Learn what became of what was sent; what was dropped is to be written again."""
+        """Receive the result of the query on its way; write again what it did not write."""
         sent, self._sent = self._sent, None
         try:
             if sent is not None:
-                self._take(sent.rows())
+                self._read_snapshot(sent.rows())
         except _DROPPED:
             _log_dropped()
-            for step, inserted in self._unsure:
+            for step, inserted in self._in_flight:
                 step.inserted = inserted
-            dropped = [step for step, _ in self._unsure]
-            self._dirty = dropped + [
-                step for step in self._dirty if step not in dropped
+            dropped = [step for step, _ in self._in_flight]
+            self._unsaved = dropped + [
+                step for step in self._unsaved if step not in dropped
             ]
 
-    def _insist(self, write: Callable[[], T]) -> T:
+    def _write_with_retry(self, write: Callable[[], T]) -> T:
         end = time.monotonic() + _PATIENCE_SECONDS
         while True:
             try:

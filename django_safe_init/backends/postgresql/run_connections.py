@@ -1,4 +1,4 @@
-"""Django's connections during a run: direct, unpooled, marked with the work key, and led."""
+"""Fence Django's connections during a run: direct, unpooled, holding the work key."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
+from django_safe_init.backends.postgresql.connect import (
+    create_direct_wrapper,
+    retry_when_busy,
+)
 from django_safe_init.backends.postgresql.lock import AdvisoryLock, LockSnapshot
 from django_safe_init.backends.postgresql.lock_keys import holders_sql
 from django_safe_init.backends.postgresql.session import (
     apply_session_settings,
     cancel_statement,
-    create_direct_wrapper,
-    retry_when_busy,
 )
 from django_safe_init.conf import get_settings
 from django_safe_init.core.cancellation import token_of_other_thread
@@ -32,14 +34,14 @@ _registry_lock = threading.Lock()
 
 
 class FencedConnections:
-    """While open, each connection that the run makes to the alias can be fenced off.
+    """Makes every connection of a run to the alias one that a successor can terminate.
 
-    Every such connection takes the work key *before* it looks whether this process still
-    leads. A successor takes the leader lock *before* it ends the holders of the work key. So
-    a connection that a successor does not see cannot believe that its process leads.
+    Each connection takes the work key *before* it checks that this process still leads. A
+    successor takes the leader lock *before* it terminates the holders of the work key. So a
+    connection that a successor does not see cannot conclude that its process leads.
 
-    The run's threads are the one that entered and those started later; what other threads of
-    the process do with the alias is none of its business, nor what other initializations do.
+    The run's threads are the thread that entered and the threads started later. Other threads
+    and other initializations of the process keep their own connections.
     """
 
     def __init__(
@@ -49,14 +51,14 @@ class FencedConnections:
         self.lock = lock
         self.direct = direct
         self._process = os.getpid()
-        self._interruption = token_of_other_thread()
+        self._token = token_of_other_thread()
         [(self._leader_pid,)] = lock.session.rows("SELECT pg_backend_pid()")
-        #: Whether a connection of the leading thread was gone before the run ended.
-        self.broken = False
+        #: A connection of the leading thread was lost before the run ended.
+        self.lost = False
         self._thread = threading.current_thread()
         self._raw: psycopg.Connection[Any] | None = None
         self._raw_pid = 0
-        self._strangers = weakref.WeakSet(
+        self._foreign_threads = weakref.WeakSet(
             thread
             for thread in threading.enumerate()
             if thread is not threading.current_thread()
@@ -66,20 +68,20 @@ class FencedConnections:
         self._previous = existing_wrapper(self.alias)
         with _registry_lock:
             _registry.append(self)
-            # The only way to the connections of threads that a migration starts: those are
-            # made by the handler, from settings that may name a pool or a pooler.
+            # Only the handler makes the connections of threads that a migration starts, and
+            # its settings may name a pool or a pooler.
             connections.create_connection = _create_connection  # type: ignore[method-assign]
-        connection_created.connect(self._arm)
+        connection_created.connect(self._fence)
         self._wrapper = self.new_wrapper()
         connections[self.alias] = self._wrapper
         return self._wrapper
 
     def __exit__(self, *exc_info: object) -> None:
-        # Now, because from here on we close it ourselves.
-        self.broken = self._is_gone()
-        connection_created.disconnect(self._arm)
-        if self._interruption is not None:
-            self._interruption.unregister(self.alias)
+        # Before the connection is closed on purpose.
+        self.lost = self._is_gone()
+        connection_created.disconnect(self._fence)
+        if self._token is not None:
+            self._token.unregister(self.alias)
         with _registry_lock:
             _registry.remove(self)
             if not _registry:
@@ -91,33 +93,33 @@ class FencedConnections:
             connections[self.alias] = self._previous
 
     def new_wrapper(self) -> BaseDatabaseWrapper:
-        """An unpooled wrapper of the alias, by the direct settings."""
+        """Return an unpooled wrapper of the alias with the settings of `DIRECT`."""
         wrapper = create_direct_wrapper(self.alias, self.direct)
-        if self._interruption is not None:
-            self._interruption.register(wrapper, cancel_statement)
+        if self._token is not None:
+            self._token.register(wrapper, cancel_statement)
         return retry_when_busy(wrapper, get_settings().wait_timeout)
 
     @property
     def backend_pid(self) -> int:
-        """The backend of the leading thread's connection; 0 before there is one."""
+        """The server process of the leading thread's connection; 0 before it connects."""
         return self._raw_pid
 
     def _is_gone(self) -> bool:
-        return self.broken or (self._raw is not None and self._raw.closed)
+        return self.lost or (self._raw is not None and self._raw.closed)
 
-    def verify(self, proof: LockSnapshot | None = None) -> None:
-        """Raise `LockLost` unless this process leads; mark the connection again if need be.
+    def verify(self, snapshot: LockSnapshot | None = None) -> None:
+        """Raise `LockLost` unless this process leads; take the work key again if it was freed.
 
-        A migration may have run `DISCARD ALL` or `pg_advisory_unlock_all()`. `proof` is what
-        the leader session has seen since the last migration; None to look now.
+        A migration may have run `DISCARD ALL` or `pg_advisory_unlock_all()`. `snapshot` was
+        taken by the leader session since the last migration; None to take one now.
         """
-        proof = self.lock.verify(proof)
+        snapshot = self.lock.verify(snapshot)
         raw = self._wrapper.connection
-        if raw is not None and self._raw_pid not in proof.marked:
-            self._mark(raw)
+        if raw is not None and self._raw_pid not in snapshot.marked:
+            self._take_work_lock(raw)
 
-    def _mark(self, raw: psycopg.Connection[Any]) -> None:
-        """First the mark, then the look whether this process still leads: see above."""
+    def _take_work_lock(self, raw: psycopg.Connection[Any]) -> None:
+        """Take the work key, then verify that this process leads; the class says why."""
         apply_session_settings(raw)
         cursor = psycopg.ClientCursor(raw).execute(
             f"SELECT pg_try_advisory_lock_shared(%(key)s), ARRAY({holders_sql('key')})",
@@ -132,27 +134,27 @@ class FencedConnections:
             )
         self._verify_from(raw)
 
-    def covers(self, thread: threading.Thread) -> bool:
-        """Whether what this thread does belongs to the run."""
+    def owns_thread(self, thread: threading.Thread) -> bool:
+        """Return True if the thread works for the run."""
         if thread is self._thread:
             return True
         return (
             not isinstance(thread, InitializationThread)
-            and thread not in self._strangers
+            and thread not in self._foreign_threads
         )
 
-    def _arm(self, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
+    def _fence(self, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
         thread = threading.current_thread()
-        if connection.alias != self.alias or not self.covers(thread):
+        if connection.alias != self.alias or not self.owns_thread(thread):
             return
         raw = connection.connection
         if thread is self._thread:
-            # Django reconnects by itself, when it could not roll back.
-            self.broken = self._is_gone()
+            # Django reconnects when it could not roll back.
+            self.lost = self._is_gone()
             self._raw = raw
         try:
             pid = self._own_server_session(raw)
-            self._mark(raw)
+            self._take_work_lock(raw)
             if not raw.autocommit:
                 raw.commit()
             if thread is self._thread:
@@ -189,9 +191,9 @@ class FencedConnections:
 
 def _create_connection(alias: str) -> BaseDatabaseWrapper:
     thread = threading.current_thread()
-    for armed in list(_registry):
-        if armed.alias == alias and armed.covers(thread):
-            return armed.new_wrapper()
+    for fenced in list(_registry):
+        if fenced.alias == alias and fenced.owns_thread(thread):
+            return fenced.new_wrapper()
     wrapper: BaseDatabaseWrapper = type(connections).create_connection(
         connections, alias
     )

@@ -1,23 +1,27 @@
-"""The two status tables on PostgreSQL: created and upgraded under the leader lock."""
+"""Create and upgrade the status tables on PostgreSQL, under the leader lock."""
 
 from __future__ import annotations
 
 import psycopg
+from django.db import models
 from psycopg import sql
 
+from django_safe_init.backends.base.schema import MODELS, TableSchema
+from django_safe_init.backends.postgresql.connect import create_direct_wrapper
 from django_safe_init.backends.postgresql.session import Session
-from django_safe_init.core.columns import COLUMNS, INDEXES, RUN_TABLE, STEP_TABLE
+from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 from django_safe_init.exceptions import MissingPrivilege, UnsafeConnection
 
 
 def ensure_tables(session: Session) -> None:
-    """Create the tables, or add the columns they lack.
+    """Create the status tables, or add the columns they lack.
 
-    Raises `MissingPrivilege` with the GRANT if the session's role may not.
+    Raises `MissingPrivilege` with the GRANT that the session's role needs, and
+    `UnsafeConnection` on a read-only database.
     """
     try:
-        for table in COLUMNS:
-            _ensure_table(session, table)
+        for model in MODELS:
+            _ensure_table(session, model)
     except psycopg.errors.InvalidSchemaName as exc:
         raise MissingPrivilege(
             f"The role {_role(session)} has no schema to create tables in. "
@@ -33,7 +37,7 @@ def ensure_tables(session: Session) -> None:
 
 
 def missing_privilege(session: Session, error: psycopg.Error) -> MissingPrivilege:
-    """The error for a role that may not create or write the tables, with the GRANT."""
+    """Return the error for a role that may not create or write the tables, with the GRANT."""
     role = _role(session)
     if _columns(session, STEP_TABLE):
         grant = _grant("SELECT, INSERT, UPDATE, DELETE", role)
@@ -46,8 +50,8 @@ def missing_privilege(session: Session, error: psycopg.Error) -> MissingPrivileg
     )
 
 
-def may_delete(session: Session) -> str:
-    """What lets the session's role remove old runs, in a sentence."""
+def grant_delete_hint(session: Session) -> str:
+    """Return the sentence that tells how the session's role may delete old runs."""
     return f"To remove them, as the tables' owner: {_grant('DELETE', _role(session))}"
 
 
@@ -59,24 +63,28 @@ def _identifier(role: str) -> str:
     return sql.Identifier(role).as_string(None)
 
 
-def _ensure_table(session: Session, table: str) -> None:
-    columns = COLUMNS[table]
-    present = _columns(session, table)
+def _ensure_table(session: Session, model: type[models.Model]) -> None:
+    present = _columns(session, model._meta.db_table)
+    schema = TableSchema(create_direct_wrapper(session.alias))
     if not present:
-        _create(session, table)
-    for name in columns.keys() - present if present else ():
-        session.rows(
-            f"ALTER TABLE {table} ADD COLUMN IF NOT EXISTS {name} {columns[name]}"
-        )
+        _create(session, model, schema)
+        return
+    for name, definition in schema.columns(model).items():
+        if name not in present:
+            session.rows(
+                f"ALTER TABLE {model._meta.db_table}"
+                f" ADD COLUMN IF NOT EXISTS {name} {definition}"
+            )
 
 
-def _create(session: Session, table: str) -> None:
-    body = ", ".join(f"{name} {kind}" for name, kind in COLUMNS[table].items())
+def _create(session: Session, model: type[models.Model], schema: TableSchema) -> None:
+    columns = [f"{name} {kind}" for name, kind in schema.columns(model).items()]
+    create = f"CREATE TABLE {model._meta.db_table} ({', '.join(columns)})"
     try:
-        session.rows(f"CREATE TABLE {table} ({body}); {INDEXES.get(table, '')}")
+        session.rows("; ".join([create, *schema.indexes(model)]))
     except (psycopg.errors.DuplicateTable, psycopg.errors.UniqueViolation):
-        # A project with another LOCK_KEY in this database was faster: look again.
-        _ensure_table(session, table)
+        # A project with another LOCK_KEY in this database created it first.
+        _ensure_table(session, model)
 
 
 def _columns(session: Session, table: str) -> set[str]:

@@ -9,51 +9,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import psycopg
-from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.utils import load_backend
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
-from django_safe_init.backends.postgresql.errors import is_busy, is_final
-from django_safe_init.backends.postgresql.pipeline import PendingQuery
-from django_safe_init.conf import Settings
-from django_safe_init.core.cancellation import sleep
-from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.records import (
-    ConnectionEnded,
-    TablesLocked,
-    TablesUnreadable,
+from django_safe_init.backends.postgresql.errors import (
+    translate_errors,
 )
-from django_safe_init.core.text import one_line
+from django_safe_init.backends.postgresql.pipeline import PendingQuery
 from django_safe_init.exceptions import (
-    ConfigurationError,
-    DatabaseUnreachable,
-    InitializationFailed,
-    LockLost,
-    LoginRefused,
     MissingPrivilege,
-    SafeInitError,
-    WaitTimeout,
 )
 
 logger = logging.getLogger("django_safe_init")
 
-#: The client's side of noticing a dead network: an error after 5 s instead of two hours.
-KEEPALIVES = {
-    "keepalives": 1,
-    "keepalives_idle": 2,
-    "keepalives_interval": 1,
-    "keepalives_count": 3,
-}
 
 #: The server's side: a dead client is noticed, and no time-out of the role ends the session.
 #: One of the two alone is not enough while a statement runs.
@@ -83,70 +58,6 @@ _READ_SETTINGS = (
 _CANCELLING_SECONDS = 2.0
 
 _refused_settings: set[str] = set()
-
-
-_SHUTDOWN = (
-    psycopg.errors.AdminShutdown,
-    psycopg.errors.CrashShutdown,
-    psycopg.errors.CannotConnectNow,
-)
-
-
-def is_connection_loss(error: BaseException | None) -> bool:
-    """Whether the server or the network ended a connection.
-
-    What libpq finds out by itself has no SQLSTATE.
-    """
-    return isinstance(error, _SHUTDOWN) or (
-        type(error) is psycopg.OperationalError and error.sqlstate is None
-    )
-
-
-def session_error(error: psycopg.Error) -> SafeInitError:
-    """What an error of the leader session means: its loss, or a refusal of the server."""
-    if is_connection_loss(error):
-        return LockLost(f"The leader session is gone: {one_line(error)}")
-    return InitializationFailed(
-        f"The run cannot be recorded: {type(error).__name__}: {one_line(error)}"
-    )
-
-
-def create_direct_wrapper(
-    alias: str,
-    direct: Mapping[str, Any] | None = None,
-    connect_timeout: float | None = None,
-) -> BaseDatabaseWrapper:
-    """A new, unpooled Django wrapper of the alias, changed by the settings in `direct`.
-
-    The settings that other code sees are not touched. `connect_timeout`, in seconds, is for who
-    lets the wrapper connect; a `Session` has its own.
-    """
-    values = {**connections.settings[alias], **(direct or {})}
-    options = {**KEEPALIVES, **values["OPTIONS"]}
-    options.pop("pool", None)
-    if connect_timeout is not None:
-        options["connect_timeout"] = max(1, round(connect_timeout))
-    values["OPTIONS"] = options
-    wrapper: BaseDatabaseWrapper = load_backend(values["ENGINE"]).DatabaseWrapper(
-        values, alias
-    )
-    return wrapper
-
-
-@contextlib.contextmanager
-def translate_errors() -> Iterator[None]:
-    """Turn what a reader meets into the errors that every engine's readers raise."""
-    try:
-        yield
-    except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:
-        raise TablesLocked(one_line(exc)) from exc
-    except (
-        psycopg.errors.UndefinedTable,
-        psycopg.errors.InsufficientPrivilege,
-    ) as exc:
-        raise TablesUnreadable(one_line(exc)) from exc
-    except psycopg.OperationalError as exc:
-        raise ConnectionEnded(one_line(exc)) from exc
 
 
 class Session:
@@ -199,8 +110,8 @@ class Session:
     ) -> list[Any]:
         """The rows of the statement (of the last one, if there are several)."""
         with self._lock:
-            self.settle()
-            with self._left_usable():
+            self.wait()
+            with self._drain_on_interrupt():
                 cursor = self.raw.execute(statement, params)
                 while cursor.nextset():
                     pass
@@ -211,13 +122,13 @@ class Session:
     ) -> PendingQuery:
         """Send statements; the next use of the session waits for them first."""
         with self._lock:
-            self.settle()
-            with self._left_usable():
+            self.wait()
+            with self._drain_on_interrupt():
                 self._sent = PendingQuery(self.raw, statements, params)
                 return self._sent
 
     @contextlib.contextmanager
-    def _left_usable(self) -> Iterator[None]:
+    def _drain_on_interrupt(self) -> Iterator[None]:
         """Take in what is still to come, if a signal comes between a statement and its result.
 
         psycopg does that where it waits, and not where it works. Without it the session would
@@ -232,11 +143,11 @@ class Session:
                     pass
             raise
 
-    def settle(self) -> None:
+    def wait(self) -> None:
         """Wait for what was sent; what became of it is for who sent it."""
         with self._lock:
             if self._sent is not None:
-                self._sent.settle()
+                self._sent.wait()
 
     def read(
         self, statement: str, params: Mapping[str, Any] | None = None
@@ -351,96 +262,3 @@ def cancel_statement(raw: psycopg.Connection[Any]) -> None:
     if raw.info.transaction_status == TransactionStatus.ACTIVE:
         with contextlib.suppress(psycopg.Error):  # it may be closed by now
             raw.cancel_safe(timeout=_CANCELLING_SECONDS)
-
-
-def retry_when_busy(
-    wrapper: BaseDatabaseWrapper, seconds: float
-) -> BaseDatabaseWrapper:
-    """The wrapper, which from now on waits for a connection while the server is full.
-
-    A leader that got no connection for its work would fail the whole fleet.
-    """
-    connect_once = wrapper.get_new_connection
-
-    def get_new_connection(params: dict[str, Any]) -> Any:
-        patience = Deadline(seconds)
-        while True:
-            try:
-                return connect_once(params)
-            except psycopg.OperationalError as exc:
-                if patience.passed() or not is_busy(exc):
-                    raise
-                sleep(random.uniform(0.05, 0.5))
-
-    wrapper.get_new_connection = get_new_connection  # type: ignore[method-assign, assignment]
-    return wrapper
-
-
-def connect(
-    wrapper: BaseDatabaseWrapper,
-    settings: Settings,
-    deadline: Deadline,
-    name: str,
-    report: Callable[[str], None] = logger.info,
-) -> Session:
-    """A session, as soon as the server gives one; `report` takes the reason for each wait.
-
-    Exponential backoff with jitter for a server that does not answer, flat jitter for one that
-    is full or starting. Raises `DatabaseUnreachable` (`LoginRefused` at once), or `WaitTimeout`
-    for a full server.
-    """
-    patience = Deadline(settings.wait_timeout)
-    pauses = _backoff(settings)
-    told = ""
-    while True:
-        try:
-            return Session(wrapper, name, deadline.clip(settings.connect_timeout))
-        except psycopg.OperationalError as exc:
-            pause = _pause_before_retry(wrapper, exc, pauses, patience, deadline)
-            line = f"waiting for the server: {one_line(exc)}"
-            if line != told:
-                report(line)
-                told = line
-            sleep(deadline.clip(pause))
-        except (psycopg.ProgrammingError, ImproperlyConfigured) as exc:
-            raise ConfigurationError(
-                f"DATABASES[{wrapper.alias!r}] cannot be used: {one_line(exc)}."
-            ) from exc
-
-
-def _backoff(settings: Settings) -> Iterator[float]:
-    for attempt in range(settings.connect_attempts - 1):
-        yield min(0.5 * 2**attempt, settings.connect_max_wait) * random.uniform(
-            0.75, 1.0
-        )
-
-
-def _pause_before_retry(
-    wrapper: BaseDatabaseWrapper,
-    error: psycopg.OperationalError,
-    pauses: Iterator[float],
-    patience: Deadline,
-    deadline: Deadline,
-) -> float:
-    """How many seconds to wait before the next attempt; raises if there should be none."""
-    reason = one_line(error)
-    if is_final(reason):
-        raise LoginRefused(
-            f"The server of the database {wrapper.alias!r} refuses us: {reason}. "
-            "Correct USER, PASSWORD or the server's access rules; trying again will not help."
-        ) from error
-    if is_busy(error):
-        if patience.passed() or deadline.passed():
-            raise WaitTimeout(
-                f"The server of the database {wrapper.alias!r} had no connection for us "
-                f"in time: {reason}. Raise max_connections, or start fewer replicas at once."
-            ) from error
-        pause: float | None = random.uniform(0.1, 2.0)
-    else:
-        pause = None if deadline.passed() else next(pauses, None)
-    if pause is None:
-        raise DatabaseUnreachable(
-            f"The database {wrapper.alias!r} cannot be reached: {reason}. "
-            "Check HOST and PORT, and that the server is running."
-        ) from error
-    return pause

@@ -1,4 +1,4 @@
-"""What the server says of the statement that a run is in: how far it is, and who blocks it."""
+"""Read the progress and the blockers of a run's statement from the server's views."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Callable
 import psycopg
 
 from django_safe_init.backends.postgresql.activity import blockers_of
+from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
-from django_safe_init.backends.postgresql.session import Session, session_error
+from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.conf import HEARTBEAT_SECONDS
 from django_safe_init.core.progress import ProgressUpdate
 
@@ -45,48 +46,48 @@ _PROGRESS = """
 
 
 class StatementProgress:
-    """Looks at the migrating session from the leader session, at most as often as it beats."""
+    """Reads about the migrating session on the leader session, once per heartbeat at most."""
 
     def __init__(
         self,
         session: Session,
-        armed: FencedConnections,
+        fenced: FencedConnections,
         recorder: PostgresRecorder,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
         self._session = session
-        self._armed = armed
+        self._fenced = fenced
         self._recorder = recorder
-        self._say = say
-        self._looked = 0.0
-        #: Who has been named, by the step and the blockers.
-        self._named: tuple[str, list[int]] | None = None
+        self._report = report
+        self._read_at = 0.0
+        #: The blocked step and its blockers that were reported last.
+        self._reported: tuple[str, list[int]] | None = None
 
-    def look(self) -> ProgressUpdate | None:
-        """How far the statement is, as seen now or a moment ago; None if that is not known.
+    def read(self) -> ProgressUpdate | None:
+        """Return the statement's progress, as read since the last heartbeat; None if unknown.
 
-        Whoever blocks it is told to the person who waits. Raises `LockLost` or
+        Reports new blockers to the person who waits. Raises `LockLost` or
         `InitializationFailed`.
         """
         now = time.monotonic()
-        if now - self._looked < HEARTBEAT_SECONDS * 0.9:
-            return self._recorder.loops.statement
-        self._looked = now
+        if now - self._read_at < HEARTBEAT_SECONDS * 0.9:
+            return self._recorder.progress.statement
+        self._read_at = now
         try:
-            self._tell_blockers()
-            rows = self._session.rows(_PROGRESS, {"pid": self._armed.backend_pid})
+            self._report_blockers()
+            rows = self._session.rows(_PROGRESS, {"pid": self._fenced.backend_pid})
         except psycopg.Error as exc:
             raise session_error(exc) from exc
         return next(
             (ProgressUpdate(done, total, what) for what, done, total in rows), None
         )
 
-    def _tell_blockers(self) -> None:
-        found = blockers_of(self._session, self._armed.backend_pid)
-        named = (self._recorder.message, [each.pid for each in found])
-        if found and named != self._named:
-            self._named = named
-            self._say(
+    def _report_blockers(self) -> None:
+        found = blockers_of(self._session, self._fenced.backend_pid)
+        blocked = (self._recorder.message, [each.pid for each in found])
+        if found and blocked != self._reported:
+            self._reported = blocked
+            self._report(
                 f"{self._recorder.message} is blocked by {', '.join(map(str, found))}. "
                 f"To end it: SELECT pg_terminate_backend({found[0].pid});"
             )

@@ -1,4 +1,4 @@
-"""How the transaction of a migration begins on PostgreSQL: with its first statements."""
+"""Begin and end the transaction of a migration on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ class PostgresTransaction(MigrationTransaction):
             [part for name in names for part in name],
         )
 
-    def _look(self) -> Names | None:
+    def _recorded_names(self) -> Names | None:
         sent, self._sent = self._sent, None
         return None if sent is None else set(sent.rows())
 
     def _close(self, atomic: transaction.Atomic, exc_info: tuple[Any, ...]) -> None:
         if self._sent is not None:
-            self._sent.settle()  # it broke off before its first statement
+            self._sent.wait()  # it broke off before its first statement
             self._sent = None
         super()._close(atomic, exc_info)
 
@@ -68,9 +68,9 @@ class PostgresTransaction(MigrationTransaction):
         raw = self.connection.connection
         return bool(raw.info.transaction_status == TransactionStatus.IDLE)
 
-    def _was_undone(self, cursor: Any) -> bool:
+    def _was_rolled_back(self, cursor: Any) -> bool:
         return bool(cursor.statusmessage == "ROLLBACK")
 
-    def _before_hooks(self) -> None:
+    def _before_on_commit(self) -> None:
         with self.connection.cursor() as cursor:
             cursor.execute("SET LOCAL synchronous_commit TO DEFAULT")

@@ -1,4 +1,4 @@
-"""Who holds the leader lock on SQLite: a process of this machine, and the end of it."""
+"""Find the process that leads on SQLite, and end it."""
 
 from __future__ import annotations
 
@@ -9,38 +9,35 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from django_safe_init.backends.base.holder import describe
+from django_safe_init.backends.base.context import Context
+from django_safe_init.backends.base.holder import LockHolder, describe
 from django_safe_init.backends.sqlite3.lock_file import holder
 from django_safe_init.backends.sqlite3.paths import lock_file
 from django_safe_init.backends.sqlite3.reader import SQLiteReader
-from django_safe_init.conf import Settings
-from django_safe_init.core.build import current_build
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import RunRow, TablesLocked
 
-#: First it may clean up: close its run, and free the lock.
+#: The first one lets the process close its run and free the lock.
 _SIGNALS = (signal.SIGTERM, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
-class SQLiteLockHolder:
-    """A leader, as the operating system sees it at one moment. See `holding.Holder`."""
+class SQLiteLockHolder(LockHolder):
+    """The leader's process on this machine, at one moment."""
 
     pid: int
     run: RunRow | None
-    #: The file whose lock it holds.
+    #: The path of the file whose lock it holds.
     path: str
 
     question = "End this process?"
 
     def lines(self) -> list[str]:
-        """All of it, for a person."""
         what = _command_line(self.pid) or "a process that cannot be looked into"
         return [describe(self.run), f"  pid {self.pid} (leader lock): {what}"]
 
     def end(self, seconds: float) -> str | None:
-        """End the process; returns why it still holds the lock, or None."""
         if self.pid <= 0:
             return (
                 "It cannot be seen from here which process leads. End it where it runs."
@@ -66,19 +63,18 @@ class SQLiteLockHolder:
 
 
 @contextmanager
-def open_holder(alias: str, settings: Settings) -> Iterator[SQLiteLockHolder | None]:
-    """Who holds the leader lock now, or None."""
-    path = lock_file(alias)
+def open_holder(context: Context) -> Iterator[SQLiteLockHolder | None]:
+    """Yield the present leader, or None."""
+    path = lock_file(context.alias)
     pid = holder(path)
-    yield (
-        None if pid is None else SQLiteLockHolder(pid, _open_run(alias, settings), path)
-    )
+    yield None if pid is None else SQLiteLockHolder(pid, _open_run(context), path)
 
 
-def _open_run(alias: str, settings: Settings) -> RunRow | None:
-    reader = SQLiteReader(alias, current_build(), settings.lock_key)
+def _open_run(context: Context) -> RunRow | None:
+    lock_key = context.settings.lock_key
+    reader = SQLiteReader(context.alias, context.build, lock_key)
     try:
-        run = reader.glance().latest
+        run = reader.peek().latest
     except TablesLocked:
         return None
     finally:

@@ -40,8 +40,8 @@ _OFD: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 #: Which byte has which lock.
 _OF_PROCESS, _OF_FILE = 0, 1
 
-#: Of a note: less than a page of memory, so that the system writes it at once.
-_NOTE_BYTES = 2048
+#: The size of a progress record: less than a page, so the system writes it at once.
+_PROGRESS_BYTES = 2048
 
 _guard = threading.RLock()
 #: The locks that this process holds, by the real path of their file.
@@ -72,7 +72,7 @@ class FileLock:
                 if not held:
                     os.close(file)
             if held:
-                os.ftruncate(file, 0)  # the note of an earlier holder
+                os.ftruncate(file, 0)  # the progress record of an earlier holder
                 self._file = file
                 _held[self.path] = self
             return held
@@ -118,17 +118,17 @@ class FileLock:
             if not self._lock(self._file):
                 raise LockLost(f"Another process holds the leader lock: {self.path}.")
 
-    def beat(self, note: bytes = b"") -> None:
+    def beat(self, progress: bytes = b"") -> None:
         """Give a sign of life: the file's time of modification. Raises as `verify` does.
 
-        The note, if there is one, is what `read_note` returns from then on.
+        The note, if there is one, is what `read_progress` returns from then on.
         """
         with _guard:
             self.verify()
-            if note:
+            if progress:
                 with suppress(OSError):  # a full disk must not end the signs of life
                     # Always the same length, in one call: a reader sees one note or the other.
-                    os.pwrite(self._file, note.ljust(_NOTE_BYTES), 0)
+                    os.pwrite(self._file, progress.ljust(_PROGRESS_BYTES), 0)
             os.utime(self._file)
 
     def release(self) -> None:
@@ -182,17 +182,17 @@ def _structure(kind: int, which: int) -> bytes:
     return struct.pack(_FORMAT, *(fields[place] for place in sorted(fields)))
 
 
-def read_note(path: str) -> bytes:
+def read_progress(path: str) -> bytes:
     """What the holder has noted last, with blanks behind it; whoever can read the file may look.
 
     Empty if there is nothing to read.
     """
     with _guard:
         if path in _held:  # to open and close the file would free the lock
-            return os.pread(_held[path]._file, _NOTE_BYTES, 0)
+            return os.pread(_held[path]._file, _PROGRESS_BYTES, 0)
         try:
             with open(path, "rb") as file:
-                return file.read(_NOTE_BYTES)
+                return file.read(_PROGRESS_BYTES)
         except OSError:
             return b""
 
@@ -255,7 +255,7 @@ def _decoded(text: bytes) -> ProgressRecord | None:
         return None
 
 
-def with_note(values: dict[str, Any], text: bytes) -> dict[str, Any]:
+def with_progress(values: dict[str, Any], text: bytes) -> dict[str, Any]:
     """The columns of an open run, with what its leader has noted since they were written."""
     note = _decoded(text)
     if note is None or (note.run, note.done) != (values["id"], values["done"]):

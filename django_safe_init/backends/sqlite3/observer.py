@@ -1,56 +1,43 @@
-"""How a follower looks at a SQLite database: at the lock often, at the tables when it is time."""
+"""Wait as a follower on SQLite: poll the lock often, the tables rarely."""
 
 from __future__ import annotations
 
 import random
 import time
 
+from django_safe_init.backends.base.context import Context
+from django_safe_init.backends.base.observer import BaseObserver
 from django_safe_init.backends.sqlite3.reader import SQLiteReader
-from django_safe_init.conf import Settings
-from django_safe_init.core.build import Build
 from django_safe_init.core.cancellation import check, sleep
-from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.records import LeaderSnapshot
 
-#: Looking at the lock costs three system calls, and nobody is told when it is free.
-_SECONDS_BETWEEN_LOOKS = 0.05
+#: Polling the lock costs three system calls, and nothing notifies of its release.
+_SECONDS_BETWEEN_POLLS = 0.05
 
 
-class SQLiteObserver:
-    """See `engines.base.Eyes`."""
+class SQLiteObserver(BaseObserver):
+    """Polls the leader lock; a stalled leader is not ended, because it is a local process."""
 
-    def __init__(
-        self, alias: str, build: Build, settings: Settings, deadline: Deadline
-    ) -> None:
-        self.alias = alias
-        self.settings = settings
-        self.deadline = deadline
-        self._reader = SQLiteReader(alias, build, settings.lock_key)
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        lock_key = context.settings.lock_key
+        self._reader = SQLiteReader(context.alias, context.build, lock_key)
 
     def reader(self) -> SQLiteReader:
-        """The reader."""
         check()
         return self._reader
 
-    direct_reader = reader
-
-    def end_stalled(self, glance: LeaderSnapshot) -> bool:
-        """No: what ends a process of this machine is a decision for a person."""
-        return False
-
     def how_to_end(self, leader_pid: int) -> str:
-        """The command that ends the leader."""
-        return f"manage.py safe_init_unlock --database {self.alias}"
+        return f"manage.py safe_init_unlock --database {self.context.alias}"
 
-    def pause(self) -> None:
-        """Until the leader has let go of the lock, or until it is time to look again."""
-        end = time.monotonic() + self.deadline.clip(random.uniform(0.5, 1.0))
+    def wait(self) -> None:
+        """Wait until the lock is free, or until the next poll of the tables is due."""
+        seconds = self.context.deadline.clip(random.uniform(0.5, 1.0))
+        end = time.monotonic() + seconds
         led = self._reader.leader_pid() is not None
         while (left := end - time.monotonic()) > 0:
-            sleep(min(left, _SECONDS_BETWEEN_LOOKS))
+            sleep(min(left, _SECONDS_BETWEEN_POLLS))
             if led and self._reader.leader_pid() is None:
                 return
 
     def close(self) -> None:
-        """Close the connection."""
         self._reader.close()

@@ -1,25 +1,26 @@
-"""Reads the two tables and `django_migrations` on SQLite, and who holds the leader lock."""
+"""Read the status tables, `django_migrations` and the leader lock on SQLite."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from django_safe_init.backends.base.reader import TableReader
 from django_safe_init.backends.sqlite3.lock_file import (
     holder,
-    read_note,
+    read_progress,
     silence_seconds,
-    with_note,
+    with_progress,
 )
 from django_safe_init.backends.sqlite3.paths import database_file, lock_file
 from django_safe_init.backends.sqlite3.session import SQLiteSession
-from django_safe_init.backends.sqlite3.steps import read_records
 from django_safe_init.conf import HEARTBEAT_SECONDS
 from django_safe_init.core.build import Build
-from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.records import (
+    RUN_TABLE,
+    STEP_TABLE,
     Activity,
     LeaderSnapshot,
     RunDetail,
@@ -32,7 +33,7 @@ from django_safe_init.core.records import (
 )
 from django_safe_init.core.step import missing_steps
 
-#: A leader that missed this many signs of life is stopped, or busy beyond measure.
+#: A leader that missed this many heartbeats is stopped or overloaded.
 _BEATS = 5
 
 _UTC = "'%Y-%m-%dT%H:%M:%f+00:00'"
@@ -70,56 +71,48 @@ _TIMED = f"""
 """
 
 
-class SQLiteReader:
-    """Reads one database for one build; cheap enough to poll. Creates no file.
-
-    See `engines.base.StatusReader`.
-    """
+class SQLiteReader(TableReader):
+    """Reads one database for one build. Creates no file."""
 
     def __init__(self, alias: str, build: Build, lock_key: str | None) -> None:
+        super().__init__(alias, build, lock_key)
         self.session = SQLiteSession(alias)
-        self.names = build.migrations
-        self.steps = build.steps_of(alias)
-        self.lock_key = lock_key
-        self.params = {"build": build.fingerprint, "lock_key": lock_key or ""}
+        self.params = {"build": self.build, "lock_key": self.lock_key}
         self._file = database_file(alias)
         self._lock = lock_file(alias)
 
     def finished_run(self) -> int | None:
-        """The newest run of this build, if it ended ready and nothing is missing since."""
         if not self._exists():
             raise TablesUnreadable(f"There is no file {self._file}.")
         run = self._run(_NEWEST_OWN)
-        if run is None or run.outcome != "ready" or self.names - self._recorded():
+        if run is None or run.outcome != "ready" or self.migrations - self._recorded():
             return None
-        if self.steps and missing_steps(
-            self.steps, read_records(self.session, self.lock_key)
-        ):
-            return None
-        return run.id
+        return None if self._missing_steps() else run.id
+
+    def _missing_steps(self) -> tuple[str, ...]:
+        completed = self.completed_steps() if self.steps else ()
+        return missing_steps(self.steps, completed)
 
     def read(self) -> Snapshot:
-        """All that is to be known, of one moment."""
         tables = self._tables()
         if not tables:
-            nothing = (*self._sorted(self.names), *missing_steps(self.steps, ()))
+            nothing = (*sorted(self.migrations), *missing_steps(self.steps, ()))
             return Snapshot(nothing, None, None, False, False, self.leader_pid())
         with self.session.snapshot():
             return self._read(tables)
 
     def _read(self, tables: set[str]) -> Snapshot:
         recorded = self._recorded() if "django_migrations" in tables else set()
-        migrations = self._sorted(self.names - recorded)
-        unknown = same_apps(recorded - self.names, migrations)
+        migrations = tuple(sorted(self.migrations - recorded))
+        unknown = same_apps(recorded - self.migrations, migrations)
         leader = self.leader_pid()
         if RUN_TABLE not in tables:
             nothing = (*migrations, *missing_steps(self.steps, ()))
             return Snapshot(nothing, None, None, False, False, leader, unknown)
-        records = read_records(self.session, self.lock_key) if self.steps else ()
         own = self._run(_NEWEST_OWN)
         [ready] = self.session.rows(_READY, self.params)
         return Snapshot(
-            (*migrations, *missing_steps(self.steps, records)),
+            (*migrations, *self._missing_steps()),
             self._run(_NEWEST),
             own,
             finished=ready["own"] is not None,
@@ -128,17 +121,14 @@ class SQLiteReader:
             unknown=unknown,
         )
 
-    def glance(self) -> LeaderSnapshot:
-        """Who leads, and the newest run."""
+    def peek(self) -> LeaderSnapshot:
         latest = self._run(_NEWEST) if RUN_TABLE in self._tables() else None
         return LeaderSnapshot(latest, self.leader_pid())
 
     def leader_pid(self) -> int | None:
-        """The process that leads, also while the tables are locked."""
         return holder(self._lock)
 
     def history(self, count: int) -> list[RunRow]:
-        """The newest runs of all builds, newest first."""
         if count < 1 or RUN_TABLE not in self._tables():
             return []
         rows = self.session.rows(
@@ -147,19 +137,19 @@ class SQLiteReader:
         return [self._row(values) for values in rows]
 
     def activity(self) -> Activity:
-        """Whether the leader's process lives; what it does cannot be seen from outside."""
+        """Return whether the leader's process is alive; its statement cannot be seen."""
         alive = silence_seconds(self._lock) < _BEATS * HEARTBEAT_SECONDS
         return Activity(None, 0.0, None, alive and self.leader_pid() is not None, ())
 
-    def surroundings(self, run: RunRow, steps: int | None) -> RunDetail:
-        """The newest steps of the run; who waits for it, nobody can see."""
+    def run_detail(self, run: RunRow, steps: int | None) -> RunDetail:
+        """Return the newest steps of the run; followers cannot be seen."""
         if steps is None:
             return RunDetail()
         rows = self.session.rows(_STEPS, {"run": run.id, "limit": steps})
         return RunDetail(tuple(step_row(values) for values in reversed(rows)))
 
     def seconds_left(self, run: RunRow, names: Sequence[str]) -> float | None:
-        """What these steps may still take; the one at work cannot be seen from outside."""
+        """Return how long the steps took before; the running one's start cannot be seen."""
         wanted = {**self.params, "run": run.id, "wanted": json.dumps(list(names))}
         seconds = {
             row["name"]: row["seconds"] for row in self.session.rows(_TIMED, wanted)
@@ -167,8 +157,11 @@ class SQLiteReader:
         return sum(seconds.values()) if len(seconds) == len(names) else None
 
     def close(self) -> None:
-        """Close the connection."""
         self.session.close()
+
+    def _rows(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        rows = self.session.rows(statement, dict(params))
+        return [tuple(row.values()) for row in rows]
 
     def _exists(self) -> bool:
         return os.path.exists(self._file)
@@ -185,9 +178,6 @@ class SQLiteReader:
         )
         return {row["name"] for row in rows}
 
-    def _sorted(self, names: frozenset[str]) -> tuple[str, ...]:
-        return tuple(sorted(names))
-
     def _run(self, query: str) -> RunRow | None:
         rows = self.session.rows(query, self.params)
         return self._row(rows[0]) if rows else None
@@ -197,7 +187,7 @@ class SQLiteReader:
             # The row cannot be written while a migration's transaction is open.
             silence = min(values["silence_seconds"], silence_seconds(self._lock))
             values = {**values, "silence_seconds": silence}
-            values = with_note(values, read_note(self._lock))
+            values = with_progress(values, read_progress(self._lock))
         row = run_row(values)
         assert row is not None  # there are values
         return row

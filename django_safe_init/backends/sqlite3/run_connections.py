@@ -31,28 +31,28 @@ class RunConnection:
         self._previous = connections[self.alias]
         self._wrapper = wrapper = connections.create_connection(self.alias)
         connections[self.alias] = wrapper
-        self._interruption = current_token()
-        if self._interruption is not None:
-            self._interruption.register(wrapper, lambda raw: raw.interrupt())
-        connection_created.connect(self._attend)
+        self._token = current_token()
+        if self._token is not None:
+            self._token.register(wrapper, lambda raw: raw.interrupt())
+        connection_created.connect(self._handle_signals)
         wrapper.ensure_connection()
         return wrapper
 
-    def _attend(self, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
+    def _handle_signals(self, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
         if (
             connection.alias == self.alias
             and self._thread is threading.current_thread()
         ):
-            connection.connection.set_progress_handler(_let_signals_in, _STEPS)
+            connection.connection.set_progress_handler(_run_signal_handlers, _STEPS)
 
     def __exit__(self, *exc_info: object) -> None:
-        connection_created.disconnect(self._attend)
-        if self._interruption is not None:
-            self._interruption.unregister(self.alias)
+        connection_created.disconnect(self._handle_signals)
+        if self._token is not None:
+            self._token.unregister(self.alias)
         self._wrapper.close()
         connections[self.alias] = self._previous
 
 
-def _let_signals_in() -> int:
+def _run_signal_handlers() -> int:
     """Python calls signal handlers on the way in here; one that raises ends the statement."""
     return 0

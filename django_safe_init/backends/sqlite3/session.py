@@ -1,7 +1,8 @@
-"""A connection of our own to a SQLite database."""
+"""Open a connection to a SQLite database outside of Django's."""
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,17 +22,17 @@ from django_safe_init.exceptions import (
     MissingPrivilege,
 )
 
-#: For how long a statement waits for somebody who has the file for himself.
+#: How long a statement waits for another connection that locks the file.
 _BUSY_SECONDS = 1.0
-#: For how long a transaction that writes waits for others that do.
+#: How long a writing transaction waits for other writers.
 PATIENCE_SECONDS = 60.0
 
 
 class SQLiteSession:
-    """One autocommit connection outside Django's, opened when it is first used.
+    """One autocommit connection by the alias's settings, opened when it is first used.
 
-    It is made by the alias's settings. Raises `TablesLocked`, `TablesUnreadable`,
-    `DatabaseUnreachable` or `MissingPrivilege`.
+    Every method raises `TablesLocked`, `TablesUnreadable`, `DatabaseUnreachable` or
+    `MissingPrivilege`.
     """
 
     def __init__(self, alias: str) -> None:
@@ -41,23 +42,26 @@ class SQLiteSession:
     def rows(
         self, statement: str, params: Sequence[Any] | dict[str, Any] = ()
     ) -> list[dict[str, Any]]:
-        """The rows of the statement, by the names of their columns."""
+        """Return the rows of the statement, by the names of their columns.
+
+        Parameters are written `:name`, or `%(name)s` as in `base.statements`.
+        """
         with self._errors():
-            cursor = self._connection().execute(statement, params)
+            cursor = self._connection().execute(_named(statement), params)
             names = [column[0] for column in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """While entered, all reads see one and the same moment. Not for long: it delays commits."""
+        """Let all reads of the block see the same moment. Keep it short: it delays commits."""
         with self._transaction("BEGIN"):
             yield
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """A transaction during which nobody else writes; whoever does already is waited for.
+        """Run the block in a transaction that excludes other writers, after the present ones.
 
-        Raises `InitializationFailed` when that takes too long.
+        Raises `InitializationFailed` after `PATIENCE_SECONDS` of waiting.
         """
         with self._transaction("BEGIN IMMEDIATE", self._patiently):
             yield
@@ -76,7 +80,7 @@ class SQLiteSession:
             raise
 
     def _patiently(self, statement: str) -> None:
-        """Execute it as soon as nobody else uses the file; a reader can hold up a commit."""
+        """Execute it as soon as the file is free; a reader can delay a commit."""
         deadline = Deadline(PATIENCE_SECONDS)
         while True:
             try:
@@ -98,7 +102,7 @@ class SQLiteSession:
                 values["NAME"] = database_file(self.alias)
             wrapper = load_backend(values["ENGINE"]).DatabaseWrapper(values, self.alias)
             self._raw = wrapper.get_new_connection(wrapper.get_connection_params())
-            self._raw.isolation_level = None  # no transactions that nobody asked for
+            self._raw.isolation_level = None  # no implicit transactions
             milliseconds = round(_BUSY_SECONDS * 1000)
             self._raw.execute(f"PRAGMA busy_timeout = {milliseconds}")
         return self._raw
@@ -133,6 +137,11 @@ class SQLiteSession:
             raw.close()
 
 
+def _named(statement: str) -> str:
+    """Return the statement with SQLite's own style of parameters."""
+    return re.sub(r"%\((\w+)\)s", r":\1", statement)
+
+
 def is_locked(text: str) -> bool:
-    """Whether an error of SQLite says that somebody else uses the database just now."""
+    """Return True if an error of SQLite says that another connection uses the database."""
     return "database is locked" in text or "table is locked" in text

@@ -18,10 +18,10 @@ from django_safe_init.backends.base.transaction import (
 )
 
 #: Is there as long as the transaction that made it was not undone.
-_WITNESS = "safe_init_transaction"
-_MAKE_WITNESS = f"CREATE TEMP TABLE {_WITNESS} (x)"
-_DROP_WITNESS = f"DROP TABLE IF EXISTS temp.{_WITNESS}"
-_LOOK_FOR_WITNESS = f"SELECT 1 FROM sqlite_temp_master WHERE name = '{_WITNESS}'"
+_SENTINEL_TABLE = "safe_init_transaction"
+_CREATE_SENTINEL = f"CREATE TEMP TABLE {_SENTINEL_TABLE} (x)"
+_DROP_SENTINEL = f"DROP TABLE IF EXISTS temp.{_SENTINEL_TABLE}"
+_FIND_SENTINEL = f"SELECT 1 FROM sqlite_temp_master WHERE name = '{_SENTINEL_TABLE}'"
 
 
 class SQLiteTransaction(MigrationTransaction):
@@ -58,39 +58,39 @@ class SQLiteTransaction(MigrationTransaction):
             raise
         finally:
             connection.transaction_mode = chosen
-        self._raw.execute(_MAKE_WITNESS)
+        self._raw.execute(_CREATE_SENTINEL)
         self._names = names
 
-    def _look(self) -> Names | None:
+    def _recorded_names(self) -> Names | None:
         names, self._names = self._names, None
         if names is None:
             return None
         flat = [part for name in names for part in name]
         return set(self._raw.execute(recorded_sql("?", names), flat).fetchall())
 
-    def _watch(self, execute: Callable[..., Any], *args: Any) -> Any:
+    def _execute_wrapper(self, execute: Callable[..., Any], *args: Any) -> Any:
         """Notice also what has ended the transaction without being a statement of Django's."""
-        self._notice_end(args[-1]["cursor"])
-        return super()._watch(execute, *args)
+        self._check_still_open(args[-1]["cursor"])
+        return super()._execute_wrapper(execute, *args)
 
     def _close(self, atomic: transaction.Atomic, exc_info: tuple[Any, ...]) -> None:
         self._names = None
         with suppress(sqlite3.ProgrammingError):  # closed by the migration
-            self._raw.execute(_DROP_WITNESS)
+            self._raw.execute(_DROP_SENTINEL)
         try:
             super()._close(atomic, exc_info)
         finally:
             if self.connection.connection is not None:
                 self.connection.enable_constraint_checking()
 
-    def _before_hooks(self) -> None:
+    def _before_on_commit(self) -> None:
         """Nothing: each commit waits for the disk, as far as the project wants that."""
 
     def has_ended(self) -> bool:
         return not self._raw.in_transaction
 
-    def _was_undone(self, cursor: Any) -> bool:
-        return self._raw.execute(_LOOK_FOR_WITNESS).fetchone() is None
+    def _was_rolled_back(self, cursor: Any) -> bool:
+        return self._raw.execute(_FIND_SENTINEL).fetchone() is None
 
 
 def _plain_about_errors(

@@ -9,23 +9,23 @@ from django.core.management import CommandError
 from django.db import connections
 from django.db.migrations import Migration
 
+from django_safe_init.backends import get_features
 from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.core import cancellation
-from django_safe_init.core.databases import check_not_pool, engine_of
+from django_safe_init.core.databases import check_not_pool
 from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.exceptions import InitializationFailed
 from django_safe_init.initialization.initializer import (
-    InitializationOptions,
     Initializer,
     retry_while_busy,
     wait_for_server,
 )
 from django_safe_init.initialization.migrate_command import next_migrate
 from django_safe_init.initialization.run_context import (
-    MigrateTask,
     current_tracker,
     in_run,
 )
+from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from django_safe_init.management.console import command_errors, report_to
 
 
@@ -75,14 +75,14 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
         work = MigrateTask(
             migrate=lambda: self._migrate(*args, **options),
             command="migrate",
-            complete=not options["app_label"],
-            promises_ready=False,
+            full_target=not options["app_label"],
+            require_ready=False,
             fake=options["fake"],
             report=report_to(self.stderr),
         )
         try:
             self._lead(
-                InitializationOptions(work, alias, mode="self", accepts_success=False)
+                InitializationOptions(work, alias, mode="self", follow_success=False)
             )
         except CommandError as exc:
             failure = exc.__cause__
@@ -109,7 +109,7 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
             return False
         with command_errors():
             mode = effective_mode(get_settings())
-        return mode != "off" and engine_of(alias).has_lock
+        return mode != "off" and get_features(alias).has_lock
 
     def migration_progress_callback(
         self, action: str, migration: Migration | None = None, fake: bool = False
@@ -119,9 +119,9 @@ class Command(next_migrate()):  # type: ignore[misc]  # whichever app's it is
         tracker = self._tracker
         if tracker is not None and migration is not None:
             if action in ("apply_start", "unapply_start"):
-                tracker.started(
+                tracker.on_apply_start(
                     migration, backwards=action == "unapply_start", fake=fake
                 )
             else:
-                tracker.finished(fake=fake)
+                tracker.on_apply_success(fake=fake)
         super().migration_progress_callback(action, migration, fake)

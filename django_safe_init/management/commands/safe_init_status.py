@@ -14,17 +14,15 @@ from django.core.management.base import (
 )
 from django.db import DEFAULT_DB_ALIAS
 
+from django_safe_init.backends import privileged_steps
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import RunRow
 from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.core.states import State
-from django_safe_init.initialization.initializer import (
-    InitializationOptions,
-    Initializer,
-)
-from django_safe_init.initialization.run_context import MigrateTask
+from django_safe_init.initialization.initializer import Initializer
+from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from django_safe_init.management.console import (
     command_errors,
     report_to,
@@ -132,7 +130,7 @@ class Command(BaseCommand):
 
     def _undone(self, alias: str) -> list[str]:
         """The privileged steps that nobody has done."""
-        steps = current_build().privileged_of(alias)
+        steps = privileged_steps(alias, current_build())
         if not steps:
             return []
         from django_safe_init.privileged.status import pending_privileged

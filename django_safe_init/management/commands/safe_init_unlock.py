@@ -8,9 +8,12 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS
 
-from django_safe_init import backends
+from django_safe_init.backends import get_backend
+from django_safe_init.backends.base.context import Context
 from django_safe_init.conf import get_settings
+from django_safe_init.core.build import current_build
 from django_safe_init.core.databases import check_alias
+from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.management.console import command_errors, report_to
 
@@ -49,7 +52,10 @@ class Command(BaseCommand):
     def _unlock(self, alias: str, *, interactive: bool) -> None:
         check_alias(alias)
         settings, report = get_settings(), report_to(self.stderr)
-        with backends.open_holder(alias, settings, report) as holder:
+        context = Context(
+            alias, current_build(), settings, Deadline(settings.connect_timeout), report
+        )
+        with get_backend(context).lock_holder() as holder:
             if holder is None:
                 self.stdout.write(f"{alias}: nobody holds the leader lock")
                 return

@@ -21,10 +21,11 @@ from django.core.management.base import (
 )
 from django.db import DEFAULT_DB_ALIAS, connections
 
+from django_safe_init.backends import get_features, privileged_steps
 from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.cancellation import check as check_interruption
-from django_safe_init.core.databases import BackendKind, check_alias, engine_of
+from django_safe_init.core.databases import check_alias
 from django_safe_init.core.deadline import Deadline, check_timeout
 from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.core.text import one_line
@@ -35,14 +36,16 @@ from django_safe_init.exceptions import (
     SafeInitError,
 )
 from django_safe_init.initialization.initializer import (
-    InitializationOptions,
     Initializer,
-    Outcome,
     retry_while_busy,
     wait_for_server,
 )
 from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import MigrateTask
+from django_safe_init.initialization.types import (
+    InitializationOptions,
+    MigrateTask,
+    Outcome,
+)
 from django_safe_init.management.console import JSONOutput, report_to
 from django_safe_init.management.exec import check_command, exec_command, split_argv
 
@@ -268,7 +271,7 @@ class Command(BaseCommand):
             mode=options["mode"],
             timeout=options["timeout"],
             force=options["force"] or bool(options["rerun"]),
-            before_leading=lambda: self._check(alias, options),
+            on_lock_acquired=lambda: self._check(alias, options),
         )
 
     def _check(self, alias: str, options: dict[str, Any]) -> None:
@@ -295,7 +298,7 @@ class Command(BaseCommand):
     def _require_privileged(self, alias: str, options: dict[str, Any]) -> None:
         """What would refuse the run refuses a look at it, too: nothing could be seen without it."""
         check_alias(alias)
-        steps = current_build().privileged_of(alias)
+        steps = privileged_steps(alias, current_build())
         mode = effective_mode(get_settings(), options["mode"])
         if steps and mode == "self":
             from django_safe_init.privileged.status import require_privileged
@@ -307,16 +310,17 @@ class Command(BaseCommand):
         try:
             wait_for_server(alias, self._report(alias), options["timeout"])
         except LoginRefused as exc:
-            if not current_build().privileged_of(alias):
-                raise
             from django_safe_init.privileged.status import add_hint
+
+            if not privileged_steps(alias, current_build()):
+                raise
 
             raise add_hint(exc) from exc
 
     def _privileged(self, initializer: Initializer, options: dict[str, Any]) -> Outcome:
         alias = initializer.database
         check_alias(alias)
-        if engine_of(alias) is not BackendKind.POSTGRESQL:
+        if not get_features(alias).supports_privileged_steps:
             self._report(alias)("no server, so nothing is privileged")
             return initializer.outcome("ready")
         # Here, because no replica of the application should pay for it.
@@ -339,7 +343,7 @@ class Command(BaseCommand):
     def _plan_steps(self, alias: str, output: OutputWrapper) -> None:
         """The steps that come after the migrations, as Django shows its plan."""
         steps = current_build().steps_of(alias)
-        if not steps or not engine_of(alias).has_lock:
+        if not steps or not get_features(alias).has_lock:
             return
         from django_safe_init.status import get_status
 
@@ -352,7 +356,7 @@ class Command(BaseCommand):
     def _require_ready(self, alias: str) -> None:
         from django_safe_init.status import get_status
 
-        if engine_of(alias) is not BackendKind.UNKNOWN:
+        if get_features(alias).is_supported:
             status = get_status(alias)
             if not status.ready:
                 count = len(status.pending)

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 
+from django_safe_init.backends import get_features
 from django_safe_init.conf import Settings, get_settings
 from django_safe_init.core.build import Build, current_build
-from django_safe_init.core.databases import BackendKind, engine_of
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import (
@@ -106,11 +106,9 @@ def _from_status(status: Status, before: StatusDetail | None) -> StatusDetail:
 
 def can_initialize(alias: str, settings: Settings) -> bool:
     """Return True if a leader can exist for this database; without one, nothing is waited for."""
-    engine = engine_of(alias)
+    features = get_features(alias)
     # An unknown engine without `LOCK` "none" is an error, which the poll reports.
-    return engine.has_lock or (
-        engine is BackendKind.UNKNOWN and settings.lock == "auto"
-    )
+    return features.has_lock or (not features.is_supported and settings.lock == "auto")
 
 
 def poll_interval(seconds: float) -> float:

@@ -39,14 +39,16 @@ def complete(wanted: int) -> None:
 
 def validation(tables: int) -> float:
     """Return the seconds of one validation on an open connection, as the leader has."""
-    from django_safe_init import backends
+    from django_safe_init.backends import get_backend
+    from django_safe_init.backends.base.context import Context
     from django_safe_init.conf import get_settings
     from django_safe_init.core.build import current_build
     from django_safe_init.core.deadline import Deadline
     from django_safe_init.validation import validate
 
     settings, build = get_settings(), current_build()
-    introspection = backends.open_introspection("default", settings, Deadline(0), print)
+    context = Context("default", build, settings, Deadline(0), print)
+    introspection = get_backend(context).introspection()
     with closing(introspection):
         gc.collect()  # so that the garbage of the preparation is not part of the figure
         started = time.perf_counter()

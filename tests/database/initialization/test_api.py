@@ -24,7 +24,7 @@ from django_safe_init import (
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import leader_key, work_key
 from django_safe_init.core.cancellation import CancellationToken
-from django_safe_init.core.columns import RUN_TABLE
+from django_safe_init.core.records import RUN_TABLE
 from django_safe_init.core.threads import InitializationThread
 from tests.support import wait_until
 
@@ -431,7 +431,7 @@ def test_cancelled_while_the_tables_are_locked(
             task = asyncio.create_task(ainitialize())
             await until(
                 lambda: django_database.backends(
-                    "wait_event_type = 'Lock' AND query LIKE '%%WITH dead AS%%'"
+                    "wait_event_type = 'Lock' AND query LIKE '%%INSERT INTO django_safe_init_run%%'"
                 )
             )
             return await cancel(task)

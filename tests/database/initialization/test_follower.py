@@ -14,20 +14,15 @@ from django_safe_init.backends.postgresql.lock_keys import work_key
 from django_safe_init.backends.postgresql.observer import PostgresObserver
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
-from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
-from django_safe_init.core.columns import RUN_TABLE
-from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.records import RUN_TABLE
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import DatabaseUnreachable, LeaderFailed, WaitTimeout
-from django_safe_init.initialization import follower
-from django_safe_init.initialization.initializer import (
-    InitializationOptions,
-    Initializer,
-)
+from django_safe_init.initialization import wait_log
+from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import MigrateTask
-from tests.support import wait_until
+from django_safe_init.initialization.types import InitializationOptions, MigrateTask
+from tests.support import make_context, wait_until
 
 
 @pytest.fixture
@@ -44,7 +39,7 @@ def leader(open_session, small_shop) -> PostgresRecorder:
 
 @pytest.fixture
 def watch(django_database, shop):
-    made = PostgresObserver("default", current_build(), get_settings(), Deadline(None))
+    made = PostgresObserver(make_context())
     yield made
     made.close()
 
@@ -79,7 +74,11 @@ def test_it_waits_and_is_woken(leader, in_background, django_database) -> None:
     assert backend["backend_xmin"] is None
     finish(leader, django_database)
     outcome = waiting.result()
-    assert (outcome.role, outcome.run, outcome.applied) == ("follower", leader.run, ())
+    assert (outcome.role, outcome.run, outcome.applied) == (
+        "follower",
+        leader.run_id,
+        (),
+    )
     assert outcome.waited_seconds > 0
     assert waiting.lines[0].startswith("waiting for ")
 
@@ -139,7 +138,7 @@ def test_it_gives_up_in_time(leader, in_background) -> None:
         waiting.result()
     text = str(caught.value)
     assert text.startswith("Gave up after 0.5 s. waiting for ")
-    assert f"leader of run {leader.run} for" in text
+    assert f"leader of run {leader.run_id} for" in text
     pid = leader.session.handshake_pid
     assert text.endswith(
         ". To end the leader: manage.py safe_init_unlock --database default, "
@@ -176,7 +175,7 @@ def test_tables_that_are_locked_at_first(
     ]
     observer.execute("COMMIT")
     finish(leader, django_database)
-    assert waiting.result().run == leader.run
+    assert waiting.result().run == leader.run_id
 
 
 def test_an_orphan_that_locks_our_tables(
@@ -242,8 +241,8 @@ def test_the_server_goes_away(
 def test_with_room_it_listens(watch, django_database) -> None:
     """While the server has room, a follower keeps its session and listens on it."""
     session = watch.reader().session
-    watch.pause()
-    watch.pause()
+    watch.wait()
+    watch.wait()
     assert watch.session is session
     assert session.rows("SELECT pg_listening_channels()")
     assert watch.reader().session is session
@@ -252,12 +251,12 @@ def test_with_room_it_listens(watch, django_database) -> None:
 def test_a_notification_ends_the_pause(watch, session, in_background) -> None:
     """The leader's word ends the pause."""
     watch.reader()
-    watch.pause()
+    watch.wait()
     lock = AdvisoryLock(session)
     assert lock.try_acquire()
     started = time.monotonic()
     lock.release()
-    watch.pause()
+    watch.wait()
     assert time.monotonic() - started < 0.5
 
 
@@ -268,19 +267,19 @@ def test_without_room_it_lets_go(watch, pauses, connect_raw, django_database) ->
         connect_raw()
     watch.reader()
     wait_until(lambda: django_database.followers())
-    watch.pause()
+    watch.wait()
     assert watch.session is None
     wait_until(lambda: not django_database.followers())
     [pause] = pauses
     assert pause == 0.75 or 2 <= pause <= 3
-    assert watch.reader().glance().latest is None
+    assert watch.reader().peek().latest is None
 
 
 def test_most_look_rarely(watch, monkeypatch, pauses) -> None:
     """Without a session one in eight looks often, the others about every three seconds."""
     for chance in (0.0, 0.874, 0.876):
         monkeypatch.setattr(module.random, "random", lambda chance=chance: chance)
-        watch.pause()
+        watch.wait()
     assert [2 <= pause <= 3 for pause in pauses] == [True, True, False]
     assert pauses[2] == 0.75
 
@@ -289,8 +288,8 @@ def test_a_poolers_connection_is_kept(watch, monkeypatch, pauses) -> None:
     """A connection to a pooler is cheap: it is kept, without listening, and looks."""
     session = watch.reader().session
     monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", property(lambda _: 1))
-    watch.pause()
-    watch.pause()
+    watch.wait()
+    watch.wait()
     assert watch.session is session
     assert all(0.5 <= pause <= 1 for pause in pauses)
     assert len(pauses) == 2
@@ -305,11 +304,11 @@ def test_room_is_asked_for_again(watch, monkeypatch) -> None:
     monkeypatch.setattr(
         session, "read", lambda *args: (asked.append(args), real(*args))[1]
     )
-    watch.pause()
-    watch.pause()
+    watch.wait()
+    watch.wait()
     assert len(asked) == 1
     watch._room_seen -= 10
-    watch.pause()
+    watch.wait()
     assert len(asked) == 2
 
 
@@ -317,7 +316,7 @@ def test_followers_use_the_pooler(watch, settings, django_database) -> None:
     """The direct way is for who may lead; a follower looks through the alias's own settings."""
     direct = {"OPTIONS": {"options": "-c work_mem=777kB"}}
     settings.SAFE_INIT = {**settings.SAFE_INIT, "DIRECT": {"default": direct}}
-    watch.settings = get_settings()
+    watch.context = make_context()
     leading = watch.direct_reader().session
     assert leading.rows("SHOW work_mem") == [("777kB",)]
     assert watch.direct_reader().session is leading
@@ -378,7 +377,7 @@ def test_a_follower_names_what_blocks_the_leader(
     leader, session, connect_raw, in_background, monkeypatch, settings
 ) -> None:
     """A follower that gives up says what blocked the leader, and how to end that."""
-    monkeypatch.setattr(follower, "_SECONDS_BETWEEN_DIAGNOSES", 0.0)
+    monkeypatch.setattr(wait_log, "_SECONDS_BETWEEN_DIAGNOSES", 0.0)
     settings.SAFE_INIT = {**settings.SAFE_INIT, "WAIT_TIMEOUT": 1}
     session.rows("CREATE TABLE busy ()")
     reader, working = connect_raw(application_name="report"), connect_raw()

@@ -30,13 +30,11 @@ from django_safe_init.backends.postgresql.lock_keys import leader_key, work_key
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.core.build import current_build
-from django_safe_init.core.columns import RUN_TABLE
-from django_safe_init.initialization.initializer import (
-    InitializationOptions,
-    Initializer,
-)
+from django_safe_init.core.records import RUN_TABLE
+from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import MigrateTask, current_tracker
+from django_safe_init.initialization.run_context import current_tracker
+from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from django_safe_init.signals import state_changed
 from tests.database.conftest import INITIAL
 from tests.support import wait_until
@@ -446,7 +444,7 @@ def test_what_comes_before_leading(django_database, small_shop) -> None:
 
     work = MigrateTask(lambda: pytest.fail("led"), "test")
     with pytest.raises(ConfigurationError, match="not like this"):
-        Initializer(InitializationOptions(work, before_leading=check)).run()
+        Initializer(InitializationOptions(work, on_lock_acquired=check)).run()
     assert seen == [1]
     wait_until(lambda: not django_database.rows(ADVISORY))
 
@@ -464,7 +462,7 @@ def test_it_is_checked_once(django_database, small_shop) -> None:
     small_shop.run("0004_more", lambda connection: None)
     work = MigrateTask(lambda: run_migrate("default"), "test")
     Initializer(
-        InitializationOptions(work, before_leading=lambda: checks.append(True))
+        InitializationOptions(work, on_lock_acquired=lambda: checks.append(True))
     ).run()
     assert checks == [True]
     assert lost
@@ -525,7 +523,7 @@ def test_the_session_is_lost_before_the_work(
     django_database, small_shop, monkeypatch, settings
 ) -> None:
     """A session that ends between the lock and the work costs a restart, not the start."""
-    real, ended = AdvisoryLock.end_predecessors, []
+    real, ended = AdvisoryLock.terminate_predecessors, []
 
     def end_ours(lock, *args) -> None:
         if not ended:
@@ -533,7 +531,7 @@ def test_the_session_is_lost_before_the_work(
             django_database.rows("SELECT pg_terminate_backend(%s, 5000)", ended[0])
         real(lock, *args)
 
-    monkeypatch.setattr(AdvisoryLock, "end_predecessors", end_ours)
+    monkeypatch.setattr(AdvisoryLock, "terminate_predecessors", end_ours)
     lines: list[str] = []
     work = MigrateTask(lambda: run_migrate("default"), "test", report=lines.append)
     assert Initializer(InitializationOptions(work)).run().role == "leader"

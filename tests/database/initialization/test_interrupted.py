@@ -12,12 +12,9 @@ from django_safe_init import (
     UnfinishedMigration,
     initialize,
 )
-from django_safe_init.initialization.initializer import (
-    InitializationOptions,
-    Initializer,
-)
+from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import MigrateTask
+from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from tests.database.conftest import INDEX, INITIAL
 
 INDEXES = "SELECT relname FROM pg_class WHERE relkind = 'i' AND relname LIKE 'product_%' ORDER BY 1"

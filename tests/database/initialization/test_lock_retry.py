@@ -16,11 +16,8 @@ from django_safe_init import DDLLockTimeout, InitializationFailed, initialize
 from django_safe_init.backends.postgresql.lock_timeout import PostgresLockTimeout
 from django_safe_init.conf import LockTimeoutPolicy, Settings
 from django_safe_init.exceptions import LockLost
-from django_safe_init.initialization.initializer import (
-    InitializationOptions,
-    Initializer,
-)
-from django_safe_init.initialization.run_context import MigrateTask
+from django_safe_init.initialization.initializer import Initializer
+from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from tests.database.conftest import INDEX
 from tests.support import wait_until
 

@@ -8,7 +8,7 @@ import pytest
 from django.db import connections
 
 from django_safe_init import get_status, initialize
-from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
+from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 from tests.support import Database
 
 

@@ -24,12 +24,9 @@ from django_safe_init import (
 from django_safe_init.core.build import current_build
 from django_safe_init.core.step import StepDefinition
 from django_safe_init.core.step_registry import registry
-from django_safe_init.initialization.initializer import (
-    InitializationOptions,
-    Initializer,
-)
+from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import MigrateTask
+from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from django_safe_init.management.commands.safe_migrate import Command as SafeMigrate
 
 

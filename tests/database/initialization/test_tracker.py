@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 from django.core.management import call_command
 from django.db import DatabaseError, connection, transaction
@@ -13,13 +11,13 @@ from django.db.models.signals import pre_migrate
 from psycopg import IsolationLevel
 
 from django_safe_init import InitializationFailed, LockLost, initialize
-from django_safe_init.backends.postgresql.backend import PostgresRunSession
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import work_key
+from django_safe_init.backends.postgresql.run_session import PostgresRunSession
 from django_safe_init.conf import Settings
-from django_safe_init.core.build import Build
+from django_safe_init.initialization.interrupted import InterruptedSteps
 from django_safe_init.initialization.tracker import MigrationTracker
-from tests.support import Database
+from tests.support import Database, make_context
 
 TABLE = "SELECT to_regclass('shop_sale') IS NOT NULL"
 CONSTRAINTS = """
@@ -282,31 +280,25 @@ def tracker(session):
     lock = AdvisoryLock(session)
     assert lock.try_acquire()
     MigrationRecorder(connection).ensure_schema()
-    process = SimpleNamespace(
-        settings=Settings(),
-        build=Build(frozenset(), "x"),
-        database="default",
-        direct=None,
-        say=print,
-    )
-    tools = PostgresRunSession(process, lock)
-    tools.prepare()
-    tools.recorder.open_run("test")
+    run_session = PostgresRunSession(make_context(), lock)
+    run_session.recorder.ensure_tables()
+    run_session.recorder.open_run("test")
+    interrupted = InterruptedSteps(run_session, Settings(), (), "default")
     with (
-        tools.connections() as armed,
-        MigrationTracker(armed, tools, tools.unfinished(())) as tracker,
+        run_session.connections() as fenced,
+        MigrationTracker(fenced, run_session, interrupted) as tracker,
     ):
         yield tracker
 
 
 def test_an_executor_that_does_not_look(tracker, django_database) -> None:
     """A transaction that is to be rolled back is refused, not silently undone."""
-    tracker.started(Migration("0001_x", "shop"), backwards=False, fake=False)
+    tracker.on_apply_start(Migration("0001_x", "shop"), backwards=False, fake=False)
     with connection.cursor() as cursor:
         cursor.execute("CREATE TABLE undone ()")
     transaction.set_rollback(True)
     with pytest.raises(InitializationFailed) as caught:
-        tracker.finished(fake=False)
+        tracker.on_apply_success(fake=False)
     assert str(caught.value) == (
         "shop.0001_x left its transaction broken: everything it did is undone."
     )

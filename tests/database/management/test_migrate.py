@@ -19,7 +19,7 @@ from django.db.models.signals import post_migrate, pre_migrate
 from django_safe_init import get_status, initialize
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import leader_key
-from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
+from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 from django_safe_init.management.commands.migrate import Command
 from tests.database.conftest import INITIAL
 from tests.support import Database, wait_until

@@ -17,7 +17,7 @@ from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.core.build import current_build
-from django_safe_init.core.columns import RUN_TABLE
+from django_safe_init.core.records import RUN_TABLE
 from django_safe_init.core.states import State
 from django_safe_init.management import watch
 from django_safe_init.management.commands.safe_init_status import Command

@@ -14,13 +14,13 @@ import psycopg
 import pytest
 
 from django_safe_init.backends.postgresql.activity import LeaderSession
-from django_safe_init.backends.postgresql.ending import terminate, terminate_sessions
+from django_safe_init.backends.postgresql.holder import terminate, terminate_sessions
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import leader_key, work_key
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.core.build import current_build
-from django_safe_init.core.columns import RUN_TABLE
+from django_safe_init.core.records import RUN_TABLE
 from django_safe_init.core.states import State
 from django_safe_init.management.commands import safe_init_unlock
 from django_safe_init.management.commands.safe_init_unlock import Command

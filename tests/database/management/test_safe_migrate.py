@@ -18,7 +18,7 @@ from django.db import OperationalError, connections
 from django_safe_init import initialize
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import leader_key
-from django_safe_init.core.columns import RUN_TABLE
+from django_safe_init.core.records import RUN_TABLE
 from django_safe_init.management.commands.safe_migrate import Command
 from tests.database.conftest import INITIAL, SALE
 from tests.support import wait_until

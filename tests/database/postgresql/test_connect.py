@@ -10,12 +10,12 @@ import psycopg
 import pytest
 from django.db import connections as django_connections
 
+from django_safe_init.backends.postgresql import connect as connect_module
 from django_safe_init.backends.postgresql import session as session_module
+from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
 from django_safe_init.backends.postgresql.session import (
     SESSION_SETTINGS,
     apply_session_settings,
-    connect,
-    create_direct_wrapper,
 )
 from django_safe_init.conf import Settings
 from django_safe_init.core.deadline import Deadline
@@ -41,7 +41,7 @@ def short_pauses(monkeypatch) -> list[float]:
         noted.append(seconds)
         time.sleep(seconds / 100)
 
-    monkeypatch.setattr(session_module, "sleep", sleep)
+    monkeypatch.setattr(connect_module, "sleep", sleep)
     return noted
 
 

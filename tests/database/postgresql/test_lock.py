@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from django_safe_init.backends.postgresql.lock import (
-    AdvisoryLock,
+from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
+from django_safe_init.backends.postgresql.connection_checks import (
     check_direct_connection,
     check_lock_excludes,
 )
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import channel, leader_key, work_key
-from django_safe_init.backends.postgresql.session import connect, create_direct_wrapper
 from django_safe_init.conf import Settings
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.exceptions import LockLost, UnsafeConnection, WaitTimeout
@@ -146,9 +146,9 @@ def is_there(database, pid: int) -> bool:
     return bool(database.rows("SELECT 1 FROM pg_stat_activity WHERE pid = %s", pid))
 
 
-def end_predecessors(lock, seconds: float = 10) -> list[str]:
+def terminate_predecessors(lock, seconds: float = 10) -> list[str]:
     said: list[str] = []
-    lock.end_predecessors(said.append, Deadline(seconds))
+    lock.terminate_predecessors(said.append, Deadline(seconds))
     return said
 
 
@@ -158,7 +158,7 @@ def test_predecessors_are_ended(lock, django_database, connect_raw) -> None:
     bystander = connect_raw()
     pids = [hold_work_key(raw) for raw in working]
     working[0].execute("BEGIN; CREATE TABLE left_over ()")
-    assert end_predecessors(lock) == []
+    assert terminate_predecessors(lock) == []
     assert not any(is_there(django_database, pid) for pid in pids)
     assert bystander.execute("SELECT 1").fetchone()
     assert django_database.value("SELECT to_regclass('left_over')") is None
@@ -177,7 +177,7 @@ def test_a_statement_of_a_predecessor_is_ended(
             "SELECT state = 'active' FROM pg_stat_activity WHERE pid = %s", pid
         )
     )
-    end_predecessors(lock)
+    terminate_predecessors(lock)
     with pytest.raises(psycopg.errors.AdminShutdown):
         sleeping.result()
 
@@ -185,7 +185,7 @@ def test_a_statement_of_a_predecessor_is_ended(
 def test_nothing_to_end(lock) -> None:
     """Without predecessors it returns at once, and leaves this session alone."""
     hold_work_key(lock.session.raw)
-    assert end_predecessors(lock, 0) == []
+    assert terminate_predecessors(lock, 0) == []
     lock.verify()
 
 
@@ -199,7 +199,7 @@ def test_another_roles_predecessor(
     pid = hold_work_key(observer)
     said: list[str] = []
     with pytest.raises(WaitTimeout) as caught:
-        lock.end_predecessors(said.append, Deadline(0.2))
+        lock.terminate_predecessors(said.append, Deadline(0.2))
     [line] = said
     assert line == (
         f"Work of an earlier leader goes on. Backend {pid} of the role postgres may not "
@@ -208,7 +208,7 @@ def test_another_roles_predecessor(
     assert line in str(caught.value)
     assert is_there(django_database, pid)
     observer.execute("SELECT pg_advisory_unlock_all()")
-    assert end_predecessors(lock) == []
+    assert terminate_predecessors(lock) == []
 
 
 def test_assumed_role(django_database, log_in_as, new_role, open_session, connect_raw):
@@ -221,7 +221,7 @@ def test_assumed_role(django_database, log_in_as, new_role, open_session, connec
     lock = AdvisoryLock(session)
     assert lock.try_acquire()
     pid = hold_work_key(connect_raw(user=login))
-    assert end_predecessors(lock) == []
+    assert terminate_predecessors(lock) == []
     assert not is_there(django_database, pid)
     assert session.rows("SELECT current_user") == [(owner,)]
 

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from django_safe_init.backends.postgresql import session as module
-from django_safe_init.backends.postgresql.session import is_connection_loss
+from django_safe_init.backends.postgresql.errors import is_connection_loss
 
 
 def test_the_next_use_waits(session) -> None:

@@ -9,8 +9,8 @@ from django_safe_init.backends.postgresql import recorder as module
 from django_safe_init.backends.postgresql.lock import LockSnapshot
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.core.build import Build
-from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.heartbeat import Heartbeat
+from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import (
     InitializationFailed,
@@ -30,11 +30,17 @@ def another(recorder: PostgresRecorder, build: str = "x") -> PostgresRecorder:
     return PostgresRecorder(recorder.session, Build(frozenset(), build), None)
 
 
+def snapshot_of(recorder: PostgresRecorder) -> LockSnapshot | None:
+    """Return the snapshot that came back with the last write; None if it was dropped."""
+    recorder._receive()
+    return recorder._snapshot
+
+
 def test_a_run(recorder, django_database) -> None:
     """A run is opened, told step by step, and closed; everybody sees it at once."""
     opened(recorder)
     run = django_database.newest_run()
-    assert run["id"] == recorder.run
+    assert run["id"] == recorder.run_id
     assert (run["build"], run["state"], run["outcome"]) == (
         "x",
         "checking_schema",
@@ -54,7 +60,7 @@ def test_a_run(recorder, django_database) -> None:
     assert backend["application_name"] == "safe_init 1/2 shop.0001"
     recorder.finish_step("done")
     recorder.start_step("shop.0002", backwards=True, atomic=True)
-    assert recorder.proof() == LockSnapshot(leads=False, marked=frozenset())
+    assert snapshot_of(recorder) == LockSnapshot(leads=False, marked=frozenset())
     assert django_database.newest_run()["progress"] == 50
     recorder.finish_step("faked")
     assert recorder.finish_run("ready", State.READY) == "ready"
@@ -92,7 +98,7 @@ def test_application_name_fits(recorder, django_database, character) -> None:
     """PostgreSQL shows the first 63 bytes of the name, whatever a migration is called."""
     opened(recorder).total = 1
     recorder.start_step("shop." + character * 100, backwards=False, atomic=True)
-    assert recorder.proof() is not None
+    assert snapshot_of(recorder) is not None
     [backend] = django_database.backends()
     assert backend["application_name"].startswith("safe_init 1/1 shop.")
     assert len(backend["application_name"].encode()) <= 63
@@ -107,13 +113,13 @@ def test_a_locked_table_does_not_hold_the_work_up(
     observer.execute(f"BEGIN; LOCK TABLE {STEP_TABLE}")
     recorder.start_step("shop.0001", backwards=False, atomic=True)
     if asked_before_its_end:
-        assert recorder.proof() is None
+        assert snapshot_of(recorder) is None
     recorder.finish_step("done")
-    assert recorder.proof() is None
+    assert snapshot_of(recorder) is None
     observer.execute("COMMIT")
     assert django_database.steps() == []
     recorder.start_step("shop.0002", backwards=False, atomic=True)
-    assert recorder.proof() is not None
+    assert snapshot_of(recorder) is not None
     assert [(s["name"], s["outcome"]) for s in django_database.steps()] == [
         ("shop.0001", "done"),
         ("shop.0002", None),
@@ -126,7 +132,7 @@ def test_the_end_of_a_step_is_made_up_for(recorder, observer, django_database) -
     """A step whose start was written and whose end was dropped gets its end later."""
     opened(recorder).total = 2
     recorder.start_step("shop.0001", backwards=False, atomic=True)
-    assert recorder.proof() is not None
+    assert snapshot_of(recorder) is not None
     observer.execute(f"BEGIN; LOCK TABLE {STEP_TABLE}")
     recorder.finish_step("done")
     recorder.heartbeat()
@@ -244,8 +250,8 @@ def test_the_third_death_is_a_failure(recorder, django_database) -> None:
         "abandoned",
         "failed",
     ]
-    assert fourth.run == django_database.newest_run()["id"]
-    assert opened(another(recorder)).run
+    assert fourth.run_id == django_database.newest_run()["id"]
+    assert opened(another(recorder)).run_id
 
 
 def test_no_right_to_write(recorder, django_database, new_role) -> None:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 import pytest
 
 from django_safe_init import initialize
-from django_safe_init.backends.postgresql import pruning as module
-from django_safe_init.backends.postgresql.marks import read_interrupted
-from django_safe_init.backends.postgresql.pruning import prune
+from django_safe_init.backends.base import retention as module
+from django_safe_init.backends.postgresql.reader import PostgresReader
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
+from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.build import Build, current_build
-from django_safe_init.core.columns import RUN_TABLE, STEP_TABLE
+from django_safe_init.core.records import RUN_TABLE, STEP_TABLE, InterruptedStep
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import LockLost
 
@@ -37,9 +38,24 @@ def record(session):
             recorder.finish_step("done")
         if outcome is not None:
             recorder.finish_run(outcome, State.READY)
-        return recorder.run
+        return recorder.run_id
 
     return write
+
+
+def prune(
+    session: Session,
+    lock_key: str | None,
+    build: str,
+    keep: int,
+    needed: Iterable[int] = (),
+) -> None:
+    recorder = PostgresRecorder(session, Build(frozenset(), build), lock_key)
+    recorder.prune(keep, frozenset(needed))
+
+
+def interrupted(session: Session) -> dict[str, InterruptedStep]:
+    return PostgresReader(session, Build(frozenset(), "x"), None).interrupted()
 
 
 def left(database) -> list[int]:
@@ -104,7 +120,7 @@ def test_marks_stay_until_they_are_settled(session, record, django_database) -> 
     newer = [record() for _ in range(3)]
 
     def prune_with_marks() -> None:
-        needed = {mark.run for mark in read_interrupted(session, None).values()}
+        needed = {mark.run for mark in interrupted(session).values()}
         prune(session, None, "x", 1, needed)
 
     prune_with_marks()
@@ -112,7 +128,7 @@ def test_marks_stay_until_they_are_settled(session, record, django_database) -> 
     settled = record(name="shop.0002")
     prune_with_marks()
     assert left(django_database) == [settled]
-    assert read_interrupted(session, None) == {}
+    assert interrupted(session) == {}
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import pytest
 from django.core.management import call_command
+from django.db import connections
+from django.db.models import Model
 
 from django_safe_init import initialize
+from django_safe_init.backends.base.schema import MODELS, TableSchema
 from django_safe_init.backends.postgresql.schema import ensure_tables
-from django_safe_init.core.columns import COLUMNS, RUN_TABLE, STEP_TABLE
+from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 from django_safe_init.exceptions import MissingPrivilege, UnsafeConnection
 from django_safe_init.models import Run, Step
 from tests.support import wait_until
+
+
+def column_names(model: type[Model]) -> set[str]:
+    return {field.column for field in model._meta.local_concrete_fields}
 
 
 def columns(database, table: str) -> set[str]:
@@ -25,8 +32,9 @@ def test_creation(session, django_database) -> None:
     """On an empty database both tables are made; doing it again changes nothing."""
     for _ in range(2):
         ensure_tables(session)
-        for table, definition in COLUMNS.items():
-            assert columns(django_database, table) == set(definition)
+        for model in MODELS:
+            table = model._meta.db_table
+            assert columns(django_database, table) == column_names(model)
 
 
 @pytest.mark.parametrize(
@@ -60,13 +68,14 @@ def test_two_projects_at_once(open_session, observer, in_background, django_data
     """Two leaders of different LOCK_KEYs may create the tables at the same moment."""
     session = open_session()
     observer.execute("BEGIN")
-    body = ", ".join(f"{name} {kind}" for name, kind in COLUMNS[RUN_TABLE].items())
+    definitions = TableSchema(connections["default"]).columns(Run)
+    body = ", ".join(f"{name} {kind}" for name, kind in definitions.items())
     observer.execute(f"CREATE TABLE {RUN_TABLE} ({body})")
     creating = in_background(lambda: ensure_tables(session))
     wait_until(lambda: django_database.backends("wait_event_type = 'Lock'"))
     observer.execute("COMMIT")
     creating.result()
-    assert columns(django_database, STEP_TABLE) == set(COLUMNS[STEP_TABLE])
+    assert columns(django_database, STEP_TABLE) == column_names(Step)
 
 
 def test_no_right_to_create(django_database, log_in_as, new_role, open_session) -> None:

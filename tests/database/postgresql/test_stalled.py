@@ -14,18 +14,13 @@ from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
-from django_safe_init.core.columns import RUN_TABLE
-from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.heartbeat import Heartbeat
-from django_safe_init.core.records import LeaderSnapshot
+from django_safe_init.core.records import RUN_TABLE, LeaderSnapshot
 from django_safe_init.core.states import State
-from django_safe_init.initialization.initializer import (
-    InitializationOptions,
-    Initializer,
-)
+from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import MigrateTask
-from tests.support import wait_until
+from django_safe_init.initialization.types import InitializationOptions, MigrateTask
+from tests.support import make_context, wait_until
 
 AFTER, GRACE = 0.6, 0.2
 
@@ -36,16 +31,15 @@ class Follower:
     def __init__(self) -> None:
         settings = dataclasses.replace(get_settings(), stalled_after=AFTER)
         self.lines: list[str] = []
-        self.watch = PostgresObserver(
-            "default", current_build(), settings, Deadline(None), self.lines.append
-        )
+        context = make_context(settings=settings, report=self.lines.append)
+        self.observer = PostgresObserver(context)
 
     def look(self, *, readable: bool = True) -> bool:
-        reader = self.watch.reader()
+        reader = self.observer.reader()
         glance = (
-            reader.glance() if readable else LeaderSnapshot(None, reader.leader_pid())
+            reader.peek() if readable else LeaderSnapshot(None, reader.leader_pid())
         )
-        return self.watch.end_stalled(glance)
+        return self.observer.end_stalled(glance)
 
     def ends_it(self, *, readable: bool = True) -> None:
         wait_until(lambda: self.look(readable=readable))
@@ -66,7 +60,7 @@ def follower(django_database, small_shop, monkeypatch):
     monkeypatch.setattr(stalled, "_SECONDS_OF_GRACE", GRACE)
     made = Follower()
     yield made
-    made.watch.close()
+    made.observer.close()
 
 
 @pytest.fixture
@@ -100,7 +94,7 @@ def test_a_silent_leader_is_ended(
 
 def test_off(follower, leader, django_database) -> None:
     """Without the setting nobody is ended, however silent."""
-    follower.watch.settings = get_settings()
+    follower.observer.context = make_context()
     follower.lets_live(django_database)
 
 
@@ -144,7 +138,9 @@ def test_signs_of_life_before_its_run(django_database, small_shop) -> None:
         wait_until(lambda: django_database.value(moved, now, pid))
 
     work = MigrateTask(lambda: run_migrate("default"), "test")
-    outcome = Initializer(InitializationOptions(work, before_leading=slow_checks)).run()
+    outcome = Initializer(
+        InitializationOptions(work, on_lock_acquired=slow_checks)
+    ).run()
     assert outcome.role == "leader"
 
 
@@ -175,11 +171,11 @@ def test_the_server_slept(follower, leader, django_database) -> None:
 def test_after_a_pause_it_is_watched_anew(follower, leader, django_database) -> None:
     """A sign of life that only the session shows counts, too: suspicion starts anew."""
     wait_until(
-        lambda: follower.look(readable=False) or follower.watch._stalled._suspect
+        lambda: follower.look(readable=False) or follower.observer._stalled._suspect
     )
     leader.session.rows("SELECT 1")
     assert not follower.look(readable=False)
-    assert follower.watch._stalled._suspect is None
+    assert follower.observer._stalled._suspect is None
 
 
 def test_somebody_who_keeps_all_leaders_away(

@@ -14,11 +14,8 @@ from django_safe_init.backends.postgresql import statement_progress
 from django_safe_init.backends.postgresql.statement_progress import StatementProgress
 from django_safe_init.core.progress import ProgressUpdate
 from django_safe_init.exceptions import LockLost
-from django_safe_init.initialization.initializer import (
-    InitializationOptions,
-    Initializer,
-)
-from django_safe_init.initialization.run_context import MigrateTask
+from django_safe_init.initialization.initializer import Initializer
+from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from django_safe_init.management.commands.safe_init_status import Command as Status
 from tests.database.conftest import INDEX
 from tests.support import wait_until
@@ -216,21 +213,21 @@ def test_it_looks_no_more_often_than_the_leader_beats(
     """In between, what was seen last holds, unless the step has ended meanwhile."""
     clock = [1000.0]
     monkeypatch.setattr(statement_progress.time, "monotonic", lambda: clock[0])
-    watch = StatementProgress(session, Armed(), recorder, print)
-    assert watch.look() is None
-    recorder.loops.statement = ProgressUpdate(1, 2, "CREATE INDEX")
+    progress = StatementProgress(session, Armed(), recorder, print)
+    assert progress.read() is None
+    recorder.progress.statement = ProgressUpdate(1, 2, "CREATE INDEX")
     clock[0] += 0.5
-    assert watch.look() == ProgressUpdate(1, 2, "CREATE INDEX")
-    recorder.loops.clear()
-    assert watch.look() is None
-    recorder.loops.statement = ProgressUpdate(1, 2, "CREATE INDEX")
+    assert progress.read() == ProgressUpdate(1, 2, "CREATE INDEX")
+    recorder.progress.clear()
+    assert progress.read() is None
+    recorder.progress.statement = ProgressUpdate(1, 2, "CREATE INDEX")
     clock[0] += 1.5
-    assert watch.look() is None
+    assert progress.read() is None
 
 
 def test_the_leader_session_is_gone(session, recorder) -> None:
     """The look finds out as every write does."""
-    watch = StatementProgress(session, Armed(), recorder, print)
+    progress = StatementProgress(session, Armed(), recorder, print)
     session.close()
     with pytest.raises(LockLost):
-        watch.look()
+        progress.read()

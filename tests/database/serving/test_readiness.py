@@ -24,9 +24,9 @@ from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.conf import get_settings
-from django_safe_init.core.columns import RUN_TABLE
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import (
+    RUN_TABLE,
     ConnectionEnded,
     TablesLocked,
     TablesUnreadable,

@@ -18,14 +18,12 @@ from django_safe_init import (
     initialize,
     is_ready,
 )
+from django_safe_init.backends.base.recorder import Fence
 from django_safe_init.backends.sqlite3 import session
 from django_safe_init.backends.sqlite3.recorder import SQLiteRecorder
 from django_safe_init.core.cancellation import CancellationToken
-from django_safe_init.initialization.initializer import (
-    InitializationOptions,
-    Initializer,
-)
-from django_safe_init.initialization.run_context import MigrateTask
+from django_safe_init.initialization.initializer import Initializer
+from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from tests.support import SqliteDatabase, wait_until
 
 
@@ -268,10 +266,11 @@ def test_locked_before_it_begins(lite, small_shop, monkeypatch) -> None:
     with lite.connect() as raw:
         write = SQLiteRecorder.start_step
 
-        def lock_after(self: SQLiteRecorder, name: str, **how: Any) -> None:
-            write(self, name, **how)
+        def lock_after(self: SQLiteRecorder, name: str, **how: Any) -> Fence:
+            fence = write(self, name, **how)
             if name == "shop.0002_sale":
                 raw.execute("BEGIN IMMEDIATE")
+            return fence
 
         monkeypatch.setattr(SQLiteRecorder, "start_step", lock_after)
         monkeypatch.setattr(session, "PATIENCE_SECONDS", 0)

@@ -20,27 +20,24 @@ from django_safe_init import (
     initialize,
     is_ready,
 )
+from django_safe_init.backends import get_features
+from django_safe_init.backends.sqlite3.features import MEMORY
 from django_safe_init.backends.sqlite3.holder import open_holder
 from django_safe_init.backends.sqlite3.lock_file import FileLock, holder
 from django_safe_init.backends.sqlite3.memory import MemoryReader
 from django_safe_init.backends.sqlite3.paths import database_file, lock_file
 from django_safe_init.backends.sqlite3.reader import SQLiteReader
 from django_safe_init.backends.sqlite3.recorder import SQLiteRecorder
-from django_safe_init.conf import get_settings
 from django_safe_init.core.build import Build, current_build
-from django_safe_init.core.columns import RUN_TABLE
-from django_safe_init.core.databases import BackendKind, engine_of
-from django_safe_init.core.records import RunDetail, TablesUnreadable
-from django_safe_init.initialization.initializer import (
-    InitializationOptions,
-    Initializer,
-)
+from django_safe_init.core.records import RUN_TABLE, RunDetail, TablesUnreadable
+from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import MigrateTask
+from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from django_safe_init.management.commands.safe_init_status import Command as Status
 from django_safe_init.management.commands.safe_init_unlock import Command as Unlock
 from django_safe_init.status import read_detail
 from tests.database.conftest import SALE
+from tests.support import make_context
 
 
 def test_no_file(lite, small_shop) -> None:
@@ -52,7 +49,7 @@ def test_no_file(lite, small_shop) -> None:
     )
     reader = SQLiteReader("default", current_build(), None)
     assert reader.history(3) == []
-    assert reader.glance() == (None, None)
+    assert reader.peek() == (None, None)
     with pytest.raises(TablesUnreadable, match="There is no file"):
         reader.finished_run()
     assert not lite.file.exists()
@@ -88,7 +85,7 @@ def test_ahead_and_superseded(lite, small_shop) -> None:
 
 def test_a_dead_leader(lite, lite_session, small_shop) -> None:
     """An open run whose lock nobody holds reads as an error."""
-    writer = SQLiteRecorder(lite_session, current_build(), None)
+    writer = SQLiteRecorder(lite_session, current_build(), None, print)
     writer.open_run("test")
     writer.update(State.MIGRATING, "shop.0001")
     status = get_status()
@@ -104,7 +101,7 @@ def test_while_it_is_locked(lite, lite_session, small_shop, monkeypatch) -> None
         status = get_status()
         lock = FileLock(lock_file("default"))
         assert lock.try_acquire()
-        with open_holder("default", get_settings()) as found:
+        with open_holder(make_context()) as found:
             assert found.run is None
         lock.release()
     assert status.state is State.MIGRATING
@@ -123,7 +120,7 @@ def test_scene(lite, small_shop) -> None:
         ]
         assert (scene.role, scene.followers, scene.activity) == (None, None, None)
         run = scene.status.run
-        assert reader.surroundings(run, None) == RunDetail()
+        assert reader.run_detail(run, None) == RunDetail()
 
 
 def test_it_does_not_read_what_is_no_database(lite, small_shop) -> None:
@@ -139,18 +136,18 @@ def test_it_does_not_read_what_is_no_database(lite, small_shop) -> None:
 
 def test_in_memory(memory, small_shop) -> None:
     """In memory nothing is needed: Django's `migrate` is all, and the status is true."""
-    assert engine_of("default") is BackendKind.MEMORY
+    assert get_features("default") is MEMORY
     assert get_status().state is State.UNINITIALIZED
     assert initialize().role == "none"
     assert is_ready()
     assert RUN_TABLE not in connection.introspection.table_names()
     reader = MemoryReader("default", current_build())
     assert reader.finished_run() is None
-    assert reader.glance() == (None, None)
+    assert reader.peek() == (None, None)
     assert reader.leader_pid() is None
     assert reader.history(9) == []
     assert not reader.activity().progressing
-    assert reader.surroundings(None, 9) == RunDetail()
+    assert reader.run_detail(None, 9) == RunDetail()
     assert reader.seconds_left(None, ()) is None
     Unlock().handle(database="default", interactive=False)
 
@@ -180,8 +177,10 @@ def test_a_path_object(lite, tmp_path) -> None:
 
 def test_windows(lite, monkeypatch) -> None:
     """Where the operating system has no such lock, the engine has none."""
-    monkeypatch.setattr("django_safe_init.core.databases.find_spec", lambda name: None)
-    assert engine_of("default") is BackendKind.UNKNOWN
+    monkeypatch.setattr(
+        "django_safe_init.backends.sqlite3.features.find_spec", lambda name: None
+    )
+    assert not get_features("default").is_supported
 
 
 def test_a_read_only_database(lite, small_shop) -> None:
@@ -238,7 +237,7 @@ def test_no_path(lite, small_shop, name) -> None:
 def test_names_of_memory(lite, name) -> None:
     """All ways to say that a database is in memory are understood."""
     connections.settings["default"]["NAME"] = name
-    assert engine_of("default") is BackendKind.MEMORY
+    assert get_features("default") is MEMORY
 
 
 def test_history_of_a_locked_file(lite, small_shop, command_line, monkeypatch) -> None:
@@ -259,7 +258,7 @@ def test_locked_when_the_lock_is_taken(lite, small_shop, monkeypatch) -> None:
     """A file that is locked at the very moment of the election is waited for."""
     monkeypatch.setattr("django_safe_init.backends.sqlite3.session._BUSY_SECONDS", 0.05)
     monkeypatch.setattr(
-        "django_safe_init.initialization.election._SECONDS_TO_LOOK", 0.01
+        "django_safe_init.initialization.election._SECONDS_BETWEEN_POLLS", 0.01
     )
     small_shop.remove("0002_sale")
     initialize()

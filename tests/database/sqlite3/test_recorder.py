@@ -11,19 +11,18 @@ from django_safe_init import (
     State,
 )
 from django_safe_init.backends.sqlite3 import session
-from django_safe_init.backends.sqlite3.marks import prune, read_interrupted
 from django_safe_init.backends.sqlite3.reader import SQLiteReader
 from django_safe_init.backends.sqlite3.recorder import SQLiteRecorder
 from django_safe_init.backends.sqlite3.schema import ensure_tables
 from django_safe_init.backends.sqlite3.session import SQLiteSession
 from django_safe_init.core.build import Build
-from django_safe_init.core.columns import COLUMNS, RUN_TABLE
-from django_safe_init.core.records import LostRuns
+from django_safe_init.core.records import RUN_TABLE, LostRuns
+from django_safe_init.models import Run
 from tests.support import wait_until
 
 
 def recorder(lite_session: SQLiteSession, build: str = "x") -> SQLiteRecorder:
-    return SQLiteRecorder(lite_session, Build(frozenset(), build), None)
+    return SQLiteRecorder(lite_session, Build(frozenset(), build), None, print)
 
 
 def test_the_third_death_is_the_last(lite, lite_session) -> None:
@@ -37,7 +36,7 @@ def test_the_third_death_is_the_last(lite, lite_session) -> None:
     reason = last.open_run("test")
     assert reason.startswith("3 times in a row, the last time: the leader ")
     assert reason.endswith(" died in shop.0001")
-    assert last.run == writer.run
+    assert last.run_id == writer.run_id
     assert [run["outcome"] for run in lite.runs()] == [
         "abandoned",
         "abandoned",
@@ -67,7 +66,7 @@ def test_own_losses_are_no_strikes(lite, lite_session) -> None:
     for _ in range(5):
         writer = recorder(lite_session)
         assert writer.open_run("test", lost) is None
-        lost.runs.append(writer.run)
+        lost.runs.append(writer.run_id)
     assert [run["outcome"] for run in lite.runs()[:-1]] == ["transient"] * 4
     assert lite.runs()[0]["error"] == "the file was replaced"
 
@@ -81,7 +80,6 @@ def test_a_non_atomic_step_is_finished_at_once(lite, lite_session) -> None:
     writer.finish_step("done")
     assert [step["outcome"] for step in lite.steps()] == [None]
     writer.start_step("shop.0002", backwards=False, atomic=False)
-    assert writer.proof() is None
     writer.finish_step("done")
     assert [step["outcome"] for step in lite.steps()] == ["done", "done"]
     assert lite.newest_run()["progress"] == 99
@@ -139,10 +137,10 @@ def test_columns_of_an_older_version(lite, lite_session) -> None:
         " datetime('now'), datetime('now'))"
     )
     with closing(SQLiteReader("default", Build(frozenset(), "x"), None)) as reader:
-        assert reader.glance().latest.message == ""
+        assert reader.peek().latest.message == ""
     ensure_tables(lite_session)
     names = {row["name"] for row in lite.rows(f"PRAGMA table_info({RUN_TABLE})")}
-    assert names == set(COLUMNS[RUN_TABLE])
+    assert names == {field.column for field in Run._meta.fields}
 
 
 def test_what_a_mark_remembers(lite, lite_session) -> None:
@@ -152,8 +150,10 @@ def test_what_a_mark_remembers(lite, lite_session) -> None:
     writer.start_step(
         "shop.0001", backwards=True, atomic=False, detail={"indexes_before": ["a"]}
     )
-    [mark] = read_interrupted(lite_session, None).values()
-    assert (mark.backwards, mark.indexes_before, mark.run) == (True, {"a"}, writer.run)
+    with closing(SQLiteReader("default", Build(frozenset(), "x"), None)) as reader:
+        [mark] = reader.interrupted().values()
+    assert (mark.backwards, mark.indexes_before) == (True, {"a"})
+    assert mark.run == writer.run_id
 
 
 def test_pruning(lite, lite_session) -> None:
@@ -171,10 +171,10 @@ def test_pruning(lite, lite_session) -> None:
         writer.start_step("shop.0001", backwards=False, atomic=True)
         if outcome is not None:
             writer.finish_run(outcome, State.ERROR)
-    prune(lite_session, None, "y", 1, {3})
+    recorder(lite_session, "y").prune(1, {3})
     assert [run["id"] for run in lite.runs()] == [2, 3, 5, 6]
     assert [step["run_id"] for step in lite.steps()] == [2, 3, 5, 6]
-    prune(lite_session, None, "x", 1, set())
+    recorder(lite_session).prune(1, set())
     assert [run["id"] for run in lite.runs()] == [3, 6] or [
         run["id"] for run in lite.runs()
     ] == [6]

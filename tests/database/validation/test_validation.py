@@ -18,12 +18,9 @@ from django_safe_init import ValidationFailed, initialize
 from django_safe_init.backends.postgresql.introspection import PostgresIntrospection
 from django_safe_init.core.build import current_build
 from django_safe_init.core.findings import Finding, FindingKind
-from django_safe_init.initialization.initializer import (
-    InitializationOptions,
-    Initializer,
-)
+from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import MigrateTask
+from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from django_safe_init.management.commands.safe_init_validate import Command
 from django_safe_init.validation import validate_database
 from tests.support import wait_until

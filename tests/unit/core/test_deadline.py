@@ -5,9 +5,9 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from django_safe_init.backends.postgresql import session
+from django_safe_init.backends.postgresql import connect
+from django_safe_init.backends.postgresql.connect import _backoff as backoff
 from django_safe_init.backends.postgresql.errors import is_busy
-from django_safe_init.backends.postgresql.session import _backoff as backoff
 from django_safe_init.conf import Settings
 from django_safe_init.core import deadline
 from django_safe_init.core.deadline import Deadline
@@ -54,7 +54,7 @@ def test_a_deadline_of_no_time_has_passed() -> None:
 @pytest.mark.parametrize("factor", [0.75, 1.0])
 def test_backoff(monkeypatch, factor) -> None:
     """Ten attempts have nine pauses that double from 0.5 s to at most 30 s, minus jitter."""
-    monkeypatch.setattr(session.random, "uniform", lambda low, high: factor)
+    monkeypatch.setattr(connect.random, "uniform", lambda low, high: factor)
     pauses = list(backoff(Settings()))
     assert pauses == [pause * factor for pause in (0.5, 1, 2, 4, 8, 16, 30, 30, 30)]
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.postgresql.observer import PostgresObserver
 from django_safe_init.conf import Settings
 from django_safe_init.core.build import Build
@@ -13,13 +14,10 @@ from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import Activity, Blocker, LeaderSnapshot
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import LeaderFailed, WaitTimeout
-from django_safe_init.initialization import follower as module
-from django_safe_init.initialization.follower import (
-    Decision,
-    Follower,
-    WaitLog,
-    describe_leader,
-)
+from django_safe_init.initialization import wait_log as module
+from django_safe_init.initialization.follower import Follower
+from django_safe_init.initialization.types import Decision
+from django_safe_init.initialization.wait_log import WaitLog, describe_leader
 from tests.unit.snapshots import OTHER, OWN, ended, reading, run_row
 
 BUILD = Build(frozenset(), OWN)
@@ -28,16 +26,14 @@ BEHIND = {"missing": ("shop.0001_initial",)}
 LED = {"leader_pid": 99}
 
 
-def follower(since=NOTHING, *, leads=True, shares_failure=True) -> Follower:
-    watch = PostgresObserver("default", BUILD, Settings(), Deadline(None))
+def follower(since=NOTHING, *, may_lead=True, propagate_failure=True) -> Follower:
+    context = Context("default", BUILD, Settings(), Deadline(None))
     return Follower(
-        watch,
-        BUILD,
+        PostgresObserver(context),
         since,
-        print,
         satisfied=lambda found: found.ready,
-        leads=leads,
-        shares_failure=shares_failure,
+        may_lead=may_lead,
+        propagate_failure=propagate_failure,
     )
 
 
@@ -48,66 +44,68 @@ OPEN_ONE = reading(run_row(1), **BEHIND, **LED)
     ("since", "now", "verdict"),
     [
         pytest.param(NOTHING, OPEN_ONE, None, id="led"),
-        pytest.param(NOTHING, NOTHING, Decision.TRY, id="free"),
+        pytest.param(NOTHING, NOTHING, Decision.CAMPAIGN, id="free"),
         pytest.param(NOTHING, reading(**LED, **BEHIND), None, id="leader starts"),
-        pytest.param(NOTHING, reading(ended(1, "ready")), Decision.READY, id="ready"),
+        pytest.param(NOTHING, reading(ended(1, "ready")), Decision.DONE, id="ready"),
         pytest.param(
             NOTHING,
             reading(ended(1, "ready"), **LED),
-            Decision.READY,
+            Decision.DONE,
             id="ready, not yet unlocked",
         ),
         pytest.param(
-            OPEN_ONE, reading(ended(1, "ready")), Decision.READY, id="ended meanwhile"
+            OPEN_ONE, reading(ended(1, "ready")), Decision.DONE, id="ended meanwhile"
         ),
         pytest.param(
             reading(ended(1, "ready")),
             reading(ended(1, "ready")),
-            Decision.TRY,
+            Decision.CAMPAIGN,
             id="ended before: --force",
         ),
         pytest.param(
             NOTHING,
             reading(ended(1, "ready"), **BEHIND),
-            Decision.TRY,
+            Decision.CAMPAIGN,
             id="ready and then reversed",
         ),
         pytest.param(
             NOTHING,
             reading(ended(1, "ready", build=OTHER)),
-            Decision.READY,
+            Decision.DONE,
             id="another build's work covers ours",
         ),
         pytest.param(
             NOTHING,
             reading(ended(1, "ready", build=OTHER), **BEHIND),
-            Decision.TRY,
+            Decision.CAMPAIGN,
             id="another build's work does not",
         ),
-        pytest.param(OPEN_ONE, reading(run_row(1), **BEHIND), Decision.TRY, id="died"),
+        pytest.param(
+            OPEN_ONE, reading(run_row(1), **BEHIND), Decision.CAMPAIGN, id="died"
+        ),
         pytest.param(
             OPEN_ONE,
             reading(ended(1, "transient"), **BEHIND),
-            Decision.TRY,
+            Decision.CAMPAIGN,
             id="transient end",
         ),
         pytest.param(
             reading(ended(1, "failed"), **BEHIND),
             reading(ended(1, "failed"), **BEHIND),
-            Decision.TRY,
+            Decision.CAMPAIGN,
             id="failed before we came",
         ),
         pytest.param(
             NOTHING,
             reading(ended(1, "failed", build=OTHER), **BEHIND),
-            Decision.TRY,
+            Decision.CAMPAIGN,
             id="another build failed",
         ),
     ],
 )
 def test_verdict(since, now, verdict) -> None:
     """A process that may lead goes on, tries the lock, or waits."""
-    assert follower(since).judge(now) is verdict
+    assert follower(since).decide(now) is verdict
 
 
 @pytest.mark.parametrize("since", [NOTHING, OPEN_ONE])
@@ -116,7 +114,7 @@ def test_shared_failure(since, leads) -> None:
     """A failure of this build while we waited is ours too, with the leader's reason."""
     failed = reading(ended(1, "failed"), **BEHIND, **LED)
     with pytest.raises(LeaderFailed) as caught:
-        follower(since, leads=leads).judge(failed)
+        follower(since, may_lead=leads).decide(failed)
     assert str(caught.value) == "The leader (web-1:77) failed: ValueError: it broke"
     assert caught.value.run == 1
 
@@ -124,14 +122,14 @@ def test_shared_failure(since, leads) -> None:
 def test_a_failure_that_is_not_shared() -> None:
     """`migrate` to some target does not fail because a whole initialization did."""
     failed = reading(ended(1, "failed"), **BEHIND)
-    assert follower(shares_failure=False).judge(failed) is Decision.TRY
+    assert follower(propagate_failure=False).decide(failed) is Decision.CAMPAIGN
 
 
 @pytest.mark.parametrize(
     ("now", "verdict"),
     [
-        (reading(ended(1, "ready")), Decision.READY),
-        (reading(), Decision.READY),
+        (reading(ended(1, "ready")), Decision.DONE),
+        (reading(), Decision.DONE),
         (NOTHING, None),
         (reading(run_row(1), **BEHIND), None),
         (reading(ended(1, "interrupted"), **BEHIND), None),
@@ -139,7 +137,7 @@ def test_a_failure_that_is_not_shared() -> None:
 )
 def test_external(now, verdict) -> None:
     """A process that never leads waits until its build is ready, by whomever."""
-    assert follower(leads=False).judge(now) is verdict
+    assert follower(may_lead=False).decide(now) is verdict
 
 
 @pytest.mark.parametrize(
@@ -188,8 +186,10 @@ class Observed:
         self.lines: list[str] = []
         self.activity = Activity(None, 0.0, None, False, ())
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
-        watch = PostgresObserver("shop", BUILD, Settings(**settings), Deadline(None))
-        self.progress = WaitLog(watch, self.lines.append)
+        context = Context(
+            "shop", BUILD, Settings(**settings), Deadline(None), self.lines.append
+        )
+        self.log = WaitLog(PostgresObserver(context))
 
     def see(self, seconds: float, **changes) -> list[str]:
         """The lines after so many seconds, in which a run like this was seen."""
@@ -199,7 +199,7 @@ class Observed:
         return self.lines[before:]
 
     def look(self, glance: LeaderSnapshot) -> None:
-        self.progress.note(glance, SimpleNamespace(activity=lambda: self.activity))
+        self.log.note(glance, SimpleNamespace(activity=lambda: self.activity))
 
 
 @pytest.fixture
@@ -257,10 +257,10 @@ def test_no_progress(observed) -> None:
     """WAIT_TIMEOUT counts from the last step, and names the leader and how to end it."""
     observed.see(0)
     observed.see(59)
-    observed.progress.check(Deadline(None))
+    observed.log.check_timeouts()
     observed.see(2)
     with pytest.raises(WaitTimeout) as caught:
-        observed.progress.check(Deadline(None))
+        observed.log.check_timeouts()
     text = str(caught.value)
     assert text.startswith(
         "Gave up: no progress for 60 s. waiting for web-1:77, leader"
@@ -279,10 +279,10 @@ def test_a_step_is_progress(observed, change) -> None:
     observed.see(0)
     observed.see(59, **change)
     observed.see(59, **change)
-    observed.progress.check(Deadline(None))
+    observed.log.check_timeouts()
     observed.see(2, **change)
     with pytest.raises(WaitTimeout):
-        observed.progress.check(Deadline(None))
+        observed.log.check_timeouts()
 
 
 def test_a_running_statement_is_progress(observed) -> None:
@@ -291,11 +291,11 @@ def test_a_running_statement_is_progress(observed) -> None:
     observed.see(0)
     for _ in range(10):
         observed.see(59)
-        observed.progress.check(Deadline(None))
+        observed.log.check_timeouts()
     observed.activity = Activity(None, 0.0, None, False, ())
     observed.see(61)
     with pytest.raises(WaitTimeout):
-        observed.progress.check(Deadline(None))
+        observed.log.check_timeouts()
 
 
 def test_a_blocked_statement_is_none(observed) -> None:
@@ -306,16 +306,16 @@ def test_a_blocked_statement_is_none(observed) -> None:
     with pytest.raises(
         WaitTimeout, match=r"blocked by pid 55 .*pg_terminate_backend\(55\)"
     ):
-        observed.progress.check(Deadline(None))
+        observed.log.check_timeouts()
 
 
 def test_the_total_time_is_over(observed) -> None:
     """A time-out in all ends the waiting, progress or not."""
-    deadline = Deadline(5)
+    observed.log.deadline = Deadline(5)
     observed.see(0)
     observed.see(5, done=4)
     with pytest.raises(WaitTimeout, match=r"^Gave up after 5 s\. waiting for web-1:77"):
-        observed.progress.check(deadline)
+        observed.log.check_timeouts()
 
 
 def test_nobody_leads(monkeypatch) -> None:
@@ -326,7 +326,7 @@ def test_nobody_leads(monkeypatch) -> None:
     with pytest.raises(
         WaitTimeout, match="Nobody initializes this database: run `manage"
     ):
-        observed.progress.check(Deadline(None))
+        observed.log.check_timeouts()
 
 
 COUNTING = {"item_total": 9, "item_message": "prices"}
@@ -349,7 +349,7 @@ def test_counting_is_progress(observed) -> None:
     """A step that counts on is waited for, however long it takes."""
     for number in range(10):
         observed.see(59, item_done=number)
-        observed.progress.check(Deadline(None))
+        observed.log.check_timeouts()
     observed.see(61, item_done=9)
     with pytest.raises(WaitTimeout, match=r"shop\.0004_x: 9\. To end"):
-        observed.progress.check(Deadline(None))
+        observed.log.check_timeouts()

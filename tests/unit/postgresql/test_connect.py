@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from django.db import connections
 
-from django_safe_init.backends.postgresql.session import (
+from django_safe_init.backends.postgresql.connect import (
     KEEPALIVES,
     create_direct_wrapper,
     retry_when_busy,

@@ -57,4 +57,4 @@ def test_application_name_fits() -> None:
 def test_progress(done, total, state, percent) -> None:
     """Per cent of the plan; only a ready run is at 100."""
     made = recorder(done=done, total=total, state=state)
-    assert made._present()["progress"] == percent
+    assert made._run_params()["progress"] == percent

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from django_safe_init.core.databases import BackendKind
+from django_safe_init.backends.base.features import BackendFeatures
+from django_safe_init.backends.postgresql.features import FEATURES as POSTGRESQL
+from django_safe_init.backends.sqlite3.features import FILE, MEMORY
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import (
     ConfigurationError,
@@ -109,19 +111,21 @@ def test_what_is_seen_replaces_what_was(look) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "lock", "guarded"),
+    ("features", "lock", "guarded"),
     [
-        (BackendKind.POSTGRESQL, "auto", True),
-        (BackendKind.SQLITE, "none", True),
-        (BackendKind.MEMORY, "auto", False),
-        (BackendKind.UNKNOWN, "auto", True),
-        (BackendKind.UNKNOWN, "none", False),
+        (POSTGRESQL, "auto", True),
+        (FILE, "none", True),
+        (MEMORY, "auto", False),
+        (BackendFeatures(), "auto", True),
+        (BackendFeatures(), "none", False),
     ],
 )
-def test_nobody_to_wait_for(look, monkeypatch, settings, engine, lock, guarded) -> None:
+def test_nobody_to_wait_for(
+    look, monkeypatch, settings, features, lock, guarded
+) -> None:
     """Where nobody can lead, and that is accepted, there is nothing to wait for."""
     settings.SAFE_INIT = {"LOCK": lock}
-    monkeypatch.setattr(poller, "engine_of", lambda alias: engine)
+    monkeypatch.setattr(poller, "get_features", lambda alias: features)
     first, *_ = look(BEHIND)
     assert first.ready is not guarded
 

@@ -1,0 +1,25 @@
+"""Describe how backends differ, for code that must not know an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class BackendFeatures:
+    """The differences between databases that code outside of `backends` may ask for.
+
+    The defaults describe an engine without a backend.
+    """
+
+    #: Dotted path of the `BaseBackend` subclass; empty if the engine has none.
+    backend: str = ""
+    #: Processes can exclude each other, so one leads and the others follow.
+    has_lock: bool = False
+    #: The server has roles, databases, extensions and grants.
+    supports_privileged_steps: bool = False
+
+    @property
+    def is_supported(self) -> bool:
+        """Return True if this package has a backend for the database."""
+        return bool(self.backend)

@@ -1,0 +1,310 @@
+"""Write one run and its steps, by one policy for all engines."""
+
+from __future__ import annotations
+
+import os
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_safe_init.backends.base.retention import RetainedRun, runs_to_delete
+from django_safe_init.backends.base.statements import (
+    CLOSE_LEFT_OPEN,
+    INSERT_RUN,
+    LAST_COMPLETIONS,
+    OPEN_RUNS,
+    OUTCOMES,
+    RETAINED_RUNS,
+)
+from django_safe_init.core.build import Build
+from django_safe_init.core.progress import ProgressTracker
+from django_safe_init.core.records import (
+    MAX_TRANSIENT_FAILURES,
+    STEP_TABLE,
+    TRANSIENT_OUTCOMES,
+    LostRuns,
+)
+from django_safe_init.core.states import State
+from django_safe_init.core.step import DONE
+from django_safe_init.core.text import printable
+from django_safe_init.exceptions import InitializationFailed
+from django_safe_init.version import __version__
+
+T = TypeVar("T")
+
+
+class OpenRun(NamedTuple):
+    """A run without an end, found by the next leader."""
+
+    id: int
+    build: str
+    leader: str
+    message: str
+
+
+class RunEnd(NamedTuple):
+    """How a run that was left open is closed."""
+
+    id: int
+    outcome: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Fence:
+    """The evidence that this process led when it recorded the start of a step."""
+
+    #: Raises `LockLost` if the evidence says otherwise.
+    verify: Callable[[], None]
+
+
+def end_of(run: OpenRun, lost: LostRuns) -> RunEnd:
+    """Return how a run is closed that its leader left open.
+
+    A run that this process itself has lost is transient. Any other one is abandoned: its leader
+    died.
+    """
+    if run.id in lost.runs:
+        return RunEnd(run.id, "transient", printable(lost.reason))
+    place = f" in {run.message}" if run.message else ""
+    return RunEnd(run.id, "abandoned", f"the leader {run.leader} died{place}")
+
+
+def failures_in_a_row(
+    outcomes: Iterable[tuple[int, str]], lost: AbstractSet[int]
+) -> int:
+    """Return how many of the newest outcomes are transient, up to the first other one.
+
+    `outcomes` are pairs of a run and its outcome, newest first. Runs in `lost` do not count:
+    their process lives, and the setting `RESTARTS` limits it.
+    """
+    failures = 0
+    for run, outcome in outcomes:
+        if outcome not in TRANSIENT_OUTCOMES:
+            break
+        failures += run not in lost
+    return failures
+
+
+class BaseRecorder(ABC):
+    """Writes one run and its steps; only a leader has one.
+
+    Every method raises `LockLost` when the connection to the tables is gone, and
+    `InitializationFailed` when the tables cannot be written.
+    """
+
+    def __init__(self, build: Build, lock_key: str | None) -> None:
+        #: The id of the run; 0 before it is opened.
+        self.run_id = 0
+        self.state = State.CHECKING_SCHEMA
+        #: How many steps are finished, of how many.
+        self.done = 0
+        self.total = 0
+        self.message = ""
+        #: How far the running step is in its own work.
+        self.progress = ProgressTracker()
+        self.build = build.fingerprint
+        self.lock_key = lock_key or ""
+        self._lost: AbstractSet[int] = frozenset()
+
+    @abstractmethod
+    def ensure_tables(self) -> None:
+        """Create the status tables, or add the columns they lack.
+
+        Raises `MissingPrivilege` with the GRANT that a role needs.
+        """
+
+    def open_run(self, command: str, lost: LostRuns | None = None) -> str | None:
+        """Close the runs that earlier leaders left open, and open a run.
+
+        `lost` are the runs that this process itself has lost. Returns None, or the reason if an
+        abandoned run was the build's third transient failure in a row. Then no run is opened:
+        the abandoned one is marked as failed, which stops all followers.
+        """
+        lost = lost or LostRuns()
+        self._lost = frozenset(lost.runs)
+        return self._transaction(lambda: self._open_run(command, lost))
+
+    def _open_run(self, command: str, lost: LostRuns) -> str | None:
+        open_runs = self._open_runs()
+        ends = [end_of(run, lost) for run in open_runs]
+        own = {run.id for run in open_runs if run.build == self.build}
+        abandoned = [e for e in ends if e.outcome == "abandoned" and e.id in own]
+        failures = len(abandoned) + self._failures_in_a_row() if abandoned else 0
+        if failures < MAX_TRANSIENT_FAILURES:
+            self.run_id = self._begin_run(ends, command)
+            return None
+        last = max(abandoned)
+        reason = f"{MAX_TRANSIENT_FAILURES} times in a row, the last time: {last.error}"
+        failed = RunEnd(last.id, "failed", reason)
+        self._end_runs([failed if end is last else end for end in ends])
+        self.run_id = last.id
+        return reason
+
+    def _failures_in_a_row(self) -> int:
+        limit = MAX_TRANSIENT_FAILURES + len(self._lost)
+        return failures_in_a_row(self._outcomes(limit), self._lost)
+
+    @abstractmethod
+    def update(self, state: State, message: str = "") -> None:
+        """Write the state of the run and what it is doing."""
+
+    @abstractmethod
+    def start_step(
+        self,
+        name: str,
+        *,
+        backwards: bool,
+        atomic: bool,
+        detail: Any = None,
+        kind: str = "migration",
+    ) -> Fence:
+        """Record the start of a migration or step, and return the fence that protects it.
+
+        The record is on disk on return, except that of an atomic migration, which is on its
+        way and arrives even if this process dies.
+        """
+
+    @abstractmethod
+    def finish_step(self, outcome: str) -> None:
+        """Record the end of the running step; of an atomic one with the next write."""
+
+    def finish_run(self, outcome: str, state: State, error: str | None = None) -> str:
+        """Close the run and return the outcome that was written.
+
+        A transient outcome that is the build's third in a row is written as "failed".
+        """
+        return self._transaction(lambda: self._finish_run(outcome, state, error))
+
+    def _finish_run(self, outcome: str, state: State, error: str | None) -> str:
+        if outcome in TRANSIENT_OUTCOMES:
+            failures = 1 + self._failures_in_a_row()
+            outcome = "failed" if failures >= MAX_TRANSIENT_FAILURES else outcome
+        self._close_run(outcome, state, error)
+        return outcome
+
+    @abstractmethod
+    def complete_step(self, connection: BaseDatabaseWrapper) -> None:
+        """Record the running step as done, in the transaction that is open on `connection`.
+
+        The record is then true exactly if the step's own work is committed.
+        """
+
+    def prune(self, keep: int, needed: AbstractSet[int]) -> None:
+        """Delete the oldest runs and their steps, so that about `keep` are left.
+
+        Runs in `needed`, and runs that hold the last completion of a step, stay.
+        """
+        self._transaction(lambda: self._prune(keep, needed))
+
+    def _prune(self, keep: int, needed: AbstractSet[int]) -> None:
+        runs = self._retained_runs()
+        if len(runs) > keep:
+            needed = needed | self._runs_of_last_completions()
+            old = runs_to_delete(runs, self.build, keep, needed)
+            if old:
+                self._delete_runs(old)
+
+    @abstractmethod
+    def _transaction(self, work: Callable[[], T]) -> T:
+        """Return what `work` returns, after its reads and its one write, which are atomic."""
+
+    @abstractmethod
+    def _open_runs(self) -> list[OpenRun]:
+        """Return the runs without an end, of all builds."""
+
+    @abstractmethod
+    def _outcomes(self, limit: int) -> list[tuple[int, str]]:
+        """Return the build's newest runs with their outcomes, newest first."""
+
+    @abstractmethod
+    def _begin_run(self, ends: list[RunEnd], command: str) -> int:
+        """Close the runs, insert a new one, and return its id."""
+
+    @abstractmethod
+    def _end_runs(self, ends: list[RunEnd]) -> None:
+        """Close the runs."""
+
+    @abstractmethod
+    def _close_run(self, outcome: str, state: State, error: str | None) -> None:
+        """Write the end of this run and of its last step, and wait until it is on disk."""
+
+    @abstractmethod
+    def _retained_runs(self) -> list[RetainedRun]:
+        """Return all runs of the lock key, newest first."""
+
+    @abstractmethod
+    def _runs_of_last_completions(self) -> set[int]:
+        """Return the runs in which each step was completed last."""
+
+    @abstractmethod
+    def _delete_runs(self, runs: list[int]) -> None:
+        """Delete the runs and their steps."""
+
+
+class TableRecorder(BaseRecorder):
+    """Writes with the SQL that all engines share."""
+
+    #: SQL for the present time, as the tables keep it.
+    now_sql: ClassVar[str]
+    #: SQL for the process id by which the leader is known; `%(pid)s` is this process's.
+    pid_sql: ClassVar[str]
+
+    @abstractmethod
+    def _rows(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement of `base.statements`."""
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return {"lock_key": self.lock_key, "build": self.build}
+
+    def complete_step(self, connection: BaseDatabaseWrapper) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"UPDATE {STEP_TABLE} SET outcome = %s, finished_at = {self.now_sql}"
+                " WHERE run_id = %s AND position = %s",
+                [DONE, self.run_id, self.done + 1],
+            )
+            if cursor.rowcount != 1:
+                raise InitializationFailed(
+                    f"The row of {STEP_TABLE} in which the step is to be recorded is gone."
+                )
+
+    def _open_runs(self) -> list[OpenRun]:
+        return [OpenRun(*row) for row in self._rows(OPEN_RUNS, self._identity)]
+
+    def _outcomes(self, limit: int) -> list[tuple[int, str]]:
+        rows = self._rows(OUTCOMES, {**self._identity, "limit": limit})
+        return [(run, outcome) for run, outcome in rows]
+
+    def _end_statements(
+        self, ends: list[RunEnd]
+    ) -> list[tuple[str, Mapping[str, Any]]]:
+        statement = CLOSE_LEFT_OPEN.format(now=self.now_sql)
+        return [(statement, end._asdict()) for end in ends]
+
+    def _insert_statement(self, command: str) -> tuple[str, Mapping[str, Any]]:
+        params = {
+            **self._identity,
+            "state": self.state.value,
+            "leader": f"{socket.gethostname()}:{os.getpid()}",
+            "pid": os.getpid(),
+            "command": command,
+            "version": __version__,
+        }
+        return INSERT_RUN.format(now=self.now_sql, pid=self.pid_sql), params
+
+    def _retained_runs(self) -> list[RetainedRun]:
+        rows = self._rows(RETAINED_RUNS, self._identity)
+        return [
+            RetainedRun(run, build, outcome, bool(is_open))
+            for run, build, outcome, is_open in rows
+        ]
+
+    def _runs_of_last_completions(self) -> set[int]:
+        return {run for (run,) in self._rows(LAST_COMPLETIONS, self._identity)}

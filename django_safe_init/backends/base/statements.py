@@ -1,0 +1,68 @@
+"""Hold the SQL on the status tables that all engines share.
+
+Parameters are written `%(name)s`. `{now}` stands for the engine's present time and `{pid}` for
+the number by which the leader is known.
+"""
+
+from __future__ import annotations
+
+from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
+from django_safe_init.core.step import DONE
+
+OPEN_RUNS = f"""
+    SELECT id, build, leader, message FROM {RUN_TABLE}
+    WHERE lock_key = %(lock_key)s AND finished_at IS NULL
+"""
+
+#: How the runs of a build ended, newest first.
+OUTCOMES = f"""
+    SELECT id, outcome FROM {RUN_TABLE}
+    WHERE lock_key = %(lock_key)s AND build = %(build)s AND outcome IS NOT NULL
+    ORDER BY id DESC LIMIT %(limit)s
+"""
+
+CLOSE_LEFT_OPEN = f"""
+    UPDATE {RUN_TABLE} SET state = 'error', finished_at = {{now}},
+      outcome = %(outcome)s, error = %(error)s
+    WHERE id = %(id)s
+"""
+
+INSERT_RUN = f"""
+    INSERT INTO {RUN_TABLE}
+      (lock_key, build, state, leader, backend_pid, command, version, started_at, heartbeat_at)
+    VALUES (%(lock_key)s, %(build)s, %(state)s, %(leader)s, {{pid}}, %(command)s, %(version)s,
+            {{now}}, {{now}})
+"""
+
+#: All runs, newest first, as `RetainedRun` wants them.
+RETAINED_RUNS = f"""
+    SELECT id, build, outcome, finished_at IS NULL FROM {RUN_TABLE}
+    WHERE lock_key = %(lock_key)s ORDER BY id DESC
+"""
+
+_STEPS_OF_RUNS = f"""
+    FROM {STEP_TABLE} AS s JOIN {RUN_TABLE} AS r ON r.id = s.run_id
+    WHERE r.lock_key = %(lock_key)s
+"""
+
+#: Started, not finished, and not atomic; the newest of each name.
+INTERRUPTED_STEPS = f"""
+    WITH step AS (SELECT s.* {_STEPS_OF_RUNS} AND s.kind IN ('migration', 'step'))
+    SELECT run_id, name, backwards, detail FROM step
+    WHERE NOT atomic AND finished_at IS NULL AND NOT EXISTS
+      (SELECT 1 FROM step AS newer WHERE newer.name = step.name AND newer.id > step.id)
+"""
+
+#: Newest first.
+COMPLETED_STEPS = f"""
+    SELECT s.name, s.detail {_STEPS_OF_RUNS}
+      AND s.kind = 'step' AND s.outcome = '{DONE}'
+    ORDER BY s.id DESC
+"""
+
+#: The runs in which each step was completed last.
+LAST_COMPLETIONS = f"""
+    SELECT max(s.run_id) {_STEPS_OF_RUNS}
+      AND s.kind = 'step' AND s.outcome = '{DONE}'
+    GROUP BY s.name
+"""

@@ -1,0 +1,83 @@
+"""Tests whether sessions of the server exclude each other."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from django_safe_init.backends.postgresql.session import Session
+from django_safe_init.exceptions import UnsafeConnection
+
+
+@dataclass(frozen=True)
+class ConnectionInfo:
+    """What a session's server looks like from the client."""
+
+    backend_pid: int
+    handshake_pid: int
+    is_standby: bool
+
+    @property
+    def behind_pooler(self) -> bool:
+        """A pooler invents the process id of the handshake (pgbouncer#945)."""
+        return self.backend_pid != self.handshake_pid
+
+
+def inspect_connection(session: Session) -> ConnectionInfo:
+    """The session's surroundings, in one round trip."""
+    [(pid, standby)] = session.rows("SELECT pg_backend_pid(), pg_is_in_recovery()")
+    return ConnectionInfo(pid, session.handshake_pid, standby)
+
+
+def check_direct_connection(session: Session, *, declared: bool) -> ConnectionInfo:
+    """Raise `UnsafeConnection` behind a pooler or on a standby.
+
+    `declared` says that `DIRECT` promises one server session per client.
+    """
+    found = inspect_connection(session)
+    if found.behind_pooler and not declared:
+        raise UnsafeConnection(
+            f"The database {session.alias!r} is reached through a connection pooler, where a "
+            "session lock excludes nobody. Name settings that go straight to the server: "
+            f'SAFE_INIT = {{"DIRECT": {{"{session.alias}": {{"HOST": ..., "PORT": ...}}}}}}.'
+        )
+    if found.is_standby:
+        raise UnsafeConnection(
+            f"The database {session.alias!r} is a read-only standby. Connect to the primary: "
+            f'SAFE_INIT = {{"DIRECT": {{"{session.alias}": {{"HOST": ..., "PORT": ...}}}}}}.'
+        )
+    return found
+
+
+def check_lock_excludes(first: Session, second: Session) -> None:
+    """Raise `UnsafeConnection` unless a lock of one session really excludes the other.
+
+    CockroachDB and some versions of YugabyteDB answer `true` to everybody, and a pooler in
+    transaction mode gives one backend to two clients.
+    """
+    key = random.getrandbits(62)
+    if not (_separate_backends(first, second) and _excludes(first, second, key)):
+        raise UnsafeConnection(
+            f"The database {first.alias!r} gives one lock to two sessions, so it would not "
+            "keep two leaders apart. Behind a pooler in transaction mode, let "
+            f'SAFE_INIT["DIRECT"]["{first.alias}"] name the server itself.'
+        )
+
+
+def _separate_backends(first: Session, second: Session) -> bool:
+    """Whether each of the two keeps a backend of its own while the other has a transaction."""
+    mine = inspect_connection(first).backend_pid
+    for _ in range(5):
+        with second.raw.transaction():
+            theirs = inspect_connection(second).backend_pid
+            if theirs == mine or inspect_connection(first).backend_pid != mine:
+                return False
+    return True
+
+
+def _excludes(first: Session, second: Session, key: int) -> bool:
+    attempt = "SELECT pg_try_advisory_lock(%(key)s)"
+    [(mine,)] = first.rows(attempt, {"key": key})
+    [(theirs,)] = second.rows(attempt, {"key": key})
+    [(released,)] = first.rows("SELECT pg_advisory_unlock(%(key)s)", {"key": key})
+    return bool(mine) and not theirs and bool(released)

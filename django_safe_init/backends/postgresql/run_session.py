@@ -1,0 +1,100 @@
+"""Provide what a leader on PostgreSQL works with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import psycopg
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_safe_init.backends.base.context import Context
+from django_safe_init.backends.base.run_session import ErrorKind, RunSession
+from django_safe_init.backends.postgresql.errors import is_lost_connection
+from django_safe_init.backends.postgresql.introspection import (
+    PostgresIntrospection,
+    drop_index,
+    existing_indexes,
+)
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
+from django_safe_init.backends.postgresql.lock_timeout import PostgresLockTimeout
+from django_safe_init.backends.postgresql.reader import PostgresReader
+from django_safe_init.backends.postgresql.recorder import PostgresRecorder
+from django_safe_init.backends.postgresql.run_connections import FencedConnections
+from django_safe_init.backends.postgresql.statement_progress import StatementProgress
+from django_safe_init.backends.postgresql.transaction import PostgresTransaction
+from django_safe_init.core.heartbeat import Heartbeat
+from django_safe_init.core.text import exception_chain
+
+#: Errors after which another attempt of the same migration may succeed.
+_TRANSIENT = (
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.DeadlockDetected,
+    psycopg.errors.LockNotAvailable,
+)
+
+
+class PostgresRunSession(RunSession):
+    """Reads and records on the leader session, and migrates on fenced connections."""
+
+    reader: PostgresReader
+    recorder: PostgresRecorder
+    lock_timeout: PostgresLockTimeout
+
+    def __init__(self, context: Context, lock: AdvisoryLock) -> None:
+        settings, session = context.settings, lock.session
+        self._context = context
+        self._session = session
+        self._fenced = FencedConnections(context.alias, lock, context.direct)
+        self.reader = PostgresReader(session, context.build, settings.lock_key)
+        self.recorder = PostgresRecorder(
+            session, context.build, settings.lock_key, self._fenced.verify
+        )
+        self.lock_timeout = PostgresLockTimeout(settings, session, self._fenced)
+        self._statement = StatementProgress(
+            session, self._fenced, self.recorder, context.report
+        )
+
+    def connections(self) -> AbstractContextManager[BaseDatabaseWrapper]:
+        return self._fenced
+
+    def transaction(self, connection: BaseDatabaseWrapper) -> PostgresTransaction:
+        return PostgresTransaction(connection, self.lock_timeout.timeout)
+
+    def heartbeat(self) -> AbstractContextManager[None]:
+        return Heartbeat(
+            lambda: self.recorder.heartbeat(self._statement.read),
+            has_update=self.recorder.progress.has_update,
+        )
+
+    def verify(self) -> None:
+        self._fenced.verify()
+
+    def classify(self, error: BaseException) -> ErrorKind:
+        chain = list(exception_chain(error))
+        lost = self._fenced.lost or bool(self._session.raw.closed)
+        if lost and any(map(is_lost_connection, chain)):
+            return ErrorKind.LOST
+        if any(isinstance(each, _TRANSIENT) for each in chain):
+            return ErrorKind.TRANSIENT
+        return ErrorKind.OTHER
+
+    def introspection(self) -> PostgresIntrospection:
+        return PostgresIntrospection(
+            self._session, self._context.settings, self._session.rows
+        )
+
+    def existing_indexes(
+        self,
+        connection: BaseDatabaseWrapper,
+        names: Sequence[str],
+        *,
+        valid: bool = False,
+    ) -> set[str]:
+        return existing_indexes(connection, names, valid=valid)
+
+    def drop_index(self, connection: BaseDatabaseWrapper, name: str) -> None:
+        drop_index(connection, name)
+
+    def close(self) -> None:
+        """Do nothing: the leader session belongs to the observer."""

@@ -1,0 +1,93 @@
+"""Provide what a leader on SQLite works with."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+from django.db import OperationalError
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_safe_init.backends.base.context import Context
+from django_safe_init.backends.base.run_session import ErrorKind, RunSession
+from django_safe_init.backends.sqlite3.introspection import SQLiteIntrospection
+from django_safe_init.backends.sqlite3.lock_file import FileLock
+from django_safe_init.backends.sqlite3.reader import SQLiteReader
+from django_safe_init.backends.sqlite3.recorder import SQLiteRecorder
+from django_safe_init.backends.sqlite3.run_connections import RunConnection
+from django_safe_init.backends.sqlite3.session import SQLiteSession, is_locked
+from django_safe_init.backends.sqlite3.transaction import SQLiteTransaction
+from django_safe_init.core.heartbeat import Heartbeat
+from django_safe_init.core.text import exception_chain
+
+
+class SQLiteRunSession(RunSession):
+    """Records on one connection, migrates on another; a dead leader's work died with it.
+
+    A migration locks the whole file from its beginning, so it waits for no single table.
+    """
+
+    reader: SQLiteReader
+    recorder: SQLiteRecorder
+
+    def __init__(self, context: Context, lock: FileLock) -> None:
+        alias, lock_key = context.alias, context.settings.lock_key
+        self._context = context
+        self._lock = lock
+        self._session = SQLiteSession(alias)
+        self.reader = SQLiteReader(alias, context.build, lock_key)
+        self.recorder = SQLiteRecorder(
+            self._session, context.build, lock_key, lock.verify
+        )
+
+    def connections(self) -> AbstractContextManager[BaseDatabaseWrapper]:
+        return RunConnection(self._context.alias)
+
+    def transaction(self, connection: BaseDatabaseWrapper) -> SQLiteTransaction:
+        return SQLiteTransaction(connection)
+
+    def heartbeat(self) -> AbstractContextManager[None]:
+        return Heartbeat(
+            lambda: self._lock.beat(self.recorder.progress_record()),
+            has_update=self.recorder.progress.has_update,
+        )
+
+    def verify(self) -> None:
+        self._lock.verify()
+
+    def classify(self, error: BaseException) -> ErrorKind:
+        """Return `TRANSIENT` if another program used the file for too long.
+
+        No error is `LOST`: no other process can end a connection to a file.
+        """
+        if any(map(_is_locked, exception_chain(error))):
+            return ErrorKind.TRANSIENT
+        return ErrorKind.OTHER
+
+    def introspection(self) -> SQLiteIntrospection:
+        return SQLiteIntrospection(self._context.alias, self._session.rows)
+
+    def existing_indexes(
+        self,
+        connection: BaseDatabaseWrapper,
+        names: Sequence[str],
+        *,
+        valid: bool = False,
+    ) -> set[str]:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT name FROM sqlite_master WHERE type = 'index'")
+            return {name for (name,) in cursor.fetchall()} & set(names)
+
+    def drop_index(self, connection: BaseDatabaseWrapper, name: str) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP INDEX IF EXISTS {connection.ops.quote_name(name)}")
+
+    def close(self) -> None:
+        self.reader.close()
+        self._session.close()
+
+
+def _is_locked(error: BaseException) -> bool:
+    locked = isinstance(error, (OperationalError, sqlite3.OperationalError))
+    return locked and is_locked(str(error))

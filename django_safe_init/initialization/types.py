@@ -1,0 +1,146 @@
+"""Hold the values that one initialization hands from room to room."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+
+from django_safe_init.core.records import LostRuns
+from django_safe_init.core.states import State, StateMachine
+
+logger = logging.getLogger("django_safe_init")
+
+
+class Decision(Enum):
+    """What a process does next."""
+
+    #: Return: this process has led a run that succeeded.
+    LED = auto()
+    #: Return: another process has initialized this build.
+    DONE = auto()
+    #: Wait: another process holds the leader lock.
+    FOLLOW = auto()
+    #: Try to take the lock: no process leads, or its leader left work to do.
+    CAMPAIGN = auto()
+
+
+@dataclass(frozen=True)
+class MigrateTask:
+    """The work of a leader, and how it reports."""
+
+    #: Runs Django's `migrate`, which finds its tracker with `current_tracker`.
+    migrate: Callable[[], None]
+    #: The command's name, for readers of the run's row.
+    command: str
+    #: True if the work brings the database to this build, not to another target.
+    full_target: bool = True
+    #: True if a database that is not ready afterwards is an error. Another package's `migrate`
+    #: may apply a part on purpose.
+    require_ready: bool = True
+    #: True if migrations are only recorded, or forgotten, without being applied.
+    fake: bool = False
+    #: Interrupted migrations that may run again.
+    rerun: tuple[str, ...] = ()
+    #: Takes a line for the person who waits.
+    report: Callable[[str], None] = lambda line: None
+
+
+@dataclass(frozen=True)
+class InitializationOptions:
+    """The arguments of one initialization."""
+
+    task: MigrateTask
+    database: str = "default"
+    #: "self", "external" or "off"; None for the setting.
+    mode: str | None = None
+    #: The limit of all waiting in seconds; None for the setting `MAX_WAIT`.
+    timeout: float | None = None
+    #: Run the task even if this build is initialized already.
+    force: bool = False
+    #: False if the task must run even after another leader's success.
+    follow_success: bool = True
+    #: Called once, while the lock is held and before any work.
+    on_lock_acquired: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an initialization ended for this process. Durations are in seconds."""
+
+    #: "ready", or the `result` of the error that was raised.
+    result: str
+    #: "leader", "follower", or "none" where neither was needed.
+    role: str
+    database: str
+    #: The run that was led or followed.
+    run: int | None = None
+    #: The migrations that this process has applied, in order.
+    applied: tuple[str, ...] = ()
+    #: Until this process led, or needed to wait no longer.
+    waited_seconds: float = 0.0
+    duration_seconds: float = 0.0
+    error: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the JSON object of `safe_migrate --json`."""
+        return {
+            "result": self.result,
+            "role": self.role,
+            "database": self.database,
+            "run": self.run,
+            "applied": list(self.applied),
+            "waited_seconds": round(self.waited_seconds, 3),
+            "duration_seconds": round(self.duration_seconds, 3),
+            "error": self.error,
+        }
+
+
+@dataclass
+class Progress:
+    """What one initialization has done so far; it survives restarts."""
+
+    options: InitializationOptions
+    machine: StateMachine
+    started: float = field(default_factory=time.monotonic)
+    role: str = "none"
+    run_id: int | None = None
+    applied: tuple[str, ...] = ()
+    #: Until this process led; None while it has not.
+    waited: float | None = None
+    #: The system checks passed in this process.
+    checks_done: bool = False
+    lost: LostRuns = field(default_factory=LostRuns)
+
+    def report(self, line: str) -> None:
+        """Write a line to the log, and to the person who waits."""
+        logger.info("%s: %s", self.options.database, line)
+        self.options.task.report(line)
+
+    def became_leader(self) -> None:
+        """Note that the waiting is over: this process leads."""
+        self.role = "leader"
+        self.waited = time.monotonic() - self.started
+
+    def ready(self, run_id: int | None) -> Outcome:
+        """Enter the state "ready", which the run has reached, and return the outcome."""
+        self.machine.to(State.READY)
+        self.run_id = run_id
+        return self.outcome("ready")
+
+    def outcome(self, result: str, error: str | None = None) -> Outcome:
+        """Return the outcome as of now."""
+        duration = time.monotonic() - self.started
+        return Outcome(
+            result=result,
+            role=self.role,
+            database=self.options.database,
+            run=self.run_id,
+            applied=self.applied,
+            waited_seconds=duration if self.waited is None else self.waited,
+            duration_seconds=duration,
+            error=error,
+        )

@@ -1,0 +1,115 @@
+"""Tell the person who waits what the leader does, and when it stopped progressing."""
+
+from __future__ import annotations
+
+import time
+
+from django_safe_init.backends.base.observer import BaseObserver
+from django_safe_init.backends.base.reader import BaseReader
+from django_safe_init.core.records import Activity, LeaderSnapshot
+from django_safe_init.exceptions import WaitTimeout
+
+_SECONDS_BETWEEN_LINES = 5.0
+#: A follower polls about that often, so it reports a change within a second.
+_SECONDS_BETWEEN_POLLS = 1.0
+_SECONDS_BETWEEN_DIAGNOSES = 5.0
+_SECONDS_BETWEEN_REMINDERS = 30.0
+
+
+class WaitLog:
+    """Writes lines about the leader, few enough to read, and enforces the limits of waiting."""
+
+    def __init__(self, observer: BaseObserver) -> None:
+        self.observer = observer
+        self.settings = observer.context.settings
+        self.deadline = observer.context.deadline
+        self._seen: tuple[object, ...] = ()
+        self._moved = self._reported = self._diagnosed = time.monotonic()
+        self._reported_state: tuple[object, ...] = ()
+        self._activity: Activity | None = None
+        #: The step with a progress of its own, as of the last line.
+        self._counting: tuple[int, int] | None = None
+        #: The newest snapshot.
+        self.peeked = LeaderSnapshot(None, None)
+
+    def note(self, peeked: LeaderSnapshot, reader: BaseReader) -> None:
+        """Take a snapshot into account, and report it if it is worth a line."""
+        now = time.monotonic()
+        run = peeked.latest
+        self.peeked = peeked
+        seen: tuple[object, ...] = (peeked.leader_pid,)
+        if run is not None:
+            seen = (run.id, run.done, run.message, run.state, run.items)
+        if seen != self._seen:
+            self._seen = seen
+            self._moved = now
+        if now - self._diagnosed >= _SECONDS_BETWEEN_DIAGNOSES:
+            self._diagnose(reader, now)
+        self._report_if_due(now)
+
+    def _diagnose(self, reader: BaseReader, now: float) -> None:
+        self._diagnosed = now
+        self._activity = reader.activity()
+        if self._activity.progressing:
+            self._moved = now
+
+    def _report_if_due(self, now: float) -> None:
+        state = (*self._seen, bool(self._activity and self._activity.blockers))
+        silence = now - self._reported
+        begins = self._begins_to_count() and silence >= _SECONDS_BETWEEN_POLLS
+        due = silence >= _SECONDS_BETWEEN_LINES or begins
+        changed = state != self._reported_state and due
+        if not self._reported_state or changed or silence >= _SECONDS_BETWEEN_REMINDERS:
+            self._reported_state, self._reported = state, now
+            self._counting = self._counting_step()
+            self.observer.context.report(self._with_activity())
+
+    def _begins_to_count(self) -> bool:
+        """Return True if the running step reports its own progress for the first time."""
+        step = self._counting_step()
+        return step is not None and step != self._counting
+
+    def _counting_step(self) -> tuple[int, int] | None:
+        run = self.peeked.latest
+        return (run.id, run.done) if run is not None and run.items else None
+
+    def _with_activity(self) -> str:
+        line = describe_leader(self.peeked)
+        activity = str(self._activity or "")
+        end = ""
+        if self._activity and self._activity.blockers:
+            end = f". To end it: SELECT pg_terminate_backend({self._activity.blockers[0].pid});"
+        return f"{line}; {activity}{end}" if activity else line
+
+    def check_timeouts(self) -> None:
+        """Raise `WaitTimeout` at the deadline, and after `WAIT_TIMEOUT` without progress."""
+        silence = time.monotonic() - self._moved
+        if self.deadline.passed():
+            raise WaitTimeout(
+                f"Gave up after {self.deadline.seconds:g} s. {self._remedy()}"
+            )
+        if silence > self.settings.wait_timeout:
+            raise WaitTimeout(
+                f"Gave up: no progress for {self.settings.wait_timeout:g} s. {self._remedy()}"
+            )
+
+    def _remedy(self) -> str:
+        pid = self.peeked.leader_pid
+        if pid is None:
+            return "Nobody initializes this database: run `manage.py safe_migrate` somewhere."
+        end = self.observer.how_to_end(pid)
+        return f"{self._with_activity()}. To end the leader: {end}"
+
+
+def describe_leader(peeked: LeaderSnapshot) -> str:
+    """Return one line: the leader, since when it leads, its step, `done` of `total`."""
+    run = peeked.latest
+    if run is None or not run.open:
+        if peeked.leader_pid is None:
+            return "waiting for somebody to initialize this database"
+        return f"waiting for the leader (pid {peeked.leader_pid}), which is starting"
+    step = f" {min(run.done + 1, run.total)}/{run.total}" if run.total else ""
+    return (
+        f"waiting for {run.leader}, leader of run {run.id} for {run.age_seconds:.0f} s: "
+        f"{run.state}{step} {run.doing}".rstrip()
+    )
