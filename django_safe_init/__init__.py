@@ -1,105 +1,82 @@
-"""Exactly one replica initializes the database; the others wait for it and go on."""
+"""Public API: initialize a database once per fleet, ask for its status, report progress.
+
+No other module of the package imports a name from here.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from django_safe_init.version import __version__
+from django_safe_init.version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from django_safe_init.core.progress import track
-    from django_safe_init.core.states import State
-    from django_safe_init.core.step_registry import init_step
-    from django_safe_init.exceptions import (
-        ConfigurationError,
-        DatabaseUnreachable,
-        DDLLockTimeout,
-        InitializationFailed,
-        LeaderFailed,
-        LockLost,
-        LoginRefused,
-        MissingPrivilege,
-        ReadOnlyPool,
-        SafeInitError,
-        UnfinishedMigration,
-        UnsafeConnection,
-        UnsupportedEngine,
-        ValidationFailed,
-        WaitTimeout,
-    )
-    from django_safe_init.initialization.api import (
-        aget_status,
-        ainitialize,
-        initialize,
-    )
-    from django_safe_init.initialization.types import Outcome
-    from django_safe_init.pools import using_pool
-    from django_safe_init.status import Status, get_status, is_ready
+if TYPE_CHECKING:  # a test compares these imports with _HOMES
+    from django_safe_init.core.progress import track as track
+    from django_safe_init.core.records import RunRow as RunRow
+    from django_safe_init.core.states import State as State
+    from django_safe_init.core.step_registry import init_step as init_step
+    from django_safe_init.exceptions import ConfigurationError as ConfigurationError
+    from django_safe_init.exceptions import DatabaseUnreachable as DatabaseUnreachable
+    from django_safe_init.exceptions import DDLLockTimeout as DDLLockTimeout
+    from django_safe_init.exceptions import InitializationFailed as InitializationFailed
+    from django_safe_init.exceptions import LeaderFailed as LeaderFailed
+    from django_safe_init.exceptions import LockLost as LockLost
+    from django_safe_init.exceptions import LoginRefused as LoginRefused
+    from django_safe_init.exceptions import MissingPrivilege as MissingPrivilege
+    from django_safe_init.exceptions import ReadOnlyPool as ReadOnlyPool
+    from django_safe_init.exceptions import SafeInitError as SafeInitError
+    from django_safe_init.exceptions import UnfinishedMigration as UnfinishedMigration
+    from django_safe_init.exceptions import UnsafeConnection as UnsafeConnection
+    from django_safe_init.exceptions import UnsupportedEngine as UnsupportedEngine
+    from django_safe_init.exceptions import ValidationFailed as ValidationFailed
+    from django_safe_init.exceptions import WaitTimeout as WaitTimeout
+    from django_safe_init.initialization.api import aget_status as aget_status
+    from django_safe_init.initialization.api import ainitialize as ainitialize
+    from django_safe_init.initialization.api import initialize as initialize
+    from django_safe_init.initialization.types import Outcome as Outcome
+    from django_safe_init.pools import using_pool as using_pool
+    from django_safe_init.signals import state_changed as state_changed
+    from django_safe_init.status import Status as Status
+    from django_safe_init.status import get_status as get_status
+    from django_safe_init.status import is_ready as is_ready
 
-#: Where each public name lives. They are imported when first used: this package is itself
-#: imported by `INSTALLED_APPS`, before Django is set up.
+#: The module of each public name. A name is imported when it is first used, because
+#: `INSTALLED_APPS` imports this package before Django is set up.
 _HOMES = {
-    "initialization.api": ("aget_status", "ainitialize", "initialize"),
-    "pools": ("using_pool",),
-    "core.progress": ("track",),
-    "initialization.types": ("Outcome",),
-    "core.states": ("State",),
-    "status": ("Status", "get_status", "is_ready"),
-    "core.step_registry": ("init_step",),
-    "exceptions": (
-        "ConfigurationError",
-        "DDLLockTimeout",
-        "DatabaseUnreachable",
-        "InitializationFailed",
-        "LeaderFailed",
-        "LockLost",
-        "LoginRefused",
-        "MissingPrivilege",
-        "ReadOnlyPool",
-        "SafeInitError",
-        "UnfinishedMigration",
-        "UnsafeConnection",
-        "UnsupportedEngine",
-        "ValidationFailed",
-        "WaitTimeout",
-    ),
+    "ConfigurationError": "exceptions",
+    "DDLLockTimeout": "exceptions",
+    "DatabaseUnreachable": "exceptions",
+    "InitializationFailed": "exceptions",
+    "LeaderFailed": "exceptions",
+    "LockLost": "exceptions",
+    "LoginRefused": "exceptions",
+    "MissingPrivilege": "exceptions",
+    "Outcome": "initialization.types",
+    "ReadOnlyPool": "exceptions",
+    "RunRow": "core.records",
+    "SafeInitError": "exceptions",
+    "State": "core.states",
+    "Status": "status",
+    "UnfinishedMigration": "exceptions",
+    "UnsafeConnection": "exceptions",
+    "UnsupportedEngine": "exceptions",
+    "ValidationFailed": "exceptions",
+    "WaitTimeout": "exceptions",
+    "aget_status": "initialization.api",
+    "ainitialize": "initialization.api",
+    "get_status": "status",
+    "init_step": "core.step_registry",
+    "initialize": "initialization.api",
+    "is_ready": "status",
+    "state_changed": "signals",
+    "track": "core.progress",
+    "using_pool": "pools",
 }
 
-__all__ = [
-    "ConfigurationError",
-    "DDLLockTimeout",
-    "DatabaseUnreachable",
-    "InitializationFailed",
-    "LeaderFailed",
-    "LockLost",
-    "LoginRefused",
-    "MissingPrivilege",
-    "Outcome",
-    "ReadOnlyPool",
-    "SafeInitError",
-    "State",
-    "Status",
-    "UnfinishedMigration",
-    "UnsafeConnection",
-    "UnsupportedEngine",
-    "ValidationFailed",
-    "WaitTimeout",
-    "__version__",
-    "aget_status",
-    "ainitialize",
-    "get_status",
-    "init_step",
-    "initialize",
-    "is_ready",
-    "track",
-    "using_pool",
-]
+__all__ = sorted(["__version__", *_HOMES])
 
 
 def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
-    for module, names in _HOMES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -30,7 +30,7 @@ autodoc_typehints_format = "short"
 # The pages are built without the network, so what is not ours cannot be linked.
 nitpick_ignore_regex = [
     ("py:.*", r"(?!django_safe_init\b).*"),
-    ("py:class", r"django_safe_init\.progress\.T"),  # a type variable
+    ("py:class", r"django_safe_init\.core\.progress\.T"),  # a type variable
 ]
 
 html_theme = "furo"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from django.apps import apps
@@ -23,8 +25,23 @@ def test_unknown_name() -> None:
         _ = django_safe_init.nothing
 
 
+def test_names_for_type_checkers() -> None:
+    """Type checkers find each public name in the module it is imported from at run time."""
+    tree = ast.parse(Path(django_safe_init.__file__).read_text())
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    homes = {}
+    for statement in block.body:
+        assert isinstance(statement, ast.ImportFrom)
+        for each in statement.names:
+            # `import name as name` exports the name again, by the typing specification.
+            assert each.asname == each.name
+            homes[each.name] = statement.module
+    actual = django_safe_init._HOMES.items()
+    assert homes == {name: f"django_safe_init.{module}" for name, module in actual}
+
+
 def printed_by(code: str) -> str:
-    """What a new process prints that runs the code."""
+    """Return the output of a new process that runs the code."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -44,6 +61,15 @@ def test_import_is_free_of_django() -> None:
     assert printed_by(code) == "[]"
 
 
+def test_import_is_lazy() -> None:
+    """Importing the package imports of its modules only the version."""
+    code = (
+        "import sys, django_safe_init\n"
+        "print([m for m in sys.modules if m.startswith('django_safe_init.')])"
+    )
+    assert printed_by(code) == "['django_safe_init.version']"
+
+
 def test_import_where_nothing_forks() -> None:
     """On a system without fork() the modules can be imported."""
     code = (
@@ -57,7 +83,7 @@ def test_import_where_nothing_forks() -> None:
 
 
 def test_integrations_are_optional() -> None:
-    """What the admin or an integration needs is imported by no other module of ours."""
+    """The middleware and an initialization import neither the admin nor an integration."""
     code = (
         "import sys, django\n"
         "from django.conf import settings\n"
