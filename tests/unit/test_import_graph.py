@@ -23,6 +23,11 @@ WITH_DRIVER = (
 # The package
 
 
+def test_no_cycle() -> None:
+    """No chain of imports leads back, also not by one in a function or for types."""
+    assert import_graph.cycles(import_graph.read_graph(PACKAGE)) == []
+
+
 def test_the_root_is_for_users() -> None:
     """Modules of the package import no public name from its root."""
     graph = import_graph.read_graph(PACKAGE)
