@@ -8,6 +8,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -337,6 +338,27 @@ def test_python_api() -> None:
     assert described == set(django_safe_init.__all__) - elsewhere - {"__version__"}
 
 
+def test_import_paths() -> None:
+    """docs/reference/python.md lists each module from which the documentation imports."""
+    table = rows("docs/reference/python.md", "module")
+    listed = [codes(row[0])[0] for row in table]
+    assert listed == sorted(listed)
+    for module in listed:
+        assert find_spec(module), module
+    text = "".join(
+        page.read_text() for page in [ROOT / "README.md", *DOCS.rglob("*.md")]
+    )
+    named = set(re.findall(r"django_safe_init(?:\.[a-z_]+)*(?=\.[A-Za-z]|\b)", text))
+    modules = {name for name in named if is_module(name)}
+    rooms = {name.rpartition(".")[0] for name in listed}
+    assert modules - set(listed) <= rooms
+
+
+def is_module(name: str) -> bool:
+    path = PACKAGE.parent / name.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
 # The ES module
 
 
@@ -428,6 +450,59 @@ def test_schema_of_safe_init_status() -> None:
     assert known == [*records.OUTCOMES, None]
     for name in ("status", "run", "blocker"):
         assert list(defs[name]["properties"]) == defs[name]["required"]
+
+
+# CONTRIBUTING.md
+
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_picture_of_the_layers() -> None:
+    """The picture shows the layers that import-linter enforces, with each module of the root."""
+    picture = re.search(r"```text\n(.*?)```", CONTRIBUTING, re.DOTALL)
+    contract = re.search(
+        r"^layers = (\[.*?^\])", (ROOT / "pyproject.toml").read_text(), re.M | re.S
+    )
+    assert picture is not None
+    assert contract is not None
+    drawn = [
+        [name.strip("/").replace("/", ".") for name in re.split(r" {2,}", line)[1:]]
+        for line in picture[1].splitlines()
+    ]
+    assert drawn == [
+        re.split(" [:|] ", layer) for layer in ast.literal_eval(contract[1])
+    ]
+    modules = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    assert modules <= {name for layer in drawn for name in layer}
+
+
+def test_rooms() -> None:
+    """CONTRIBUTING.md has the rule of each package, or says what the package contains."""
+    rooms = {path.parent.relative_to(PACKAGE) for path in PACKAGE.rglob("__init__.py")}
+    rooms.remove(Path())
+    assert [room for room in rooms if f"`{room}/`" not in CONTRIBUTING] == []
+
+
+def test_files_in_contributing() -> None:
+    """Each file and folder that CONTRIBUTING.md names exists."""
+    names = re.findall(r"`([\w./]+(?:/|\.(?:py|md|json|toml|ini)))`", CONTRIBUTING)
+    assert len(names) > 40
+    for name in names:
+        assert (ROOT / name).exists() or (PACKAGE / name).exists(), name
+
+
+def test_functions_in_contributing() -> None:
+    """Each function that an answer names after a file is in that file."""
+    answers = re.findall(
+        r"`([\w/]+\.py)`[^`()\n]*\(`([\w.]+)`(?:, `(\w+)`)?\)", CONTRIBUTING
+    )
+    assert len(answers) > 5
+    for file, *names in answers:
+        text = (PACKAGE / file).read_text()
+        for name in filter(None, names):
+            assert re.search(
+                rf"(def|class) {name.split('.')[-1]}\b|^{name}\b", text, re.M
+            ), name
 
 
 # The tests
