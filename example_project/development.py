@@ -18,7 +18,7 @@ from embedded import EmbeddedServer, EmbeddedServerError
 
 DIRECTORY = Path(__file__).resolve().parent / ".postgres"
 DATABASE = "shop"
-# `demo` has a server of its own. The other commands do not query the database.
+# `demo` starts a separate server. The other commands do not query the database.
 WITHOUT_DATABASE = {
     "demo",
     "help",

@@ -58,7 +58,7 @@ STOP_SECONDS = 30.0
 POLL_SECONDS = 0.02
 
 # Reads process ids line by line; the last one is the running process. The pipe closes when its
-# last owner has ended, however that happened.
+# last owner has ended, even after SIGKILL.
 GUARD = """
 trap '' HUP INT TERM
 pid=

@@ -67,7 +67,7 @@ class CancellationToken:
             self._registered[wrapper] = cancel
 
     def unregister(self, alias: str) -> None:
-        """Forget the connections of the alias. A thread that kept one may go on using it."""
+        """Forget the connections of the alias. A thread that kept one may continue to use it."""
         with self._lock:
             for wrapper in [each for each in self._registered if each.alias == alias]:
                 del self._registered[wrapper]

@@ -1,4 +1,4 @@
-"""A fleet whose migration waits for a lock: all replicas print who blocks the migration."""
+"""A fleet whose migration waits for a lock: all replicas print the blocking session."""
 
 from __future__ import annotations
 

@@ -174,7 +174,7 @@ def test_statement_longer_than_the_roles_time_out(
 
 
 def test_migration_locks_our_tables(fleet: Fleet, database: Database) -> None:
-    """A migration may lock the status tables for seconds; the leader and the followers go on."""
+    """A migration may lock the status tables for seconds; the leader and the followers continue."""
     fleet.use(scenario="locking")
     started = fleet.start_together(SAFE, SAFE, STOCK)
     assert exit_codes(started) == [0, 0, 0], fleet

@@ -125,7 +125,7 @@ def test_two_stages(fleet: Fleet, database: Database) -> None:
 def test_with_another_migrate(
     fleet: Fleet, database: Database, apps: tuple[str, ...]
 ) -> None:
-    """`safe_migrate` runs the project's `migrate`, such as django-syzygy's together with ours."""
+    """`safe_migrate` runs the project's `migrate`, which may combine django-syzygy with ours."""
     pytest.importorskip("syzygy")
     fleet.use(apps=apps)
     first = ["migrate"] if apps[0] == "django_safe_init" else SAFE

@@ -69,7 +69,7 @@ def test_long_statement_is_cancelled(
 
 
 def test_follower_is_told_to_end(fleet: Fleet, database: Database) -> None:
-    """A follower that gets a signal exits, and the leader goes on."""
+    """A follower that gets a signal exits, and the leader continues."""
     fleet.use(scenario="gated")
     leader = fleet.start(*SAFE)
     fleet.wait_for_note("inside")

@@ -21,7 +21,7 @@ from django_safe_init.conf import (
 from django_safe_init.core.findings import DEFAULT_LEVELS
 from django_safe_init.exceptions import ConfigurationError
 
-#: For each key: values it may have, and values it may not.
+#: For each key, its valid and its invalid values.
 VALUES = {
     "MODE": (["self", "external", "off"], ["SELF", "", None, 1]),
     "IN_TESTS": ([True, False], [1, 0, "yes", None]),
@@ -68,7 +68,7 @@ VALUES = {
     ),
     "STATUS_TOKEN": (["", "s3cret", "schlüssel"], [None, 1, b"s3cret"]),
 }
-#: What a key's value is turned into.
+#: The conversion that the settings apply to a key's value.
 READ_AS = {
     "DATABASES": tuple,
     "EXEMPT_PATHS": tuple,
