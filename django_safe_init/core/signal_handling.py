@@ -1,4 +1,7 @@
-"""Signals, for commands only: the library installs no handler."""
+"""Signal handlers that interrupt a command.
+
+Only commands and `contrib.gunicorn` install them. The library itself installs no handler.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,15 @@ from types import FrameType
 from django_safe_init.core.cancellation import CancellationToken, current_token
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_CLEANING_SECONDS = 2.0
+#: Time that the process has for its cleanup, in which further signals are ignored.
+_CLEANUP_SECONDS = 2.0
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked this process to end.
+    """A signal asked this process to stop.
 
-    A `KeyboardInterrupt`, because on that psycopg cancels the statement that is running in
-    the server; on other exceptions it would go on there.
+    It is a `KeyboardInterrupt` because psycopg then cancels the running statement. After any
+    other exception the statement would continue in PostgreSQL.
     """
 
     def __init__(self, number: int) -> None:
@@ -31,41 +35,42 @@ class Interrupted(KeyboardInterrupt):
 
 
 class SignalHandler:
-    """Raises on a signal; not again while the process is cleaning up after the last one."""
+    """Handler that raises `Interrupted`, unless the last signal's cleanup may still be running."""
 
-    def __init__(self, interruption: CancellationToken) -> None:
-        self._interruption = interruption
-        self._last = -math.inf
-        self._process = os.getpid()
+    def __init__(self, token: CancellationToken) -> None:
+        self._token = token
+        self._last_signal = -math.inf
+        self._pid = os.getpid()
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() != self._process:
-            # A child that a migration has forked ends as it would have done without us.
+        if os.getpid() != self._pid:
+            # A child that a migration forked must stop as it would without this handler.
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
         now = time.monotonic()
-        if now - self._last >= _CLEANING_SECONDS:
-            self._last = now
-            self._interruption.request_cancel(partial(Interrupted, number))
+        if now - self._last_signal >= _CLEANUP_SECONDS:
+            self._last_signal = now
+            self._token.request_cancel(partial(Interrupted, number))
             raise Interrupted(number)
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[CancellationToken]:
-    """Raise `Interrupted` on SIGTERM and SIGINT: also as PID 1, which has no default for them.
+    """Context manager that raises `Interrupted` on SIGTERM and SIGINT, also for PID 1.
 
-    Work on other threads is told by the interruption that is given.
+    It yields the token that cancels the work of other threads. Outside the main thread, where
+    Python allows no handler, it installs nothing and yields the current token.
     """
     if threading.current_thread() is not threading.main_thread():
         yield current_token() or CancellationToken()
         return
-    interruption = CancellationToken(threading.current_thread())
-    handler = SignalHandler(interruption)
+    token = CancellationToken(threading.current_thread())
+    handler = SignalHandler(token)
     previous = {number: signal.signal(number, handler) for number in _SIGNALS}
     try:
-        with interruption.active():
-            yield interruption
+        with token.active():
+            yield token
     finally:
-        for number, before in previous.items():
-            signal.signal(number, before)
+        for number, previous_handler in previous.items():
+            signal.signal(number, previous_handler)

@@ -1,10 +1,11 @@
-"""Signals, as commands take them."""
+"""Signal handlers of the commands."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -16,7 +17,7 @@ from django_safe_init.core.signal_handling import Interrupted, interruptible
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_an_exception(number) -> None:
-    """SIGTERM and SIGINT raise `Interrupted`, which holds a shell's exit code."""
+    """SIGTERM and SIGINT raise `Interrupted`, which has the shell's exit code."""
     before = signal.getsignal(number)
     with pytest.raises(Interrupted) as caught, interruptible():
         signal.raise_signal(number)
@@ -25,8 +26,8 @@ def test_a_signal_is_an_exception(number) -> None:
     assert signal.getsignal(number) is before
 
 
-def test_a_second_signal_does_not_break_off_the_cleaning_up() -> None:
-    """What comes while the process is cleaning up is ignored."""
+def test_a_second_signal_does_not_interrupt_the_cleanup() -> None:
+    """The handler ignores signals during the cleanup."""
     with interruptible():
         with pytest.raises(Interrupted):
             signal.raise_signal(signal.SIGTERM)
@@ -35,16 +36,31 @@ def test_a_second_signal_does_not_break_off_the_cleaning_up() -> None:
 
 
 def test_a_later_signal_counts_again(monkeypatch) -> None:
-    """A process that went on nevertheless can be told again."""
-    monkeypatch.setattr(signal_handling, "_CLEANING_SECONDS", 0)
+    """A process that caught the first signal can be interrupted again."""
+    monkeypatch.setattr(signal_handling, "_CLEANUP_SECONDS", 0)
     with interruptible():
         for number in (signal.SIGTERM, signal.SIGINT):
             with pytest.raises(Interrupted):
                 signal.raise_signal(number)
 
 
+def test_a_signal_after_the_cleanup(monkeypatch) -> None:
+    """A signal after the time for the cleanup raises again."""
+    now = [100.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(signal_handling, "time", clock)
+    with interruptible():
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGTERM)
+        now[0] += 1.9
+        os.kill(os.getpid(), signal.SIGTERM)
+        now[0] += 0.1
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_a_swallowed_signal_is_raised_again() -> None:
-    """Code that catches everything cannot keep a signal from the next boundary."""
+    """`check` raises a signal again that other code caught."""
     check()
     with interruptible():
         check()
@@ -56,7 +72,7 @@ def test_a_swallowed_signal_is_raised_again() -> None:
 
 
 def test_other_threads_have_no_signals() -> None:
-    """Outside the main thread, where Python allows no handler, nothing is changed."""
+    """Outside the main thread, where Python allows no handler, the handlers stay."""
     before = signal.getsignal(signal.SIGTERM)
     seen = []
 
@@ -71,7 +87,7 @@ def test_other_threads_have_no_signals() -> None:
 
 
 def test_a_forked_child_ends_by_the_signal() -> None:
-    """A child that a migration has forked dies of the signal; it does not unwind our stack."""
+    """A child that a migration forked dies of the signal and does not unwind the stack."""
     ready, here = os.pipe()
     with interruptible():
         child = os.fork()
@@ -88,7 +104,7 @@ def test_a_forked_child_ends_by_the_signal() -> None:
 
 
 def test_a_child_takes_the_default() -> None:
-    """In another process than its own the handler restores the default and sends it again."""
+    """The handler restores the default in a forked child, and sends the signal again."""
     with interruptible():
         handler = signal.getsignal(signal.SIGTERM)
         with (
@@ -102,7 +118,7 @@ def test_a_child_takes_the_default() -> None:
 
 
 def test_nothing_to_cancel() -> None:
-    """A guarded connection that is not open has no statement to cancel."""
+    """A registered connection that is closed has no statement to cancel."""
 
     class Closed:
         connection = None

@@ -1,0 +1,27 @@
+"""Durations as text."""
+
+from __future__ import annotations
+
+import pytest
+
+from django_safe_init.core.text import format_duration
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0.00 s"),
+        (0.123, "0.12 s"),
+        (9.994, "9.99 s"),
+        (9.995, "10.0 s"),
+        (59.94, "59.9 s"),
+        (59.95, "1 min 00 s"),
+        (125.4, "2 min 05 s"),
+        (3599.6, "1 h 00 min"),
+        (3725, "1 h 02 min"),
+        (90000, "25 h 00 min"),
+    ],
+)
+def test_durations(seconds, text) -> None:
+    """Short durations are exact, and long durations are readable."""
+    assert format_duration(seconds) == text
