@@ -1,10 +1,13 @@
-"""The Django app."""
+"""Configuration of the Django app."""
 
 from django.apps import AppConfig
 
 
 class SafeInitConfig(AppConfig):
-    """Registers checks, and who guards connections. Never touches the database, starts no work."""
+    """App configuration that registers the checks and the guard of slow pools.
+
+    Loading the app opens no database and starts no thread.
+    """
 
     name = "django_safe_init"
     verbose_name = "Safe initialization"

@@ -1,9 +1,10 @@
-"""System checks. One of them opens the database, and only where Django is told to check it."""
+"""System checks. Only W007 opens a database, and only one that Django is told to check."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from typing import Any
 
 from django.apps import AppConfig, apps
@@ -14,7 +15,7 @@ from django.db import connections
 from django.urls import Resolver404, ResolverMatch, resolve
 
 from django_safe_init.backends import get_features
-from django_safe_init.conf import get_settings, iter_errors
+from django_safe_init.conf import Settings, get_settings, iter_errors
 from django_safe_init.core import step_registry as steps
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.initialization.migrate_command import (
@@ -25,7 +26,7 @@ from django_safe_init.initialization.migrate_command import (
 from django_safe_init.pools.config import pool_of, primary_alias
 from django_safe_init.pools.router import ROUTER, is_routed, pool_names
 
-#: Each migrates every tenant's schema by itself.
+#: Apps whose migration executor migrates each tenant's schema separately.
 _EXECUTOR_APPS = ("django_tenants", "tenant_schemas")
 _MIDDLEWARE = f"{APP_NAME}.middleware.InitializationMiddleware"
 _SETTING_IDS = {"unknown": "safe_init.E001", "type": "safe_init.E002"}
@@ -35,12 +36,28 @@ _STEP_IDS = {
     "cycle": "safe_init.E007",
 }
 
+Check = Callable[..., list[CheckMessage]]
+
+
+def needs_settings(check: Check) -> Check:
+    """Pass the settings to a check, or skip it if E001 or E002 reports them as invalid."""
+
+    @wraps(check)
+    def wrapper(*args: Any, **kwargs: Any) -> list[CheckMessage]:
+        try:
+            settings = get_settings()
+        except ConfigurationError:
+            return []
+        return check(*args, settings=settings, **kwargs)
+
+    return wrapper
+
 
 @register("safe_init")
 def check_settings(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """E001: an unknown key in SAFE_INIT. E002: a value it cannot have."""
+    """E001: SAFE_INIT has an unknown key. E002: a key has an invalid value."""
     return [
         Error(problem.message, hint=problem.hint, id=_SETTING_IDS[problem.kind])
         for problem in iter_errors()
@@ -48,14 +65,11 @@ def check_settings(
 
 
 @register("safe_init")
+@needs_settings
 def check_engines(
-    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+    app_configs: Sequence[AppConfig] | None, settings: Settings, **kwargs: Any
 ) -> list[CheckMessage]:
-    """W001: a database to be initialized has an engine without a lock."""
-    try:
-        settings = get_settings()
-    except ConfigurationError:
-        return []
+    """W001: a database in DATABASES has an engine without a leader lock."""
     if settings.lock == "none":
         return []
     return [
@@ -74,7 +88,7 @@ def check_engines(
 def check_executor(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """E003: an app migrates schema by schema, with executors that no single run describes."""
+    """E003: an app replaces the executor, so that one run cannot describe its migrations."""
     return [
         Error(
             f"{app} replaces Django's migration executor, which {APP_NAME} does not support.",
@@ -90,7 +104,7 @@ def check_executor(
 def check_pool_router(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """E004: a database has slow pools, and our router is not asked first."""
+    """E004: a database has slow pools, and `PoolRouter` is not the first router."""
     if not pool_names() or is_routed():
         return []
     return [
@@ -107,7 +121,7 @@ def check_pool_router(
 def check_pool_transactions(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """W006: each request is one transaction, which its queries do not leave for a slow pool."""
+    """W006: each request is one transaction, whose queries cannot use a slow pool."""
     pooled = {primary_alias(alias) for alias in connections.settings if pool_of(alias)}
     return [
         Warning(
@@ -126,8 +140,7 @@ def check_pool_transactions(
 def check_steps(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """E005: two steps of one name. E006: `after` a step that cannot come before. E007: a circle.
-    E008: a step that makes no sense."""
+    """E005: duplicate step. E006: invalid `after`. E007: dependency cycle. E008: invalid step."""
     try:
         found = steps.registry.steps()
     except ConfigurationError as exc:
@@ -145,13 +158,13 @@ def check_serving_role(
     databases: Sequence[str] | None = None,
     **kwargs: Any,
 ) -> list[CheckMessage]:
-    """W007: the project has a privileged phase, and its everyday role is an administrator's.
+    """W007: the project has privileged steps, and the application's role is an administrator's.
 
-    The one check that opens the database, so Django runs it where a database is named.
+    The check opens the database, so Django runs it only for the databases of `check --database`.
     """
     try:
         found = steps.registry.steps()
-    except ConfigurationError:  # which is told by E008
+    except ConfigurationError:  # reported by E008
         return []
     if not any(step.phase == "privileged" for step in found):
         return []
@@ -174,7 +187,7 @@ def check_serving_role(
 def check_migrate(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """W002: another app's `migrate` is used instead of ours."""
+    """W002: the project's `migrate` does not extend this package's."""
     if extends_ours(project_migrate()):
         return []
     app = get_commands()["migrate"]
@@ -192,7 +205,7 @@ def check_migrate(
 def check_middleware(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """W003: another middleware comes before ours."""
+    """W003: another middleware precedes `InitializationMiddleware`."""
     if _MIDDLEWARE not in django_settings.MIDDLEWARE[1:]:
         return []
     return [
@@ -206,15 +219,12 @@ def check_middleware(
 
 
 @register("safe_init", Tags.urls)
+@needs_settings
 def check_paths(
-    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+    app_configs: Sequence[AppConfig] | None, settings: Settings, **kwargs: Any
 ) -> list[CheckMessage]:
     """W004: the middleware answers a path that the project has a route for."""
     if _MIDDLEWARE not in django_settings.MIDDLEWARE:
-        return []
-    try:
-        settings = get_settings()
-    except ConfigurationError:
         return []
     return [
         Warning(
@@ -230,14 +240,11 @@ def check_paths(
 
 
 @register("safe_init")
+@needs_settings
 def check_serve(
-    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+    app_configs: Sequence[AppConfig] | None, settings: Settings, **kwargs: Any
 ) -> list[CheckMessage]:
-    """W005: the server is to initialize, and nothing in it would begin to."""
-    try:
-        settings = get_settings()
-    except ConfigurationError:
-        return []
+    """W005: SERVE is "initialize" without the middleware, which starts the initialization."""
     if settings.serve != "initialize" or _MIDDLEWARE in django_settings.MIDDLEWARE:
         return []
     return [
@@ -250,14 +257,16 @@ def check_serve(
 
 
 def _shadowed(path: str) -> Iterator[str]:
-    """The project's route for the path, unless it is one that takes whatever is left over."""
+    """Yield the project's route for the path, unless it is a catch-all route."""
     from django_safe_init.serving.http.views import live, ready, status
 
     match = _match(path)
     if match is None or match.func in (live, ready, status):
         return
-    nowhere = "/".join(secrets.token_hex(8) if part else "" for part in path.split("/"))
-    other = _match(nowhere)
+    random_path = "/".join(
+        secrets.token_hex(8) if part else "" for part in path.split("/")
+    )
+    other = _match(random_path)
     if other is None or other.route != match.route:
         yield match.route
 

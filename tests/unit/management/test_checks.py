@@ -1,4 +1,4 @@
-"""The system checks: each has an id and a hint, and none opens the database."""
+"""System checks: each has an id and a hint, and does not open the database."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OTHER = {"ENGINE": "tests.other_engine", "NAME": ":memory:"}
 
 @pytest.fixture
 def other_alias(settings, monkeypatch):
-    """A second database, on an engine without a lock."""
+    """Add a second database, whose engine has no lock."""
     configured = connections.configure_settings({"default": {}, "other": dict(OTHER)})
     monkeypatch.setitem(connections.settings, "other", configured["other"])
     settings.SAFE_INIT = {"DATABASES": ["default", "other"]}
@@ -29,7 +29,7 @@ def ours() -> list:
 
 
 def test_a_sound_project_has_no_message() -> None:
-    """With the defaults, all checks are silent."""
+    """The checks report nothing with the default settings."""
     assert ours() == []
 
 
@@ -43,7 +43,7 @@ def test_a_sound_project_has_no_message() -> None:
     ],
 )
 def test_settings(settings, value, id_) -> None:
-    """E001 is an unknown key, E002 a value that a key cannot have; each has a hint."""
+    """E001 reports an unknown key and E002 an invalid value, each with a hint."""
     settings.SAFE_INIT = value
     [message] = ours()
     assert (message.id, message.level) == (id_, ERROR)
@@ -52,7 +52,7 @@ def test_settings(settings, value, id_) -> None:
 
 @pytest.mark.usefixtures("other_alias")
 def test_engine_without_a_lock() -> None:
-    """W001 names a database whose engine has no lock, and the ways out."""
+    """W001 names a database whose engine has no lock, and the alternatives."""
     [message] = ours()
     assert (message.id, message.level) == ("safe_init.W001", WARNING)
     assert message.msg == "The database 'other' (Other) has no leader lock."
@@ -68,7 +68,7 @@ def test_the_risk_is_accepted(settings) -> None:
 
 @pytest.mark.parametrize("app", ["django_tenants", "tenant_schemas"])
 def test_unsupported_executor(monkeypatch, app) -> None:
-    """E003 names an app that brings migration executors of its own."""
+    """E003 names an app that replaces Django's migration executor."""
     monkeypatch.setattr(apps, "is_installed", lambda name: name == app)
     [message] = checks.check_executor(None)
     assert (message.id, message.level) == ("safe_init.E003", ERROR)
@@ -77,7 +77,7 @@ def test_unsupported_executor(monkeypatch, app) -> None:
 
 
 def test_shadowed_migrate(settings) -> None:
-    """W002 says that another app's `migrate` is used, and how to let ours extend it."""
+    """W002 names the app whose `migrate` is used, and the order that composes both."""
     settings.INSTALLED_APPS = ["syzygy", *settings.INSTALLED_APPS]
     assert get_commands()["migrate"] == "syzygy"
     [message] = [each for each in ours() if each.id.startswith("safe_init")]
@@ -89,7 +89,7 @@ def test_shadowed_migrate(settings) -> None:
 
 
 def test_migrate_that_ours_extends(settings) -> None:
-    """Another app's `migrate` behind ours is none of W002's business."""
+    """W002 does not report a later app's `migrate`, which this package's extends."""
     settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "syzygy"]
     assert [each for each in ours() if each.id == "safe_init.W002"] == []
 
@@ -102,13 +102,13 @@ SECURITY = "django.middleware.security.SecurityMiddleware"
     "middleware", [[], [SECURITY], [MIDDLEWARE], [MIDDLEWARE, SECURITY]]
 )
 def test_first_middleware(settings, middleware) -> None:
-    """W003 is silent where ours comes first, and where it is not used."""
+    """W003 reports nothing if the middleware comes first or is not used."""
     settings.MIDDLEWARE = middleware
     assert ours() == []
 
 
 def test_a_middleware_before_ours(settings) -> None:
-    """W003 says that probes are not answered by ours."""
+    """W003 reports that another middleware answers the probes."""
     settings.MIDDLEWARE = [SECURITY, MIDDLEWARE]
     [message] = ours()
     assert (message.id, message.level) == ("safe_init.W003", WARNING)
@@ -117,7 +117,7 @@ def test_a_middleware_before_ours(settings) -> None:
 
 
 def test_a_server_that_would_not_begin(settings) -> None:
-    """W005 says that "initialize" needs the middleware."""
+    """W005 reports that "initialize" needs the middleware."""
     settings.SAFE_INIT = {"SERVE": "initialize"}
     settings.MIDDLEWARE = [SECURITY]
     [message] = ours()
@@ -138,7 +138,7 @@ def test_a_server_that_would_not_begin(settings) -> None:
     ],
 )
 def test_shadowed_routes(settings, paths, route) -> None:
-    """W004 names the route of the project that is not reached any more."""
+    """W004 names the project's route that the middleware hides."""
     settings.MIDDLEWARE, settings.ROOT_URLCONF = [MIDDLEWARE], "tests.unit.urls"
     settings.SAFE_INIT = {"PATHS": paths}
     found = [(message.id, message.level) for message in ours()]
@@ -149,14 +149,14 @@ def test_shadowed_routes(settings, paths, route) -> None:
 
 
 def test_no_route_at_all(settings) -> None:
-    """W004 is silent where no route fits."""
+    """W004 reports nothing if no route matches the path."""
     settings.MIDDLEWARE, settings.ROOT_URLCONF = [MIDDLEWARE], "django_safe_init.urls"
     settings.SAFE_INIT = {"PATHS": {"live": "/up"}}
     assert ours() == []
 
 
 def test_shadowed_routes_without_the_middleware(settings) -> None:
-    """W004 is silent where the middleware is not used, or its settings are wrong."""
+    """W004 reports nothing without the middleware, or with invalid settings."""
     settings.ROOT_URLCONF, settings.SAFE_INIT = "tests.unit.urls", {"PATHS": 1}
     assert checks.check_paths(None) == []
     settings.MIDDLEWARE = [MIDDLEWARE]
