@@ -1,4 +1,4 @@
-"""`-- COMMAND`: become another program once the database is ready."""
+"""Replacement of the process by the command after `--`, with exec(3)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CANNOT_START = 2
 
 
 def split_argv(argv: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments before the first `--`, and the command after it."""
+    """Return the arguments before the first `--`, and the command after it."""
     if "--" not in argv:
         return argv, []
     at = argv.index("--")
@@ -22,7 +22,10 @@ def split_argv(argv: list[str]) -> tuple[list[str], list[str]]:
 
 
 def check_command(command: list[str]) -> None:
-    """Raise `ConfigurationError` if there is no such program: before any work, not after."""
+    """Raise `ConfigurationError` if the program does not exist.
+
+    Called before the initialization, so that a typing error does not follow a long wait.
+    """
     if command and shutil.which(command[0]) is None:
         raise ConfigurationError(
             f"There is no command {command[0]!r} to start after `--`."
@@ -30,10 +33,13 @@ def check_command(command: list[str]) -> None:
 
 
 def exec_command(command: list[str]) -> NoReturn:
-    """Replace this process by the command: same PID, so that signals reach it."""
+    """Replace this process by the command, which keeps the PID and so receives its signals.
+
+    Exit with `CANNOT_START` if the operating system cannot run the program.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    # Python ignores these two, and what is ignored stays ignored in the new program.
+    # Python ignores these two signals, and the new program would inherit that.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:

@@ -1,6 +1,6 @@
-"""The live view of `safe_init_status --watch` in a terminal; needs rich, the extra `cli`.
+"""Live view of `safe_init_status --watch` in a terminal; requires rich (the extra `cli`).
 
-`StatusView` is pure: a scene and how old it is make a picture that fits the terminal.
+`StatusView` renders a status detail and its age without any input or output.
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ _STYLES = {
     "broken off": "red",
 }
 _STATE_STYLES = {State.READY: "bold green", State.ERROR: "bold red"}
-#: Besides the steps: the table's heading and rule, what is not shown, the cursor's line.
+#: Lines besides the steps: the table's heading and rule, the hidden steps, the cursor.
 _TABLE_LINES = 4
 
 
 @dataclass(frozen=True)
 class StatusView:
-    """A picture of a scene, so many seconds after it was seen."""
+    """Rendering of a status detail that fits the terminal."""
 
-    scene: StatusDetail
+    detail: StatusDetail
+    #: Seconds since the detail was read.
     elapsed: float = 0.0
     notice: str = ""
 
@@ -49,18 +50,18 @@ class StatusView:
         yield head
         used = len(console.render_lines(head, options, pad=False))
         room = (options.height or console.height) - used - _TABLE_LINES
-        if self.scene.steps and room > 0:
+        if self.detail.steps and room > 0:
             yield from self._steps(room)
 
     def _head(self) -> Iterator[RenderableType]:
-        status, run = self.scene.status, self.scene.status.run
+        status, run = self.detail.status, self.detail.status.run
         yield _title(status)
         if run is not None and run.total:
             yield self._progress(run)
         if run is not None and run.open and run.item_done is not None:
             yield _items(run)
         yield self._facts()
-        for note in filter(None, (self.scene.note, self.notice)):
+        for note in filter(None, (self.detail.note, self.notice)):
             yield Text(note, "yellow")
 
     def _progress(self, run: RunRow) -> RenderableType:
@@ -77,62 +78,64 @@ class StatusView:
         grid = Table.grid(padding=(0, 2))
         grid.add_column(no_wrap=True, style="dim")
         grid.add_column(overflow="fold")
-        for name, value in self._named():
-            grid.add_row(name, Text(value))
+        for label, value in self._labeled_facts():
+            grid.add_row(label, Text(value))
         return grid
 
-    def _named(self) -> Iterator[tuple[str, str]]:
-        scene = self.scene
-        run, activity = scene.status.run, scene.activity
+    def _labeled_facts(self) -> Iterator[tuple[str, str]]:
+        detail = self.detail
+        run, activity = detail.status.run, detail.activity
         if run is None or not run.open:
-            yield "status", scene.status.message
-        elif not scene.running:
+            yield "status", detail.status.message
+        elif not detail.running:
             yield "died", f"{run.leader} in {run.message or run.state}"
         else:
-            yield "now", scene.status.message
+            yield "now", detail.status.message
             yield "leader", self._leader(run)
         if activity is not None and activity.query is not None:
             seconds = format_duration(activity.seconds + self.elapsed)
             yield "statement", f"{seconds}: {_one_line(activity.query)}"
             for blocker in activity.blockers:
                 yield "blocked by", str(blocker)
-        if scene.followers is not None:
-            yield "followers", f"{scene.followers} connected now"
+        if detail.followers is not None:
+            yield "followers", f"{detail.followers} connected now"
 
     def _leader(self, run: RunRow) -> str:
         age = format_duration(run.age_seconds + self.elapsed)
-        role = f", role {self.scene.role}" if self.scene.role else ""
+        role = f", role {self.detail.role}" if self.detail.role else ""
         return f"{run.leader}, lock held by pid {run.backend_pid}{role}, for {age}"
 
     def _steps(self, room: int) -> Iterator[RenderableType]:
-        steps, run = self.scene.steps, self.scene.status.run
-        shown = steps[-room:]
+        shown = self.detail.steps[-room:]
         table = _table()
         for step in shown:
-            state = self._state(step)
-            table.add_row(
-                str(step.position),
-                step.name,
-                "backwards" if step.backwards else step.kind,
-                state,
-                format_duration(
-                    step.seconds + (self.elapsed if state == "running" else 0)
-                ),
-                style=_STYLES.get(state, ""),
-            )
+            self._add_row(table, step)
         yield table
-        before, after = shown[0].position - 1, _to_come(run, steps[-1])
-        hidden = [
-            f"{before} before" if before else "",
-            f"{after} to come" if after else "",
-        ]
+        before = shown[0].position - 1
+        after = _steps_left(self.detail.status.run, shown[-1])
         if before or after:
+            hidden = (
+                f"{before} before" if before else "",
+                f"{after} to come" if after else "",
+            )
             yield Text(", ".join(filter(None, hidden)), "dim")
+
+    def _add_row(self, table: Table, step: StepRow) -> None:
+        state = self._state(step)
+        seconds = step.seconds + (self.elapsed if state == "running" else 0)
+        table.add_row(
+            str(step.position),
+            step.name,
+            "backwards" if step.backwards else step.kind,
+            state,
+            format_duration(seconds),
+            style=_STYLES.get(state, ""),
+        )
 
     def _state(self, step: StepRow) -> str:
         if step.outcome is not None:
             return step.outcome
-        return "running" if self.scene.running else "broken off"
+        return "running" if self.detail.running else "broken off"
 
 
 def _title(status: Status) -> Text:
@@ -166,7 +169,7 @@ def _items(run: RunRow) -> RenderableType:
     return grid
 
 
-def _to_come(run: RunRow | None, last: StepRow) -> int:
+def _steps_left(run: RunRow | None, last: StepRow) -> int:
     return max(0, run.total - last.position) if run is not None and run.open else 0
 
 
@@ -176,15 +179,18 @@ def _one_line(text: str) -> str:
 
 
 class LiveView:
-    """A view that redraws itself while it is entered; the last picture stays."""
+    """Context manager that redraws the status four times a second.
+
+    The last rendering stays on the terminal.
+    """
 
     def __init__(self, database: str, console: Console) -> None:
         self.database = database
-        self._scene: StatusDetail | None = None
+        self._detail: StatusDetail | None = None
         self._notice = "connecting"
         self._live = Live(
             console=console,
-            get_renderable=self._picture,
+            get_renderable=self._render,
             refresh_per_second=4,
             redirect_stdout=False,
             redirect_stderr=False,
@@ -202,23 +208,23 @@ class LiveView:
     ) -> None:
         self._live.stop()
 
-    def _picture(self) -> RenderableType:
-        scene = self._scene
-        if scene is None:
+    def _render(self) -> RenderableType:
+        detail = self._detail
+        if detail is None:
             return Text(f"{self.database}: {self._notice}")
-        return StatusView(scene, scene.elapsed, self._notice)
+        return StatusView(detail, detail.elapsed, self._notice)
 
-    def read_status(self, reader: BaseReader) -> Status:
-        """Look, and show it."""
-        self._scene = read_detail(self.database, reader, self._scene)
+    def show_status(self, reader: BaseReader) -> Status:
+        """Read the status with its details, show it, and return it."""
+        self._detail = read_detail(self.database, reader, self._detail)
         self._notice = ""
-        return self._scene.status
+        return self._detail.status
 
-    def say(self, line: str) -> None:
-        """Show the line until the next look."""
+    def report(self, line: str) -> None:
+        """Show the line until the next status."""
         self._notice = line
 
     def poll_interval(self) -> float:
-        """As long as it takes to be no burden."""
-        assert self._scene is not None  # a pause follows a look
-        return poll_interval(self._scene)
+        """Return the seconds that limit the queries on the database server."""
+        assert self._detail is not None  # `show_status` was called before
+        return poll_interval(self._detail)

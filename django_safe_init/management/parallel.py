@@ -1,4 +1,4 @@
-"""Several databases side by side, and what they print."""
+"""Parallel work on several databases, and prefixes for its output."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from django_safe_init.core.threads import InitializationThread
 T = TypeVar("T")
 
 
-def run_parallel(aliases: list[str], jobs: int, one: Callable[[str], T]) -> list[T]:
-    """What `one` returns for each alias, in their order; at most `jobs` at a time.
+def run_parallel(
+    aliases: list[str], jobs: int, function: Callable[[str], T]
+) -> list[T]:
+    """Call `function` for each alias, at most `jobs` at a time; return the results in order.
 
-    Each is called on a thread that has Django connections of its own. A signal ends all of
-    them: `one` returns how each has ended. A second one, while they still clean up, is raised.
+    Each thread has separate Django connections. A signal cancels all calls, and `function`
+    returns how each ended. A second signal during the cleanup is raised.
     """
-    left = iter(aliases)
-    ended: dict[str, T] = {}
+    remaining = iter(aliases)
+    results: dict[str, T] = {}
 
     def work() -> None:
-        while (alias := next(left, None)) is not None:
-            ended[alias] = one(alias)
+        while (alias := next(remaining, None)) is not None:
+            results[alias] = function(alias)
 
-    with interruptible() as interruption:
+    with interruptible() as token:
         threads = [
-            InitializationThread(work, interruption)
-            for _ in range(min(jobs, len(aliases)))
+            InitializationThread(work, token) for _ in range(min(jobs, len(aliases)))
         ]
         try:
             for thread in threads:
@@ -37,40 +38,43 @@ def run_parallel(aliases: list[str], jobs: int, one: Callable[[str], T]) -> list
             for thread in threads:
                 thread.join()
         except Interrupted:
-            interruption.cancel_and_join(threads)
-            work()  # what no thread has begun reports that it was interrupted
-    begun = [thread for thread in threads if thread.ident is not None]
-    for thread in begun:
-        thread.future.result()  # raises what `one` has not foreseen
-    return [ended[alias] for alias in aliases]
+            token.cancel_and_join(threads)
+            work()  # the aliases that no thread began report the interruption
+    started = [thread for thread in threads if thread.ident is not None]
+    for thread in started:
+        thread.future.result()  # raises an error that `function` did not catch
+    return [results[alias] for alias in aliases]
 
 
 class _PrefixedStream(io.TextIOBase):
-    """Passes on whole lines, each with the name of its database: they come from several."""
+    """Stream that passes on whole lines, each with its prefix.
 
-    def __init__(self, stream: TextIO, label: str) -> None:
+    Threads write to the same stream, so each line must tell its database.
+    """
+
+    def __init__(self, stream: TextIO, prefix: str) -> None:
         self._stream = stream
-        self._label = label
-        self._rest = ""
+        self._prefix = prefix
+        self._partial_line = ""
 
     def write(self, text: str) -> int:
-        *lines, self._rest = (self._rest + text).split("\n")
-        # In one piece: another thread writes to the same stream.
-        self._stream.write("".join(f"{self._label}: {line}\n" for line in lines))
+        *lines, self._partial_line = (self._partial_line + text).split("\n")
+        # One write for all lines, because other threads write to the same stream.
+        self._stream.write("".join(f"{self._prefix}: {line}\n" for line in lines))
         self._stream.flush()
         return len(text)
 
     def finish(self) -> None:
-        """Pass on what is no whole line: an error has come in between."""
-        if self._rest:
+        """Pass on a line that an error cut off before its end."""
+        if self._partial_line:
             self.write("\n")
 
 
 @contextmanager
-def prefixed_stream(stream: TextIO, label: str) -> Iterator[TextIO]:
-    """A stream whose lines go to `stream` with the label before them."""
-    marked = _PrefixedStream(stream, label)
+def prefixed_stream(stream: TextIO, prefix: str) -> Iterator[TextIO]:
+    """Yield a stream that writes each line to `stream`, after the prefix."""
+    prefixed = _PrefixedStream(stream, prefix)
     try:
-        yield marked  # type: ignore[misc]  # typeshed: TextIOBase is no TextIO
+        yield prefixed  # type: ignore[misc]  # typeshed: TextIOBase is no TextIO
     finally:
-        marked.finish()
+        prefixed.finish()

@@ -1,4 +1,4 @@
-"""`safe_init_status --watch`: look again and again, also over a restart of the server."""
+"""Polling loop of `safe_init_status --watch`, which reconnects after a lost connection."""
 
 from __future__ import annotations
 
@@ -13,67 +13,78 @@ from django_safe_init.conf import get_settings
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import DatabaseUnreachable
-from django_safe_init.status import SECONDS_PER_QUERY, Status, open_reader, read_status
+from django_safe_init.status import (
+    SECONDS_PER_QUERY,
+    Status,
+    open_reader,
+    read_status,
+)
 
 
 class Output(Protocol):
-    """Shows what a reader sees."""
+    """Display of a status that `watch` polls."""
 
-    def read_status(self, reader: BaseReader) -> Status:
-        """Look, and show it."""
+    def show_status(self, reader: BaseReader) -> Status:
+        """Read the status, show it, and return it."""
 
-    def say(self, line: str) -> None:
+    def report(self, line: str) -> None:
         """Show a line about the connection."""
 
     def poll_interval(self) -> float:
-        """How long to wait before the next look."""
+        """Return the seconds until the next call of `show_status`."""
 
 
-def watch(database: str, view: Output) -> None:
-    """Let the view look until the database is ready or the initialization failed.
+def watch(database: str, output: Output) -> None:
+    """Show the status until the database is ready or its initialization failed.
 
-    A connection that is lost is made again. Raises what `get_status` raises when there is none.
+    Open a new connection when the current one is lost. Raises as `get_status` does if no
+    connection is possible.
     """
     while True:
-        reader = open_reader(database, get_settings(), Deadline(None), report=view.say)
+        reader = open_reader(
+            database, get_settings(), Deadline(None), report=output.report
+        )
         with closing(reader):
             try:
-                return _watch(reader, view)
+                return _poll(reader, output)
             except DatabaseUnreachable as exc:
-                view.say(f"{exc} Connecting again.")
-        time.sleep(view.poll_interval())
+                output.report(f"{exc} Connecting again.")
+        time.sleep(output.poll_interval())
 
 
-def _watch(reader: BaseReader, view: Output) -> None:
-    while True:
-        status = view.read_status(reader)
-        if status.ready or status.state is State.ERROR:
-            return
-        time.sleep(view.poll_interval())
+def _poll(reader: BaseReader, output: Output) -> None:
+    while not _is_final(output.show_status(reader)):
+        time.sleep(output.poll_interval())
+
+
+def _is_final(status: Status) -> bool:
+    return status.ready or status.state is State.ERROR
 
 
 class PlainOutput:
-    """A line at each change, for logs and for terminals without rich."""
+    """Output of a line for each change, for logs and for terminals without rich."""
 
-    def __init__(self, database: str, output: OutputWrapper) -> None:
+    def __init__(self, database: str, stream: OutputWrapper) -> None:
         self.database = database
-        self.output = output
-        self._told = ""
+        self.stream = stream
+        self._last_message = ""
 
-    def read_status(self, reader: BaseReader) -> Status:
-        """Look, and tell what has changed; what is final is the command's to tell."""
+    def show_status(self, reader: BaseReader) -> Status:
+        """Read the status, and write its message if it changed.
+
+        The command itself prints the final status.
+        """
         status = read_status(self.database, reader)
-        final = status.ready or status.state is State.ERROR
-        if status.message != self._told and not final:
-            self._told = status.message
-            self.say(status.message)
+        if status.message != self._last_message and not _is_final(status):
+            self._last_message = status.message
+            self.report(status.message)
         return status
 
-    def say(self, line: str) -> None:
+    def report(self, line: str) -> None:
         """Write a line."""
-        self.output.write(f"{self.database}: {line}")
-        self.output.flush()
+        self.stream.write(f"{self.database}: {line}")
+        self.stream.flush()
 
     def poll_interval(self) -> float:
-        """Three queries at most are a look."""
+        """Return the seconds for the three queries that `show_status` needs at most."""
         return 3 * SECONDS_PER_QUERY

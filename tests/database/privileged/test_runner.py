@@ -32,9 +32,9 @@ from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.step import PrivilegedContext
 from django_safe_init.core.step_registry import init_step, registry
+from django_safe_init.initialization import plan
 from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.management import checks
-from django_safe_init.management.commands import safe_migrate
 from django_safe_init.management.commands.safe_init_status import Command as Status
 from django_safe_init.management.commands.safe_migrate import Command
 from django_safe_init.privileged import runner, status
@@ -725,7 +725,7 @@ def test_a_plan_with_a_refused_login(
     def refuse(*arguments: Any) -> None:
         raise LoginRefused("password authentication failed.")
 
-    monkeypatch.setattr(safe_migrate, "wait_for_server", refuse)
+    monkeypatch.setattr(plan, "wait_for_server", refuse)
     monkeypatch.setattr(status, "pending_privileged", lambda *arguments: None)
     run = ("safe_migrate", "--skip-checks", "--plan")
     ended = command_line(Command, *run)

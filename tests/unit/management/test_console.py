@@ -1,14 +1,24 @@
-"""`safe_init_status --history` as a table, and durations in words."""
+"""Streams, terminals and tables of the commands."""
 
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 
 import pytest
+from django.core.management.base import OutputWrapper
 from rich.console import Console
 
-from django_safe_init.core.text import format_duration
-from django_safe_init.management.console import HEADINGS, rich_table, text_table
+from django_safe_init.management.console import (
+    HEADINGS,
+    JSONOutput,
+    report_to,
+    rich_table,
+    terminal,
+    text_table,
+)
 from tests.unit.snapshots import ended, run_row
 
 RUNS = [
@@ -18,28 +28,8 @@ RUNS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0.00 s"),
-        (0.123, "0.12 s"),
-        (9.994, "9.99 s"),
-        (9.995, "10.0 s"),
-        (59.94, "59.9 s"),
-        (59.95, "1 min 00 s"),
-        (125.4, "2 min 05 s"),
-        (3599.6, "1 h 00 min"),
-        (3725, "1 h 02 min"),
-        (90000, "25 h 00 min"),
-    ],
-)
-def test_durations(seconds, text) -> None:
-    """Short ones are exact, long ones readable."""
-    assert format_duration(seconds) == text
-
-
 def test_plain() -> None:
-    """Columns are aligned, numbers to the right; the error ends the line."""
+    """The table aligns its columns, numbers to the right, and ends a line with the error."""
     assert text_table(RUNS).splitlines() == [
         "run  started                    took  outcome   done  command       leader    error",
         " 12  2026-01-01 00:00:00      3.21 s  open      3/14  safe_migrate  web-1:77",
@@ -51,7 +41,7 @@ def test_plain() -> None:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_for_a_terminal(width) -> None:
-    """A line for each run in the terminal's width, and the errors in full below."""
+    """The table fits the terminal's width, and the full errors follow it."""
     output = io.StringIO()
     Console(file=output, width=width).print(rich_table(RUNS))
     lines = [line.rstrip() for line in output.getvalue().splitlines()]
@@ -63,3 +53,60 @@ def test_for_a_terminal(width) -> None:
     took, end = ["1", "min", "15", "s"], ["failed", "3/14", "safe_migrate", "web-1:77"]
     assert runs[1] == ["9", "2026-01-01", "00:00:00", *took, *end]
     assert " ".join(error) == "run 9: shop.0004: ValueError: no"
+
+
+# Streams
+
+
+def test_report_to() -> None:
+    """A reported line has the package's prefix."""
+    stream = io.StringIO()
+    report_to(OutputWrapper(stream))("waiting")
+    assert stream.getvalue() == "[safe_init] waiting\n"
+
+
+def test_json_output(capfd, monkeypatch) -> None:
+    """Standard output has only the object; prints, also of children, go to standard error."""
+    with open(1, "w", closefd=False) as stdout, JSONOutput() as json:
+        # pytest's own does not write to descriptor 1.
+        monkeypatch.setattr(sys, "stdout", stdout)
+        print("from Python")
+        subprocess.run(["sh", "-c", "echo from a child"], check=True, timeout=10)
+        json.emit({"a": 1})
+        stdout.flush()
+    os.write(1, b"afterwards\n")
+    out, err = capfd.readouterr()
+    assert out == '{"a": 1}\nafterwards\n'
+    assert err == "from a child\nfrom Python\n"
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_terminal(monkeypatch) -> None:
+    """The console of a terminal has colors, unless an option turns them off."""
+    monkeypatch.setattr(sys, "stdout", _Terminal())
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert not terminal(color=True).no_color
+    assert terminal(color=False).no_color
+
+
+def test_no_colors_in_the_environment(monkeypatch) -> None:
+    """The environment variable NO_COLOR turns the colors off."""
+    monkeypatch.setattr(sys, "stdout", _Terminal())
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert terminal(color=True).no_color
+
+
+def test_no_console(monkeypatch) -> None:
+    """Without rich, or with a terminal that cannot move its cursor, no console is returned."""
+    monkeypatch.setattr(sys, "stdout", _Terminal())
+    monkeypatch.setenv("TERM", "dumb")
+    assert terminal(color=True) is None
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert terminal(color=True) is None

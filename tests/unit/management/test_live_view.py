@@ -1,4 +1,4 @@
-"""The live view: a scene as a picture, without a terminal."""
+"""Rendering of the live view, without a terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IDLE = Activity(None, 0.0, None, False, ())
 def steps(
     count: int, last: str | None = None, **changes: object
 ) -> tuple[StepRow, ...]:
-    """So many steps; the last one has this outcome, None while it runs."""
+    """Return `count` steps; the last one has the outcome `last`, None while it runs."""
     done = [
         StepRow(i, "migration", f"shop.{i:04}_step", False, "done", 0.25 * i)
         for i in range(1, count)
@@ -38,30 +38,30 @@ def steps(
 
 
 def working(**changes: object) -> StatusDetail:
-    """A leader in the fourth of fourteen steps."""
+    """Return the detail of a leader in the fourth of fourteen steps."""
     status = describe("default", reading(run_row(18), leader_pid=4711))
     values = {"status": status, "steps": steps(4), "role": "shop", "followers": 7}
     return StatusDetail(**{**values, **changes})
 
 
-def picture(
-    scene: StatusDetail, width: int = 80, height: int = 24, **more: object
+def rendered(
+    detail: StatusDetail, width: int = 80, height: int = 24, **more: object
 ) -> str:
-    """The frame as text."""
+    """Return the rendered view as text."""
     console = Console(
         record=True, width=width, height=height, file=io.StringIO(), color_system=None
     )
-    console.print(StatusView(scene, **more))
+    console.print(StatusView(detail, **more))
     return console.export_text()
 
 
-def lines(scene: StatusDetail, **more: object) -> list[str]:
-    return [line.rstrip() for line in picture(scene, **more).splitlines()]
+def lines(detail: StatusDetail, **more: object) -> list[str]:
+    return [line.rstrip() for line in rendered(detail, **more).splitlines()]
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_a_run(width) -> None:
-    """How far, since when, who, what, who waits, and the steps: within the width."""
+    """The view shows progress, age, leader, statement, followers and steps within the width."""
     shown = lines(working(activity=BUSY), width=width, elapsed=2.0)
     assert all(len(line) <= width for line in shown)
     assert shown[0] == "default: migrating, run 18 of safe_migrate"
@@ -88,7 +88,7 @@ def test_a_run(width) -> None:
 
 @pytest.mark.parametrize(("total", "text"), [(9, "prices 2/9 ━"), (None, "prices 2\n")])
 def test_a_step_that_counts(total, text) -> None:
-    """How far the running step is has a line of its own, with a bar if that is known."""
+    """The progress of the running step has a separate line, with a bar if the total is known."""
     run = run_row(18, item_done=2, item_total=total, item_message="prices")
     status = describe("default", reading(run, leader_pid=4711))
     shown = lines(working(status=status))
@@ -97,24 +97,24 @@ def test_a_step_that_counts(total, text) -> None:
 
 
 def test_a_blocked_statement() -> None:
-    """What the leader waits for is named, with who holds it."""
-    text = picture(working(activity=BLOCKED), width=120)
+    """The view names the session that blocks the leader's statement."""
+    text = rendered(working(activity=BLOCKED), width=120)
     assert "3.00 s: ALTER TABLE shop ADD x int" in text
     blocker = "pid 88 (role app, psql, idle in transaction for 40 s: LOCK TABLE shop)"
     assert f"blocked by  {blocker}" in text
 
 
 def test_nothing_is_running_in_the_server() -> None:
-    """Between two statements none is shown; nor is a role that is not known."""
-    text = picture(working(activity=IDLE, role=None))
+    """The view omits the statement between two statements, and an unknown role."""
+    text = rendered(working(activity=IDLE, role=None))
     assert "statement" not in text
     assert "pid 4711, for" in text
 
 
 def test_a_long_statement() -> None:
-    """A statement of many lines is shortened to one."""
+    """The view shortens a statement of many lines to one line."""
     activity = BUSY.__class__("SELECT\n" + "x, " * 200, 1.0, 1, True, ())
-    text = picture(working(activity=activity), width=200)
+    text = rendered(working(activity=activity), width=200)
     assert "1.00 s: SELECT x, x, " in text
     assert max(map(len, text.splitlines())) <= 200
     assert "..." in text
@@ -122,7 +122,7 @@ def test_a_long_statement() -> None:
 
 @pytest.mark.parametrize("height", [12, 16, 24, 50])
 def test_many_steps(height) -> None:
-    """What fits the terminal's height is shown: the newest, the running one among them."""
+    """The view shows the newest steps that fit the terminal's height."""
     run = run_row(18, done=99, total=140)
     status = describe("default", reading(run, leader_pid=4711))
     shown = lines(working(status=status, steps=steps(100)), height=height)
@@ -133,33 +133,33 @@ def test_many_steps(height) -> None:
 
 
 def test_a_tiny_terminal() -> None:
-    """Where not one step fits, the rest is shown."""
-    assert "step" not in picture(working(), height=8).replace("0004_step", "")
-    assert "leader" in picture(working(), height=8)
+    """The view omits the steps if none fits."""
+    assert "step" not in rendered(working(), height=8).replace("0004_step", "")
+    assert "leader" in rendered(working(), height=8)
 
 
 def test_a_narrow_terminal() -> None:
-    """A long name is shortened, not wrapped."""
-    scene = working(steps=steps(1, name="shop.0001_" + "x" * 100))
-    shown = lines(scene, width=60)
+    """The view shortens a long name and does not wrap it."""
+    detail = working(steps=steps(1, name="shop.0001_" + "x" * 100))
+    shown = lines(detail, width=60)
     assert "…" in shown[-2]
     assert all(len(line) <= 60 for line in shown)
 
 
 def test_a_reversal() -> None:
-    """A step backwards is told from one forwards."""
-    assert "backwards" in picture(working(steps=steps(1, backwards=True)))
+    """The view marks a step that is unapplied."""
+    assert "backwards" in rendered(working(steps=steps(1, backwards=True)))
 
 
 @pytest.mark.parametrize("outcome", ["done", "faked", "failed"])
 def test_outcomes(outcome) -> None:
-    """An ended step has its outcome and its own time."""
+    """A finished step has its outcome and its own time."""
     shown = lines(working(steps=steps(1, outcome)), elapsed=5.0)
     assert shown[-2].split()[-3:] == [outcome, "7.00", "s"]
 
 
 def test_a_dead_leader() -> None:
-    """The step of a leader that died is broken off, and its time stands still."""
+    """The step of a leader that died is broken off, and its time does not grow."""
     status = describe("default", reading(run_row(18), run_row(18), missing=("a.1",)))
     assert status.state is State.ERROR
     shown = lines(working(status=status), elapsed=5.0)
@@ -177,7 +177,7 @@ def test_a_dead_leader() -> None:
 
 
 def test_the_end() -> None:
-    """A run that is ready has nothing to come, and its clock stands still."""
+    """A run that is ready has no steps to come, and its time does not grow."""
     run = ended(18, "ready", done=4, total=4, duration_seconds=90.0)
     status = describe("default", reading(run))
     shown = lines(working(status=status, steps=steps(4, "done")), elapsed=5.0)
@@ -188,7 +188,7 @@ def test_the_end() -> None:
 
 
 def test_before_any_run() -> None:
-    """Without a run there is a status, and nothing invented."""
+    """The view shows only the status of a database without a run."""
     status = Status("default", State.UNINITIALIZED, 0, "not initialized")
     assert lines(StatusDetail(status)) == [
         "default: uninitialized",
@@ -197,7 +197,7 @@ def test_before_any_run() -> None:
 
 
 def test_a_run_without_a_plan() -> None:
-    """While a leader reads the migrations, there is no bar."""
+    """The view has no bar while the leader reads the migrations."""
     run = run_row(18, total=0, done=0, message="reading migrations")
     status = describe("default", reading(run, leader_pid=4711))
     shown = lines(StatusDetail(status, followers=0))
@@ -205,13 +205,13 @@ def test_a_run_without_a_plan() -> None:
 
 
 def test_notes() -> None:
-    """What keeps the view from seeing is said in it."""
-    text = picture(working(note="the tables are locked"), notice="Connecting again.")
+    """The view shows the reason why its details are incomplete."""
+    text = rendered(working(note="the tables are locked"), notice="Connecting again.")
     assert "the tables are locked\nConnecting again.\n" in text
 
 
 @pytest.mark.parametrize(
-    ("scene", "queries"),
+    ("detail", "queries"),
     [
         (StatusDetail(Status("default", State.UNINITIALIZED, 0, "")), 3),
         (working(), 3),
@@ -219,16 +219,16 @@ def test_notes() -> None:
         (working(activity=BLOCKED), 5),
     ],
 )
-def test_four_queries_a_second(scene, queries) -> None:
-    """The more a look asks for, the longer is the pause after it."""
-    assert poll_interval(scene) == queries / 4
+def test_four_queries_a_second(detail, queries) -> None:
+    """The interval grows with the number of queries of a poll."""
+    assert poll_interval(detail) == queries / 4
 
 
 def test_before_the_first_look() -> None:
-    """Until there is something to see, the view says why."""
+    """The view shows the reason for the wait until it has a status."""
     output = io.StringIO()
     console = Console(file=output, force_terminal=True, width=80, height=24)
     with LiveView("default", console) as view:
-        view.say("waiting for the server: it starts")
+        view.report("waiting for the server: it starts")
     assert "default: waiting for the server: it starts" in output.getvalue()
     assert OWN not in output.getvalue()

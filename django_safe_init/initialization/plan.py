@@ -1,0 +1,109 @@
+"""Plan of an initialization: its pending steps, read without changing the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from django_safe_init.backends import get_features, privileged_steps
+from django_safe_init.conf import effective_mode, get_settings
+from django_safe_init.core.build import current_build
+from django_safe_init.core.databases import check_alias
+from django_safe_init.core.deadline import Deadline
+from django_safe_init.exceptions import InitializationFailed, LoginRefused
+from django_safe_init.initialization.initializer import wait_for_server
+from django_safe_init.initialization.migrate_command import run_migrate
+from django_safe_init.status import get_status
+
+if TYPE_CHECKING:
+    from django_safe_init.privileged.runner import PrivilegedStepRunner
+
+
+class PlannedStep(NamedTuple):
+    """Step that a run would do."""
+
+    label: str
+    #: Kind of the step, as text.
+    detail: str
+
+
+def check_privileged(alias: str, mode: str | None, timeout: float | None) -> None:
+    """Raise `MissingPrivilege` if a run would refuse to start without privileged steps.
+
+    `mode` and `timeout` are the options of `initialize`. Raises `ConfigurationError` for an
+    unknown alias.
+    """
+    check_alias(alias)
+    steps = privileged_steps(alias, current_build())
+    if steps and effective_mode(get_settings(), mode) == "self":
+        from django_safe_init.privileged.status import require_privileged
+
+        require_privileged(alias, steps, get_settings(), Deadline(timeout))
+
+
+def wait_for_login(
+    alias: str, report: Callable[[str], None], timeout: float | None
+) -> None:
+    """Wait until the database server accepts the login of the alias.
+
+    `report` takes the reason for each wait. Raises `DatabaseUnreachable`; a refused login names
+    the command that creates the role, if the build has privileged steps.
+    """
+    try:
+        wait_for_server(alias, report, timeout)
+    except LoginRefused as exc:
+        if not privileged_steps(alias, current_build()):
+            raise
+        from django_safe_init.privileged.status import add_hint
+
+        raise add_hint(exc) from exc
+
+
+def planned_steps(alias: str) -> list[PlannedStep] | None:
+    """Return the registered steps that the next run would do, in their order.
+
+    Return None if no step is registered for the alias, or if its engine has no leader lock.
+    """
+    steps = current_build().steps_of(alias)
+    if not steps or not get_features(alias).has_lock:
+        return None
+    pending = get_status(alias).pending
+    return [
+        PlannedStep(step.label, f"{step.run}, version {step.version}")
+        for step in steps
+        if step.label in pending or step.run == "always"
+    ]
+
+
+def planned_privileged_steps(runner: PrivilegedStepRunner) -> list[PlannedStep]:
+    """Return the pending privileged steps, read with the administrator's credentials."""
+    return [PlannedStep(label, "privileged") for label in runner.plan()]
+
+
+def check_done(steps: Sequence[PlannedStep]) -> None:
+    """Raise `InitializationFailed` if a step is pending."""
+    if steps:
+        labels = ", ".join(step.label for step in steps)
+        raise InitializationFailed(f"not done: {labels}")
+
+
+def check_ready(alias: str) -> None:
+    """Raise `InitializationFailed` unless the database is ready for this build.
+
+    For an engine without a leader lock, Django's `migrate --check` decides.
+    """
+    if not get_features(alias).is_supported:
+        _check_applied(alias)
+        return
+    status = get_status(alias)
+    if not status.ready:
+        count = len(status.pending)
+        more = f"; {count} to apply" if count else ""
+        raise InitializationFailed(f"not ready: {status.message}{more}")
+
+
+def _check_applied(alias: str) -> None:
+    try:
+        run_migrate(alias, check_unapplied=True)
+    except SystemExit as exc:
+        raise InitializationFailed("not ready: migrations to apply") from exc

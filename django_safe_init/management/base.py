@@ -1,0 +1,70 @@
+"""Skeleton of the commands: signals, errors, exit codes and JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from django_safe_init.core.signal_handling import Interrupted, interruptible
+from django_safe_init.exceptions import SafeInitError
+
+
+@contextlib.contextmanager
+def command_errors() -> Iterator[None]:
+    """Turn a `SafeInitError` into a `CommandError` with its exit code.
+
+    Django prints a `CommandError` as one line, without a traceback.
+    """
+    try:
+        yield
+    except SafeInitError as exc:
+        raise CommandError(str(exc), returncode=exc.exit_code) from exc
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turn errors into a `CommandError`, and a signal into `SystemExit` with 128 + n."""
+    try:
+        with interruptible(), command_errors():
+            yield
+    except Interrupted as exc:
+        sys.exit(exc.exit_code)
+
+
+class SafeInitCommand(BaseCommand, ABC):
+    """Command about a database, whose errors and signals become exit codes."""
+
+    requires_system_checks: list[str] = []
+
+    def handle(self, **options: Any) -> None:
+        """Call `run`, and exit with the code that it returns.
+
+        With `--json` an error is printed as the JSON object, too.
+        """
+        try:
+            with exit_codes():
+                code = self.run(options)
+        except CommandError as exc:
+            if options.get("json"):
+                self.print_json(self.error_as_json(str(exc), options))
+            raise
+        if code:
+            sys.exit(code)
+
+    @abstractmethod
+    def run(self, options: dict[str, Any]) -> int:
+        """Do the command's work, and return its exit code."""
+
+    def error_as_json(self, error: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the JSON object of an error."""
+        return {"database": options["database"], "error": error}
+
+    def print_json(self, value: dict[str, Any]) -> None:
+        """Write the JSON object to standard output."""
+        self.stdout.write(json.dumps(value))
