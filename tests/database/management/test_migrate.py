@@ -359,7 +359,7 @@ def test_interrupted_while_waiting_for_the_server(
 
     # Called to choose the pause between two attempts: in the middle of the waiting.
     monkeypatch.setattr(
-        "django_safe_init.backends.postgresql.session.random.uniform", interrupt
+        "django_safe_init.backends.postgresql.connect.random.uniform", interrupt
     )
     assert run().code == 143
 

@@ -112,7 +112,7 @@ def test_what_it_shows(run, django_database, leader, working, in_background) -> 
     first, session, work, blocker, _ = ended.stdout.splitlines()
     name = django_database.newest_run()["leader"]
     assert first.startswith(
-        f"default: led by {name}, run {leader.run} (safe_migrate) for "
+        f"default: led by {name}, run {leader.run_id} (safe_migrate) for "
     )
     assert "0 of 2 done: migrating shop.0002_sale; last sign of life " in first
     assert session.startswith(

@@ -826,7 +826,7 @@ def test_a_login_that_is_refused(
     def refuse(*arguments: Any) -> None:
         raise LoginRefused("password authentication failed.")
 
-    monkeypatch.setattr(Initializer, "_finished", refuse)
+    monkeypatch.setattr(Initializer, "_finished_run", refuse)
     if not privileged_steps:
         registry._steps.clear()
     with pytest.raises(LoginRefused) as caught:
