@@ -128,7 +128,7 @@ def test_a_dead_leader(lead) -> None:
     found = wait_until(lambda: not (now := get_status()).led and now)
     assert found.state is State.ERROR
     assert found.error == (
-        f"the leader of run {leader.run} ({found.run.leader}) died in shop.0001_initial"
+        f"the leader of run {leader.run_id} ({found.run.leader}) died in shop.0001_initial"
     )
 
 
@@ -230,12 +230,12 @@ def test_one_round_trip(session, small_shop, monkeypatch) -> None:
     assert len(sent) == 1
 
 
-@pytest.mark.parametrize("look", [PostgresReader.read, PostgresReader.glance])
+@pytest.mark.parametrize("look", [PostgresReader.read, PostgresReader.peek])
 def test_tables_that_go(lead, open_session, django_database, look) -> None:
     """A reader that has seen our tables goes on when somebody drops them, or a crash does."""
     leader = lead()
     reader = PostgresReader(open_session(), current_build(), None)
-    assert look(reader).latest.id == leader.run
+    assert look(reader).latest.id == leader.run_id
     django_database.rows(f"DROP TABLE {STEP_TABLE}, {RUN_TABLE}")
     found = look(reader)
     assert found.latest is None
@@ -262,7 +262,7 @@ def test_rows_of_an_older_version(
     leader = lead()
     django_database.rows(f"ALTER TABLE {RUN_TABLE} DROP COLUMN {column}")
     found = PostgresReader(open_session(), current_build(), None).read()
-    assert found.latest.id == leader.run
+    assert found.latest.id == leader.run_id
     assert found.latest.open
 
 

@@ -30,8 +30,7 @@ def lead(session) -> PostgresRecorder:
     recorder.update(State.MIGRATING, "reading migrations")
     recorder.start_step("shop.0001", backwards=False, atomic=True)
     recorder.finish_step("done")
-    recorder.start_step("shop.0002", backwards=True, atomic=True)
-    recorder.proof()
+    recorder.start_step("shop.0002", backwards=True, atomic=True).verify()
     return recorder
 
 

@@ -14,8 +14,8 @@ from django_safe_init import get_status, initialize, track
 from django_safe_init.backends.sqlite3.lock_file import (
     FileLock,
     ProgressRecord,
-    read_note,
-    with_note,
+    read_progress,
+    with_progress,
 )
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
@@ -153,9 +153,9 @@ NOTE = ProgressRecord(7, 2, 60, ProgressUpdate(3, None, "試"))
 
 def test_progress_record() -> None:
     """A reader finds the leader's record, also if other bytes follow it."""
-    row = with_note(ROW, NOTE.encoded() + b"   ")
+    row = with_progress(ROW, NOTE.encoded() + b"   ")
     assert (row["progress"], row["item_done"], row["item_message"]) == (60, 3, "試")
-    assert with_note(ROW, NOTE._replace(items=None, progress=1).encoded()) == ROW
+    assert with_progress(ROW, NOTE._replace(items=None, progress=1).encoded()) == ROW
 
 
 @pytest.mark.parametrize(
@@ -174,29 +174,29 @@ def test_progress_record() -> None:
 )
 def test_useless_progress_record(text) -> None:
     """A reader ignores a broken record and one of another run, step or version."""
-    assert with_note(ROW, text) == ROW
+    assert with_progress(ROW, text) == ROW
 
 
 def test_progress_records_in_the_lock_file(tmp_path, monkeypatch) -> None:
     """Every process can read the holder's last record, until the next holder acquires the lock."""
     path = str(tmp_path / "lock")
-    assert read_note(path) == b""
+    assert read_progress(path) == b""
     lock = FileLock(path)
     assert lock.try_acquire()
     lock.beat(b"one")
     lock.beat()
-    assert read_note(path).rstrip() == b"one"
+    assert read_progress(path).rstrip() == b"one"
     lock.beat(b"2")
-    assert read_note(path).rstrip() == b"2"
+    assert read_progress(path).rstrip() == b"2"
     lock.release()
-    assert read_note(path).rstrip() == b"2"
+    assert read_progress(path).rstrip() == b"2"
     assert lock.try_acquire()
-    assert read_note(path) == b""
+    assert read_progress(path) == b""
 
     def full(*args: Any) -> None:
         raise OSError("No space left on device")
 
     monkeypatch.setattr("os.pwrite", full)
     lock.beat(b"3")
-    assert read_note(path) == b""
+    assert read_progress(path) == b""
     lock.release()

@@ -322,8 +322,7 @@ def test_an_estimate(serving, django_database, lead, small_shop) -> None:
     initialize()
     call_command("migrate", "shop", "zero", verbosity=0)
     leader = lead()
-    leader.start_step(NAMES[0], backwards=False, atomic=True)
-    leader.proof()
+    leader.start_step(NAMES[0], backwards=False, atomic=True).verify()
     health(serving)
     wait_for(State.MIGRATING)
     assert 0 <= readiness.detail("default").remaining_seconds < 30
