@@ -1,4 +1,4 @@
-"""`migrate` keeps Django's behavior, options, signals and output; only the lock is added."""
+"""`migrate` keeps Django's behavior, options, signals and output under the leader lock."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def tables(database: Database) -> set[str]:
 
 
 class Side:
-    """One of the two commands, with a database of its own."""
+    """Run one of the two commands on a separate database."""
 
     def __init__(self, command: type[DjangoMigrate], database: Database) -> None:
         self.command, self.database = command, database
         self.told: list[object] = []
 
     def run(self, *arguments: str, **options: object) -> None:
-        """Run the command; note what it prints, sends, and how it ends."""
+        """Run the command, and record its output, signals and end."""
         out, err = StringIO(), StringIO()
         connections["default"].close()
         connections.settings["default"].update(self.database.settings())
@@ -56,7 +56,7 @@ class Side:
             for sent in (pre_migrate, post_migrate):
                 sent.disconnect(self._note)
             connections["default"].close()
-        # Verbosity 2 tells how long each migration took.
+        # Verbosity 2 prints the duration of each migration.
         self.told.append(re.sub(r"\d+\.\d+s", "… s", out.getvalue()))
         self.told.append(err.getvalue())
 
@@ -74,7 +74,7 @@ class Side:
 
 @pytest.fixture
 def sides(django_database, make_database, shop) -> tuple[Side, Side]:
-    """Django's command and ours, each on an empty database."""
+    """Return Django's command and this package's, each with an empty database."""
     return Side(DjangoMigrate, make_database()), Side(Command, django_database)
 
 
@@ -123,7 +123,7 @@ SCENARIOS: dict[str, list[tuple[tuple[str, ...], dict[str, object]]]] = {
 
 @pytest.mark.parametrize("runs", SCENARIOS.values(), ids=SCENARIOS)
 def test_it_is_djangos(sides, small_shop, runs) -> None:
-    """Output, signals, errors, records and tables are those of Django's own command."""
+    """The command prints, sends, raises, records and creates the same as Django's command."""
     for side in sides:
         for arguments, options in runs:
             side.run(*arguments, **{"interactive": False, **options})
@@ -132,7 +132,7 @@ def test_it_is_djangos(sides, small_shop, runs) -> None:
 
 @pytest.mark.parametrize("verbosity", [0, 1, 2])
 def test_prune(sides, small_shop, verbosity) -> None:
-    """--prune deletes the records of migrations that are gone, as Django does."""
+    """--prune deletes the records of removed migrations, as Django's command does."""
     small_shop.write("0003_gone")
     for side in sides:
         side.run()
@@ -146,7 +146,7 @@ def test_prune(sides, small_shop, verbosity) -> None:
 
 @pytest.mark.parametrize("verbosity", [0, 1, 2])
 def test_djangos_own_apps(sides, settings, verbosity) -> None:
-    """So it is for apps with permissions and content types."""
+    """The two commands agree on apps with permissions and content types."""
     settings.INSTALLED_APPS = [
         "django_safe_init",
         "django.contrib.contenttypes",
@@ -160,7 +160,7 @@ def test_djangos_own_apps(sides, settings, verbosity) -> None:
 
 
 def test_a_failure_is_djangos(sides, small_shop) -> None:
-    """What a migration raises is what comes out, with Django's traceback."""
+    """The command raises the error of a migration, with Django's traceback."""
 
     def fail(connection) -> None:
         raise ValueError("no")
@@ -173,17 +173,17 @@ def test_a_failure_is_djangos(sides, small_shop) -> None:
     assert sides[1].database.newest_run()["error"] == "shop.0003_fail: ValueError: no"
 
 
-# What is added
+# Additions to Django's command
 
 
 @pytest.fixture
 def run(command_line):
-    """Runs the command from a command line."""
+    """Return a function that runs the command from a command line."""
     return partial(command_line, Command, "migrate")
 
 
 def test_a_complete_run(run, django_database, small_shop) -> None:
-    """A whole `migrate` initializes: `safe_migrate` has nothing left to do."""
+    """After a complete `migrate`, `safe_migrate` has no work left."""
     assert run().code == 0
     [found] = django_database.runs()
     assert (found["command"], found["outcome"], found["state"]) == (
@@ -195,7 +195,7 @@ def test_a_complete_run(run, django_database, small_shop) -> None:
 
 
 def test_a_second_one_runs_again(run, django_database, small_shop) -> None:
-    """`migrate` never takes the fast path: `post_migrate` is sent again."""
+    """`migrate` never takes the fast path: it sends `post_migrate` again."""
     run()
     ended = run()
     assert "No migrations to apply." in ended.stdout
@@ -211,7 +211,7 @@ def test_a_second_one_runs_again(run, django_database, small_shop) -> None:
     ],
 )
 def test_a_target(run, django_database, small_shop, arguments, state, ready) -> None:
-    """A run to a target leaves a true state."""
+    """A run to an earlier target records a correct state."""
     run(*arguments)
     found = django_database.newest_run()
     assert (found["outcome"], found["state"]) == ("partial", state)
@@ -219,7 +219,7 @@ def test_a_target(run, django_database, small_shop, arguments, state, ready) -> 
 
 
 def test_zero(run, django_database, small_shop) -> None:
-    """After `zero` the database is not ready, and the next start does it all again."""
+    """After `zero` the database is not ready, and the next start applies all migrations again."""
     run()
     run("shop", "zero")
     assert not get_status().ready
@@ -243,7 +243,7 @@ def test_looking_takes_no_lock(
 
 @pytest.mark.parametrize("mode", ["test environment", "off", "environment variable"])
 def test_off(run, django_database, small_shop, settings, monkeypatch, mode) -> None:
-    """Switched off it is Django's own: no lock, no table, no word."""
+    """In mode "off" the command takes no lock, creates no table and prints no line."""
     if mode == "test environment":
         settings.SAFE_INIT = {}
     elif mode == "off":
@@ -262,14 +262,14 @@ def test_off(run, django_database, small_shop, settings, monkeypatch, mode) -> N
 
 
 def test_external_mode(run, django_database, small_shop, monkeypatch) -> None:
-    """`migrate` in mode "external" is what somebody else runs: it leads."""
+    """`migrate` leads in mode "external", too: it is the external process."""
     monkeypatch.setenv("DB_INIT_MODE", "external")
     assert run().code == 0
     assert django_database.newest_run()["outcome"] == "ready"
 
 
 def test_another_engine(run, django_database, log_in_as, shop, tmp_path) -> None:
-    """On an engine without a lock it is Django's own."""
+    """On an engine without a lock the command behaves like Django's."""
     shop.write("0001_initial", INITIAL)
     log_in_as(
         ENGINE="tests.other_engine",
@@ -285,7 +285,7 @@ def test_another_engine(run, django_database, log_in_as, shop, tmp_path) -> None
 
 
 def test_it_waits(run, django_database, small_shop, session, in_background) -> None:
-    """While another leads it waits, says so, and does its own work afterwards."""
+    """The command reports that it waits for the leader, and then leads a run."""
     lock = AdvisoryLock(session)
     assert lock.try_acquire()
 
@@ -302,7 +302,7 @@ def test_it_waits(run, django_database, small_shop, session, in_background) -> N
 
 
 def test_it_gives_up(run, django_database, small_shop, session, settings) -> None:
-    """When it does not get the lock in time, the exit code is 3."""
+    """The command exits with 3 if it does not get the lock in time."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "MAX_WAIT": 0.2}
     assert AdvisoryLock(session).try_acquire()
     ended = run()
@@ -311,7 +311,7 @@ def test_it_gives_up(run, django_database, small_shop, session, settings) -> Non
 
 
 def test_unreachable(run, django_database, log_in_as, small_shop, settings) -> None:
-    """A server that does not answer is one line and exit code 4, before any check."""
+    """An unreachable server causes one line and exit code 4, before any system check."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "CONNECT_ATTEMPTS": 1}
     log_in_as(PORT="1")
     ended = run()
@@ -326,7 +326,7 @@ def test_unreachable(run, django_database, log_in_as, small_shop, settings) -> N
 def test_wrong_settings(
     run, django_database, small_shop, settings, value, text
 ) -> None:
-    """Wrong settings are one line and exit code 2."""
+    """Wrong settings cause one line and exit code 2."""
     settings.SAFE_INIT = value
     ended = run()
     assert ended.code == 2
@@ -335,7 +335,7 @@ def test_wrong_settings(
 
 
 def test_interrupted(run, django_database, small_shop) -> None:
-    """A signal ends it with 128+n; the run is closed."""
+    """A signal exits with 128 + n and closes the run."""
 
     def interrupt(connection) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -350,14 +350,14 @@ def test_interrupted(run, django_database, small_shop) -> None:
 def test_interrupted_while_waiting_for_the_server(
     run, django_database, log_in_as, small_shop, monkeypatch
 ) -> None:
-    """A signal ends also the wait for a server that does not answer."""
+    """A signal ends the wait for an unreachable server, too."""
     log_in_as(PORT="1")
 
     def interrupt(low: float, high: float) -> float:
         os.kill(os.getpid(), signal.SIGTERM)
         return high
 
-    # Called to choose the pause between two attempts: in the middle of the waiting.
+    # Chooses the pause between two attempts, so it is called during the wait.
     monkeypatch.setattr(
         "django_safe_init.backends.postgresql.connect.random.uniform", interrupt
     )
@@ -365,7 +365,7 @@ def test_interrupted_while_waiting_for_the_server(
 
 
 def test_an_open_connection_stays_open(django_database, small_shop) -> None:
-    """A caller's connection that was open before is open afterwards, the same one."""
+    """The command keeps the caller's open connection."""
     connections["default"].ensure_connection()
     raw = connections["default"].connection
     call_command("migrate", verbosity=0)
@@ -376,7 +376,7 @@ def test_an_open_connection_stays_open(django_database, small_shop) -> None:
 def test_a_failure_of_ours(
     run, django_database, log_in_as, new_role, small_shop
 ) -> None:
-    """An error of our own is one line with its exit code, and no traceback."""
+    """An error of the package is one line with its exit code, without a traceback."""
     log_in_as(USER=new_role("small"))
     ended = run()
     assert ended.code == 2
@@ -385,7 +385,7 @@ def test_a_failure_of_ours(
 
 
 def test_a_migration_that_calls_migrate(run, django_database, small_shop) -> None:
-    """A `migrate` inside a migration is a part of the run, and waits for nobody."""
+    """A `migrate` inside a migration belongs to the run, and does not wait."""
     plans: list[str] = []
 
     def nested(connection) -> None:
@@ -402,7 +402,7 @@ def test_a_migration_that_calls_migrate(run, django_database, small_shop) -> Non
 def test_other_databases_are_djangos(
     run, django_database, make_database, small_shop, monkeypatch
 ) -> None:
-    """--database names the alias to migrate."""
+    """--database selects the alias."""
     other = make_database()
     configured = connections.configure_settings(
         {"default": {}, "other": other.settings()}
@@ -416,7 +416,7 @@ def test_other_databases_are_djangos(
 
 
 def test_an_unknown_database(run, django_database, small_shop) -> None:
-    """An alias that is not there is refused by Django's parser, or by us, without traceback."""
+    """An unknown alias is an error without a traceback."""
     ended = run("--database", "nowhere")
     assert ended.code == 2
     assert "Traceback" not in ended.stderr
@@ -424,7 +424,7 @@ def test_an_unknown_database(run, django_database, small_shop) -> None:
 
 
 def test_a_program_of_its_own(django_database) -> None:
-    """As a process it applies Django's own apps once, under the lock."""
+    """As a process, the command applies Django's own apps once, under the lock."""
 
     parameters = django_database.parameters
     ended = subprocess.run(

@@ -1,4 +1,4 @@
-"""`safe_init_status`: what is true, for people and for scripts."""
+"""`safe_init_status`: the status for people and for scripts."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tests.support import wait_until
 
 @pytest.fixture
 def run(command_line):
-    """Runs the command from a command line."""
+    """Return a function that runs the command from a command line."""
     return partial(command_line, Command, "safe_init_status")
 
 
 def fail(shop) -> None:
-    """Let an initialization fail."""
+    """Run an initialization that fails."""
 
     def refuse(connection) -> None:
         raise ValueError("no")
@@ -42,7 +42,7 @@ def fail(shop) -> None:
 
 
 def test_not_ready(run, django_database, small_shop) -> None:
-    """An empty database is exit code 3, and what is to be applied is listed."""
+    """The command exits with 3 on an empty database, and lists the pending migrations."""
     ended = run()
     assert ended.code == 3
     assert ended.stdout == (
@@ -53,7 +53,7 @@ def test_not_ready(run, django_database, small_shop) -> None:
 
 
 def test_ready(run, django_database, small_shop) -> None:
-    """An initialized database is exit code 0."""
+    """The command exits with 0 on an initialized database."""
     initialize()
     ended = run()
     assert ended.code == 0
@@ -61,7 +61,7 @@ def test_ready(run, django_database, small_shop) -> None:
 
 
 def test_error(run, django_database, small_shop) -> None:
-    """A failed initialization is exit code 1, with the reason."""
+    """The command exits with 1 after a failed initialization, and prints the reason."""
     fail(small_shop)
     ended = run()
     assert ended.code == 1
@@ -69,7 +69,7 @@ def test_error(run, django_database, small_shop) -> None:
 
 
 def test_json(run, django_database, small_shop) -> None:
-    """--json is one object with the newest run; the exit code is the same."""
+    """--json prints one object with the newest run, and keeps the exit code."""
     ended = run("--json")
     assert ended.code == 3
     assert ended.json == {
@@ -98,7 +98,7 @@ def test_json(run, django_database, small_shop) -> None:
 
 
 def test_history(run, django_database, small_shop) -> None:
-    """--history N shows the last N runs, the newest first, with their errors."""
+    """--history N prints the last N runs with their errors, newest first."""
     initialize()
     fail(small_shop)
     heading, *lines = run("--history", "5").stdout.splitlines()[2:]
@@ -114,7 +114,7 @@ def test_history(run, django_database, small_shop) -> None:
 
 
 def test_an_open_run(run, django_database, small_shop, session) -> None:
-    """An open run is shown as open."""
+    """The history shows an open run as open."""
     open_run(session)
     ended = run("--history", "1")
     assert ended.code == 3
@@ -131,7 +131,7 @@ def open_run(session) -> PostgresRecorder:
 
 
 def test_watch(run, django_database, small_shop, session, monkeypatch) -> None:
-    """--watch tells each change, also over a lost connection, until ready or failed."""
+    """--watch prints each change, and survives a lost connection, until ready or failed."""
     recorder = open_run(session)
     recorder.total = 2
     recorder.update(State.MIGRATING, "shop.0001_initial")
@@ -144,11 +144,11 @@ def test_watch(run, django_database, small_shop, session, monkeypatch) -> None:
         recorder.done = 1
         recorder.update(State.MIGRATING, "shop.0002_sale")
         yield
-        # Nothing has changed: no line.
+        # No change: the command prints no line.
         yield
         [watcher] = django_database.backends("application_name ~ 'status'")
         django_database.rows("SELECT pg_terminate_backend(%s, 5000)", watcher["pid"])
-        # It looks again over another connection, and says so.
+        # The command reconnects, and reports that.
         yield
         recorder.finish_run("failed", State.ERROR, "it broke")
         yield
@@ -165,13 +165,13 @@ def test_watch(run, django_database, small_shop, session, monkeypatch) -> None:
 
 
 def test_watch_what_is_ready(run, django_database, small_shop) -> None:
-    """--watch of a ready database ends at once."""
+    """--watch ends at once on a ready database."""
     initialize()
     assert run("--watch").stdout.count("\n") == 1
 
 
 def test_wait(run, django_database, small_shop, in_background) -> None:
-    """--wait waits until somebody has initialized the database, without doing it."""
+    """--wait waits until another process initialized the database."""
     waiting = in_background(lambda: call_command("safe_init_status", wait=True))
     wait_until(lambda: django_database.followers())
     initialize()
@@ -180,7 +180,7 @@ def test_wait(run, django_database, small_shop, in_background) -> None:
 
 
 def test_wait_in_vain(run, django_database, small_shop) -> None:
-    """--wait --timeout gives up with 3."""
+    """--wait --timeout exits with 3 after the timeout."""
     ended = run("--wait", "--timeout", "0.2")
     assert ended.code == 3
     assert (
@@ -193,7 +193,7 @@ def test_wait_in_vain(run, django_database, small_shop) -> None:
 
 
 def test_interrupted(run, django_database, small_shop) -> None:
-    """A signal ends the waiting with 128+n."""
+    """A signal ends the wait with 128 + n."""
 
     def interrupt() -> None:
         wait_until(lambda: django_database.backends("query LIKE '%%LISTEN%%'"))
@@ -215,14 +215,14 @@ def test_interrupted(run, django_database, small_shop) -> None:
     ],
 )
 def test_usage(run, django_database, small_shop, arguments, code) -> None:
-    """Wrong arguments are exit code 2, and no traceback."""
+    """Wrong arguments cause exit code 2 without a traceback."""
     ended = run(*arguments)
     assert ended.code == code
     assert "Traceback" not in ended.stderr
 
 
 def test_unreachable(run, django_database, log_in_as, small_shop) -> None:
-    """A server that cannot be reached is exit code 4, also under --json."""
+    """An unreachable server causes exit code 4, also with --json."""
     log_in_as(PORT="1")
     ended = run("--json")
     assert ended.code == 4

@@ -1,4 +1,4 @@
-"""`safe_init_unlock`: who leads, what it is doing, and the end of it."""
+"""`safe_init_unlock`: show the leader, and terminate its sessions."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from tests.support import wait_until
 
 @pytest.fixture
 def run(command_line):
-    """Runs the command from a command line."""
+    """Return a function that runs the command from a command line."""
     return partial(command_line, Command, "safe_init_unlock")
 
 
 @pytest.fixture
 def leader(open_session, small_shop) -> PostgresRecorder:
-    """A leader of this build that has the lock and a run, in its second migration."""
+    """Return the recorder of a leader that holds the lock, in its second migration."""
     session = open_session("safe_init leader")
     lock = AdvisoryLock(session)
     assert lock.try_acquire()
@@ -49,7 +49,7 @@ def leader(open_session, small_shop) -> PostgresRecorder:
 
 @pytest.fixture
 def working(connect_raw):
-    """A connection of that leader's work."""
+    """Return a connection that works for the leader."""
     raw = connect_raw(application_name="work")
     raw.execute("SELECT pg_advisory_lock_shared(%s)", [work_key()])
     return raw
@@ -57,7 +57,7 @@ def working(connect_raw):
 
 @pytest.fixture
 def terminal(monkeypatch) -> Callable[[str], None]:
-    """Makes standard input a terminal on which this has been typed."""
+    """Yield a function that types a text on the terminal that is standard input."""
     master, slave = pty.openpty()
 
     def type_(text: str) -> None:
@@ -74,7 +74,7 @@ def is_there(database, pid: int) -> bool:
 
 
 def test_nothing_held(run, django_database, shop) -> None:
-    """Without a leader there is nothing to end: exit code 0."""
+    """The command exits with 0 if no process leads."""
     ended = run()
     assert (ended.code, ended.stdout) == (
         0,
@@ -83,13 +83,13 @@ def test_nothing_held(run, django_database, shop) -> None:
 
 
 def test_work_without_a_leader(run, django_database, shop, working) -> None:
-    """What a dead leader left behind is for its successor to end."""
+    """The command ignores the sessions of a dead leader, which its successor terminates."""
     assert run("--noinput").stdout == "default: nobody holds the leader lock\n"
     assert is_there(django_database, working.info.backend_pid)
 
 
 def test_it_ends_the_leader(run, django_database, leader, working) -> None:
-    """The leader session and the connections of its work are gone, and nobody holds a key."""
+    """The command terminates the leader's sessions and frees both keys."""
     pids = [leader.session.handshake_pid, working.info.backend_pid]
     ended = run("--noinput")
     assert ended.code == 0, ended.stderr
@@ -100,7 +100,7 @@ def test_it_ends_the_leader(run, django_database, leader, working) -> None:
 
 
 def test_what_it_shows(run, django_database, leader, working, in_background) -> None:
-    """The process, its run, its sessions, their statements and what blocks them are shown."""
+    """The command prints the leader, its run, its sessions, their statements and blockers."""
     django_database.rows("CREATE TABLE busy ()")
     pid = working.info.backend_pid
     with django_database.connect(application_name="report") as reader:
@@ -137,7 +137,7 @@ def test_what_it_shows(run, django_database, leader, working, in_background) -> 
 def test_a_leader_without_a_run(
     run, django_database, session, shop, connect_raw, run_of
 ) -> None:
-    """A leader that has no run yet, or whose run cannot be read, is shown by its session."""
+    """The command prints the session of a leader without a readable run."""
     assert AdvisoryLock(session).try_acquire()
     if run_of != "nobody":
         ensure_tables(session)
@@ -154,7 +154,7 @@ def test_a_leader_without_a_run(
 
 
 def test_another_projects_leader(run, open_session, session, settings, shop) -> None:
-    """Who holds the lock of another LOCK_KEY is not touched."""
+    """The command ignores the leader of another LOCK_KEY."""
     theirs, ours = AdvisoryLock(session), AdvisoryLock(open_session(), "shop")
     assert theirs.try_acquire()
     assert ours.try_acquire()
@@ -169,7 +169,7 @@ def test_another_projects_leader(run, open_session, session, settings, shop) -> 
 
 @pytest.mark.parametrize("answer", ["y\n", "Yes\n"])
 def test_confirmed(run, django_database, leader, terminal, answer) -> None:
-    """A "y" ends the leader."""
+    """The answer "y" terminates the leader."""
     terminal(answer)
     ended = run()
     assert ended.code == 0, ended.stderr
@@ -179,7 +179,7 @@ def test_confirmed(run, django_database, leader, terminal, answer) -> None:
 
 @pytest.mark.parametrize("answer", ["n\n", "\n", "\x04"], ids=["n", "return", "^D"])
 def test_not_confirmed(run, django_database, leader, terminal, answer) -> None:
-    """Any other answer ends nothing: exit code 1."""
+    """Any other answer terminates nothing, and the command exits with 1."""
     terminal(answer)
     ended = run()
     assert (ended.code, ended.stderr) == (1, "CommandError: Nothing was ended.\n")
@@ -187,7 +187,7 @@ def test_not_confirmed(run, django_database, leader, terminal, answer) -> None:
 
 
 def test_no_terminal(run, django_database, leader, monkeypatch) -> None:
-    """Where nobody can be asked, the leader is shown and left alone: exit code 1."""
+    """Without a terminal the command prints the leader, terminates nothing and exits with 1."""
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: False))
     ended = run()
     assert ended.code == 1
@@ -200,7 +200,7 @@ def test_no_terminal(run, django_database, leader, monkeypatch) -> None:
 
 
 def test_interrupted(run, django_database, leader, monkeypatch) -> None:
-    """Ctrl-C at the question ends nothing: exit code 130."""
+    """Ctrl-C at the question terminates nothing, and the command exits with 130."""
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr(
         safe_init_unlock,
@@ -215,7 +215,7 @@ def test_interrupted(run, django_database, leader, monkeypatch) -> None:
 def test_the_connection_ends_meanwhile(
     run, django_database, leader, monkeypatch
 ) -> None:
-    """A connection that ends while the question stands is exit code 4, in one line."""
+    """A connection lost during the question causes one line and exit code 4."""
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
 
     def answer(prompt: str) -> str:
@@ -232,13 +232,13 @@ def test_the_connection_ends_meanwhile(
     assert is_there(django_database, leader.session.handshake_pid)
 
 
-# What may not be ended, or does not end
+# Sessions that cannot be terminated
 
 
 def test_another_roles_leader(
     run, django_database, leader, working, new_role, log_in_as
 ) -> None:
-    """A session of another role is named, with the SQL for an administrator: exit code 1."""
+    """The command names a session of another role, prints the SQL and exits with 1."""
     log_in_as(USER=new_role("small"))
     ended = run("--noinput")
     pid = leader.session.handshake_pid
@@ -256,7 +256,7 @@ def test_another_roles_leader(
 def test_a_backend_that_does_not_end(
     run, django_database, leader, working, monkeypatch
 ) -> None:
-    """A session that is still there after ten seconds is named: exit code 1."""
+    """The command names a session that survives ten seconds, and exits with 1."""
     monkeypatch.setattr(safe_init_unlock, "_SECONDS_TO_END", 0.2)
     pid = working.info.backend_pid
     os.kill(pid, signal.SIGSTOP)
@@ -271,7 +271,7 @@ def test_a_backend_that_does_not_end(
 
 
 def test_only_the_backends_that_were_shown(django_database, session, leader) -> None:
-    """A later backend that has got the same process id is left alone."""
+    """The command does not terminate a later backend with the same process id."""
     pid = leader.session.handshake_pid
     early = "2001-01-01 00:00:00+00"
     assert terminate(session, pid, early)
@@ -282,18 +282,18 @@ def test_only_the_backends_that_were_shown(django_database, session, leader) -> 
     assert is_there(django_database, pid)
 
 
-# Where it cannot look
+# Databases that cannot be read
 
 
 def test_unknown_alias(run, django_database) -> None:
-    """An unknown alias is exit code 2, in one line."""
+    """An unknown alias causes one line and exit code 2."""
     ended = run("--database", "nowhere")
     assert ended.code == 2
     assert ended.stderr.startswith("CommandError: There is no database 'nowhere'")
 
 
 def test_another_engine(run, django_database, log_in_as) -> None:
-    """An engine without a leader lock is said to have none: exit code 2."""
+    """An engine without a leader lock causes an error and exit code 2."""
     log_in_as(ENGINE="tests.other_engine", NAME=":memory:")
     try:
         ended = run()
@@ -304,7 +304,7 @@ def test_another_engine(run, django_database, log_in_as) -> None:
 
 
 def test_unreachable(run, django_database, log_in_as, settings) -> None:
-    """A server that does not answer is exit code 4, in one line."""
+    """An unreachable server causes one line and exit code 4."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "CONNECT_ATTEMPTS": 1}
     log_in_as(PORT="1")
     ended = run()
@@ -313,7 +313,7 @@ def test_unreachable(run, django_database, log_in_as, settings) -> None:
 
 
 def test_straight_to_the_server(run, django_database, leader, settings) -> None:
-    """It connects by DIRECT, past whatever pooler the alias names."""
+    """The command connects with DIRECT, past a pooler that the alias names."""
     direct = {"default": {"PORT": "1"}}
     settings.SAFE_INIT = {
         **settings.SAFE_INIT,

@@ -37,7 +37,7 @@ KEYS = [
 
 @pytest.fixture
 def run(command_line):
-    """Runs the command from a command line."""
+    """Return a function that runs the command from a command line."""
     return partial(command_line, Command, "safe_migrate")
 
 
@@ -53,7 +53,7 @@ def no_price(connection) -> None:
 
 
 def test_the_options_of_every_command(run, small_shop) -> None:
-    """Options of Django's that exclude each other are a usage error, in one object, too."""
+    """Contradictory options of Django cause a usage error, also in the JSON object."""
     ended = run("--json", "--no-color", "--force-color")
     assert (ended.code, ended.json["result"]) == (2, "usage")
     assert "can't be used together" in ended.json["error"]
@@ -62,7 +62,7 @@ def test_the_options_of_every_command(run, small_shop) -> None:
 
 @pytest.mark.parametrize("json_too", [True, False])
 def test_traceback(run, django_database, small_shop, json_too) -> None:
-    """With --traceback the exit code and the object are the same, and the cause is shown."""
+    """--traceback keeps the exit code and the object, and prints the cause."""
     small_shop.run("0003_broken", no_price)
     ended = run("--traceback", *["--json"][:json_too])
     assert ended.code == 1
@@ -73,7 +73,7 @@ def test_traceback(run, django_database, small_shop, json_too) -> None:
 
 
 def test_a_traceback_in_the_log(run, django_database, small_shop, caplog) -> None:
-    """Without it the log of the leader has the cause."""
+    """The leader's log has the cause of a failure."""
     caplog.set_level("INFO", "django_safe_init")
     small_shop.run("0003_broken", no_price)
     assert "in no_price" not in run().stderr
@@ -84,7 +84,7 @@ def test_a_traceback_in_the_log(run, django_database, small_shop, caplog) -> Non
 @pytest.mark.parametrize("how", ["--plan", "--check", "--phase=privileged", "--json"])
 @pytest.mark.parametrize("timeout", ["nan", "-1"])
 def test_a_time_out_that_cannot_be(run, small_shop, how, timeout) -> None:
-    """Nobody can wait that long, whatever is to be done."""
+    """An impossible timeout is a usage error in every mode of the command."""
     ended = run(how, f"--timeout={timeout}")
     assert ended.code == 2
     assert f"A time-out of {timeout} seconds is not possible" in ended.stderr + (
@@ -93,7 +93,7 @@ def test_a_time_out_that_cannot_be(run, small_shop, how, timeout) -> None:
 
 
 def test_rerun_is_about_one_database(run, small_shop) -> None:
-    """Elsewhere the migration is not unfinished."""
+    """--rerun is a usage error with several databases."""
     ended = run(
         "--rerun", "shop.0002_sale", "--database", "default", "--database", "other"
     )
@@ -102,7 +102,7 @@ def test_rerun_is_about_one_database(run, small_shop) -> None:
 
 
 def test_it_leads(run, django_database, small_shop) -> None:
-    """On an empty database it leads; Django's output goes to standard output."""
+    """The command leads on an empty database, with Django's output on standard output."""
     ended = run()
     assert ended.code == 0
     assert "Applying shop.0001_initial... OK" in ended.stdout
@@ -114,7 +114,7 @@ def test_it_leads(run, django_database, small_shop) -> None:
 
 
 def test_nothing_to_do(run, django_database, small_shop) -> None:
-    """The second time it says that there is nothing to do, and imports no migration."""
+    """The second start reports that it has no work, and imports no migration."""
     run()
     for name in small_shop.names:
         sys.modules.pop(f"{small_shop.package}.{name}")
@@ -126,7 +126,7 @@ def test_nothing_to_do(run, django_database, small_shop) -> None:
 
 
 def test_quiet(run, django_database, small_shop) -> None:
-    """With --verbosity 0 success is silent."""
+    """--verbosity 0 prints nothing on success."""
     assert run("--verbosity", "0").stdout == ""
 
 
@@ -144,7 +144,7 @@ def test_json(run, django_database, small_shop) -> None:
 
 
 def test_json_whatever_is_printed(run, django_database, small_shop) -> None:
-    """What migrations print, and what programs print that they start, is not in the way."""
+    """Output of migrations and of their child processes does not mix with the object."""
 
     def shout(connection) -> None:
         print("from a migration")
@@ -159,7 +159,7 @@ def test_json_whatever_is_printed(run, django_database, small_shop) -> None:
 
 
 def test_json_through_call_command(django_database, small_shop, capsys) -> None:
-    """Called from Python, the object goes to the given stream."""
+    """`call_command` writes the object to the given stream."""
     call_command("safe_migrate", json=True, verbosity=0)
     assert json.loads(capsys.readouterr().out)["result"] == "ready"
 
@@ -175,7 +175,7 @@ def test_force(run, django_database, small_shop) -> None:
 def test_databases(
     run, django_database, make_database, small_shop, settings, monkeypatch, arguments
 ) -> None:
-    """Without --database, those of DATABASES are initialized; with it, only that."""
+    """The command initializes the databases in DATABASES, or only the selected one."""
     other = make_database()
     configured = connections.configure_settings(
         {"default": {}, "other": other.settings()}
@@ -198,7 +198,7 @@ def test_databases(
 
 
 def test_the_worst_decides(run, django_database, small_shop) -> None:
-    """Of several databases the worst end decides, and comes first."""
+    """The worst result of several databases comes first, and sets the exit code."""
     ended = run("--json", "--database", "default", "--database", "nowhere")
     assert ended.code == 2
     assert ended.json["result"] == "usage"
@@ -210,7 +210,7 @@ def test_the_worst_decides(run, django_database, small_shop) -> None:
 def test_an_unforeseen_error_of_one(
     run, django_database, small_shop, caplog, jobs
 ) -> None:
-    """An error that nobody foresaw stops no other database; its traceback is logged."""
+    """An unexpected error of one database is logged and does not stop another."""
 
     @register
     def check_and_break(app_configs, databases, **kwargs):
@@ -230,7 +230,7 @@ def test_an_unforeseen_error_of_one(
 
 
 def test_called_from_a_thread(django_database, small_shop, in_background) -> None:
-    """Called from a thread of the project, where no signal arrives, several work as well."""
+    """The command initializes several databases from a thread, where no signal arrives."""
     thread = in_background(
         lambda: call_command(
             "safe_migrate", database=["default", "nowhere"], jobs=2, verbosity=0
@@ -243,7 +243,7 @@ def test_called_from_a_thread(django_database, small_shop, in_background) -> Non
 
 
 def test_a_migration_that_interrupts_itself(run, django_database, small_shop) -> None:
-    """A KeyboardInterrupt that no signal has caused is raised from the thread, too."""
+    """The command raises a KeyboardInterrupt that a migration raised in a thread."""
 
     def interrupt(connection) -> None:
         raise KeyboardInterrupt
@@ -255,13 +255,13 @@ def test_a_migration_that_interrupts_itself(run, django_database, small_shop) ->
 
 
 def test_a_database_named_twice(run, django_database, small_shop) -> None:
-    """A database that is named twice is initialized once."""
+    """The command initializes a database once that is named twice."""
     ended = run("--json", "--database", "default", "--database", "default")
     assert "databases" not in ended.json
 
 
 def test_external(run, django_database, small_shop) -> None:
-    """--mode external waits for somebody else."""
+    """--mode external waits for another process."""
     assert run("--mode", "external", "--timeout", "0").code == 3
     initialize()
     assert run("--mode", "external").code == 0
@@ -271,7 +271,7 @@ def test_external(run, django_database, small_shop) -> None:
 
 
 def test_plan(run, django_database, small_shop) -> None:
-    """--plan shows what would be done and changes nothing."""
+    """--plan prints the pending work and changes nothing."""
     ended = run("--plan")
     assert ended.code == 0
     assert ended.stdout.startswith("Planned operations:\nshop.0001_initial\n")
@@ -281,7 +281,7 @@ def test_plan(run, django_database, small_shop) -> None:
 
 
 def test_check(run, django_database, small_shop) -> None:
-    """--check exits with 1 unless ready, says what is missing, and changes nothing."""
+    """--check exits with 1 unless ready, prints the reason, and changes nothing."""
     ended = run("--check")
     assert ended.code == 1
     assert "not ready: not initialized for this build; 2 to apply" in ended.stderr
@@ -291,14 +291,14 @@ def test_check(run, django_database, small_shop) -> None:
 
 
 def test_plan_and_check(run, django_database, small_shop) -> None:
-    """Both together show the plan and exit by it."""
+    """--plan and --check together print the plan and set the exit code."""
     ended = run("--plan", "--check")
     assert ended.code == 1
     assert "shop.0002_sale" in ended.stdout
 
 
 def test_check_with_json(run, django_database, small_shop) -> None:
-    """--check --json says it in the object."""
+    """--check --json has the reason in the object."""
     ended = run("--check", "--json")
     assert (ended.code, ended.json["result"]) == (1, "failed")
     assert ended.json["error"].startswith("not ready: ")
@@ -308,7 +308,7 @@ def test_check_with_json(run, django_database, small_shop) -> None:
 
 
 def test_a_failed_migration(run, django_database, small_shop) -> None:
-    """A failure is exit code 1 and one line with the migration: no traceback."""
+    """A failed migration causes exit code 1 and one line, without a traceback."""
 
     def fail(connection) -> None:
         raise ValueError("no")
@@ -324,7 +324,7 @@ def test_a_failed_migration(run, django_database, small_shop) -> None:
 
 
 def test_what_was_applied_before_a_failure(run, django_database, small_shop) -> None:
-    """The object of a failure says what had been applied."""
+    """The object of a failure lists the migrations that were applied before."""
 
     def fail(connection) -> None:
         raise ValueError("no")
@@ -348,7 +348,7 @@ def test_what_was_applied_before_a_failure(run, django_database, small_shop) -> 
     ],
 )
 def test_usage(run, django_database, small_shop, arguments, text) -> None:
-    """What is wrong with the arguments is one sentence and exit code 2."""
+    """Wrong arguments cause one sentence and exit code 2."""
     ended = run(*arguments)
     assert ended.code == 2
     assert text in ended.stderr
@@ -362,7 +362,7 @@ def test_usage(run, django_database, small_shop, arguments, text) -> None:
     "arguments", [["--mode", "both"], ["--timeout", "soon"], ["--x"]]
 )
 def test_usage_that_the_parser_finds(run, django_database, arguments) -> None:
-    """So is what the parser finds, under --json in the object."""
+    """Errors of the parser cause exit code 2, with --json in the object."""
     ended = run(*arguments)
     assert ended.code == 2
     assert "usage: " in ended.stderr
@@ -373,14 +373,14 @@ def test_usage_that_the_parser_finds(run, django_database, arguments) -> None:
 
 
 def test_help(run) -> None:
-    """--help explains, and names the command after `--`."""
+    """--help describes the command after `--`."""
     ended = run("--help")
     assert ended.code == 0
     assert "[options] [-- COMMAND ...]" in ended.stdout
 
 
 def test_wrong_settings(run, django_database, settings) -> None:
-    """A wrong setting is one sentence and exit code 2."""
+    """A wrong setting causes one sentence and exit code 2."""
     settings.SAFE_INIT = {"DATABASES": "default"}
     ended = run("--json")
     assert (ended.code, ended.json["result"]) == (2, "usage")
@@ -388,7 +388,7 @@ def test_wrong_settings(run, django_database, settings) -> None:
 
 
 def test_an_unknown_mode_in_the_environment(run, django_database, monkeypatch) -> None:
-    """So is an unknown mode in the environment."""
+    """An unknown mode in the environment causes one sentence and exit code 2."""
     monkeypatch.setenv("DB_INIT_MODE", "maybe")
     ended = run()
     assert ended.code == 2
@@ -396,7 +396,7 @@ def test_an_unknown_mode_in_the_environment(run, django_database, monkeypatch) -
 
 
 def test_unsafe(run, django_database, log_in_as, small_shop, tmp_path) -> None:
-    """Unsafe surroundings are exit code 2 and result "unsafe"."""
+    """An engine without a lock causes exit code 2 and the result "unsafe"."""
     log_in_as(ENGINE="tests.other_engine", NAME=str(tmp_path / "db.sqlite3"))
     ended = run("--json")
     log_in_as(**django_database.settings())
@@ -406,7 +406,7 @@ def test_unsafe(run, django_database, log_in_as, small_shop, tmp_path) -> None:
 def test_missing_privilege(
     run, django_database, log_in_as, new_role, small_shop
 ) -> None:
-    """A missing right is exit code 2 with the GRANT."""
+    """A missing privilege causes exit code 2 and names the GRANT."""
     log_in_as(USER=new_role("small"))
     ended = run()
     assert ended.code == 2
@@ -414,7 +414,7 @@ def test_missing_privilege(
 
 
 def test_failing_checks(run, django_database, small_shop) -> None:
-    """A system check that fails stops it before any lock, unless checks are skipped."""
+    """A failed system check stops the command before any lock, unless checks are skipped."""
 
     @register
     def check_in_vain(app_configs, **kwargs):
@@ -428,7 +428,7 @@ def test_failing_checks(run, django_database, small_shop) -> None:
 
 
 def test_an_unforeseen_error(run, django_database, small_shop, caplog) -> None:
-    """Under --json even an error that nobody foresaw is an object; its traceback is logged."""
+    """With --json an unexpected error is an object, and its traceback is logged."""
 
     @register
     def check_and_break(app_configs, **kwargs):
@@ -447,7 +447,7 @@ def test_an_unforeseen_error(run, django_database, small_shop, caplog) -> None:
 def test_no_checks_where_there_is_nothing_to_do(
     run, django_database, small_shop
 ) -> None:
-    """A start with nothing to do runs no system check."""
+    """A start without work runs no system check."""
     run()
     checked = []
 
@@ -463,7 +463,7 @@ def test_no_checks_where_there_is_nothing_to_do(
 
 
 def test_timeout(run, django_database, small_shop, session) -> None:
-    """Waiting longer than --timeout is exit code 3, and names the leader."""
+    """A wait beyond --timeout causes exit code 3 and names the leader."""
     assert AdvisoryLock(session).try_acquire()
     ended = run("--timeout", "0.2")
     assert ended.code == 3
@@ -475,7 +475,7 @@ def test_timeout(run, django_database, small_shop, session) -> None:
 
 
 def test_unreachable(run, django_database, log_in_as, small_shop, settings) -> None:
-    """A server that cannot be reached is exit code 4."""
+    """An unreachable server causes exit code 4."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "CONNECT_ATTEMPTS": 1}
     log_in_as(PORT="1")
     ended = run("--json")
@@ -483,7 +483,7 @@ def test_unreachable(run, django_database, log_in_as, small_shop, settings) -> N
 
 
 def test_lock_lost(run, django_database, small_shop, settings) -> None:
-    """A lock that is lost too often is exit code 5."""
+    """A lock that is lost too often causes exit code 5."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "RESTARTS": 0}
 
     def lose(connection) -> None:
@@ -498,7 +498,7 @@ def test_lock_lost(run, django_database, small_shop, settings) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_interrupted(run, django_database, small_shop, number) -> None:
-    """A signal ends it with 128+n; the run is closed and the lock is free."""
+    """A signal exits with 128 + n, closes the run and frees the lock."""
 
     def interrupt(connection) -> None:
         os.kill(os.getpid(), number)
@@ -516,7 +516,7 @@ def test_interrupted(run, django_database, small_shop, number) -> None:
 
 
 def test_interrupted_while_waiting(run, django_database, small_shop, session) -> None:
-    """A follower is ended by a signal, too."""
+    """A signal interrupts a follower, too."""
     assert AdvisoryLock(session).try_acquire()
 
     def interrupt() -> None:
@@ -535,7 +535,7 @@ def test_interrupted_while_waiting(run, django_database, small_shop, session) ->
 
 
 def test_rerun(run, django_database, shop, settings) -> None:
-    """--rerun runs an unfinished migration again where UNFINISHED is "report"."""
+    """--rerun runs an unfinished migration again if UNFINISHED is "report"."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "UNFINISHED": "report"}
     shop.write("0001_initial", INITIAL)
     fails = [True]
@@ -561,7 +561,7 @@ def test_rerun(run, django_database, shop, settings) -> None:
 
 @pytest.fixture
 def start(django_database):
-    """Runs manage.py as a process of its own on the database, with Django's own apps."""
+    """Return a function that runs manage.py as a process, with Django's own apps."""
 
     def run_process(*arguments: str) -> subprocess.CompletedProcess[str]:
         parameters = django_database.parameters
@@ -585,7 +585,7 @@ def start(django_database):
 
 
 def test_it_becomes_the_command(start, django_database) -> None:
-    """Once ready, the process becomes the command, whose exit code and output are its own."""
+    """The process becomes the command once ready, with the command's exit code and output."""
     ended = start(
         "safe_migrate", "--json", "--", "sh", "-c", "echo $0 served; exit 7", "was"
     )
@@ -597,7 +597,7 @@ def test_it_becomes_the_command(start, django_database) -> None:
 
 
 def test_it_does_not_become_the_command(start, django_database) -> None:
-    """After a failure there is no command."""
+    """The process does not become the command after a failure."""
     django_database.rows("DROP SCHEMA public")
     ended = start("safe_migrate", "--", "echo", "served")
     assert ended.returncode == 2
@@ -606,7 +606,7 @@ def test_it_does_not_become_the_command(start, django_database) -> None:
 
 
 def test_a_command_that_cannot_be_started(start, django_database, tmp_path) -> None:
-    """A program that the system cannot run is one line and exit code 2, no traceback."""
+    """A program that the system cannot run causes one line and exit code 2."""
     program = tmp_path / "program"
     program.write_bytes(b"\0 no program")
     program.chmod(0o755)
@@ -616,7 +616,7 @@ def test_a_command_that_cannot_be_started(start, django_database, tmp_path) -> N
 
 
 def test_called_from_python(django_database, small_shop) -> None:
-    """Called from Python, a failure is a CommandError with the exit code."""
+    """`call_command` raises a CommandError with the exit code."""
     with pytest.raises(CommandError) as caught:
         call_command("safe_migrate", timeout=-1.0)
     assert caught.value.returncode == 2
@@ -627,7 +627,7 @@ def test_called_from_python(django_database, small_shop) -> None:
 
 @pytest.fixture
 def other_engine(log_in_as, django_database, settings, tmp_path):
-    """`default` has an engine without a lock, which is accepted."""
+    """Configure `default` with an engine without a lock, and accept the risk."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "LOCK": "none"}
     file = str(tmp_path / "db.sqlite3")
     log_in_as(ENGINE="tests.other_engine", NAME=file, OPTIONS={})
@@ -636,7 +636,7 @@ def other_engine(log_in_as, django_database, settings, tmp_path):
 
 
 def test_check_without_a_lock(run, other_engine, shop) -> None:
-    """--check works for an engine without a lock, by what Django says."""
+    """--check asks Django on an engine without a lock."""
     shop.write("0001_initial", INITIAL)
     ended = run("--check")
     assert ended.code == 1
@@ -646,7 +646,7 @@ def test_check_without_a_lock(run, other_engine, shop) -> None:
 
 
 def test_check_of_an_unknown_database(run, django_database) -> None:
-    """--check of an alias that is not there is an error of usage."""
+    """--check of an unknown alias is a usage error."""
     assert run("--check", "--database", "nowhere").code == 2
 
 
@@ -655,7 +655,7 @@ def test_check_of_an_unknown_database(run, django_database) -> None:
 
 @pytest.fixture
 def busy_check():
-    """A check that finds the server full a number of times, as Django's own may."""
+    """Register a check that finds the server full a number of times."""
     left = [1]
 
     @register
@@ -671,7 +671,7 @@ def busy_check():
 def test_a_check_that_finds_the_server_full(
     run, django_database, small_shop, busy_check, monkeypatch
 ) -> None:
-    """A check that gets no connection is repeated: a full server is waited for."""
+    """The command repeats a check that gets no connection from a full server."""
     monkeypatch.setattr(
         "random.uniform",
         lambda low, high: low,
@@ -684,7 +684,7 @@ def test_a_check_that_finds_the_server_full(
 def test_a_check_that_finds_it_full_for_too_long(
     run, django_database, small_shop, busy_check, settings, monkeypatch
 ) -> None:
-    """It is waited for no longer than WAIT_TIMEOUT."""
+    """The command stops repeating the check after WAIT_TIMEOUT."""
     monkeypatch.setattr(
         "random.uniform",
         lambda low, high: low,
