@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django_safe_init.core.states import State
+from django_safe_init.core.text import shorten
 
 if TYPE_CHECKING:
     pass
@@ -260,7 +261,7 @@ class Blocker:
     def __str__(self) -> str:
         return (
             f"pid {self.pid} (role {self.role}, {self.application or 'no name'}, {self.state} "
-            f"for {self.seconds:.0f} s: {_short(self.query)})"
+            f"for {self.seconds:.0f} s: {shorten(self.query)})"
         )
 
 
@@ -279,7 +280,7 @@ class Activity:
     def __str__(self) -> str:
         if self.query is None:
             return ""
-        text = f"running for {self.seconds:.0f} s: {_short(self.query)}"
+        text = f"running for {self.seconds:.0f} s: {shorten(self.query)}"
         if self.blockers:
             text += "; blocked by " + ", ".join(
                 str(blocker) for blocker in self.blockers
@@ -313,8 +314,3 @@ class InterruptedStep:
         """From the columns of an open step; `detail` is what `start_detail` gave."""
         before = frozenset((detail or {}).get("indexes_before", ()))
         return cls(name, bool(backwards), before, run)
-
-
-def _short(query: str) -> str:
-    text = " ".join(query.split())
-    return text if len(text) <= 100 else text[:97] + "..."

@@ -10,6 +10,12 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def shorten(text: str, length: int = 100) -> str:
+    """Return the text on one line of at most `length` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 3] + "..."
+
+
 def printable(text: str) -> str:
     """Return the text with characters escaped that PostgreSQL rejects: NUL, lone surrogates."""
     return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()

@@ -19,7 +19,7 @@ from rich.text import Text
 from django_safe_init.backends.base.reader import BaseReader
 from django_safe_init.core.records import RunRow, StepRow
 from django_safe_init.core.states import State
-from django_safe_init.core.text import format_duration
+from django_safe_init.core.text import format_duration, shorten
 from django_safe_init.status import Status, StatusDetail, poll_interval, read_detail
 
 _STYLES = {
@@ -94,7 +94,7 @@ class StatusView:
             yield "leader", self._leader(run)
         if activity is not None and activity.query is not None:
             seconds = format_duration(activity.seconds + self.elapsed)
-            yield "statement", f"{seconds}: {_one_line(activity.query)}"
+            yield "statement", f"{seconds}: {shorten(activity.query, 120)}"
             for blocker in activity.blockers:
                 yield "blocked by", str(blocker)
         if detail.followers is not None:
@@ -171,11 +171,6 @@ def _items(run: RunRow) -> RenderableType:
 
 def _steps_left(run: RunRow | None, last: StepRow) -> int:
     return max(0, run.total - last.position) if run is not None and run.open else 0
-
-
-def _one_line(text: str) -> str:
-    short = " ".join(text.split())
-    return short if len(short) <= 120 else short[:117] + "..."
 
 
 class LiveView:

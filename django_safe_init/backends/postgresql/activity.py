@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django_safe_init.backends.postgresql.lock_keys import HELD, leader_key, work_key
-from django_safe_init.core.records import Activity, Blocker, _short
+from django_safe_init.core.records import Activity, Blocker
+from django_safe_init.core.text import shorten
 
 if TYPE_CHECKING:
     from django_safe_init.backends.postgresql.session import Session
@@ -80,7 +81,7 @@ class LeaderSession(NamedTuple):
         if self.state is None:
             return "this role may not see what it does"
         if self.active:
-            return f"running for {self.query_seconds or 0:.0f} s: {_short(self.query)}"
+            return f"running for {self.query_seconds or 0:.0f} s: {shorten(self.query)}"
         return f"{self.state} for {self.state_seconds or 0:.0f} s"
 
 

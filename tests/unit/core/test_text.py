@@ -1,10 +1,10 @@
-"""Durations as text."""
+"""Durations and long texts on one line."""
 
 from __future__ import annotations
 
 import pytest
 
-from django_safe_init.core.text import format_duration
+from django_safe_init.core.text import format_duration, shorten
 
 
 @pytest.mark.parametrize(
@@ -25,3 +25,12 @@ from django_safe_init.core.text import format_duration
 def test_durations(seconds, text) -> None:
     """Short durations are exact, and long durations are readable."""
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [("a\n  b", "a b"), ("x" * 10, "x" * 10), ("x" * 11, "xxxxxxx...")],
+)
+def test_shorten(text, short) -> None:
+    """A short text has one line and at most the given length."""
+    assert shorten(text, 10) == short
