@@ -1,4 +1,4 @@
-"""Servers and databases: one server of each version a session, one database a test."""
+"""Fixtures: one server of each PostgreSQL version per session, one database per test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EMPTY = "template0"
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two processes a core: most tests wait for processes and servers of their own."""
+    """Return two workers per core: most tests wait for the processes they start."""
     return 2 * (os.cpu_count() or 1)
 
 
@@ -35,7 +35,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the caller's shell says about this package must not reach a test."""
+    """Remove this package's variables of the caller's shell from the environment."""
     for name in list(os.environ):
         if name.startswith("SAFE_INIT_") or name == "DB_INIT_MODE":
             monkeypatch.delenv(name)
@@ -55,7 +55,7 @@ def server16() -> Iterator[EmbeddedServer]:
 
 @pytest.fixture
 def version() -> int:
-    """The PostgreSQL of this test; smoke tests get both."""
+    """Return the PostgreSQL version of this test; smoke tests run on both."""
     return 18
 
 
@@ -76,7 +76,7 @@ def _connected(admin: Database, database: Database) -> list[str]:
     return [str(row) for row in rows]
 
 
-def _assert_nobody_connected(admin: Database, database: Database) -> None:
+def _assert_no_sessions(admin: Database, database: Database) -> None:
     database.close()
     wait_until(
         lambda: not _connected(admin, database),
@@ -87,7 +87,10 @@ def _assert_nobody_connected(admin: Database, database: Database) -> None:
 
 @pytest.fixture
 def make_database(chosen_server: EmbeddedServer) -> Iterator[Callable[..., Database]]:
-    """Creates databases; at the end nobody may be connected to one, and they are dropped."""
+    """Return a function that creates databases.
+
+    After the test the fixture asserts that no session is left, and drops them.
+    """
     admin = Database("postgres", chosen_server.params())
     made: list[Database] = []
 
@@ -100,7 +103,7 @@ def make_database(chosen_server: EmbeddedServer) -> Iterator[Callable[..., Datab
     try:
         yield make
         for database in made:
-            _assert_nobody_connected(admin, database)
+            _assert_no_sessions(admin, database)
     finally:
         for database in made:
             database.close()
@@ -118,7 +121,7 @@ def database(make_database: Callable[..., Database]) -> Database:
 def django_database(
     database: Database, django_db_blocker: Any, settings: Any
 ) -> Iterator[Database]:
-    """`database` as Django's `default` in this process, with this package switched on."""
+    """Yield `database` as Django's `default` in this process, with this package enabled."""
     before = dict(connections.settings["default"])
     settings.SAFE_INIT = {"IN_TESTS": True}
     with django_db_blocker.unblock():
@@ -133,7 +136,7 @@ def django_database(
 
 @pytest.fixture
 def add_pools(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable]:
-    """Gives `default` slow pools, by the keywords of `pools()`; they are closed after the test."""
+    """Yield a function that adds slow pools to `default`, by the keywords of `pools()`."""
     added: list[str] = []
 
     def add(**slow: SlowPool) -> None:
@@ -142,7 +145,7 @@ def add_pools(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
             if alias != "default":
                 monkeypatch.setitem(connections.settings, alias, entry)
                 added.append(alias)
-        # One that was opened before is not guarded.
+        # A connection that was opened before has no execute wrapper.
         connections["default"].close()
 
     settings.DATABASE_ROUTERS = [router.ROUTER]
@@ -158,7 +161,7 @@ def add_pools(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 
 @pytest.fixture
 def black_hole() -> Iterator[int]:
-    """The port of a listener that accepts connections and never answers."""
+    """Yield the port of a listener that accepts connections and never answers."""
     accepted: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
 

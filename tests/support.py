@@ -1,4 +1,4 @@
-"""What database tests and process tests share: waiting, and looking into a database."""
+"""Helpers of database tests and process tests: waiting, and reading a database."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from django_safe_init.core.build import current_build
 from django_safe_init.core.deadline import Deadline
 
 T = TypeVar("T")
-#: The application name of the tests' own sessions: they are not counted as anybody's.
+#: The application name of the tests' own sessions, which no test counts.
 OBSERVER = "test observer"
 
 
@@ -57,7 +57,7 @@ def assert_prompt(seconds: list[float]) -> None:
 
 
 def program(name: str) -> str:
-    """A program of Debian's, which `.ci/run` installs; the test is skipped without it."""
+    """Return the path of a program that `.ci/run` installs; skip the test without it."""
     found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
     if not found:
         pytest.skip(f"{name} is not installed (apt-get install {name})")
@@ -65,7 +65,7 @@ def program(name: str) -> str:
 
 
 def free_port() -> int:
-    """A port of the loopback interface where nobody listens just now."""
+    """Return an unused port of the loopback interface."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -76,46 +76,46 @@ SCHEMAS = Path(__file__).parents[1] / "docs/schemas"
 
 @cache
 def schema_of(command: str) -> Any:
-    """The published JSON schema of what the command prints."""
+    """Return the published JSON schema of the command's output."""
     schema = json.loads((SCHEMAS / f"{command}.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     return jsonschema.Draft202012Validator(schema)
 
 
 def validate_json(command: str, document: Any) -> None:
-    """Raise unless the published schema of the command allows this document."""
+    """Raise unless the document matches the command's published schema."""
     schema_of(command).validate(document)
 
 
 class Records(ABC):
-    """What Django and this package have recorded in a database."""
+    """The records of Django and of this package in a database."""
 
     @abstractmethod
     def rows(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-        """Run one statement."""
+        """Run one statement and return its rows."""
 
     @abstractmethod
     def has_table(self, name: str) -> bool: ...
 
     def value(self, statement: str, *parameters: Any) -> Any:
-        """The first column of the first row."""
+        """Return the first column of the first row."""
         return next(iter(self.rows(statement, *parameters)[0].values()))
 
     def applied_counts(self) -> Counter[str]:
-        """How often each migration is recorded in `django_migrations`."""
+        """Return the number of records in `django_migrations` for each migration."""
         if not self.has_table("django_migrations"):
             return Counter()
         rows = self.rows("SELECT app || '.' || name AS name FROM django_migrations")
         return Counter(row["name"] for row in rows)
 
     def applied_once(self, app: str = "shop") -> list[str]:
-        """The names of the recorded migrations of `app`; fails when any is there twice."""
+        """Return the recorded migrations of `app`; fail if one is recorded twice."""
         counts = self.applied_counts()
         assert set(counts.values()) <= {1}, counts
         return sorted(name for name in counts if name.startswith(f"{app}."))
 
     def runs(self) -> list[dict[str, Any]]:
-        """All runs, the oldest first."""
+        """Return all runs, oldest first."""
         return self.rows("SELECT * FROM django_safe_init_run ORDER BY id")
 
     def newest_run(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ class Records(ABC):
         return self.rows("SELECT * FROM django_safe_init_step ORDER BY id")
 
     def leader_pid(self) -> int:
-        """The process id of the leader of the newest run."""
+        """Return the process id of the newest run's leader."""
         return int(self.newest_run()["leader"].rsplit(":", 1)[1])
 
 
@@ -137,13 +137,13 @@ class SqliteDatabase(Records):
         self.lock = Path(f"{file}.safe-init.lock")
 
     def settings(self, **changes: Any) -> dict[str, Any]:
-        """This database as an entry of Django's `DATABASES`."""
+        """Return this database as an entry of Django's `DATABASES`."""
         engine = "django.db.backends.sqlite3"
         return {"ENGINE": engine, "NAME": str(self.file), **changes}
 
     @contextmanager
     def connect(self) -> Iterator[sqlite3.Connection]:
-        """An autocommit connection of the test's own."""
+        """Yield a new autocommit connection."""
         raw = sqlite3.connect(self.file, isolation_level=None, timeout=20)
         raw.row_factory = sqlite3.Row
         with closing(raw):
@@ -161,7 +161,7 @@ class SqliteDatabase(Records):
 
 
 class Database(Records):
-    """One database of a server, seen through a raw autocommit session of its own."""
+    """One PostgreSQL database, read on a separate autocommit session."""
 
     def __init__(self, name: str, parameters: dict[str, Any]) -> None:
         self.name = name
@@ -169,7 +169,7 @@ class Database(Records):
         self._session: psycopg.Connection[dict[str, Any]] | None = None
 
     def settings(self, **changes: Any) -> dict[str, Any]:
-        """This database as an entry of Django's `DATABASES`."""
+        """Return this database as an entry of Django's `DATABASES`."""
         names = {"host": "HOST", "port": "PORT", "user": "USER", "password": "PASSWORD"}
         known = {
             django: str(self.parameters[libpq])
@@ -180,7 +180,7 @@ class Database(Records):
         return {"ENGINE": engine, "NAME": self.name, **known, **changes}
 
     def connect(self, **changes: Any) -> psycopg.Connection[dict[str, Any]]:
-        """A new autocommit session; the caller closes it."""
+        """Return a new autocommit session, which the caller closes."""
         return psycopg.connect(
             **{**self.parameters, "application_name": OBSERVER, **changes},
             autocommit=True,
@@ -188,7 +188,7 @@ class Database(Records):
         )
 
     def rows(self, statement: str, *parameters: Any) -> list[dict[str, Any]]:
-        """Run one statement; reconnects when the server was restarted meanwhile."""
+        """Run one statement and return its rows; the next call reconnects after an error."""
         if self._session is None:
             self._session = self.connect()
         try:
@@ -209,7 +209,7 @@ class Database(Records):
     # Who is connected
 
     def backends(self, where: str = "true") -> list[dict[str, Any]]:
-        """The client sessions of this database that are not a test's own."""
+        """Return the client sessions of this database that are not the tests'."""
         return self.rows(
             "SELECT * FROM pg_stat_activity WHERE datname = current_database()"
             f" AND backend_type = 'client backend' AND application_name <> '{OBSERVER}'"
@@ -217,7 +217,7 @@ class Database(Records):
         )
 
     def sessions(self) -> int:
-        """How many sessions the server has had here, when all of them have ended."""
+        """Wait until all sessions have ended, and return how many this database has had."""
         wait_until(lambda: not self.backends())
         query = (
             "SELECT sessions FROM pg_stat_database WHERE datname = current_database()"
@@ -228,7 +228,7 @@ class Database(Records):
         return self.backends("application_name LIKE 'safe_init waiting%'")
 
     def holders(self, key: int) -> list[int]:
-        """The backends that hold the 64-bit advisory lock `key` here, shared or not."""
+        """Return the backends that hold the 64-bit advisory lock `key`, shared or not."""
         rows = self.rows(
             "SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = database"
             " WHERE datname = current_database() AND locktype = 'advisory' AND granted"

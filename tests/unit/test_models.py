@@ -1,4 +1,4 @@
-"""What two versions of this package in one rollout rely on."""
+"""The columns of the status tables, which two versions of the package share in a rollout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.db.models import Model
 from django_safe_init.backends.base.schema import MODELS
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 
-#: What every version writes, so that it may be NOT NULL without a default: never more than this.
+#: The columns that every version writes. Only these may be NOT NULL without a default.
 WRITTEN_BY_ALL = {
     RUN_TABLE: {
         "id",
@@ -27,7 +27,7 @@ WRITTEN_BY_ALL = {
 
 @pytest.mark.parametrize("model", MODELS)
 def test_an_older_version_can_insert(model: type[Model]) -> None:
-    """A column that an older version does not know is nullable or has a default."""
+    """Each column that an older version does not write is nullable or has a default."""
     for field in model._meta.local_concrete_fields:
         optional = field.null or field.has_db_default()
         assert optional or field.column in WRITTEN_BY_ALL[model._meta.db_table]

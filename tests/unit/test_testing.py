@@ -1,4 +1,4 @@
-"""The contract itself: it passes for a true lock, and finds the false ones."""
+"""The lock contract passes for a correct lock and fails for each incorrect one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TrueLock:
 
 
 class GrantingLock(TrueLock):
-    """Says yes to everybody; the first is held up until another has come and gone."""
+    """Grants each request; the first holder waits until a second one has released."""
 
     released = threading.Event()
 
@@ -55,7 +55,7 @@ class GrantingLock(TrueLock):
 
 
 class CarelessLock(TrueLock):
-    """Never finds out that it lost."""
+    """Never notices that it was lost."""
 
     def verify(self) -> None:
         pass
@@ -102,7 +102,7 @@ def test_a_true_lock(name) -> None:
     ],
 )
 def test_a_lock_that_grants_everybody(name) -> None:
-    """A lock that says yes to two is found out."""
+    """The contract fails for a lock that two contenders hold."""
     with pytest.raises(AssertionError):
         getattr(contract_of(GrantingLock), name)()
 
@@ -115,6 +115,6 @@ def test_a_lock_that_grants_everybody(name) -> None:
     ],
 )
 def test_a_lock_that_never_notices(name) -> None:
-    """A lock that does not notice its loss is found out."""
+    """The contract fails for a lock that does not notice its loss."""
     with pytest.raises(AssertionError):
         getattr(contract_of(CarelessLock), name)()
