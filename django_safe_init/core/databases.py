@@ -31,7 +31,7 @@ def check_not_pool(alias: str) -> None:
 
 def existing_wrapper(alias: str) -> BaseDatabaseWrapper | None:
     """Return this thread's wrapper of the alias, if it has one; create none."""
-    present = connections._connections  # type: ignore[attr-defined]  # there is no public way
+    present = connections._connections  # type: ignore[attr-defined]  # Django has no public way
     wrapper: BaseDatabaseWrapper | None = getattr(present, alias, None)
     return wrapper
 

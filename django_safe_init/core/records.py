@@ -1,37 +1,39 @@
-"""What is true about a database, as everybody may read it: no lock, no write, no long wait.
+"""Hold the values read from the status tables and the leader lock.
 
-Ready is decided by sets of names: every migration this build knows is recorded in
-`django_migrations`, and no run of this same build is open or failed. Runs only narrate.
+A database is ready by sets of names: every migration that the build defines is recorded in
+`django_migrations`, and no run of the same build is open or failed. Runs only describe.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from django_safe_init.core.states import State
 from django_safe_init.core.text import shorten
 
-if TYPE_CHECKING:
-    pass
+RUN_TABLE = "django_safe_init_run"
+STEP_TABLE = "django_safe_init_step"
 
-if TYPE_CHECKING:
-    pass
-if TYPE_CHECKING:
-    pass
+#: The outcomes of a run.
+OUTCOMES = ("ready", "partial", "failed", "interrupted", "transient", "abandoned")
+#: Outcomes after which another process tries again.
+TRANSIENT_OUTCOMES = ("interrupted", "transient", "abandoned")
+#: This many transient outcomes of one build in a row are a failure.
+MAX_TRANSIENT_FAILURES = 3
 
 
 class TablesLocked(Exception):
-    """Our tables cannot be read at the moment: a migration has locked them."""
+    """A migration locks the status tables, so they cannot be read."""
 
 
 class TablesUnreadable(Exception):
-    """A table is not there, or this role may not read it."""
+    """A table does not exist, or the role may not read it."""
 
 
 class ConnectionEnded(Exception):
-    """The connection was lost while something was read."""
+    """The connection was lost during a read."""
 
 
 def run_result(outcome: str | None) -> str:
@@ -65,7 +67,7 @@ class RunRow(NamedTuple):
 
     @property
     def items(self) -> str:
-        """How far the loop is that the running step is in; empty if it says nothing."""
+        """The progress of the running step's loop, as text; empty if it reports none."""
         if self.item_done is None:
             return ""
         total = f"/{self.item_total}" if self.item_total else ""
@@ -73,67 +75,65 @@ class RunRow(NamedTuple):
 
     @property
     def doing(self) -> str:
-        """What the run is doing, and how far it is in it."""
+        """The message of the run, with the progress of the running step."""
         return f"{self.message}: {self.items}" if self.items else self.message
 
     @property
     def open(self) -> bool:
-        """Whether nobody has closed the run yet: its leader works, or died."""
+        """True until the run is closed: its leader works, or died."""
         return self.outcome is None
 
     @property
     def result(self) -> str:
-        """Return the outcome, or "open" while the run has none."""
+        """The outcome, or "open" while the run has none."""
         return run_result(self.outcome)
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Return all fields for JSON."""
         return {**self._asdict(), "state": self.state.value}
+
+
+#: Defaults of columns that the tables of an older version of this package lack.
+_RUN_DEFAULTS: dict[str, Any] = {
+    "outcome": None,
+    "done": 0,
+    "total": 0,
+    "progress": 0,
+    "message": "",
+    "leader": "",
+    "backend_pid": 0,
+    "command": "",
+    "finished_at": None,
+    "error": None,
+}
+
+
+def run_row(values: dict[str, Any] | None) -> RunRow | None:
+    """Return the run of a row that any version of this package has written."""
+    if values is None:
+        return None
+    known = {**_RUN_DEFAULTS, **values}
+    row = {name: known[name] for name in RunRow._fields if name in known}
+    for name in ("age_seconds", "silence_seconds", "duration_seconds"):
+        row[name] = float(row[name])
+    return RunRow(**{**row, "state": _state(known)})
 
 
 def _state(values: dict[str, Any]) -> State:
     try:
         return State(values["state"])
-    except ValueError:  # of a newer version
-        return State.MIGRATING if values.get("outcome") is None else State.ERROR
-
-
-def run_row(values: dict[str, Any] | None) -> RunRow | None:
-    """From a row as JSON, as any version of this package may have written it."""
-    if values is None:
-        return None
-    return RunRow(
-        id=values["id"],
-        build=values["build"],
-        state=_state(values),
-        outcome=values.get("outcome"),
-        done=values.get("done", 0),
-        total=values.get("total", 0),
-        progress=values.get("progress", 0),
-        message=values.get("message", ""),
-        leader=values.get("leader", ""),
-        backend_pid=values.get("backend_pid", 0),
-        command=values.get("command", ""),
-        started_at=values["started_at"],
-        finished_at=values.get("finished_at"),
-        error=values.get("error"),
-        age_seconds=float(values["age_seconds"]),
-        silence_seconds=float(values["silence_seconds"]),
-        duration_seconds=float(values["duration_seconds"]),
-        item_done=values.get("item_done"),
-        item_total=values.get("item_total"),
-        item_message=values.get("item_message"),
-    )
+    except ValueError:  # a newer version has written it
+        return State.MIGRATING if values["outcome"] is None else State.ERROR
 
 
 class LeaderSnapshot(NamedTuple):
-    """Who leads, and the newest run."""
+    """The leader and the newest run at one moment."""
 
     latest: RunRow | None
     leader_pid: int | None
 
     def at_work_for(self, build: str) -> bool:
-        """Whether a leader is alive and its open run is one of this build."""
+        """Return True if a living leader has an open run of the build."""
         run = self.latest
         if run is None or self.leader_pid is None:
             return False
@@ -141,26 +141,26 @@ class LeaderSnapshot(NamedTuple):
 
 
 class Snapshot(NamedTuple):
-    """One look at a database, consistent in itself."""
+    """The status of a database at one moment, consistent in itself."""
 
-    #: What this build knows and the database has not recorded: migrations, sorted, then steps.
+    #: Names the build defines and the database has not recorded: migrations, sorted, then steps.
     missing: tuple[str, ...]
     #: The newest run, of any build.
     latest: RunRow | None
     #: The newest run of this build.
     own: RunRow | None
-    #: Whether a run of this build has ended ready.
+    #: A run of this build has ended ready.
     finished: bool
-    #: Whether a run that is newer than `own` ended ready.
+    #: A run that is newer than `own` has ended ready.
     superseded: bool
-    #: The process that holds the leader lock: a backend of PostgreSQL, with SQLite the leader.
+    #: The holder of the leader lock: a server process of PostgreSQL, on SQLite the leader.
     leader_pid: int | None
-    #: Recorded migrations that this build does not know, of apps with missing ones, sorted.
+    #: Recorded migrations that this build does not define, of apps with missing ones, sorted.
     unknown: tuple[str, ...] = ()
 
     @property
     def ready(self) -> bool:
-        """Whether everything this build knows is done, and no run of it is open or failed."""
+        """True if everything this build defines is done, and no run of it is open or failed."""
         own = self.own
         if self.missing or (own is not None and own.open):
             return False
@@ -168,17 +168,17 @@ class Snapshot(NamedTuple):
 
     @property
     def initialized(self) -> bool:
-        """Stricter: `post_migrate` and validation are known to have happened, too."""
+        """True if it is ready, and `post_migrate` and validation have run for this build."""
         return self.ready and self.finished
 
     @property
     def led(self) -> bool:
-        """Whether some process holds the leader lock."""
+        """True if a process holds the leader lock."""
         return self.leader_pid is not None
 
     @property
     def state(self) -> State:
-        """The leader's state, corrected by the truth."""
+        """The state of the newest run, corrected by the records and the leader lock."""
         if self.ready:
             return State.READY
         if self.latest is None:
@@ -202,49 +202,30 @@ class StepRow(NamedTuple):
 
 
 def step_row(values: dict[str, Any]) -> StepRow:
-    """From a row as JSON, as any version of this package may have written it."""
-    return StepRow(
-        position=values["position"],
-        kind=values["kind"],
-        name=values["name"],
-        backwards=values.get("backwards", False),
-        outcome=values.get("outcome"),
-        seconds=float(values["seconds"]),
-    )
+    """Return the step of a row that any version of this package has written."""
+    known = {"backwards": False, "outcome": None, **values}
+    row = StepRow(*(known[name] for name in StepRow._fields))
+    return row._replace(seconds=float(row.seconds))
 
 
 class RunDetail(NamedTuple):
-    """What there is to see around a run."""
+    """The steps of a run, and the sessions that belong to it."""
 
     #: Its newest steps, in their order.
     steps: tuple[StepRow, ...] = ()
     #: The database role of the leader.
     role: str | None = None
-    #: How many followers are to be seen just now.
+    #: The number of connected followers.
     followers: int | None = None
 
 
 def same_apps(unknown: Iterable[str], missing: Iterable[str]) -> tuple[str, ...]:
-    """Those of the recorded names that belong to apps with missing ones, sorted.
+    """Return the unknown names that belong to apps with missing ones, sorted.
 
-    An app that this build no longer has leaves its migrations behind: that is no news.
+    An app that this build no longer has leaves its migrations behind, which is normal.
     """
     apps = {name.split(".")[0] for name in missing}
     return tuple(sorted(name for name in unknown if name.split(".")[0] in apps))
-
-
-RUN_TABLE = "django_safe_init_run"
-STEP_TABLE = "django_safe_init_step"
-
-#: How a run can end.
-OUTCOMES = ("ready", "partial", "failed", "interrupted", "transient", "abandoned")
-
-
-#: Ends after which somebody else tries; the third in a row of one build is a failure.
-TRANSIENT_OUTCOMES = ("interrupted", "transient", "abandoned")
-
-
-MAX_TRANSIENT_FAILURES = 3
 
 
 @dataclass(frozen=True)
@@ -267,13 +248,13 @@ class Blocker:
 
 @dataclass(frozen=True)
 class Activity:
-    """What can be seen of a leader at one moment; another role sees less."""
+    """A leader's current statement; another role sees less of it."""
 
-    #: The statement that runs, how long it has run in seconds, and the backend it runs in.
+    #: The running statement, for how many seconds it has run, and its server process.
     query: str | None
     seconds: float
     pid: int | None
-    #: Whether a statement is running and not waiting for a lock.
+    #: A statement is running and does not wait for a lock.
     progressing: bool
     blockers: tuple[Blocker, ...]
 
@@ -290,7 +271,7 @@ class Activity:
 
 @dataclass
 class LostRuns:
-    """The runs that this process has led and lost, and why it lost the last one."""
+    """The runs that this process has led and lost, and the reason of the last loss."""
 
     runs: list[int] = field(default_factory=list)
     reason: str = ""
@@ -298,19 +279,19 @@ class LostRuns:
 
 @dataclass(frozen=True)
 class InterruptedStep:
-    """The start of a non-atomic migration, as its leader noted it."""
+    """A non-atomic migration or step that its leader started and did not finish."""
 
     name: str
     backwards: bool
-    #: Indexes named by the migration that existed before it started: never dropped.
+    #: Indexes that the migration names and that existed before it started: never dropped.
     indexes_before: frozenset[str]
-    #: The run that made the mark.
+    #: The run in which it started.
     run: int
 
     @classmethod
     def from_row(
         cls, run: int, name: str, backwards: bool, detail: Any
     ) -> InterruptedStep:
-        """From the columns of an open step; `detail` is what `start_detail` gave."""
+        """Return the step of an open row; `detail` was recorded with its start."""
         before = frozenset((detail or {}).get("indexes_before", ()))
         return cls(name, bool(backwards), before, run)

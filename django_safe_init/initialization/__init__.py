@@ -1,1 +1,5 @@
-"""One process's initialization of one database."""
+"""Initialize one database in one process: lead a run, or follow another process.
+
+Modules here use a backend through `backends.base`, and Django's `migrate` through `call_command`.
+They must not use a driver, a vendor name, SQL, or `management`.
+"""

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Cancelled(KeyboardInterrupt):
-    """The task that wanted this was cancelled."""
+    """The task that awaited the initialization was cancelled."""
 
 
 def initialize(
@@ -48,18 +48,18 @@ def initialize(
 async def ainitialize(
     database: str = "default", *, mode: str | None = None, timeout: float | None = None
 ) -> Outcome:
-    """`initialize` for an event loop, which goes on meanwhile.
+    """Initialize the database without blocking the event loop; see `initialize`.
 
-    Each call is an initializer on a thread of its own, neither asgiref's thread for sync code
-    nor one of a pool: ten under `asyncio.gather` wait side by side. The thread sees the context
-    variables, and its database connections are closed when it ends.
+    Each call runs in a new thread, neither asgiref's thread for sync code nor a pool's, so ten
+    calls under `asyncio.gather` wait side by side. The thread sees the context variables, and
+    closes its database connections at its end.
 
-    A cancelled task leaves nothing behind. The running statement is cancelled, the run is closed
-    as interrupted, the lock is free and the thread has ended before `CancelledError` is
-    raised. What cannot be interrupted is waited for: an attempt to connect (`CONNECT_TIMEOUT`
-    at most), and a migration in Python code until its next query. A migration that makes no
-    further query ends first, and is not recorded then: an atomic one is rolled back, a
-    non-atomic one counts as unfinished. In the mode "off" each migration ends first.
+    A cancelled task leaves nothing behind. Before `CancelledError` is raised, the running
+    statement is cancelled, the run is closed as interrupted, the lock is free and the thread has
+    ended. Two things cannot be interrupted and delay that: an attempt to connect
+    (`CONNECT_TIMEOUT` at most), and Python code of a migration until its next query. A migration
+    that makes no further query finishes and is not recorded: an atomic one is rolled back, a
+    non-atomic one counts as unfinished. In the mode "off" every migration finishes.
     """
     return await _on_own_thread(
         partial(initialize, database, mode=mode, timeout=timeout)
@@ -67,40 +67,40 @@ async def ainitialize(
 
 
 async def aget_status(database: str = "default") -> Status:
-    """`get_status` for an event loop, on a thread of its own."""
+    """Return the status without blocking the event loop; see `get_status`."""
     return await _on_own_thread(partial(get_status, database))
 
 
 async def _on_own_thread(call: Callable[[], T]) -> T:
-    interruption = CancellationToken()
-    thread, outcome = _start(call, interruption)
+    token = CancellationToken()
+    thread, outcome = _start(call, token)
     try:
-        await asyncio.wait([outcome])  # which never cancels what it waits for
+        await asyncio.wait([outcome])  # unlike `await`, it never cancels the future
     except asyncio.CancelledError:
-        interruption.request_cancel(Cancelled)
-        # Cancelling a statement is a connection to the server: nothing for the loop's thread.
+        token.request_cancel(Cancelled)
+        # Cancelling a statement opens a connection, which would block the loop's thread.
         helper, ended = _start(
-            partial(interruption.cancel_and_join, [thread]), CancellationToken()
+            partial(token.cancel_and_join, [thread]), CancellationToken()
         )
-        await _whatever_happens(ended)
-        await _whatever_happens(outcome)
-        helper.join()  # it has nothing left to do
+        await _wait_until_done(ended)
+        await _wait_until_done(outcome)
+        helper.join()  # it ends at once
         raise
     thread.join()
     return outcome.result()
 
 
 def _start(
-    call: Callable[[], T], interruption: CancellationToken
+    call: Callable[[], T], token: CancellationToken
 ) -> tuple[InitializationThread[T], asyncio.Future[T]]:
-    thread = InitializationThread(call, interruption)
+    thread = InitializationThread(call, token)
     thread.start()
     return thread, asyncio.wrap_future(thread.future)
 
 
-async def _whatever_happens(future: asyncio.Future[Any]) -> None:
-    """Wait for it, however often this task is cancelled meanwhile."""
+async def _wait_until_done(future: asyncio.Future[Any]) -> None:
+    """Wait for the future, however often this task is cancelled."""
     while not future.done():
         with suppress(asyncio.CancelledError):
             await asyncio.wait([future])
-    future.exception()  # asyncio complains about one that nobody has looked at
+    future.exception()  # asyncio warns about an exception that is never retrieved

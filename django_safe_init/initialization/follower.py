@@ -28,7 +28,7 @@ logger = logging.getLogger("django_safe_init")
 
 
 class Follower:
-    """Waits until there is something to do, or nothing left to do.
+    """Waits until this process can lead, or has nothing left to wait for.
 
     `since` was read before the wait: only a run that ended later counts. `satisfied` returns
     True for a snapshot that ends the wait. `may_lead` allows this process to take the lock.

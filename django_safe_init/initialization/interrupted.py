@@ -1,7 +1,7 @@
-"""Non-atomic migrations, and steps, that an earlier leader started and did not finish.
+"""Decide about non-atomic migrations and steps that an earlier leader did not finish.
 
-What such a migration has done is unknown, except where all it does is to add or remove indexes
-concurrently: what those left behind can be seen, removed, and made again.
+Their effect on the database is unknown. The exception is a migration that only adds or removes
+indexes concurrently: an index that it left behind can be found, dropped, and made again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ logger = logging.getLogger("django_safe_init")
 
 
 def operations(migration: Migration) -> Iterator[Operation]:
-    """What the migration does to the database, without wrappers."""
+    """Yield the operations that change the database, without their wrappers."""
     yield from _flatten(migration.operations)
 
 
@@ -41,7 +41,7 @@ def _flatten(items: Iterable[Operation]) -> Iterator[Operation]:
 
 
 def runs_custom_code(migration: Migration) -> bool:
-    """Whether the migration runs code that is not Django's, which may do anything."""
+    """Return True if the migration runs code that is not Django's."""
     return any(
         isinstance(operation, RunPython)
         or not type(operation).__module__.startswith("django.")
@@ -50,8 +50,8 @@ def runs_custom_code(migration: Migration) -> bool:
 
 
 def _index_name(operation: Operation) -> str | None:
-    """The index that the operation adds or removes concurrently; None for anything else."""
-    # Not imported here: without a driver of PostgreSQL that fails, and nobody can have used it.
+    """Return the index that the operation adds or removes concurrently, or None."""
+    # Importing it fails without a driver of PostgreSQL, and then no migration uses it.
     postgres: Any = sys.modules.get("django.contrib.postgres.operations")
     if postgres is None:
         return None
@@ -63,25 +63,28 @@ def _index_name(operation: Operation) -> str | None:
 
 
 def concurrent_indexes(migration: Migration) -> list[str]:
-    """The indexes that the migration adds or removes concurrently."""
+    """Return the indexes that the migration adds or removes concurrently."""
     names = (_index_name(operation) for operation in operations(migration))
     return [name for name in names if name is not None]
 
 
 def only_concurrent_indexes(migration: Migration) -> bool:
-    """Whether all that the migration does is to add and remove indexes concurrently."""
+    """Return True if the migration only adds and removes indexes concurrently."""
     return all(
         _index_name(operation) is not None for operation in operations(migration)
     )
 
 
 def is_reversible(migration: Migration) -> bool:
-    """Whether Django would reverse it at all."""
+    """Return True if Django can reverse the migration."""
     return all(operation.reversible for operation in migration.operations)
 
 
 def require_reversible(migration: Migration) -> None:
-    """Raise Django's error now: a mark of a reversal that cannot begin would stay for good."""
+    """Raise Django's `IrreversibleError` before the reversal is recorded as started.
+
+    The record of a reversal that cannot start would never be closed.
+    """
     for operation in migration.operations:
         if not operation.reversible:
             raise IrreversibleError(
@@ -92,8 +95,8 @@ def require_reversible(migration: Migration) -> None:
 class InterruptedSteps:
     """The non-atomic migrations and steps that earlier leaders did not finish.
 
-    The setting `UNFINISHED` is the policy; `rerun` names the ones that may run again whatever
-    the policy says. Raises `ConfigurationError` for a name that is not interrupted.
+    The setting `UNFINISHED` is the policy. Names in `rerun` may run again in any case.
+    Raises `ConfigurationError` for a name that is not interrupted.
     """
 
     def __init__(
@@ -121,7 +124,7 @@ class InterruptedSteps:
         return {step.run for step in self.steps.values()}
 
     def prepare_step(self, step: StepDefinition) -> None:
-        """Make it possible to do the step again, if that was begun and is to be done once.
+        """Prepare the step to run again, if it was interrupted and runs only once.
 
         Raises `UnfinishedMigration` when a person has to decide.
         """
@@ -139,8 +142,8 @@ class InterruptedSteps:
     def complete_reversals(self, connection: BaseDatabaseWrapper) -> None:
         """Complete reversals that were interrupted, before the plan is made.
 
-        Their migrations are still recorded, so no plan would ever touch them again, although
-        what they made may be gone already.
+        Their migrations are still recorded, so no plan contains them, although the reversal
+        may have dropped their tables already.
         """
         marks = [mark for mark in self.steps.values() if mark.backwards]
         if not marks:
@@ -168,7 +171,7 @@ class InterruptedSteps:
         mark: InterruptedStep,
         migration: Migration,
     ) -> bool:
-        """Whether a reversal can have changed anything, but for an index that is unfinished."""
+        """Return True if the reversal can have changed more than an invalid index."""
         if not only_concurrent_indexes(migration):
             return is_reversible(migration)
         names = concurrent_indexes(migration)
@@ -180,24 +183,24 @@ class InterruptedSteps:
     def prepare_rerun(
         self, connection: BaseDatabaseWrapper, migration: Migration, backwards: bool
     ) -> None:
-        """Make it possible to run the migration, or its reversal, again.
+        """Prepare the migration, or its reversal, to run again.
 
         Raises `UnfinishedMigration` when a person has to decide.
         """
         mark = self.steps.get(f"{migration.app_label}.{migration.name}")
         if mark is None or mark.backwards is not backwards:
-            return  # the opposite is asked for: what was begun has been recorded since
+            return  # the opposite direction: the interrupted one was completed since
         if not only_concurrent_indexes(migration):
             self._apply_policy(
                 mark.name, _recovery_hint(mark, migration, self._database_option)
             )
         self._drop_leftover_indexes(connection, mark, migration)
 
-    def _apply_policy(self, name: str, ways_on: str) -> None:
+    def _apply_policy(self, name: str, hint: str) -> None:
         if name in self.rerun:
             return
         if self.policy == "report":
-            raise UnfinishedMigration(ways_on, failed_migration=name)
+            raise UnfinishedMigration(hint, failed_migration=name)
         logger.warning("%s is not atomic and was interrupted: it runs again.", name)
 
     def _drop_leftover_indexes(
@@ -216,7 +219,7 @@ class InterruptedSteps:
 
 
 def database_option(settings: Settings, alias: str) -> str:
-    """The option that names the database in a command, where it is not the only one."""
+    """Return the option that names the database in a command; empty for the only one."""
     return "" if settings.databases == (alias,) else f" --database {alias}"
 
 

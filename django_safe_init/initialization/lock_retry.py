@@ -1,8 +1,8 @@
-"""A migration that waits for a lock only so long, lets everybody pass, and tries again.
+"""Retry a migration whose statement waited too long for a lock.
 
-Whoever waits for a lock makes all those queue who come later and want what conflicts with it: an
-`ALTER TABLE` behind one long transaction stops every reader of the table. With a limit they
-queue for that long at most.
+A statement that waits for a lock blocks every later statement that conflicts with it: an
+`ALTER TABLE` behind one long transaction stops all readers of the table. A limit bounds that
+time, and a pause between two attempts lets the readers pass.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
     from django_safe_init.backends.base.transaction import MigrationTransaction
 
 logger = logging.getLogger("django_safe_init")
-Do = Callable[[ProjectState, BaseDatabaseSchemaEditor], ProjectState]
+Apply = Callable[[ProjectState, BaseDatabaseSchemaEditor], ProjectState]
 
 
 class PartiallyApplied(DDLLockTimeout):
-    """What the migration did before stays: nobody who waits may go on where it broke off."""
+    """A part of the migration was applied and stays, so a follower must not resume it."""
 
 
 class LockTimeoutRetry:
-    """Lets Django do migrations within the limits of `waits`.
+    """Lets Django apply migrations within the limits of `policy`.
 
-    One that is a transaction is undone as a whole and tried again; any other is not. Raises
-    `DDLLockTimeout`, with who stood in the way.
+    A migration in one transaction is rolled back as a whole and retried; any other one is not.
+    Raises `DDLLockTimeout`, which names the blockers.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class LockTimeoutRetry:
         self.session = session
         self.transaction = transaction
         self.report = report
-        #: Who stood in the way in this attempt, as far as it was seen.
+        #: The sessions that blocked this attempt, as far as they were seen.
         self._blockers: tuple[Blocker, ...] = ()
         self._is_reversal = False
 
@@ -64,18 +64,18 @@ class LockTimeoutRetry:
     def wrap(
         self, migration: Migration, *, atomic: bool, backwards: bool
     ) -> Iterator[None]:
-        """While entered, an executor that does the migration finds one that tries again.
+        """Retry the migration's `apply`, or its `unapply`, in the block.
 
-        Doing is `apply` or `unapply`. To wrap these needs no executor of our own, and they know
-        the state that each attempt has to begin with.
+        The instance's method is replaced, which works with every executor. It is given the
+        state with which each attempt must begin.
         """
         self._is_reversal = backwards
         method = "unapply" if backwards else "apply"
-        do = getattr(migration, method)
+        apply = getattr(migration, method)
 
         def attempt(state: ProjectState, editor: BaseDatabaseSchemaEditor) -> Any:
             return self._run(
-                f"{migration.app_label}.{migration.name}", atomic, do, state, editor
+                f"{migration.app_label}.{migration.name}", atomic, apply, state, editor
             )
 
         setattr(migration, method, attempt)
@@ -88,7 +88,7 @@ class LockTimeoutRetry:
         self,
         name: str,
         atomic: bool,
-        do: Do,
+        apply: Apply,
         state: ProjectState,
         editor: BaseDatabaseSchemaEditor,
     ) -> ProjectState:
@@ -96,7 +96,7 @@ class LockTimeoutRetry:
         while True:
             untouched = state.clone()  # an attempt changes the state that it is given
             try:
-                return self._run_once(do, state, editor)
+                return self._run_once(apply, state, editor)
             except Exception as exc:
                 if not self.timeout.is_timeout(exc):
                     raise
@@ -114,24 +114,24 @@ class LockTimeoutRetry:
             state, attempt = untouched, attempt + 1
 
     def _run_once(
-        self, do: Do, state: ProjectState, editor: BaseDatabaseSchemaEditor
+        self, apply: Apply, state: ProjectState, editor: BaseDatabaseSchemaEditor
     ) -> ProjectState:
-        """All that the migration does; also what the editor would do when it is left."""
+        """Apply the migration, and the deferred SQL that the editor executes on exit."""
         self._blockers = ()
         editor.deferred_sql.clear()
         with Heartbeat(self._note_blockers, self.policy.poll_interval):
-            state = do(state, editor)
+            state = apply(state, editor)
             for statement in editor.deferred_sql:
                 editor.execute(statement, None)  # as Django does
         editor.deferred_sql.clear()
         return state
 
     def _note_blockers(self) -> None:
-        # After the error nobody can tell any more who it was.
+        # After the error the blockers are no longer visible.
         self._blockers = self.timeout.blockers() or self._blockers
 
     def _pause(self, name: str, attempt: int) -> None:
-        """Say what happened, and wait without a transaction, so that nobody waits for us."""
+        """Report the timeout, and wait without a transaction, which would block others."""
         seconds, of_all = self.policy.backoff(attempt), self.policy.attempts
         why = (
             f"no lock within {self.policy.seconds:g} s (attempt {attempt} of {of_all})"

@@ -36,7 +36,7 @@ def current_tracker(alias: str) -> MigrationListener | None:
 
 
 def in_run(alias: str) -> bool:
-    """Return True inside `run_context`: a `migrate` there is a part of that run."""
+    """Return True inside `run_context`: its `migrate` is a part of that run."""
     return alias in _listeners.__dict__
 
 

@@ -1,4 +1,4 @@
-"""Doing the steps that are due, each exactly once, in the run of a leader."""
+"""Run the due steps in a leader's run, each exactly once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from django_safe_init.initialization.interrupted import InterruptedSteps
 
 
 class StepRunner:
-    """The steps that one run does."""
+    """Runs the steps of one run."""
 
     def __init__(
         self,
@@ -34,13 +34,13 @@ class StepRunner:
         self.recorder = session.recorder
         self.interrupted = interrupted
         self.report = report
-        #: The step that is being done.
+        #: The running step.
         self.current: str | None = None
-        #: Whether that one is undone as a whole if it fails.
+        #: True if a failure rolls the running step back as a whole.
         self.current_is_atomic = False
 
     def run(self, steps: Sequence[StepDefinition]) -> None:
-        """Do them, one after the other. Raises whatever a step raises."""
+        """Run the steps in their order. Raises whatever a step raises."""
         for step in steps:
             cancellation.check()
             self.session.verify()

@@ -1,11 +1,10 @@
-"""Django's `migrate`, watched: each migration is fenced, recorded, and done exactly once.
+"""Apply each migration of Django's `migrate` exactly once: fenced, recorded, in one transaction.
 
-Django records a migration with deferred SQL, and every reversal, in a transaction of its own
-after that of the work. A process that dies between the two leaves a database that no `migrate`
-can repair. Here both happen in one transaction, which is opened when Django says that it
-starts a migration and committed when it says that it is done. Those two moments are what
-`migration_progress_callback` tells a command, and they enclose doing and recording in every
-executor; so no executor has to be replaced, and other packages may bring theirs.
+Django records a migration with deferred SQL, and every reversal, in a second transaction after
+the work. A process that dies between the two leaves a database that no `migrate` can repair.
+Here one transaction holds both: it begins when Django reports the start of a migration, and is
+committed when Django reports its success. `migration_progress_callback` reports both moments in
+every executor, so no executor has to be replaced and other packages may bring theirs.
 """
 
 from __future__ import annotations
@@ -38,10 +37,9 @@ logger = logging.getLogger("django_safe_init")
 
 
 class MigrationTracker:
-    """One `migrate` of a leader, from plan to `post_migrate`. A context manager.
+    """Context manager around one `migrate` of a leader, from its plan to `post_migrate`.
 
-    Whether this process still leads is looked at, with `tools`, at every boundary.
-    `started` and `finished` are to be called where Django calls its progress callback.
+    A `MigrationListener`: it verifies before and after each migration that this process leads.
     """
 
     def __init__(
@@ -55,22 +53,22 @@ class MigrationTracker:
         self.session = session
         self.recorder = session.recorder
         self.interrupted = interrupted
-        #: The migrations that are done and recorded, in order.
+        #: The migrations that were applied and recorded, in order.
         self.applied: list[str] = []
-        #: The migration that is being done.
+        #: The migration that is being applied.
         self.current: str | None = None
-        #: Whether its own code runs.
+        #: True while the migration's own code may run.
         self.in_migration = False
-        #: Whether that one is undone as a whole if it fails.
+        #: True if a failure rolls the current migration back as a whole.
         self.current_is_atomic = False
-        #: How many steps come after the migrations.
+        #: The number of steps after the migrations.
         self.steps = 0
         self._has_plan = False
         self._thread = threading.current_thread()
         self._recorded_before: frozenset[tuple[str, str]] = frozenset()
         self.transaction = session.transaction(connection)
         self._report = report
-        #: What is entered around the migration that is being done.
+        #: Context managers around the migration that is being applied.
         self._around = ExitStack()
 
     def __enter__(self) -> MigrationTracker:
@@ -91,7 +89,7 @@ class MigrationTracker:
         plan: list[tuple[Migration, bool]] | None = None,
         **kwargs: Any,
     ) -> None:
-        # Sent once per app, before the first migration; by each run of this process.
+        # Django sends it once per app before the first migration, in each run of this process.
         mine = self._thread is threading.current_thread()
         if not mine or using != self.connection.alias:
             return
@@ -103,7 +101,6 @@ class MigrationTracker:
     def on_apply_start(
         self, migration: Migration, *, backwards: bool, fake: bool
     ) -> None:
-        """Django is about to do the migration."""
         name = f"{migration.app_label}.{migration.name}"
         self.current = name
         atomic = migration.atomic or fake
@@ -129,12 +126,11 @@ class MigrationTracker:
         self.in_migration = True
 
     def on_apply_success(self, *, fake: bool) -> None:
-        """Django has done and recorded the migration; on return it is committed."""
         self.in_migration = False
         self.transaction.close(None, None, None)
         self._around.close()
         name, self.current = self.current, None
-        assert name is not None  # Django says "start" before it says "success"
+        assert name is not None  # Django reports a start before each success
         self.current_is_atomic = False
         self.applied.append(name)
         self.recorder.finish_step("faked" if fake else "done")

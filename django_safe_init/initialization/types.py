@@ -16,7 +16,7 @@ logger = logging.getLogger("django_safe_init")
 
 
 class Decision(Enum):
-    """What a process does next."""
+    """The next action of a process."""
 
     #: Return: this process has led a run that succeeded.
     LED = auto()
@@ -69,7 +69,7 @@ class InitializationOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an initialization ended for this process. Durations are in seconds."""
+    """The end of an initialization for this process. Durations are in seconds."""
 
     #: "ready", or the `result` of the error that was raised.
     result: str
@@ -101,7 +101,7 @@ class Outcome:
 
 @dataclass
 class Progress:
-    """What one initialization has done so far; it survives restarts."""
+    """The progress of one initialization, kept over its restarts."""
 
     options: InitializationOptions
     machine: StateMachine
