@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from django.db import DatabaseError, connections
@@ -21,6 +22,13 @@ _WRITE = re.compile(
 )
 #: SQLSTATE read_only_sql_transaction.
 _READ_ONLY_STATE = "25006"
+
+
+#: The module that limits a connection, by Django's `connection.vendor`.
+LIMITS = {
+    "postgresql": "django_safe_init.pools.postgresql",
+    "sqlite": "django_safe_init.pools.sqlite3",
+}
 
 
 def guard_connection(connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
@@ -43,12 +51,9 @@ def _has_pools(alias: str) -> bool:
 
 
 def _apply_limits(connection: BaseDatabaseWrapper, pool: Pool) -> None:
-    if connection.vendor == "postgresql":
-        from django_safe_init.pools.postgresql import apply_limits
-
-        apply_limits(connection, pool.limits)
-    elif connection.vendor == "sqlite" and pool.limits.read_only:
-        connection.connection.execute("PRAGMA query_only = ON")
+    module = LIMITS.get(connection.vendor)
+    if module is not None:
+        import_module(module).apply_limits(connection, pool.limits)
 
 
 def _refuse_writes(

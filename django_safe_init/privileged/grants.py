@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django_safe_init.backends import get_features
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.step import PrivilegedContext, StepContext
 from django_safe_init.core.step_registry import init_step
@@ -124,7 +125,7 @@ def _register_restriction(name: str, params: dict[str, Any]) -> None:
     """
 
     def restrict(context: StepContext) -> None:
-        if context.connection.vendor == "postgresql":
+        if get_features(context.alias).supports_privileged_steps:
             _restrict(context.connection, params)
 
     restrict.__module__ = calling_module()

@@ -12,7 +12,7 @@ from typing import Any
 from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from django_safe_init.backends import privileged_steps
+from django_safe_init.backends import get_features, privileged_steps
 from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
 from django_safe_init.backends.postgresql.connection_checks import (
     check_direct_connection,
@@ -206,7 +206,7 @@ def administrator_alias(settings: Settings) -> str:
             f'SAFE_INIT["PRIVILEGED_DATABASE"] {named}, and the privileged phase needs an alias '
             "of DATABASES with an administrator's credentials for the server."
         )
-    if connections[alias].vendor != "postgresql":
+    if not get_features(alias).supports_privileged_steps:
         raise ConfigurationError(
             f"PRIVILEGED_DATABASE names {alias!r}, which is no PostgreSQL database."
         )
