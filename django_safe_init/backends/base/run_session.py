@@ -14,6 +14,7 @@ from django_safe_init.backends.base.reader import BaseReader
 from django_safe_init.backends.base.recorder import BaseRecorder
 from django_safe_init.backends.base.transaction import MigrationTransaction
 from django_safe_init.conf import LockTimeoutPolicy
+from django_safe_init.core.heartbeat import Heartbeat
 from django_safe_init.core.records import Blocker
 
 
@@ -66,9 +67,16 @@ class RunSession(ABC):
     def transaction(self, connection: BaseDatabaseWrapper) -> MigrationTransaction:
         """Return the transactions in which migrations are applied and recorded."""
 
-    @abstractmethod
     def heartbeat(self) -> AbstractContextManager[None]:
-        """Return a context manager that records, every few seconds, that the leader is alive."""
+        """Return a context manager that records every few seconds that the leader is alive."""
+        return Heartbeat(self._beat, has_update=self.recorder.progress.has_update)
+
+    @abstractmethod
+    def _beat(self) -> None:
+        """Record that the leader is alive, and the progress of the running step.
+
+        The heartbeat's thread calls this method.
+        """
 
     @abstractmethod
     def verify(self) -> None:

@@ -23,7 +23,6 @@ from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
 from django_safe_init.backends.postgresql.statement_progress import StatementProgress
 from django_safe_init.backends.postgresql.transaction import PostgresTransaction
-from django_safe_init.core.heartbeat import Heartbeat
 from django_safe_init.core.text import exception_chain
 
 #: Errors after which another attempt of the same migration may succeed.
@@ -61,11 +60,8 @@ class PostgresRunSession(RunSession):
     def transaction(self, connection: BaseDatabaseWrapper) -> PostgresTransaction:
         return PostgresTransaction(connection, self.lock_timeout.timeout)
 
-    def heartbeat(self) -> AbstractContextManager[None]:
-        return Heartbeat(
-            lambda: self.recorder.heartbeat(self._statement.read),
-            has_update=self.recorder.progress.has_update,
-        )
+    def _beat(self) -> None:
+        self.recorder.heartbeat(self._statement.read)
 
     def verify(self) -> None:
         self._fenced.verify()

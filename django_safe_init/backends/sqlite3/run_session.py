@@ -18,7 +18,6 @@ from django_safe_init.backends.sqlite3.recorder import SQLiteRecorder
 from django_safe_init.backends.sqlite3.run_connections import RunConnection
 from django_safe_init.backends.sqlite3.session import SQLiteSession, is_locked
 from django_safe_init.backends.sqlite3.transaction import SQLiteTransaction
-from django_safe_init.core.heartbeat import Heartbeat
 from django_safe_init.core.text import exception_chain
 
 
@@ -47,11 +46,8 @@ class SQLiteRunSession(RunSession):
     def transaction(self, connection: BaseDatabaseWrapper) -> SQLiteTransaction:
         return SQLiteTransaction(connection)
 
-    def heartbeat(self) -> AbstractContextManager[None]:
-        return Heartbeat(
-            lambda: self._lock.beat(self.recorder.progress_record()),
-            has_update=self.recorder.progress.has_update,
-        )
+    def _beat(self) -> None:
+        self._lock.beat(self.recorder.progress_record())
 
     def verify(self) -> None:
         self._lock.verify()
