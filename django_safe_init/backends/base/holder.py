@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from django_safe_init.core.records import RunRow
+from django_safe_init.backends.base.reader import BaseReader
+from django_safe_init.core.records import RunRow, TablesLocked
 
 
 class LockHolder(ABC):
@@ -24,6 +25,15 @@ class LockHolder(ABC):
 
         Waits `seconds` at most.
         """
+
+
+def open_run(reader: BaseReader) -> RunRow | None:
+    """Return the newest run if it is open; None also while the status tables are locked."""
+    try:
+        run = reader.peek().latest
+    except TablesLocked:
+        return None
+    return run if run is not None and run.open else None
 
 
 def describe(run: RunRow | None) -> str:

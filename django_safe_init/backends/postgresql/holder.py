@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import psycopg
 
 from django_safe_init.backends.base.context import Context
-from django_safe_init.backends.base.holder import LockHolder, describe
+from django_safe_init.backends.base.holder import LockHolder, describe, open_run
 from django_safe_init.backends.postgresql.activity import (
     LeaderSession,
     blockers,
@@ -20,7 +20,7 @@ from django_safe_init.backends.postgresql.reader import PostgresReader
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.records import Blocker, ConnectionEnded, RunRow, TablesLocked
+from django_safe_init.core.records import Blocker, ConnectionEnded, RunRow
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import DatabaseUnreachable
 
@@ -81,20 +81,13 @@ def find_holder(session: Session, context: Context) -> PostgresLockHolder | None
     if not backends or not backends[0].leads:
         return None
     waited_for = [pid for backend in backends for pid in backend.blocking_pids]
+    run = open_run(PostgresReader(session, context.build, lock_key))
     return PostgresLockHolder(
-        _open_run(PostgresReader(session, context.build, lock_key), backends[0].pid),
+        run if run is not None and run.backend_pid == backends[0].pid else None,
         tuple(backends),
         blockers(session, waited_for),
         session,
     )
-
-
-def _open_run(reader: PostgresReader, pid: int) -> RunRow | None:
-    try:
-        run = reader.peek().latest
-    except TablesLocked:
-        return None
-    return run if run is not None and run.open and run.backend_pid == pid else None
 
 
 #: The right to end a backend belongs to the role that logged in, not to `assume_role`; for this

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from django_safe_init.backends.base.context import Context
-from django_safe_init.backends.base.holder import LockHolder, describe
+from django_safe_init.backends.base.holder import LockHolder, describe, open_run
 from django_safe_init.backends.sqlite3.lock_file import holder
 from django_safe_init.backends.sqlite3.paths import lock_file
 from django_safe_init.backends.sqlite3.reader import SQLiteReader
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.records import RunRow, TablesLocked
+from django_safe_init.core.records import RunRow
 
 #: The first one lets the process close its run and free the lock.
 _SIGNALS = (signal.SIGTERM, signal.SIGKILL)
@@ -67,19 +67,13 @@ def open_holder(context: Context) -> Iterator[SQLiteLockHolder | None]:
     """Yield the present leader, or None."""
     path = lock_file(context.alias)
     pid = holder(path)
-    yield None if pid is None else SQLiteLockHolder(pid, _open_run(context), path)
-
-
-def _open_run(context: Context) -> RunRow | None:
+    if pid is None:
+        yield None
+        return
     lock_key = context.settings.lock_key
-    reader = SQLiteReader(context.alias, context.build, lock_key)
-    try:
-        run = reader.peek().latest
-    except TablesLocked:
-        return None
-    finally:
-        reader.close()
-    return run if run is not None and run.open else None
+    with closing(SQLiteReader(context.alias, context.build, lock_key)) as reader:
+        run = open_run(reader)
+    yield SQLiteLockHolder(pid, run, path)
 
 
 def _command_line(pid: int) -> str:
