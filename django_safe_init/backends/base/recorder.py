@@ -299,6 +299,18 @@ class TableRecorder(BaseRecorder):
         }
         return INSERT_RUN.format(now=self.now_sql, pid=self.pid_sql), params
 
+    def _run_params(self) -> dict[str, Any]:
+        """Return the values that each update of the run's row writes."""
+        percent = self.progress.percent(self.done, self.total)
+        return {
+            "run": self.run_id,
+            "state": self.state.value,
+            "done": self.done,
+            "total": self.total,
+            "progress": 100 if self.state is State.READY else percent,
+            "message": self.message,
+        }
+
     def _retained_runs(self) -> list[RetainedRun]:
         rows = self._rows(RETAINED_RUNS, self._identity)
         return [

@@ -296,15 +296,9 @@ class PostgresRecorder(TableRecorder):
         self.session.rows(_DELETE_RUNS, {"runs": runs})
 
     def _run_params(self) -> dict[str, Any]:
-        percent = self.progress.percent(self.done, self.total)
         items = self.progress.publish() or (None, None, None)
         return {
-            "run": self.run_id,
-            "state": self.state.value,
-            "done": self.done,
-            "total": self.total,
-            "progress": 100 if self.state is State.READY else percent,
-            "message": self.message,
+            **super()._run_params(),
             "item_done": items[0],
             "item_total": items[1],
             "item_message": items[2],

@@ -160,8 +160,7 @@ class SQLiteReader(TableReader):
         self.session.close()
 
     def _rows(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        rows = self.session.rows(statement, dict(params))
-        return [tuple(row.values()) for row in rows]
+        return self.session.tuples(statement, params)
 
     def _exists(self) -> bool:
         return os.path.exists(self._file)

@@ -109,8 +109,7 @@ class SQLiteRecorder(TableRecorder):
             return work()
 
     def _rows(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        rows = self.session.rows(statement, dict(params))
-        return [tuple(row.values()) for row in rows]
+        return self.session.tuples(statement, params)
 
     def _begin_run(self, ends: list[RunEnd], command: str) -> int:
         self._execute(*self._end_statements(ends), self._insert_statement(command))
@@ -123,7 +122,9 @@ class SQLiteRecorder(TableRecorder):
     def _close_run(self, outcome: str, state: State, error: str | None) -> None:
         self.state = state
         params = {"run": self.run_id, "outcome": outcome, "error": error}
-        self._execute(*self._ended_step(), self._progress(), (_CLOSE_RUN, params))
+        self._execute(
+            *self._ended_step(), (_UPDATE_RUN, self._run_params()), (_CLOSE_RUN, params)
+        )
 
     def _delete_runs(self, runs: list[int]) -> None:
         for run in runs:
@@ -133,7 +134,9 @@ class SQLiteRecorder(TableRecorder):
     def _write(self, *statements: Statement) -> None:
         """Write the end of the last step, the statements, and the run, in one transaction."""
         with self.session.writing():
-            self._execute(*self._ended_step(), *statements, self._progress())
+            self._execute(
+                *self._ended_step(), *statements, (_UPDATE_RUN, self._run_params())
+            )
         self._ended = None
 
     def _execute(self, *statements: Statement) -> None:
@@ -151,18 +154,6 @@ class SQLiteRecorder(TableRecorder):
             "ago": time.monotonic() - at,
         }
         return [(_FINISH_STEP, params)]
-
-    def _progress(self) -> Statement:
-        percent = self.progress.percent(self.done, self.total)
-        params = {
-            "run": self.run_id,
-            "state": self.state.value,
-            "done": self.done,
-            "total": self.total,
-            "progress": 100 if self.state is State.READY else percent,
-            "message": self.message,
-        }
-        return _UPDATE_RUN, params
 
     def progress_record(self) -> bytes:
         """Return how far the running step is, for the lock file: the tables are not writable."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -50,6 +50,14 @@ class SQLiteSession:
             cursor = self._connection().execute(_named(statement), params)
             names = [column[0] for column in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def tuples(
+        self, statement: str, params: Mapping[str, Any]
+    ) -> list[tuple[Any, ...]]:
+        """Return the rows of the statement as tuples; parameters as in `rows`."""
+        with self._errors():
+            cursor = self._connection().execute(_named(statement), dict(params))
+            return cursor.fetchall()
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
