@@ -19,6 +19,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.backends.postgresql.session import Session
@@ -178,6 +179,18 @@ def recorder(session) -> PostgresRecorder:
     """A recorder of a build "x" on `session`, with its tables."""
     ensure_tables(session)
     return PostgresRecorder(session, Build(frozenset(), "x"), None)
+
+
+@pytest.fixture
+def leader(open_session, small_shop) -> PostgresRecorder:
+    """A leader of this build that has a run and the lock."""
+    session = open_session("safe_init leader")
+    session.lock = AdvisoryLock(session)
+    assert session.lock.try_acquire()
+    ensure_tables(session)
+    recorder = PostgresRecorder(session, current_build(), None)
+    recorder.open_run("test")
+    return recorder
 
 
 @pytest.fixture

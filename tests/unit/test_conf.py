@@ -11,6 +11,7 @@ from django.test import override_settings
 from django_safe_init.conf import (
     DEFAULT_PATHS,
     RULES,
+    LockTimeoutPolicy,
     Settings,
     effective_mode,
     effective_serve_mode,
@@ -292,3 +293,11 @@ def test_an_unknown_mode_is_refused() -> None:
     """The error for an unknown mode lists the modes."""
     with pytest.raises(ConfigurationError, match="There is no mode 'both'"):
         effective_mode(Settings(in_tests=True), "both")
+
+
+def test_pauses() -> None:
+    """A pause is as long as the time-out at first, doubles, and ends at half a minute."""
+    limits = LockTimeoutPolicy(2.0, 10)
+    pauses = [limits.backoff(attempt) for attempt in (1, 2, 3, 50, 10**9)]
+    for pause, middle in zip(pauses, (2, 4, 8, 30, 30), strict=True):
+        assert middle * 0.75 <= pause <= middle * 1.25

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import psycopg
 import pytest
 
-from django_safe_init.backends.postgresql import activity
-from django_safe_init.backends.postgresql import observer as module
-from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import work_key
-from django_safe_init.backends.postgresql.observer import PostgresObserver
-from django_safe_init.backends.postgresql.recorder import PostgresRecorder
-from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.core.build import current_build
 from django_safe_init.core.records import RUN_TABLE
 from django_safe_init.core.states import State
@@ -22,34 +14,7 @@ from django_safe_init.initialization import wait_log
 from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.migrate_command import run_migrate
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
-from tests.support import make_context, wait_until
-
-
-@pytest.fixture
-def leader(open_session, small_shop) -> PostgresRecorder:
-    """A leader of this build that has a run and the lock."""
-    session = open_session("safe_init leader")
-    session.lock = AdvisoryLock(session)
-    assert session.lock.try_acquire()
-    ensure_tables(session)
-    recorder = PostgresRecorder(session, current_build(), None)
-    recorder.open_run("test")
-    return recorder
-
-
-@pytest.fixture
-def watch(django_database, shop):
-    made = PostgresObserver(make_context())
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def pauses(monkeypatch) -> list[float]:
-    """How long a follower would have slept."""
-    noted: list[float] = []
-    monkeypatch.setattr(module, "sleep", noted.append)
-    return noted
+from tests.support import wait_until
 
 
 class Waiting:
@@ -233,144 +198,6 @@ def test_the_server_goes_away(
             waiting.result()
     finally:
         spare_server.start()
-
-
-# A session only while there is room
-
-
-def test_with_room_it_listens(watch, django_database) -> None:
-    """While the server has room, a follower keeps its session and listens on it."""
-    session = watch.reader().session
-    watch.wait()
-    watch.wait()
-    assert watch.session is session
-    assert session.rows("SELECT pg_listening_channels()")
-    assert watch.reader().session is session
-
-
-def test_a_notification_ends_the_pause(watch, session, in_background) -> None:
-    """The leader's word ends the pause."""
-    watch.reader()
-    watch.wait()
-    lock = AdvisoryLock(session)
-    assert lock.try_acquire()
-    started = time.monotonic()
-    lock.release()
-    watch.wait()
-    assert time.monotonic() - started < 0.5
-
-
-def test_without_room_it_lets_go(watch, pauses, connect_raw, django_database) -> None:
-    """Where half of the slots are taken, a follower gives its own back between looks."""
-    slots = django_database.value("SELECT current_setting('max_connections')::int")
-    for _ in range(slots // 2):
-        connect_raw()
-    watch.reader()
-    wait_until(lambda: django_database.followers())
-    watch.wait()
-    assert watch.session is None
-    wait_until(lambda: not django_database.followers())
-    [pause] = pauses
-    assert pause == 0.75 or 2 <= pause <= 3
-    assert watch.reader().peek().latest is None
-
-
-def test_most_look_rarely(watch, monkeypatch, pauses) -> None:
-    """Without a session one in eight looks often, the others about every three seconds."""
-    for chance in (0.0, 0.874, 0.876):
-        monkeypatch.setattr(module.random, "random", lambda chance=chance: chance)
-        watch.wait()
-    assert [2 <= pause <= 3 for pause in pauses] == [True, True, False]
-    assert pauses[2] == 0.75
-
-
-def test_a_poolers_connection_is_kept(watch, monkeypatch, pauses) -> None:
-    """A connection to a pooler is cheap: it is kept, without listening, and looks."""
-    session = watch.reader().session
-    monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", property(lambda _: 1))
-    watch.wait()
-    watch.wait()
-    assert watch.session is session
-    assert all(0.5 <= pause <= 1 for pause in pauses)
-    assert len(pauses) == 2
-    assert session.rows("SELECT pg_listening_channels()") == []
-
-
-def test_room_is_asked_for_again(watch, monkeypatch) -> None:
-    """An answer holds for ten seconds; then the server is asked again."""
-    asked = []
-    session = watch.reader().session
-    real = session.read
-    monkeypatch.setattr(
-        session, "read", lambda *args: (asked.append(args), real(*args))[1]
-    )
-    watch.wait()
-    watch.wait()
-    assert len(asked) == 1
-    watch._room_seen -= 10
-    watch.wait()
-    assert len(asked) == 2
-
-
-def test_followers_use_the_pooler(watch, settings, django_database) -> None:
-    """The direct way is for who may lead; a follower looks through the alias's own settings."""
-    direct = {"OPTIONS": {"options": "-c work_mem=777kB"}}
-    settings.SAFE_INIT = {**settings.SAFE_INIT, "DIRECT": {"default": direct}}
-    watch.context = make_context()
-    leading = watch.direct_reader().session
-    assert leading.rows("SHOW work_mem") == [("777kB",)]
-    assert watch.direct_reader().session is leading
-    following = watch.reader().session
-    assert following.rows("SHOW work_mem") == [("4MB",)]
-    assert leading.raw.closed
-    assert watch.reader().session is following
-
-
-# What the leader's backends are doing
-
-
-def test_idle(leader, session) -> None:
-    """A leader that waits for its next step runs no statement."""
-    found = activity.leader_activity(session, None)
-    assert (found.query, found.progressing, str(found)) == (None, False, "")
-
-
-def test_a_running_statement(leader, session, connect_raw, in_background) -> None:
-    """A statement of the run's connections is seen, with its age."""
-    working = connect_raw()
-    working.execute("SELECT pg_advisory_lock_shared(%s)", [work_key()])
-    sleeping = in_background(lambda: working.execute("SELECT pg_sleep(2) -- here"))
-    found = wait_until(
-        lambda: (now := activity.leader_activity(session, None)).query and now
-    )
-    assert found.progressing
-    assert found.pid == working.info.backend_pid
-    assert str(found).startswith("running for ")
-    assert found.query == "SELECT pg_sleep(2) -- here"
-    working.cancel()
-    sleeping.error = None
-    sleeping.join()
-
-
-def test_a_blocked_statement(leader, session, connect_raw, in_background) -> None:
-    """A statement that waits for a lock is no progress, and who holds it is named."""
-    session.rows("CREATE TABLE busy ()")
-    reader, working = connect_raw(application_name="report"), connect_raw()
-    reader.execute("BEGIN; SELECT * FROM busy")
-    working.execute("SELECT pg_advisory_lock_shared(%s)", [work_key()])
-    altering = in_background(
-        lambda: working.execute("ALTER TABLE busy ADD COLUMN name text")
-    )
-    found = wait_until(
-        lambda: (now := activity.leader_activity(session, None)).blockers and now
-    )
-    assert not found.progressing
-    [blocker] = found.blockers
-    assert (blocker.pid, blocker.role) == (reader.info.backend_pid, "postgres")
-    assert (blocker.application, blocker.state) == ("report", "idle in transaction")
-    assert f"blocked by pid {blocker.pid} (role postgres, report, idle" in str(found)
-    reader.execute("COMMIT")
-    altering.result()
 
 
 def test_a_follower_names_what_blocks_the_leader(

@@ -13,9 +13,6 @@ from django.core.management.base import CommandError
 from django.db import OperationalError, connection, transaction
 
 from django_safe_init import DDLLockTimeout, InitializationFailed, initialize
-from django_safe_init.backends.postgresql.lock_timeout import PostgresLockTimeout
-from django_safe_init.conf import LockTimeoutPolicy, Settings
-from django_safe_init.exceptions import LockLost
 from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from tests.database.conftest import INDEX
@@ -304,41 +301,6 @@ def test_a_reversal_that_is_not_atomic(
         call_command("migrate", "shop", "0002", verbosity=0)
 
 
-def show_lock_timeout(seen: list[str]) -> Callable[[Any], None]:
-    def show(schema_connection) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute("SHOW lock_timeout")
-            seen.extend(cursor.fetchone())
-
-    return show
-
-
-@pytest.mark.parametrize("atomic", [True, False])
-def test_the_limit_is_the_migrations(
-    django_database, small_shop, limit, atomic
-) -> None:
-    """It holds in a migration, and not for what Django does before and after."""
-    seen: list[str] = []
-    small_shop.run("0003_show", show_lock_timeout(seen), atomic=atomic)
-
-    def migrate() -> None:
-        call_command("migrate", verbosity=0)
-        show_lock_timeout(seen)(None)
-
-    limit(seconds=1.5)
-    Initializer(InitializationOptions(MigrateTask(migrate, "test"))).run()
-    assert seen == ["1500ms", "0"]
-
-
-def test_without_the_setting(django_database, small_shop, log_in_as) -> None:
-    """A lock_timeout of the role's own stays what it is."""
-    seen: list[str] = []
-    small_shop.run("0003_show", show_lock_timeout(seen))
-    log_in_as(OPTIONS={"options": "-c lock_timeout=7s"})
-    initialize()
-    assert seen == ["7s"]
-
-
 def test_an_index_that_is_built_concurrently(
     django_database, small_shop, connect_raw, in_background, limit
 ) -> None:
@@ -422,34 +384,3 @@ def test_migrate_says_it_too(django_database, ready_shop, report, limit) -> None
         CommandError, match=r"shop\.0003_stock did not get a lock within 0\.2 s"
     ):
         call_command("migrate", verbosity=0)
-
-
-def test_who_blocks_cannot_be_asked(session) -> None:
-    """The look at who blocks finds out that the leader session is gone, and says so."""
-
-    class Armed:
-        backend_pid = 1
-
-    waits = PostgresLockTimeout(Settings(), session, Armed())
-    assert waits.blockers() == ()
-    session.close()
-    with pytest.raises(LockLost):
-        waits.blockers()
-
-
-def test_pauses() -> None:
-    """A pause is as long as the time-out at first, doubles, and ends at half a minute."""
-    limits = LockTimeoutPolicy(2.0, 10)
-    pauses = [limits.backoff(attempt) for attempt in (1, 2, 3, 50, 10**9)]
-    for pause, middle in zip(pauses, (2, 4, 8, 30, 30), strict=True):
-        assert middle * 0.75 <= pause <= middle * 1.25
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(None, None), (2, "2000ms"), (0.00001, "1ms"), (1e9, f"{2**31 - 1}ms")],
-)
-def test_the_time_out_as_the_server_wants_it(seconds, text) -> None:
-    """It is never 0, which would mean no limit, and never more than the server takes."""
-    waits = PostgresLockTimeout(Settings(ddl_lock_timeout=seconds), None, None)
-    assert waits.timeout == text

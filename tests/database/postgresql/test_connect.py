@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 
 import psycopg
 import pytest
-from django.db import connections as django_connections
 
 from django_safe_init.backends.postgresql import connect as connect_module
-from django_safe_init.backends.postgresql import session as session_module
 from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
-from django_safe_init.backends.postgresql.session import (
-    SESSION_SETTINGS,
-    apply_session_settings,
-)
 from django_safe_init.conf import Settings
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.records import TablesLocked
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
     LoginRefused,
-    MissingPrivilege,
     WaitTimeout,
 )
 from tests.support import wait_until
@@ -261,139 +252,3 @@ def test_wrong_options(django_database, log_in_as) -> None:
         ConfigurationError, match=r"DATABASES\['default'\] cannot be used"
     ):
         try_to_connect()
-
-
-# What a session of ours is like
-
-
-def test_session(session, django_database) -> None:
-    """A session is an autocommit connection of its own that names itself."""
-    [backend] = django_database.backends()
-    assert backend["application_name"] == "safe_init test"
-    assert backend["pid"] == session.handshake_pid
-    assert session.raw.autocommit
-    assert session.rows("SELECT 1; SELECT 2") == [(2,)]
-    assert session.rows("SET work_mem = '1MB'") == []
-
-
-def test_reads_have_limits(session, observer) -> None:
-    """A reader waits a second for a locked table, and the limit ends with the query."""
-    session.rows("CREATE TABLE locked_table ()")
-    observer.execute("BEGIN; LOCK TABLE locked_table")
-    before = time.monotonic()
-    with pytest.raises(TablesLocked):
-        session.read("SELECT * FROM locked_table")
-    assert 0.5 < time.monotonic() - before < 5
-    observer.execute("ROLLBACK")
-    assert session.rows("SHOW lock_timeout") == [("0",)]
-
-
-def test_search_path_of_the_options(django_database, log_in_as, open_session) -> None:
-    """What OPTIONS says of the start-up options holds for our sessions too."""
-    django_database.rows("CREATE SCHEMA app")
-    log_in_as(OPTIONS={"options": "-c search_path=app"})
-    assert open_session().rows("SELECT current_schema()") == [("app",)]
-
-
-def test_assume_role(django_database, log_in_as, new_role, open_session) -> None:
-    """Django's `assume_role` is the role of our reads, and of our writes once protected."""
-    log_in_as(OPTIONS={"assume_role": new_role('the "owner"'.replace('"', ""))})
-    session = open_session()
-    assert session.read("SELECT current_user") == [("the owner",)]
-    assert session.rows("SELECT current_user") == [("postgres",)]
-    session.apply_session_settings()
-    assert session.rows("SELECT current_user") == [("the owner",)]
-
-
-@pytest.mark.parametrize("role", ["the owner", "nobody_here"])
-def test_a_role_that_may_not_be_assumed(
-    django_database, log_in_as, new_role, open_session, role
-) -> None:
-    """A role that cannot be assumed is an error with the GRANT."""
-    new_role("the owner")
-    log_in_as(USER=new_role("login"), OPTIONS={"assume_role": role})
-    with pytest.raises(MissingPrivilege) as caught:
-        open_session()
-    assert str(caught.value).startswith(
-        f"The role login cannot be {role}, as `assume_role`"
-    )
-    assert str(caught.value).endswith(f'GRANT "{role}" TO "login";')
-
-
-def test_protection(session) -> None:
-    """A protected session outlives the role's time-outs and notices a dead client."""
-    session.apply_session_settings()
-    shown = {
-        name: session.rows(f"SELECT current_setting('{name}')")[0][0]
-        for name in SESSION_SETTINGS
-    }
-    assert shown == SESSION_SETTINGS
-
-
-def test_an_answer_that_does_not_arrive(
-    django_database, log_in_as, open_session
-) -> None:
-    """Our own sessions wait 5 s for it, on both sides; other connections as they like."""
-    session = open_session()
-    session.apply_session_settings()
-    assert session.rows("SHOW tcp_user_timeout") == [("5000",)]
-    assert session.raw.info.get_parameters()["tcp_user_timeout"] == "5000"
-    assert (
-        "tcp_user_timeout"
-        not in create_direct_wrapper("default").settings_dict["OPTIONS"]
-    )
-    log_in_as(OPTIONS={"tcp_user_timeout": 7000})
-    other = open_session()
-    assert other.raw.info.get_parameters()["tcp_user_timeout"] == "7000"
-    apply_session_settings(other.raw)
-    assert other.rows("SHOW tcp_user_timeout") == [("0",)]
-
-
-def test_protection_is_set_once(session) -> None:
-    """What was set later is not undone by protecting again."""
-    session.apply_session_settings()
-    session.rows("SET statement_timeout = '7s'")
-    session.apply_session_settings()
-    assert session.rows("SHOW statement_timeout") == [("7s",)]
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("no_such_setting", "1"), ("client_connection_check_interval", "soon")],
-)
-def test_a_refused_setting(
-    django_database, open_session, monkeypatch, caplog, name, value
-) -> None:
-    """A setting that the server refuses is logged once and skipped, the others hold."""
-    monkeypatch.setattr(session_module, "_refused_settings", set())
-    monkeypatch.setattr(
-        session_module,
-        "SESSION_SETTINGS",
-        {**SESSION_SETTINGS, name: value, "work_mem": "777kB"},
-    )
-    with caplog.at_level(logging.WARNING, "django_safe_init"):
-        for _ in range(2):
-            session = open_session()
-            apply_session_settings(session.raw)
-            assert session.rows("SHOW work_mem") == [("777kB",)]
-            assert session.rows("SHOW tcp_keepalives_idle") == [("2",)]
-    [message] = caplog.messages
-    assert message.startswith(f"The server refuses the setting {name}: ")
-
-
-def test_an_older_server(server16, django_database, log_in_as) -> None:
-    """PostgreSQL 16, which has no transaction_timeout, is protected without a word."""
-    log_in_at(log_in_as, server16)
-    with try_to_connect() as session:
-        session.apply_session_settings()
-        assert session.rows("SHOW idle_session_timeout") == [("0",)]
-    assert session_module._refused_settings == set()
-
-
-def test_the_projects_settings_stay(django_database, log_in_as, open_session) -> None:
-    """Opening sessions changes nothing in DATABASES."""
-    log_in_as(OPTIONS={"pool": {"min_size": 1}, "application_name": "mine"})
-    before = repr(django_connections.settings["default"])
-    session = open_session()
-    assert repr(django_connections.settings["default"]) == before
-    assert session.rows("SHOW application_name") == [("safe_init test",)]

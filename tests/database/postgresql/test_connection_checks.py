@@ -7,6 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from django_safe_init import UnsafeConnection, get_status, initialize
+from django_safe_init.backends.postgresql.connection_checks import (
+    check_direct_connection,
+    check_lock_excludes,
+)
 from example_project.embedded import EmbeddedServer
 
 
@@ -31,3 +35,36 @@ def test_a_standby_is_refused(django_database, log_in_as, standby, small_shop) -
     assert "The database 'default' is a read-only standby." in str(caught.value)
     assert '"DIRECT": {"default": {"HOST": ..., "PORT": ...}}' in str(caught.value)
     assert get_status().state == "uninitialized"
+
+
+FAKES = """
+    CREATE FUNCTION app.pg_try_advisory_lock(bigint) RETURNS boolean
+    LANGUAGE sql AS 'SELECT true'
+"""
+
+
+def test_a_true_server(open_session) -> None:
+    """On a server itself both proofs pass, and leave no lock behind."""
+    first, second = open_session(), open_session()
+    check_direct_connection(first, declared=False)
+    check_lock_excludes(first, second)
+    assert first.rows("SELECT * FROM pg_locks WHERE locktype = 'advisory'") == []
+
+
+def test_a_lock_that_excludes_nobody(django_database, log_in_as, open_session) -> None:
+    """A server that says "yes" to everybody is refused, as CockroachDB would be."""
+    django_database.rows("CREATE SCHEMA app")
+    django_database.rows(FAKES)
+    log_in_as(OPTIONS={"options": "-c search_path=app,pg_catalog"})
+    first, second = open_session(), open_session()
+    with pytest.raises(
+        UnsafeConnection, match="gives one lock to two sessions"
+    ) as caught:
+        check_lock_excludes(first, second)
+    assert 'SAFE_INIT["DIRECT"]["default"]' in str(caught.value)
+
+
+def test_one_backend_for_two(session) -> None:
+    """Two clients on one backend, as behind a pooler, are refused."""
+    with pytest.raises(UnsafeConnection):
+        check_lock_excludes(session, session)

@@ -5,22 +5,13 @@ from __future__ import annotations
 import pytest
 
 from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
-from django_safe_init.backends.postgresql.connection_checks import (
-    check_direct_connection,
-    check_lock_excludes,
-)
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import channel, leader_key, work_key
 from django_safe_init.conf import Settings
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.exceptions import LockLost, UnsafeConnection, WaitTimeout
+from django_safe_init.exceptions import LockLost, WaitTimeout
 from django_safe_init.testing import LockContract
 from tests.support import wait_until
-
-FAKES = """
-    CREATE FUNCTION app.pg_try_advisory_lock(bigint) RETURNS boolean
-    LANGUAGE sql AS 'SELECT true'
-"""
 
 
 class Contract(LockContract):
@@ -224,33 +215,3 @@ def test_assumed_role(django_database, log_in_as, new_role, open_session, connec
     assert terminate_predecessors(lock) == []
     assert not is_there(django_database, pid)
     assert session.rows("SELECT current_user") == [(owner,)]
-
-
-# Where a lock excludes nobody
-
-
-def test_a_true_server(open_session) -> None:
-    """On a server itself both proofs pass, and leave no lock behind."""
-    first, second = open_session(), open_session()
-    check_direct_connection(first, declared=False)
-    check_lock_excludes(first, second)
-    assert first.rows("SELECT * FROM pg_locks WHERE locktype = 'advisory'") == []
-
-
-def test_a_lock_that_excludes_nobody(django_database, log_in_as, open_session) -> None:
-    """A server that says "yes" to everybody is refused, as CockroachDB would be."""
-    django_database.rows("CREATE SCHEMA app")
-    django_database.rows(FAKES)
-    log_in_as(OPTIONS={"options": "-c search_path=app,pg_catalog"})
-    first, second = open_session(), open_session()
-    with pytest.raises(
-        UnsafeConnection, match="gives one lock to two sessions"
-    ) as caught:
-        check_lock_excludes(first, second)
-    assert 'SAFE_INIT["DIRECT"]["default"]' in str(caught.value)
-
-
-def test_one_backend_for_two(session) -> None:
-    """Two clients on one backend, as behind a pooler, are refused."""
-    with pytest.raises(UnsafeConnection):
-        check_lock_excludes(session, session)

@@ -6,13 +6,12 @@ import threading
 
 import psycopg
 import pytest
-from django.db import connection, connections, transaction
+from django.db import connection, connections
 
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import work_key
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
-from django_safe_init.core.databases import check_outside_transaction
-from django_safe_init.exceptions import ConfigurationError, LockLost, UnsafeConnection
+from django_safe_init.exceptions import LockLost, UnsafeConnection
 from tests.database.postgresql.test_session import exit_code, fork
 from tests.support import wait_until
 
@@ -262,16 +261,6 @@ def test_a_declared_pooler(lock, monkeypatch, django_database) -> None:
 def _lie_about_the_backend(monkeypatch) -> None:
     """Only a pooler gives a false backend pid; there is none here."""
     monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", property(lambda _: 1))
-
-
-def test_no_transaction(django_database) -> None:
-    """Inside atomic() an initialization is refused; outside it is not."""
-    check_outside_transaction("default")
-    with (
-        transaction.atomic(),
-        pytest.raises(ConfigurationError, match="Call it outside"),
-    ):
-        check_outside_transaction("default")
 
 
 # A migration that forks

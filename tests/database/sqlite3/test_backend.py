@@ -14,16 +14,23 @@ from django.db import IntegrityError, connection, connections
 from django_safe_init import (
     ConfigurationError,
     InitializationFailed,
+    MissingPrivilege,
     UnfinishedMigration,
+    WaitTimeout,
+    get_status,
     initialize,
     is_ready,
 )
 from django_safe_init.backends.base.recorder import Fence
 from django_safe_init.backends.sqlite3 import session
+from django_safe_init.backends.sqlite3.lock_file import FileLock, holder
+from django_safe_init.backends.sqlite3.paths import lock_file
 from django_safe_init.backends.sqlite3.recorder import SQLiteRecorder
 from django_safe_init.core.cancellation import CancellationToken
 from django_safe_init.initialization.initializer import Initializer
+from django_safe_init.initialization.migrate_command import run_migrate
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
+from tests.database.conftest import SALE
 from tests.support import SqliteDatabase, wait_until
 
 
@@ -348,3 +355,63 @@ def test_other_connections_are_left_alone(lite, small_shop, in_background) -> No
     )
     initialize()
     assert answers == [42]
+
+
+def test_a_read_only_database(lite, small_shop) -> None:
+    """A file that may not be written is named, with the remedy; it can be read."""
+    initialize()
+    small_shop.write("0003_more", "migrations.RunSQL('SELECT 1')")
+    connections.settings["default"]["NAME"] = f"file:{lite.file}?mode=ro"
+    assert get_status().pending == ("shop.0003_more",)
+    with pytest.raises(MissingPrivilege, match="is read-only for this user: /"):
+        initialize()
+
+
+def test_locked_when_the_lock_is_taken(lite, small_shop, monkeypatch) -> None:
+    """A file that is locked at the very moment of the election is waited for."""
+    monkeypatch.setattr("django_safe_init.backends.sqlite3.session._BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(
+        "django_safe_init.initialization.election._SECONDS_BETWEEN_POLLS", 0.01
+    )
+    small_shop.remove("0002_sale")
+    initialize()
+    small_shop.write("0002_sale", SALE)
+    lines = []
+    with lite.connect() as raw:
+        take = FileLock.try_acquire
+
+        def take_and_lock(self: FileLock) -> bool:
+            raw.execute("BEGIN EXCLUSIVE")
+            return take(self)
+
+        def report(line: str) -> None:
+            lines.append(line)
+            raw.execute("ROLLBACK")
+
+        monkeypatch.setattr(FileLock, "try_acquire", take_and_lock)
+        work = MigrateTask(lambda: run_migrate("default"), "test", report=report)
+        assert Initializer(InitializationOptions(work)).run().role == "leader"
+    assert lines == [
+        "The status tables are locked at the moment, probably by a migration."
+    ]
+
+
+def test_locked_for_good_when_the_lock_is_taken(
+    lite, small_shop, settings, monkeypatch
+) -> None:
+    """In the end that is given up, and the leader lock is free."""
+    monkeypatch.setattr("django_safe_init.backends.sqlite3.session._BUSY_SECONDS", 0.01)
+    settings.SAFE_INIT = {"IN_TESTS": True, "WAIT_TIMEOUT": 0.1}
+    initialize()
+    small_shop.write("0003_more", "migrations.RunSQL('SELECT 1')")
+    with lite.connect() as raw:
+        take = FileLock.try_acquire
+
+        def take_and_lock(self: FileLock) -> bool:
+            raw.execute("BEGIN EXCLUSIVE")
+            return take(self)
+
+        monkeypatch.setattr(FileLock, "try_acquire", take_and_lock)
+        with pytest.raises(WaitTimeout, match="stayed locked"):
+            initialize()
+    assert holder(lock_file("default")) is None

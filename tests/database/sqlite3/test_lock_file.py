@@ -19,7 +19,6 @@ from django_safe_init import (
     UnsafeConnection,
 )
 from django_safe_init.backends.sqlite3 import lock_file as lock_module
-from django_safe_init.backends.sqlite3.holder import SQLiteLockHolder
 from django_safe_init.backends.sqlite3.lock_file import (
     FileLock,
     holder,
@@ -196,44 +195,3 @@ def test_structures() -> None:
     for layout, places in (lock_module._LINUX, lock_module._BSD):
         assert sorted(places) == [0, 1, 2, 3, 4]
         assert len(struct.unpack(layout, bytes(struct.calcsize(layout)))) == 5
-
-
-def test_a_holder_in_another_container(path, monkeypatch) -> None:
-    """What cannot be seen cannot be ended from here: no signal goes to everybody, or to a group."""
-    monkeypatch.setattr(os, "kill", lambda *args: pytest.fail("a signal was sent"))
-    for pid in (0, -1, -77):
-        assert "cannot be seen from here" in SQLiteLockHolder(pid, None, path).end(1)
-
-
-def test_a_holder_that_may_not_be_ended(path, monkeypatch) -> None:
-    """Another user's process is named, with the command for an administrator."""
-
-    def refused(*args: Any) -> None:
-        raise PermissionError
-
-    lock = FileLock(path)
-    assert lock.try_acquire()
-    monkeypatch.setattr(os, "kill", refused)
-    reason = SQLiteLockHolder(os.getpid(), None, path).end(1)
-    assert reason.endswith(f"an administrator can: kill {os.getpid()}")
-    lock.release()
-
-
-def test_a_holder_that_does_not_end(path, monkeypatch) -> None:
-    """A process that goes on holding the lock is said to."""
-    sent = []
-    lock = FileLock(path)
-    assert lock.try_acquire()
-    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
-    reason = SQLiteLockHolder(os.getpid(), None, path).end(0.1)
-    assert "has not ended within 0.1 s" in reason
-    assert [each.name for each in sent] == ["SIGTERM", "SIGKILL"]
-    lock.release()
-    assert SQLiteLockHolder(os.getpid(), None, path).end(0.1) is None
-    assert len(sent) == 2
-
-
-def test_a_holder_that_cannot_be_looked_into(path) -> None:
-    """Without its command line a process is described all the same."""
-    lines = SQLiteLockHolder(2**22 + 1, None, path).lines()
-    assert lines[1].endswith("a process that cannot be looked into")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from django_safe_init.core.text import format_duration, shorten
+from django_safe_init.core.text import format_duration, one_line, shorten
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,8 @@ def test_durations(seconds, text) -> None:
 def test_shorten(text, short) -> None:
     """A short text has one line and at most the given length."""
     assert shorten(text, 10) == short
+
+
+def test_one_line() -> None:
+    """An error of several lines becomes one."""
+    assert one_line(ValueError("first\n  second\n")) == "first second"

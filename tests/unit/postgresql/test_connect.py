@@ -8,13 +8,14 @@ import psycopg
 import pytest
 from django.db import connections
 
+from django_safe_init.backends.postgresql import connect
 from django_safe_init.backends.postgresql.connect import (
     KEEPALIVES,
     create_direct_wrapper,
     retry_when_busy,
 )
-from django_safe_init.core.databases import check_alias
-from django_safe_init.exceptions import ConfigurationError
+from django_safe_init.backends.postgresql.connect import _backoff as backoff
+from django_safe_init.conf import Settings
 
 
 @pytest.fixture
@@ -51,16 +52,6 @@ def test_direct() -> None:
     assert wrapper.alias == "default"
 
 
-def test_check_alias() -> None:
-    """An alias that is not there is an error that lists those that are."""
-    check_alias("default")
-    with pytest.raises(ConfigurationError) as caught:
-        check_alias("nowhere")
-    assert str(caught.value) == (
-        "There is no database 'nowhere' in DATABASES. Use one of: default."
-    )
-
-
 class FullServer:
     """A wrapper whose server refuses the first connections, each with the next text."""
 
@@ -89,3 +80,29 @@ def test_other_refusals_are_not(text, seconds) -> None:
     wrapper = retry_when_busy(FullServer(text), seconds)
     with pytest.raises(psycopg.OperationalError, match=text):
         wrapper.get_new_connection({})
+
+
+@pytest.mark.parametrize("factor", [0.75, 1.0])
+def test_backoff(monkeypatch, factor) -> None:
+    """Ten attempts have nine pauses that double from 0.5 s to at most 30 s, minus jitter."""
+    monkeypatch.setattr(connect.random, "uniform", lambda low, high: factor)
+    pauses = list(backoff(Settings()))
+    assert pauses == [pause * factor for pause in (0.5, 1, 2, 4, 8, 16, 30, 30, 30)]
+
+
+def test_jitter_takes_off_a_quarter_at_most() -> None:
+    """Jitter shortens a pause by at most a quarter."""
+    for _ in range(50):
+        [pause] = backoff(Settings(connect_attempts=2))
+        assert 0.375 <= pause <= 0.5
+
+
+def test_one_attempt_has_no_pause() -> None:
+    """CONNECT_ATTEMPTS = 1 tries once."""
+    assert list(backoff(Settings(connect_attempts=1))) == []
+
+
+def test_backoff_is_limited() -> None:
+    """CONNECT_MAX_WAIT is the longest pause."""
+    settings = Settings(connect_attempts=20, connect_max_wait=1)
+    assert max(backoff(settings)) <= 1

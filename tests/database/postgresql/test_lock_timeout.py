@@ -1,0 +1,65 @@
+"""The limit of a migration's waits for locks on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+
+from django_safe_init import initialize
+from django_safe_init.backends.postgresql.lock_timeout import PostgresLockTimeout
+from django_safe_init.conf import Settings
+from django_safe_init.exceptions import LockLost
+from django_safe_init.initialization.initializer import Initializer
+from django_safe_init.initialization.types import InitializationOptions, MigrateTask
+
+
+def show_lock_timeout(seen: list[str]) -> Callable[[Any], None]:
+    def show(schema_connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW lock_timeout")
+            seen.extend(cursor.fetchone())
+
+    return show
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_the_limit_is_the_migrations(
+    django_database, small_shop, settings, atomic
+) -> None:
+    """It holds in a migration, and not for what Django does before and after."""
+    seen: list[str] = []
+    small_shop.run("0003_show", show_lock_timeout(seen), atomic=atomic)
+
+    def migrate() -> None:
+        call_command("migrate", verbosity=0)
+        show_lock_timeout(seen)(None)
+
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "DDL_LOCK_TIMEOUT": 1.5}
+    Initializer(InitializationOptions(MigrateTask(migrate, "test"))).run()
+    assert seen == ["1500ms", "0"]
+
+
+def test_without_the_setting(django_database, small_shop, log_in_as) -> None:
+    """A lock_timeout of the role's own stays what it is."""
+    seen: list[str] = []
+    small_shop.run("0003_show", show_lock_timeout(seen))
+    log_in_as(OPTIONS={"options": "-c lock_timeout=7s"})
+    initialize()
+    assert seen == ["7s"]
+
+
+def test_who_blocks_cannot_be_asked(session) -> None:
+    """The look at who blocks finds out that the leader session is gone, and says so."""
+
+    class Armed:
+        backend_pid = 1
+
+    waits = PostgresLockTimeout(Settings(), session, Armed())
+    assert waits.blockers() == ()
+    session.close()
+    with pytest.raises(LockLost):
+        waits.blockers()

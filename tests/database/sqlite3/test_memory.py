@@ -1,0 +1,36 @@
+"""Databases in memory."""
+
+from __future__ import annotations
+
+from django.db import connection
+
+from django_safe_init import (
+    State,
+    get_status,
+    initialize,
+    is_ready,
+)
+from django_safe_init.backends import get_features
+from django_safe_init.backends.sqlite3.features import MEMORY
+from django_safe_init.backends.sqlite3.memory import MemoryReader
+from django_safe_init.core.build import current_build
+from django_safe_init.core.records import RUN_TABLE, RunDetail
+from django_safe_init.management.commands.safe_init_unlock import Command as Unlock
+
+
+def test_in_memory(memory, small_shop) -> None:
+    """In memory nothing is needed: Django's `migrate` is all, and the status is true."""
+    assert get_features("default") is MEMORY
+    assert get_status().state is State.UNINITIALIZED
+    assert initialize().role == "none"
+    assert is_ready()
+    assert RUN_TABLE not in connection.introspection.table_names()
+    reader = MemoryReader("default", current_build())
+    assert reader.finished_run() is None
+    assert reader.peek() == (None, None)
+    assert reader.leader_pid() is None
+    assert reader.history(9) == []
+    assert not reader.activity().progressing
+    assert reader.run_detail(None, 9) == RunDetail()
+    assert reader.seconds_left(None, ()) is None
+    Unlock().handle(database="default", interactive=False)

@@ -1,0 +1,34 @@
+"""Errors that mean that a database server is busy."""
+
+from __future__ import annotations
+
+import psycopg
+import pytest
+
+from django_safe_init.backends.postgresql.errors import is_busy
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FATAL:  sorry, too many clients already",
+        'FATAL:  too many connections for role "shop"',
+        "FATAL:  remaining connection slots are reserved for roles with SUPERUSER",
+        "FATAL:  no more connections allowed (max_client_conn)",
+        "FATAL:  the database system is starting up",
+        "FATAL:  the database system is shutting down",
+        "FATAL:  the database system is not yet accepting connections",
+        "FATAL:  the database system is in recovery mode",
+    ],
+)
+def test_busy(text) -> None:
+    """A database server that is full or still starting counts as busy."""
+    assert is_busy(psycopg.OperationalError(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["connection refused", 'database "shop" does not exist', "timeout expired"]
+)
+def test_not_busy(text) -> None:
+    """Any other error is a failed attempt."""
+    assert not is_busy(psycopg.OperationalError(text))
