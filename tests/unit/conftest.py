@@ -1,4 +1,4 @@
-"""What this process knows of its databases, as the test says."""
+"""The known statuses of this process, as a test sets them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from django_safe_init.core.states import State
 from django_safe_init.serving.background import readiness as module
 from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.status import Status, StatusDetail, describe
-from tests.unit.snapshots import reading
+from tests.unit.snapshots import snapshot
 
 
-class Deaf:
-    """A lookout that never looks."""
+class SilentPoller:
+    """A poller that never polls."""
 
     def __init__(self, alias: str, *arguments: object) -> None:
         self.alias = alias
@@ -27,14 +27,14 @@ class Deaf:
 
 
 @pytest.fixture
-def tell(
+def set_statuses(
     settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., Any]]:
-    """Tells this process the status of its databases; it is switched on, and looks at none."""
+    """Set the statuses of this process's databases; no poller polls."""
     settings.SAFE_INIT = {"IN_TESTS": True}
-    monkeypatch.setattr(module, "StatusPoller", Deaf)
+    monkeypatch.setattr(module, "StatusPoller", SilentPoller)
 
-    def tell_all(*statuses: Status) -> None:
+    def set_all(*statuses: Status) -> None:
         known = django_settings.DATABASES
         for alias in {each.database for each in statuses} - known.keys():
             monkeypatch.setitem(known, alias, dict(known["default"]))
@@ -44,21 +44,21 @@ def tell(
         }
         readiness.start()
         for each in statuses:
-            hear(each)
+            report(each)
 
-    yield tell_all
+    yield set_all
     readiness.reset()
 
 
-def hear(status: Status) -> None:
-    """This process hears of a status."""
+def report(status: Status) -> None:
+    """Report a status as a poller does."""
     readiness.update(StatusDetail(status))
 
 
 def status_of(found: Any, database: str = "default") -> Status:
-    """The status that comes of a reading."""
+    """Return the status of a snapshot."""
     return describe(database, found)
 
 
-BEHIND = reading(missing=("shop.0002_secret",))
+BEHIND = snapshot(missing=("shop.0002_secret",))
 READY = Status("default", State.READY, 100, "everything this build knows is done")

@@ -1,4 +1,4 @@
-"""Rows and readings as a database could have given them."""
+"""Rows and snapshots as a database could have given them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OWN, OTHER = "own build", "other build"
 
 
 def run_row(id_: int = 1, **changes: Any) -> RunRow:
-    """A run of this build that is open and migrates."""
+    """Return an open run of this build that migrates."""
     values: dict[str, Any] = {
         "build": OWN,
         "state": State.MIGRATING,
@@ -34,16 +34,16 @@ def run_row(id_: int = 1, **changes: Any) -> RunRow:
 
 
 def ended(id_: int, outcome: str, **changes: Any) -> RunRow:
-    """A run that has ended with this outcome."""
+    """Return a run with this outcome."""
     state = State.READY if outcome in ("ready", "partial") else State.ERROR
     error = None if state is State.READY else "ValueError: it broke"
     return run_row(id_, outcome=outcome, **{"state": state, "error": error, **changes})
 
 
-def reading(
+def snapshot(
     latest: RunRow | None = None, own: RunRow | None = None, **changes: Any
 ) -> Snapshot:
-    """What a reader found; `own` is `latest` if that is of this build."""
+    """Return a snapshot; `own` is `latest` if that run is of this build."""
     if own is None and latest is not None and latest.build == OWN:
         own = latest
     values: dict[str, Any] = {

@@ -17,21 +17,21 @@ from hypothesis import strategies as st
 from django_safe_init.conf import DEFAULT_PATHS
 from django_safe_init.middleware import InitializationMiddleware
 from django_safe_init.status import Status
-from tests.unit.conftest import hear, status_of
-from tests.unit.snapshots import ended, reading, run_row
+from tests.unit.conftest import report, status_of
+from tests.unit.snapshots import ended, run_row, snapshot
 
 MISSING = ("secretapp.0002_secretname",)
 FAILED = {"error": "secret: SELECT password", "leader": "secret-host:77"}
 STATUSES = [
-    status_of(reading(missing=MISSING)),
+    status_of(snapshot(missing=MISSING)),
     status_of(
-        reading(
+        snapshot(
             run_row(17, message=MISSING[0], leader="secret-host:77"),
             missing=MISSING,
             leader_pid=99,
         )
     ),
-    status_of(reading(ended(18, "failed", **FAILED), missing=MISSING)),
+    status_of(snapshot(ended(18, "failed", **FAILED), missing=MISSING)),
 ]
 TOKEN = "t0ken"
 #: Characters as a server hands over the bytes that it got.
@@ -80,9 +80,9 @@ fuzz = settings(
 
 
 @pytest.fixture(autouse=True)
-def switched_on(tell, settings) -> None:
+def switched_on(set_statuses, settings) -> None:
     """The middleware is the only one of a project, which has a token."""
-    tell(STATUSES[0])
+    set_statuses(STATUSES[0])
     settings.SAFE_INIT = {**settings.SAFE_INIT, "STATUS_TOKEN": TOKEN}
     settings.MIDDLEWARE = ["django_safe_init.middleware.InitializationMiddleware"]
     settings.ROOT_URLCONF = "tests.unit.urls"
@@ -112,7 +112,7 @@ def examine(request: dict[str, str], status: int, headers: Any, body: str) -> No
 @given(request=requests, status=st.sampled_from(STATUSES))
 def test_under_a_wsgi_server(request: dict[str, str], status: Status) -> None:
     """Whatever a WSGI server hands over is answered with 200, 404, 405 or 503, and no secret."""
-    hear(status)
+    report(status)
     environ = {
         "REQUEST_METHOD": request["method"],
         "PATH_INFO": request["path"],
@@ -148,7 +148,7 @@ async def no_response(request: HttpRequest) -> HttpResponse:
 @given(request=requests, status=st.sampled_from(STATUSES))
 def test_under_an_asgi_server(request: dict[str, str], status: Status) -> None:
     """The same holds for whatever an ASGI server hands over."""
-    hear(status)
+    report(status)
     scope = {
         "type": "http",
         "method": request["method"].upper(),

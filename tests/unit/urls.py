@@ -1,4 +1,4 @@
-"""Routes of a project, for the checks and the middleware."""
+"""The routes of a project, for the checks and the middleware."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from django.urls import include, path, re_path
 
 
 def view(request: HttpRequest) -> HttpResponse:
-    """A view of the project."""
+    """Return a response of the project."""
     return HttpResponse("the project")
 
 

@@ -7,7 +7,7 @@ import pytest
 from django_safe_init.core.records import LeaderSnapshot
 from django_safe_init.core.states import State
 from django_safe_init.status import describe
-from tests.unit.snapshots import OTHER, OWN, ended, reading, run_row
+from tests.unit.snapshots import OTHER, OWN, ended, run_row, snapshot
 
 BEHIND = {"missing": ("shop.0002_more",)}
 LED = {"leader_pid": 99}
@@ -17,31 +17,31 @@ OPEN = run_row(1)
 @pytest.mark.parametrize(
     ("found", "ready"),
     [
-        pytest.param(reading(), True, id="migrated by plain Django"),
-        pytest.param(reading(**BEHIND), False, id="behind"),
-        pytest.param(reading(ended(1, "ready")), True, id="initialized"),
-        pytest.param(reading(ended(1, "ready"), **BEHIND), False, id="reversed since"),
-        pytest.param(reading(ended(1, "partial")), True, id="by hand, complete"),
-        pytest.param(reading(ended(1, "partial"), **BEHIND), False, id="by hand"),
-        pytest.param(reading(OPEN, **LED), False, id="own run open"),
-        pytest.param(reading(OPEN), False, id="leader died"),
-        pytest.param(reading(ended(1, "failed")), False, id="own run failed"),
-        pytest.param(reading(ended(1, "transient")), True, id="own run broke off"),
+        pytest.param(snapshot(), True, id="migrated by plain Django"),
+        pytest.param(snapshot(**BEHIND), False, id="behind"),
+        pytest.param(snapshot(ended(1, "ready")), True, id="initialized"),
+        pytest.param(snapshot(ended(1, "ready"), **BEHIND), False, id="reversed since"),
+        pytest.param(snapshot(ended(1, "partial")), True, id="by hand, complete"),
+        pytest.param(snapshot(ended(1, "partial"), **BEHIND), False, id="by hand"),
+        pytest.param(snapshot(OPEN, **LED), False, id="own run open"),
+        pytest.param(snapshot(OPEN), False, id="leader died"),
+        pytest.param(snapshot(ended(1, "failed")), False, id="own run failed"),
+        pytest.param(snapshot(ended(1, "transient")), True, id="own run broke off"),
         pytest.param(
-            reading(run_row(2, build=OTHER), **LED), True, id="a newer build migrates"
+            snapshot(run_row(2, build=OTHER), **LED), True, id="a newer build migrates"
         ),
         pytest.param(
-            reading(ended(2, "failed", build=OTHER)), True, id="a newer build failed"
+            snapshot(ended(2, "failed", build=OTHER)), True, id="a newer build failed"
         ),
         pytest.param(
-            reading(
+            snapshot(
                 ended(2, "ready", build=OTHER), ended(1, "failed"), superseded=True
             ),
             True,
             id="failed, then another build became ready",
         ),
         pytest.param(
-            reading(run_row(2, build=OTHER), OPEN, superseded=True),
+            snapshot(run_row(2, build=OTHER), OPEN, superseded=True),
             False,
             id="own run open, another build became ready",
         ),
@@ -56,11 +56,11 @@ def test_ready(found, ready) -> None:
 @pytest.mark.parametrize(
     ("found", "initialized"),
     [
-        (reading(ended(1, "ready")), True),
-        (reading(ended(1, "partial")), False),
-        (reading(), False),
-        (reading(ended(1, "ready"), **BEHIND), False),
-        (reading(ended(2, "partial"), ended(2, "partial"), finished=True), True),
+        (snapshot(ended(1, "ready")), True),
+        (snapshot(ended(1, "partial")), False),
+        (snapshot(), False),
+        (snapshot(ended(1, "ready"), **BEHIND), False),
+        (snapshot(ended(2, "partial"), ended(2, "partial"), finished=True), True),
     ],
 )
 def test_initialized(found, initialized) -> None:
@@ -71,46 +71,46 @@ def test_initialized(found, initialized) -> None:
 @pytest.mark.parametrize(
     ("found", "state", "message"),
     [
-        (reading(**BEHIND), "uninitialized", "not initialized for this build"),
-        (reading(**BEHIND, **LED), "checking_schema", "a leader is starting"),
+        (snapshot(**BEHIND), "uninitialized", "not initialized for this build"),
+        (snapshot(**BEHIND, **LED), "checking_schema", "a leader is starting"),
         (
-            reading(OPEN, **BEHIND, **LED),
+            snapshot(OPEN, **BEHIND, **LED),
             "migrating",
             "migrating 4/14 shop.0004_x",
         ),
         (
-            reading(run_row(total=0, message="reading migrations"), **BEHIND, **LED),
+            snapshot(run_row(total=0, message="reading migrations"), **BEHIND, **LED),
             "migrating",
             "migrating reading migrations",
         ),
         (
-            reading(OPEN, **BEHIND),
+            snapshot(OPEN, **BEHIND),
             "error",
             "the leader of run 1 (web-1:77) died in shop.0004_x",
         ),
         (
-            reading(run_row(message=""), **BEHIND),
+            snapshot(run_row(message=""), **BEHIND),
             "error",
             "the leader of run 1 (web-1:77) died in migrating",
         ),
-        (reading(ended(1, "failed"), **BEHIND), "error", "ValueError: it broke"),
-        (reading(ended(5, "failed", error=None)), "error", "run 5 failed"),
+        (snapshot(ended(1, "failed"), **BEHIND), "error", "ValueError: it broke"),
+        (snapshot(ended(5, "failed", error=None)), "error", "run 5 failed"),
         (
-            reading(ended(1, "failed"), **BEHIND, **LED),
+            snapshot(ended(1, "failed"), **BEHIND, **LED),
             "error",
             "ValueError: it broke",
         ),
         (
-            reading(ended(1, "interrupted"), **BEHIND),
+            snapshot(ended(1, "interrupted"), **BEHIND),
             "uninitialized",
             "not initialized for this build",
         ),
         (
-            reading(ended(1, "interrupted"), **BEHIND, **LED),
+            snapshot(ended(1, "interrupted"), **BEHIND, **LED),
             "checking_schema",
             "a leader is starting",
         ),
-        (reading(), "ready", "everything this build knows is done"),
+        (snapshot(), "ready", "everything this build knows is done"),
     ],
 )
 def test_state_and_message(found, state, message) -> None:
@@ -123,10 +123,10 @@ def test_state_and_message(found, state, message) -> None:
 @pytest.mark.parametrize(
     ("found", "progress"),
     [
-        (reading(), 100),
-        (reading(OPEN, **BEHIND, **LED), 21),
-        (reading(ended(1, "failed"), **BEHIND), 0),
-        (reading(**BEHIND), 0),
+        (snapshot(), 100),
+        (snapshot(OPEN, **BEHIND, **LED), 21),
+        (snapshot(ended(1, "failed"), **BEHIND), 0),
+        (snapshot(**BEHIND), 0),
     ],
 )
 def test_progress(found, progress) -> None:
@@ -136,7 +136,7 @@ def test_progress(found, progress) -> None:
 
 def test_description() -> None:
     """A status says what is missing, which run is the newest, and whether anybody leads."""
-    status = describe("default", reading(OPEN, **BEHIND, **LED))
+    status = describe("default", snapshot(OPEN, **BEHIND, **LED))
     assert status.pending == ("shop.0002_more",)
     assert status.run == OPEN
     assert status.led

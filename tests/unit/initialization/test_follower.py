@@ -18,10 +18,10 @@ from django_safe_init.initialization import wait_log as module
 from django_safe_init.initialization.follower import Follower
 from django_safe_init.initialization.types import Decision
 from django_safe_init.initialization.wait_log import WaitLog, describe_leader
-from tests.unit.snapshots import OTHER, OWN, ended, reading, run_row
+from tests.unit.snapshots import OTHER, OWN, ended, snapshot, run_row
 
 BUILD = Build(frozenset(), OWN)
-NOTHING = reading(missing=("shop.0001_initial",))
+NOTHING = snapshot(missing=("shop.0001_initial",))
 BEHIND = {"missing": ("shop.0001_initial",)}
 LED = {"leader_pid": 99}
 
@@ -37,7 +37,7 @@ def follower(since=NOTHING, *, may_lead=True, propagate_failure=True) -> Followe
     )
 
 
-OPEN_ONE = reading(run_row(1), **BEHIND, **LED)
+OPEN_ONE = snapshot(run_row(1), **BEHIND, **LED)
 
 
 @pytest.mark.parametrize(
@@ -45,59 +45,59 @@ OPEN_ONE = reading(run_row(1), **BEHIND, **LED)
     [
         pytest.param(NOTHING, OPEN_ONE, None, id="led"),
         pytest.param(NOTHING, NOTHING, Decision.CAMPAIGN, id="free"),
-        pytest.param(NOTHING, reading(**LED, **BEHIND), None, id="leader starts"),
-        pytest.param(NOTHING, reading(ended(1, "ready")), Decision.DONE, id="ready"),
+        pytest.param(NOTHING, snapshot(**LED, **BEHIND), None, id="leader starts"),
+        pytest.param(NOTHING, snapshot(ended(1, "ready")), Decision.DONE, id="ready"),
         pytest.param(
             NOTHING,
-            reading(ended(1, "ready"), **LED),
+            snapshot(ended(1, "ready"), **LED),
             Decision.DONE,
             id="ready, not yet unlocked",
         ),
         pytest.param(
-            OPEN_ONE, reading(ended(1, "ready")), Decision.DONE, id="ended meanwhile"
+            OPEN_ONE, snapshot(ended(1, "ready")), Decision.DONE, id="ended meanwhile"
         ),
         pytest.param(
-            reading(ended(1, "ready")),
-            reading(ended(1, "ready")),
+            snapshot(ended(1, "ready")),
+            snapshot(ended(1, "ready")),
             Decision.CAMPAIGN,
             id="ended before: --force",
         ),
         pytest.param(
             NOTHING,
-            reading(ended(1, "ready"), **BEHIND),
+            snapshot(ended(1, "ready"), **BEHIND),
             Decision.CAMPAIGN,
             id="ready and then reversed",
         ),
         pytest.param(
             NOTHING,
-            reading(ended(1, "ready", build=OTHER)),
+            snapshot(ended(1, "ready", build=OTHER)),
             Decision.DONE,
             id="another build's work covers ours",
         ),
         pytest.param(
             NOTHING,
-            reading(ended(1, "ready", build=OTHER), **BEHIND),
+            snapshot(ended(1, "ready", build=OTHER), **BEHIND),
             Decision.CAMPAIGN,
             id="another build's work does not",
         ),
         pytest.param(
-            OPEN_ONE, reading(run_row(1), **BEHIND), Decision.CAMPAIGN, id="died"
+            OPEN_ONE, snapshot(run_row(1), **BEHIND), Decision.CAMPAIGN, id="died"
         ),
         pytest.param(
             OPEN_ONE,
-            reading(ended(1, "transient"), **BEHIND),
+            snapshot(ended(1, "transient"), **BEHIND),
             Decision.CAMPAIGN,
             id="transient end",
         ),
         pytest.param(
-            reading(ended(1, "failed"), **BEHIND),
-            reading(ended(1, "failed"), **BEHIND),
+            snapshot(ended(1, "failed"), **BEHIND),
+            snapshot(ended(1, "failed"), **BEHIND),
             Decision.CAMPAIGN,
             id="failed before we came",
         ),
         pytest.param(
             NOTHING,
-            reading(ended(1, "failed", build=OTHER), **BEHIND),
+            snapshot(ended(1, "failed", build=OTHER), **BEHIND),
             Decision.CAMPAIGN,
             id="another build failed",
         ),
@@ -112,7 +112,7 @@ def test_verdict(since, now, verdict) -> None:
 @pytest.mark.parametrize("leads", [True, False])
 def test_shared_failure(since, leads) -> None:
     """A failure of this build while we waited is ours too, with the leader's reason."""
-    failed = reading(ended(1, "failed"), **BEHIND, **LED)
+    failed = snapshot(ended(1, "failed"), **BEHIND, **LED)
     with pytest.raises(LeaderFailed) as caught:
         follower(since, may_lead=leads).decide(failed)
     assert str(caught.value) == "The leader (web-1:77) failed: ValueError: it broke"
@@ -121,18 +121,18 @@ def test_shared_failure(since, leads) -> None:
 
 def test_a_failure_that_is_not_shared() -> None:
     """`migrate` to some target does not fail because a whole initialization did."""
-    failed = reading(ended(1, "failed"), **BEHIND)
+    failed = snapshot(ended(1, "failed"), **BEHIND)
     assert follower(propagate_failure=False).decide(failed) is Decision.CAMPAIGN
 
 
 @pytest.mark.parametrize(
     ("now", "verdict"),
     [
-        (reading(ended(1, "ready")), Decision.DONE),
-        (reading(), Decision.DONE),
+        (snapshot(ended(1, "ready")), Decision.DONE),
+        (snapshot(), Decision.DONE),
         (NOTHING, None),
-        (reading(run_row(1), **BEHIND), None),
-        (reading(ended(1, "interrupted"), **BEHIND), None),
+        (snapshot(run_row(1), **BEHIND), None),
+        (snapshot(ended(1, "interrupted"), **BEHIND), None),
     ],
 )
 def test_external(now, verdict) -> None:

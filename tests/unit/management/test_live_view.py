@@ -17,7 +17,7 @@ from django_safe_init.status import (
     describe,
     poll_interval,
 )
-from tests.unit.snapshots import OWN, ended, reading, run_row
+from tests.unit.snapshots import OWN, ended, run_row, snapshot
 
 BLOCKER = Blocker(88, "app", "psql", "idle in transaction", 40.0, "LOCK TABLE shop")
 BLOCKED = Activity("ALTER TABLE shop\n  ADD x int", 3.0, 4712, False, (BLOCKER,))
@@ -39,7 +39,7 @@ def steps(
 
 def working(**changes: object) -> StatusDetail:
     """Return the detail of a leader in the fourth of fourteen steps."""
-    status = describe("default", reading(run_row(18), leader_pid=4711))
+    status = describe("default", snapshot(run_row(18), leader_pid=4711))
     values = {"status": status, "steps": steps(4), "role": "shop", "followers": 7}
     return StatusDetail(**{**values, **changes})
 
@@ -90,7 +90,7 @@ def test_a_run(width) -> None:
 def test_a_step_that_counts(total, text) -> None:
     """The progress of the running step has a separate line, with a bar if the total is known."""
     run = run_row(18, item_done=2, item_total=total, item_message="prices")
-    status = describe("default", reading(run, leader_pid=4711))
+    status = describe("default", snapshot(run, leader_pid=4711))
     shown = lines(working(status=status))
     assert f"{shown[2]}\n".startswith(text)
     assert shown[3].split(None, 1)[1].startswith("migrating 4/14 shop.0004_x: prices 2")
@@ -124,7 +124,7 @@ def test_a_long_statement() -> None:
 def test_many_steps(height) -> None:
     """The view shows the newest steps that fit the terminal's height."""
     run = run_row(18, done=99, total=140)
-    status = describe("default", reading(run, leader_pid=4711))
+    status = describe("default", snapshot(run, leader_pid=4711))
     shown = lines(working(status=status, steps=steps(100)), height=height)
     assert len(shown) < height
     assert "shop.0100_step" in shown[-2]
@@ -160,7 +160,7 @@ def test_outcomes(outcome) -> None:
 
 def test_a_dead_leader() -> None:
     """The step of a leader that died is broken off, and its time does not grow."""
-    status = describe("default", reading(run_row(18), run_row(18), missing=("a.1",)))
+    status = describe("default", snapshot(run_row(18), run_row(18), missing=("a.1",)))
     assert status.state is State.ERROR
     shown = lines(working(status=status), elapsed=5.0)
     assert shown[0].startswith("default: error, run 18")
@@ -179,7 +179,7 @@ def test_a_dead_leader() -> None:
 def test_the_end() -> None:
     """A run that is ready has no steps to come, and its time does not grow."""
     run = ended(18, "ready", done=4, total=4, duration_seconds=90.0)
-    status = describe("default", reading(run))
+    status = describe("default", snapshot(run))
     shown = lines(working(status=status, steps=steps(4, "done")), elapsed=5.0)
     assert shown[0].startswith("default: ready, run 18")
     assert shown[1].endswith("1 min 30 s")
@@ -199,7 +199,7 @@ def test_before_any_run() -> None:
 def test_a_run_without_a_plan() -> None:
     """The view has no bar while the leader reads the migrations."""
     run = run_row(18, total=0, done=0, message="reading migrations")
-    status = describe("default", reading(run, leader_pid=4711))
+    status = describe("default", snapshot(run, leader_pid=4711))
     shown = lines(StatusDetail(status, followers=0))
     assert shown[1].split(None, 1) == ["now", "migrating reading migrations"]
 

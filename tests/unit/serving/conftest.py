@@ -1,4 +1,4 @@
-"""A database that shows the tests what they need, for modules that read it."""
+"""Runs and readers for the tests of modules that read the database."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.unit.snapshots import ended
 
 
 def failed(id_: int, seconds_ago: float, **changes: Any) -> RunRow:
-    """A run of three seconds that failed so many seconds ago."""
+    """Return a run that failed `seconds_ago` after three seconds."""
     ages = {"age_seconds": seconds_ago + 3, "duration_seconds": 3.0}
     return ended(id_, "failed", **{**ages, **changes})
 
 
 class Reader:
-    """Reads what the test says."""
+    """A reader that returns the status and the runs of a test."""
 
     def __init__(self, sight: Status, runs: list[RunRow]) -> None:
         self.sight = sight
@@ -37,7 +37,7 @@ class Reader:
 
 @pytest.fixture
 def see(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Lets a closer look see this; returns the aliases that are looked at."""
+    """Make the database show a status and runs; return the aliases that are read."""
     looked_at: list[str] = []
 
     def let(sight: Status | Exception, *runs: RunRow) -> list[str]:

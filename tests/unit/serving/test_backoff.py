@@ -1,4 +1,4 @@
-"""When an initialization in the background may start."""
+"""The schedule of initializations in the background."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from django_safe_init.serving.background.backoff import (
 from django_safe_init.status import Status
 from tests.unit.conftest import BEHIND, READY, status_of
 from tests.unit.serving.conftest import Reader, failed
-from tests.unit.snapshots import OTHER, OWN, ended, reading, run_row
+from tests.unit.snapshots import OTHER, OWN, ended, run_row, snapshot
 
 BUILD = Build(frozenset(), OWN)
 DUE = status_of(BEHIND)
-FAILED = status_of(reading(ended(1, "failed"), missing=("shop.0002_secret",)))
-LED = status_of(reading(run_row(1), leader_pid=99, missing=("shop.0002_secret",)))
+FAILED = status_of(snapshot(ended(1, "failed"), missing=("shop.0002_secret",)))
+LED = status_of(snapshot(run_row(1), leader_pid=99, missing=("shop.0002_secret",)))
 
 
 def test_pauses() -> None:
-    """Each is twice the one before, up to a limit that as many runs as are read can tell of."""
+    """Each failure doubles the pause, up to a maximum that the runs which are read can reach."""
     assert [backoff(failures) for failures in range(1, 9)] == [
         *(5, 10, 20, 40, 80, 160),
         *(300, 300),
@@ -38,7 +38,7 @@ def test_pauses() -> None:
 
 @pytest.mark.parametrize("status", [READY, LED, Status.unreachable("default")])
 def test_nothing_to_do(status: Status) -> None:
-    """What is ready, or led, or not to be reached, is left alone."""
+    """A database that is ready, has a leader or is unreachable is never due."""
     assert seconds_until_retry(status, [failed(1, 1000)], OWN) == math.inf
 
 
@@ -58,12 +58,12 @@ def test_nothing_to_do(status: Status) -> None:
     ],
 )
 def test_when_it_is_time(runs: list[RunRow], seconds: float) -> None:
-    """At once, unless the newest runs of this build have failed: then after a pause."""
+    """A database is due at once, or after a pause if the newest runs of this build failed."""
     assert seconds_until_retry(DUE, runs, OWN) == pytest.approx(seconds)
 
 
-def test_a_connection_that_is_lost_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is known then, and nothing is done."""
+def test_a_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database whose connection is lost is not due."""
     reader = Reader(FAILED, [])
     reader.lost = ConnectionEnded("gone")
     monkeypatch.setattr(module, "open_reader", lambda *arguments: reader)
@@ -71,8 +71,8 @@ def test_a_connection_that_is_lost_in_it(monkeypatch: pytest.MonkeyPatch) -> Non
     assert seconds_until_due("default", BUILD) == math.inf
 
 
-def test_a_closer_look(see: Any) -> None:
-    """The runs in the database say how long it still takes."""
+def test_runs_in_the_database(see: Any) -> None:
+    """The runs in the database determine the remaining seconds."""
     see(FAILED, failed(1, 1))
     assert seconds_until_due("default", BUILD) == pytest.approx(4)
     see(DatabaseUnreachable())

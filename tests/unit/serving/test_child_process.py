@@ -1,4 +1,4 @@
-"""The child process that initializes: how it is started, what it tells, and how it ends."""
+"""The child process that initializes: its start, its result and its end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from django_safe_init.serving.background.child_process import InitializationProc
 from django_safe_init.serving.background.host_lock import HostLock
 from tests.support import wait_until
 
-#: Like a migration that catches everything: nothing ends it but SIGKILL.
+#: Ignores SIGTERM, like a migration that catches every exception: only SIGKILL ends it.
 DEAF = """
     import pathlib, signal, sys, time
     sys.modules["django_safe_init.serving.background.child_process"].SECONDS_TO_CLEAN_UP = 0.1
@@ -38,7 +38,7 @@ LISTENING = DEAF.replace("SIG_IGN", "SIG_DFL")
 def start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[str], InitializationProcess]]:
-    """Starts a child whose settings, its first code of a project, are this code."""
+    """Start a child whose settings module, the first code of its project, is the given code."""
     started: list[InitializationProcess] = []
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "childs_settings")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -56,26 +56,26 @@ def start(
 
 @pytest.fixture
 def loaded(tmp_path: Path) -> Callable[[], bool]:
-    """Whether the child has come as far as its settings."""
+    """Return True once the child has reached its settings."""
     return (tmp_path / "loaded").exists
 
 
 def test_it_needs_the_name_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Settings that are not named in the environment are refused in one sentence."""
+    """A parent without DJANGO_SETTINGS_MODULE cannot start a child."""
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE")
     with pytest.raises(ConfigurationError, match=r"^Set DJANGO_SETTINGS_MODULE in the"):
         InitializationProcess()
 
 
 def test_it_finds_what_its_parent_finds(start: Any, monkeypatch: Any) -> None:
-    """The child has the module path of its parent; "" in it is the folder of its parent."""
+    """The child has its parent's module path; "" becomes the parent's working folder."""
     monkeypatch.setattr(sys, "path", ["", *sys.path])
     code = f"import sys; sys.exit(17 if {os.getcwd()!r} in sys.path else 18)"
     assert start(code).result()[0] == 17
 
 
 def test_a_folder_with_a_colon(tmp_path: Path, monkeypatch: Any) -> None:
-    """Its name hides nothing that the parent finds, nor does what is in the working folder."""
+    """A folder with a colon on the path hides no module, and neither does the working folder."""
     folder = tmp_path / "a:b -- c"
     folder.mkdir()
     (folder / "colon_settings.py").write_text("import sys; sys.exit(17)")
@@ -88,7 +88,7 @@ def test_a_folder_with_a_colon(tmp_path: Path, monkeypatch: Any) -> None:
 
 
 def test_another_python(start: Any, tmp_path: Path) -> None:
-    """Where `sys.executable` is not Python, `multiprocessing` is told what is."""
+    """The child runs the Python that `multiprocessing.set_executable` names."""
     before = get_executable()
     program = tmp_path / "python"
     program.write_text('#!/bin/sh\necho "{\\"error\\": \\"$1\\"}"; exit 3\n')
@@ -101,13 +101,13 @@ def test_another_python(start: Any, tmp_path: Path) -> None:
 
 
 def test_its_standard_input_is_empty(start: Any) -> None:
-    """Code that asks a question meets the end of the input, and does not wait for ever."""
+    """Code that reads standard input meets its end at once."""
     code = "import sys; sys.exit(17 if sys.stdin.read() == '' else 18)"
     assert start(code).result() == (17, "the process ended with exit code 17")
 
 
 def test_a_child_that_is_killed(start: Any, loaded: Any) -> None:
-    """Its end is noticed, whatever ended it."""
+    """The parent notices the end of a killed child."""
     running = start(DEAF)
     wait_until(loaded)
     os.kill(running.pid, signal.SIGKILL)
@@ -115,7 +115,7 @@ def test_a_child_that_is_killed(start: Any, loaded: Any) -> None:
 
 
 def test_it_is_told_to_end(start: Any, loaded: Any) -> None:
-    """`end` is a SIGTERM, and may be called again."""
+    """`end` ends the child by SIGTERM, and may be called again."""
     with start(LISTENING) as running:
         wait_until(loaded)
         running.end()
@@ -123,7 +123,7 @@ def test_it_is_told_to_end(start: Any, loaded: Any) -> None:
 
 
 def test_one_that_ignores_it(start: Any, loaded: Any) -> None:
-    """Who does not end by SIGTERM ends by SIGKILL, of its own hand: its parent may be dead."""
+    """A child that ignores SIGTERM kills itself: its parent may be dead."""
     running = start(DEAF)
     wait_until(loaded)
     running.end()
@@ -131,7 +131,7 @@ def test_one_that_ignores_it(start: Any, loaded: Any) -> None:
 
 
 def test_one_that_is_stopped(start: Any, loaded: Any, monkeypatch: Any) -> None:
-    """Who cannot do even that is killed by its parent."""
+    """The parent kills a child that is stopped."""
     monkeypatch.setattr(child_process, "SECONDS_TO_CLEAN_UP", -0.9)
     running = start(LISTENING)
     wait_until(loaded)
@@ -143,7 +143,7 @@ def test_one_that_is_stopped(start: Any, loaded: Any, monkeypatch: Any) -> None:
 
 
 def test_the_end_of_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """First SIGTERM, then, when the time to clean up is over, SIGKILL."""
+    """The child sends itself SIGTERM, then SIGKILL when the time to clean up is over."""
     reading, writing = os.pipe()
     done: list[Any] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: done.append(number))
@@ -153,8 +153,8 @@ def test_the_end_of_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     assert done == [signal.SIGTERM, child_process.SECONDS_TO_CLEAN_UP, signal.SIGKILL]
 
 
-def test_it_is_left_to_another_process(start: Any, loaded: Any) -> None:
-    """It goes on when its parent gives it up, and ends with the process that it is left to."""
+def test_it_is_detached(start: Any, loaded: Any) -> None:
+    """A detached child outlives its parent and ends with the other process."""
     with subprocess.Popen(
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE
     ) as server:
@@ -164,12 +164,12 @@ def test_it_is_left_to_another_process(start: Any, loaded: Any) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             running._process.wait(3 * child_process._POLL_SECONDS)
         server.kill()
-        assert running.result()[0] == -signal.SIGTERM  # it was not waited for yet
+        assert running.result()[0] == -signal.SIGTERM  # it is still unreaped
 
 
 @pytest.mark.parametrize("refuse", [AttributeError, OSError])
-def test_where_the_system_tells_nobody_of_an_end(monkeypatch: Any, refuse: Any) -> None:
-    """Then it looks again and again whether the process is still there."""
+def test_without_pidfd(monkeypatch: Any, refuse: Any) -> None:
+    """On a system without `pidfd_open`, the child polls until the process has exited."""
     signs, pauses = [True, True, False], []
 
     def pidfd_open(pid: int) -> int:
@@ -182,16 +182,16 @@ def test_where_the_system_tells_nobody_of_an_end(monkeypatch: Any, refuse: Any) 
     assert (signs, pauses) == ([], [child_process._POLL_SECONDS] * 2)
 
 
-def test_a_sign_of_life() -> None:
-    """A process is there until it has ended and was waited for."""
+def test_a_process_is_alive() -> None:
+    """A process is alive until it has exited and was reaped."""
     ended = subprocess.Popen(["true"])
     ended.wait()
     assert child_process._is_alive(os.getpid())
     assert not child_process._is_alive(ended.pid)
 
 
-def test_a_process_of_somebody_else_is_alive(monkeypatch: Any) -> None:
-    """Not to be allowed to send a signal is a sign of life, too."""
+def test_a_process_of_another_user_is_alive(monkeypatch: Any) -> None:
+    """A process that must not be signaled is alive."""
 
     def kill(pid: int, number: int) -> None:
         raise PermissionError
@@ -201,7 +201,7 @@ def test_a_process_of_somebody_else_is_alive(monkeypatch: Any) -> None:
 
 
 def test_what_it_inherits(start: Any, tmp_path: Path) -> None:
-    """It keeps a lock, which it does not pass on, and removes it at its end."""
+    """The child keeps an inherited lock, does not pass it on, and deletes its file."""
     start("")
     lock = HostLock(str(tmp_path / "a:lock"))
     assert lock.acquire()
@@ -213,8 +213,8 @@ def test_what_it_inherits(start: Any, tmp_path: Path) -> None:
     lock.release()
 
 
-def test_a_lock_that_is_none(start: Any, tmp_path: Path) -> None:
-    """Where there can be no file, there is nothing to keep."""
+def test_a_lock_without_a_file(start: Any, tmp_path: Path) -> None:
+    """A lock without a file needs no cleanup."""
     start("")
     (tmp_path / "childs_settings.py").write_text("import sys; sys.exit(17)")
     with InitializationProcess(
@@ -235,8 +235,8 @@ def test_a_lock_that_is_none(start: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "others", ["", "Loading settings.\n", "3\n", '{"a": 1}\n', "[]\n"]
 )
-def test_the_error_it_tells(printed: Any, error: str, others: str) -> None:
-    """The errors of all databases, if it comes that far, whatever the project has printed."""
+def test_its_error(printed: Any, error: str, others: str) -> None:
+    """The error names all databases, whatever the project prints around the JSON object."""
     text = "" if printed is None else json.dumps(printed) + "\n"
     assert child_process._error(f"{others}{text}{others}".encode()) == error
 
@@ -244,7 +244,7 @@ def test_the_error_it_tells(printed: Any, error: str, others: str) -> None:
 def test_it_ends_although_its_parent_has_forked(
     start: Callable[[str], InitializationProcess], tmp_path: Path
 ) -> None:
-    """A helper that the parent has forked does not keep it alive, once it has given it up."""
+    """The child ends with its parent, although a helper of the parent inherited the pipe."""
     begun = start(LISTENING)
     wait_until(lambda: (tmp_path / "loaded").exists())
     wait, release = os.pipe()

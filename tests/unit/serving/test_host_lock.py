@@ -1,4 +1,4 @@
-"""The lock of a host, by which one process of it starts a child."""
+"""The lock by which one worker of a host starts a child."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "lock")
 
 
-def test_one_has_it(path: str) -> None:
-    """Nobody else, until it is dropped; that may be done twice."""
+def test_one_holder(path: str) -> None:
+    """Only one holder acquires the lock until it is closed; closing twice is harmless."""
     one, other = HostLock(path), HostLock(path)
     assert one.acquire()
     assert not other.acquire()
@@ -38,7 +38,7 @@ def test_one_has_it(path: str) -> None:
 
 
 def test_it_leaves_no_file(path: str) -> None:
-    """Who gives it up for all removes the file, if it is still there; a look makes none."""
+    """Releasing deletes the file if it still exists; reading the orphan creates none."""
     lock = HostLock(path)
     assert lock.orphan() is None
     assert not os.path.exists(path)
@@ -52,7 +52,7 @@ def test_it_leaves_no_file(path: str) -> None:
 
 
 def test_a_child_keeps_it(path: str) -> None:
-    """Who has inherited the descriptor holds the lock, and for as long as it lives."""
+    """A process that inherited the descriptor holds the lock until it exits."""
     lock = HostLock(path)
     assert lock.acquire()
     command = [sys.executable, "-c", "input()"]
@@ -66,8 +66,8 @@ def test_a_child_keeps_it(path: str) -> None:
     lock.close()
 
 
-def test_an_heir(path: str) -> None:
-    """Who goes on is known while it holds the lock, and no longer."""
+def test_an_orphan(path: str) -> None:
+    """The recorded orphan is known only while it holds the lock."""
     lock, other = HostLock(path), HostLock(path)
     assert other.orphan() is None
     assert lock.acquire()
@@ -77,17 +77,17 @@ def test_an_heir(path: str) -> None:
     lock.close()
     assert other.orphan() is None
     assert lock.acquire()
-    assert other.orphan() is None  # what an earlier holder has noted is gone
+    assert other.orphan() is None  # acquiring it has cleared the record
     lock.close()
 
 
 @pytest.mark.parametrize(
-    "what", ["no folder", "a folder", "a link", "somebody else's", "a pipe"]
+    "what", ["no folder", "a folder", "a link", "of another user", "a pipe"]
 )
-def test_where_there_can_be_no_such_file(
+def test_no_such_file_is_possible(
     path: str, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """Then everybody has the lock: it saves memory, and decides nothing."""
+    """Without a possible file, every process acquires the lock: it only saves memory."""
     if what == "no folder":
         path += "/lock"
     elif what == "a folder":
@@ -109,7 +109,7 @@ def test_where_there_can_be_no_such_file(
 
 
 def test_nowhere_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no folder for temporary files, as in a read-only container, nobody waits."""
+    """In a read-only container without a folder for temporary files, no worker waits."""
 
     def nowhere() -> str:
         raise FileNotFoundError("No usable temporary directory found")
@@ -121,8 +121,8 @@ def test_nowhere_to_write(monkeypatch: pytest.MonkeyPatch) -> None:
     lock.release()
 
 
-def test_what_it_is_about(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same build and databases have one lock, others another; it gives away nothing."""
+def test_its_identity(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each set of build, databases, lock key and settings has its own lock; the path hides them."""
     builds = Build(frozenset(), "one"), Build(frozenset(), "other")
     one = host_lock(builds[0])
     assert one.path == host_lock(builds[0]).path

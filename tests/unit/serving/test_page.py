@@ -1,4 +1,4 @@
-"""The page, without a browser."""
+"""The page as HTML, without a browser."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ STYLE = Path(django_safe_init.__file__).parent / "templates/django_safe_init/pag
 
 
 class Parsed(HTMLParser):
-    """A page's elements with their attributes, and the text of each kind of element."""
+    """The elements of a page with their attributes, and the text of each kind of element."""
 
     def __init__(self, response: HttpResponse) -> None:
         super().__init__()
@@ -73,16 +73,16 @@ class Parsed(HTMLParser):
 
 
 def shown(view: PageContext) -> list[str]:
-    """The texts of the page that a person sees, those of the title included."""
+    """Return the visible texts of the page, and its title."""
     return Parsed(render(view)).lines
 
 
-# What is shown
+# The content
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_heading(state: str) -> None:
-    """Each state has a heading of its own, and an unknown one has that of not knowing."""
+    """Each state has its own heading, and an unknown state has a general one."""
     heading, explanation = page_texts.HEADINGS.get(state, page_texts.UNKNOWN)
     lines = shown(PageContext(state))
     assert lines[:3] == [heading, heading, explanation]
@@ -90,7 +90,7 @@ def test_heading(state: str) -> None:
 
 
 def test_numbers() -> None:
-    """While work is done the page shows steps, per cent and times, and not the run."""
+    """During a migration the page shows steps, per cent and times, but not the run."""
     lines = shown(MIGRATING)
     assert lines[0] == "35% · This site is being updated"
     assert lines[3:11] == [
@@ -103,7 +103,7 @@ def test_numbers() -> None:
 
 
 def test_unknown_numbers() -> None:
-    """What is not known is not there, and the bar moves without a value."""
+    """Unknown numbers are left out, and the bar moves without a value."""
     parsed = Parsed(render(PageContext("migrating")))
     assert parsed.all("progress")[0] == {
         "id": "bar",
@@ -114,7 +114,7 @@ def test_unknown_numbers() -> None:
 
 
 def test_progress_without_steps() -> None:
-    """Per cent alone move the bar too."""
+    """A percentage without steps moves the bar too."""
     assert Parsed(render(PageContext("migrating", progress=7))).all("progress")[0][
         "value"
     ] == ("7")
@@ -126,14 +126,14 @@ def test_checking() -> None:
 
 
 def test_impossible_numbers() -> None:
-    """Numbers that cannot be are shown as the nearest that can."""
+    """Impossible numbers become the nearest possible ones."""
     odd = replace(MIGRATING, done=20, progress=140, elapsed_seconds=-3)
     assert {"14 of 14 steps", "100%", "0:00"} <= set(shown(odd))
     assert "0 of 14 steps" in shown(replace(MIGRATING, done=-1))
 
 
 def test_error() -> None:
-    """A failure shows the number of the run and what to do with it, and no hope."""
+    """A failure shows the run's number and advice, but no estimate."""
     lines = shown(replace(MIGRATING, state="error"))
     assert lines[0] == lines[1]
     assert {"Run 18", page_texts.advice(), "5 of 14 steps"} <= set(lines)
@@ -142,19 +142,19 @@ def test_error() -> None:
 
 
 def test_error_of_no_run() -> None:
-    """A failure without a run does not speak of one."""
+    """A failure without a run shows no number."""
     assert page_texts.advice() not in shown(PageContext("error"))
 
 
 @pytest.mark.parametrize("state", ["not_initialized", "unknown"])
-def test_no_bar_while_nobody_works(state: str) -> None:
-    """Where nobody works there is nothing that looks like work."""
+def test_no_bar_without_a_leader(state: str) -> None:
+    """Without a leader the bar is hidden."""
     [bar, *_] = Parsed(render(replace(MIGRATING, state=state))).all("progress")
     assert "hidden" in bar
 
 
 def test_debug() -> None:
-    """With DEBUG the pending migrations, the command, the error and the leader are shown."""
+    """With DEBUG the page shows the pending migrations, the command, the error and the leader."""
     lines = shown(replace(MIGRATING, state="error", debug=DEBUG))
     assert {
         "ValueError: no price",
@@ -166,7 +166,7 @@ def test_debug() -> None:
 
 
 def test_debug_with_little_to_say() -> None:
-    """What a developer cannot be told is left out."""
+    """Without an error, a leader or pending steps, the debug section leaves them out."""
     lines = shown(PageContext("initializing", debug=DebugContext()))
     assert page_texts.debug_heading() in lines
     assert not any("pending" in line or "leader" in line for line in lines)
@@ -184,7 +184,7 @@ def test_debug_with_little_to_say() -> None:
     ],
 )
 def test_clock(seconds: float, text: str) -> None:
-    """Elapsed time is written as on a clock, in any language."""
+    """The elapsed time reads as on a clock, in any language."""
     assert page_texts.clock(seconds) == text
 
 
@@ -199,8 +199,8 @@ def test_clock(seconds: float, text: str) -> None:
         (7260, "121 minutes ago"),
     ],
 )
-def test_ago(seconds: float, text: str) -> None:
-    """The last sign of life is as exact as the heartbeat."""
+def test_time_ago(seconds: float, text: str) -> None:
+    """The time since the last heartbeat is as exact as the heartbeat."""
     assert page_texts.time_ago(seconds) == text
 
 
@@ -215,12 +215,12 @@ def test_ago(seconds: float, text: str) -> None:
         (5400, "about 2 hours"),
     ],
 )
-def test_about(seconds: float, text: str) -> None:
-    """An estimate is never more exact than it can be."""
+def test_approximate_duration(seconds: float, text: str) -> None:
+    """An estimate is rounded."""
     assert page_texts.approximate_duration(seconds) == text
 
 
-# What is sent
+# The response
 
 
 def source(text: str) -> str:
@@ -230,7 +230,7 @@ def source(text: str) -> str:
 
 @pytest.mark.parametrize("state", STATES)
 def test_content_security_policy(state: str) -> None:
-    """The policy allows exactly the style and the script that are sent."""
+    """The policy allows exactly the page's own style and script."""
     response = render(replace(MIGRATING, state=state, debug=DEBUG))
     parsed = Parsed(response)
     assert response["Content-Security-Policy"] == (
@@ -242,7 +242,7 @@ def test_content_security_policy(state: str) -> None:
 
 
 def test_content_security_policy_without_script() -> None:
-    """Without a URL to ask, no script is sent and none is allowed."""
+    """Without a status URL the page has no script, and the policy allows none."""
     response = render(replace(MIGRATING, status_url=None))
     parsed = Parsed(response)
     assert response["Content-Security-Policy"] == (
@@ -254,7 +254,7 @@ def test_content_security_policy_without_script() -> None:
 
 @pytest.mark.parametrize("state", STATES)
 def test_nothing_that_hashes_do_not_cover(state: str) -> None:
-    """The page has no style attributes, no inline handlers, and loads nothing."""
+    """The page has no style attributes, no inline handlers, and loads no files."""
     for tag, attributes in Parsed(
         render(replace(MIGRATING, state=state, debug=DEBUG))
     ).elements:
@@ -264,7 +264,7 @@ def test_nothing_that_hashes_do_not_cover(state: str) -> None:
 
 
 def test_headers() -> None:
-    """The page is never stored, indexed or sniffed, and has the status that it is given."""
+    """The page is never stored, indexed or sniffed, and has the given HTTP status."""
     response = render(MIGRATING, status=503)
     assert response.status_code == 503
     assert response["Content-Type"] == "text/html; charset=utf-8"
@@ -276,20 +276,20 @@ def test_headers() -> None:
 
 
 def test_refresh_is_for_those_without_script() -> None:
-    """With a script the refresh stands in <noscript>, so that the two do not compete."""
+    """A page with a script has its refresh in <noscript>."""
     content = render(MIGRATING).content.decode()
     assert '<noscript><meta http-equiv="refresh" content="7"></noscript>' in content
 
 
 def test_refresh_without_script() -> None:
-    """Without a script the refresh is for everybody, and never without a pause."""
+    """A page without a script refreshes itself, after at least one second."""
     content = render(PageContext("migrating", refresh_seconds=0)).content.decode()
     assert '<meta http-equiv="refresh" content="1">' in content
     assert "<noscript>" not in content
 
 
 def test_ready_goes_on() -> None:
-    """Once ready, the refresh leads to what was wanted."""
+    """A ready page leads to the requested URL."""
     parsed = Parsed(render(replace(MIGRATING, state="ready")))
     [refresh] = [m for m in parsed.all("meta") if m.get("http-equiv") == "refresh"]
     assert refresh["content"] == f"1;url={WANTED}"
@@ -313,7 +313,7 @@ def test_ready_goes_on() -> None:
     ],
 )
 def test_no_open_redirect(url: str) -> None:
-    """Whatever is not a path of this site becomes its front page."""
+    """A URL that is no path of this site becomes the site's front page."""
     parsed = Parsed(render(replace(MIGRATING, state="ready", continue_url=url)))
     assert parsed.all("main")[0]["data-continue-url"] == "/"
     assert {link["href"] for link in parsed.all("a")} == {"/"}
@@ -322,15 +322,15 @@ def test_no_open_redirect(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["https://evil.example/", "//evil.example/status"])
 def test_asks_no_other_site(url: str) -> None:
-    """A status that would be somewhere else (a strange `SCRIPT_NAME`) is not asked for."""
+    """A status URL on another site (a strange `SCRIPT_NAME`) is not used."""
     content = render(replace(MIGRATING, status_url=url)).content.decode()
     assert "evil" not in content
     assert "<script" not in content
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_what_was_sent_is_lost(state: str) -> None:
-    """Who has sent something is told so, and goes nowhere by itself."""
+def test_a_form_is_lost(state: str) -> None:
+    """After a form was sent, the page says so and opens no URL."""
     view = replace(MIGRATING, state=state, form_was_sent=True)
     parsed = Parsed(render(view))
     assert page_texts.form_lost() in parsed.lines
@@ -339,8 +339,8 @@ def test_what_was_sent_is_lost(state: str) -> None:
     assert (page_texts.SEND_AGAIN in parsed.lines) == (state == "ready")
 
 
-def test_who_came_for_the_page_stays() -> None:
-    """Who opens the status when all is ready can read it."""
+def test_stay_on_page() -> None:
+    """A status page that is loaded as ready opens no URL."""
     assert "data-stays" not in Parsed(render(MIGRATING)).all("main")[0]
     ready = Parsed(render(replace(MIGRATING, state="ready", stay_on_page=True)))
     assert "data-stays" in ready.all("main")[0]
@@ -363,14 +363,14 @@ def test_everything_is_escaped() -> None:
 
 
 def test_script_cannot_end_early() -> None:
-    """Nothing in our own files ends their element, or hides its end."""
+    """The style and the script cannot end their elements early."""
     raw = Parsed(render(MIGRATING)).raw
     for text in (raw["style"], raw["script"]):
         assert not re.search(r"</(style|script)|<!--", text)
 
 
 def test_independent_of_the_projects_templates(settings: Any) -> None:
-    """The page needs no entry in TEMPLATES, no request and no installed app."""
+    """The page needs no TEMPLATES, no request and no installed app."""
     settings.TEMPLATES = []
     settings.INSTALLED_APPS = []
     assert render(MIGRATING).content
@@ -380,7 +380,7 @@ def test_independent_of_the_projects_templates(settings: Any) -> None:
 
 
 def test_german() -> None:
-    """The page is in the active language, plural forms included, and says so."""
+    """The page is in the active language, with its plural forms and its `lang`."""
     with translation.override("de"):
         parsed = Parsed(render(replace(MIGRATING, total=1, done=0)))
     assert parsed.all("html")[0] == {"lang": "de", "dir": "ltr"}
@@ -389,14 +389,14 @@ def test_german() -> None:
 
 
 def test_language_without_a_catalog() -> None:
-    """Where there is no catalog the page is in English, and says so."""
+    """Without a catalog for the language, the page is in English and says so."""
     with translation.override("fr"):
         parsed = Parsed(render(MIGRATING))
     assert parsed.all("html")[0] == {"lang": "en", "dir": "ltr"}
 
 
 def test_without_translations(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With USE_I18N off the page is in English, whatever the language of the project."""
+    """With USE_I18N off the page is in English, whatever the project's language."""
     monkeypatch.setattr(translation, "_trans", type(translation._trans)())
     settings.USE_I18N = False
     settings.LANGUAGE_CODE = "de"
@@ -405,7 +405,7 @@ def test_without_translations(settings: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def clean_translations() -> Any:
-    """Catalogs are read once; those of this test must not outlast it."""
+    """Clear Django's catalogs before and after the test: it reads them once per process."""
     trans_real._translations.clear()
     yield
     trans_real._translations.clear()
@@ -413,7 +413,7 @@ def clean_translations() -> Any:
 
 @pytest.mark.usefixtures("clean_translations")
 def test_catalog_of_the_project(settings: Any, tmp_path: Path) -> None:
-    """A project's own catalog changes texts, adds a language, and its direction."""
+    """A project's own catalog changes texts, and adds a language with its direction."""
     texts = {
         "": "Content-Type: text/plain; charset=UTF-8\n",
         f"the code of the language of this catalogue{CONTEXT}en": "ar",
@@ -433,7 +433,7 @@ def test_catalog_of_the_project(settings: Any, tmp_path: Path) -> None:
 
 
 def palette(scheme: str) -> dict[str, str]:
-    """The colors of a scheme; the dark one is the second."""
+    """Return the colors of the light or the dark scheme."""
     found = re.findall(r":root \{(.*?)\}", STYLE.read_text(), re.DOTALL)
     return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", found[scheme == "dark"]))
 
@@ -461,7 +461,7 @@ def contrast(one: str, other: str) -> float:
         ("soft-ink", "card", 4.5),
         ("work", "card", 4.5),
         ("bad", "bad-ground", 4.5),
-        # Not text: the bar, and the mark.
+        # The bar and the mark are not text.
         *(
             (name, ground, 3)
             for name in ("work", "good", "bad")
@@ -470,12 +470,12 @@ def contrast(one: str, other: str) -> float:
     ],
 )
 def test_contrast(scheme: str, ink: str, ground: str, least: float) -> None:
-    """Text and what carries meaning stand out as WCAG's level AA asks."""
+    """The contrast of text and of meaningful graphics meets WCAG level AA."""
     colors = palette(scheme)
     assert contrast(colors[ink], colors[ground]) >= least
 
 
 def test_formula_of_contrast() -> None:
-    """The formula is right where the answer is known."""
+    """The formula gives the known contrasts."""
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)

@@ -1,4 +1,4 @@
-"""What is said about a status: to the public, and with the token."""
+"""The bodies of the responses: the public ones, and the details for the token."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from django_safe_init.core.states import State
 from django_safe_init.serving.http import payloads
 from django_safe_init.status import Status, StatusDetail, describe
 from tests.support import validate_json
-from tests.unit.snapshots import ended, reading, run_row
+from tests.unit.snapshots import ended, run_row, snapshot
 
 BEHIND = {"missing": ("shop.0002_secret",)}
 LED = {"leader_pid": 99}
 OPEN = run_row(17, message="shop.0002_secret")
-MIGRATING = describe("default", reading(OPEN, **BEHIND, **LED))
-FAILED = describe("default", reading(ended(18, "failed"), **BEHIND))
-DIED = describe("default", reading(run_row(19), **BEHIND))
-BEHIND_ONLY = describe("default", reading(**BEHIND))
-READY = describe("default", reading(ended(18, "ready")))
+MIGRATING = describe("default", snapshot(OPEN, **BEHIND, **LED))
+FAILED = describe("default", snapshot(ended(18, "failed"), **BEHIND))
+DIED = describe("default", snapshot(run_row(19), **BEHIND))
+BEHIND_ONLY = describe("default", snapshot(**BEHIND))
+READY = describe("default", snapshot(ended(18, "ready")))
 UNREACHABLE = Status.unreachable("default", "the host db.internal does not answer")
 BROKEN = Status("default", State.ERROR, 0, "x", error="OperationalError: secret")
-#: What may never be in a public body.
+#: Texts that no public body may contain.
 SECRETS = (
     "0002",
     "shop",
@@ -40,7 +40,7 @@ SECRETS = (
 
 
 def test_every_state_is_published() -> None:
-    """Each of the eight states is one of the five that the public is told, with its text."""
+    """Each of the eight states maps to one of five public states, and each of those has a text."""
     assert set(payloads.PUBLIC_STATES) == set(State)
     assert set(payloads.PUBLIC_STATES.values()) == set(payloads.MESSAGES)
     assert len(payloads.MESSAGES) == 5
@@ -85,7 +85,7 @@ def test_every_state_is_published() -> None:
     ],
 )
 def test_health(status, body) -> None:
-    """Readiness says one of three words, the state, and what belongs to it."""
+    """The health body has one of three words, the state, and its progress or error."""
     assert payloads.health(status) == body
     validate_json("health", body)
 
@@ -101,7 +101,7 @@ def test_health(status, body) -> None:
     ],
 )
 def test_public_status(status, state, progress, message) -> None:
-    """The status says one of five states, the progress and a fixed text."""
+    """The public status has one of five states, the progress and a fixed text."""
     body = payloads.public_status(status)
     assert (body["state"], body["progress"]) == (state, progress)
     assert message in body["message"]
@@ -109,7 +109,7 @@ def test_public_status(status, state, progress, message) -> None:
 
 
 def test_problem() -> None:
-    """A held request gets problem details by RFC 9457, with the public state."""
+    """A blocked request gets problem details as in RFC 9457, with the public state."""
     validate_json("problem", payloads.problem(MIGRATING))
     assert payloads.problem(MIGRATING) == {
         "type": "about:blank",
@@ -125,14 +125,14 @@ def test_problem() -> None:
     "status", [READY, MIGRATING, BEHIND_ONLY, UNREACHABLE, FAILED, DIED, BROKEN]
 )
 def test_nothing_is_given_away(status) -> None:
-    """Public bodies hold no migration, app, host, alias or text of an error."""
+    """Public bodies contain no migration, app, host, alias or text of an error."""
     bodies = (payloads.health, payloads.public_status, payloads.problem)
     text = json.dumps([body(status) for body in bodies])
     assert [secret for secret in SECRETS if secret in text] == []
 
 
 def test_details() -> None:
-    """With the token there is all that can be seen of each database."""
+    """The token unlocks all details of each database."""
     step = StepRow(2, "migration", "shop.0002_secret", False, "failed", 1.5)
     blocker = Blocker(8, "app", "psql", "idle", 3.0, "TABLE shop")
     waiting = Activity("SELECT secret", 2.0, 7, False, (blocker,))
@@ -164,9 +164,9 @@ def test_details() -> None:
     assert StatusDetail(READY).as_json()["activity"] is None
 
 
-def test_the_worst() -> None:
-    """Of several databases the worst is told; of two that migrate, the one that is behind."""
-    least = describe("other", reading(run_row(progress=3), **BEHIND, **LED))
+def test_least_ready() -> None:
+    """Of several databases the least ready one counts, by its state and then its progress."""
+    least = describe("other", snapshot(run_row(progress=3), **BEHIND, **LED))
     order = [READY, MIGRATING, least, UNREACHABLE, BEHIND_ONLY, FAILED]
     for index, status in enumerate(order):
         assert payloads.least_ready(order[: index + 1]) is status
@@ -174,7 +174,7 @@ def test_the_worst() -> None:
 
 
 def test_states_of_the_module() -> None:
-    """The ES module knows the states that the public is told."""
+    """The ES module knows all public states."""
     module = (
         Path(django_safe_init.__file__).parent / "static/django_safe_init/status.js"
     )

@@ -1,4 +1,4 @@
-"""A lookout: what it reports, how often it looks, and that nothing ends it but ready."""
+"""The poller: its reports, its interval, and its end."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from django_safe_init.serving.background.poller import (
 from django_safe_init.status import Status, StatusDetail
 from tests.support import wait_until
 from tests.unit.conftest import READY, status_of
-from tests.unit.snapshots import reading, run_row
+from tests.unit.snapshots import run_row, snapshot
 
 MISSING = {"missing": ("shop.0002_more",)}
-MIGRATING = status_of(reading(run_row(1), **MISSING, leader_pid=99))
+MIGRATING = status_of(snapshot(run_row(1), **MISSING, leader_pid=99))
 LOCKED = Status("default", State.MIGRATING, 0, "locked", led=True)
-BEHIND = status_of(reading(**MISSING))
+BEHIND = status_of(snapshot(**MISSING))
 
 
 @pytest.fixture
-def look(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Status]]]:
-    """Lets a lookout see, or meet, these one after the other; returns what it reported."""
+def poll(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Status]]]:
+    """Run a poller that meets these statuses and errors in turn; return its reports."""
     monkeypatch.setattr(poller, "poll_interval", lambda seconds: 0)
     started: list[StatusPoller] = []
 
@@ -66,7 +66,7 @@ def look(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Status]
 
 
 class Reader:
-    """A reader that has one thing to see."""
+    """A reader with one status."""
 
     def __init__(self, sight: Status) -> None:
         self.sight = sight
@@ -76,9 +76,9 @@ class Reader:
     def close(self) -> None: ...
 
 
-def test_it_ends_with_ready(look) -> None:
-    """It reports what it sees, and looks no more once that is ready."""
-    assert look(BEHIND, MIGRATING, READY, BEHIND) == [BEHIND, MIGRATING, READY]
+def test_it_ends_with_ready(poll) -> None:
+    """The poller reports each status, and ends once the database is ready."""
+    assert poll(BEHIND, MIGRATING, READY, BEHIND) == [BEHIND, MIGRATING, READY]
 
 
 @pytest.mark.parametrize(
@@ -93,21 +93,21 @@ def test_it_ends_with_ready(look) -> None:
         (OSError("what\nis this?"), State.ERROR, "OSError: what is this?"),
     ],
 )
-def test_what_goes_wrong_is_a_status(look, error, state, text) -> None:
-    """Whatever a look meets is reported, and it looks again."""
-    first, last = look(error)
+def test_errors_become_a_status(poll, error, state, text) -> None:
+    """The poller reports any error as a status, and polls again."""
+    first, last = poll(error)
     assert (first.state, first.error) == (state, text)
     assert last.ready
 
 
-def test_a_locked_table_hides_no_progress(look) -> None:
-    """While a migration has locked our tables, the run that was known is still shown."""
-    assert look(MIGRATING, LOCKED, LOCKED)[1:3] == [MIGRATING, MIGRATING]
+def test_a_locked_table_hides_no_progress(poll) -> None:
+    """While a migration locks our tables, the poller keeps reporting the known run."""
+    assert poll(MIGRATING, LOCKED, LOCKED)[1:3] == [MIGRATING, MIGRATING]
 
 
-def test_what_is_seen_replaces_what_was(look) -> None:
-    """A run that is seen, or another state, is not covered by what was known before."""
-    assert look(MIGRATING, BEHIND, LOCKED, READY) == [MIGRATING, BEHIND, LOCKED, READY]
+def test_a_new_status_replaces_the_old(poll) -> None:
+    """A run that can be read, or another state, replaces the known status."""
+    assert poll(MIGRATING, BEHIND, LOCKED, READY) == [MIGRATING, BEHIND, LOCKED, READY]
 
 
 @pytest.mark.parametrize(
@@ -120,18 +120,16 @@ def test_what_is_seen_replaces_what_was(look) -> None:
         (BackendFeatures(), "none", False),
     ],
 )
-def test_nobody_to_wait_for(
-    look, monkeypatch, settings, features, lock, guarded
-) -> None:
-    """Where nobody can lead, and that is accepted, there is nothing to wait for."""
+def test_without_a_lock(poll, monkeypatch, settings, features, lock, guarded) -> None:
+    """A database whose engine has no lock is ready if `LOCK` accepts that."""
     settings.SAFE_INIT = {"LOCK": lock}
     monkeypatch.setattr(poller, "get_features", lambda alias: features)
-    first, *_ = look(BEHIND)
+    first, *_ = poll(BEHIND)
     assert first.ready is not guarded
 
 
-def test_more_for_the_token(look, monkeypatch, settings) -> None:
-    """Steps and leader are looked at only where somebody could ask for them."""
+def test_more_for_the_token(poll, monkeypatch, settings) -> None:
+    """The poller reads steps and leader only if a token is configured."""
     looked: list[Any] = []
 
     def read_scene(
@@ -141,18 +139,18 @@ def test_more_for_the_token(look, monkeypatch, settings) -> None:
         return StatusDetail(reader.sight)
 
     monkeypatch.setattr(poller, "read_detail", read_scene)
-    look(BEHIND)
+    poll(BEHIND)
     assert looked == []
     settings.SAFE_INIT = {"STATUS_TOKEN": "s3cret"}
-    look(BEHIND)
+    poll(BEHIND)
     assert [before and before.status for before in looked] == [None, BEHIND]
 
 
-def test_changes_are_logged_once(look, caplog) -> None:
-    """The log says why requests are held back, when that changes, and when it is over."""
+def test_changes_are_logged_once(poll, caplog) -> None:
+    """The poller logs each change of the status once."""
     unreached = DatabaseUnreachable("no answer")
     with caplog.at_level(logging.INFO, "django_safe_init"):
-        look(unreached, unreached, BEHIND, BEHIND, READY)
+        poll(unreached, unreached, BEHIND, BEHIND, READY)
     assert [(each.levelname, each.getMessage()) for each in caplog.records] == [
         ("WARNING", "default is not ready: no answer"),
         ("INFO", "default is not ready: not initialized for this build"),
@@ -164,13 +162,13 @@ def test_changes_are_logged_once(look, caplog) -> None:
     ("took", "pause"), [(0, 1), (0.01, 1), (0.1, 2), (0.15, 3), (2, 3), (60, 3)]
 )
 def test_pauses(took, pause) -> None:
-    """At most once a second, and rarer the longer a look takes; never quite in step."""
+    """The poller polls at most once a second, less often if polls are slow, and with jitter."""
     pauses = [poll_interval(took) for _ in range(50)]
     assert pause <= min(pauses) < max(pauses) <= 1.25 * pause
 
 
 def test_stop(monkeypatch) -> None:
-    """A lookout that is stopped ends without another look."""
+    """A stopped poller ends without another poll."""
     reported: list[StatusDetail] = []
     monkeypatch.setattr(poller, "open_reader", lambda *arguments: Reader(BEHIND))
     monkeypatch.setattr(poller, "read_status", lambda alias, reader: reader.sight)
@@ -182,8 +180,8 @@ def test_stop(monkeypatch) -> None:
     assert [scene.status for scene in reported] == [BEHIND]
 
 
-def test_not_heard_yet() -> None:
-    """A database that has not answered yet has a status as well."""
+def test_unreachable() -> None:
+    """A database that has not answered yet has a status too."""
     assert Status.unreachable("default") == Status(
         "default", State.CONNECTING, 0, "waiting for the server"
     )

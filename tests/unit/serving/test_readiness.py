@@ -1,4 +1,4 @@
-"""What a process knows: unknown is not ready, ready is for good, and a child starts anew."""
+"""The readiness of a process, and of the processes that it forks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from django_safe_init.serving.background import readiness as module
 from django_safe_init.serving.background import supervisor
 from django_safe_init.serving.background.readiness import Readiness, readiness
 from django_safe_init.status import Status
-from tests.unit.conftest import BEHIND, READY, Deaf, hear, status_of
+from tests.unit.conftest import BEHIND, READY, SilentPoller, report, status_of
 
 NOT_READY = status_of(BEHIND)
 OTHER = Status("other", State.READY, 100, "")
 
 
 def in_child(function: Callable[[], bool]) -> bool:
-    """What the function says in a forked child."""
+    """Return the function's result in a forked child."""
     pid = os.fork()
     if not pid:
         code = 2
@@ -35,7 +35,7 @@ def in_child(function: Callable[[], bool]) -> bool:
 
 
 def test_unknown_is_not_ready() -> None:
-    """Of a process that has just started nothing is known, and nothing is ready."""
+    """A new process knows no status, and is not ready."""
     fresh = Readiness()
     assert fresh.status("default") is None
     assert not fresh.ready()
@@ -43,40 +43,40 @@ def test_unknown_is_not_ready() -> None:
     assert not fresh.complete
 
 
-def test_all_of_them(tell) -> None:
+def test_all_of_them(set_statuses) -> None:
     """A process is ready when all its databases are."""
-    tell(NOT_READY, OTHER)
+    set_statuses(NOT_READY, OTHER)
     assert readiness.ready("other")
     assert not readiness.ready("default")
     assert not readiness.ready()
     assert readiness.status("default") is NOT_READY
-    hear(READY)
+    report(READY)
     assert readiness.ready()
     assert readiness.complete
 
 
-def test_ready_is_for_good(tell) -> None:
-    """What comes after "ready" does not take it back."""
-    tell(READY)
-    hear(NOT_READY)
+def test_ready_is_for_good(set_statuses) -> None:
+    """A later status does not revoke "ready"."""
+    set_statuses(READY)
+    report(NOT_READY)
     assert readiness.ready()
     assert readiness.ready("default")
 
 
-def test_nothing_to_watch(tell, monkeypatch) -> None:
-    """A process that is ready looks no more, and never initializes."""
+def test_no_polling_when_ready(set_statuses, monkeypatch) -> None:
+    """A ready process polls no more."""
     looks: list[None] = []
-    tell(READY)
+    set_statuses(READY)
     monkeypatch.setattr(readiness, "start_polling", lambda: looks.append(None))
     readiness.start()
     assert looks == []
 
 
-def test_watching_begins_once(tell, monkeypatch) -> None:
-    """Each database gets one lookout, however often and from wherever it is asked for."""
+def test_polling_starts_once(set_statuses, monkeypatch) -> None:
+    """Each database gets one poller, however many threads start the polling."""
     made = []
 
-    class Counted(Deaf):
+    class Counted(SilentPoller):
         def __init__(self, *arguments: object) -> None:
             super().__init__(*arguments)
             made.append(self)
@@ -91,8 +91,8 @@ def test_watching_begins_once(tell, monkeypatch) -> None:
     assert [each.alias for each in made] == ["default"]
 
 
-def test_who_serves_initializes(tell, settings, monkeypatch) -> None:
-    """One thread sees to it, for who serves and not for who only looks; and it is told first."""
+def test_a_serving_process_initializes(set_statuses, settings, monkeypatch) -> None:
+    """A process that serves starts one supervisor; a process that only polls starts none."""
     made = []
 
     class Silent:
@@ -115,13 +115,13 @@ def test_who_serves_initializes(tell, settings, monkeypatch) -> None:
         caller.start()
     for caller in callers:
         caller.join()
-    readiness._start_supervisor()  # as one does who comes too late
+    readiness._start_supervisor()  # as a thread does that comes too late
     assert len(made) == 1
     assert len(heeded) == 20
 
 
-def test_a_server_that_initializes_heeds_signals(tell, settings, monkeypatch) -> None:
-    """From the moment on when it loads the application, in its main thread; no other does."""
+def test_install_handlers(set_statuses, settings, monkeypatch) -> None:
+    """A server that initializes installs its signal handlers when it loads the application."""
     heeded = []
     monkeypatch.setattr(
         module.termination, "install_handlers", lambda: heeded.append(1)
@@ -133,48 +133,50 @@ def test_a_server_that_initializes_heeds_signals(tell, settings, monkeypatch) ->
     assert heeded == [1]
 
 
-def test_two_at_the_same_moment(tell, monkeypatch) -> None:
-    """Who waits while another starts the lookouts starts none."""
+def test_two_at_the_same_moment(set_statuses, monkeypatch) -> None:
+    """A thread that waits while another one starts the pollers starts none."""
     made = []
-    monkeypatch.setattr(module, "StatusPoller", lambda *a: made.append(a) or Deaf(*a))
+    monkeypatch.setattr(
+        module, "StatusPoller", lambda *a: made.append(a) or SilentPoller(*a)
+    )
     with readiness._lock:
         caller = threading.Thread(target=readiness.start)
         caller.start()
-        time.sleep(0)  # let it come as far as the lock, if it will
+        time.sleep(0)  # let the thread reach the lock
         readiness._polling = True
     caller.join()
     assert made == []
 
 
 def test_never_in_a_projects_own_tests(settings, monkeypatch) -> None:
-    """In Django's test environment nothing is watched, unless IN_TESTS says so."""
+    """In Django's test environment no poller starts, unless IN_TESTS says so."""
     monkeypatch.setattr(module, "StatusPoller", None)
     settings.SAFE_INIT = {}
     readiness.start()
     assert not readiness._polling
 
 
-def test_waiting_for_the_first_news(tell, settings) -> None:
-    """A wait is over with the first news of each database, whatever they are, or in time."""
+def test_waiting_for_the_first_result(set_statuses, settings) -> None:
+    """A wait ends with the first result of each database, or with its timeout."""
     started = time.monotonic()
     readiness.start()
     readiness.wait(0.01)
     asyncio.run(readiness.wait_async(0.01))
-    hear(NOT_READY)
+    report(NOT_READY)
     readiness.wait(30)
     asyncio.run(readiness.wait_async(30))
     assert time.monotonic() - started < 10
 
 
-def test_a_child_knows_what_its_parent_knew(tell) -> None:
-    """What was ready for the parent is ready in a forked child, which need not look again."""
-    tell(READY)
+def test_a_child_knows_what_its_parent_knew(set_statuses) -> None:
+    """A database that was ready in the parent is ready in a forked child."""
+    set_statuses(READY)
     assert in_child(lambda: readiness.ready() and not readiness._polling)
 
 
-def test_a_child_watches_by_itself(tell) -> None:
-    """The parent's threads are not in the child: it starts its own, also during a lock."""
-    tell(NOT_READY)
+def test_a_child_polls_itself(set_statuses) -> None:
+    """A forked child starts its own pollers, also if the parent held the lock."""
+    set_statuses(NOT_READY)
 
     def watches() -> bool:
         before = readiness._polling
@@ -186,24 +188,24 @@ def test_a_child_watches_by_itself(tell) -> None:
     assert readiness._polling
 
 
-def test_a_worker_watches_from_its_start(tell) -> None:
-    """After `prepare`, a forked child watches without having been asked; this process does not."""
+def test_a_worker_polls_from_its_start(set_statuses) -> None:
+    """After `install`, a forked worker polls at once; its parent does not."""
     readiness.install()
     assert not readiness._polling
     assert in_child(lambda: readiness._polling and not readiness.ready())
 
 
-def test_a_helper_of_a_server_does_not_watch(tell) -> None:
-    """What a process that serves forks for itself neither watches nor initializes."""
+def test_a_helper_of_a_server_does_not_poll(set_statuses) -> None:
+    """A process that a serving process forks neither polls nor initializes."""
     readiness.install()
-    tell(NOT_READY)
+    set_statuses(NOT_READY)
     assert readiness._polling
     assert in_child(lambda: not readiness._polling)
 
 
-def test_a_helper_gives_up_what_belongs_to_its_parent(tell, monkeypatch) -> None:
-    """A forked process does not keep the child alive that its parent initializes with."""
-    tell(NOT_READY)
+def test_a_helper_closes_the_pipe_of_its_parent(set_statuses, monkeypatch) -> None:
+    """A forked process does not keep its parent's initialization child alive."""
+    set_statuses(NOT_READY)
     disowned = []
     supervisor = SimpleNamespace(
         close_in_fork=lambda: disowned.append(1), stop=lambda: None
@@ -212,15 +214,15 @@ def test_a_helper_gives_up_what_belongs_to_its_parent(tell, monkeypatch) -> None
     assert in_child(lambda: disowned == [1] and readiness._supervisor is None)
 
 
-def test_a_wait_in_a_child(tell) -> None:
-    """A child of a ready process waits for no news."""
-    tell(READY)
+def test_a_wait_in_a_child(set_statuses) -> None:
+    """A wait in a forked child of a ready process returns at once."""
+    set_statuses(READY)
     assert in_child(lambda: readiness._first_result.is_set())
 
 
-def test_forget(tell) -> None:
-    """Afterwards it is as in a new process."""
-    tell(READY)
+def test_reset(set_statuses) -> None:
+    """After `reset` the process knows as little as a new one."""
+    set_statuses(READY)
     readiness.reset()
     assert not readiness.ready()
     assert readiness.status("default") is None

@@ -1,4 +1,4 @@
-"""What a request asks for: its token, its media type, its database, its URL."""
+"""The untrusted parts of a request: its token, media types, database and URL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q
 
 
 def as_sent(text: str) -> str:
-    """A header's bytes as a server hands them over."""
+    """Return a header's bytes as a WSGI server decodes them."""
     return text.encode().decode("latin-1")
 
 
@@ -33,8 +33,8 @@ def as_sent(text: str) -> str:
         ("two words", "Bearer two words"),
     ],
 )
-def test_the_token_opens(token, header) -> None:
-    """The right token opens, also one that is not ASCII or comes from a file."""
+def test_the_token(token, header) -> None:
+    """The right token authorizes, also one that is not ASCII or comes from a file."""
     assert is_authorized(factory.get("/", HTTP_AUTHORIZATION=header), token)
 
 
@@ -57,13 +57,13 @@ def test_the_token_opens(token, header) -> None:
         ("s3cret", "Bearer s3cret\ud800"),
     ],
 )
-def test_nothing_else_opens(token, header) -> None:
-    """Another token, another scheme or none opens nothing; an empty token opens nothing."""
+def test_another_token(token, header) -> None:
+    """Another token or scheme does not authorize; an empty token authorizes no request."""
     assert not is_authorized(factory.get("/", HTTP_AUTHORIZATION=header), token)
 
 
 def test_no_header() -> None:
-    """A request without the header is told the public part."""
+    """A request without the header is not authorized."""
     assert not is_authorized(factory.get("/"), "s3cret")
 
 
@@ -87,18 +87,18 @@ def test_no_header() -> None:
         ("text/html; x*=nowhere''y", False),
     ],
 )
-def test_who_wants_a_page(accept, page) -> None:
-    """A page is for who names HTML and prefers it; a probe and a script get JSON."""
+def test_prefers_html(accept, page) -> None:
+    """Clients that name HTML and prefer it get the page; probes and scripts get JSON."""
     assert prefers_html(factory.get("/", HTTP_ACCEPT=accept)) is page
 
 
 def test_no_accept_header() -> None:
-    """Who names no media type gets JSON."""
+    """A client that names no media type gets JSON."""
     assert not prefers_html(factory.get("/"))
 
 
-def test_an_encoding_that_nobody_knows(monkeypatch) -> None:
-    """What older versions of Django raise for an unknown encoding is no browser either."""
+def test_an_unknown_encoding(monkeypatch) -> None:
+    """A header with an encoding that Django refuses does not prefer HTML."""
     request = factory.get("/", HTTP_ACCEPT="text/html;x*=nonexistent''%41")
 
     def unknown(*args: object) -> str:
@@ -121,8 +121,8 @@ def test_an_encoding_that_nobody_knows(monkeypatch) -> None:
         ("&".join(["x=1"] * 1000), []),
     ],
 )
-def test_chosen_databases(query, aliases) -> None:
-    """`?database=` chooses one of SAFE_INIT["DATABASES"]; anything else there is none."""
+def test_selected_databases(query, aliases) -> None:
+    """`?database=` selects an alias of SAFE_INIT["DATABASES"]; any other alias selects none."""
     request = factory.get(f"/?{query}")
     assert list(selected_databases(request, ["default", "other"])) == aliases
 
@@ -136,8 +136,8 @@ def test_chosen_databases(query, aliases) -> None:
         ("/ü?ü", "/%C3%BC?%C3%BC"),
     ],
 )
-def test_own_url(path, url) -> None:
-    """The URL to come back to is the one that was asked for, and never another host's."""
+def test_same_site_url(path, url) -> None:
+    """The URL to return to is the requested one, and never on another host."""
     address, _, query = path.partition("?")
     request = factory.get("/", QUERY_STRING=query)
     request.path = address

@@ -1,4 +1,4 @@
-"""When a server initializes its databases in the background, and what it does about failures."""
+"""The supervisor: when it starts a child, how it handles failures, and how it ends."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from django_safe_init.status import Status
 from tests.support import wait_until
 from tests.unit.conftest import BEHIND, READY, status_of
 from tests.unit.serving.conftest import failed
-from tests.unit.snapshots import OWN, ended, reading, run_row
+from tests.unit.snapshots import OWN, ended, run_row, snapshot
 
 BUILD = Build(frozenset(), OWN)
 DUE = status_of(BEHIND)
-FAILED = status_of(reading(ended(1, "failed"), missing=("shop.0002_secret",)))
-LED = status_of(reading(run_row(1), leader_pid=99, missing=("shop.0002_secret",)))
+FAILED = status_of(snapshot(ended(1, "failed"), missing=("shop.0002_secret",)))
+LED = status_of(snapshot(run_row(1), leader_pid=99, missing=("shop.0002_secret",)))
 
 
 @pytest.fixture(autouse=True)
 def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostLock:
-    """The lock of a host on which there is only this test; as another process sees it."""
+    """The lock of a host with only this test, as another process sees it."""
     path = str(tmp_path / "host.lock")
     monkeypatch.setattr(supervisor, "host_lock", lambda build: HostLock(path))
     return HostLock(path)
 
 
-# What it does
+# Starting a child
 
 
 class FakeChild:
@@ -74,7 +74,7 @@ class FakeChild:
 
 @pytest.fixture
 def children(monkeypatch: pytest.MonkeyPatch) -> list[FakeChild]:
-    """The children that were started; each ends as `ends` says, or when it is told to."""
+    """The children that were started; each ends as `use` says, or when `end` is called."""
     made: list[FakeChild] = []
     monkeypatch.setattr(supervisor, "_CHECK_SECONDS", (0, 0.001))
     use(monkeypatch, made)
@@ -94,7 +94,7 @@ def use(monkeypatch: Any, made: list[FakeChild], *ends: tuple[int, str]) -> None
 
 @pytest.fixture
 def begin() -> Iterator[Callable[..., InitializationSupervisor]]:
-    """Starts a thread that knows these statuses, by alias; a test may change them."""
+    """Start a supervisor that knows these statuses by alias; a test may change them."""
     started: list[InitializationSupervisor] = []
 
     def begin_with(known: dict[str, Status | None]) -> InitializationSupervisor:
@@ -114,7 +114,7 @@ def assert_ends(thread: InitializationSupervisor) -> None:
 
 @pytest.mark.parametrize("status", [None, LED, Status.unreachable("default")])
 def test_it_waits(children: Any, begin: Any, see: Any, status: Status | None) -> None:
-    """While nothing is known, or others are at work, it does not even look closer."""
+    """While the status is unknown, led or unreachable, the supervisor reads no database."""
     looked_at = see(DUE)
     counted = Counted(default=status)
     thread = begin(counted)
@@ -125,7 +125,7 @@ def test_it_waits(children: Any, begin: Any, see: Any, status: Status | None) ->
 
 
 class Counted(dict[str, Any]):
-    """Knows how often somebody has asked it."""
+    """A dict that counts how often it is read."""
 
     reads = 0
 
@@ -137,7 +137,7 @@ class Counted(dict[str, Any]):
 def test_it_initializes(
     children: Any, begin: Any, see: Any, monkeypatch: Any, caplog: Any
 ) -> None:
-    """A child is started, and when all is ready the thread ends."""
+    """The supervisor starts a child, and ends when all databases are ready."""
     caplog.set_level(logging.INFO)
     see(DUE)
     use(monkeypatch, children, *[(0, "")] * 1000)
@@ -150,7 +150,7 @@ def test_it_initializes(
 
 
 def test_several_databases(children: Any, begin: Any, see: Any) -> None:
-    """Only those are looked at that may need it; the child initializes all."""
+    """The supervisor reads only the idle databases; the child initializes all."""
     looked_at = see(DUE)
     led = Status("second", LED.state, 0, "", led=True)
     due = Status("third", DUE.state, 0, "")
@@ -162,7 +162,7 @@ def test_several_databases(children: Any, begin: Any, see: Any) -> None:
 def test_it_is_not_time_yet(
     children: Any, begin: Any, see: Any, monkeypatch: Any
 ) -> None:
-    """It looks again when it is time, or a little later, as another process may have died."""
+    """The supervisor reads the runs again before they are due: another process may have died."""
     monkeypatch.setattr(supervisor, "_MAX_POSTPONE_SECONDS", 0.01)
     looked_at = see(FAILED, failed(1, 1))
     begin({"default": FAILED})
@@ -173,7 +173,7 @@ def test_it_is_not_time_yet(
 
 
 def test_one_child_a_host(children: Any, begin: Any, see: Any, host: HostLock) -> None:
-    """While another process of this host is at it, it does not even look closer."""
+    """While another process of the host has a child, the supervisor reads no database."""
     looked_at = see(DUE)
     assert host.acquire()
     counted = Counted(default=DUE)
@@ -188,7 +188,7 @@ def test_one_child_a_host(children: Any, begin: Any, see: Any, host: HostLock) -
 def test_a_failure(
     children: Any, begin: Any, see: Any, monkeypatch: Any, caplog: Any
 ) -> None:
-    """It is told with its reason; this process tries again after a pause that grows."""
+    """A failure is logged with its reason, and the pause before the next try grows."""
     see(DUE)
     monkeypatch.setattr(backoff, "MIN_PAUSE", 0.01)
     use(monkeypatch, children, (1, "It broke."), (1, "Again."), (0, ""), (1, "Late."))
@@ -200,13 +200,13 @@ def test_a_failure(
     first, second, late = (each.args[0] for each in warnings)
     assert 0.01 <= first < 0.0126
     assert 0.02 <= second < 0.0251
-    assert late < second  # a success begins it anew
+    assert late < second  # a success resets the pause
 
 
-def test_somebody_was_faster(
+def test_another_process_was_faster(
     children: Any, begin: Any, see: Any, monkeypatch: Any, caplog: Any
 ) -> None:
-    """A child that has found nothing to do is no failure."""
+    """A child with nothing to do is no failure."""
     caplog.set_level(logging.INFO)
     see(DUE)
     use(
@@ -223,7 +223,7 @@ def test_somebody_was_faster(
 def test_a_child_that_cannot_be_started(
     children: Any, begin: Any, see: Any, monkeypatch: Any, caplog: Any
 ) -> None:
-    """That is a failure like any other: the thread goes on."""
+    """A child that cannot be started is a failure; the supervisor continues."""
 
     def start(**arguments: Any) -> Any:
         raise OSError(11, "Resource temporarily unavailable")
@@ -237,10 +237,10 @@ def test_a_child_that_cannot_be_started(
     wait_until(lambda: children)
 
 
-def test_a_look_that_goes_wrong(
+def test_an_unexpected_error(
     children: Any, begin: Any, see: Any, monkeypatch: Any, caplog: Any
 ) -> None:
-    """What nobody has foreseen is told, and tried again."""
+    """An unexpected error is logged, and the supervisor tries again."""
     monkeypatch.setattr(backoff, "MIN_PAUSE", 0.01)
     see(RuntimeError("not\nforeseen"))
     begin({"default": DUE})
@@ -250,7 +250,7 @@ def test_a_look_that_goes_wrong(
 
 
 def test_without_a_build(see: Any, monkeypatch: Any) -> None:
-    """What this build expects is found out when it is needed."""
+    """The supervisor computes the build when it needs it."""
     see(READY)
     monkeypatch.setattr(supervisor, "current_build", lambda: BUILD)
     thread = InitializationSupervisor(["default"], None, {"default": DUE}.get)
@@ -258,13 +258,13 @@ def test_without_a_build(see: Any, monkeypatch: Any) -> None:
     assert thread._build is BUILD
 
 
-# How it ends
+# The end of the process
 
 
 def test_stopped_while_a_child_runs(
     children: Any, begin: Any, see: Any, caplog: Any
 ) -> None:
-    """The child is told to end, the thread ends, and that is no failure."""
+    """Stopping ends the child and the thread, without a failure."""
     see(DUE)
     thread = begin({"default": DUE})
     wait_until(lambda: children)
@@ -275,7 +275,7 @@ def test_stopped_while_a_child_runs(
 
 
 def test_stopped_before_the_child_is_started(children: Any, host: HostLock) -> None:
-    """After that none is started any more."""
+    """After it was stopped, the supervisor starts no child."""
     thread = InitializationSupervisor(["default"], BUILD, {"default": DUE}.get)
     thread._end_child()
     thread._initialize(host)
@@ -285,7 +285,7 @@ def test_stopped_before_the_child_is_started(children: Any, host: HostLock) -> N
 def test_the_end_of_the_process(
     children: Any, begin: Any, see: Any, monkeypatch: Any
 ) -> None:
-    """A process that exits ends its child first, and forgets about it once all is ready."""
+    """A process that exits ends its child first; once ready, it does nothing at its exit."""
     at_exit: list[Callable[[], None]] = []
     monkeypatch.setattr(atexit, "register", at_exit.append)
     monkeypatch.setattr(atexit, "unregister", at_exit.remove)
@@ -298,8 +298,8 @@ def test_the_end_of_the_process(
     wait_until(lambda: at_exit == [])
 
 
-def test_disowned_in_a_helper(host: HostLock) -> None:
-    """A forked process gives up the child of its parent, if there is one, and its end."""
+def test_close_in_fork(host: HostLock) -> None:
+    """A forked process gives up its parent's child, lock and exit function."""
     thread = InitializationSupervisor(["default"], BUILD, lambda alias: None)
     thread.close_in_fork()
     given_up: list[int] = []
@@ -313,19 +313,19 @@ def test_disowned_in_a_helper(host: HostLock) -> None:
     host.close()
 
 
-# Replaced by the server
+# A worker that its server replaces
 
 
 @pytest.fixture
 def replaced(monkeypatch: pytest.MonkeyPatch) -> int:
-    """This process is a worker that was not told to end; the process id of its server."""
+    """Make this process a worker that received no signal; return its server's process ID."""
     monkeypatch.setattr(supervisor, "server_process", lambda: 99)
     monkeypatch.setattr(termination, "installed", True)
     return 99
 
 
 def test_the_server_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers have a server: gunicorn's, and those that `multiprocessing` has started."""
+    """Workers of gunicorn and of `multiprocessing` have a server."""
     monkeypatch.delenv("SERVER_SOFTWARE", raising=False)
     assert server_process() is None
     monkeypatch.setenv("SERVER_SOFTWARE", "gunicorn/27")
@@ -335,10 +335,10 @@ def test_the_server_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert server_process() == 17
 
 
-def test_the_child_goes_on(
+def test_the_child_continues(
     children: Any, begin: Any, see: Any, host: HostLock, replaced: int
 ) -> None:
-    """A worker that is replaced leaves its child to the server, and says where it is."""
+    """A worker that is replaced detaches its child to the server, and records it."""
     see(DUE)
     thread = begin({"default": DUE})
     wait_until(lambda: children)
@@ -348,11 +348,11 @@ def test_the_child_goes_on(
     assert not children[0].ended.is_set()
 
 
-@pytest.mark.parametrize("why", ["told", "deaf", "no server", "no file"])
+@pytest.mark.parametrize("why", ["told", "no handlers", "no server", "no file"])
 def test_the_child_ends(
     children: Any, begin: Any, see: Any, replaced: int, monkeypatch: Any, why: str
 ) -> None:
-    """It does not go on if this process was told to end, or could not know, or it is alone."""
+    """The child ends if its worker got a signal or would miss it, or has no server or lock file."""
     if why == "no file":
         monkeypatch.setattr(HostLock, "acquire", lambda self: True)
         monkeypatch.setattr(
@@ -362,7 +362,7 @@ def test_the_child_ends(
     thread = begin({"default": DUE})
     wait_until(lambda: children)
     monkeypatch.setattr(termination, "received", why == "told")
-    monkeypatch.setattr(termination, "installed", why != "deaf")
+    monkeypatch.setattr(termination, "installed", why != "no handlers")
     if why == "no server":
         thread._server = None
     thread._at_exit()
@@ -370,22 +370,22 @@ def test_the_child_ends(
 
 
 def test_ended_before_it_has_begun(children: Any) -> None:
-    """Who does not even know its build has nothing to end."""
+    """A supervisor without a build has no child to end."""
     thread = InitializationSupervisor(["default"], None, lambda alias: None)
     thread._end_child()
     assert thread._stopped.is_set()
 
 
 def test_replaced_without_a_child(replaced: int) -> None:
-    """There is nothing to leave to anybody."""
+    """A worker without a child detaches none."""
     thread = InitializationSupervisor(["default"], BUILD, {"default": LED}.get)
     thread._at_exit()
     assert thread._stopped.is_set()
 
 
 @pytest.fixture
-def heir(host: HostLock) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that holds the lock of this host, as a child does that goes on."""
+def orphan(host: HostLock) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that holds the host's lock, as a detached child does."""
     assert host.acquire()
     assert host.file is not None
     wait = [sys.executable, "-c", "input()"]
@@ -396,16 +396,16 @@ def heir(host: HostLock) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_the_end_of_an_heir(heir: Any, replaced: int) -> None:
-    """A worker that is told to end ends the child that another one has left to the server."""
+def test_the_end_of_an_orphan(orphan: Any, replaced: int) -> None:
+    """A worker that is told to end ends the child that an earlier worker detached."""
     InitializationSupervisor(["default"], BUILD, lambda alias: None)._end_child()
-    assert heir.wait(0) == -signal.SIGTERM
+    assert orphan.wait(0) == -signal.SIGTERM
 
 
-def test_an_heir_that_has_just_ended(
-    host: HostLock, heir: Any, replaced: int, monkeypatch: Any
+def test_an_orphan_that_has_exited(
+    host: HostLock, orphan: Any, replaced: int, monkeypatch: Any
 ) -> None:
-    """Then there is nobody to be told."""
+    """An orphan that has exited needs no signal."""
     monkeypatch.setattr(supervisor, "SECONDS_TO_CLEAN_UP", 0.05)
     before = host.orphan()
     assert before is not None
@@ -413,11 +413,11 @@ def test_an_heir_that_has_just_ended(
     ended.wait()
     monkeypatch.setattr(HostLock, "orphan", lambda self: before._replace(pid=ended.pid))
     InitializationSupervisor(["default"], BUILD, lambda alias: None)._end_child()
-    assert heir.poll() is None
+    assert orphan.poll() is None
 
 
-def test_the_heir_of_another_server(heir: Any, monkeypatch: Any) -> None:
-    """That server ends it."""
+def test_the_orphan_of_another_server(orphan: Any, monkeypatch: Any) -> None:
+    """A worker does not end the orphan of another server."""
     monkeypatch.setattr(supervisor, "server_process", lambda: 98)
     InitializationSupervisor(["default"], BUILD, lambda alias: None)._end_child()
-    assert heir.poll() is None
+    assert orphan.poll() is None

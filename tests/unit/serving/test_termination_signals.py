@@ -1,4 +1,4 @@
-"""Whether a process was told to end, and what happens before its server's own handler."""
+"""The record of termination signals, and the chain of handlers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from django_safe_init.serving.background.termination_signals import SIGNALS, Ter
 
 @pytest.fixture
 def handled() -> Iterator[list[Any]]:
-    """What the server's own handlers were called with; pytest has its handlers back afterwards."""
+    """The calls of the server's own handlers; afterwards pytest gets its handlers back."""
     calls: list[Any] = []
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
@@ -27,8 +27,8 @@ def handled() -> Iterator[list[Any]]:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_first_comes_what_is_ours(handled: list[Any], number: int) -> None:
-    """Then the server's own handler is called, as if nothing had been."""
+def test_the_chain_of_handlers(handled: list[Any], number: int) -> None:
+    """`on_first_signal` runs before the server's own handler."""
     termination = Termination()
     termination.install_handlers()
     termination.install_handlers()
@@ -40,7 +40,7 @@ def test_first_comes_what_is_ours(handled: list[Any], number: int) -> None:
 
 
 def test_without_anything_to_do(handled: list[Any]) -> None:
-    """It is noted nevertheless."""
+    """A signal is recorded although no function is set."""
     termination = Termination()
     termination.install_handlers()
     signal.raise_signal(signal.SIGTERM)
@@ -49,7 +49,7 @@ def test_without_anything_to_do(handled: list[Any]) -> None:
 
 
 def test_handlers_that_the_server_sets_later(handled: list[Any]) -> None:
-    """To heed again is to come before those, too."""
+    """Installing again puts our handler before the server's new one."""
     termination = Termination()
     termination.install_handlers()
     signal.signal(signal.SIGTERM, lambda number, frame: handled.append("later"))
@@ -60,7 +60,7 @@ def test_handlers_that_the_server_sets_later(handled: list[Any]) -> None:
 
 
 def test_handlers_that_call_ours(handled: list[Any]) -> None:
-    """A project's own handler may call the one before it, which is ours: each comes once."""
+    """A project's handler may call ours, which it replaced: each handler runs once."""
     termination = Termination()
     termination.install_handlers()
     ours = signal.getsignal(signal.SIGTERM)
@@ -78,7 +78,7 @@ def test_handlers_that_call_ours(handled: list[Any]) -> None:
 
 
 def test_a_server_that_puts_ours_back(handled: list[Any]) -> None:
-    """As uvicorn does, to end by the signal: what was there before ours is what comes."""
+    """A server may restore our handler, as uvicorn does: the handler before ours then runs."""
     termination = Termination()
     termination.install_handlers()
     ours = signal.getsignal(signal.SIGTERM)
@@ -91,7 +91,7 @@ def test_a_server_that_puts_ours_back(handled: list[Any]) -> None:
 
 
 def test_a_server_without_a_handler(handled: list[Any], monkeypatch: Any) -> None:
-    """It dies by the signal, as it would have done."""
+    """A server without a handler dies by the signal."""
     raised: list[Any] = []
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     termination = Termination()
@@ -107,7 +107,7 @@ def test_a_server_without_a_handler(handled: list[Any], monkeypatch: Any) -> Non
 
 
 def test_a_signal_that_is_ignored(handled: list[Any]) -> None:
-    """It goes on being ignored."""
+    """An ignored signal stays ignored."""
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
     termination = Termination()
     termination.install_handlers()
@@ -115,14 +115,14 @@ def test_a_signal_that_is_ignored(handled: list[Any]) -> None:
 
 
 def test_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no SIGQUIT, the others are heeded."""
+    """On a system without SIGQUIT the other signals are handled."""
     monkeypatch.delattr(signal, "SIGQUIT")
     signals = runpy.run_path(termination_signals.__file__)["SIGNALS"]
     assert signals == (signal.SIGTERM, signal.SIGINT)
 
 
 def test_outside_of_the_main_thread(handled: list[Any]) -> None:
-    """Python allows no handler there, and this process would not know."""
+    """Outside of the main thread no handler is installed."""
     termination = Termination()
     thread = threading.Thread(target=termination.install_handlers)
     thread.start()
@@ -131,7 +131,7 @@ def test_outside_of_the_main_thread(handled: list[Any]) -> None:
 
 
 def test_in_a_forked_process(handled: list[Any]) -> None:
-    """What was told to the parent, and what it does then, is not the child's."""
+    """A forked process forgets its parent's signals and `on_first_signal`."""
     termination = Termination()
     termination.install_handlers()
     termination.on_first_signal = lambda: handled.append("first")
