@@ -18,7 +18,7 @@ from django_safe_init.initialization import wait_log as module
 from django_safe_init.initialization.follower import Follower
 from django_safe_init.initialization.types import Decision
 from django_safe_init.initialization.wait_log import WaitLog, describe_leader
-from tests.unit.snapshots import OTHER, OWN, ended, snapshot, run_row
+from tests.unit.snapshots import OTHER, OWN, ended, run_row, snapshot
 
 BUILD = Build(frozenset(), OWN)
 NOTHING = snapshot(missing=("shop.0001_initial",))
