@@ -90,6 +90,8 @@ def switched_on(set_statuses, settings) -> None:
 
 def examine(request: dict[str, str], status: int, headers: Any, body: str) -> None:
     """Fail if the answer is an error, tells a secret, or lets the request through."""
+    # Hypothesis also generates the strings of this module, and the page links to the URL.
+    url = request["path"] + request["query"]
     ours = request["path"] in DEFAULT_PATHS.values()
     readable = request["method"] in ("GET", "HEAD")
     if not ours:
@@ -101,8 +103,8 @@ def examine(request: dict[str, str], status: int, headers: Any, body: str) -> No
     scheme, _, given = request.get("authorization", "").partition(" ")
     if (scheme.lower(), given.strip()) != ("bearer", TOKEN):
         for secret in ("secretapp", "secretname", "secret-host", "password"):
-            assert secret not in body
-    assert TOKEN not in body or TOKEN in request["path"] + request["query"]
+            assert secret not in body or secret in url
+    assert TOKEN not in body or TOKEN in url
     assert headers["Cache-Control"] == "no-store, private"
     if "json" in headers["Content-Type"] and body:
         json.loads(body)

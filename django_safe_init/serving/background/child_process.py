@@ -41,8 +41,8 @@ _POLL_SECONDS = 0.1
 #: with a colon in its name, and the programs that the child starts would inherit it.
 _PROGRAM = (
     "import sys; here = sys.argv.index('--'); sys.path[:] = sys.argv[here + 1 :]; "
-    "del sys.argv[here:]; from django_safe_init.serving.background import child_process; "
-    "child_process.main()"
+    "del sys.argv[here:]; "
+    "from django_safe_init.serving.background.child_process import main; main()"
 )
 
 
