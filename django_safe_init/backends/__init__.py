@@ -1,10 +1,10 @@
 """Find the backend of a database.
 
-This package knows database engines, and no other one does. `base` defines what a backend
-provides; each engine has a folder, found by Django's vendor name, and imports `base` and `core`
-but no other engine. To add an engine, write its folder and add a line to `BACKENDS`.
+Only this package knows database engines. `base` defines the contract of a backend. Each engine has
+a folder, found by Django's vendor name, that imports `base` and `core` but no other engine. To add
+an engine, write its folder and add a line to `BACKENDS`.
 
-Backends are imported when they are used: a project on SQLite needs no driver of PostgreSQL.
+A backend is imported on first use, so a project on SQLite needs no PostgreSQL driver.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BACKENDS = {
 
 
 def get_features(alias: str) -> BackendFeatures:
-    """Return the features of the database; opens no connection."""
+    """Return the features of the database, without opening a connection."""
     connection = connections[alias]
     folder = BACKENDS.get(connection.vendor)
     if folder is None:
@@ -65,7 +65,7 @@ def get_backend(context: Context) -> BaseBackend:
 def privileged_steps(alias: str, build: Build) -> tuple[StepDefinition, ...]:
     """Return the build's privileged steps for the database, in order.
 
-    Empty where the database has no roles and grants.
+    Empty if the database has no roles and grants.
     """
     if not build.privileged or not get_features(alias).supports_privileged_steps:
         return ()

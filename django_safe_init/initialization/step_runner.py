@@ -70,7 +70,7 @@ class StepRunner:
         def check(recorded: Any) -> None:
             fence.verify()
 
-        transaction.begin(step.label, set(), check, plain=False)
+        transaction.begin(step.label, set(), check, runs_custom_code=True)
         try:
             self._call(step)
             if not transaction.is_intact:

@@ -163,5 +163,9 @@ class MigrationTracker:
                     "not take the leader lock."
                 )
 
-        plain = not runs_custom_code(migration)
-        self.transaction.begin(str(self.current), names, check, plain)
+        self.transaction.begin(
+            str(self.current),
+            names,
+            check,
+            runs_custom_code=runs_custom_code(migration),
+        )

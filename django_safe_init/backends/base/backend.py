@@ -1,4 +1,4 @@
-"""Define a backend: the entry to everything this package does with one database."""
+"""Define a backend, the entry point to one database."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ from django_safe_init.exceptions import SafeInitError
 
 
 class BaseBackend(ABC):
-    """One process's access to one database, to read it.
+    """One process's access to one database, for reading.
 
-    A subclass is named in its folder's `features`. It opens connections only in its methods.
+    The module `features` of an engine's folder names the subclass. Only methods open
+    connections; the constructor opens none.
     """
 
     def __init__(self, context: Context) -> None:
@@ -33,12 +34,12 @@ class BaseBackend(ABC):
 
     @staticmethod
     def is_busy(error: Exception) -> bool:
-        """Return True if Django got no connection because the server is full or starting."""
+        """Return True if the server refused a connection because it is full or starting."""
         return False
 
     @abstractmethod
     def wait_for_server(self) -> None:
-        """Return as soon as the server accepts a connection; at once without a server.
+        """Wait until the server accepts a connection; return at once without a server.
 
         Raises `DatabaseUnreachable`, `LoginRefused` or `WaitTimeout`.
         """
@@ -52,24 +53,24 @@ class BaseBackend(ABC):
         """Return an introspection for one use; the caller closes it."""
 
     def lock_holder(self) -> AbstractContextManager[LockHolder | None]:
-        """Return a context manager that yields the present leader, or None."""
+        """Return a context manager that yields the current leader, or None."""
         return nullcontext()
 
 
 class LockingBackend(BaseBackend):
-    """A backend with a leader lock: processes lead and follow."""
+    """A backend with a leader lock, so that one process leads and the others follow."""
 
     @abstractmethod
     def observer(self) -> BaseObserver:
-        """Return an observer, which a process keeps while it waits; the caller closes it."""
+        """Return an observer for a process that waits; the caller closes it."""
 
     @contextmanager
     def leadership(self, observer: BaseObserver) -> Iterator[Any]:
         """Hold the leader lock while the block runs; yield None if another process holds it.
 
-        This is the one place that acquires and releases the lock. Releasing it wakes the
-        followers. Raises `LockLost` if the lock was lost during a block that ended well, and
-        `UnsafeConnection` where a lock would not exclude other processes.
+        No other code acquires or releases the lock. Its release wakes the followers. Raises
+        `LockLost` if the lock was lost during a block that raised no error, and
+        `UnsafeConnection` if the lock would not exclude other processes.
         """
         lock = self._acquire(observer)
         if lock is None:
@@ -85,18 +86,19 @@ class LockingBackend(BaseBackend):
 
     @abstractmethod
     def _acquire(self, observer: Any) -> Lock | None:
-        """Return the leader lock if it was free. Never waits."""
+        """Acquire the leader lock and return it; return None if it is not free. Never waits."""
 
     def terminate_predecessors(self, lock: Any) -> None:
-        """End what an earlier leader left running: it may hold locks on the status tables.
+        """Terminate the work that an earlier leader left running on the server.
 
-        Does nothing where a leader's work ends with its process. Raises `WaitTimeout`.
+        That work may hold locks on the status tables. Does nothing if a leader's work ends with
+        its process. Raises `WaitTimeout`.
         """
 
     @abstractmethod
     def heartbeat(self, lock: Any) -> AbstractContextManager[None]:
-        """Return a context manager that shows a living leader before it has opened a run."""
+        """Return a context manager that shows the leader to be alive until it opens a run."""
 
     @abstractmethod
     def open_run_session(self, lock: Any) -> RunSession:
-        """Return what a leader works with; the caller closes it before the lock is released."""
+        """Return the session of a run; the caller closes it before the lock is released."""

@@ -1,4 +1,4 @@
-"""Carry what a backend needs to know about one use of one database."""
+"""Define the parameters of one use of one database."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ logger = logging.getLogger("django_safe_init")
 
 @dataclass(frozen=True)
 class Context:
-    """The database, the expected build, and the limits of all waiting."""
+    """The parameters of one use of one database."""
 
     alias: str
     build: Build
     settings: Settings
-    #: The end of all waiting.
+    #: Limits all waiting together.
     deadline: Deadline
-    #: Takes a line for the person who waits, for example the reason of a wait.
+    #: Receives a line for the person who waits, for example the reason for a wait.
     report: Callable[[str], None] = logger.info
 
     @property
     def direct(self) -> Mapping[str, Any] | None:
-        """The settings of `DIRECT` that reach the server without a pooler, if there are any."""
+        """Return the settings in `DIRECT` that reach the server without a pooler, or None."""
         return self.settings.direct.get(self.alias)

@@ -1,4 +1,4 @@
-"""Describe how backends differ, for code that must not know an engine."""
+"""Define the differences between engines, as feature flags."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class BackendFeatures:
-    """The differences between databases that code outside of `backends` may ask for.
+    """The differences between databases that code outside `backends` may query.
 
     The defaults describe an engine without a backend.
     """

@@ -1,4 +1,4 @@
-"""Describe the present leader to a person, and end it."""
+"""Describe the current leader to a person, and end it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from django_safe_init.core.records import RunRow, TablesLocked
 
 
 class LockHolder(ABC):
-    """The process that holds the leader lock, at one moment."""
+    """The holder of the leader lock, as one query found it."""
 
-    #: The question to ask a person before the leader is ended.
+    #: Asks a person to confirm the end of the leader.
     question: ClassVar[str]
 
     @abstractmethod
     def lines(self) -> list[str]:
-        """Return a description of the leader for a person, one line each."""
+        """Return the lines that describe the leader to a person."""
 
     @abstractmethod
     def end(self, seconds: float) -> str | None:
-        """End this leader, and no later one; return why it is still there, or None.
+        """End this leader, but no later one; return None, or the reason why it still leads.
 
-        Waits `seconds` at most.
+        Waits at most `seconds`.
         """
 
 
@@ -37,7 +37,7 @@ def open_run(reader: BaseReader) -> RunRow | None:
 
 
 def describe(run: RunRow | None) -> str:
-    """Return one line about the leader, by its open run."""
+    """Return one line about the leader, from its open run."""
     if run is None:
         return "led by a process that has no run to be seen"
     doing = f"{run.state} {run.doing}".rstrip()

@@ -1,4 +1,7 @@
-"""Define a leader lock; `django_safe_init.testing.LockContract` is its executable form."""
+"""Define a leader lock.
+
+`django_safe_init.testing.LockContract` contains the tests of an implementation.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,17 @@ from typing import Protocol
 
 
 class Lock(Protocol):
-    """Excludes all processes but one from initializing one database.
+    """A lock that lets only one process initialize a database.
 
-    A lock is free as soon as its holder's process is dead. No process may wait for it inside
+    The lock is free as soon as its holder's process is dead. No process may wait for it inside
     the database.
     """
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free; return True if this process holds it. Never waits."""
+        """Acquire the lock if it is free; return True if it was acquired. Never waits."""
 
     def verify(self) -> object:
-        """Raise `LockLost` unless the lock is held now."""
+        """Raise `LockLost` unless this object holds the lock now."""
 
     def release(self) -> None:
-        """Free the lock. Raises `LockLost` if it was not held."""
+        """Release the lock. Raises `LockLost` if this object did not hold it."""

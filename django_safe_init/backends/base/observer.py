@@ -1,4 +1,4 @@
-"""Define how a process that waits reads a database."""
+"""Define the connection of a waiting process."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from django_safe_init.core.records import LeaderSnapshot
 
 
 class BaseObserver(ABC):
-    """A follower's connection to a database, opened when it is first used.
+    """A follower's connection to a database, opened on first use.
 
-    It keeps no snapshot, no transaction and no lock between two calls.
+    Between two calls it holds no snapshot, transaction or lock.
     """
 
     def __init__(self, context: Context) -> None:
@@ -20,27 +20,27 @@ class BaseObserver(ABC):
 
     @abstractmethod
     def reader(self) -> BaseReader:
-        """Return a reader on the present connection, or on a new one."""
+        """Return a reader on the open connection, or on a new one."""
 
     def direct_reader(self) -> BaseReader:
         """Return a reader on a connection that may hold the leader lock."""
         return self.reader()
 
     def end_stalled(self, snapshot: LeaderSnapshot) -> bool:
-        """End a leader without a heartbeat; return True if one was ended.
+        """End a leader without a heartbeat; return True if a leader was ended.
 
-        `snapshot` is the newest one, without a run if the tables could not be read. Does
-        nothing unless `STALLED_AFTER` is set, and where a leader cannot be ended from outside.
+        `snapshot` is the newest snapshot, without a run if the tables could not be read. Does
+        nothing if `STALLED_AFTER` is not set, or if no other process can end a leader.
         """
         return False
 
     @abstractmethod
     def how_to_end(self, leader_pid: int) -> str:
-        """Return the command with which a person ends the leader."""
+        """Return the command that ends the leader, for a person."""
 
     @abstractmethod
     def wait(self) -> None:
-        """Wait until the leader ends, about a second at most."""
+        """Wait until the leader ends, or until the next poll is due."""
 
     @abstractmethod
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Define how the status of a database is read."""
+"""Define the reader of a database's status."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ from django_safe_init.core.step import CompletedStep, completed_step
 
 
 class BaseReader(ABC):
-    """Reads the status tables and `django_migrations` of one database, for one build.
+    """A reader of one database's status tables and `django_migrations`, for one build.
 
-    Every method writes nothing, and holds no lock and no snapshot longer than its query. All
-    raise `TablesLocked` while a migration locks the tables they read, and `ConnectionEnded`
-    when the connection is lost. A reader is cheap enough to poll.
+    No method writes, or holds a lock or a snapshot longer than its query. Every method raises
+    `TablesLocked` while a migration locks the tables, and `ConnectionEnded` if the connection
+    is lost. A reader is cheap enough to poll.
     """
 
     @abstractmethod
     def finished_run(self) -> int | None:
-        """Return the build's newest run if it ended ready and nothing is missing since.
+        """Return the id of the build's newest run if it ended ready and nothing is missing.
 
         This is the fast path of a start with nothing to do: one cheap query. Raises
-        `TablesUnreadable` where the tables are missing or may not be read.
+        `TablesUnreadable` if the tables are missing or the role may not read them.
         """
 
     @abstractmethod
     def read(self) -> Snapshot:
-        """Return a full snapshot: migrations and steps that are missing, runs, the leader."""
+        """Return a full snapshot: missing migrations and steps, runs, and the leader."""
 
     @abstractmethod
     def peek(self) -> LeaderSnapshot:
-        """Return the leader and the newest run; cheaper than `read`."""
+        """Return the leader and the newest run, at less cost than `read`."""
 
     @abstractmethod
     def leader_pid(self) -> int | None:
-        """Return the leader's process id, also while the tables are locked; None without one."""
+        """Return the leader's process id or None, also while the tables are locked."""
 
     @abstractmethod
     def history(self, count: int) -> list[RunRow]:
-        """Return the newest runs of all builds, newest first."""
+        """Return the newest `count` runs of all builds, newest first."""
 
     @abstractmethod
     def activity(self) -> Activity:
@@ -63,31 +63,32 @@ class BaseReader(ABC):
     def run_detail(self, run: RunRow, steps: int | None) -> RunDetail:
         """Return the newest `steps` steps of the run (None for no steps), and its followers.
 
-        Raises `TablesUnreadable` where only the steps may not be read.
+        Raises `TablesUnreadable` if the steps cannot be read.
         """
 
     @abstractmethod
     def seconds_left(self, run: RunRow, names: Sequence[str]) -> float | None:
-        """Return how long the named steps took in earlier runs; None unless all were timed.
+        """Return the seconds that the run needs for the named steps, as in earlier runs.
 
-        Raises as `run_detail` does.
+        None if no earlier run has timed one of the steps. Raises `TablesUnreadable` if the
+        steps cannot be read.
         """
 
     @abstractmethod
     def interrupted(self) -> dict[str, InterruptedStep]:
-        """Return the non-atomic migrations and steps that earlier leaders did not finish."""
+        """Return the non-atomic migrations and steps that earlier leaders left unfinished."""
 
     @abstractmethod
     def completed_steps(self) -> list[CompletedStep]:
-        """Return the steps that runs have completed, newest first."""
+        """Return the steps that runs completed, newest first."""
 
     @abstractmethod
     def close(self) -> None:
-        """Close the connection, if the reader has one of its own."""
+        """Close the connection, if the reader opened it."""
 
 
 class TableReader(BaseReader):
-    """Reads with the SQL that all engines share."""
+    """A reader that uses the SQL in `base.statements`."""
 
     def __init__(self, alias: str, build: Build, lock_key: str | None) -> None:
         self.alias = alias
@@ -98,7 +99,7 @@ class TableReader(BaseReader):
 
     @abstractmethod
     def _rows(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Return the rows of a statement of `base.statements`."""
+        """Return the rows of a statement from `base.statements`."""
 
     def interrupted(self) -> dict[str, InterruptedStep]:
         rows = self._rows(INTERRUPTED_STEPS, {"lock_key": self.lock_key})
@@ -113,5 +114,5 @@ class TableReader(BaseReader):
 
 
 def decode_detail(detail: Any) -> Any:
-    """Return a step's `detail` as a value; not every driver decodes JSON."""
+    """Return a step's `detail` as a value. Some drivers do not decode JSON."""
     return json.loads(detail) if isinstance(detail, str) else detail

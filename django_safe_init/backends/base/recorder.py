@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class OpenRun(NamedTuple):
-    """A run without an end, found by the next leader."""
+    """A run that its leader left open."""
 
     id: int
     build: str
@@ -48,7 +48,7 @@ class OpenRun(NamedTuple):
 
 
 class RunEnd(NamedTuple):
-    """How a run that was left open is closed."""
+    """The values that close a run whose leader left it open."""
 
     id: int
     outcome: str
@@ -59,15 +59,15 @@ class RunEnd(NamedTuple):
 class Fence:
     """The evidence that this process led when it recorded the start of a step."""
 
-    #: Raises `LockLost` if the evidence says otherwise.
+    #: Raises `LockLost` if this process did not lead.
     verify: Callable[[], None]
 
 
 def end_of(run: OpenRun, lost: LostRuns) -> RunEnd:
-    """Return how a run is closed that its leader left open.
+    """Return the end of a run that its leader left open.
 
-    A run that this process itself has lost is transient. Any other one is abandoned: its leader
-    died.
+    A run that this process itself lost ends as transient. Any other run ends as abandoned,
+    because its leader died.
     """
     if run.id in lost.runs:
         return RunEnd(run.id, "transient", printable(lost.reason))
@@ -78,10 +78,10 @@ def end_of(run: OpenRun, lost: LostRuns) -> RunEnd:
 def failures_in_a_row(
     outcomes: Iterable[tuple[int, str]], lost: AbstractSet[int]
 ) -> int:
-    """Return how many of the newest outcomes are transient, up to the first other one.
+    """Return the number of transient outcomes before the newest other outcome.
 
-    `outcomes` are pairs of a run and its outcome, newest first. Runs in `lost` do not count:
-    their process lives, and the setting `RESTARTS` limits it.
+    `outcomes` are pairs of a run's id and its outcome, newest first. Runs in `lost` do not
+    count, because the setting `RESTARTS` limits a process that survives.
     """
     failures = 0
     for run, outcome in outcomes:
@@ -92,21 +92,21 @@ def failures_in_a_row(
 
 
 class BaseRecorder(ABC):
-    """Writes one run and its steps; only a leader has one.
+    """A leader's recorder of one run and its steps.
 
-    Every method raises `LockLost` when the connection to the tables is gone, and
-    `InitializationFailed` when the tables cannot be written.
+    Every method raises `LockLost` if the connection to the tables is lost, and
+    `InitializationFailed` if the tables cannot be written.
     """
 
     def __init__(self, build: Build, lock_key: str | None) -> None:
         #: The id of the run; 0 before it is opened.
         self.run_id = 0
         self.state = State.CHECKING_SCHEMA
-        #: How many steps are finished, of how many.
+        #: The number of finished steps, and of all steps.
         self.done = 0
         self.total = 0
         self.message = ""
-        #: How far the running step is in its own work.
+        #: The progress inside the running step.
         self.progress = ProgressTracker()
         self.build = build.fingerprint
         self.lock_key = lock_key or ""
@@ -116,15 +116,15 @@ class BaseRecorder(ABC):
     def ensure_tables(self) -> None:
         """Create the status tables, or add the columns they lack.
 
-        Raises `MissingPrivilege` with the GRANT that a role needs.
+        Raises `MissingPrivilege` with the GRANT that the role needs.
         """
 
     def open_run(self, command: str, lost: LostRuns | None = None) -> str | None:
-        """Close the runs that earlier leaders left open, and open a run.
+        """Close the runs that earlier leaders left open, and open a run; return None.
 
-        `lost` are the runs that this process itself has lost. Returns None, or the reason if an
-        abandoned run was the build's third transient failure in a row. Then no run is opened:
-        the abandoned one is marked as failed, which stops all followers.
+        `lost` are the runs that this process itself lost. If an abandoned run was the build's
+        third transient failure in a row, no run is opened. That run is marked as failed, which
+        stops all followers, and the reason is returned.
         """
         lost = lost or LostRuns()
         self._lost = frozenset(lost.runs)
@@ -152,7 +152,7 @@ class BaseRecorder(ABC):
 
     @abstractmethod
     def update(self, state: State, message: str = "") -> None:
-        """Write the state of the run and what it is doing."""
+        """Write the run's state, and a message about its current work."""
 
     @abstractmethod
     def start_step(
@@ -166,13 +166,16 @@ class BaseRecorder(ABC):
     ) -> Fence:
         """Record the start of a migration or step, and return the fence that protects it.
 
-        The record is on disk on return, except that of an atomic migration, which is on its
-        way and arrives even if this process dies.
+        On return the record is on disk. The record of an atomic migration is on its way
+        instead, and arrives even if this process dies.
         """
 
     @abstractmethod
     def finish_step(self, outcome: str) -> None:
-        """Record the end of the running step; of an atomic one with the next write."""
+        """Record the end of the running step.
+
+        The end of an atomic step is written together with the next write.
+        """
 
     def finish_run(self, outcome: str, state: State, error: str | None = None) -> str:
         """Close the run and return the outcome that was written.
@@ -192,13 +195,13 @@ class BaseRecorder(ABC):
     def complete_step(self, connection: BaseDatabaseWrapper) -> None:
         """Record the running step as done, in the transaction that is open on `connection`.
 
-        The record is then true exactly if the step's own work is committed.
+        The record and the step's own work are committed together.
         """
 
     def prune(self, keep: int, needed: AbstractSet[int]) -> None:
-        """Delete the oldest runs and their steps, so that about `keep` are left.
+        """Delete the oldest runs and their steps, so that about `keep` runs remain.
 
-        Runs in `needed`, and runs that hold the last completion of a step, stay.
+        Runs in `needed` remain, and runs with the last completion of a step.
         """
         self._transaction(lambda: self._prune(keep, needed))
 
@@ -212,7 +215,7 @@ class BaseRecorder(ABC):
 
     @abstractmethod
     def _transaction(self, work: Callable[[], T]) -> T:
-        """Return what `work` returns, after its reads and its one write, which are atomic."""
+        """Run `work`, whose reads and one write are atomic, and return its result."""
 
     @abstractmethod
     def _open_runs(self) -> list[OpenRun]:
@@ -232,7 +235,7 @@ class BaseRecorder(ABC):
 
     @abstractmethod
     def _close_run(self, outcome: str, state: State, error: str | None) -> None:
-        """Write the end of this run and of its last step, and wait until it is on disk."""
+        """Write the end of this run and of its last step, and wait until both are on disk."""
 
     @abstractmethod
     def _retained_runs(self) -> list[RetainedRun]:
@@ -240,7 +243,7 @@ class BaseRecorder(ABC):
 
     @abstractmethod
     def _runs_of_last_completions(self) -> set[int]:
-        """Return the runs in which each step was completed last."""
+        """Return the runs with the last completion of each step."""
 
     @abstractmethod
     def _delete_runs(self, runs: list[int]) -> None:
@@ -248,16 +251,16 @@ class BaseRecorder(ABC):
 
 
 class TableRecorder(BaseRecorder):
-    """Writes with the SQL that all engines share."""
+    """A recorder that uses the SQL in `base.statements`."""
 
-    #: SQL for the present time, as the tables keep it.
+    #: SQL for the current time, in the format of the tables.
     now_sql: ClassVar[str]
-    #: SQL for the process id by which the leader is known; `%(pid)s` is this process's.
+    #: SQL for the process id that identifies the leader; `%(pid)s` is this process's id.
     pid_sql: ClassVar[str]
 
     @abstractmethod
     def _rows(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Return the rows of a statement of `base.statements`."""
+        """Return the rows of a statement from `base.statements`."""
 
     @property
     def _identity(self) -> dict[str, Any]:
@@ -300,7 +303,7 @@ class TableRecorder(BaseRecorder):
         return INSERT_RUN.format(now=self.now_sql, pid=self.pid_sql), params
 
     def _run_params(self) -> dict[str, Any]:
-        """Return the values that each update of the run's row writes."""
+        """Return the values that an update of the run's row writes."""
         percent = self.progress.percent(self.done, self.total)
         return {
             "run": self.run_id,

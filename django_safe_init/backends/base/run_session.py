@@ -1,4 +1,4 @@
-"""Define what a leader works with, from the lock that it took to the lock's release."""
+"""Define the session of one run, which a leader opens under the lock."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from django_safe_init.core.records import Blocker
 
 
 class ErrorKind(Enum):
-    """What an error says about a run."""
+    """The meaning of an error for a run."""
 
-    #: A connection of the run was lost, so another process may lead by now.
+    #: A connection of the run was lost, so another process may already lead.
     LOST = auto()
-    #: The error says nothing about the migration: another attempt may succeed.
+    #: The migration is not at fault, so another attempt may succeed.
     TRANSIENT = auto()
-    #: The migration, or the database, is at fault.
+    #: The migration or the database is at fault.
     OTHER = auto()
 
 
 class BaseLockTimeout(ABC):
-    """Limits how long the statements of a migration wait for locks."""
+    """A limit on the time that a migration's statements wait for locks."""
 
-    #: How long and how often; None without a limit.
+    #: The seconds and the attempts; None without a limit.
     policy: LockTimeoutPolicy | None
 
     @abstractmethod
     def limited(self, connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:
         """Return a context manager that applies the limit to statements outside a transaction.
 
-        In a transaction of the run the limit applies without it.
+        The limit always applies to the run's transactions.
         """
 
     @abstractmethod
@@ -48,7 +48,7 @@ class BaseLockTimeout(ABC):
 
     @abstractmethod
     def blockers(self) -> tuple[Blocker, ...]:
-        """Return the sessions that the migrating session waits for."""
+        """Return the sessions that block the migrating session."""
 
 
 class RunSession(ABC):
@@ -56,16 +56,16 @@ class RunSession(ABC):
 
     reader: BaseReader
     recorder: BaseRecorder
-    #: None where migrations do not wait for locks of single tables.
+    #: None if migrations do not wait for the locks of single tables.
     lock_timeout: BaseLockTimeout | None = None
 
     @abstractmethod
     def connections(self) -> AbstractContextManager[BaseDatabaseWrapper]:
-        """Return a context manager in which Django's connections to the alias are the run's."""
+        """Return a context manager that gives the alias the connections of the run."""
 
     @abstractmethod
     def transaction(self, connection: BaseDatabaseWrapper) -> MigrationTransaction:
-        """Return the transactions in which migrations are applied and recorded."""
+        """Return the transactions that apply and record migrations on `connection`."""
 
     def heartbeat(self) -> AbstractContextManager[None]:
         """Return a context manager that records every few seconds that the leader is alive."""
@@ -84,7 +84,7 @@ class RunSession(ABC):
 
     @abstractmethod
     def classify(self, error: BaseException) -> ErrorKind:
-        """Return what the error says about the run."""
+        """Return the kind of the error."""
 
     @abstractmethod
     def introspection(self) -> BaseIntrospection:
@@ -98,11 +98,11 @@ class RunSession(ABC):
         *,
         valid: bool = False,
     ) -> set[str]:
-        """Return the names that are indexes now; with `valid`, only those that are usable."""
+        """Return the names of existing indexes; with `valid`, only of usable ones."""
 
     @abstractmethod
     def drop_index(self, connection: BaseDatabaseWrapper, name: str) -> None:
-        """Drop the index, if it exists, without blocking writers of its table."""
+        """Drop the index if it exists, without blocking writes to its table."""
 
     @abstractmethod
     def close(self) -> None:

@@ -17,7 +17,7 @@ MODELS: tuple[type[models.Model], ...] = (Run, Step)
 class TableSchema:
     """The columns and indexes of the status tables, in the SQL of one engine.
 
-    `connection` need not be open: its schema editor writes the SQL and executes none.
+    `connection` need not be open, because its schema editor only collects SQL.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:

@@ -1,7 +1,7 @@
-"""Hold the SQL on the status tables that all engines share.
+"""Contain the SQL on the status tables that all engines share.
 
-Parameters are written `%(name)s`. `{now}` stands for the engine's present time and `{pid}` for
-the number by which the leader is known.
+Parameters are written `%(name)s`. `{now}` stands for the engine's current time and `{pid}` for
+the process id that identifies the leader.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ OPEN_RUNS = f"""
     WHERE lock_key = %(lock_key)s AND finished_at IS NULL
 """
 
-#: How the runs of a build ended, newest first.
+#: The outcomes of a build's runs, newest first.
 OUTCOMES = f"""
     SELECT id, outcome FROM {RUN_TABLE}
     WHERE lock_key = %(lock_key)s AND build = %(build)s AND outcome IS NOT NULL
@@ -34,7 +34,7 @@ INSERT_RUN = f"""
             {{now}}, {{now}})
 """
 
-#: All runs, newest first, as `RetainedRun` wants them.
+#: The fields of `RetainedRun`, newest run first.
 RETAINED_RUNS = f"""
     SELECT id, build, outcome, finished_at IS NULL FROM {RUN_TABLE}
     WHERE lock_key = %(lock_key)s ORDER BY id DESC
@@ -45,7 +45,7 @@ _STEPS_OF_RUNS = f"""
     WHERE r.lock_key = %(lock_key)s
 """
 
-#: Started, not finished, and not atomic; the newest of each name.
+#: The non-atomic steps that were started and not finished: the newest of each name.
 INTERRUPTED_STEPS = f"""
     WITH step AS (SELECT s.* {_STEPS_OF_RUNS} AND s.kind IN ('migration', 'step'))
     SELECT run_id, name, backwards, detail FROM step
@@ -53,14 +53,14 @@ INTERRUPTED_STEPS = f"""
       (SELECT 1 FROM step AS newer WHERE newer.name = step.name AND newer.id > step.id)
 """
 
-#: Newest first.
+#: The completed steps, newest first.
 COMPLETED_STEPS = f"""
     SELECT s.name, s.detail {_STEPS_OF_RUNS}
       AND s.kind = 'step' AND s.outcome = '{DONE}'
     ORDER BY s.id DESC
 """
 
-#: The runs in which each step was completed last.
+#: The runs with the last completion of each step.
 LAST_COMPLETIONS = f"""
     SELECT max(s.run_id) {_STEPS_OF_RUNS}
       AND s.kind = 'step' AND s.outcome = '{DONE}'

@@ -1,4 +1,4 @@
-"""The transaction in which an atomic migration is done, and recorded."""
+"""Apply and record an atomic migration in one transaction."""
 
 from __future__ import annotations
 
@@ -19,80 +19,92 @@ logger = logging.getLogger("django_safe_init")
 Names = set[tuple[str, str]]
 
 
-def recorded_sql(mark: str, names: Names) -> str:
-    """The query for those of the names that are recorded; `mark` stands for a parameter.
+def recorded_sql(placeholder: str, names: Names) -> str:
+    """Return the query for the names that `django_migrations` contains.
 
-    Without names the table need not be there: Django makes none while no app has a migration.
+    `placeholder` is a parameter in the driver's style. Without names the query reads no table,
+    because Django creates the table only for an app with migrations.
     """
     if not names:
         return "SELECT 1 WHERE 1 = 0"
-    is_one_of = " OR ".join([f"app = {mark} AND name = {mark}"] * len(names))
-    return f"SELECT app, name FROM django_migrations WHERE {is_one_of}"
+    is_name = f"app = {placeholder} AND name = {placeholder}"
+    condition = " OR ".join([is_name] * len(names))
+    return f"SELECT app, name FROM django_migrations WHERE {condition}"
 
 
 class MigrationTransaction(ABC):
-    """One transaction after the other on one connection, each for one migration.
+    """The transactions of a run's migrations on one connection, one after another.
 
-    What differs between engines is how it begins, and how the end of it is noticed.
+    Engines differ in how a transaction begins, and in how its end is noticed.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection = connection
-        #: The migration that the open transaction is for.
+        #: The migration that the open transaction belongs to.
         self.migration = ""
-        self._wanted: Names = set()
-        #: Whether nothing in its SQL has ended it: to roll back undoes all of it.
+        self._names_to_check: Names = set()
+        #: False once the migration's SQL ended the transaction, so a rollback is partial.
         self.is_intact = True
         self._atomic: transaction.Atomic | None = None
-        self._shares = False
-        connection.SchemaEditorClass = self._sharing(connection.SchemaEditorClass)
+        self._skips_savepoint = False
+        connection.SchemaEditorClass = self._without_savepoint(
+            connection.SchemaEditorClass
+        )
 
     def begin(
-        self, migration: str, names: Names, check: Callable[[Names], None], plain: bool
+        self,
+        migration: str,
+        names: Names,
+        check: Callable[[Names], None],
+        *,
+        runs_custom_code: bool,
     ) -> None:
-        """Begin, and let `check` judge which of the names the transaction sees as recorded.
+        """Begin, and call `check` with the names that the transaction sees as recorded.
 
-        It is called before the first statement of the migration, and before any code of its
-        own; `plain` says that it has none.
+        `check` is called before the migration's first statement. If the migration runs custom
+        code, `begin` calls it at once.
         """
         self.migration = migration
         self.is_intact = True
-        self._wanted, self._check = names, check
+        self._names_to_check, self._check = names, check
         self._enter()
-        self._shares = True
-        if not plain:
+        self._skips_savepoint = True
+        if runs_custom_code:
             self._check_recorded()
 
     def retry(self) -> None:
-        """Begin once more, for the same migration, whose schema editor is open already."""
+        """Begin again for the same migration, whose schema editor is already open."""
         self._enter()
         self._check_recorded()
 
     def _enter(self) -> None:
         atomic = transaction.atomic(using=self.connection.alias)
-        self._begin(atomic, self._wanted)
+        self._begin(atomic, self._names_to_check)
         self._atomic = atomic
         self.connection.execute_wrappers.append(self._execute_wrapper)
 
     @abstractmethod
     def _begin(self, atomic: transaction.Atomic, names: Names) -> None:
-        """Enter the block, and prepare to look which of the names are recorded."""
+        """Enter `atomic`, and prepare the query for the recorded names."""
 
     @abstractmethod
     def _recorded_names(self) -> Names | None:
-        """Which of the names the transaction sees as recorded; None if that was asked before."""
+        """Return the names that the transaction sees as recorded; None on a later call."""
 
     @abstractmethod
     def has_ended(self) -> bool:
-        """Whether the connection is outside of any transaction."""
+        """Return True if the connection is outside any transaction."""
 
     @abstractmethod
     def _was_rolled_back(self, cursor: Any) -> bool:
-        """Whether the transaction that has ended was undone; `cursor` made the last statement."""
+        """Return True if the ended transaction was rolled back.
+
+        `cursor` executed the last statement.
+        """
 
     @abstractmethod
     def _before_on_commit(self) -> None:
-        """Called before a commit that will start what `on_commit()` was given."""
+        """Prepare for a commit after which the functions of `on_commit()` run."""
 
     def _check_recorded(self) -> None:
         recorded = self._recorded_names()
@@ -100,9 +112,9 @@ class MigrationTransaction(ABC):
             self._check(recorded)
 
     def close(self, *exc_info: Any) -> None:
-        """Commit, or roll back because of the exception. Does nothing if none is open."""
+        """Commit, or roll back because of the exception. Does nothing without a transaction."""
         atomic, self._atomic = self._atomic, None
-        self._shares = False
+        self._skips_savepoint = False
         if atomic is not None:
             self._close(atomic, exc_info)
 
@@ -112,7 +124,7 @@ class MigrationTransaction(ABC):
             self._before_on_commit()
         doomed = self.connection.needs_rollback or self.connection.closed_in_transaction
         if exc_info[0] is None and doomed:
-            # Django's atomic() would roll back here without a word.
+            # Django's atomic() would roll back here without an error.
             atomic.__exit__(InitializationFailed, InitializationFailed(), None)
             raise InitializationFailed(
                 f"{self.migration} left its transaction broken: everything it did is undone."
@@ -120,7 +132,10 @@ class MigrationTransaction(ABC):
         atomic.__exit__(*exc_info)
 
     def _execute_wrapper(self, execute: Callable[..., Any], *args: Any) -> Any:
-        """Notice a statement that ends the transaction, which Django does not."""
+        """Execute a statement; raise or warn if it ended the transaction.
+
+        Django itself does not notice such an end.
+        """
         self._check_recorded()
         result = execute(*args)
         self._check_still_open(args[-1]["cursor"])
@@ -137,29 +152,29 @@ class MigrationTransaction(ABC):
             )
         if self.is_intact:
             self.is_intact = False
-            # It goes on as with Django: to stop here would leave it half recorded.
+            # Continue as Django does: an error would leave the migration partly recorded.
             logger.warning(
                 "%s has committed its transaction itself. Had this process died there, what was "
                 "done would not be recorded. Such a migration needs atomic = False.",
                 self.migration,
             )
 
-    def _sharing(
+    def _without_savepoint(
         self, base: type[BaseDatabaseSchemaEditor]
     ) -> type[BaseDatabaseSchemaEditor]:
-        """A schema editor that works in the transaction of its migration, without a savepoint.
+        """Return a schema editor class that opens no savepoint in a migration's transaction.
 
-        The savepoint would protect nothing: its failure undoes the whole transaction.
+        The savepoint would protect nothing, because a failure rolls back the whole transaction.
         """
         owner = self
 
-        # The ignored errors: the base is whatever the connection has, known only when it runs.
+        # The base class is known only at run time, hence the ignored errors.
         class SavepointFreeSchemaEditor(base):  # type: ignore[misc, valid-type]
             atomic_migration: bool
 
             def __enter__(self) -> Any:
-                shares, owner._shares = owner._shares, False
-                if not shares or not self.atomic_migration:
+                skips, owner._skips_savepoint = owner._skips_savepoint, False
+                if not skips or not self.atomic_migration:
                     return super().__enter__()
                 self.atomic_migration = False
                 super().__enter__()
