@@ -295,9 +295,9 @@ def test_an_unknown_mode_is_refused() -> None:
         effective_mode(Settings(in_tests=True), "both")
 
 
-def test_pauses() -> None:
-    """A pause is as long as the time-out at first, doubles, and ends at half a minute."""
-    limits = LockTimeoutPolicy(2.0, 10)
-    pauses = [limits.backoff(attempt) for attempt in (1, 2, 3, 50, 10**9)]
+def test_backoff_between_attempts() -> None:
+    """A pause starts at the timeout, doubles with each attempt, and is about 30 s at most."""
+    policy = LockTimeoutPolicy(2.0, 10)
+    pauses = [policy.backoff(attempt) for attempt in (1, 2, 3, 50, 10**9)]
     for pause, middle in zip(pauses, (2, 4, 8, 30, 30), strict=True):
         assert middle * 0.75 <= pause <= middle * 1.25

@@ -1,4 +1,4 @@
-"""`ainitialize` and `aget_status`: threads of their own, a loop that ticks, nothing left behind."""
+"""`ainitialize` and `aget_status` beside an event loop, and their cancellation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TICK = 0.01
 
 
 class Ticks:
-    """What an event loop does beside: it notes when it ticked."""
+    """The times at which an event loop ran a task."""
 
     def __init__(self) -> None:
         self.at: list[float] = []
@@ -59,7 +59,7 @@ async def ticking() -> AsyncIterator[Ticks]:
 
 
 async def until(condition: Callable[[], object], seconds: float = 20) -> None:
-    """Return when the condition is true; the loop goes on meanwhile."""
+    """Return when the condition is true; the event loop continues."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, condition
@@ -74,7 +74,7 @@ def own_threads() -> list[threading.Thread]:
 
 @pytest.fixture
 def assert_nothing_left(django_database):
-    """After a cancelled task: no thread, lock or connection, and the run is closed."""
+    """Return a function that asserts a cancelled task left no thread, lock or connection."""
 
     def check() -> None:
         assert own_threads() == []
@@ -92,19 +92,19 @@ def assert_nothing_left(django_database):
 
 
 async def cancel(task: asyncio.Task) -> float:
-    """Cancel the task and wait for its end; returns how long that took."""
-    told = time.monotonic()
+    """Cancel the task and wait for its end; return the seconds that took."""
+    before = time.monotonic()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    return time.monotonic() - told
+    return time.monotonic() - before
 
 
-# Side by side
+# Several at once
 
 
 def test_ten_at_once(django_database, small_shop, session) -> None:
-    """Ten wait on ten backends at the same moment while the loop ticks; then one leads."""
+    """Ten tasks wait on ten backends while the event loop ticks; then one of them leads."""
     lock = AdvisoryLock(session)
     assert lock.try_acquire()
 
@@ -131,8 +131,8 @@ def test_ten_at_once(django_database, small_shop, session) -> None:
     assert own_threads() == []
 
 
-def test_more_than_an_executor_has_threads(django_database, small_shop) -> None:
-    """Nobody waits for a thread of a pool: the default executor has none left, too."""
+def test_a_busy_executor(django_database, small_shop) -> None:
+    """`ainitialize` needs no thread of the default executor."""
     hold = threading.Event()
 
     async def main():
@@ -147,7 +147,7 @@ def test_more_than_an_executor_has_threads(django_database, small_shop) -> None:
 
 
 def test_status(django_database, small_shop) -> None:
-    """`aget_status` tells what `get_status` tells."""
+    """`aget_status` returns the same as `get_status`."""
 
     async def main():
         before = await aget_status()
@@ -158,7 +158,7 @@ def test_status(django_database, small_shop) -> None:
 
 
 def test_errors(django_database, small_shop, log_in_as, settings) -> None:
-    """What the blocking calls raise is raised."""
+    """`ainitialize` and `aget_status` raise the errors of the blocking functions."""
     with pytest.raises(ConfigurationError, match="There is no database 'nowhere'"):
         asyncio.run(ainitialize("nowhere"))
     with pytest.raises(WaitTimeout):
@@ -173,14 +173,14 @@ release: ContextVar[str] = ContextVar("release")
 
 
 def test_context_variables(django_database, small_shop) -> None:
-    """The thread sees the context variables of the task; what it sets stays its own."""
+    """The thread sees the task's context variables; its own changes do not reach the task."""
     seen = []
 
-    def look(connection) -> None:
+    def read_and_set(connection) -> None:
         seen.append(release.get())
         release.set("theirs")
 
-    small_shop.run("0003_look", look)
+    small_shop.run("0003_read", read_and_set)
 
     async def main() -> str:
         release.set("ours")
@@ -192,16 +192,14 @@ def test_context_variables(django_database, small_shop) -> None:
 
 
 def test_connections_are_closed(django_database, small_shop) -> None:
-    """What the thread has opened is closed, also where this package is off."""
+    """The thread closes its connections, also in mode "off"."""
     asyncio.run(ainitialize(mode="off"))
     wait_until(lambda: not django_database.backends())
     assert len(django_database.applied_once()) == 2
 
 
-def test_another_initialization_is_no_part_of_a_run(
-    django_database, small_shop
-) -> None:
-    """What an initializer does that starts while another leads is not marked as that one's."""
+def test_two_initializers_in_one_process(django_database, small_shop) -> None:
+    """An initializer that starts while another one leads does not hold that leader's work key."""
     inside, go = threading.Event(), threading.Event()
 
     def wait(connection) -> None:
@@ -210,7 +208,7 @@ def test_another_initialization_is_no_part_of_a_run(
 
     small_shop.run("0003_wait", wait)
 
-    def look() -> bool:
+    def holds_work_key() -> bool:
         with connections["default"].cursor() as cursor:
             cursor.execute("SELECT pg_backend_pid()")
             [pid] = cursor.fetchone()
@@ -219,23 +217,23 @@ def test_another_initialization_is_no_part_of_a_run(
     async def main() -> bool:
         task = asyncio.create_task(ainitialize())
         await until(inside.is_set)
-        other = InitializationThread(look, CancellationToken())
+        other = InitializationThread(holds_work_key, CancellationToken())
         other.start()
-        marked = await asyncio.wrap_future(other.future)
+        fenced = await asyncio.wrap_future(other.future)
         go.set()
         await task
-        return marked
+        return fenced
 
     assert asyncio.run(main()) is False
 
 
-# Cancelled
+# Cancellation
 
 
 def test_a_cancelled_follower(
     django_database, small_shop, session, assert_nothing_left
 ) -> None:
-    """A follower that is cancelled ends soon; its connection is closed."""
+    """A cancelled follower ends within two seconds and closes its connection."""
     assert AdvisoryLock(session).try_acquire()
 
     async def main() -> float:
@@ -254,7 +252,7 @@ def test_a_cancelled_follower(
 def test_a_cancelled_leader(
     django_database, small_shop, assert_nothing_left, atomic
 ) -> None:
-    """The running statement is cancelled, the run closed as interrupted, the lock free."""
+    """Cancellation ends the statement, closes the run as interrupted and frees the lock."""
 
     def work(connection) -> None:
         with connection.cursor() as cursor:
@@ -281,7 +279,7 @@ def test_a_cancelled_leader(
 def test_a_cancelled_migration_in_python(
     django_database, small_shop, assert_nothing_left
 ) -> None:
-    """A migration in Python is ended at its next query, also if it catches everything."""
+    """Cancellation ends a Python migration at its next query, even if it catches `Exception`."""
     inside = threading.Event()
 
     def work(connection) -> None:
@@ -309,7 +307,7 @@ def test_a_cancelled_migration_in_python(
 def test_a_cancelled_migration_without_queries(
     django_database, small_shop, assert_nothing_left, atomic
 ) -> None:
-    """Python that makes no query ends first, however often the task is cancelled; no record."""
+    """A cancelled task waits for Python code without queries, and the migration is not recorded."""
     inside, go = threading.Event(), threading.Event()
 
     def work(connection) -> None:
@@ -340,7 +338,7 @@ def test_a_cancelled_migration_without_queries(
 def test_a_thread_that_outlives_a_cancelled_run(
     django_database, small_shop, in_background
 ) -> None:
-    """A thread that was started meanwhile keeps its connection, and can use it."""
+    """A thread that a migration started keeps a working connection after the cancellation."""
     asked, ask_again = threading.Event(), threading.Event()
     started = []
 
@@ -373,7 +371,7 @@ def test_a_thread_that_outlives_a_cancelled_run(
 def test_cancelled_in_a_commit(
     django_database, small_shop, assert_nothing_left
 ) -> None:
-    """What Django does beside its cursors, such as COMMIT, is cancelled too."""
+    """Cancellation also ends commands that bypass Django's cursors, such as COMMIT."""
     django_database.rows(
         "CREATE FUNCTION linger() RETURNS trigger LANGUAGE plpgsql AS"
         " $$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$"
@@ -405,7 +403,7 @@ def test_cancelled_in_a_commit(
 def test_cancelled_while_the_server_is_away(
     django_database, small_shop, log_in_as, assert_nothing_left
 ) -> None:
-    """A pause between two attempts to connect ends, too."""
+    """Cancellation ends a pause between two attempts to connect."""
     log_in_as(PORT="1")
 
     async def main() -> float:
@@ -420,7 +418,7 @@ def test_cancelled_while_the_server_is_away(
 def test_cancelled_while_the_tables_are_locked(
     django_database, small_shop, connect_raw, assert_nothing_left
 ) -> None:
-    """So does the patience of a leader whose tables somebody has locked."""
+    """Cancellation ends a leader that waits for a lock on the status tables."""
     asyncio.run(ainitialize())
     small_shop.run("0003_more", lambda connection: None)
     raw = connect_raw()
@@ -440,22 +438,22 @@ def test_cancelled_while_the_tables_are_locked(
     assert_nothing_left()
 
 
-def test_cancelled_when_all_is_done(django_database, small_shop) -> None:
-    """A cancelled task is cancelled, also if its thread was quicker; the work stays done."""
+def test_cancelled_after_the_end(django_database, small_shop) -> None:
+    """A task is cancelled even if its thread finished first, and the run stays ready."""
 
     async def main() -> None:
         task = asyncio.create_task(ainitialize())
         await asyncio.sleep(0)
         [thread] = own_threads()
-        thread.join()  # the loop has not heard of it yet
+        thread.join()  # the loop has not processed its result yet
         await cancel(task)
 
     asyncio.run(main())
     assert [run["outcome"] for run in django_database.runs()] == ["ready"]
 
 
-def test_a_time_out(django_database, small_shop, session, assert_nothing_left) -> None:
-    """`asyncio.wait_for` works as with everything else."""
+def test_wait_for(django_database, small_shop, session, assert_nothing_left) -> None:
+    """`asyncio.wait_for` cancels `ainitialize` after its timeout."""
     assert AdvisoryLock(session).try_acquire()
     with pytest.raises(asyncio.TimeoutError):
         asyncio.run(asyncio.wait_for(ainitialize(), 0.3))
@@ -463,10 +461,10 @@ def test_a_time_out(django_database, small_shop, session, assert_nothing_left) -
     assert_nothing_left()
 
 
-def test_a_closed_connection_has_nothing_to_cancel(
+def test_a_late_cancellation(
     django_database, small_shop, assert_nothing_left, monkeypatch
 ) -> None:
-    """A statement that has ended before its cancellation came is no error."""
+    """A statement that ended before its cancellation arrived causes no error."""
 
     def work(connection) -> None:
         with connection.cursor() as cursor:

@@ -1,4 +1,4 @@
-"""Following on a real server: woken at once, never in the way, scarce slots left alone."""
+"""Following a leader on a real database server."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from django_safe_init.initialization.types import InitializationOptions, Migrate
 from tests.support import wait_until
 
 
-class Waiting:
-    """A process, as a thread, that initializes while somebody else leads."""
+class Waiter:
+    """A thread that initializes while another session leads."""
 
-    def __init__(self, in_background, **request) -> None:
+    def __init__(self, in_background, **options) -> None:
         self.lines: list[str] = []
-        work = MigrateTask(
-            request.pop("migrate", lambda: None), "test", report=self.lines.append
+        task = MigrateTask(
+            options.pop("migrate", lambda: None), "test", report=self.lines.append
         )
-        self.initializer = Initializer(InitializationOptions(work, **request))
+        self.initializer = Initializer(InitializationOptions(task, **options))
         self._thread = in_background(self.initializer.run)
         self.result = self._thread.result
 
 
-def test_it_waits_and_is_woken(leader, in_background, django_database) -> None:
-    """A follower waits without a transaction, hears of the end at once, and is ready."""
-    waiting = Waiting(in_background)
+def test_ready(leader, in_background, django_database) -> None:
+    """A follower waits without a transaction, and is ready as soon as the leader's run ends."""
+    waiter = Waiter(in_background)
     [backend] = wait_until(lambda: django_database.followers())
-    wait_until(lambda: waiting.lines)
+    wait_until(lambda: waiter.lines)
     [backend] = django_database.followers()
     assert backend["backend_xmin"] is None
     finish(leader, django_database)
-    outcome = waiting.result()
+    outcome = waiter.result()
     assert (outcome.role, outcome.run, outcome.applied) == (
         "follower",
         leader.run_id,
         (),
     )
     assert outcome.waited_seconds > 0
-    assert waiting.lines[0].startswith("waiting for ")
+    assert waiter.lines[0].startswith("waiting for ")
 
 
 def finish(leader, database) -> None:
-    """The leader is done: all that this build knows is recorded."""
+    """Record everything that this build knows, end the leader's run and release its lock."""
     database.rows("CREATE TABLE IF NOT EXISTS django_migrations (app text, name text)")
     for name in current_build().migrations:
         database.rows("INSERT INTO django_migrations VALUES (%s, %s)", *name.split("."))
@@ -57,50 +57,50 @@ def finish(leader, database) -> None:
     leader.session.lock.release()
 
 
-def test_a_failure_is_shared_at_once(leader, in_background, django_database) -> None:
-    """When the leader fails, its followers fail with its reason."""
-    waiting = Waiting(in_background)
-    wait_until(lambda: waiting.lines)
+def test_a_failure(leader, in_background, django_database) -> None:
+    """A follower raises `LeaderFailed` with the leader's error."""
+    waiter = Waiter(in_background)
+    wait_until(lambda: waiter.lines)
     leader.finish_run("failed", State.ERROR, "shop.0002_sale: ValueError: no")
     leader.session.lock.release()
     with pytest.raises(LeaderFailed, match=r"failed: shop\.0002_sale: ValueError: no"):
-        waiting.result()
+        waiter.result()
 
 
 def test_a_dead_leader_is_replaced(leader, in_background, django_database) -> None:
-    """When the leader's session ends, a follower leads."""
-    waiting = Waiting(in_background, migrate=lambda: run_migrate("default"))
-    wait_until(lambda: waiting.lines)
+    """A follower leads after the leader's session has ended."""
+    waiter = Waiter(in_background, migrate=lambda: run_migrate("default"))
+    wait_until(lambda: waiter.lines)
     leader.session.close()
-    assert waiting.result().role == "leader"
+    assert waiter.result().role == "leader"
     assert [run["outcome"] for run in django_database.runs()] == ["abandoned", "ready"]
 
 
 def test_the_followers_connection_is_ended(
     leader, in_background, django_database
 ) -> None:
-    """A follower whose connection is ended takes another one."""
-    waiting = Waiting(in_background)
-    [backend] = wait_until(lambda: waiting.lines and django_database.followers())
+    """A follower whose connection is terminated opens a new one."""
+    waiter = Waiter(in_background)
+    [backend] = wait_until(lambda: waiter.lines and django_database.followers())
     django_database.rows("SELECT pg_terminate_backend(%s, 5000)", backend["pid"])
     wait_until(lambda: django_database.followers())
     finish(leader, django_database)
-    assert waiting.result().role == "follower"
+    assert waiter.result().role == "follower"
 
 
 def test_external(leader, in_background, django_database) -> None:
-    """A process that never leads waits, also when nobody leads, until its build is ready."""
-    waiting = Waiting(in_background, mode="external")
-    wait_until(lambda: waiting.lines)
+    """In mode "external" a process waits until its build is ready, with or without a leader."""
+    waiter = Waiter(in_background, mode="external")
+    wait_until(lambda: waiter.lines)
     finish(leader, django_database)
-    assert waiting.result().role == "follower"
+    assert waiter.result().role == "follower"
 
 
 def test_it_gives_up_in_time(leader, in_background) -> None:
-    """After the time-out the error names the leader, its run, and how to end it."""
-    waiting = Waiting(in_background, timeout=0.5)
+    """After the timeout the error names the leader, its run and the command that ends it."""
+    waiter = Waiter(in_background, timeout=0.5)
     with pytest.raises(WaitTimeout) as caught:
-        waiting.result()
+        waiter.result()
     text = str(caught.value)
     assert text.startswith("Gave up after 0.5 s. waiting for ")
     assert f"leader of run {leader.run_id} for" in text
@@ -112,47 +112,47 @@ def test_it_gives_up_in_time(leader, in_background) -> None:
 
 
 def test_it_gives_up_without_progress(leader, in_background, settings) -> None:
-    """After WAIT_TIMEOUT without progress it gives up."""
+    """A follower gives up after WAIT_TIMEOUT without progress."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "WAIT_TIMEOUT": 0.3}
     with pytest.raises(WaitTimeout, match=r"Gave up: no progress for 0\.3 s\."):
-        Waiting(in_background).result()
+        Waiter(in_background).result()
 
 
 @pytest.mark.parametrize("mode", ["self", "external"])
 def test_a_locked_status_table(leader, in_background, observer, mode) -> None:
-    """A migration that locks our tables delays a follower, and no longer than its time-out."""
+    """A follower whose status tables are locked gives up at its timeout."""
     observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
-    waiting = Waiting(in_background, timeout=0.5, mode=mode)
+    waiter = Waiter(in_background, timeout=0.5, mode=mode)
     with pytest.raises(WaitTimeout, match="locked"):
-        waiting.result()
+        waiter.result()
 
 
 @pytest.mark.parametrize("mode", ["self", "external"])
 def test_tables_that_are_locked_at_first(
     leader, in_background, observer, django_database, mode
 ) -> None:
-    """Who comes while our tables are locked says so, and goes on when they are free."""
+    """A follower that starts while the status tables are locked reports the lock and waits."""
     observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
-    waiting = Waiting(in_background, mode=mode)
-    wait_until(lambda: waiting.lines)
-    assert waiting.lines == [
+    waiter = Waiter(in_background, mode=mode)
+    wait_until(lambda: waiter.lines)
+    assert waiter.lines == [
         "The status tables are locked at the moment, probably by a migration."
     ]
     observer.execute("COMMIT")
     finish(leader, django_database)
-    assert waiting.result().run == leader.run_id
+    assert waiter.result().run == leader.run_id
 
 
-def test_an_orphan_that_locks_our_tables(
+def test_an_orphan_that_locks_the_tables(
     leader, in_background, observer, django_database
 ) -> None:
-    """A dead leader whose backend still locks our tables is replaced nevertheless."""
-    waiting = Waiting(in_background, migrate=lambda: run_migrate("default"))
-    wait_until(lambda: waiting.lines)
+    """A follower replaces a dead leader whose backend still locks the status tables."""
+    waiter = Waiter(in_background, migrate=lambda: run_migrate("default"))
+    wait_until(lambda: waiter.lines)
     observer.execute("SELECT pg_advisory_lock_shared(%s)", [work_key()])
     observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
     leader.session.close()
-    assert waiting.result().role == "leader"
+    assert waiter.result().role == "leader"
     with pytest.raises(psycopg.OperationalError):
         observer.execute("COMMIT")
 
@@ -160,15 +160,15 @@ def test_an_orphan_that_locks_our_tables(
 def test_a_table_that_is_locked_later(
     leader, in_background, observer, django_database
 ) -> None:
-    """A follower that was looking already outlasts a lock on our tables."""
-    waiting = Waiting(in_background, timeout=30)
-    wait_until(lambda: waiting.lines)
+    """A follower continues to wait when the status tables are locked later."""
+    waiter = Waiter(in_background, timeout=30)
+    wait_until(lambda: waiter.lines)
     observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
     wait_until(lambda: django_database.followers() and _is_blocked(django_database))
     wait_until(lambda: not _is_blocked(django_database))
     observer.execute("COMMIT")
     finish(leader, django_database)
-    assert waiting.result().role == "follower"
+    assert waiter.result().role == "follower"
 
 
 def _is_blocked(database) -> bool:
@@ -176,34 +176,34 @@ def _is_blocked(database) -> bool:
 
 
 def test_a_table_that_stays_locked(leader, in_background, observer) -> None:
-    """It gives up at its time-out, though it can see nothing."""
-    waiting = Waiting(in_background, timeout=1)
-    wait_until(lambda: waiting.lines)
+    """A follower gives up at its timeout if the status tables stay locked."""
+    waiter = Waiter(in_background, timeout=1)
+    wait_until(lambda: waiter.lines)
     observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
     with pytest.raises(WaitTimeout):
-        waiting.result()
+        waiter.result()
 
 
 def test_the_server_goes_away(
     django_database, log_in_as, spare_server, in_background, settings, small_shop
 ) -> None:
-    """A follower whose server does not come back gives up like anyone who cannot connect."""
+    """A follower raises `DatabaseUnreachable` if the database server does not come back."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "CONNECT_ATTEMPTS": 1}
     log_in_as(HOST=spare_server.host, PORT=spare_server.port, NAME="postgres")
-    waiting = Waiting(in_background, mode="external")
-    wait_until(lambda: waiting.lines)
+    waiter = Waiter(in_background, mode="external")
+    wait_until(lambda: waiter.lines)
     spare_server.stop("immediate")
     try:
         with pytest.raises(DatabaseUnreachable):
-            waiting.result()
+            waiter.result()
     finally:
         spare_server.start()
 
 
-def test_a_follower_names_what_blocks_the_leader(
+def test_blockers_of_the_leader(
     leader, session, connect_raw, in_background, monkeypatch, settings
 ) -> None:
-    """A follower that gives up says what blocked the leader, and how to end that."""
+    """A follower that gives up names the blocker of the leader and the SQL that ends it."""
     monkeypatch.setattr(wait_log, "_SECONDS_BETWEEN_DIAGNOSES", 0.0)
     settings.SAFE_INIT = {**settings.SAFE_INIT, "WAIT_TIMEOUT": 1}
     session.rows("CREATE TABLE busy ()")
@@ -212,7 +212,7 @@ def test_a_follower_names_what_blocks_the_leader(
     working.execute("SELECT pg_advisory_lock_shared(%s)", [work_key()])
     altering = in_background(lambda: working.execute("DROP TABLE busy"))
     with pytest.raises(WaitTimeout) as caught:
-        Waiting(in_background).result()
+        Waiter(in_background).result()
     text = str(caught.value)
     assert "DROP TABLE busy; blocked by pid" in text
     assert f"To end it: SELECT pg_terminate_backend({reader.info.backend_pid});" in text

@@ -44,7 +44,7 @@ ADVISORY = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"
 
 @pytest.fixture
 def states():
-    """The states that this process goes through."""
+    """Yield the states that this process enters."""
     seen: list[str] = []
 
     def note(new: State, **kwargs) -> None:
@@ -56,7 +56,7 @@ def states():
 
 
 def test_an_empty_database(django_database, small_shop, states) -> None:
-    """On an empty database this process leads, and does and records everything once."""
+    """On an empty database this process leads, applies each migration once and records it."""
     outcome = initialize()
     assert (outcome.result, outcome.role, outcome.error) == ("ready", "leader", None)
     assert outcome.database == "default"
@@ -82,7 +82,7 @@ def test_an_empty_database(django_database, small_shop, states) -> None:
 
 
 def test_nothing_is_left_behind(django_database, small_shop) -> None:
-    """Afterwards no lock is held, no tracker is there, and the caller's wrapper is back."""
+    """After `initialize` no lock and no tracker remain, and the caller's connection is back."""
     before = connections["default"]
     initialize()
     assert connections["default"] is before
@@ -92,7 +92,7 @@ def test_nothing_is_left_behind(django_database, small_shop) -> None:
 
 
 def test_the_fast_path(django_database, small_shop, states, monkeypatch) -> None:
-    """The second time there is nothing to do: no lock, no run, no role."""
+    """On a ready database `initialize` takes no lock and opens no run."""
     first = initialize()
     states.clear()
     monkeypatch.setattr("django_safe_init.initialization.election.Election", None)
@@ -112,7 +112,7 @@ def test_another_app_is_another_build(django_database, small_shop, settings) -> 
 
 
 def test_migrated_by_hand(django_database, small_shop) -> None:
-    """After plain Django's `migrate` the leader has nothing to apply, and completes it."""
+    """After Django's own `migrate` the first leader applies nothing and completes the build."""
     call_command(DjangoMigrate(), verbosity=0)
     outcome = initialize()
     assert (outcome.role, outcome.applied) == ("leader", ())
@@ -120,7 +120,7 @@ def test_migrated_by_hand(django_database, small_shop) -> None:
 
 
 def test_an_older_build(django_database, small_shop) -> None:
-    """On a database that is ahead, an older build becomes ready without changing it."""
+    """An older build becomes ready on a newer schema without changing it."""
     small_shop.write("0003_more")
     initialize()
     small_shop.remove("0003_more")
@@ -128,8 +128,8 @@ def test_an_older_build(django_database, small_shop) -> None:
     assert len(django_database.applied_once()) == 3
 
 
-def test_post_migrate_is_part_of_it(django_database, small_shop) -> None:
-    """A receiver of `post_migrate` that fails makes the run fail; the next one completes it."""
+def test_post_migrate_fails(django_database, small_shop) -> None:
+    """A `post_migrate` receiver that raises fails the run, and the next run completes it."""
 
     def fail(**kwargs) -> None:
         raise ValueError("no permissions")
@@ -145,23 +145,23 @@ def test_post_migrate_is_part_of_it(django_database, small_shop) -> None:
     assert (outcome.role, outcome.applied) == ("leader", ())
 
 
-def test_the_run_says_where_it_is(django_database, small_shop) -> None:
-    """During `post_migrate` the run says so."""
+def test_the_message_during_post_migrate(django_database, small_shop) -> None:
+    """During `post_migrate` the run's message is "post_migrate"."""
     seen = []
 
-    def look(**kwargs) -> None:
+    def read_message(**kwargs) -> None:
         seen.append(django_database.newest_run()["message"])
 
-    post_migrate.connect(look)
+    post_migrate.connect(read_message)
     try:
         initialize()
     finally:
-        post_migrate.disconnect(look)
+        post_migrate.disconnect(read_message)
     assert set(seen) == {"post_migrate"}
 
 
 def test_an_invalid_index(django_database, small_shop, caplog) -> None:
-    """An invalid index is told, with the SQL that repairs it, and is no failure."""
+    """An invalid index is logged with the SQL that repairs it, and the run succeeds."""
     initialize()
     django_database.rows("CREATE INDEX broken ON shop_product (name)")
     django_database.rows(
@@ -173,11 +173,11 @@ def test_an_invalid_index(django_database, small_shop, caplog) -> None:
     assert f"Validation of default: {line}" in caplog.messages
 
 
-def test_work_that_is_not_done(django_database, small_shop) -> None:
-    """A `migrate` that leaves something unapplied is not taken for an initialization."""
-    work = MigrateTask(lambda: None, "test")
+def test_a_migrate_that_applies_nothing(django_database, small_shop) -> None:
+    """A `migrate` that leaves migrations unapplied fails validation."""
+    task = MigrateTask(lambda: None, "test")
     with pytest.raises(ValidationFailed) as caught:
-        Initializer(InitializationOptions(work)).run()
+        Initializer(InitializationOptions(task)).run()
     assert str(caught.value) == (
         "Not applied after `migrate`: shop.0001_initial, shop.0002_sale."
     )
@@ -185,7 +185,7 @@ def test_work_that_is_not_done(django_database, small_shop) -> None:
 
 
 def test_a_third_death(django_database, session, small_shop) -> None:
-    """After three deaths of leaders of this build nobody tries again by itself."""
+    """After three deaths of this build's leaders in a row the next start fails once."""
     ensure_tables(session)
     for _ in range(3):
         PostgresRecorder(session, current_build(), None).open_run("test")
@@ -196,7 +196,7 @@ def test_a_third_death(django_database, session, small_shop) -> None:
 
 
 def test_more_losses_than_restarts(django_database, small_shop, settings) -> None:
-    """A process that loses its connection more than `RESTARTS` times gives up with exit code 5."""
+    """A process that loses its connection more than `RESTARTS` times exits with code 5."""
     settings.SAFE_INIT = {"IN_TESTS": True, "RESTARTS": 1}
 
     def lose(schema_connection) -> None:
@@ -212,7 +212,7 @@ def test_more_losses_than_restarts(django_database, small_shop, settings) -> Non
 
 
 def test_the_third_loss_of_a_fleet(django_database, small_shop, settings) -> None:
-    """A loss after two transient ends of others is a failure, and the number is told."""
+    """The third transient end in a row is recorded as a failure, and the error counts them."""
     settings.SAFE_INIT = {"IN_TESTS": True, "RESTARTS": 0}
 
     def lose(schema_connection) -> None:
@@ -239,7 +239,7 @@ def test_the_third_loss_of_a_fleet(django_database, small_shop, settings) -> Non
     ],
 )
 def test_a_transient_failure(django_database, small_shop, error) -> None:
-    """A failure that says nothing about the migration is recorded as transient."""
+    """A deadlock, serialization failure or lock timeout is recorded as transient."""
 
     def fail(connection) -> None:
         raise error("bad luck")
@@ -254,7 +254,7 @@ def test_a_transient_failure(django_database, small_shop, error) -> None:
 
 
 def test_off(django_database, small_shop) -> None:
-    """Mode "off" is Django as it is: no lock, no table."""
+    """In mode "off" only Django's `migrate` runs: no lock, no status table."""
     outcome = initialize(mode="off")
     assert (outcome.result, outcome.role) == ("ready", "none")
     assert len(django_database.applied_once()) == 2
@@ -262,14 +262,14 @@ def test_off(django_database, small_shop) -> None:
 
 
 def test_in_tests(django_database, small_shop, settings) -> None:
-    """In Django's test environment it is off."""
+    """In a project's own tests the mode is "off"."""
     settings.SAFE_INIT = {}
     initialize()
     assert django_database.value(f"SELECT to_regclass('{RUN_TABLE}')") is None
 
 
 def test_external(django_database, small_shop) -> None:
-    """Mode "external" returns once this build is ready, and never leads."""
+    """In mode "external" `initialize` returns once the build is ready, and never leads."""
     initialize(mode="off")
     outcome = initialize(mode="external")
     assert (outcome.result, outcome.role, outcome.run) == ("ready", "none", None)
@@ -277,36 +277,36 @@ def test_external(django_database, small_shop) -> None:
 
 
 def test_the_environments_mode(django_database, small_shop, monkeypatch) -> None:
-    """DB_INIT_MODE decides where the caller does not."""
+    """DB_INIT_MODE sets the mode unless the caller passes one."""
     monkeypatch.setenv("DB_INIT_MODE", "off")
     initialize()
     assert django_database.value(f"SELECT to_regclass('{RUN_TABLE}')") is None
 
 
-# What is refused
+# Refused calls
 
 
 def test_unknown_mode(django_database) -> None:
-    """A mode that is not there is refused."""
+    """`initialize` refuses an unknown mode."""
     with pytest.raises(ConfigurationError, match="There is no mode 'both'"):
         initialize(mode="both")
 
 
 def test_unknown_alias(django_database) -> None:
-    """An alias that is not there is refused."""
+    """`initialize` refuses an unknown alias."""
     with pytest.raises(ConfigurationError, match="There is no database 'nowhere'"):
         initialize("nowhere")
 
 
 def test_negative_timeout(django_database) -> None:
-    """A negative time-out is refused."""
+    """`initialize` refuses a negative timeout."""
     with pytest.raises(ConfigurationError) as caught:
         initialize(timeout=-1)
     assert str(caught.value) == "A time-out of -1 seconds is not possible."
 
 
 def test_inside_a_transaction(django_database, small_shop) -> None:
-    """Inside atomic() it is refused; with mode "off" it is Django's own affair."""
+    """Inside `atomic()` `initialize` is refused, except in mode "off"."""
     with transaction.atomic():
         with pytest.raises(ConfigurationError, match=r"inside transaction\.atomic"):
             initialize()
@@ -320,15 +320,15 @@ def test_inside_a_transaction(django_database, small_shop) -> None:
 def test_unreachable(
     django_database, log_in_as, small_shop, settings, settings_of_alias, error
 ) -> None:
-    """A server that does not answer is an error of its own."""
+    """An unreachable server and an unknown database raise `DatabaseUnreachable`."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "CONNECT_ATTEMPTS": 1}
     log_in_as(**settings_of_alias)
     with pytest.raises(error):
         initialize()
 
 
-def test_a_lock_that_excludes_nobody(django_database, log_in_as, small_shop) -> None:
-    """Where advisory locks are a no-op nobody leads, and nothing is created."""
+def test_a_no_op_lock(django_database, log_in_as, small_shop) -> None:
+    """A server whose advisory locks are no-ops gets no leader and no tables."""
     django_database.rows("CREATE SCHEMA app")
     django_database.rows(
         "CREATE FUNCTION app.pg_try_advisory_lock(bigint) RETURNS boolean"
@@ -344,7 +344,7 @@ def test_a_lock_that_excludes_nobody(django_database, log_in_as, small_shop) -> 
 
 @pytest.mark.parametrize("direct", [None, {}])
 def test_a_pooler(django_database, small_shop, settings, monkeypatch, direct) -> None:
-    """Behind a pooler nobody leads, unless DIRECT declares that sessions are kept."""
+    """A process behind a pooler does not lead unless DIRECT declares that sessions are kept."""
     declared = {} if direct is None else {"DIRECT": {"default": direct}}
     settings.SAFE_INIT = {**settings.SAFE_INIT, **declared}
     monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", property(lambda _: 1))
@@ -355,12 +355,12 @@ def test_a_pooler(django_database, small_shop, settings, monkeypatch, direct) ->
         assert initialize().role == "leader"
 
 
-# Another engine
+# An engine without a lock
 
 
 @pytest.fixture
 def other_engine(log_in_as, django_database, tmp_path):
-    """`default` has an engine without a lock."""
+    """Yield the file of `default` with an engine that has no lock."""
     file = tmp_path / "db.sqlite3"
     log_in_as(ENGINE="tests.other_engine", NAME=str(file), OPTIONS={})
     yield file
@@ -368,13 +368,13 @@ def other_engine(log_in_as, django_database, tmp_path):
 
 
 def test_another_engine_is_refused(other_engine, shop) -> None:
-    """An engine without lock is refused, with the way to accept that."""
+    """An engine without a lock is refused, and the error names the setting that accepts it."""
     with pytest.raises(UnsupportedEngine, match='"LOCK": "none"'):
         initialize()
 
 
 def test_another_engine_without_lock(other_engine, shop, settings) -> None:
-    """With LOCK = "none" it is migrated as Django does."""
+    """With LOCK = "none" Django's `migrate` runs without a lock."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "LOCK": "none"}
     shop.write("0001_initial", INITIAL)
     outcome = initialize()
@@ -383,12 +383,12 @@ def test_another_engine_without_lock(other_engine, shop, settings) -> None:
     assert RUN_TABLE not in connection.introspection.table_names()
 
 
-# With the lock in hand
+# While holding the lock
 
 
 @pytest.fixture
 def before_the_lock():
-    """Calls a function once, when this process is about to try the lock."""
+    """Yield a function that registers a call just before this process tries the lock."""
     calls: list = []
 
     def call(new: State, **kwargs) -> None:
@@ -400,23 +400,23 @@ def before_the_lock():
     state_changed.disconnect(call)
 
 
-def test_somebody_finished_in_the_meantime(
+def test_another_leader_finished_first(
     django_database, small_shop, before_the_lock
 ) -> None:
-    """Who gets the lock after another leader's success does nothing more."""
+    """A process that gets the lock after another leader's success applies nothing."""
     before_the_lock(initialize)
     outcome = Initializer(
-        InitializationOptions(MigrateTask(lambda: pytest.fail("led"), "test"))
+        InitializationOptions(MigrateTask(lambda: pytest.fail("it led"), "test"))
     ).run()
     [found] = django_database.runs()
     assert (outcome.result, outcome.run) == ("ready", found["id"])
     wait_until(lambda: not django_database.rows(ADVISORY))
 
 
-def test_somebody_failed_in_the_meantime(
+def test_another_leader_failed_first(
     django_database, small_shop, before_the_lock
 ) -> None:
-    """Who gets the lock after another leader's failure fails with its reason."""
+    """A process that gets the lock after another leader's failure fails with its reason."""
 
     def fail(connection) -> None:
         raise ValueError("no")
@@ -429,28 +429,28 @@ def test_somebody_failed_in_the_meantime(
     before_the_lock(fail_first)
     with pytest.raises(LeaderFailed, match=r"shop\.0003_fail: ValueError: no"):
         Initializer(
-            InitializationOptions(MigrateTask(lambda: pytest.fail("led"), "test"))
+            InitializationOptions(MigrateTask(lambda: pytest.fail("it led"), "test"))
         ).run()
     wait_until(lambda: not django_database.rows(ADVISORY))
 
 
-def test_what_comes_before_leading(django_database, small_shop) -> None:
-    """What a leader does before its work happens once, under the lock; its error frees it."""
+def test_on_lock_acquired(django_database, small_shop) -> None:
+    """`on_lock_acquired` is called once under the lock, and its error releases the lock."""
     seen = []
 
     def check() -> None:
         seen.append(len(django_database.holders(leader_key())))
         raise ConfigurationError("not like this")
 
-    work = MigrateTask(lambda: pytest.fail("led"), "test")
+    task = MigrateTask(lambda: pytest.fail("it led"), "test")
     with pytest.raises(ConfigurationError, match="not like this"):
-        Initializer(InitializationOptions(work, on_lock_acquired=check)).run()
+        Initializer(InitializationOptions(task, on_lock_acquired=check)).run()
     assert seen == [1]
     wait_until(lambda: not django_database.rows(ADVISORY))
 
 
-def test_it_is_checked_once(django_database, small_shop) -> None:
-    """A leader that starts over does not check again."""
+def test_on_lock_acquired_after_a_restart(django_database, small_shop) -> None:
+    """A leader that starts over does not call `on_lock_acquired` again."""
     checks, lost = [], []
 
     def lose(connection) -> None:
@@ -460,16 +460,16 @@ def test_it_is_checked_once(django_database, small_shop) -> None:
 
     small_shop.run("0003_lose", lose)
     small_shop.run("0004_more", lambda connection: None)
-    work = MigrateTask(lambda: run_migrate("default"), "test")
+    task = MigrateTask(lambda: run_migrate("default"), "test")
     Initializer(
-        InitializationOptions(work, on_lock_acquired=lambda: checks.append(True))
+        InitializationOptions(task, on_lock_acquired=lambda: checks.append(True))
     ).run()
     assert checks == [True]
     assert lost
 
 
 def test_in_an_event_loop(django_database, small_shop) -> None:
-    """In an event loop it is refused, and the refusal names what to call there."""
+    """In an event loop `initialize` is refused, and the error names `ainitialize`."""
 
     async def call() -> None:
         initialize()
@@ -479,7 +479,7 @@ def test_in_an_event_loop(django_database, small_shop) -> None:
 
 
 def test_async_unsafe(django_database, small_shop, monkeypatch) -> None:
-    """Who told Django that it is safe there may do it."""
+    """DJANGO_ALLOW_ASYNC_UNSAFE allows `initialize` in an event loop."""
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
 
     async def call() -> str:
@@ -490,7 +490,7 @@ def test_async_unsafe(django_database, small_shop, monkeypatch) -> None:
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3)])
 def test_a_failure_while_off(django_database, small_shop, error) -> None:
-    """With mode "off" a failure is an `InitializationFailed`, too."""
+    """In mode "off" a failed migration raises `InitializationFailed`."""
 
     def fail(connection) -> None:
         raise error
@@ -502,15 +502,15 @@ def test_a_failure_while_off(django_database, small_shop, error) -> None:
 
 
 def test_force(django_database, small_shop) -> None:
-    """`force` leads although there is nothing to do."""
+    """With `force` this process leads although the database is ready."""
     initialize()
-    work = MigrateTask(lambda: run_migrate("default"), "test")
-    outcome = Initializer(InitializationOptions(work, force=True)).run()
+    task = MigrateTask(lambda: run_migrate("default"), "test")
+    outcome = Initializer(InitializationOptions(task, force=True)).run()
     assert (outcome.role, outcome.applied) == ("leader", ())
 
 
-def test_what_a_dead_leader_left_is_ended(django_database, small_shop, connect_raw):
-    """A backend that still works for a dead leader is gone before the work begins."""
+def test_a_dead_leaders_backend(django_database, small_shop, connect_raw):
+    """A backend that still works for a dead leader is terminated before the migrations start."""
     left = connect_raw()
     left.execute("SELECT pg_advisory_lock_shared(%s)", [work_key()])
     left.execute("BEGIN; CREATE TABLE shop_product ()")
@@ -519,28 +519,28 @@ def test_what_a_dead_leader_left_is_ended(django_database, small_shop, connect_r
         left.execute("COMMIT")
 
 
-def test_the_session_is_lost_before_the_work(
+def test_a_session_lost_before_the_migrations(
     django_database, small_shop, monkeypatch, settings
 ) -> None:
-    """A session that ends between the lock and the work costs a restart, not the start."""
-    real, ended = AdvisoryLock.terminate_predecessors, []
+    """A session lost between taking the lock and migrating costs one restart."""
+    real, terminated = AdvisoryLock.terminate_predecessors, []
 
-    def end_ours(lock, *args) -> None:
-        if not ended:
-            ended.append(lock.session.handshake_pid)
-            django_database.rows("SELECT pg_terminate_backend(%s, 5000)", ended[0])
+    def terminate_own_session(lock, *args) -> None:
+        if not terminated:
+            terminated.append(lock.session.handshake_pid)
+            django_database.rows("SELECT pg_terminate_backend(%s, 5000)", terminated[0])
         real(lock, *args)
 
-    monkeypatch.setattr(AdvisoryLock, "terminate_predecessors", end_ours)
+    monkeypatch.setattr(AdvisoryLock, "terminate_predecessors", terminate_own_session)
     lines: list[str] = []
-    work = MigrateTask(lambda: run_migrate("default"), "test", report=lines.append)
-    assert Initializer(InitializationOptions(work)).run().role == "leader"
-    assert len(ended) == 1
+    task = MigrateTask(lambda: run_migrate("default"), "test", report=lines.append)
+    assert Initializer(InitializationOptions(task)).run().role == "leader"
+    assert len(terminated) == 1
     assert lines[0].endswith("Starting over.")
 
 
 def test_the_lock_is_lost_at_the_end(django_database, small_shop, settings) -> None:
-    """A leader that lost the lock when all was done looks again, and finds it done."""
+    """A leader that loses the lock after `post_migrate` does not close its run."""
 
     def unlock(**kwargs) -> None:
         pid = django_database.holders(leader_key())
@@ -559,7 +559,7 @@ def test_the_lock_is_lost_at_the_end(django_database, small_shop, settings) -> N
 
 
 def test_a_receiver_that_fails(django_database, small_shop) -> None:
-    """A receiver of `state_changed` that raises fails the initialization."""
+    """A `state_changed` receiver that raises fails the initialization."""
 
     def fail(new: State, **kwargs) -> None:
         if new is State.VALIDATING:
@@ -574,21 +574,21 @@ def test_a_receiver_that_fails(django_database, small_shop) -> None:
     assert django_database.newest_run()["outcome"] == "failed"
 
 
-def test_what_is_logged(django_database, small_shop, caplog) -> None:
-    """Each transition is logged by `django_safe_init`, and nothing is printed."""
+def test_transitions_are_logged(django_database, small_shop, caplog) -> None:
+    """The logger `django_safe_init` logs each transition."""
     with caplog.at_level(logging.INFO, "django_safe_init"):
         initialize()
     assert "default: migrating -> validating" in caplog.messages
 
 
 def test_nothing_is_printed(django_database, small_shop, capfd) -> None:
-    """The API is silent."""
+    """`initialize` prints nothing."""
     initialize()
     assert capfd.readouterr() == ("", "")
 
 
 def test_two_databases(django_database, make_database, small_shop, monkeypatch) -> None:
-    """Each alias is initialized by itself."""
+    """`initialize` changes only the database of its alias."""
     other = make_database()
     configured = connections.configure_settings(
         {"default": {}, "other": other.settings()}
@@ -602,7 +602,7 @@ def test_two_databases(django_database, make_database, small_shop, monkeypatch) 
 
 
 def test_two_projects_in_one_database(django_database, small_shop) -> None:
-    """Projects with different LOCK_KEYs keep runs of their own."""
+    """Projects with different LOCK_KEYs have separate runs."""
     for key in ("one", "two"):
         with override_settings(SAFE_INIT={"IN_TESTS": True, "LOCK_KEY": key}):
             assert initialize().role == "leader"
@@ -610,7 +610,7 @@ def test_two_projects_in_one_database(django_database, small_shop) -> None:
 
 
 def test_inside_a_migration(django_database, small_shop) -> None:
-    """A migration must not initialize its own database: it would wait for itself."""
+    """A migration that initializes its own database fails instead of waiting for itself."""
     small_shop.run("0003_again", lambda connection: initialize())
     with pytest.raises(InitializationFailed) as caught:
         initialize()

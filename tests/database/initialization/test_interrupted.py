@@ -1,4 +1,4 @@
-"""Non-atomic migrations that were interrupted: repeated where that is known to be right."""
+"""Interrupted non-atomic migrations: the leader reruns, completes or reports them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.database.conftest import INDEX, INITIAL
 INDEXES = "SELECT relname FROM pg_class WHERE relkind = 'i' AND relname LIKE 'product_%' ORDER BY 1"
 
 
-def interrupted(database, name: str, *, backwards=False, before=()) -> None:
-    """A leader died in the non-atomic migration."""
+def insert_interrupted(database, name: str, *, backwards=False, before=()) -> None:
+    """Insert the step of a leader that died in this non-atomic migration."""
     database.rows(
         "INSERT INTO django_safe_init_step (run_id, position, kind, name, backwards,"
         " atomic, started_at, detail) VALUES"
@@ -38,7 +38,7 @@ def indexes(database) -> list[str]:
 
 @pytest.fixture
 def index_shop(django_database, shop):
-    """`shop` with its table; its second migration adds an index concurrently."""
+    """Return `shop` with its table; its second migration adds an index concurrently."""
     shop.write("0001_initial", INITIAL)
     initialize()
     shop.write("0002_index", INDEX, atomic=False)
@@ -46,12 +46,12 @@ def index_shop(django_database, shop):
 
 
 def rerun(*names: str):
-    work = MigrateTask(lambda: run_migrate("default"), "test", rerun=names)
-    return Initializer(InitializationOptions(work, force=True)).run()
+    task = MigrateTask(lambda: run_migrate("default"), "test", rerun=names)
+    return Initializer(InitializationOptions(task, force=True)).run()
 
 
 def test_a_concurrent_index(django_database, index_shop) -> None:
-    """An index is added concurrently under the lock, with a mark that remembers what was."""
+    """The step of a concurrent index records the indexes that existed before it."""
     initialize()
     assert indexes(django_database) == ["product_name"]
     step = django_database.steps()[-1]
@@ -60,10 +60,12 @@ def test_a_concurrent_index(django_database, index_shop) -> None:
 
 
 @pytest.mark.parametrize("policy", ["rerun", "report"])
-def test_what_it_left_is_dropped(django_database, index_shop, settings, policy) -> None:
-    """What an interrupted build left is dropped, and the index built, whatever the policy."""
+def test_a_leftover_index_is_dropped(
+    django_database, index_shop, settings, policy
+) -> None:
+    """The index of an interrupted build is dropped and built again, whatever the policy."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "UNFINISHED": policy}
-    interrupted(django_database, "shop.0002_index")
+    insert_interrupted(django_database, "shop.0002_index")
     django_database.rows("CREATE INDEX product_name ON shop_product (id)")
     assert initialize().applied == ("shop.0002_index",)
     assert "(name)" in django_database.value(
@@ -71,8 +73,8 @@ def test_what_it_left_is_dropped(django_database, index_shop, settings, policy) 
     )
 
 
-def test_what_was_there_before_is_never_dropped(django_database, index_shop) -> None:
-    """An index of that name that existed before the first try stays, and is an error."""
+def test_an_older_index_is_never_dropped(django_database, index_shop) -> None:
+    """An index with this name that existed before the first attempt stays, and the run fails."""
     django_database.rows("CREATE INDEX product_name ON shop_product (id)")
     for _ in range(2):
         with pytest.raises(InitializationFailed, match="already exists"):
@@ -82,35 +84,36 @@ def test_what_was_there_before_is_never_dropped(django_database, index_shop) -> 
         )
 
 
-def test_a_mark_without_detail(django_database, index_shop) -> None:
-    """A mark of a version that noted no indexes is read, too."""
-    interrupted(django_database, "shop.0002_index")
+def test_a_step_without_detail(django_database, index_shop) -> None:
+    """An interrupted step without detail, from an older version of the package, is accepted."""
+    insert_interrupted(django_database, "shop.0002_index")
     django_database.rows("UPDATE django_safe_init_step SET detail = NULL")
     assert initialize().applied == ("shop.0002_index",)
 
 
 @pytest.fixture
 def other_shop(django_database, shop):
-    """`shop` whose second, non-atomic migration was interrupted."""
+    """Return `shop` whose second, non-atomic migration was interrupted."""
     shop.write("0001_initial", INITIAL)
     initialize()
     shop.calls = []
     shop.run("0002_other", shop.calls.append, atomic=False)
-    interrupted(django_database, "shop.0002_other")
+    insert_interrupted(django_database, "shop.0002_other")
     return shop
 
 
 def test_rerun(django_database, other_shop, caplog) -> None:
-    """UNFINISHED = "rerun" runs it again, with a warning."""
+    """UNFINISHED = "rerun" applies the migration again and logs a warning."""
     assert initialize().applied == ("shop.0002_other",)
     assert len(other_shop.calls) == 1
-    assert "shop.0002_other is not atomic and was interrupted: it runs again." in (
-        caplog.messages
+    assert (
+        "shop.0002_other is not atomic and was interrupted: it runs again."
+        in (caplog.messages)
     )
 
 
 def test_report(django_database, other_shop, settings) -> None:
-    """UNFINISHED = "report" stops with both ways to go on; each of them helps."""
+    """UNFINISHED = "report" stops the leader; the error names two remedies, and `--rerun` works."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "UNFINISHED": "report"}
     with pytest.raises(UnfinishedMigration) as caught:
         initialize()
@@ -125,15 +128,15 @@ def test_report(django_database, other_shop, settings) -> None:
 
 
 def test_report_and_fake(django_database, other_shop, settings) -> None:
-    """Recording it as done settles it without running it."""
+    """With UNFINISHED = "report", faking the migration resolves it without running it."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "UNFINISHED": "report"}
     call_command("migrate", "shop", "0002_other", fake=True, verbosity=0)
     assert other_shop.calls == []
     assert initialize().result == "ready"
 
 
-def test_rerun_of_what_is_not_unfinished(django_database, other_shop) -> None:
-    """Only what is unfinished can be named; the error lists it."""
+def test_rerun_of_a_finished_migration(django_database, other_shop) -> None:
+    """`--rerun` of a finished migration is refused, and the error lists the unfinished ones."""
     with pytest.raises(ConfigurationError) as caught:
         rerun("shop.0001_initial")
     assert str(caught.value) == (
@@ -142,14 +145,14 @@ def test_rerun_of_what_is_not_unfinished(django_database, other_shop) -> None:
     )
 
 
-def test_rerun_where_nothing_is_unfinished(django_database, small_shop) -> None:
-    """Where nothing is unfinished, the error says so."""
+def test_rerun_without_unfinished_migrations(django_database, small_shop) -> None:
+    """If no migration is unfinished, the error of `--rerun` says so."""
     with pytest.raises(ConfigurationError, match=r"Unfinished: none is\.$"):
         rerun("shop.0001_initial")
 
 
-def test_a_failed_one_is_unfinished(django_database, shop) -> None:
-    """A non-atomic migration that failed is unfinished: what it has done is unknown."""
+def test_a_failed_non_atomic_migration(django_database, shop) -> None:
+    """A non-atomic migration that failed counts as unfinished."""
     shop.write("0001_initial", INITIAL)
     fails = [True]
 
@@ -173,9 +176,9 @@ def test_a_failed_one_is_unfinished(django_database, shop) -> None:
 def test_an_interrupted_reversal_of_an_index(
     django_database, index_shop, caplog
 ) -> None:
-    """A reversal that had begun is completed before anything else, and then made again."""
+    """The leader completes an interrupted reversal before it applies the migration again."""
     initialize()
-    interrupted(
+    insert_interrupted(
         django_database, "shop.0002_index", backwards=True, before=["product_name"]
     )
     django_database.rows("DROP INDEX product_name")
@@ -189,18 +192,18 @@ def test_an_interrupted_reversal_of_an_index(
     assert len(django_database.applied_once()) == 3
 
 
-def test_a_reversal_that_had_not_begun(django_database, index_shop) -> None:
-    """A reversal that cannot have changed anything is forgotten."""
+def test_a_reversal_that_changed_nothing(django_database, index_shop) -> None:
+    """An interrupted reversal that cannot have changed anything is ignored."""
     initialize()
-    interrupted(
+    insert_interrupted(
         django_database, "shop.0002_index", backwards=True, before=["product_name"]
     )
     index_shop.write("0003_more")
     assert initialize().applied == ("shop.0003_more",)
 
 
-def test_what_an_interrupted_reversal_left(django_database, index_shop, caplog) -> None:
-    """To reverse a removal builds an index; one that was not finished is dropped."""
+def test_a_leftover_index_of_a_reversal(django_database, index_shop, caplog) -> None:
+    """The leader drops an invalid index that an interrupted reversal of a removal left."""
     initialize()
     index_shop.write(
         "0003_remove",
@@ -208,7 +211,7 @@ def test_what_an_interrupted_reversal_left(django_database, index_shop, caplog) 
         atomic=False,
     )
     initialize()
-    interrupted(django_database, "shop.0003_remove", backwards=True)
+    insert_interrupted(django_database, "shop.0003_remove", backwards=True)
     django_database.rows("CREATE INDEX product_name ON shop_product (name)")
     django_database.rows(
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'product_name'::regclass"
@@ -219,15 +222,16 @@ def test_what_an_interrupted_reversal_left(django_database, index_shop, caplog) 
     assert any("Dropping the index product_name" in each for each in caplog.messages)
 
 
-def irreversible(shop) -> None:
+def initialize_irreversible(shop) -> None:
+    """Apply a non-atomic migration that Django cannot reverse."""
     shop.write("0001_initial", INITIAL)
     shop.write("0002_for_good", "migrations.RunSQL('SELECT 1')", atomic=False)
     initialize()
 
 
-def test_what_cannot_be_reversed(django_database, shop) -> None:
-    """Django refuses it before anything is done, so nothing is unfinished afterwards."""
-    irreversible(shop)
+def test_an_irreversible_migration(django_database, shop) -> None:
+    """Django refuses the reversal before any change, so no step stays unfinished."""
+    initialize_irreversible(shop)
     with pytest.raises(IrreversibleError, match="is not reversible"):
         call_command("migrate", "shop", "0001", verbosity=0)
     assert all(each["outcome"] for each in django_database.steps())
@@ -235,32 +239,31 @@ def test_what_cannot_be_reversed(django_database, shop) -> None:
     assert initialize().applied == ("shop.0003_more",)
 
 
-def test_a_mark_of_what_cannot_be_reversed(django_database, shop) -> None:
-    """An older version has left such a mark: nothing was begun."""
-    irreversible(shop)
-    interrupted(django_database, "shop.0002_for_good", backwards=True)
+def test_an_unfinished_irreversible_reversal(django_database, shop) -> None:
+    """An unfinished reversal of an irreversible migration, from an older version, is ignored."""
+    initialize_irreversible(shop)
+    insert_interrupted(django_database, "shop.0002_for_good", backwards=True)
     shop.write("0003_more")
     assert initialize().applied == ("shop.0003_more",)
 
 
-def test_an_interrupted_reversal_of_anything_else(django_database, other_shop) -> None:
-    """A reversal of which nothing is known is run again."""
+def test_an_interrupted_reversal_with_custom_code(django_database, other_shop) -> None:
+    """An interrupted reversal with custom code runs again."""
     initialize()
-    undone = []
-    other_shop.acts["0002_other back"] = undone.append
-    interrupted(django_database, "shop.0002_other", backwards=True)
+    reversals = []
+    other_shop.acts["0002_other back"] = reversals.append
+    insert_interrupted(django_database, "shop.0002_other", backwards=True)
     other_shop.write("0003_more")
     assert initialize().applied == ("shop.0002_other", "shop.0003_more")
-    assert len(undone) == 1
+    assert len(reversals) == 1
     assert len(other_shop.calls) == 2
 
 
-def test_a_reversal_of_what_is_gone(django_database, index_shop) -> None:
-    """The mark of a migration that this build does not know, or that is not applied, is no
-    business of this run."""
+def test_a_reversal_of_an_unknown_migration(django_database, index_shop) -> None:
+    """An interrupted reversal is ignored if its migration is unknown or not applied."""
     initialize()
-    interrupted(django_database, "shop.0009_gone", backwards=True)
-    interrupted(django_database, "shop.0002_index", backwards=True)
+    insert_interrupted(django_database, "shop.0009_gone", backwards=True)
+    insert_interrupted(django_database, "shop.0002_index", backwards=True)
     django_database.rows("DELETE FROM django_migrations WHERE name = '0002_index'")
     django_database.rows("DROP INDEX product_name")
     assert initialize().applied == ("shop.0002_index",)
@@ -268,14 +271,14 @@ def test_a_reversal_of_what_is_gone(django_database, index_shop) -> None:
 
 @pytest.mark.parametrize("depends", [True, False])
 def test_report_of_a_reversal(django_database, shop, settings, depends) -> None:
-    """For a reversal, the ways to go on are those of a reversal; each of them helps."""
+    """With UNFINISHED = "report", the error names two remedies of a reversal, and both work."""
     if depends:
         shop.write("0001_initial", INITIAL)
-    undone: list[object] = []
+    reversals: list[object] = []
     name = "0002_other" if depends else "0001_other"
-    shop.run(name, lambda connection: None, undone.append, atomic=False)
+    shop.run(name, lambda connection: None, reversals.append, atomic=False)
     initialize()
-    interrupted(django_database, f"shop.{name}", backwards=True)
+    insert_interrupted(django_database, f"shop.{name}", backwards=True)
     settings.SAFE_INIT = {**settings.SAFE_INIT, "UNFINISHED": "report"}
     shop.write("0009_more")
     with pytest.raises(UnfinishedMigration) as caught:
@@ -290,11 +293,11 @@ def test_report_of_a_reversal(django_database, shop, settings, depends) -> None:
     assert text.endswith(
         f"record it as reversed: python manage.py migrate --fake shop {before}"
     )
-    assert undone == []
+    assert reversals == []
     if depends:
         assert rerun(f"shop.{name}").applied == (f"shop.{name}", "shop.0009_more")
-        assert len(undone) == 1
+        assert len(reversals) == 1
     else:
         call_command("migrate", "shop", before, fake=True, verbosity=0)
         assert initialize().applied == (f"shop.{name}", "shop.0009_more")
-        assert undone == []
+        assert reversals == []

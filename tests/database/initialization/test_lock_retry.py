@@ -1,4 +1,4 @@
-"""DDL_LOCK_TIMEOUT: a migration that waits for a lock does not make the readers wait."""
+"""DDL_LOCK_TIMEOUT: a migration that waits for a lock does not block readers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ COLUMN = """
     WHERE attrelid = 'shop_product'::regclass AND attname = 'stock'
 """
 BLOCKED = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
-#: Short, so that a test is short; a reader that queued behind it would notice.
+#: Short for a fast test, and long enough that a reader behind the migration would notice.
 TIMEOUT = 0.2
 
 
 @pytest.fixture
 def limit(settings) -> Callable[..., None]:
-    """Sets DDL_LOCK_TIMEOUT and DDL_ATTEMPTS."""
+    """Return a function that sets DDL_LOCK_TIMEOUT and DDL_ATTEMPTS."""
 
     def set_limit(attempts: int = 10, seconds: float = TIMEOUT) -> None:
         settings.SAFE_INIT = {
@@ -44,7 +44,7 @@ def limit(settings) -> Callable[..., None]:
 
 @pytest.fixture
 def ready_shop(django_database, small_shop):
-    """The shop's tables, and one migration that is to be done."""
+    """Return the initialized shop with one pending migration."""
     initialize()
     small_shop.write("0003_stock", ADD_COLUMN)
     return small_shop
@@ -52,14 +52,14 @@ def ready_shop(django_database, small_shop):
 
 @pytest.fixture
 def report(connect_raw) -> Any:
-    """A transaction that has read the table, and does not end."""
+    """Return a session with an open transaction that has read the table."""
     raw = connect_raw(application_name="report")
     raw.execute("BEGIN; SELECT count(*) FROM shop_product")
     return raw
 
 
 class Reader:
-    """Reads the table as a user of the site does, with the patience of one."""
+    """A session that reads the table with a statement timeout."""
 
     def __init__(self, raw: Any, milliseconds: int) -> None:
         self.raw = raw
@@ -69,10 +69,10 @@ class Reader:
         self.raw.execute("SELECT count(*) FROM shop_product")
 
 
-def test_plain_django_queues_the_reader(
+def test_plain_django_blocks_readers(
     django_database, ready_shop, report, connect_raw, in_background
 ) -> None:
-    """Without this: behind the ALTER TABLE that waits for a report, nobody reads any more."""
+    """Without DDL_LOCK_TIMEOUT a reader blocks behind the ALTER TABLE that waits for a report."""
     reader = Reader(connect_raw(), 1000)
     migration = in_background(
         lambda: initialize(mode="off")  # Django's own migrate
@@ -85,18 +85,19 @@ def test_plain_django_queues_the_reader(
     assert django_database.value(COLUMN) == 1
 
 
-def test_a_reader_goes_on_unharmed(
+def test_a_reader_is_not_blocked(
     django_database, ready_shop, report, connect_raw, in_background, limit
 ) -> None:
-    """With it: the reader waits for less than the time-out, through many attempts."""
+    """With DDL_LOCK_TIMEOUT a reader waits less than the timeout, through many attempts."""
     limit(attempts=100)
     lines: list[str] = []
     reader = Reader(connect_raw(), 1000)
 
     def migrate() -> Any:
-        work = MigrateTask(lambda: call_command("migrate", verbosity=0), "test")
-        work = MigrateTask(work.migrate, "test", report=lines.append)
-        return Initializer(InitializationOptions(work)).run()
+        task = MigrateTask(
+            lambda: call_command("migrate", verbosity=0), "test", report=lines.append
+        )
+        return Initializer(InitializationOptions(task)).run()
 
     migration = in_background(migrate)
     reads = 0
@@ -119,10 +120,10 @@ def attempts_of(caplog) -> list[str]:
     ]
 
 
-def test_each_attempt_is_told(
+def test_each_attempt_is_reported(
     django_database, ready_shop, report, in_background, limit, caplog
 ) -> None:
-    """The log and the run's row, which followers read, say who blocks it, and since when."""
+    """The log and the run's message name the blocker of each failed attempt."""
     limit()
     caplog.set_level(logging.INFO, "django_safe_init")
     migration = in_background(initialize)
@@ -151,7 +152,7 @@ def test_each_attempt_is_told(
 
 
 def test_it_gives_up(django_database, ready_shop, report, limit) -> None:
-    """After DDL_ATTEMPTS the run ends as transient, undone, with who to end."""
+    """After DDL_ATTEMPTS the run ends as transient and rolled back; the error names the blocker."""
     limit(attempts=2)
     with pytest.raises(DDLLockTimeout) as caught:
         initialize()
@@ -172,7 +173,7 @@ def test_it_gives_up(django_database, ready_shop, report, limit) -> None:
 def test_the_third_time_is_a_failure(
     django_database, ready_shop, report, limit
 ) -> None:
-    """A lock that three leaders did not get in all their attempts fails the fleet."""
+    """The run fails if three leaders in a row use up their attempts."""
     limit(attempts=1)
     for _ in range(3):
         with pytest.raises(
@@ -183,10 +184,10 @@ def test_the_third_time_is_a_failure(
     assert outcomes == ["ready", "transient", "transient", "failed"]
 
 
-def test_every_attempt_begins_anew(
+def test_each_attempt_is_rolled_back(
     django_database, ready_shop, report, in_background, limit
 ) -> None:
-    """What an attempt did, in the database, in the state and after its commit, is undone."""
+    """An attempt leaves no rows, no model state and no `on_commit` hooks to the next one."""
     limit()
     seen: list[int] = []
     hooks: list[str] = []
@@ -236,7 +237,7 @@ def initialize_until_0003(shop) -> None:
 def test_deferred_sql_waits_within_the_limit(
     django_database, small_shop, connect_raw, in_background, limit
 ) -> None:
-    """The constraint of a foreign key, which Django adds last, is part of the attempt."""
+    """The limit also applies to deferred SQL such as foreign key constraints."""
     call_command("migrate", "shop", "0001", verbosity=0)
     limit()
     writer = connect_raw()
@@ -248,7 +249,7 @@ def test_deferred_sql_waits_within_the_limit(
 
 
 def test_a_reversal(django_database, ready_shop, report, in_background, limit) -> None:
-    """Backwards it is the same."""
+    """A reversal is retried as well."""
     report.execute("COMMIT")
     initialize()
     report.execute("BEGIN; SELECT count(*) FROM shop_product")
@@ -266,7 +267,7 @@ def test_a_reversal(django_database, ready_shop, report, in_background, limit) -
 def test_a_migration_that_is_not_atomic(
     django_database, small_shop, connect_raw, limit
 ) -> None:
-    """Its statements have the same limit; what it did stays, and a person is told what to do."""
+    """A non-atomic migration is not retried, and the error names the command to rerun it."""
     initialize()
     limit()
     small_shop.write(
@@ -291,7 +292,7 @@ def test_a_migration_that_is_not_atomic(
 def test_a_reversal_that_is_not_atomic(
     django_database, small_shop, connect_raw, limit
 ) -> None:
-    """To run it again would be to go forwards: a person has to reverse it."""
+    """A non-atomic reversal is not retried, and the error asks to reverse it again."""
     small_shop.write("0003_stock", ADD_COLUMN, atomic=False)
     initialize()
     limit()
@@ -304,7 +305,7 @@ def test_a_reversal_that_is_not_atomic(
 def test_an_index_that_is_built_concurrently(
     django_database, small_shop, connect_raw, in_background, limit
 ) -> None:
-    """It waits for old transactions as long as it takes: nobody queues behind it."""
+    """A concurrent index build has no limit, because no query waits for it."""
     initialize()
     limit()
     small_shop.write("0003_index", INDEX, atomic=False)
@@ -321,7 +322,7 @@ def test_an_index_that_is_built_concurrently(
 
 
 def test_a_fake(django_database, small_shop, limit) -> None:
-    """A migration that is only recorded waits for nobody."""
+    """A faked migration takes no lock."""
     limit()
     call_command("migrate", fake=True, verbosity=0)
     assert {step["outcome"] for step in django_database.steps()} == {"faked"}
@@ -330,7 +331,7 @@ def test_a_fake(django_database, small_shop, limit) -> None:
 def test_a_migration_that_commits(
     django_database, small_shop, connect_raw, limit
 ) -> None:
-    """One that has COMMIT in its SQL cannot be undone, so it is not tried again."""
+    """A migration with COMMIT in its SQL is not retried."""
     initialize()
     limit()
     small_shop.write(
@@ -346,7 +347,7 @@ def test_a_migration_that_commits(
 
 
 def test_an_error_of_another_kind(django_database, small_shop, limit) -> None:
-    """Only a lock that was not to be had is a reason to try again."""
+    """Only a lock timeout is retried."""
     limit()
     calls: list[Any] = []
 
@@ -365,7 +366,7 @@ def test_an_error_of_another_kind(django_database, small_shop, limit) -> None:
 def test_the_lock_is_lost_between_two_attempts(
     django_database, ready_shop, report, in_background, limit
 ) -> None:
-    """Before it tries again, a leader looks whether it leads; if not, it starts over."""
+    """A leader that loses its lock between two attempts starts over."""
     limit(seconds=0.5)
     migration = in_background(initialize)
     wait_until(lambda: "attempt" in django_database.newest_run()["message"])
@@ -377,8 +378,10 @@ def test_the_lock_is_lost_between_two_attempts(
     assert outcomes == ["ready", "transient", "ready"]
 
 
-def test_migrate_says_it_too(django_database, ready_shop, report, limit) -> None:
-    """Django's command ends with the same sentence."""
+def test_migrate_reports_the_same_error(
+    django_database, ready_shop, report, limit
+) -> None:
+    """Django's `migrate` command fails with the same message."""
     limit(attempts=1)
     with pytest.raises(
         CommandError, match=r"shop\.0003_stock did not get a lock within 0\.2 s"

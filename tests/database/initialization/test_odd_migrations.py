@@ -1,4 +1,4 @@
-"""Migrations that do what one would not expect of them."""
+"""Migrations with surprising behavior."""
 
 from __future__ import annotations
 
@@ -9,38 +9,40 @@ from django_safe_init import InitializationFailed, WaitTimeout, initialize
 from django_safe_init.backends.postgresql.lock import HOLDERS
 from django_safe_init.backends.postgresql.lock_keys import work_key
 
-MARKED = f"SELECT pg_backend_pid() IN ({HOLDERS})"
+HOLDS_WORK_KEY = f"SELECT pg_backend_pid() IN ({HOLDERS})"
 
 
-def is_marked(connection) -> bool:
-    """Whether the connection holds the work key."""
+def holds_work_key(connection) -> bool:
+    """Return True if the connection holds the work key."""
     with connection.cursor() as cursor:
-        cursor.execute(MARKED, {"key": work_key()})
+        cursor.execute(HOLDS_WORK_KEY, {"key": work_key()})
         return cursor.fetchone()[0]
 
 
 @pytest.mark.parametrize(
     "statement", ["DISCARD ALL", "SELECT pg_advisory_unlock_all()"]
 )
-def test_one_that_lets_go_of_the_work_key(
+def test_a_migration_that_unlocks_everything(
     django_database, small_shop, statement
 ) -> None:
     """The migration after one that dropped every lock of its session is fenced again."""
-    marks = []
+    fenced = []
 
-    def let_go(connection) -> None:
+    def unlock(connection) -> None:
         with connection.cursor() as cursor:
             cursor.execute(statement)
-        marks.append(is_marked(connection))
+        fenced.append(holds_work_key(connection))
 
-    small_shop.run("0003_let_go", let_go, atomic=False)
-    small_shop.run("0004_next", lambda connection: marks.append(is_marked(connection)))
+    small_shop.run("0003_unlock", unlock, atomic=False)
+    small_shop.run(
+        "0004_next", lambda connection: fenced.append(holds_work_key(connection))
+    )
     initialize()
-    assert marks == [False, True]
+    assert fenced == [False, True]
 
 
-def test_one_that_calls_migrate(django_database, small_shop) -> None:
-    """A `migrate` that a migration calls is a part of it, and takes no lock."""
+def test_a_migration_that_calls_migrate(django_database, small_shop) -> None:
+    """A `migrate` inside a migration belongs to the same run and takes no lock."""
 
     def nested(connection) -> None:
         for target in ("0001", "0002"):
@@ -53,7 +55,7 @@ def test_one_that_calls_migrate(django_database, small_shop) -> None:
 
 
 def test_a_squash_that_is_applied_by_its_parts(django_database, shop) -> None:
-    """A squash that was never applied itself can be reversed, as with plain Django."""
+    """A squashed migration of which only the parts were applied can be reversed."""
     shop.run("0001_a", lambda connection: None)
     shop.run("0002_b", lambda connection: None)
     initialize()
@@ -70,7 +72,7 @@ def test_a_squash_that_is_applied_by_its_parts(django_database, shop) -> None:
 
 
 def test_an_error_that_cannot_be_stored(django_database, small_shop) -> None:
-    """NUL and half a surrogate pair in an error's text do not leave the run open."""
+    """A run whose error contains NUL and a lone surrogate is closed."""
 
     def fail(connection) -> None:
         raise RuntimeError("bad \x00 and \ud800")
@@ -83,8 +85,8 @@ def test_an_error_that_cannot_be_stored(django_database, small_shop) -> None:
     assert "bad \\0 and \\ud800" in run["error"]
 
 
-def test_one_that_waits_in_vain_elsewhere(django_database, small_shop) -> None:
-    """An error of this package about something else is a failure of the migration."""
+def test_a_migration_that_raises_wait_timeout(django_database, small_shop) -> None:
+    """A `WaitTimeout` raised by a migration fails the run with exit code 1."""
 
     def wait(connection) -> None:
         raise WaitTimeout("Gave up after 3 s.")

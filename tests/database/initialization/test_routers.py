@@ -1,4 +1,4 @@
-"""Routers: what they forbid on an alias is not done there, and our tables are there anyway."""
+"""Database routers: a refused alias gets no tables except this package's."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 from tests.support import Database
 
 
-class Nothing:
-    """Forbids every migration on `other`."""
+class RefuseOther:
+    """Refuse every migration on `other`."""
 
     def allow_migrate(self, db, app_label, **hints) -> bool | None:
         return False if db == "other" else None
 
 
-class NotOurs:
-    """Forbids our app everywhere."""
+class RefuseThisPackage:
+    """Refuse this package's app on every alias."""
 
     def allow_migrate(self, db, app_label, **hints) -> bool | None:
         return False if app_label == "django_safe_init" else None
@@ -28,7 +28,7 @@ class NotOurs:
 
 @pytest.fixture
 def other(django_database, make_database, monkeypatch) -> Iterator[Database]:
-    """A second database, by the alias `other`."""
+    """Yield a second database with the alias `other`."""
     made = make_database()
     configured = connections.configure_settings(
         {"default": {}, "other": made.settings()}
@@ -44,9 +44,9 @@ def tables(database: Database) -> set[str]:
     return {row["tablename"] for row in rows}
 
 
-def test_a_router_that_forbids_everything(small_shop, other, settings) -> None:
-    """As with Django, all names are recorded and no table is made; the database is ready."""
-    settings.DATABASE_ROUTERS = [f"{__name__}.Nothing"]
+def test_a_router_that_refuses_an_alias(small_shop, other, settings) -> None:
+    """As in Django, all names are recorded without tables, and the database is ready."""
+    settings.DATABASE_ROUTERS = [f"{__name__}.RefuseOther"]
     outcome = initialize("other")
     assert outcome.applied == ("shop.0001_initial", "shop.0002_sale")
     assert len(other.applied_once()) == 2
@@ -55,20 +55,20 @@ def test_a_router_that_forbids_everything(small_shop, other, settings) -> None:
     assert initialize("other").role == "none"
 
 
-def test_the_other_databases_of_such_a_router(
+def test_the_other_alias_of_such_a_router(
     django_database, small_shop, other, settings
 ) -> None:
-    """What it forbids on one alias is done on another."""
-    settings.DATABASE_ROUTERS = [f"{__name__}.Nothing"]
+    """A router that refuses one alias does not affect another one."""
+    settings.DATABASE_ROUTERS = [f"{__name__}.RefuseOther"]
     initialize("default")
     assert {"shop_product", "shop_sale"} <= tables(django_database)
 
 
-def test_a_router_that_forbids_our_tables(
+def test_a_router_that_refuses_this_package(
     django_database, small_shop, settings
 ) -> None:
-    """Our tables are no models of a migration: a router has no say in them."""
-    settings.DATABASE_ROUTERS = [f"{__name__}.NotOurs"]
+    """A router cannot refuse the status tables, which no migration creates."""
+    settings.DATABASE_ROUTERS = [f"{__name__}.RefuseThisPackage"]
     assert initialize().role == "leader"
     assert {RUN_TABLE, STEP_TABLE, "shop_product"} <= tables(django_database)
     assert initialize().role == "none"

@@ -1,4 +1,4 @@
-"""Steps: work that is no migration, done under the lock, exactly once."""
+"""Steps run once under the lock, together with their record."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ from django_safe_init.management.commands.safe_migrate import Command as SafeMig
 
 
 @pytest.fixture(params=["postgresql", "sqlite"])
-def either(request: pytest.FixtureRequest) -> Any:
-    """One of each engine, as `default`."""
+def default_database(request: pytest.FixtureRequest) -> Any:
+    """Return a database of each engine as `default`."""
     name = "django_database" if request.param == "postgresql" else "lite"
     return request.getfixturevalue(name)
 
 
 @pytest.fixture
-def plain_shop(either: Any, small_shop: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The small shop, whose database is there; it has no steps yet."""
+def plain_shop(
+    default_database: Any, small_shop: Any, monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """Return the small shop on a database without steps."""
     monkeypatch.setattr(registry, "_steps", [])
     monkeypatch.setattr(registry, "_is_complete", True)
     return small_shop
@@ -47,7 +49,7 @@ def plain_shop(either: Any, small_shop: Any, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def step(plain_shop: Any) -> Callable[..., StepDefinition]:
-    """Gives the shop a step; of one name there is only the last."""
+    """Return a function that replaces the shop's step of this name."""
 
     def add(function: Any = None, name: str = "seed", **options: Any) -> StepDefinition:
         made = StepDefinition("shop", name, function or insert("seed"), **options)
@@ -59,7 +61,7 @@ def step(plain_shop: Any) -> Callable[..., StepDefinition]:
 
 
 def insert(name: str) -> Callable[..., None]:
-    """A step that adds a product."""
+    """Return a step function that inserts a product."""
 
     def function(context: Any) -> None:
         with context.connection.cursor() as cursor:
@@ -68,42 +70,45 @@ def insert(name: str) -> Callable[..., None]:
     return function
 
 
-def products(either: Any) -> list[str]:
-    rows = either.rows("SELECT name FROM shop_product ORDER BY id")
+def products(default_database: Any) -> list[str]:
+    rows = default_database.rows("SELECT name FROM shop_product ORDER BY id")
     return [row["name"] for row in rows]
 
 
-def of_kind_step(either: Any) -> list[tuple[str, str]]:
+def recorded_steps(default_database: Any) -> list[tuple[str, str]]:
+    """Return the names and outcomes of the recorded steps, without migrations."""
     return [
         (each["name"], each["outcome"])
-        for each in either.steps()
+        for each in default_database.steps()
         if each["kind"] == "step"
     ]
 
 
-def force(**work: Any) -> Any:
-    made = MigrateTask(lambda: run_migrate("default"), "test", **work)
-    return Initializer(InitializationOptions(made, force=True)).run()
+def force(**options: Any) -> Any:
+    task = MigrateTask(lambda: run_migrate("default"), "test", **options)
+    return Initializer(InitializationOptions(task, force=True)).run()
 
 
-# When they are done
+# When a step runs
 
 
-def test_once(either: Any, step: Any) -> None:
-    """A step is done in the run, after the migrations, and not again."""
+def test_once(default_database: Any, step: Any) -> None:
+    """A step runs in the leader's run after the migrations, and not again."""
     step()
     outcome = initialize()
     assert outcome.applied == ("shop.0001_initial", "shop.0002_sale")
-    [run] = either.runs()
+    [run] = default_database.runs()
     assert (run["done"], run["total"], run["progress"]) == (3, 3, 100)
-    assert of_kind_step(either) == [("shop.seed", "done")]
+    assert recorded_steps(default_database) == [("shop.seed", "done")]
     assert initialize().role == "none"
     force()
-    assert products(either) == ["seed"]
+    assert products(default_database) == ["seed"]
 
 
-def test_a_new_step_makes_a_new_build(either: Any, plain_shop: Any, step: Any) -> None:
-    """What was ready is not, until the step is done; the old build stays ready."""
+def test_a_new_step_makes_a_new_build(
+    default_database: Any, plain_shop: Any, step: Any
+) -> None:
+    """A new step makes the database not ready until it has run; the old build stays ready."""
     initialize()
     before = current_build()
     step()
@@ -116,19 +121,19 @@ def test_a_new_step_makes_a_new_build(either: Any, plain_shop: Any, step: Any) -
     assert is_ready()
 
 
-def test_before_anything_is_there(either: Any, step: Any) -> None:
-    """On an empty database everything is pending, steps last."""
+def test_an_empty_database(default_database: Any, step: Any) -> None:
+    """On an empty database all migrations and then all steps are pending."""
     step()
     assert get_status().pending == ("shop.0001_initial", "shop.0002_sale", "shop.seed")
 
 
-def test_migrated_by_somebody_else(either: Any, plain_shop: Any, step: Any) -> None:
-    """Where Django alone has migrated, nobody has done the steps."""
+def test_migrated_by_django(default_database: Any, plain_shop: Any, step: Any) -> None:
+    """After Django's own `migrate` the steps are pending."""
     run_migrate_by_django()
     step()
     assert get_status().pending == ("shop.seed",)
     initialize()
-    assert products(either) == ["seed"]
+    assert products(default_database) == ["seed"]
 
 
 def run_migrate_by_django() -> None:
@@ -137,48 +142,48 @@ def run_migrate_by_django() -> None:
     call_command(Command(), verbosity=0, interactive=False)
 
 
-def test_versions(either: Any, step: Any) -> None:
-    """A higher version is done once more; an old build is content with it."""
+def test_versions(default_database: Any, step: Any) -> None:
+    """A step with a higher version runs again, and an older build accepts it."""
     step(insert("one"))
     initialize()
     step(insert("two"), version=2)
     assert not is_ready()
     initialize()
-    assert products(either) == ["one", "two"]
+    assert products(default_database) == ["one", "two"]
     step(insert("one"))
     assert is_ready()
     force()
-    assert products(either) == ["one", "two"]
+    assert products(default_database) == ["one", "two"]
 
 
-def test_always(either: Any, step: Any) -> None:
-    """With each run of a leader; a start that finds everything ready does not lead."""
+def test_always(default_database: Any, step: Any) -> None:
+    """A step with `run="always"` runs in each run, not on a start that finds everything ready."""
     step(run="always")
     initialize()
     initialize()
-    assert products(either) == ["seed"]
+    assert products(default_database) == ["seed"]
     force()
-    assert products(either) == ["seed", "seed"]
+    assert products(default_database) == ["seed", "seed"]
 
 
-def test_on_change(either: Any, step: Any) -> None:
-    """When the fingerprint is another one than that of the last time."""
+def test_on_change(default_database: Any, step: Any) -> None:
+    """A step with `run="on_change"` runs when its fingerprint differs from the last one."""
     step(insert("a"), run="on_change", fingerprint=lambda: "a")
     initialize()
     force()
-    assert products(either) == ["a"]
+    assert products(default_database) == ["a"]
     step(insert("b"), run="on_change", fingerprint=lambda: "b")
     assert not is_ready()
     initialize()
-    assert products(either) == ["a", "b"]
+    assert products(default_database) == ["a", "b"]
     step(insert("a"), run="on_change", fingerprint=lambda: "a")
-    assert is_ready()  # an old build beside the new one does not take it back
+    assert is_ready()  # an older build accepts the newer fingerprint
     force()
-    assert products(either) == ["a", "b", "a"]
+    assert products(default_database) == ["a", "b", "a"]
 
 
 def test_a_fingerprint_that_fails(plain_shop: Any, step: Any) -> None:
-    """It is told in one sentence."""
+    """A fingerprint function that raises is a `ConfigurationError` of one sentence."""
 
     def fail() -> str:
         raise OSError("no such file")
@@ -188,24 +193,24 @@ def test_a_fingerprint_that_fails(plain_shop: Any, step: Any) -> None:
         initialize()
 
 
-def test_in_their_order(either: Any, step: Any) -> None:
-    """A step comes after those that it names, whatever the order of registration."""
+def test_order(default_database: Any, step: Any) -> None:
+    """A step runs after the steps in its `after`, whatever the order of registration."""
     step(insert("last"), name="last", after=("first", "shop.second"))
     step(insert("second"), name="second", after=("first",))
     step(insert("first"), name="first")
     initialize()
-    assert products(either) == ["first", "second", "last"]
+    assert products(default_database) == ["first", "second", "last"]
 
 
-def test_problems_are_told(plain_shop: Any, step: Any) -> None:
-    """Steps that make no sense stop everybody, with the remedy."""
+def test_an_invalid_step(plain_shop: Any, step: Any) -> None:
+    """An invalid step is a `ConfigurationError`."""
     step(after=("nothing",))
     with pytest.raises(ConfigurationError, match=r"after shop\.nothing, which does no"):
         initialize()
 
 
-def test_routers(either: Any, step: Any, settings: Any) -> None:
-    """A database that has none of the app's models has none of its steps."""
+def test_routers(default_database: Any, step: Any, settings: Any) -> None:
+    """The steps of an app do not run on a database that has none of its models."""
 
     class Nowhere:
         def allow_migrate(self, db: str, app_label: str, **hints: Any) -> bool:
@@ -214,53 +219,53 @@ def test_routers(either: Any, step: Any, settings: Any) -> None:
     step()
     settings.DATABASE_ROUTERS = [Nowhere()]
     initialize()
-    assert of_kind_step(either) == []
+    assert recorded_steps(default_database) == []
     assert is_ready()
 
 
-def test_a_record_that_is_gone(either: Any, step: Any) -> None:
-    """Who removes the record has the step done again, although the build was initialized."""
+def test_a_deleted_record(default_database: Any, step: Any) -> None:
+    """A step whose record was deleted runs again."""
     step()
     initialize()
-    either.rows("DELETE FROM django_safe_init_step")
+    default_database.rows("DELETE FROM django_safe_init_step")
     assert initialize().role == "leader"
-    assert products(either) == ["seed", "seed"]
+    assert products(default_database) == ["seed", "seed"]
 
 
-def test_what_is_kept(either: Any, step: Any, settings: Any) -> None:
-    """The run in which a step was done last stays, however many come after it."""
+def test_history(default_database: Any, step: Any, settings: Any) -> None:
+    """HISTORY never deletes the record of a step's last run."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "HISTORY": 1}
     step()
     initialize()
     for _ in range(3):
         force()
-    assert of_kind_step(either) == [("shop.seed", "done")]
+    assert recorded_steps(default_database) == [("shop.seed", "done")]
     assert is_ready()
-    assert products(either) == ["seed"]
+    assert products(default_database) == ["seed"]
 
 
-# What belongs to them
+# The function of a step
 
 
-def test_what_it_is_given(plain_shop: Any, step: Any, caplog: Any) -> None:
-    """A step has the alias, the connection and a logger."""
+def test_the_context(plain_shop: Any, step: Any, caplog: Any) -> None:
+    """A step's context has the alias, the connection and a logger."""
     caplog.set_level(logging.INFO)
     seen = []
 
-    def look(context: Any) -> None:
+    def read_context(context: Any) -> None:
         context.logger.info("at work")
         seen.append(
             (context.alias, context.connection is connection._connections["default"])
         )
 
-    step(look)
+    step(read_context)
     initialize()
     assert seen == [("default", True)]
     assert ("django_safe_init.steps.shop.seed", 20, "at work") in caplog.record_tuples
 
 
-def test_async(either: Any, step: Any) -> None:
-    """An `async def` step works in the same transaction, with the async ORM."""
+def test_async(default_database: Any, step: Any) -> None:
+    """An `async def` step works in the same transaction with the async ORM."""
 
     async def seed(context: Any) -> None:
         await sync_to_async(insert("async"))(context)
@@ -275,44 +280,44 @@ def test_async(either: Any, step: Any) -> None:
     step(seed)
     with pytest.raises(InitializationFailed, match=r"shop\.seed: ValueError: not yet"):
         initialize()
-    assert products(either) == []
+    assert products(default_database) == []
     initialize()
-    assert products(either) == ["async"]
+    assert products(default_database) == ["async"]
 
 
-def test_migrate_does_none(either: Any, step: Any) -> None:
-    """`migrate` is Django's command: what is left is the next `safe_migrate`'s."""
+def test_migrate_runs_no_steps(default_database: Any, step: Any) -> None:
+    """The `migrate` command leaves the steps to the next `safe_migrate`."""
     step()
     call_command("migrate", verbosity=0)
-    assert of_kind_step(either) == []
-    assert either.newest_run()["outcome"] == "partial"
+    assert recorded_steps(default_database) == []
+    assert default_database.newest_run()["outcome"] == "partial"
     assert get_status().pending == ("shop.seed",)
     initialize()
-    assert products(either) == ["seed"]
+    assert products(default_database) == ["seed"]
 
 
-def test_not_after_a_part_of_the_migrations(either: Any, step: Any) -> None:
-    """Where another package's `migrate` does not do all, steps have to wait."""
+def test_not_after_a_part_of_the_migrations(default_database: Any, step: Any) -> None:
+    """No step runs if `migrate` left migrations unapplied."""
     step()
-    work = MigrateTask(run_migrate_to_the_first, "test")
+    task = MigrateTask(run_migrate_to_the_first, "test")
     with pytest.raises(ValidationFailed, match=r"shop\.0002_sale, shop\.seed"):
-        Initializer(InitializationOptions(work)).run()
-    assert of_kind_step(either) == []
+        Initializer(InitializationOptions(task)).run()
+    assert recorded_steps(default_database) == []
 
 
 def run_migrate_to_the_first() -> None:
     call_command("migrate", "shop", "0001", verbosity=0)
 
 
-def test_a_migrate_inside(either: Any, step: Any) -> None:
-    """A `migrate` that a step calls is a part of the step, and no run of its own."""
+def test_a_step_that_calls_migrate(default_database: Any, step: Any) -> None:
+    """A `migrate` that a step calls opens no run."""
     step(lambda context: call_command("migrate", verbosity=0))
     initialize()
-    assert len(either.runs()) == 1
+    assert len(default_database.runs()) == 1
 
 
 def test_in_the_plan(command_line: Any, plain_shop: Any, step: Any) -> None:
-    """`--plan` lists them after the migrations."""
+    """`--plan` lists the steps after the migrations."""
     assert (
         "Planned steps"
         not in command_line(SafeMigrate, "safe_migrate", "--plan").stdout
@@ -332,8 +337,8 @@ def test_in_the_plan(command_line: Any, plain_shop: Any, step: Any) -> None:
 # Exactly once
 
 
-def test_a_step_that_raises(either: Any, step: Any) -> None:
-    """The run fails with its name; what it did is undone, and it is done again."""
+def test_a_step_that_raises(default_database: Any, step: Any) -> None:
+    """A step that raises fails the run and is rolled back, and the next run repeats it."""
 
     def fail(context: Any) -> None:
         insert("half")(context)
@@ -344,16 +349,18 @@ def test_a_step_that_raises(either: Any, step: Any) -> None:
     step(fail)
     with pytest.raises(InitializationFailed, match=r"shop\.seed: ValueError: no price"):
         initialize()
-    assert products(either) == []
-    assert of_kind_step(either) == [("shop.seed", "failed")]
-    assert either.newest_run()["outcome"] == "failed"
+    assert products(default_database) == []
+    assert recorded_steps(default_database) == [("shop.seed", "failed")]
+    assert default_database.newest_run()["outcome"] == "failed"
     assert get_status().error == "shop.seed: ValueError: no price"
     initialize()
-    assert products(either) == ["half"]
+    assert products(default_database) == ["half"]
 
 
-def test_done_and_recorded_together(either: Any, step: Any, monkeypatch: Any) -> None:
-    """Who cannot record a step has not done it."""
+def test_a_step_without_its_record(
+    default_database: Any, step: Any, monkeypatch: Any
+) -> None:
+    """A step whose record cannot be completed is rolled back."""
 
     def lose_the_row(context: Any) -> None:
         insert("seed")(context)
@@ -363,11 +370,11 @@ def test_done_and_recorded_together(either: Any, step: Any, monkeypatch: Any) ->
     step(lose_the_row)
     with pytest.raises(InitializationFailed, match="in which the step is to be recor"):
         initialize()
-    assert products(either) == []
+    assert products(default_database) == []
 
 
-def test_a_hook_that_fails(either: Any, step: Any) -> None:
-    """What was committed stays recorded, whatever `on_commit` does then."""
+def test_a_hook_that_fails(default_database: Any, step: Any) -> None:
+    """A step stays recorded if an `on_commit` hook raises."""
 
     def fail() -> None:
         raise ValueError("no broker")
@@ -379,13 +386,13 @@ def test_a_hook_that_fails(either: Any, step: Any) -> None:
     step(seed_and_tell)
     with pytest.raises(InitializationFailed, match="no broker"):
         initialize()
-    assert of_kind_step(either) == [("shop.seed", "done")]
+    assert recorded_steps(default_database) == [("shop.seed", "done")]
     assert initialize().result == "ready"
-    assert products(either) == ["seed"]
+    assert products(default_database) == ["seed"]
 
 
-def test_without_any_migration(either: Any, step: Any, settings: Any) -> None:
-    """Where no app has a migration Django makes no table for them; a step needs none."""
+def test_without_any_migration(default_database: Any, step: Any, settings: Any) -> None:
+    """A step runs in a project without any migration."""
     settings.MIGRATION_MODULES = {each.label: None for each in apps.get_app_configs()}
 
     def make_table(context: Any) -> None:
@@ -394,12 +401,12 @@ def test_without_any_migration(either: Any, step: Any, settings: Any) -> None:
 
     step(make_table)
     assert initialize().role == "leader"
-    assert either.rows("SELECT * FROM made") == []
+    assert default_database.rows("SELECT * FROM made") == []
     assert is_ready()
 
 
-def test_constraints(either: Any, step: Any) -> None:
-    """A step that leaves a broken foreign key fails, and is undone."""
+def test_constraints(default_database: Any, step: Any) -> None:
+    """A step that leaves a broken foreign key fails and is rolled back."""
 
     def break_it(context: Any) -> None:
         with context.connection.cursor() as cursor:
@@ -409,12 +416,14 @@ def test_constraints(either: Any, step: Any) -> None:
     with pytest.raises(InitializationFailed, match=r"shop\.seed: Integrity") as caught:
         initialize()
     assert isinstance(caught.value.__cause__, IntegrityError)
-    assert either.value("SELECT count(*) FROM shop_sale") == 0
+    assert default_database.value("SELECT count(*) FROM shop_sale") == 0
 
 
 @pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
-def test_a_step_that_ends_its_transaction(either: Any, step: Any, end: str) -> None:
-    """It is not recorded as done, and the remedy is told."""
+def test_a_step_that_ends_its_transaction(
+    default_database: Any, step: Any, end: str
+) -> None:
+    """A step that ends its transaction fails, and the error recommends `atomic=False`."""
 
     def wrong(context: Any) -> None:
         insert("seed")(context)
@@ -424,13 +433,13 @@ def test_a_step_that_ends_its_transaction(either: Any, step: Any, end: str) -> N
     step(wrong)
     with pytest.raises(InitializationFailed, match=r"needs atomic ?= ?False"):
         initialize()
-    assert of_kind_step(either) == [("shop.seed", "failed")]
+    assert recorded_steps(default_database) == [("shop.seed", "failed")]
 
 
 def test_a_script_that_ends_its_transaction(
     django_database: Any, small_shop: Any, monkeypatch: Any
 ) -> None:
-    """Also in the middle of several statements that are sent as one."""
+    """A step fails if one of several statements sent as one ends its transaction."""
 
     def wrong(context: Any) -> None:
         with context.connection.cursor() as cursor:
@@ -442,29 +451,29 @@ def test_a_script_that_ends_its_transaction(
     monkeypatch.setattr(registry, "_is_complete", True)
     with pytest.raises(InitializationFailed, match="needs atomic=False"):
         initialize()
-    assert of_kind_step(django_database) == [("shop.seed", "failed")]
+    assert recorded_steps(django_database) == [("shop.seed", "failed")]
 
 
 # Without a transaction
 
 
-def test_not_atomic(either: Any, step: Any) -> None:
-    """Each statement is on its own."""
+def test_not_atomic(default_database: Any, step: Any) -> None:
+    """A step with `atomic=False` runs without a transaction."""
 
-    def look(context: Any) -> None:
+    def read_atomic(context: Any) -> None:
         seen.append(context.connection.in_atomic_block)
         insert("seed")(context)
 
     seen: list[bool] = []
-    step(look, atomic=False)
+    step(read_atomic, atomic=False)
     initialize()
     assert seen == [False]
-    assert products(either) == ["seed"]
-    assert [each["atomic"] for each in either.steps()][-1] in (False, 0)
+    assert products(default_database) == ["seed"]
+    assert [each["atomic"] for each in default_database.steps()][-1] in (False, 0)
 
 
-def test_a_transaction_that_it_leaves_open(either: Any, step: Any) -> None:
-    """Who leaves a transaction open is told so: what was done in it is lost."""
+def test_a_transaction_that_it_leaves_open(default_database: Any, step: Any) -> None:
+    """A non-atomic step that leaves a transaction open fails, and its changes are lost."""
 
     def begin(context: Any) -> None:
         with context.connection.cursor() as cursor:
@@ -474,11 +483,11 @@ def test_a_transaction_that_it_leaves_open(either: Any, step: Any) -> None:
     step(begin, atomic=False)
     with pytest.raises(InitializationFailed, match="has left a transaction open"):
         initialize()
-    assert products(either) == []
+    assert products(default_database) == []
 
 
-def test_one_that_opens_transactions_of_its_own(either: Any, step: Any) -> None:
-    """That is what it is there for; it may close the connection, too."""
+def test_a_step_that_opens_transactions(default_database: Any, step: Any) -> None:
+    """A non-atomic step may open transactions and close the connection."""
 
     def work(context: Any) -> None:
         with transaction.atomic():
@@ -487,12 +496,14 @@ def test_one_that_opens_transactions_of_its_own(either: Any, step: Any) -> None:
 
     step(work, atomic=False)
     initialize()
-    assert products(either) == ["seed"]
+    assert products(default_database) == ["seed"]
 
 
 @pytest.mark.parametrize("policy", ["report", "rerun"])
-def test_interrupted(either: Any, step: Any, settings: Any, policy: str) -> None:
-    """What a step has done that broke off is unknown: a person decides, or the policy."""
+def test_interrupted(
+    default_database: Any, step: Any, settings: Any, policy: str
+) -> None:
+    """UNFINISHED decides about an interrupted non-atomic step."""
 
     def fail(context: Any) -> None:
         insert("half")(context)
@@ -511,12 +522,12 @@ def test_interrupted(either: Any, step: Any, settings: Any, policy: str) -> None
         force(rerun=("shop.seed",))
     else:
         initialize()
-    assert products(either) == ["half", "whole"]
+    assert products(default_database) == ["half", "whole"]
     assert is_ready()
 
 
-def test_interrupted_and_done_again_anyway(either: Any, step: Any) -> None:
-    """A step that is always done needs nobody's decision."""
+def test_an_interrupted_step_that_always_runs(default_database: Any, step: Any) -> None:
+    """An interrupted step with `run="always"` runs again without a decision."""
 
     def fail(context: Any) -> None:
         raise KeyboardInterrupt
@@ -526,20 +537,20 @@ def test_interrupted_and_done_again_anyway(either: Any, step: Any) -> None:
         initialize()
     step(insert("seed"), atomic=False, run="always")
     initialize()
-    assert products(either) == ["seed"]
+    assert products(default_database) == ["seed"]
 
 
-# Who may not read
+# A role without access
 
 
-def test_a_role_that_may_not_read_them(
+def test_a_role_that_may_not_read_the_records(
     django_database: Any,
     small_shop: Any,
     monkeypatch: Any,
     new_role: Any,
     log_in_as: Any,
 ) -> None:
-    """Where the record is kept from us, the migrations decide."""
+    """For a role that may not read the steps, readiness depends on the migrations."""
     monkeypatch.setattr(
         registry, "_steps", [StepDefinition("shop", "seed", insert("seed"))]
     )

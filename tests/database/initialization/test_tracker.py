@@ -1,4 +1,4 @@
-"""Doing and recording happen in one transaction, forwards and backwards."""
+"""A migration and its record share one transaction, forwards and backwards."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def migrate(*target: str) -> None:
     call_command("migrate", *target, verbosity=0)
 
 
-def break_off(monkeypatch, method: str, name: str) -> None:
-    """Let recording the migration fail, in the moment in which a process may die."""
+def fail_to_record(monkeypatch, method: str, name: str) -> None:
+    """Make Django's recorder raise for this migration, at the point where a process may die."""
     real = getattr(MigrationRecorder, method)
 
     def fail(recorder, app, migration_name) -> None:
@@ -44,9 +44,9 @@ def break_off(monkeypatch, method: str, name: str) -> None:
 def test_a_migration_with_deferred_sql(
     django_database, small_shop, monkeypatch
 ) -> None:
-    """A process that dies before the record leaves nothing of a migration's work."""
+    """If recording a migration fails, its transaction is rolled back, deferred SQL included."""
     with monkeypatch.context() as patched:
-        break_off(patched, "record_applied", "0002_sale")
+        fail_to_record(patched, "record_applied", "0002_sale")
         with pytest.raises(InitializationFailed, match="RuntimeError: died") as caught:
             initialize()
     assert caught.value.applied == ("shop.0001_initial",)
@@ -59,10 +59,10 @@ def test_a_migration_with_deferred_sql(
 
 
 def test_a_reversal(django_database, small_shop, monkeypatch) -> None:
-    """Nor does a reversal that is not recorded change anything."""
+    """If recording a reversal fails, the reversal is rolled back."""
     initialize()
     with monkeypatch.context() as patched:
-        break_off(patched, "record_unapplied", "0002_sale")
+        fail_to_record(patched, "record_unapplied", "0002_sale")
         with pytest.raises(RuntimeError, match="died"):
             migrate("shop", "0001")
     assert django_database.value(TABLE)
@@ -73,8 +73,8 @@ def test_a_reversal(django_database, small_shop, monkeypatch) -> None:
 
 
 def test_the_rows_of_a_failure(django_database, small_shop, monkeypatch) -> None:
-    """A failed run leaves its row, its error, and what it had finished."""
-    break_off(monkeypatch, "record_applied", "0002_sale")
+    """A failed run stores its error and the steps that finished before."""
+    fail_to_record(monkeypatch, "record_applied", "0002_sale")
     with pytest.raises(InitializationFailed):
         initialize()
     run = django_database.newest_run()
@@ -86,8 +86,8 @@ def test_the_rows_of_a_failure(django_database, small_shop, monkeypatch) -> None
     ]
 
 
-def test_somebody_without_the_lock_was_faster(django_database, small_shop) -> None:
-    """A migration that was recorded meanwhile by plain Django is not done twice."""
+def test_applied_without_the_lock(django_database, small_shop) -> None:
+    """A migration that plain Django applied during the run is not applied twice."""
 
     def record(name: str) -> None:
         django_database.rows(
@@ -111,8 +111,8 @@ def test_somebody_without_the_lock_was_faster(django_database, small_shop) -> No
     )
 
 
-def test_somebody_reversed_it_already(django_database, small_shop, settings) -> None:
-    """A reversal that plain Django made meanwhile is not made twice, either."""
+def test_reversed_without_the_lock(django_database, small_shop, settings) -> None:
+    """A migration that plain Django reversed during the run is not reversed twice."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "RESTARTS": 0}
 
     def forget(connection) -> None:
@@ -128,7 +128,7 @@ def test_somebody_reversed_it_already(django_database, small_shop, settings) -> 
 
 
 def test_a_migration_that_fails(django_database, small_shop) -> None:
-    """What a migration raises is told in one line, with its name, and is the cause."""
+    """The error of a failed migration is one line with its name; its cause is the original."""
 
     def fail(connection) -> None:
         raise ValueError("not\nthis way")
@@ -141,7 +141,7 @@ def test_a_migration_that_fails(django_database, small_shop) -> None:
 
 
 def test_a_migration_that_exits(django_database, small_shop) -> None:
-    """A migration that calls sys.exit() has failed, too."""
+    """A migration that calls `sys.exit()` fails the run."""
 
     def leave(connection) -> None:
         raise SystemExit(0)
@@ -153,7 +153,7 @@ def test_a_migration_that_exits(django_database, small_shop) -> None:
 
 
 def test_a_migration_is_interrupted(django_database, small_shop) -> None:
-    """Ctrl-C in a migration closes the run as interrupted and undoes the migration."""
+    """Ctrl-C in a migration rolls it back and closes the run as interrupted."""
 
     def interrupt(connection) -> None:
         with connection.cursor() as cursor:
@@ -172,7 +172,7 @@ def test_a_migration_is_interrupted(django_database, small_shop) -> None:
 
 
 def test_a_connection_lost_within_a_migration(django_database, small_shop) -> None:
-    """A migration whose connection was ended is undone and done again, by the same process."""
+    """A migration whose connection is terminated is rolled back and applied again."""
     pids = []
 
     def work(connection) -> None:
@@ -197,7 +197,7 @@ def test_a_connection_lost_within_a_migration(django_database, small_shop) -> No
 
 
 def test_the_leader_session_is_lost(django_database, small_shop) -> None:
-    """A leader that lost its session stops, and starts over like anyone else."""
+    """A leader whose session is terminated stops and starts over."""
     lost = []
 
     def lose(connection) -> None:
@@ -215,8 +215,10 @@ def test_the_leader_session_is_lost(django_database, small_shop) -> None:
     assert second["outcome"] == "ready"
 
 
-def test_it_is_lost_too_often(django_database, small_shop, settings) -> None:
-    """After RESTARTS losses the process gives up, and says how often."""
+def test_the_leader_session_is_lost_too_often(
+    django_database, small_shop, settings
+) -> None:
+    """After `RESTARTS` lost sessions the process gives up and reports the number."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "RESTARTS": 1}
 
     def lose(connection) -> None:
@@ -234,7 +236,7 @@ def test_it_is_lost_too_often(django_database, small_shop, settings) -> None:
 
 
 def test_a_fake_is_recorded_as_such(django_database, small_shop) -> None:
-    """`--fake` is told as what it is."""
+    """`--fake` records the steps as faked."""
     call_command("migrate", fake=True, verbosity=0)
     assert {step["outcome"] for step in django_database.steps()} == {"faked"}
     assert not django_database.value("SELECT to_regclass('shop_product') IS NOT NULL")
@@ -242,7 +244,7 @@ def test_a_fake_is_recorded_as_such(django_database, small_shop) -> None:
 
 @pytest.fixture
 def tracker(session):
-    """A tracker of a run that leads, with the connection to work on."""
+    """Yield the tracker of a run that leads, with its fenced connections."""
     lock = AdvisoryLock(session)
     assert lock.try_acquire()
     MigrationRecorder(connection).ensure_schema()
@@ -257,23 +259,23 @@ def tracker(session):
         yield tracker
 
 
-def test_an_executor_that_does_not_look(tracker, django_database) -> None:
-    """A transaction that is to be rolled back is refused, not silently undone."""
+def test_an_executor_that_ignores_set_rollback(tracker, django_database) -> None:
+    """The tracker refuses to record a migration whose transaction will be rolled back."""
     tracker.on_apply_start(Migration("0001_x", "shop"), backwards=False, fake=False)
     with connection.cursor() as cursor:
-        cursor.execute("CREATE TABLE undone ()")
+        cursor.execute("CREATE TABLE rolled_back ()")
     transaction.set_rollback(True)
     with pytest.raises(InitializationFailed) as caught:
         tracker.on_apply_success(fake=False)
     assert str(caught.value) == (
         "shop.0001_x left its transaction broken: everything it did is undone."
     )
-    assert django_database.value("SELECT to_regclass('undone')") is None
+    assert django_database.value("SELECT to_regclass('rolled_back')") is None
     assert tracker.applied == []
 
 
 def test_other_aliases_plans(tracker) -> None:
-    """What Django says about another alias is not counted."""
+    """A plan of another alias, and a later plan, do not change the total."""
     pre_migrate.send(sender=None, using="other", plan=[1, 2, 3])
     assert tracker.recorder.total == 0
     pre_migrate.send(sender=None, using="default", plan=[1, 2])
@@ -282,7 +284,7 @@ def test_other_aliases_plans(tracker) -> None:
 
 
 def test_a_squashed_migration(django_database, small_shop) -> None:
-    """A migration that replaces recorded ones is recorded with them, and not done."""
+    """A squashed migration whose parts are applied is recorded without running."""
     initialize()
     small_shop.write("0003_squashed")
     file = small_shop.folder / "0003_squashed.py"
@@ -293,21 +295,21 @@ def test_a_squashed_migration(django_database, small_shop) -> None:
     assert "shop.0003_squashed" in django_database.applied_counts()
 
 
-def test_discard_all(django_database, small_shop) -> None:
-    """A migration that drops the session's locks does not lose the mark for those after it."""
-    marks = []
+def test_unlock_all(django_database, small_shop) -> None:
+    """After a migration that unlocks everything, the next migration holds the work key again."""
+    holders = []
 
     def discard(connection) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_unlock_all()")
 
-    def look(connection) -> None:
-        marks.extend(django_database.holders(work_key()))
+    def read_holders(connection) -> None:
+        holders.extend(django_database.holders(work_key()))
 
     small_shop.run("0003_discard", discard)
-    small_shop.run("0004_look", look)
+    small_shop.run("0004_read", read_holders)
     initialize()
-    assert len(marks) == 1
+    assert len(holders) == 1
 
 
 @pytest.mark.parametrize("text", ["a \0 in it", "half a pair: \ud800"])
@@ -326,7 +328,7 @@ def test_an_error_that_cannot_be_stored(django_database, small_shop, text) -> No
 
 
 def test_a_connection_of_the_migrations_own(django_database, small_shop, connect_raw):
-    """A lost connection that is not the run's is a failure of the migration, not of the run."""
+    """A migration fails the run if it loses a connection that it opened itself."""
     own = connect_raw()
 
     def lose(connection) -> None:
@@ -341,7 +343,7 @@ def test_a_connection_of_the_migrations_own(django_database, small_shop, connect
 
 
 def test_an_encoding_that_lacks_a_character(django_database, log_in_as, small_shop):
-    """An error that the database's encoding cannot hold is recorded in ASCII."""
+    """An error that the database's encoding cannot hold is recorded with ASCII escapes."""
 
     def fail(connection) -> None:
         raise ValueError("試 is not a name")

@@ -27,10 +27,10 @@ def show_lock_timeout(seen: list[str]) -> Callable[[Any], None]:
 
 
 @pytest.mark.parametrize("atomic", [True, False])
-def test_the_limit_is_the_migrations(
+def test_the_limit_of_a_migration(
     django_database, small_shop, settings, atomic
 ) -> None:
-    """It holds in a migration, and not for what Django does before and after."""
+    """The `lock_timeout` applies during a migration, not before or after it."""
     seen: list[str] = []
     small_shop.run("0003_show", show_lock_timeout(seen), atomic=atomic)
 
@@ -44,7 +44,7 @@ def test_the_limit_is_the_migrations(
 
 
 def test_without_the_setting(django_database, small_shop, log_in_as) -> None:
-    """A lock_timeout of the role's own stays what it is."""
+    """Without DDL_LOCK_TIMEOUT the role's own `lock_timeout` stays."""
     seen: list[str] = []
     small_shop.run("0003_show", show_lock_timeout(seen))
     log_in_as(OPTIONS={"options": "-c lock_timeout=7s"})
@@ -52,14 +52,14 @@ def test_without_the_setting(django_database, small_shop, log_in_as) -> None:
     assert seen == ["7s"]
 
 
-def test_who_blocks_cannot_be_asked(session) -> None:
-    """The look at who blocks finds out that the leader session is gone, and says so."""
+def test_blockers_of_a_lost_session(session) -> None:
+    """`blockers` raises `LockLost` if the leader session is lost."""
 
-    class Armed:
+    class NoConnections:
         backend_pid = 1
 
-    waits = PostgresLockTimeout(Settings(), session, Armed())
-    assert waits.blockers() == ()
+    lock_timeout = PostgresLockTimeout(Settings(), session, NoConnections())
+    assert lock_timeout.blockers() == ()
     session.close()
     with pytest.raises(LockLost):
-        waits.blockers()
+        lock_timeout.blockers()

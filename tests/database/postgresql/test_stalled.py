@@ -137,9 +137,9 @@ def test_signs_of_life_before_its_run(django_database, small_shop) -> None:
         now = django_database.value("SELECT clock_timestamp()")
         wait_until(lambda: django_database.value(moved, now, pid))
 
-    work = MigrateTask(lambda: run_migrate("default"), "test")
+    task = MigrateTask(lambda: run_migrate("default"), "test")
     outcome = Initializer(
-        InitializationOptions(work, on_lock_acquired=slow_checks)
+        InitializationOptions(task, on_lock_acquired=slow_checks)
     ).run()
     assert outcome.role == "leader"
 

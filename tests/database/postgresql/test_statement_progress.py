@@ -86,10 +86,10 @@ def test_an_index_that_waits(
 
 
 def run(report: Callable[[str], None]) -> Any:
-    work = MigrateTask(
+    task = MigrateTask(
         lambda: call_command("migrate", verbosity=0), "test", report=report
     )
-    return Initializer(InitializationOptions(work)).run()
+    return Initializer(InitializationOptions(task)).run()
 
 
 def test_an_index_that_is_built(shop_with_rows, in_background) -> None:

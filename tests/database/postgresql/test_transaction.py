@@ -11,7 +11,7 @@ from django_safe_init import InitializationFailed, initialize
 
 @pytest.mark.parametrize("way", ["set_rollback", "swallowed"])
 def test_a_broken_transaction(django_database, small_shop, way) -> None:
-    """A migration that leaves its transaction to be rolled back is not taken for done."""
+    """A migration that marks its transaction for rollback is not recorded as applied."""
 
     def spoil(connection) -> None:
         with connection.cursor() as cursor:
@@ -31,7 +31,7 @@ def test_a_broken_transaction(django_database, small_shop, way) -> None:
 
 
 def test_a_closed_connection_inside_a_migration(django_database, small_shop) -> None:
-    """A migration that closes its connection has undone itself, and is told so."""
+    """An atomic migration that closes its connection fails and is not recorded."""
 
     def close(schema_connection) -> None:
         connection.close()
@@ -46,7 +46,7 @@ TABLES_MADE = "SELECT num_nonnulls(to_regclass('a'), to_regclass('b'))"
 
 
 def test_a_migration_that_commits(django_database, small_shop, caplog) -> None:
-    """A migration with COMMIT in its SQL is done and recorded, and told to be non-atomic."""
+    """A migration with COMMIT in its SQL is recorded, and a warning recommends `atomic = False`."""
     small_shop.write(
         "0003_end",
         'migrations.RunSQL(["CREATE TABLE a ()", "COMMIT", "CREATE TABLE b ()"])',
@@ -59,7 +59,7 @@ def test_a_migration_that_commits(django_database, small_shop, caplog) -> None:
 
 
 def test_a_migration_that_rolls_back(django_database, small_shop) -> None:
-    """A migration that undoes its own work is not recorded as done."""
+    """A migration with ROLLBACK in its SQL fails and is not recorded."""
     small_shop.write(
         "0003_end",
         'migrations.RunSQL(["CREATE TABLE a ()", "ROLLBACK", "CREATE TABLE b ()"])',
@@ -75,16 +75,16 @@ def test_a_migration_that_rolls_back(django_database, small_shop) -> None:
 
 @pytest.fixture
 def durable(log_in_as) -> None:
-    """Commits wait for the disk, as PostgreSQL does by itself."""
+    """Make commits wait for the disk, as PostgreSQL does by default."""
     log_in_as(OPTIONS={"options": "-c synchronous_commit=on"})
 
 
 @pytest.mark.usefixtures("durable")
 def test_commits_do_not_wait_for_the_disk(django_database, small_shop) -> None:
-    """A migration's commit need not wait; the run's end is on disk, and all before it."""
+    """A migration's commit is asynchronous; the end of the run flushes everything before it."""
     seen = []
 
-    def look(connection) -> None:
+    def read_settings(connection) -> None:
         with connection.cursor() as cursor:
             cursor.execute("INSERT INTO shop_product (name) VALUES ('x')")
             cursor.execute(
@@ -92,7 +92,7 @@ def test_commits_do_not_wait_for_the_disk(django_database, small_shop) -> None:
             )
             seen.extend(cursor.fetchone())
 
-    small_shop.run("0003_look", look)
+    small_shop.run("0003_read", read_settings)
     initialize()
     setting, wrote = seen
     assert setting == "off"
@@ -103,7 +103,7 @@ def test_commits_do_not_wait_for_the_disk(django_database, small_shop) -> None:
 
 @pytest.mark.usefixtures("durable")
 def test_a_commit_before_a_hook_waits(django_database, small_shop) -> None:
-    """What `on_commit` starts elsewhere cannot be undone, so the commit before it is on disk."""
+    """A commit that triggers `on_commit` hooks is on disk before the hooks run."""
     seen = []
 
     def register(connection) -> None:
@@ -125,24 +125,22 @@ def test_a_commit_before_a_hook_waits(django_database, small_shop) -> None:
 def test_the_isolation_level_of_the_settings(
     django_database, small_shop, log_in_as
 ) -> None:
-    """A migration's transaction has the isolation level that DATABASES asks for."""
+    """A migration's transaction has the isolation level of DATABASES."""
     seen = []
 
-    def look(connection) -> None:
+    def read_level(connection) -> None:
         with connection.cursor() as cursor:
             cursor.execute("SHOW transaction_isolation")
             seen.extend(cursor.fetchone())
 
-    small_shop.run("0003_look", look)
+    small_shop.run("0003_read", read_level)
     log_in_as(OPTIONS={"isolation_level": IsolationLevel.REPEATABLE_READ})
     initialize()
     assert seen == ["repeatable read"]
 
 
-def test_one_that_breaks_off_before_its_first_statement(
-    django_database, small_shop
-) -> None:
-    """A migration that Django cannot work out fails like any other, and the run is closed."""
+def test_an_error_before_the_first_statement(django_database, small_shop) -> None:
+    """A migration that Django cannot render fails the run, and the run is closed."""
     small_shop.write("0003_lost", "migrations.RemoveField('nothing', 'name')")
     with pytest.raises(InitializationFailed, match=r"shop\.0003_lost: KeyError"):
         initialize()

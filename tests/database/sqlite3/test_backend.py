@@ -305,10 +305,10 @@ def test_unfinished_is_reported(lite, small_shop, settings) -> None:
     settings.SAFE_INIT = {"IN_TESTS": True, "UNFINISHED": "report"}
     with pytest.raises(UnfinishedMigration, match=f"--rerun {name}"):
         initialize()
-    work = MigrateTask(
+    task = MigrateTask(
         lambda: call_command("migrate", verbosity=0), "test", rerun=(name,)
     )
-    Initializer(InitializationOptions(work, force=True)).run()
+    Initializer(InitializationOptions(task, force=True)).run()
     assert len(ran) == 1
     assert lite.applied_once()[-1] == name
 
@@ -389,8 +389,8 @@ def test_locked_when_the_lock_is_taken(lite, small_shop, monkeypatch) -> None:
             raw.execute("ROLLBACK")
 
         monkeypatch.setattr(FileLock, "try_acquire", take_and_lock)
-        work = MigrateTask(lambda: run_migrate("default"), "test", report=report)
-        assert Initializer(InitializationOptions(work)).run().role == "leader"
+        task = MigrateTask(lambda: run_migrate("default"), "test", report=report)
+        assert Initializer(InitializationOptions(task)).run().role == "leader"
     assert lines == [
         "The status tables are locked at the moment, probably by a migration."
     ]

@@ -12,7 +12,7 @@ from django_safe_init.conf import Settings
     ("seconds", "text"),
     [(None, None), (2, "2000ms"), (0.00001, "1ms"), (1e9, f"{2**31 - 1}ms")],
 )
-def test_the_time_out_as_the_server_wants_it(seconds, text) -> None:
-    """It is never 0, which would mean no limit, and never more than the server takes."""
-    waits = PostgresLockTimeout(Settings(ddl_lock_timeout=seconds), None, None)
-    assert waits.timeout == text
+def test_the_server_setting(seconds, text) -> None:
+    """The timeout is at least 1 ms and at most PostgreSQL's maximum."""
+    lock_timeout = PostgresLockTimeout(Settings(ddl_lock_timeout=seconds), None, None)
+    assert lock_timeout.timeout == text
