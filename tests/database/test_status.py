@@ -1,4 +1,4 @@
-"""What is true about a database, as anybody may read it."""
+"""The status of a database, with its runs, leader and migrations."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.support import wait_until
 
 @pytest.fixture
 def lead(open_session, small_shop):
-    """Opens a run as a leader of this build, or of another, would."""
+    """Return a function that opens a run, as a leader of this or another build."""
 
     def open_run(build: Build | None = None) -> PostgresRecorder:
         session = open_session()
@@ -48,8 +48,8 @@ def lead(open_session, small_shop):
 OTHER = Build(frozenset(), "another build")
 
 
-def test_nothing_there(django_database, small_shop) -> None:
-    """On an empty database nothing is initialized, and nothing is created by looking."""
+def test_an_empty_database(django_database, small_shop) -> None:
+    """An empty database is uninitialized, and reading its status creates no table."""
     found = get_status()
     assert found.state is State.UNINITIALIZED
     assert found.pending == ("shop.0001_initial", "shop.0002_sale")
@@ -67,7 +67,7 @@ def test_nothing_there(django_database, small_shop) -> None:
 
 
 def test_initialized(django_database, small_shop) -> None:
-    """After an initialization this build is ready, and no leader is left."""
+    """After an initialization this build is ready, and the lock is free."""
     initialize()
     found = get_status()
     assert (found.state, found.progress, found.pending) == (State.READY, 100, ())
@@ -94,7 +94,7 @@ def test_ahead(django_database, small_shop) -> None:
 
 
 def test_diverged(django_database, small_shop) -> None:
-    """Migrations that this build does not know do not make up for one that is missing."""
+    """Unknown migrations do not replace a missing one."""
     small_shop.write("0003_theirs")
     initialize()
     small_shop.remove("0003_theirs")
@@ -103,14 +103,14 @@ def test_diverged(django_database, small_shop) -> None:
 
 
 def test_migrated_by_hand(django_database, small_shop) -> None:
-    """A database migrated by plain Django is ready."""
+    """A database that plain Django migrated is ready."""
     call_command(DjangoMigrate(), verbosity=0)
     assert is_ready()
     assert get_status().run is None
 
 
 def test_a_leader_at_work(lead) -> None:
-    """While a leader works, its state and progress are what everybody reads."""
+    """While a leader works, the status has its state and progress."""
     leader = lead()
     leader.total = 4
     leader.update(State.MIGRATING, "shop.0001_initial")
@@ -121,7 +121,7 @@ def test_a_leader_at_work(lead) -> None:
 
 
 def test_a_dead_leader(lead) -> None:
-    """An open run whose lock nobody holds is an error: its leader died."""
+    """An open run without a lock holder is an error: its leader died."""
     leader = lead()
     leader.update(State.MIGRATING, "shop.0001_initial")
     leader.session.close()
@@ -133,7 +133,7 @@ def test_a_dead_leader(lead) -> None:
 
 
 def test_a_starting_leader(session, small_shop) -> None:
-    """A leader that has no run yet is starting."""
+    """A leader without a run is starting."""
     AdvisoryLock(session).try_acquire()
     found = get_status()
     assert (found.state, found.message) == (
@@ -151,7 +151,7 @@ def test_a_failed_run(lead) -> None:
 
 
 def test_an_old_build_while_a_newer_one_migrates(django_database, lead) -> None:
-    """A covered build stays ready, whatever a newer one does or fails to do."""
+    """A ready build stays ready while a newer one migrates, and after that one failed."""
     initialize()
     newer = lead(OTHER)
     assert is_ready()
@@ -159,8 +159,8 @@ def test_an_old_build_while_a_newer_one_migrates(django_database, lead) -> None:
     assert is_ready()
 
 
-def test_a_failure_that_another_build_made_good(django_database, lead) -> None:
-    """After this build failed, a later run of another build that ended ready decides."""
+def test_a_failure_before_another_build_succeeded(django_database, lead) -> None:
+    """After this build failed, a later successful run of another build makes it ready."""
     initialize()
     lead().finish_run("failed", State.ERROR, "it broke")
     assert not is_ready()
@@ -169,21 +169,21 @@ def test_a_failure_that_another_build_made_good(django_database, lead) -> None:
 
 
 def test_other_projects(lead, settings) -> None:
-    """Runs and locks of another LOCK_KEY are not seen."""
+    """The status ignores runs and locks of another LOCK_KEY."""
     lead()
     settings.SAFE_INIT = {**settings.SAFE_INIT, "LOCK_KEY": "other"}
     found = get_status()
     assert (found.run, found.led) == (None, False)
 
 
-# Who may read what
+# Missing privileges
 
 
 @pytest.mark.parametrize("table", [RUN_TABLE, "django_migrations"])
 def test_a_table_that_may_not_be_read(
     django_database, log_in_as, new_role, small_shop, caplog, monkeypatch, table
 ) -> None:
-    """Without SELECT nothing crashes, and the missing GRANT is logged once; it helps."""
+    """A missing SELECT is logged once, with the GRANT that helps."""
     monkeypatch.setattr(
         "django_safe_init.backends.postgresql.reader._named_grants", set()
     )
@@ -204,10 +204,10 @@ def test_a_table_that_may_not_be_read(
     assert is_ready()
 
 
-def test_reading_what_may_not_be_read(
+def test_reading_without_privileges(
     django_database, log_in_as, new_role, open_session, small_shop, monkeypatch
 ) -> None:
-    """A reading falls back to what can be known."""
+    """A reader without privileges reports all migrations as missing, and no history."""
     monkeypatch.setattr(
         "django_safe_init.backends.postgresql.reader._named_grants", set()
     )
@@ -219,7 +219,7 @@ def test_reading_what_may_not_be_read(
 
 
 def test_one_round_trip(session, small_shop, monkeypatch) -> None:
-    """Whether a run has made this build ready is one statement."""
+    """`finished_run` executes one statement."""
     run = initialize().run
     sent = []
     real = session.rows
@@ -230,20 +230,20 @@ def test_one_round_trip(session, small_shop, monkeypatch) -> None:
     assert len(sent) == 1
 
 
-@pytest.mark.parametrize("look", [PostgresReader.read, PostgresReader.peek])
-def test_tables_that_go(lead, open_session, django_database, look) -> None:
-    """A reader that has seen our tables goes on when somebody drops them, or a crash does."""
+@pytest.mark.parametrize("read", [PostgresReader.read, PostgresReader.peek])
+def test_dropped_tables(lead, open_session, django_database, read) -> None:
+    """A reader that has found our tables continues after they were dropped."""
     leader = lead()
     reader = PostgresReader(open_session(), current_build(), None)
-    assert look(reader).latest.id == leader.run_id
+    assert read(reader).latest.id == leader.run_id
     django_database.rows(f"DROP TABLE {STEP_TABLE}, {RUN_TABLE}")
-    found = look(reader)
+    found = read(reader)
     assert found.latest is None
     assert found.leader_pid == leader.session.handshake_pid
 
 
 def test_a_poll_leaves_no_error_in_the_log(session, small_shop, server) -> None:
-    """Looking carefully at an empty database is no error for the server."""
+    """Reading an empty database logs no error in PostgreSQL's log."""
     before = server.log.read_text().count("does not exist")
     reader = PostgresReader(session, current_build(), None)
     reader.read()
@@ -258,7 +258,7 @@ def test_a_poll_leaves_no_error_in_the_log(session, small_shop, server) -> None:
 def test_rows_of_an_older_version(
     django_database, small_shop, lead, open_session, column
 ) -> None:
-    """A row without a column that came later is still read."""
+    """A row without a column of a later version is still read."""
     leader = lead()
     django_database.rows(f"ALTER TABLE {RUN_TABLE} DROP COLUMN {column}")
     found = PostgresReader(open_session(), current_build(), None).read()
@@ -267,7 +267,7 @@ def test_rows_of_an_older_version(
 
 
 def test_rows_of_a_newer_version(django_database, small_shop) -> None:
-    """A column of a later version does not disturb a reader."""
+    """A reader ignores a column of a later version."""
     initialize()
     django_database.rows(
         f"ALTER TABLE {RUN_TABLE} ADD COLUMN phase text DEFAULT 'schema'"
@@ -283,7 +283,7 @@ def test_rows_of_a_newer_version(django_database, small_shop) -> None:
 
 @pytest.mark.parametrize("led", [True, False])
 def test_locked_tables(session, small_shop, observer, led) -> None:
-    """While our tables are locked, what can be known is told."""
+    """While our tables are locked, the status says so, and whether a leader exists."""
     initialize()
     if led:
         assert AdvisoryLock(session).try_acquire()
@@ -296,7 +296,7 @@ def test_locked_tables(session, small_shop, observer, led) -> None:
 
 
 def test_a_connection_that_ends(session, small_shop, django_database) -> None:
-    """A connection that ends while reading means that the database is unreachable."""
+    """A connection that ends while reading makes the database unreachable."""
     reader = PostgresReader(session, current_build(), None)
     django_database.rows("SELECT pg_terminate_backend(%s, 5000)", session.handshake_pid)
     with pytest.raises(
@@ -306,7 +306,7 @@ def test_a_connection_that_ends(session, small_shop, django_database) -> None:
 
 
 def test_a_state_of_a_newer_version(lead, django_database) -> None:
-    """A state that only a newer version knows is no crash: the run is at work, or ended."""
+    """An unknown state of a newer version counts as migrating, or as an error once ended."""
     leader = lead()
     django_database.rows(f"UPDATE {RUN_TABLE} SET state = 'polishing'")
     assert get_status().state is State.MIGRATING
@@ -319,7 +319,7 @@ def test_a_state_of_a_newer_version(lead, django_database) -> None:
 
 
 def test_history(django_database, session, small_shop) -> None:
-    """The newest runs come first, and no more than asked for."""
+    """The history has the newest runs first, and no more than requested."""
     initialize()
     small_shop.write("0003_more")
     initialize()
@@ -333,24 +333,24 @@ def test_history(django_database, session, small_shop) -> None:
     assert newest.finished_at
 
 
-# What cannot be read
+# Errors
 
 
 def test_unreachable(django_database, log_in_as, small_shop) -> None:
-    """A server that does not answer is an error at once: a status does not wait."""
+    """A database that does not answer is an error at once: reading a status does not wait."""
     log_in_as(PORT="1")
     with pytest.raises(DatabaseUnreachable):
         get_status()
 
 
 def test_unknown_alias() -> None:
-    """An alias that is not there is an error of usage."""
+    """An unknown alias is a configuration error."""
     with pytest.raises(ConfigurationError, match="There is no database 'nowhere'"):
         get_status("nowhere")
 
 
 def test_unsupported_engine(django_database, log_in_as, tmp_path) -> None:
-    """A database of another engine has no status."""
+    """A database of an unsupported engine has no status."""
     log_in_as(ENGINE="tests.other_engine", NAME=str(tmp_path / "db.sqlite3"))
     try:
         with pytest.raises(UnsupportedEngine):
@@ -360,7 +360,7 @@ def test_unsupported_engine(django_database, log_in_as, tmp_path) -> None:
 
 
 def test_through_assume_role(django_database, log_in_as, new_role, small_shop) -> None:
-    """What counts is what the assumed role may do."""
+    """The assumed role's privileges count."""
     role = new_role("owner")
     django_database.rows(f"GRANT CREATE ON SCHEMA public TO {role}")
     log_in_as(OPTIONS={"assume_role": role})
@@ -373,7 +373,7 @@ def test_through_assume_role(django_database, log_in_as, new_role, small_shop) -
 
 
 def test_a_connection_that_is_lost_while_the_tables_are_locked() -> None:
-    """It is lost, whatever it was that was waited for."""
+    """A connection that is lost while the tables are locked makes the database unreachable."""
 
     def raise_locked() -> None:
         raise TablesLocked
@@ -387,7 +387,7 @@ def test_a_connection_that_is_lost_while_the_tables_are_locked() -> None:
 
 
 def test_times_are_utc(django_database, small_shop, log_in_as) -> None:
-    """Times are UTC, whatever time zone the database has."""
+    """Times are UTC, whatever the time zone of the database."""
     initialize()
     name = django_database.name
     django_database.rows(f"ALTER DATABASE \"{name}\" SET timezone TO 'Asia/Tokyo'")
@@ -403,7 +403,7 @@ def test_times_are_utc(django_database, small_shop, log_in_as) -> None:
     [(TablesLocked, None), (ConnectionEnded, DatabaseUnreachable)],
 )
 def test_history_that_cannot_be_read(error, meaning) -> None:
-    """Locked tables have no history for the moment; a lost connection is an error."""
+    """Locked tables have no history; a lost connection is an error."""
 
     def history(count: int) -> list:
         raise error("no")

@@ -1,4 +1,4 @@
-"""What a person who watches a run sees, whatever a migration does to our tables."""
+"""The details of a status, also while a migration locks our tables."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOCKED = "canceling statement due to lock timeout"
 
 
 def lead(session) -> PostgresRecorder:
-    """Lead, and be in the second of two steps."""
+    """Lead a run of two steps, and start the second."""
     assert AdvisoryLock(session).try_acquire()
     ensure_tables(session)
     recorder = PostgresRecorder(session, BUILD, None)
@@ -55,7 +55,7 @@ SECOND = (2, "migration", "shop.0002", True, None)
 
 
 def test_a_leader_at_work(leading, reader, open_session) -> None:
-    """Its steps in their order, its role, and the followers that are connected."""
+    """The detail has the steps in their order, the leader's role, and the connected followers."""
     for _ in range(2):
         open_session("safe_init waiting")
     found = read_detail("default", reader, None)
@@ -67,7 +67,7 @@ def test_a_leader_at_work(leading, reader, open_session) -> None:
 
 
 def test_a_blocked_leader(leading, reader, observer, django_database, in_background):
-    """What the leader's statement waits for is seen."""
+    """The detail has the sessions that block the leader's statement."""
     django_database.rows("CREATE TABLE shop ()")
     observer.execute("BEGIN; LOCK TABLE shop")
     blocked = in_background(
@@ -82,7 +82,7 @@ def test_a_blocked_leader(leading, reader, observer, django_database, in_backgro
 
 
 def count_queries(reader, monkeypatch) -> int:
-    """How many queries the next look of a watcher makes; its pause allows for them."""
+    """Return the number of queries of the next read; the poll interval allows for them."""
     made = []
     read = reader.session.read
 
@@ -100,10 +100,12 @@ def count_queries(reader, monkeypatch) -> int:
 def test_four_queries_a_second(
     reader, session, observer, django_database, in_background, monkeypatch
 ) -> None:
-    """However much there is to see, a watcher asks four times a second."""
+    """However many queries a read needs, it makes four a second at most."""
     assert count_queries(reader, monkeypatch) == 3
     recorder = lead(session)
-    read_detail("default", reader, None)  # from here on the table of runs is known
+    read_detail(
+        "default", reader, None
+    )  # after this the reader knows that the tables exist
     assert count_queries(reader, monkeypatch) == 4
     django_database.rows("CREATE TABLE shop ()")
     observer.execute("BEGIN; LOCK TABLE shop")
@@ -117,7 +119,7 @@ def test_four_queries_a_second(
 
 
 def test_a_leader_that_has_ended(leading, reader) -> None:
-    """Without a leader nothing is running, and nobody is asked what it does."""
+    """Without a leader no run is running, and no activity is read."""
     leading.finish_run("failed", State.ERROR, "it broke")
     found = read_detail("default", reader, None)
     assert (found.running, found.activity) == (False, None)
@@ -125,14 +127,14 @@ def test_a_leader_that_has_ended(leading, reader) -> None:
 
 
 def test_no_run_yet(reader) -> None:
-    """On an empty database there is a status and nothing else."""
+    """An empty database has a status without details."""
     found = read_detail("default", reader, None)
     assert (found.status.state, found.steps) == (State.UNINITIALIZED, ())
     assert not found.running
 
 
 def test_many_steps(leading, reader, monkeypatch) -> None:
-    """No more steps are fetched than a terminal could show: the newest."""
+    """A read returns at most `MAX_STEPS` steps: the newest."""
     monkeypatch.setattr(module, "MAX_STEPS", 1)
     assert [seen(step) for step in read_detail("default", reader, None).steps] == [
         SECOND
@@ -140,7 +142,7 @@ def test_many_steps(leading, reader, monkeypatch) -> None:
 
 
 def test_steps_of_an_older_version(leading, reader, django_database) -> None:
-    """A column that an older version did not know is not needed."""
+    """A column that an older version does not have is optional."""
     django_database.rows(f"ALTER TABLE {STEP_TABLE} DROP COLUMN backwards")
     found = read_detail("default", reader, None)
     assert seen(found.steps[1]) == (2, "migration", "shop.0002", False, None)
@@ -148,7 +150,7 @@ def test_steps_of_an_older_version(leading, reader, django_database) -> None:
 
 @pytest.mark.parametrize("table", [RUN_TABLE, STEP_TABLE])
 def test_locked_tables(leading, reader, observer, table) -> None:
-    """While a migration has locked our tables, what was known is shown with a note."""
+    """While a migration locks our tables, the known details are kept, with a note."""
     before = read_detail("default", reader, None)
     observer.execute(f"BEGIN; LOCK TABLE {table}")
     found = read_detail("default", reader, before)
@@ -161,8 +163,8 @@ def test_locked_tables(leading, reader, observer, table) -> None:
 
 
 @pytest.mark.parametrize("table", [RUN_TABLE, STEP_TABLE])
-def test_locked_tables_at_the_first_look(leading, reader, observer, table) -> None:
-    """Without anything known there is a status that says so."""
+def test_locked_tables_at_the_first_read(leading, reader, observer, table) -> None:
+    """Without known details, the status says that the tables are locked."""
     observer.execute(f"BEGIN; LOCK TABLE {table}")
     found = read_detail("default", reader, None)
     assert found.steps == ()
@@ -174,7 +176,7 @@ def test_locked_tables_at_the_first_look(leading, reader, observer, table) -> No
 def test_no_right_to_read_the_steps(
     leading, django_database, log_in_as, new_role, open_session, monkeypatch
 ) -> None:
-    """A role that may not read the steps sees the rest; it tries once, not at every look."""
+    """A role that may not read the steps gets the other details, and tries the steps only once."""
     role = new_role("reader")
     django_database.rows(f"GRANT SELECT ON {RUN_TABLE} TO {role}")
     log_in_as(USER=role)
@@ -187,14 +189,14 @@ def test_no_right_to_read_the_steps(
 
 
 def test_a_lost_connection(leading, reader, django_database, monkeypatch) -> None:
-    """A connection that ends between two queries is said to be lost."""
+    """A connection that ends between two queries makes the database unreachable."""
 
-    def look_and_lose(*args):
+    def read_and_lose(*args):
         status = read_status(*args)
         pid = reader.session.handshake_pid
         django_database.rows("SELECT pg_terminate_backend(%s, 5000)", pid)
         return status
 
-    monkeypatch.setattr(module, "read_status", look_and_lose)
+    monkeypatch.setattr(module, "read_status", read_and_lose)
     with pytest.raises(DatabaseUnreachable, match="The connection to 'default' ended"):
         read_detail("default", reader, None)

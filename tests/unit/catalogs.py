@@ -1,4 +1,4 @@
-"""Reading and writing catalogs of translations, so that the tests need no gettext tools."""
+"""Reading and writing translation catalogs without the gettext tools."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-#: As in a compiled catalog: `context EOT text`, and for plurals `text NUL plural`.
+#: The keys of a compiled catalog are `context EOT text`, and `text NUL plural`.
 Catalog = dict[str, str]
 CONTEXT, PLURAL = "\x04", "\x00"
 MAGIC = 0x950412DE
 
 _FUNCTIONS = re.compile(r"(n?p?)gettext(?:_lazy)?|_")
-#: What a template gives to gettext, once its comments and white space are gone.
+#: The texts that a template passes to gettext, without comments and white space.
 _TAGS = re.compile(
     r"""\{% (?:translate|trans) (?P<quote>["'])(?P<text>.*?)(?P=quote)"""
     r"""|\{% blocktranslate[^%]*%\}(?P<one>.*?)(?:\{% plural %\}(?P<many>.*?))?"""
@@ -24,7 +24,7 @@ _TAGS = re.compile(
 
 
 def texts_in(path: Path) -> Iterator[str]:
-    """The keys of all texts that a module gives to gettext."""
+    """Return the keys of all texts that a module passes to gettext."""
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
             continue
@@ -36,7 +36,7 @@ def texts_in(path: Path) -> Iterator[str]:
 
 
 def texts_in_template(path: Path) -> Iterator[str]:
-    """The same for a template."""
+    """Return the keys of all texts that a template passes to gettext."""
     for found in _TAGS.finditer(path.read_text()):
         forms = [found["text"] or found["one"], found["many"]]
         yield PLURAL.join(map(_as_in_a_catalog, filter(None, forms)))
@@ -47,7 +47,7 @@ def _as_in_a_catalog(text: str) -> str:
 
 
 def parse_po(text: str) -> Catalog:
-    """The entries of a `.po`, its header included."""
+    """Return the entries of a `.po` file, with its header."""
     catalog = {}
     for block in re.split(r"\n\n+", text.strip()):
         fields: dict[str, str] = {}
@@ -67,7 +67,7 @@ def parse_po(text: str) -> Catalog:
 
 
 def read_mo(data: bytes) -> Catalog:
-    """The entries of a `.mo`, its header included."""
+    """Return the entries of a `.mo` file, with its header."""
     magic, _, count, keys_at, values_at = struct.unpack_from("<5I", data)
     assert magic == MAGIC
 
@@ -79,7 +79,7 @@ def read_mo(data: bytes) -> Catalog:
 
 
 def write_mo(catalog: Catalog) -> bytes:
-    """A `.mo` with these entries."""
+    """Return a `.mo` file with these entries."""
     entries = sorted(catalog.items())
     strings = [
         text.encode() for column in zip(*entries, strict=True) for text in column

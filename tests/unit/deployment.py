@@ -1,4 +1,4 @@
-"""What the files of `example_project/deploy` say: commands, environments, pods."""
+"""Readers of the files in `example_project/deploy`: commands, environments, pods."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ EXAMPLE = Path(__file__).parents[2] / "example_project"
 DEPLOY = EXAMPLE / "deploy"
 COMPOSE = sorted(DEPLOY.glob("compose*.yaml"))
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
-#: What the person who deploys has to set.
+#: The values that a deployment must set.
 SECRETS = {"DATABASE_PASSWORD": "p4ss", "SECRET_KEY": "s3cret"}
 
 
 def compose(file: Path) -> dict[str, Any]:
-    """The services of a file, with those that they extend, and with variables filled in."""
+    """Return the services of a file, with `extends` applied and variables filled in."""
     services = {}
     for name, service in yaml.safe_load(file.read_text())["services"].items():
         base: dict[str, Any] = {}
@@ -34,7 +34,7 @@ def compose(file: Path) -> dict[str, Any]:
 
 
 def _filled(environment: dict[str, str]) -> dict[str, str]:
-    """Compose's `${NAME}`, `${NAME:-default}` and `${NAME:?error}`."""
+    """Fill in Compose's `${NAME}`, `${NAME:-default}` and `${NAME:?error}`."""
 
     def value(match: re.Match[str]) -> str:
         default = match[2] if (match[2] or "").startswith(":-") else ""
@@ -51,7 +51,7 @@ def objects(file: Path) -> list[dict[str, Any]]:
 
 
 def pods() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each pod template with the name of its file."""
+    """Yield the name of each file with its pod template."""
     for file in MANIFESTS:
         for each in objects(file):
             if "template" in each.get("spec", {}):
@@ -65,7 +65,7 @@ def containers() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def kubernetes_environment(container: dict[str, Any]) -> dict[str, str]:
-    """What the container gets from the Secret, the ConfigMap and its own list."""
+    """Return the container's environment from the Secret, the ConfigMap and its own list."""
     sources = {each["kind"]: each for each in objects(DEPLOY / "kubernetes/shop.yaml")}
     return {
         **sources["ConfigMap"]["data"],
@@ -75,7 +75,7 @@ def kubernetes_environment(container: dict[str, Any]) -> dict[str, str]:
 
 
 def environments() -> dict[str, dict[str, str]]:
-    """The environment of every container of the shop."""
+    """Return the environment of every container of the shop."""
     found = {
         f"{file.name}:{name}": service["environment"]
         for file in COMPOSE
@@ -88,7 +88,7 @@ def environments() -> dict[str, dict[str, str]]:
 
 
 def instructions() -> dict[str, list[str]]:
-    """The instructions of the Dockerfile, each with its arguments."""
+    """Return the instructions of the Dockerfile, each with its arguments."""
     found: dict[str, list[str]] = {}
     for line in (DEPLOY / "Dockerfile").read_text().splitlines():
         if line and not line.startswith("#"):
@@ -98,7 +98,7 @@ def instructions() -> dict[str, list[str]]:
 
 
 def command_lines() -> dict[str, list[str]]:
-    """Every command that a file starts the shop with."""
+    """Return every command that starts the shop."""
     found = {
         f"{file.name}:{name}": service["entrypoint"]
         for file in COMPOSE
@@ -144,7 +144,7 @@ print(json.dumps({
 
 
 def settings_with(environment: dict[str, str]) -> dict[str, Any]:
-    """The example project's settings in this environment and no other."""
+    """Return the example project's settings in exactly this environment."""
     kept = {"PATH", "PYTHONPATH", "HOME"} & set(os.environ)
     done = subprocess.run(
         [sys.executable, "-c", _READ_SETTINGS],

@@ -1,4 +1,4 @@
-"""The translations are complete, and what is shipped is what was written."""
+"""The translations are complete, and the compiled catalogs match their sources."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def placeholders(text: str) -> list[str]:
 
 
 def test_german_is_shipped() -> None:
-    """There is a German catalog."""
+    """The package has a German catalog."""
     assert [path.parts[-3] for path in CATALOGS] == ["de"]
 
 
 @pytest.mark.parametrize("path", CATALOGS, ids=lambda path: path.parts[-3])
 def test_every_text_is_translated(path: Path) -> None:
-    """A catalog has every text of the package, and no other, and none is empty."""
+    """A catalog has exactly the package's texts, and no empty translation."""
     in_code = {text for module in PACKAGE.rglob("*.py") for text in texts_in(module)}
     for template in PACKAGE.rglob("*.html"):
         in_code.update(texts_in_template(template))
@@ -43,13 +43,13 @@ def test_every_text_is_translated(path: Path) -> None:
 
 @pytest.mark.parametrize("path", CATALOGS, ids=lambda path: path.parts[-3])
 def test_compiled_catalog(path: Path) -> None:
-    """The `.mo` is what the `.po` says."""
+    """The `.mo` file has the entries of the `.po` file."""
     assert read_mo(path.with_suffix(".mo").read_bytes()) == parse_po(path.read_text())
 
 
 @pytest.mark.parametrize("path", CATALOGS, ids=lambda path: path.parts[-3])
 def test_placeholders(path: Path) -> None:
-    """Every form of a translation has the placeholders of a form of its text."""
+    """Every translation has the placeholders of its text."""
     for text, translation in parse_po(path.read_text()).items():
         wanted = [placeholders(form) for form in text.split("\0")]
         for form in translation.split("\0") if text else []:
@@ -57,6 +57,6 @@ def test_placeholders(path: Path) -> None:
 
 
 def test_writing() -> None:
-    """What the tests write is what they read."""
+    """Reading a written catalog returns its entries."""
     catalog = {"": "Language: xx\n", "a\0b": "c\0d", "e\x04f": "gé"}
     assert read_mo(write_mo(catalog)) == catalog

@@ -1,4 +1,4 @@
-"""What `example_project/deploy` holds is valid, and fits the example project and the package."""
+"""The files of `example_project/deploy` are valid, and match the project and the package."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.unit.deployment import (
 
 
 def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a program that judges a file; what it says is in the failure."""
+    """Run a program that checks a file; fail with its output."""
     done = subprocess.run(
         command,
         env={**os.environ, **environment},
@@ -43,12 +43,12 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-# Valid by those who know
+# Validity
 
 
 @pytest.mark.parametrize("file", COMPOSE, ids=lambda file: file.name)
 def test_compose_schema(file: Path) -> None:
-    """The Compose files are what the Compose specification allows."""
+    """The Compose files follow the Compose specification."""
     pytest.importorskip("check_jsonschema")
     options = ["--builtin-schema", "vendor.compose-spec", str(file)]
     run(sys.executable, "-m", "check_jsonschema", *options)
@@ -56,7 +56,7 @@ def test_compose_schema(file: Path) -> None:
 
 @pytest.mark.parametrize("file", MANIFESTS, ids=lambda file: file.name)
 def test_kubernetes_schema(file: Path) -> None:
-    """The manifests are what Kubernetes allows, without unknown keys."""
+    """The manifests follow the Kubernetes schemas, without unknown keys."""
     pytest.importorskip("kubernetes_validate")
     run(sys.executable, "-m", "kubernetes_validate", "--strict", str(file))
 
@@ -85,7 +85,7 @@ def test_nginx_configuration(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", command_lines())
 def test_commands(name: str) -> None:
-    """What is started is the server, or a command of manage.py that its parser accepts."""
+    """Each command starts the web server, or is a command that manage.py accepts."""
     command = command_lines()[name]
     if command[0] == "gunicorn":
         assert command == ["gunicorn", "mysite.wsgi"]
@@ -116,7 +116,7 @@ def test_image() -> None:
 
 
 def test_options_of_gunicorn() -> None:
-    """gunicorn accepts what the image tells it, and loads the shop with it."""
+    """gunicorn accepts the options of the image, and loads the shop."""
     pytest.importorskip("gunicorn")
     [options] = [
         line.partition("=")[2].strip('"')
@@ -137,8 +137,8 @@ def test_options_of_gunicorn() -> None:
 
 
 @pytest.mark.parametrize("name", environments())
-def test_settings_take_what_the_files_give(name: str) -> None:
-    """The settings read every variable that a file sets, and become what it says."""
+def test_settings_read_every_variable(name: str) -> None:
+    """The settings read every variable that a file sets."""
     environment = environments()[name]
     found = settings_with(environment)
     assert set(environment) <= set(found["read"])
@@ -157,14 +157,14 @@ def test_settings_take_what_the_files_give(name: str) -> None:
 
 
 def test_settings_on_a_developers_machine() -> None:
-    """Without all that, the settings are those of the demo."""
+    """Without these variables the settings are the demo's."""
     found = settings_with({})
     assert (found["debug"], found["serve"], found["direct"]) == (True, "gate", {})
     assert found["first"].endswith("InitializationMiddleware")
 
 
 def test_who_initializes() -> None:
-    """In each file somebody initializes, and nobody twice over."""
+    """Each file has exactly one way to initialize."""
     commands, given = command_lines(), environments()
     for prefix in ("compose.yaml", "compose.initialize", "job", "init-c", "self-"):
         names = [name for name in commands if name.startswith(prefix)]
@@ -177,7 +177,7 @@ def test_who_initializes() -> None:
 
 
 def test_probes() -> None:
-    """Startup and liveness ask for life, readiness for the database, with time to answer."""
+    """Startup and liveness probes request `live`, readiness probes `ready`, with time to answer."""
     servers = [c for _, c in containers() if c["command"][0] == "gunicorn"]
     assert len(servers) == 3
     for server in servers:
@@ -202,7 +202,7 @@ def test_pods_are_not_root() -> None:
 
 
 def test_selectors() -> None:
-    """The Service finds the pods that serve, and not the one that initializes."""
+    """The Service selects the pods that serve, and not the one that initializes."""
     service = objects(DEPLOY / "kubernetes/shop.yaml")[-1]
     labels = {
         each["kind"]: each["spec"]["template"]["metadata"]["labels"]
@@ -216,7 +216,7 @@ def test_selectors() -> None:
 
 
 def test_proxies_know_four_replicas() -> None:
-    """Compose starts as many replicas as the proxies have places for, and HAProxy asks us."""
+    """Compose starts as many replicas as the proxies know, and HAProxy checks our path."""
     replicas = compose(DEPLOY / "compose.yaml")["web"]["deploy"]["replicas"]
     haproxy = (DEPLOY / "haproxy.cfg").read_text()
     assert re.findall(r"server-template web (\d+) web:8000", haproxy) == [

@@ -1,4 +1,4 @@
-"""The middleware, asked by anybody for anything: never an error, never a word too much."""
+"""The middleware with arbitrary requests: no error, and no secret in a response."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ STATUSES = [
     status_of(snapshot(ended(18, "failed", **FAILED), missing=MISSING)),
 ]
 TOKEN = "t0ken"
-#: Characters as a server hands over the bytes that it got.
+#: The characters by which a web server represents the bytes of a request.
 bytes_as_text = st.text(st.characters(max_codepoint=255), max_size=60)
 paths = st.one_of(
     st.sampled_from([path for path in DEFAULT_PATHS.values() if path]),
@@ -81,7 +81,7 @@ fuzz = settings(
 
 @pytest.fixture(autouse=True)
 def switched_on(set_statuses, settings) -> None:
-    """The middleware is the only one of a project, which has a token."""
+    """Use a project with only the middleware, and a token."""
     set_statuses(STATUSES[0])
     settings.SAFE_INIT = {**settings.SAFE_INIT, "STATUS_TOKEN": TOKEN}
     settings.MIDDLEWARE = ["django_safe_init.middleware.InitializationMiddleware"]
@@ -89,7 +89,7 @@ def switched_on(set_statuses, settings) -> None:
 
 
 def examine(request: dict[str, str], status: int, headers: Any, body: str) -> None:
-    """Fail if the answer is an error, tells a secret, or lets the request through."""
+    """Fail if the response is an error, contains a secret, or comes from the project."""
     # Hypothesis also generates the strings of this module, and the page links to the URL.
     url = request["path"] + request["query"]
     ours = request["path"] in DEFAULT_PATHS.values()
@@ -113,7 +113,7 @@ def examine(request: dict[str, str], status: int, headers: Any, body: str) -> No
 @fuzz
 @given(request=requests, status=st.sampled_from(STATUSES))
 def test_under_a_wsgi_server(request: dict[str, str], status: Status) -> None:
-    """Whatever a WSGI server hands over is answered with 200, 404, 405 or 503, and no secret."""
+    """Any WSGI request gets 200, 404, 405 or 503, and no secret."""
     report(status)
     environ = {
         "REQUEST_METHOD": request["method"],
@@ -149,7 +149,7 @@ async def no_response(request: HttpRequest) -> HttpResponse:
 @fuzz
 @given(request=requests, status=st.sampled_from(STATUSES))
 def test_under_an_asgi_server(request: dict[str, str], status: Status) -> None:
-    """The same holds for whatever an ASGI server hands over."""
+    """Any ASGI request gets 200, 404, 405 or 503, and no secret."""
     report(status)
     scope = {
         "type": "http",

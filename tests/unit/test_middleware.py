@@ -1,4 +1,4 @@
-"""The middleware: what it answers, holds back and lets through, and that it asks nobody."""
+"""The middleware: its responses, and the requests that it blocks or passes on."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ factory = RequestFactory()
 
 
 def project(request: HttpRequest) -> HttpResponse:
-    """The rest of the project."""
+    """Return the response of the rest of the project."""
     return HttpResponse("the project")
 
 
 def ask(path: str, method: str = "GET", **kwargs: Any) -> HttpResponse:
-    """What the middleware, under a sync server, says to a request."""
+    """Return the middleware's response under a synchronous web server."""
     middleware = InitializationMiddleware(project)
     return middleware(factory.generic(method, path, **kwargs))
 
 
 def ask_async(path: str, method: str = "GET", **kwargs: Any) -> HttpResponse:
-    """The same under an async server."""
+    """Return the middleware's response under an asynchronous web server."""
 
     async def get_response(request: HttpRequest) -> HttpResponse:
         return project(request)
@@ -60,12 +60,12 @@ def ask_async(path: str, method: str = "GET", **kwargs: Any) -> HttpResponse:
 BOTH = pytest.mark.parametrize("ask", [ask, ask_async], ids=["sync", "async"])
 
 
-# Ready, and not
+# Ready or not
 
 
 @BOTH
 def test_ready(set_statuses, ask) -> None:
-    """Once ready, every request is the project's, and the paths say so."""
+    """Once ready, the project gets every request except those to PATHS."""
     set_statuses(READY)
     assert ask("/cart/").content == b"the project"
     health = ask("/health/db")
@@ -81,7 +81,7 @@ def test_ready(set_statuses, ask) -> None:
 @BOTH
 @pytest.mark.parametrize("status", [BEHIND_STATUS, MIGRATING, FAILED])
 def test_not_ready(set_statuses, ask, status) -> None:
-    """Until then the project gets no request; live and status are 200, readiness is 503."""
+    """Until ready, the project gets no request; live and status are 200, readiness is 503."""
     set_statuses(status)
     held = ask("/cart/")
     assert held.status_code == 503
@@ -95,7 +95,7 @@ def test_not_ready(set_statuses, ask, status) -> None:
 
 @BOTH
 def test_nothing_is_known(set_statuses, ask, settings) -> None:
-    """Unknown is not ready: a probe is answered at once, a request after a short wait."""
+    """Without a known status a probe gets 503 at once, and a request after a short wait."""
     readiness.start()
     health = ask("/health/db")
     assert (health.status_code, json.loads(health.content)["state"]) == (
@@ -108,8 +108,8 @@ def test_nothing_is_known(set_statuses, ask, settings) -> None:
 
 
 @pytest.mark.parametrize("ask", [Client, AsyncClient])
-def test_a_visitor_without_a_server(set_statuses, settings, monkeypatch, ask) -> None:
-    """Django's test client, in a shell, is held back too, and makes nobody initialize."""
+def test_djangos_test_client(set_statuses, settings, monkeypatch, ask) -> None:
+    """A request of Django's test client is blocked too, and starts no supervisor."""
     monkeypatch.setattr(supervisor, "InitializationSupervisor", None)
     settings.SAFE_INIT = {"IN_TESTS": True, "SERVE": "initialize"}
     settings.ROOT_URLCONF = "tests.unit.urls"
@@ -124,7 +124,7 @@ def test_a_visitor_without_a_server(set_statuses, settings, monkeypatch, ask) ->
 
 @BOTH
 def test_the_first_request_of_a_new_worker(set_statuses, ask, monkeypatch) -> None:
-    """The first news of a process are waited for, so that it turns nobody away needlessly."""
+    """The first request of a new worker waits for its first status."""
     wait, wait_async = readiness.wait, readiness.wait_async
 
     def report_and_wait(seconds: float) -> None:
@@ -142,7 +142,7 @@ def test_the_first_request_of_a_new_worker(set_statuses, ask, monkeypatch) -> No
 
 @BOTH
 def test_exempt_paths(set_statuses, ask, settings) -> None:
-    """What is exempt is the project's at any time."""
+    """Requests to exempt paths always reach the project."""
     set_statuses(MIGRATING)
     settings.SAFE_INIT = {**settings.SAFE_INIT, "EXEMPT_PATHS": ["/static/", "/legal"]}
     for path in ("/static/x.css", "/legal", "/legal/terms"):
@@ -151,7 +151,7 @@ def test_exempt_paths(set_statuses, ask, settings) -> None:
 
 
 def test_own_paths(set_statuses, settings) -> None:
-    """PATHS are where the answers are, and None answers nothing."""
+    """PATHS moves the endpoints, and None removes one."""
     set_statuses(READY)
     settings.SAFE_INIT = {
         **settings.SAFE_INIT,
@@ -164,19 +164,19 @@ def test_own_paths(set_statuses, settings) -> None:
 
 
 def test_below_a_prefix(set_statuses, settings) -> None:
-    """Paths are below the prefix that the server mounts the project at."""
+    """The paths are below the prefix at which the web server mounts the project."""
     set_statuses(MIGRATING)
     assert ask("/health/live", SCRIPT_NAME="/shop").status_code == 200
 
 
-# How it may be asked
+# Methods and headers
 
 
 @BOTH
 @pytest.mark.parametrize("path", PATHS.values())
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "x"])
 def test_other_methods(set_statuses, ask, path, method) -> None:
-    """The paths may be read, and nothing else."""
+    """The endpoints accept only GET and HEAD."""
     set_statuses(READY)
     response = ask(path, method)
     assert (response.status_code, response["Allow"]) == (405, "GET, HEAD")
@@ -197,23 +197,23 @@ def test_head(set_statuses, ask, path, headers) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "x"])
-def test_every_method_is_held_back(set_statuses, method) -> None:
-    """Whatever a request wants to do, it comes too early."""
+def test_every_method_is_blocked(set_statuses, method) -> None:
+    """A request is blocked whatever its method."""
     set_statuses(MIGRATING)
     assert ask("/cart/", method).status_code == 503
 
 
 @pytest.mark.parametrize("path", [*PATHS.values(), "/cart/"])
 @pytest.mark.parametrize("status", [READY, FAILED])
-def test_nobody_keeps_an_answer(set_statuses, path, status) -> None:
-    """No answer of ours is stored by a cache."""
+def test_no_response_is_cached(set_statuses, path, status) -> None:
+    """No cache may store a response of the middleware."""
     set_statuses(status)
     if (status, path) != (READY, "/cart/"):
         assert ask(path)["Cache-Control"] == "no-store, private"
 
 
 def test_for_scripts_of_other_origins(set_statuses, settings) -> None:
-    """Public bodies may be read by every page's scripts, those for the token by none."""
+    """Scripts of other origins may read public bodies, but none with the token's details."""
     set_statuses(MIGRATING)
     settings.SAFE_INIT = {**settings.SAFE_INIT, "STATUS_TOKEN": "s3cret"}
     for path in (*PATHS.values(), "/cart/"):
@@ -222,11 +222,11 @@ def test_for_scripts_of_other_origins(set_statuses, settings) -> None:
         assert "Access-Control-Allow-Origin" not in ask(path, headers=TOKEN)
 
 
-def test_the_host_is_nobodys_business(set_statuses, settings, monkeypatch) -> None:
-    """A pod's IP address as Host is answered, and neither host nor body is looked at."""
+def test_the_host_is_ignored(set_statuses, settings, monkeypatch) -> None:
+    """A pod's IP address as Host is accepted; the middleware reads neither host nor body."""
 
     def fail(*args: object) -> None:
-        raise AssertionError("was looked at")
+        raise AssertionError("was read")
 
     set_statuses(MIGRATING)
     settings.ALLOWED_HOSTS = ["shop.example"]
@@ -242,7 +242,7 @@ def test_the_host_is_nobodys_business(set_statuses, settings, monkeypatch) -> No
 
 
 def test_several_databases(set_statuses) -> None:
-    """The worst decides; one may be asked for by its alias."""
+    """The least ready database decides; `?database=` selects one."""
     set_statuses(READY, Status("other", MIGRATING.state, 40, "", run=MIGRATING.run))
     assert json.loads(ask("/health/db").content)["progress"] == 40
     assert ask("/health/db?database=default").status_code == 200
@@ -253,7 +253,7 @@ def test_several_databases(set_statuses) -> None:
 
 @pytest.mark.parametrize("path", ["/health/db", "/api/db/status"])
 def test_an_unknown_alias(set_statuses, path) -> None:
-    """An alias that is none is 404, and is not repeated."""
+    """An unknown alias is 404, and the body does not repeat it."""
     set_statuses(READY)
     response = ask(f"{path}?database=nowhere")
     assert response.status_code == 404
@@ -266,7 +266,7 @@ def test_an_unknown_alias(set_statuses, path) -> None:
 
 @pytest.mark.parametrize("path", ["/health/db", "/api/db/status"])
 def test_with_the_token(set_statuses, settings, path) -> None:
-    """The token adds everything there is to know, for each database."""
+    """The token adds the details of each selected database."""
     set_statuses(FAILED, Status("other", READY.state, 100, "done"))
     settings.SAFE_INIT = {**settings.SAFE_INIT, "STATUS_TOKEN": "s3cret"}
     public = json.loads(ask(path).content)
@@ -282,7 +282,7 @@ def test_with_the_token(set_statuses, settings, path) -> None:
 
 
 def test_without_a_token(set_statuses) -> None:
-    """Where no token is set, none opens anything."""
+    """Without a configured token, no token unlocks the details."""
     set_statuses(FAILED)
     for value in ("Bearer ", "Bearer", "Bearer s3cret"):
         answer = ask("/api/db/status", headers={"authorization": value})
@@ -294,7 +294,7 @@ def test_without_a_token(set_statuses) -> None:
 
 @BOTH
 def test_the_page(set_statuses, ask) -> None:
-    """A browser gets the page, with the way back to the URL that it wanted."""
+    """A browser gets the page, with a link to the requested URL."""
     set_statuses(MIGRATING)
     held = ask("/cart/?a=1", headers=HTML)
     assert held.status_code == 503
@@ -307,81 +307,81 @@ def test_the_page(set_statuses, ask) -> None:
     assert status["Content-Type"] == "text/html; charset=utf-8"
 
 
-def views_of(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the page is asked to show from now on."""
-    from django_safe_init.serving.http import page
+def rendered_pages(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Record the contexts that the page is rendered with."""
+    from django_safe_init.serving.http import page as module
 
-    shown: list[Any] = []
+    pages: list[Any] = []
 
-    def render(view: Any) -> HttpResponse:
-        shown.append(view)
+    def render(page: Any) -> HttpResponse:
+        pages.append(page)
         return HttpResponse("the page")
 
-    monkeypatch.setattr(page, "render", render)
-    return shown
+    monkeypatch.setattr(module, "render", render)
+    return pages
 
 
 def test_what_the_page_shows(set_statuses, monkeypatch) -> None:
-    """Of a run at work: how far it is, since when, and how long ago it gave a sign of life."""
-    shown = views_of(monkeypatch)
+    """The page shows the progress, the elapsed time and the last heartbeat of an open run."""
+    pages = rendered_pages(monkeypatch)
     set_statuses(MIGRATING)
     held = ask("//evil.example/", headers=HTML, SCRIPT_NAME="")
-    [view] = shown
-    assert (view.state, view.run, view.done, view.total) == ("migrating", 17, 3, 14)
-    assert (view.progress, view.elapsed_seconds, view.silence_seconds) == (
+    [page] = pages
+    assert (page.state, page.run, page.done, page.total) == ("migrating", 17, 3, 14)
+    assert (page.progress, page.elapsed_seconds, page.silence_seconds) == (
         21,
         12.3,
         0.5,
     )
-    assert (view.status_url, view.debug) == ("/api/db/status", None)
-    assert view.refresh_seconds == int(held["Retry-After"])
-    assert view.remaining_seconds is None
+    assert (page.status_url, page.debug) == ("/api/db/status", None)
+    assert page.refresh_seconds == int(held["Retry-After"])
+    assert page.remaining_seconds is None
 
 
 def test_the_page_shows_an_estimate(set_statuses, monkeypatch) -> None:
-    """Where earlier runs of the same steps were timed, the page says what is left."""
-    shown = views_of(monkeypatch)
+    """The page shows the remaining time if earlier runs timed the same steps."""
+    pages = rendered_pages(monkeypatch)
     set_statuses(MIGRATING, Status("other", READY.state, 100, ""))
     readiness.update(StatusDetail(MIGRATING, remaining_seconds=42.5))
     ask("/cart/", headers=HTML)
-    assert [view.remaining_seconds for view in shown] == [42.5]
+    assert [page.remaining_seconds for page in pages] == [42.5]
 
 
-def test_what_the_page_shows_without_a_run_at_work(
+def test_what_the_page_shows_without_an_open_run(
     set_statuses, monkeypatch, settings
 ) -> None:
-    """Without one there are no numbers, and the error has that of its run."""
-    shown = views_of(monkeypatch)
+    """Without an open run the page shows no numbers, except the number of a failed run."""
+    pages = rendered_pages(monkeypatch)
     set_statuses(FAILED)
     settings.SAFE_INIT = {**settings.SAFE_INIT, "PATHS": {"status": None}}
     ask("/cart/", headers=HTML)
     set_statuses(BEHIND_STATUS)
     ask("/cart/", headers=HTML)
-    failed, behind = shown
+    failed, behind = pages
     assert (failed.state, failed.run, failed.total) == ("error", 18, 0)
     assert failed.elapsed_seconds is failed.silence_seconds is failed.status_url is None
     assert (behind.state, behind.run) == ("not_initialized", None)
 
 
 def test_the_page_of_the_status(set_statuses, monkeypatch) -> None:
-    """The page of the status itself polls the URL that was asked for, and leads home."""
-    shown = views_of(monkeypatch)
+    """The page of the status polls the requested URL, and leads to the front page."""
+    pages = rendered_pages(monkeypatch)
     set_statuses(READY)
     ask("/api/db/status?database=default", headers=HTML)
-    [view] = shown
-    assert view.status_url == "/api/db/status?database=default"
-    assert (view.state, view.continue_url) == ("ready", "/")
+    [page] = pages
+    assert page.status_url == "/api/db/status?database=default"
+    assert (page.state, page.continue_url) == ("ready", "/")
 
 
 def test_the_page_with_debug(set_statuses, monkeypatch, settings) -> None:
     """With DEBUG the page names the pending migrations, the command, the error and the leader."""
-    shown = views_of(monkeypatch)
+    pages = rendered_pages(monkeypatch)
     set_statuses(FAILED, Status("other", BEHIND_STATUS.state, 0, ""))
     settings.DEBUG = True
     ask("/cart/", headers=HTML)
     set_statuses(BEHIND_STATUS)
     ask("/cart/", headers=HTML)
-    failed, behind = (view.debug for view in shown)
+    failed, behind = (page.debug for page in pages)
     assert failed.pending == ("shop.0002_secret",)
     assert failed.command == "python manage.py safe_migrate"
     assert (failed.error, failed.leader) == ("ValueError: it broke", "web-1:77")
@@ -389,7 +389,7 @@ def test_the_page_with_debug(set_statuses, monkeypatch, settings) -> None:
 
 
 def test_the_readers_language(set_statuses, monkeypatch) -> None:
-    """The text is in the reader's language, not in that of the thread's last request."""
+    """The text is in the reader's language, not in the language of the thread's last request."""
     from django.utils import translation
 
     from django_safe_init.serving.http import payloads
@@ -406,7 +406,7 @@ def test_the_readers_language(set_statuses, monkeypatch) -> None:
         assert translation.get_language() == "fr"
 
 
-# Where it is not used
+# Switched off
 
 
 @pytest.mark.parametrize(
@@ -419,28 +419,28 @@ def test_the_readers_language(set_statuses, monkeypatch) -> None:
     ],
 )
 def test_switched_off(settings, safe_init) -> None:
-    """Switched off, and in a project's own tests, the middleware is not used at all."""
+    """When switched off, and in a project's own tests, the middleware is not used."""
     settings.SAFE_INIT = safe_init
     with pytest.raises(MiddlewareNotUsed):
         InitializationMiddleware(project)
 
 
 def test_initialize_gates_too(set_statuses, settings) -> None:
-    """SERVE = "initialize" holds requests back like "gate" does."""
+    """SERVE = "initialize" blocks requests as "gate" does."""
     set_statuses(MIGRATING)
     settings.SAFE_INIT = {**settings.SAFE_INIT, "SERVE": "initialize"}
     assert ask("/cart/").status_code == 503
 
 
 def test_wrong_settings(settings) -> None:
-    """A server with wrong settings does not start."""
+    """A web process with invalid settings does not start."""
     settings.SAFE_INIT = {"SERVE": "maybe"}
     with pytest.raises(ConfigurationError, match="SERVE"):
         InitializationMiddleware(project)
 
 
-def test_a_project_without_the_middleware(client, settings) -> None:
-    """A project's own tests, with the middleware in place, see nothing of it."""
+def test_a_projects_own_tests(client, settings) -> None:
+    """In a project's own tests the configured middleware does nothing."""
     settings.MIDDLEWARE = ["django_safe_init.middleware.InitializationMiddleware"]
     settings.ROOT_URLCONF = "tests.unit.urls"
     assert client.get("/up").content == b"the project"
@@ -451,7 +451,7 @@ def test_a_project_without_the_middleware(client, settings) -> None:
 def test_not_an_error_of_the_project(
     set_statuses, client, settings, caplog, path
 ) -> None:
-    """Django logs no error for an answer of ours, and so mails none to ADMINS."""
+    """Django logs no error for a 503 of the middleware, and so mails none to ADMINS."""
     settings.ROOT_URLCONF = "tests.unit.urls"
     settings.MIDDLEWARE = ["django_safe_init.middleware.InitializationMiddleware"]
     set_statuses(BEHIND_STATUS)
@@ -460,7 +460,7 @@ def test_not_an_error_of_the_project(
 
 
 def test_retry_after_is_jittered(set_statuses) -> None:
-    """A crowd that was turned away does not come back in the same second."""
+    """`Retry-After` differs between responses, so that clients do not return all at once."""
     set_statuses(MIGRATING)
     seconds = {ask("/cart/")["Retry-After"] for _ in range(100)}
     assert seconds == {"2", "3", "4", "5"}
@@ -468,16 +468,16 @@ def test_retry_after_is_jittered(set_statuses) -> None:
 
 @BOTH
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
-def test_a_form_that_is_held_back(set_statuses, ask, method) -> None:
-    """Its page says that it is lost, and does not lead elsewhere by itself."""
+def test_a_form_that_is_blocked(set_statuses, ask, method) -> None:
+    """The page for a blocked form opens no URL."""
     set_statuses(BEHIND_STATUS)
     assert b"data-stays" in ask("/cart/", method, headers=HTML).content
     assert b"data-stays" not in ask("/cart/", headers=HTML).content
 
 
 @BOTH
-def test_the_status_for_who_came_for_it(set_statuses, ask) -> None:
-    """A browser that opens the status when all is ready stays there."""
+def test_the_status_page_when_ready(set_statuses, ask) -> None:
+    """A browser that requests the status of a ready database stays on its page."""
     set_statuses(BEHIND_STATUS)
     assert b"data-stays" not in ask("/api/db/status", headers=HTML).content
     report(READY)
@@ -485,8 +485,8 @@ def test_the_status_for_who_came_for_it(set_statuses, ask) -> None:
 
 
 @BOTH
-def test_what_an_answer_depends_on(set_statuses, ask) -> None:
-    """No cache may keep one; those that differ by form and language say so, too."""
+def test_cache_headers(set_statuses, ask) -> None:
+    """`Vary` names the request headers that choose the format and the language."""
     set_statuses(BEHIND_STATUS)
     for path in ("/health/live", "/health/db", "/api/db/status", "/cart/"):
         assert ask(path)["Cache-Control"] == "no-store, private"

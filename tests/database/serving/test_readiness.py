@@ -1,4 +1,4 @@
-"""What a serving process finds out about its databases, beside its requests."""
+"""The readiness of a process that serves, with real databases."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ PATHS = ("/health/live", "/health/db", "/api/db/status")
 
 @pytest.fixture
 def serving(django_database, small_shop) -> Iterator[Callable[[str], HttpResponse]]:
-    """This process serves; asks it for a path. The build is noted with the first request."""
+    """Return a function that requests a path of this process; the first request loads the build."""
     yield from _serve()
 
 
@@ -66,7 +66,7 @@ def _serve() -> Iterator[Callable[[str], HttpResponse]]:
 
 @pytest.fixture
 def serving_lite(lite, small_shop) -> Iterator[Callable[[str], HttpResponse]]:
-    """The same on a file of SQLite."""
+    """Return the same function with a SQLite file."""
     yield from _serve()
 
 
@@ -76,7 +76,7 @@ def state_of(alias: str = "default") -> State | None:
 
 
 def health(serving: Callable[[str], HttpResponse]) -> int:
-    """The code of readiness, when there are news."""
+    """Return the HTTP status of readiness after the first poll."""
     serving("/health/live")
     readiness.wait(20)
     return serving("/health/db").status_code
@@ -88,7 +88,7 @@ def wait_for(state: State, alias: str = "default") -> None:
     )
 
 
-# Relative to this build
+# The database and this build
 
 
 def test_equal(serving) -> None:
@@ -99,7 +99,7 @@ def test_equal(serving) -> None:
 
 
 def test_behind(serving, small_shop) -> None:
-    """A build with one more migration holds requests back until that is applied."""
+    """A build with one more migration blocks requests until that migration is applied."""
     initialize()
     small_shop.write("0003_more")
     assert serving("/").status_code == 503
@@ -118,7 +118,7 @@ def test_ahead(serving, small_shop) -> None:
 
 
 def test_diverged(serving, small_shop, settings) -> None:
-    """A database that went another way is not ready, and the token holder is told so."""
+    """A database that followed another branch is not ready; the status names its migration."""
     small_shop.write("0003_theirs")
     initialize()
     small_shop.remove("0003_theirs")
@@ -134,7 +134,7 @@ def test_diverged(serving, small_shop, settings) -> None:
 
 
 def test_leftovers_of_an_app_that_is_gone(serving, django_database, small_shop) -> None:
-    """What an app has left behind that this build does not have is no other way."""
+    """Migrations of an app that this build does not have are not reported as unknown."""
     initialize()
     django_database.rows(
         "INSERT INTO django_migrations (app, name, applied) VALUES ('gone', '0001', now())"
@@ -145,7 +145,7 @@ def test_leftovers_of_an_app_that_is_gone(serving, django_database, small_shop) 
 
 
 def test_sqlite(serving_lite, small_shop) -> None:
-    """A file of SQLite is read in the same way: nothing there, another way, and equal."""
+    """A SQLite file that is empty, on another branch or equal has the same statuses."""
     assert serving_lite("/").status_code == 503
     assert state_of() is State.UNINITIALIZED
     small_shop.write("0003_theirs")
@@ -162,7 +162,7 @@ def test_sqlite(serving_lite, small_shop) -> None:
 
 
 def test_sqlite_without_our_tables(serving_lite, small_shop) -> None:
-    """A file that plain Django migrated another way says so, too."""
+    """A SQLite file that plain Django migrated on another branch reports the unknown migration."""
     small_shop.write("0003_theirs")
     call_command(DjangoMigrate(), verbosity=0)
     small_shop.remove("0003_theirs")
@@ -171,21 +171,21 @@ def test_sqlite_without_our_tables(serving_lite, small_shop) -> None:
     assert readiness.status("default").unknown == ("shop.0003_theirs",)
 
 
-def test_foreign(serving) -> None:
+def test_migrated_by_plain_django(serving) -> None:
     """A database that plain Django migrated is ready."""
     call_command(DjangoMigrate(), verbosity=0)
     assert health(serving) == 200
 
 
 def test_an_empty_database(serving) -> None:
-    """A process on an empty database answers, holds back, and makes nothing there."""
+    """On an empty database a process responds, blocks requests and is uninitialized."""
     assert serving("/").status_code == 503
     assert state_of() is State.UNINITIALIZED
     assert serving("/health/live").status_code == 200
 
 
 def test_ready_is_for_good(serving, django_database) -> None:
-    """Once ready, nothing is looked at any more, whatever becomes of the database."""
+    """A ready process polls no more, whatever happens to the database."""
     initialize()
     assert serving("/").content == b"served"
     django_database.rows(f"DROP TABLE {RUN_TABLE}, django_migrations CASCADE")
@@ -209,11 +209,11 @@ def test_rights(
     assert health(serving) == expected
 
 
-# Where the database does not answer
+# A database that does not answer
 
 
 def probe(serving: Callable[[str], HttpResponse], rounds: int = 10) -> list[float]:
-    """How long each probe took, after all have been answered as they must be."""
+    """Return the seconds that each probe took, after checking the HTTP status of each."""
     codes, seconds = [], []
     for path in PATHS * rounds:
         started = time.monotonic()
@@ -223,8 +223,8 @@ def probe(serving: Callable[[str], HttpResponse], rounds: int = 10) -> list[floa
     return seconds
 
 
-def test_a_server_that_is_down(serving, log_in_as) -> None:
-    """Probes are answered at once while the server is down, and news are found afterwards."""
+def test_a_database_server_that_is_down(serving, log_in_as) -> None:
+    """Probes are answered at once while PostgreSQL is down; later its status has the reason."""
     initialize()
     log_in_as(PORT=str(free_port()))
     seconds = probe(serving)
@@ -236,8 +236,8 @@ def test_a_server_that_is_down(serving, log_in_as) -> None:
     assert serving("/").status_code == 503
 
 
-def test_a_server_that_never_answers(serving, log_in_as, black_hole) -> None:
-    """Probes are answered at once while each attempt to connect takes its whole time."""
+def test_a_database_server_that_never_answers(serving, log_in_as, black_hole) -> None:
+    """Probes are answered at once while each connection attempt runs into its timeout."""
     log_in_as(PORT=str(black_hole), HOST="127.0.0.1")
     seconds: list[float] = []
     while (status := readiness.status("default")) is None:
@@ -258,7 +258,7 @@ def test_recovery(serving, log_in_as, django_database) -> None:
 
 @pytest.fixture
 def lead(small_shop, open_session) -> Callable[[], PostgresRecorder]:
-    """Opens a run of this build, as its leader, that migrates."""
+    """Return a function that opens a run of this build, as a leader that migrates."""
 
     def open_run() -> PostgresRecorder:
         session = open_session()
@@ -274,7 +274,7 @@ def lead(small_shop, open_session) -> Callable[[], PostgresRecorder]:
 
 
 def test_while_a_migration_locks_our_tables(serving, lead, observer) -> None:
-    """Progress is still shown while a migration has locked our tables."""
+    """The progress is still known while a migration locks our tables."""
     lead()
     health(serving)
     wait_for(State.MIGRATING)
@@ -292,12 +292,12 @@ def test_while_a_migration_locks_our_tables(serving, lead, observer) -> None:
     observer.rollback()
 
 
-# How long it may still take
+# The remaining time
 
 
 @pytest.fixture(params=["django_database", "lite"])
 def any_reader(request, small_shop) -> Iterator[BaseReader]:
-    """A reader of a database of each kind on which the shop was initialized."""
+    """A reader of a PostgreSQL and a SQLite database that were initialized with the shop."""
     request.getfixturevalue(request.param)
     initialize()
     with closing(open_reader("default", get_settings(), Deadline(5))) as opened:
@@ -307,8 +307,8 @@ def any_reader(request, small_shop) -> Iterator[BaseReader]:
 NAMES = ("shop.0001_initial", "shop.0002_sale")
 
 
-def test_what_was_timed_before(any_reader) -> None:
-    """What is left takes as long as it took before; nothing is said where that is unknown."""
+def test_seconds_left(any_reader) -> None:
+    """The remaining steps take as long as in an earlier run; without one the time is unknown."""
     [first] = any_reader.history(1)
     again = first._replace(id=first.id + 1)
     one, both = (any_reader.seconds_left(again, names) for names in (NAMES[:1], NAMES))
@@ -318,7 +318,7 @@ def test_what_was_timed_before(any_reader) -> None:
 
 
 def test_an_estimate(serving, django_database, lead, small_shop) -> None:
-    """A run whose steps were all timed before says what it may still take."""
+    """An open run has an estimate if all its steps were timed before."""
     initialize()
     call_command("migrate", "shop", "zero", verbosity=0)
     leader = lead()
@@ -335,7 +335,7 @@ def test_an_estimate(serving, django_database, lead, small_shop) -> None:
 
 @pytest.mark.parametrize("error", [TablesLocked, TablesUnreadable, ConnectionEnded])
 def test_no_estimate(error) -> None:
-    """Where the steps cannot be read there is no estimate, and what else was seen counts."""
+    """If the steps cannot be read, the detail has no estimate and stays as it is."""
 
     class Reader:
         def seconds_left(self, *arguments: object) -> None:
@@ -344,8 +344,8 @@ def test_no_estimate(error) -> None:
     status = Status(
         "default", State.MIGRATING, 1, "", run=run_row(), led=True, pending=NAMES
     )
-    scene = StatusDetail(status)
-    assert with_estimate(scene, Reader()) is scene
+    detail = StatusDetail(status)
+    assert with_estimate(detail, Reader()) is detail
 
 
 # Several databases
@@ -354,7 +354,7 @@ def test_no_estimate(error) -> None:
 def test_one_that_hangs(
     serving, django_database, settings, monkeypatch, black_hole
 ) -> None:
-    """A database that hangs does not keep back the news of another."""
+    """A database that hangs does not delay the status of another one."""
     hanging = {**connections.settings["default"], "PORT": str(black_hole)}
     monkeypatch.setitem(
         connections.settings, "hanging", {**hanging, "HOST": "127.0.0.1"}
@@ -375,7 +375,7 @@ def test_one_that_hangs(
 
 @pytest.fixture
 def connecting_threads(monkeypatch) -> list[str]:
-    """The name of the thread of each connection that is opened."""
+    """Record the thread name of each opened connection."""
     names: list[str] = []
     connect = psycopg.connect
 
@@ -390,7 +390,7 @@ def connecting_threads(monkeypatch) -> list[str]:
 def test_no_request_opens_a_connection(
     serving, django_database, connecting_threads
 ) -> None:
-    """Only the lookout connects, at most once a second, and never again once ready."""
+    """Only the poller connects, at most once a second, and no more once ready."""
     started = time.monotonic()
     while len(connecting_threads) < 3:
         for path in (*PATHS, "/"):
@@ -406,10 +406,8 @@ def test_no_request_opens_a_connection(
     assert (connecting_threads, django_database.sessions()) == ([], before)
 
 
-def test_a_connection_of_its_own_soon_closed(
-    serving, django_database, monkeypatch
-) -> None:
-    """Between two looks no connection is open."""
+def test_no_connection_between_polls(serving, django_database, monkeypatch) -> None:
+    """Between two polls no connection is open."""
     closed = []
     close = Session.close
     monkeypatch.setattr(
@@ -422,7 +420,7 @@ def test_a_connection_of_its_own_soon_closed(
 
 
 def test_a_build_whose_migrations_cannot_be_found(serving, settings) -> None:
-    """A process whose build cannot be told does not start to serve."""
+    """A process whose build cannot be computed does not start to serve."""
     settings.MIGRATION_MODULES = {"shop": "nowhere.migrations"}
     with pytest.raises(ConfigurationError, match="nowhere"):
         serving("/")

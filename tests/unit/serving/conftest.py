@@ -22,8 +22,8 @@ def failed(id_: int, seconds_ago: float, **changes: Any) -> RunRow:
 class Reader:
     """A reader that returns the status and the runs of a test."""
 
-    def __init__(self, sight: Status, runs: list[RunRow]) -> None:
-        self.sight = sight
+    def __init__(self, status: Status, runs: list[RunRow]) -> None:
+        self.status = status
         self.runs = runs
         self.lost: Exception | None = None
 
@@ -36,19 +36,19 @@ class Reader:
 
 
 @pytest.fixture
-def see(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+def set_database(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Make the database show a status and runs; return the aliases that are read."""
-    looked_at: list[str] = []
+    databases_read: list[str] = []
 
-    def let(sight: Status | Exception, *runs: RunRow) -> list[str]:
+    def set_to(found: Status | Exception, *runs: RunRow) -> list[str]:
         def open_reader(alias: str, *arguments: Any) -> Reader:
-            looked_at.append(alias)
-            if isinstance(sight, Exception):
-                raise sight
-            return Reader(sight, list(runs))
+            databases_read.append(alias)
+            if isinstance(found, Exception):
+                raise found
+            return Reader(found, list(runs))
 
         monkeypatch.setattr(backoff, "open_reader", open_reader)
-        monkeypatch.setattr(backoff, "read_status", lambda alias, reader: reader.sight)
-        return looked_at
+        monkeypatch.setattr(backoff, "read_status", lambda alias, reader: reader.status)
+        return databases_read
 
-    return let
+    return set_to

@@ -67,13 +67,13 @@ def test_a_lost_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Reader(FAILED, [])
     reader.lost = ConnectionEnded("gone")
     monkeypatch.setattr(module, "open_reader", lambda *arguments: reader)
-    monkeypatch.setattr(module, "read_status", lambda alias, reader: reader.sight)
+    monkeypatch.setattr(module, "read_status", lambda alias, reader: reader.status)
     assert seconds_until_due("default", BUILD) == math.inf
 
 
-def test_runs_in_the_database(see: Any) -> None:
+def test_runs_in_the_database(set_database: Any) -> None:
     """The runs in the database determine the remaining seconds."""
-    see(FAILED, failed(1, 1))
+    set_database(FAILED, failed(1, 1))
     assert seconds_until_due("default", BUILD) == pytest.approx(4)
-    see(DatabaseUnreachable())
+    set_database(DatabaseUnreachable())
     assert seconds_until_due("default", BUILD) == math.inf

@@ -136,8 +136,8 @@ def test_details() -> None:
     step = StepRow(2, "migration", "shop.0002_secret", False, "failed", 1.5)
     blocker = Blocker(8, "app", "psql", "idle", 3.0, "TABLE shop")
     waiting = Activity("SELECT secret", 2.0, 7, False, (blocker,))
-    scene = StatusDetail(FAILED, (step,), role="owner", followers=3, activity=waiting)
-    [found] = payloads.details([scene])["databases"]
+    detail = StatusDetail(FAILED, (step,), role="owner", followers=3, activity=waiting)
+    [found] = payloads.details([detail])["databases"]
     assert found == {
         **FAILED.as_json(),
         "steps": [step._asdict()],

@@ -42,25 +42,25 @@ def poll(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Status]
     monkeypatch.setattr(poller, "poll_interval", lambda seconds: 0)
     started: list[StatusPoller] = []
 
-    def at(*sights: Status | Exception) -> list[Status]:
-        left: list[Status | Exception] = list(sights)
+    def run(*results: Status | Exception) -> list[Status]:
+        left: list[Status | Exception] = list(results)
         reported: list[StatusDetail] = []
 
         def open_reader(*arguments: Any) -> Any:
-            sight = left.pop(0) if left else READY
-            if isinstance(sight, Exception):
-                raise sight
-            return Reader(sight)
+            result = left.pop(0) if left else READY
+            if isinstance(result, Exception):
+                raise result
+            return Reader(result)
 
         monkeypatch.setattr(poller, "open_reader", open_reader)
-        monkeypatch.setattr(poller, "read_status", lambda alias, reader: reader.sight)
+        monkeypatch.setattr(poller, "read_status", lambda alias, reader: reader.status)
         started.append(StatusPoller("default", None, reported.append))
         started[-1].start()
         started[-1].join(10)
         assert not started[-1].is_alive()
-        return [scene.status for scene in reported]
+        return [detail.status for detail in reported]
 
-    yield at
+    yield run
     for each in started:
         each.stop()
 
@@ -68,8 +68,8 @@ def poll(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Status]
 class Reader:
     """A reader with one status."""
 
-    def __init__(self, sight: Status) -> None:
-        self.sight = sight
+    def __init__(self, status: Status) -> None:
+        self.status = status
 
     def seconds_left(self, *arguments: object) -> None: ...
 
@@ -136,7 +136,7 @@ def test_more_for_the_token(poll, monkeypatch, settings) -> None:
         alias: str, reader: Any, before: StatusDetail | None
     ) -> StatusDetail:
         looked.append(before)
-        return StatusDetail(reader.sight)
+        return StatusDetail(reader.status)
 
     monkeypatch.setattr(poller, "read_detail", read_scene)
     poll(BEHIND)
@@ -171,13 +171,13 @@ def test_stop(monkeypatch) -> None:
     """A stopped poller ends without another poll."""
     reported: list[StatusDetail] = []
     monkeypatch.setattr(poller, "open_reader", lambda *arguments: Reader(BEHIND))
-    monkeypatch.setattr(poller, "read_status", lambda alias, reader: reader.sight)
+    monkeypatch.setattr(poller, "read_status", lambda alias, reader: reader.status)
     watching = StatusPoller("default", None, reported.append)
     watching.start()
     wait_until(lambda: reported)
     watching.stop()
     assert not watching.is_alive()
-    assert [scene.status for scene in reported] == [BEHIND]
+    assert [detail.status for detail in reported] == [BEHIND]
 
 
 def test_unreachable() -> None:

@@ -113,13 +113,15 @@ def assert_ends(thread: InitializationSupervisor) -> None:
 
 
 @pytest.mark.parametrize("status", [None, LED, Status.unreachable("default")])
-def test_it_waits(children: Any, begin: Any, see: Any, status: Status | None) -> None:
+def test_it_waits(
+    children: Any, begin: Any, set_database: Any, status: Status | None
+) -> None:
     """While the status is unknown, led or unreachable, the supervisor reads no database."""
-    looked_at = see(DUE)
+    databases_read = set_database(DUE)
     counted = Counted(default=status)
     thread = begin(counted)
     wait_until(lambda: counted.reads > 20)
-    assert (children, looked_at) == ([], [])
+    assert (children, databases_read) == ([], [])
     counted["default"] = READY
     assert_ends(thread)
 
@@ -135,11 +137,11 @@ class Counted(dict[str, Any]):
 
 
 def test_it_initializes(
-    children: Any, begin: Any, see: Any, monkeypatch: Any, caplog: Any
+    children: Any, begin: Any, set_database: Any, monkeypatch: Any, caplog: Any
 ) -> None:
     """The supervisor starts a child, and ends when all databases are ready."""
     caplog.set_level(logging.INFO)
-    see(DUE)
+    set_database(DUE)
     use(monkeypatch, children, *[(0, "")] * 1000)
     known = {"default": DUE}
     thread = begin(known)
@@ -149,47 +151,49 @@ def test_it_initializes(
     assert "Initializing in the background, in process 4711." in caplog.messages
 
 
-def test_several_databases(children: Any, begin: Any, see: Any) -> None:
+def test_several_databases(children: Any, begin: Any, set_database: Any) -> None:
     """The supervisor reads only the idle databases; the child initializes all."""
-    looked_at = see(DUE)
+    databases_read = set_database(DUE)
     led = Status("second", LED.state, 0, "", led=True)
     due = Status("third", DUE.state, 0, "")
     begin({"default": READY, "second": led, "third": due})
     wait_until(lambda: children)
-    assert set(looked_at) == {"third"}
+    assert set(databases_read) == {"third"}
 
 
 def test_it_is_not_time_yet(
-    children: Any, begin: Any, see: Any, monkeypatch: Any
+    children: Any, begin: Any, set_database: Any, monkeypatch: Any
 ) -> None:
     """The supervisor reads the runs again before they are due: another process may have died."""
     monkeypatch.setattr(supervisor, "_MAX_POSTPONE_SECONDS", 0.01)
-    looked_at = see(FAILED, failed(1, 1))
+    databases_read = set_database(FAILED, failed(1, 1))
     begin({"default": FAILED})
-    wait_until(lambda: len(looked_at) > 2)
+    wait_until(lambda: len(databases_read) > 2)
     assert children == []
-    see(FAILED, failed(1, 6))
+    set_database(FAILED, failed(1, 6))
     wait_until(lambda: children)
 
 
-def test_one_child_a_host(children: Any, begin: Any, see: Any, host: HostLock) -> None:
+def test_one_child_a_host(
+    children: Any, begin: Any, set_database: Any, host: HostLock
+) -> None:
     """While another process of the host has a child, the supervisor reads no database."""
-    looked_at = see(DUE)
+    databases_read = set_database(DUE)
     assert host.acquire()
     counted = Counted(default=DUE)
     begin(counted)
     wait_until(lambda: counted.reads > 20)
-    assert (children, looked_at) == ([], [])
+    assert (children, databases_read) == ([], [])
     host.close()
     wait_until(lambda: children)
     assert not host.acquire()
 
 
 def test_a_failure(
-    children: Any, begin: Any, see: Any, monkeypatch: Any, caplog: Any
+    children: Any, begin: Any, set_database: Any, monkeypatch: Any, caplog: Any
 ) -> None:
     """A failure is logged with its reason, and the pause before the next try grows."""
-    see(DUE)
+    set_database(DUE)
     monkeypatch.setattr(backoff, "MIN_PAUSE", 0.01)
     use(monkeypatch, children, (1, "It broke."), (1, "Again."), (0, ""), (1, "Late."))
     thread = begin({"default": DUE})
@@ -204,11 +208,11 @@ def test_a_failure(
 
 
 def test_another_process_was_faster(
-    children: Any, begin: Any, see: Any, monkeypatch: Any, caplog: Any
+    children: Any, begin: Any, set_database: Any, monkeypatch: Any, caplog: Any
 ) -> None:
     """A child with nothing to do is no failure."""
     caplog.set_level(logging.INFO)
-    see(DUE)
+    set_database(DUE)
     use(
         monkeypatch,
         children,
@@ -221,14 +225,14 @@ def test_another_process_was_faster(
 
 
 def test_a_child_that_cannot_be_started(
-    children: Any, begin: Any, see: Any, monkeypatch: Any, caplog: Any
+    children: Any, begin: Any, set_database: Any, monkeypatch: Any, caplog: Any
 ) -> None:
     """A child that cannot be started is a failure; the supervisor continues."""
 
     def start(**arguments: Any) -> Any:
         raise OSError(11, "Resource temporarily unavailable")
 
-    see(DUE)
+    set_database(DUE)
     monkeypatch.setattr(backoff, "MIN_PAUSE", 0.01)
     monkeypatch.setattr(supervisor, "InitializationProcess", start)
     begin({"default": DUE})
@@ -238,20 +242,20 @@ def test_a_child_that_cannot_be_started(
 
 
 def test_an_unexpected_error(
-    children: Any, begin: Any, see: Any, monkeypatch: Any, caplog: Any
+    children: Any, begin: Any, set_database: Any, monkeypatch: Any, caplog: Any
 ) -> None:
     """An unexpected error is logged, and the supervisor tries again."""
     monkeypatch.setattr(backoff, "MIN_PAUSE", 0.01)
-    see(RuntimeError("not\nforeseen"))
+    set_database(RuntimeError("not\nforeseen"))
     begin({"default": DUE})
     wait_until(lambda: "RuntimeError: not foreseen" in caplog.text)
-    see(DUE)
+    set_database(DUE)
     wait_until(lambda: children)
 
 
-def test_without_a_build(see: Any, monkeypatch: Any) -> None:
+def test_without_a_build(set_database: Any, monkeypatch: Any) -> None:
     """The supervisor computes the build when it needs it."""
-    see(READY)
+    set_database(READY)
     monkeypatch.setattr(supervisor, "current_build", lambda: BUILD)
     thread = InitializationSupervisor(["default"], None, {"default": DUE}.get)
     thread._try_initialize(["default"])
@@ -262,10 +266,10 @@ def test_without_a_build(see: Any, monkeypatch: Any) -> None:
 
 
 def test_stopped_while_a_child_runs(
-    children: Any, begin: Any, see: Any, caplog: Any
+    children: Any, begin: Any, set_database: Any, caplog: Any
 ) -> None:
     """Stopping ends the child and the thread, without a failure."""
-    see(DUE)
+    set_database(DUE)
     thread = begin({"default": DUE})
     wait_until(lambda: children)
     thread.stop()
@@ -283,13 +287,13 @@ def test_stopped_before_the_child_is_started(children: Any, host: HostLock) -> N
 
 
 def test_the_end_of_the_process(
-    children: Any, begin: Any, see: Any, monkeypatch: Any
+    children: Any, begin: Any, set_database: Any, monkeypatch: Any
 ) -> None:
     """A process that exits ends its child first; once ready, it does nothing at its exit."""
     at_exit: list[Callable[[], None]] = []
     monkeypatch.setattr(atexit, "register", at_exit.append)
     monkeypatch.setattr(atexit, "unregister", at_exit.remove)
-    see(DUE)
+    set_database(DUE)
     begin({"default": DUE})
     wait_until(lambda: children)
     [end] = at_exit
@@ -336,10 +340,10 @@ def test_the_server_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_child_continues(
-    children: Any, begin: Any, see: Any, host: HostLock, replaced: int
+    children: Any, begin: Any, set_database: Any, host: HostLock, replaced: int
 ) -> None:
     """A worker that is replaced detaches its child to the server, and records it."""
-    see(DUE)
+    set_database(DUE)
     thread = begin({"default": DUE})
     wait_until(lambda: children)
     thread._at_exit()
@@ -350,7 +354,12 @@ def test_the_child_continues(
 
 @pytest.mark.parametrize("why", ["told", "no handlers", "no server", "no file"])
 def test_the_child_ends(
-    children: Any, begin: Any, see: Any, replaced: int, monkeypatch: Any, why: str
+    children: Any,
+    begin: Any,
+    set_database: Any,
+    replaced: int,
+    monkeypatch: Any,
+    why: str,
 ) -> None:
     """The child ends if its worker got a signal or would miss it, or has no server or lock file."""
     if why == "no file":
@@ -358,7 +367,7 @@ def test_the_child_ends(
         monkeypatch.setattr(
             supervisor, "InitializationProcess", lambda **_: FakeChild(children, [])
         )
-    see(DUE)
+    set_database(DUE)
     thread = begin({"default": DUE})
     wait_until(lambda: children)
     monkeypatch.setattr(termination, "received", why == "told")
