@@ -1,8 +1,9 @@
 """Find the backend of a database.
 
-Only this package knows database engines. `base` defines the contract of a backend. Each engine has
-a folder, found by Django's vendor name, that imports `base` and `core` but no other engine. To add
-an engine, write its folder and add a line to `BACKENDS`.
+`initialization`, `status`, `serving` and `management` know a database engine only through this
+package: its features, and the backend class. `base` defines what a backend provides. Each engine
+has a folder, found by Django's vendor name, and must not import another engine, `validation`,
+`initialization` or `serving`. To add an engine, write its folder and a line in `BACKENDS`.
 
 A backend is imported on first use, so a project on SQLite needs no PostgreSQL driver.
 """
@@ -33,7 +34,7 @@ BACKENDS = {
 
 
 def get_features(alias: str) -> BackendFeatures:
-    """Return the features of the database, without opening a connection."""
+    """Return the features of the database; opens no connection."""
     connection = connections[alias]
     folder = BACKENDS.get(connection.vendor)
     if folder is None:
@@ -65,7 +66,7 @@ def get_backend(context: Context) -> BaseBackend:
 def privileged_steps(alias: str, build: Build) -> tuple[StepDefinition, ...]:
     """Return the build's privileged steps for the database, in order.
 
-    Empty if the database has no roles and grants.
+    Empty where the database has no roles and grants.
     """
     if not build.privileged or not get_features(alias).supports_privileged_steps:
         return ()

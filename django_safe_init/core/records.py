@@ -257,6 +257,8 @@ class Activity:
     #: A statement is running and does not wait for a lock.
     progressing: bool
     blockers: tuple[Blocker, ...]
+    #: The command that ends the first blocker; empty without a blocker.
+    remedy: str = ""
 
     def __str__(self) -> str:
         if self.query is None:

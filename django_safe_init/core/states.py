@@ -63,7 +63,7 @@ class StateMachine:
         self.database = database
         self.state = State.UNINITIALIZED
 
-    def to(self, new: State) -> None:
+    def transition_to(self, new: State) -> None:
         """Change to `new`. Raise `InvalidTransition` unless `TRANSITIONS` allows it."""
         old = self.state
         if new not in TRANSITIONS[old]:

@@ -46,7 +46,7 @@ class Election:
     def _follow_only(self) -> Outcome:
         snapshot = self._first_snapshot()
         if not snapshot.ready:
-            self.progress.machine.to(State.ACQUIRING_LOCK)
+            self.progress.machine.transition_to(State.ACQUIRING_LOCK)
             self.progress.role = "follower"
             follower = self._follower(snapshot)
             follower.follow()
@@ -61,7 +61,7 @@ class Election:
             and not self.options.force
         ):
             return self._ready(snapshot)
-        self.progress.machine.to(State.ACQUIRING_LOCK)
+        self.progress.machine.transition_to(State.ACQUIRING_LOCK)
         follower = self._follower(snapshot)
         leader = Leader(
             self.backend,

@@ -102,9 +102,10 @@ class Follower:
         return reader.read()
 
     def decide(self, snapshot: Snapshot) -> Decision | None:
-        """Return what the snapshot means for this process; None to wait on.
+        """Return the next action for the snapshot; None to wait on. Raises `LeaderFailed`.
 
-        This is the one place that decides to take over. Raises `LeaderFailed`.
+        `_poll` takes over in two more cases: the status tables are locked and no process
+        leads, or a stalled leader was ended.
         """
         self.snapshot = snapshot
         own, latest = snapshot.own, snapshot.latest

@@ -130,7 +130,7 @@ class Initializer:
             try:
                 return self._try_once()
             except (LockLost, ConnectionEnded) as exc:
-                machine.to(State.ERROR)
+                machine.transition_to(State.ERROR)
                 restarts += 1
                 if restarts > settings.restarts:
                     raise LockLost(
@@ -139,7 +139,7 @@ class Initializer:
                 self.progress.lost.reason = one_line(exc)
                 self.progress.report(f"{one_line(exc)} Starting over.")
             except BaseException:
-                machine.to(State.ERROR)
+                machine.transition_to(State.ERROR)
                 raise
 
     def outcome(self, result: str, error: str | None = None) -> Outcome:
@@ -182,7 +182,7 @@ class Initializer:
         return settings
 
     def _try_once(self) -> Outcome:
-        self.progress.machine.to(State.CONNECTING)
+        self.progress.machine.transition_to(State.CONNECTING)
         backend = get_backend(self.context)
         assert isinstance(backend, LockingBackend)  # its features say so
         observer = backend.observer()

@@ -7,7 +7,6 @@ indexes concurrently: an index that it left behind can be found, dropped, and ma
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -49,32 +48,6 @@ def runs_custom_code(migration: Migration) -> bool:
     )
 
 
-def _index_name(operation: Operation) -> str | None:
-    """Return the index that the operation adds or removes concurrently, or None."""
-    # Importing it fails without a driver of PostgreSQL, and then no migration uses it.
-    postgres: Any = sys.modules.get("django.contrib.postgres.operations")
-    if postgres is None:
-        return None
-    if isinstance(operation, postgres.AddIndexConcurrently):
-        return str(operation.index.name)
-    if isinstance(operation, postgres.RemoveIndexConcurrently):
-        return str(operation.name)
-    return None
-
-
-def concurrent_indexes(migration: Migration) -> list[str]:
-    """Return the indexes that the migration adds or removes concurrently."""
-    names = (_index_name(operation) for operation in operations(migration))
-    return [name for name in names if name is not None]
-
-
-def only_concurrent_indexes(migration: Migration) -> bool:
-    """Return True if the migration only adds and removes indexes concurrently."""
-    return all(
-        _index_name(operation) is not None for operation in operations(migration)
-    )
-
-
 def is_reversible(migration: Migration) -> bool:
     """Return True if Django can reverse the migration."""
     return all(operation.reversible for operation in migration.operations)
@@ -90,6 +63,17 @@ def require_reversible(migration: Migration) -> None:
             raise IrreversibleError(
                 f"Operation {operation} in {migration} is not reversible"
             )
+
+
+def concurrent_indexes(session: RunSession, migration: Migration) -> list[str]:
+    """Return the indexes that the migration adds or removes concurrently."""
+    names = map(session.concurrent_index, operations(migration))
+    return [name for name in names if name is not None]
+
+
+def only_concurrent_indexes(session: RunSession, migration: Migration) -> bool:
+    """Return True if the migration only adds and removes indexes concurrently."""
+    return None not in map(session.concurrent_index, operations(migration))
 
 
 class InterruptedSteps:
@@ -172,9 +156,9 @@ class InterruptedSteps:
         migration: Migration,
     ) -> bool:
         """Return True if the reversal can have changed more than an invalid index."""
-        if not only_concurrent_indexes(migration):
+        if not only_concurrent_indexes(self.session, migration):
             return is_reversible(migration)
-        names = concurrent_indexes(migration)
+        names = concurrent_indexes(self.session, migration)
         return (
             self.session.existing_indexes(connection, names, valid=True)
             != mark.indexes_before
@@ -190,7 +174,7 @@ class InterruptedSteps:
         mark = self.steps.get(f"{migration.app_label}.{migration.name}")
         if mark is None or mark.backwards is not backwards:
             return  # the opposite direction: the interrupted one was completed since
-        if not only_concurrent_indexes(migration):
+        if not only_concurrent_indexes(self.session, migration):
             self._apply_policy(
                 mark.name, _recovery_hint(mark, migration, self._database_option)
             )
@@ -209,7 +193,7 @@ class InterruptedSteps:
         mark: InterruptedStep,
         migration: Migration,
     ) -> None:
-        names = concurrent_indexes(migration)
+        names = concurrent_indexes(self.session, migration)
         existing = self.session.existing_indexes(connection, names)
         for name in sorted(existing - mark.indexes_before):
             logger.warning(
@@ -242,7 +226,7 @@ def start_detail(
     session: RunSession, connection: BaseDatabaseWrapper, migration: Migration
 ) -> dict[str, Any] | None:
     """Return the detail to record with the start of a non-atomic migration."""
-    names = concurrent_indexes(migration)
+    names = concurrent_indexes(session, migration)
     if not names:
         return None
     return {"indexes_before": sorted(session.existing_indexes(connection, names))}

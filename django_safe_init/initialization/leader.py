@@ -79,7 +79,7 @@ class Leader:
                 self._run_system_checks()
             self.progress.became_leader()
             with self._session(lock), self._translated_errors():
-                self.machine.to(State.CHECKING_SCHEMA)
+                self.machine.transition_to(State.CHECKING_SCHEMA)
                 self.recorder.ensure_tables()
                 interrupted = self._read_interrupted_steps()
                 self._open_run()
@@ -121,7 +121,7 @@ class Leader:
     def _migrate(
         self, connection: BaseDatabaseWrapper, interrupted: InterruptedSteps
     ) -> None:
-        self.machine.to(State.MIGRATING)
+        self.machine.transition_to(State.MIGRATING)
         self.recorder.update(State.MIGRATING, "reading migrations")
         if not self.task.fake:
             interrupted.complete_reversals(connection)
@@ -176,7 +176,7 @@ class Leader:
 
     def _validate(self) -> None:
         """Validate the schema, and close the run with the result."""
-        self.machine.to(State.VALIDATING)
+        self.machine.transition_to(State.VALIDATING)
         self.session.verify()
         self.recorder.update(State.VALIDATING)
         missing = self._missing()
@@ -188,7 +188,7 @@ class Leader:
         state = State.UNINITIALIZED if missing else State.READY
         whole = self.task.full_target and not missing and valid
         self.recorder.finish_run("ready" if whole else "partial", state)
-        self.machine.to(state)
+        self.machine.transition_to(state)
 
     def _schema_is_valid(self) -> bool:
         """Return True if validation found no error; raise if the task requires that."""

@@ -153,7 +153,7 @@ class LockTimeoutRetry:
 
     def _with_remedy(self, text: str) -> str:
         end = "".join(
-            f" To end that session: SELECT pg_terminate_backend({each.pid});"
+            f" To end that session: {self.timeout.how_to_end(each)}"
             for each in self._blockers
         )
         return text + end

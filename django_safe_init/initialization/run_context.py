@@ -29,7 +29,7 @@ class MigrationListener(Protocol):
 _listeners = threading.local()
 
 
-def current_tracker(alias: str) -> MigrationListener | None:
+def current_listener(alias: str) -> MigrationListener | None:
     """Return the listener of the run that this thread leads, if it leads one."""
     listeners: dict[str, MigrationListener | None] = _listeners.__dict__
     return listeners.get(alias)
@@ -42,7 +42,7 @@ def in_run(alias: str) -> bool:
 
 @contextmanager
 def run_context(alias: str, listener: MigrationListener | None) -> Iterator[None]:
-    """Let `current_tracker` find the listener, and let no `migrate` take the lock.
+    """Let `current_listener` find the listener, and let no `migrate` take the lock.
 
     Without a listener `migrate` is Django's own: in the mode "off", and inside a step.
     """

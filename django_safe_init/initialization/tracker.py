@@ -143,7 +143,7 @@ class MigrationTracker:
             return
         atomic = self.current_is_atomic
         if not atomic:
-            if only_concurrent_indexes(migration):
+            if only_concurrent_indexes(self.session, migration):
                 return  # they block no query, and a limit would leave an invalid index
             self._around.enter_context(timeout.limited(self.connection))
         retry = LockTimeoutRetry(

@@ -32,7 +32,7 @@ class Decision(Enum):
 class MigrateTask:
     """The work of a leader, and how it reports."""
 
-    #: Runs Django's `migrate`, which finds its tracker with `current_tracker`.
+    #: Runs Django's `migrate`, which finds its tracker with `current_listener`.
     migrate: Callable[[], None]
     #: The command's name, for readers of the run's row.
     command: str
@@ -127,7 +127,7 @@ class Progress:
 
     def ready(self, run_id: int | None) -> Outcome:
         """Enter the state "ready", which the run has reached, and return the outcome."""
-        self.machine.to(State.READY)
+        self.machine.transition_to(State.READY)
         self.run_id = run_id
         return self.outcome("ready")
 

@@ -1,4 +1,4 @@
-"""Tell the person who waits what the leader does, and when it stopped progressing."""
+"""Report the leader's progress to the person who waits, and enforce the limits of waiting."""
 
 from __future__ import annotations
 
@@ -76,9 +76,8 @@ class WaitLog:
     def _with_activity(self) -> str:
         line = describe_leader(self.peeked)
         activity = str(self._activity or "")
-        end = ""
-        if self._activity and self._activity.blockers:
-            end = f". To end it: SELECT pg_terminate_backend({self._activity.blockers[0].pid});"
+        remedy = self._activity.remedy if self._activity else ""
+        end = f". To end it: {remedy}" if remedy else ""
         return f"{line}; {activity}{end}" if activity else line
 
     def check_timeouts(self) -> None:

@@ -1,6 +1,7 @@
 """Slow pools: separate connections, so that quick queries do not wait for slow ones.
 
-May use `connection_created`, routers and execute wrappers. Must not touch a run. The settings
+May use `connection_created`, routers and execute wrappers, and psycopg in `postgresql`. Must not
+know about runs. The settings
 file imports this module, so its import must not read the settings.
 """
 

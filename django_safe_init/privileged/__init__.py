@@ -1,7 +1,8 @@
 """Run work that needs an administrator of PostgreSQL: roles, databases, extensions, grants.
 
-May use `backends.postgresql` and the administrator's alias. Must not use the recorder or
-`initialization`. With other aliases it only reads PostgreSQL's catalog.
+May use psycopg, `backends.postgresql` and the administrator's alias. Must not use a recorder or
+`initialization`. On the application's alias it reads PostgreSQL's catalog; only the step that
+`grant_application` registers writes there, in the leader's run: it revokes rights.
 
 Each call in an app's `init_steps.py` registers a step of the privileged phase. Only
 `safe_migrate --phase privileged` runs these steps, on the alias in `PRIVILEGED_DATABASE`:

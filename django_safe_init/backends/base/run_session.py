@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from enum import Enum, auto
 
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations.operations.base import Operation
 
 from django_safe_init.backends.base.introspection import BaseIntrospection
 from django_safe_init.backends.base.reader import BaseReader
@@ -50,6 +51,10 @@ class BaseLockTimeout(ABC):
     def blockers(self) -> tuple[Blocker, ...]:
         """Return the sessions that block the migrating session."""
 
+    @abstractmethod
+    def how_to_end(self, blocker: Blocker) -> str:
+        """Return the command with which a person ends the blocker."""
+
 
 class RunSession(ABC):
     """The reader, the recorder and the connections of one run."""
@@ -89,6 +94,13 @@ class RunSession(ABC):
     @abstractmethod
     def introspection(self) -> BaseIntrospection:
         """Return an introspection on the leader's own connection."""
+
+    def concurrent_index(self, operation: Operation) -> str | None:
+        """Return the index that the operation adds or removes without blocking writers.
+
+        None for any other operation, and for every one of an engine without such indexes.
+        """
+        return None
 
     @abstractmethod
     def existing_indexes(

@@ -96,13 +96,15 @@ def leader_activity(session: Session, lock_key: str | None) -> Activity:
     backends = leader_backends(session, lock_key)
     for backend in sorted(backends, key=lambda backend: backend.leads):
         if backend.active:
+            found = blockers(session, backend.blocking_pids)
             return Activity(
                 query=backend.query,
                 seconds=backend.query_seconds or 0.0,
                 pid=backend.pid,
                 # A moment passes between the lock that is missing and the wait that is shown.
                 progressing=not (backend.waits_for_lock or backend.blocking_pids),
-                blockers=blockers(session, backend.blocking_pids),
+                blockers=found,
+                remedy=how_to_terminate(found[0].pid) if found else "",
             )
     return Activity(None, 0.0, None, False, ())
 
@@ -127,3 +129,8 @@ def blockers_of(session: Session, pid: int) -> tuple[Blocker, ...]:
     Raises the driver's errors.
     """
     return _blockers(session.rows(_BLOCKERS_OF, {"pid": pid}))
+
+
+def how_to_terminate(pid: int) -> str:
+    """Return the statement with which a person terminates the session."""
+    return f"SELECT pg_terminate_backend({pid});"

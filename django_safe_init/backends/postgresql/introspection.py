@@ -8,8 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from django.contrib.postgres.operations import (
+    AddIndexConcurrently,
+    RemoveIndexConcurrently,
+)
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.migrations.operations.base import Operation
 
 from django_safe_init.backends.base.introspection import (
     BaseIntrospection,
@@ -212,6 +217,15 @@ def normalize_identifier(name: str) -> str:
     if len(name) * _BYTES <= _NAME_BYTES:
         return name
     return name.encode()[:_NAME_BYTES].decode(errors="ignore")
+
+
+def concurrent_index(operation: Operation) -> str | None:
+    """Return the index that the operation adds or removes concurrently, or None."""
+    if isinstance(operation, AddIndexConcurrently):
+        return str(operation.index.name)
+    if isinstance(operation, RemoveIndexConcurrently):
+        return str(operation.name)
+    return None
 
 
 def existing_indexes(

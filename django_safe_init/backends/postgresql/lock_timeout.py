@@ -9,7 +9,7 @@ import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.backends.base.run_session import BaseLockTimeout
-from django_safe_init.backends.postgresql.activity import blockers_of
+from django_safe_init.backends.postgresql.activity import blockers_of, how_to_terminate
 from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
 from django_safe_init.backends.postgresql.session import Session
@@ -70,3 +70,6 @@ class PostgresLockTimeout(BaseLockTimeout):
             return blockers_of(self._session, self._fenced.backend_pid)
         except psycopg.Error as exc:
             raise session_error(exc) from exc
+
+    def how_to_end(self, blocker: Blocker) -> str:
+        return how_to_terminate(blocker.pid)

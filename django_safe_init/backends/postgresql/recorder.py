@@ -92,7 +92,7 @@ _PREPARED = {
             heartbeat_at = clock_timestamp()
         WHERE id = $1
     """,
-    "safe_init_prove": f"""
+    "safe_init_read_lock": f"""
         SELECT set_config('application_name', $1, false), {snapshot_sql("$2", "$3")}
     """,
 }
@@ -109,7 +109,7 @@ _UPDATE_RUN = """
     EXECUTE safe_init_update_run(%(run)s, %(state)s, %(done)s, %(total)s, %(progress)s,
                                  %(message)s, %(item_done)s, %(item_total)s,
                                  %(item_message)s);
-    EXECUTE safe_init_prove(%(application_name)s, %(leader_key)s, %(work_key)s);
+    EXECUTE safe_init_read_lock(%(application_name)s, %(leader_key)s, %(work_key)s);
 """
 
 

@@ -7,12 +7,14 @@ from contextlib import AbstractContextManager
 
 import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations.operations.base import Operation
 
 from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.base.run_session import ErrorKind, RunSession
 from django_safe_init.backends.postgresql.errors import is_lost_connection
 from django_safe_init.backends.postgresql.introspection import (
     PostgresIntrospection,
+    concurrent_index,
     drop_index,
     existing_indexes,
 )
@@ -79,6 +81,9 @@ class PostgresRunSession(RunSession):
         return PostgresIntrospection(
             self._session, self._context.settings, self._session.rows
         )
+
+    def concurrent_index(self, operation: Operation) -> str | None:
+        return concurrent_index(operation)
 
     def existing_indexes(
         self,

@@ -19,7 +19,7 @@ from django_safe_init.initialization.initializer import (
     wait_for_server,
 )
 from django_safe_init.initialization.migrate_command import next_migrate
-from django_safe_init.initialization.run_context import current_tracker, in_run
+from django_safe_init.initialization.run_context import current_listener, in_run
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from django_safe_init.management.base import command_errors, exit_codes
 from django_safe_init.management.console import report_to
@@ -83,7 +83,7 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
 
     def _migrate(self, *args: Any, **options: Any) -> None:
         """Run Django's `migrate`, tracked if this thread is in a run."""
-        tracker = current_tracker(options["database"])
+        tracker = current_listener(options["database"])
         # A `migrate` that a migration calls belongs to that migration.
         self._tracker = tracker if tracker and tracker.current is None else None
         super().handle(*args, **options)

@@ -33,7 +33,7 @@ from django_safe_init.core.build import current_build
 from django_safe_init.core.records import RUN_TABLE
 from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.migrate_command import run_migrate
-from django_safe_init.initialization.run_context import current_tracker
+from django_safe_init.initialization.run_context import current_listener
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from django_safe_init.signals import state_changed
 from tests.database.conftest import INITIAL
@@ -86,7 +86,7 @@ def test_nothing_is_left_behind(django_database, small_shop) -> None:
     before = connections["default"]
     initialize()
     assert connections["default"] is before
-    assert current_tracker("default") is None
+    assert current_listener("default") is None
     wait_until(lambda: not django_database.rows(ADVISORY))
     wait_until(lambda: not django_database.backends("application_name ~ 'safe_init'"))
 

@@ -42,11 +42,11 @@ def test_transitions(old: State, new: State) -> None:
     """Exactly the legal transitions change the state; any other raises and changes nothing."""
     machine = machine_in(old)
     if (old.value, new.value) in LEGAL:
-        machine.to(new)
+        machine.transition_to(new)
         assert machine.state is new
     else:
         with pytest.raises(InvalidTransition, match=f"{old} cannot become {new}"):
-            machine.to(new)
+            machine.transition_to(new)
         assert machine.state is old
 
 
@@ -71,7 +71,7 @@ def test_a_transition_is_logged_and_sent(caplog) -> None:
     state_changed.connect(receive)
     try:
         with caplog.at_level(logging.INFO, "django_safe_init"):
-            StateMachine("other").to(State.CONNECTING)
+            StateMachine("other").transition_to(State.CONNECTING)
     finally:
         state_changed.disconnect(receive)
     assert caplog.messages == ["other: uninitialized -> connecting"]
@@ -90,7 +90,7 @@ def test_an_invalid_transition_is_not_sent() -> None:
     state_changed.connect(receive)
     try:
         with pytest.raises(InvalidTransition):
-            StateMachine("default").to(State.READY)
+            StateMachine("default").transition_to(State.READY)
     finally:
         state_changed.disconnect(receive)
     assert sent == []

@@ -176,6 +176,7 @@ def test_what_the_leader_does(latest, leader_pid, line) -> None:
 
 
 BLOCKER = Blocker(55, "report", "", "active", 7.4, "SELECT  *\n FROM " + "x" * 200)
+END_IT = "SELECT pg_terminate_backend(55);"
 
 
 class Observed:
@@ -242,7 +243,7 @@ def test_it_names_the_statement(observed) -> None:
 
 def test_it_names_what_blocks_the_leader(observed) -> None:
     """A blocker is told at once, with its age, its query and the SQL that ends it."""
-    observed.activity = Activity("ALTER TABLE x", 8.0, 4712, False, (BLOCKER,))
+    observed.activity = Activity("ALTER TABLE x", 8.0, 4712, False, (BLOCKER,), END_IT)
     observed.see(0)
     [line] = observed.see(5)
     assert (
@@ -300,7 +301,7 @@ def test_a_running_statement_is_progress(observed) -> None:
 
 def test_a_blocked_statement_is_none(observed) -> None:
     """A statement that waits for a lock is no progress; the error names the blocker."""
-    observed.activity = Activity("ALTER TABLE x", 8.0, 4712, False, (BLOCKER,))
+    observed.activity = Activity("ALTER TABLE x", 8.0, 4712, False, (BLOCKER,), END_IT)
     observed.see(0)
     observed.see(61)
     with pytest.raises(

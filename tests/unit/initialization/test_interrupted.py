@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from django.contrib.postgres.operations import (
     AddIndexConcurrently,
@@ -9,6 +12,7 @@ from django.contrib.postgres.operations import (
 )
 from django.db import migrations, models
 
+from django_safe_init.backends.postgresql.introspection import concurrent_index
 from django_safe_init.initialization.interrupted import (
     concurrent_indexes,
     only_concurrent_indexes,
@@ -46,5 +50,6 @@ def migration(*operations):
 )
 def test_index_operations(operations, names, nothing_else) -> None:
     """Concurrent index operations are found, in wrappers too, and told from all others."""
-    assert concurrent_indexes(migration(*operations)) == names
-    assert only_concurrent_indexes(migration(*operations)) is nothing_else
+    session: Any = SimpleNamespace(concurrent_index=concurrent_index)
+    assert concurrent_indexes(session, migration(*operations)) == names
+    assert only_concurrent_indexes(session, migration(*operations)) is nothing_else
