@@ -34,7 +34,7 @@ BACKENDS = {
 
 
 def get_features(alias: str) -> BackendFeatures:
-    """Return the features of the database; opens no connection."""
+    """Return the features of the database, without opening a connection."""
     connection = connections[alias]
     folder = BACKENDS.get(connection.vendor)
     if folder is None:
@@ -66,7 +66,7 @@ def get_backend(context: Context) -> BaseBackend:
 def privileged_steps(alias: str, build: Build) -> tuple[StepDefinition, ...]:
     """Return the build's privileged steps for the database, in order.
 
-    Empty where the database has no roles and grants.
+    Empty if the database has no roles and grants.
     """
     if not build.privileged or not get_features(alias).supports_privileged_steps:
         return ()
