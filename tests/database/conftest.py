@@ -207,7 +207,7 @@ def connect_raw(django_database, sessions) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def observer(connect_raw):
+def raw_session(connect_raw):
     return connect_raw()
 
 

@@ -282,12 +282,12 @@ def test_rows_of_a_newer_version(django_database, small_shop) -> None:
 
 
 @pytest.mark.parametrize("led", [True, False])
-def test_locked_tables(session, small_shop, observer, led) -> None:
+def test_locked_tables(session, small_shop, raw_session, led) -> None:
     """While our tables are locked, the status says so, and whether a leader exists."""
     initialize()
     if led:
         assert AdvisoryLock(session).try_acquire()
-    observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
+    raw_session.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
     found = get_status()
     assert found.state is State.MIGRATING
     assert found.message == "the status tables are locked, probably by a migration"

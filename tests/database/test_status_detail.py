@@ -66,18 +66,20 @@ def test_a_leader_at_work(leading, reader, open_session) -> None:
     assert found.elapsed >= 0
 
 
-def test_a_blocked_leader(leading, reader, observer, django_database, in_background):
+def test_a_blocked_leader(leading, reader, raw_session, django_database, in_background):
     """The detail has the sessions that block the leader's statement."""
     django_database.rows("CREATE TABLE shop ()")
-    observer.execute("BEGIN; LOCK TABLE shop")
+    raw_session.execute("BEGIN; LOCK TABLE shop")
     blocked = in_background(
         lambda: leading.session.rows("SET lock_timeout = 0; TABLE shop")
     )
     wait_until(lambda: django_database.backends("wait_event_type = 'Lock'"))
     activity = read_detail("default", reader, None).activity
     assert activity.query.endswith("TABLE shop")
-    assert [blocker.pid for blocker in activity.blockers] == [observer.info.backend_pid]
-    observer.execute("COMMIT")
+    assert [blocker.pid for blocker in activity.blockers] == [
+        raw_session.info.backend_pid
+    ]
+    raw_session.execute("COMMIT")
     blocked.result()
 
 
@@ -98,7 +100,7 @@ def count_queries(reader, monkeypatch) -> int:
 
 
 def test_four_queries_a_second(
-    reader, session, observer, django_database, in_background, monkeypatch
+    reader, session, raw_session, django_database, in_background, monkeypatch
 ) -> None:
     """However many queries a read needs, it makes four a second at most."""
     assert count_queries(reader, monkeypatch) == 3
@@ -108,11 +110,11 @@ def test_four_queries_a_second(
     )  # after this the reader knows that the tables exist
     assert count_queries(reader, monkeypatch) == 4
     django_database.rows("CREATE TABLE shop ()")
-    observer.execute("BEGIN; LOCK TABLE shop")
+    raw_session.execute("BEGIN; LOCK TABLE shop")
     blocked = in_background(lambda: session.rows("SET lock_timeout = 0; TABLE shop"))
     wait_until(lambda: django_database.backends("wait_event_type = 'Lock'"))
     assert count_queries(reader, monkeypatch) == 5
-    observer.execute("COMMIT")
+    raw_session.execute("COMMIT")
     blocked.result()
     recorder.finish_run("failed", State.ERROR, "it broke")
     assert count_queries(reader, monkeypatch) == 3
@@ -149,28 +151,28 @@ def test_steps_of_an_older_version(leading, reader, django_database) -> None:
 
 
 @pytest.mark.parametrize("table", [RUN_TABLE, STEP_TABLE])
-def test_locked_tables(leading, reader, observer, table) -> None:
+def test_locked_tables(leading, reader, raw_session, table) -> None:
     """While a migration locks our tables, the known details are kept, with a note."""
     before = read_detail("default", reader, None)
-    observer.execute(f"BEGIN; LOCK TABLE {table}")
+    raw_session.execute(f"BEGIN; LOCK TABLE {table}")
     found = read_detail("default", reader, before)
     assert "lock" in found.note
     assert found.steps == before.steps
     assert found.status == before.status
     assert found.read_at == before.read_at, "its clock goes on"
-    observer.execute("COMMIT")
+    raw_session.execute("COMMIT")
     assert read_detail("default", reader, found).note == ""
 
 
 @pytest.mark.parametrize("table", [RUN_TABLE, STEP_TABLE])
-def test_locked_tables_at_the_first_read(leading, reader, observer, table) -> None:
+def test_locked_tables_at_the_first_read(leading, reader, raw_session, table) -> None:
     """Without known details, the status says that the tables are locked."""
-    observer.execute(f"BEGIN; LOCK TABLE {table}")
+    raw_session.execute(f"BEGIN; LOCK TABLE {table}")
     found = read_detail("default", reader, None)
     assert found.steps == ()
     assert found.status.state is State.MIGRATING
     assert "lock" in found.status.message
-    observer.execute("COMMIT")
+    raw_session.execute("COMMIT")
 
 
 def test_no_right_to_read_the_steps(

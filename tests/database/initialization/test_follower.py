@@ -119,9 +119,9 @@ def test_it_gives_up_without_progress(leader, in_background, settings) -> None:
 
 
 @pytest.mark.parametrize("mode", ["self", "external"])
-def test_a_locked_status_table(leader, in_background, observer, mode) -> None:
+def test_a_locked_status_table(leader, in_background, raw_session, mode) -> None:
     """A follower whose status tables are locked gives up at its timeout."""
-    observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
+    raw_session.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
     waiter = Waiter(in_background, timeout=0.5, mode=mode)
     with pytest.raises(WaitTimeout, match="locked"):
         waiter.result()
@@ -129,44 +129,44 @@ def test_a_locked_status_table(leader, in_background, observer, mode) -> None:
 
 @pytest.mark.parametrize("mode", ["self", "external"])
 def test_tables_that_are_locked_at_first(
-    leader, in_background, observer, django_database, mode
+    leader, in_background, raw_session, django_database, mode
 ) -> None:
     """A follower that starts while the status tables are locked reports the lock and waits."""
-    observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
+    raw_session.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
     waiter = Waiter(in_background, mode=mode)
     wait_until(lambda: waiter.lines)
     assert waiter.lines == [
         "The status tables are locked at the moment, probably by a migration."
     ]
-    observer.execute("COMMIT")
+    raw_session.execute("COMMIT")
     finish(leader, django_database)
     assert waiter.result().run == leader.run_id
 
 
 def test_an_orphan_that_locks_the_tables(
-    leader, in_background, observer, django_database
+    leader, in_background, raw_session, django_database
 ) -> None:
     """A follower replaces a dead leader whose backend still locks the status tables."""
     waiter = Waiter(in_background, migrate=lambda: run_migrate("default"))
     wait_until(lambda: waiter.lines)
-    observer.execute("SELECT pg_advisory_lock_shared(%s)", [work_key()])
-    observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
+    raw_session.execute("SELECT pg_advisory_lock_shared(%s)", [work_key()])
+    raw_session.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
     leader.session.close()
     assert waiter.result().role == "leader"
     with pytest.raises(psycopg.OperationalError):
-        observer.execute("COMMIT")
+        raw_session.execute("COMMIT")
 
 
 def test_a_table_that_is_locked_later(
-    leader, in_background, observer, django_database
+    leader, in_background, raw_session, django_database
 ) -> None:
     """A follower continues to wait when the status tables are locked later."""
     waiter = Waiter(in_background, timeout=30)
     wait_until(lambda: waiter.lines)
-    observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
+    raw_session.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
     wait_until(lambda: django_database.followers() and _is_blocked(django_database))
     wait_until(lambda: not _is_blocked(django_database))
-    observer.execute("COMMIT")
+    raw_session.execute("COMMIT")
     finish(leader, django_database)
     assert waiter.result().role == "follower"
 
@@ -175,11 +175,11 @@ def _is_blocked(database) -> bool:
     return bool(database.backends("wait_event_type = 'Lock'"))
 
 
-def test_a_table_that_stays_locked(leader, in_background, observer) -> None:
+def test_a_table_that_stays_locked(leader, in_background, raw_session) -> None:
     """A follower gives up at its timeout if the status tables stay locked."""
     waiter = Waiter(in_background, timeout=1)
     wait_until(lambda: waiter.lines)
-    observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
+    raw_session.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
     with pytest.raises(WaitTimeout):
         waiter.result()
 

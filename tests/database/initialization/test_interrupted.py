@@ -106,9 +106,8 @@ def test_rerun(django_database, other_shop, caplog) -> None:
     """UNFINISHED = "rerun" applies the migration again and logs a warning."""
     assert initialize().applied == ("shop.0002_other",)
     assert len(other_shop.calls) == 1
-    assert (
-        "shop.0002_other is not atomic and was interrupted: it runs again."
-        in (caplog.messages)
+    assert "shop.0002_other is not atomic and was interrupted: it runs again." in (
+        caplog.messages
     )
 
 

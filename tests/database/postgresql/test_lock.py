@@ -117,11 +117,11 @@ def test_release_twice(lock) -> None:
         lock.release()
 
 
-def test_release_wakes(lock, observer) -> None:
+def test_release_wakes(lock, raw_session) -> None:
     """Who listens is told at the release."""
-    observer.execute(f"LISTEN {channel()}")
+    raw_session.execute(f"LISTEN {channel()}")
     lock.release()
-    [notification] = observer.notifies(timeout=5, stop_after=1)
+    [notification] = raw_session.notifies(timeout=5, stop_after=1)
     assert notification.channel == channel()
 
 
@@ -156,13 +156,13 @@ def test_predecessors_are_ended(lock, django_database, connect_raw) -> None:
 
 
 def test_a_statement_of_a_predecessor_is_ended(
-    lock, django_database, observer, in_background
+    lock, django_database, raw_session, in_background
 ) -> None:
     """A statement that still runs does not finish."""
     import psycopg
 
-    pid = hold_work_key(observer)
-    sleeping = in_background(lambda: observer.execute("SELECT pg_sleep(60)"))
+    pid = hold_work_key(raw_session)
+    sleeping = in_background(lambda: raw_session.execute("SELECT pg_sleep(60)"))
     wait_until(
         lambda: django_database.value(
             "SELECT state = 'active' FROM pg_stat_activity WHERE pid = %s", pid
@@ -181,13 +181,13 @@ def test_nothing_to_end(lock) -> None:
 
 
 def test_another_roles_predecessor(
-    django_database, log_in_as, new_role, open_session, observer
+    django_database, log_in_as, new_role, open_session, raw_session
 ) -> None:
     """A backend that this role may not end is named once, waited for, and then given up."""
     log_in_as(USER=new_role("small"))
     lock = AdvisoryLock(open_session())
     assert lock.try_acquire()
-    pid = hold_work_key(observer)
+    pid = hold_work_key(raw_session)
     said: list[str] = []
     with pytest.raises(WaitTimeout) as caught:
         lock.terminate_predecessors(said.append, Deadline(0.2))
@@ -198,7 +198,7 @@ def test_another_roles_predecessor(
     )
     assert line in str(caught.value)
     assert is_there(django_database, pid)
-    observer.execute("SELECT pg_advisory_unlock_all()")
+    raw_session.execute("SELECT pg_advisory_unlock_all()")
     assert terminate_predecessors(lock) == []
 
 

@@ -106,17 +106,17 @@ def test_application_name_fits(recorder, django_database, character) -> None:
 
 @pytest.mark.parametrize("asked_before_its_end", [True, False])
 def test_a_locked_table_does_not_hold_the_work_up(
-    recorder, observer, django_database, asked_before_its_end
+    recorder, raw_session, django_database, asked_before_its_end
 ) -> None:
     """While a migration locks the tables progress is dropped; what comes next makes up."""
     opened(recorder).total = 3
-    observer.execute(f"BEGIN; LOCK TABLE {STEP_TABLE}")
+    raw_session.execute(f"BEGIN; LOCK TABLE {STEP_TABLE}")
     recorder.start_step("shop.0001", backwards=False, atomic=True)
     if asked_before_its_end:
         assert snapshot_of(recorder) is None
     recorder.finish_step("done")
     assert snapshot_of(recorder) is None
-    observer.execute("COMMIT")
+    raw_session.execute("COMMIT")
     assert django_database.steps() == []
     recorder.start_step("shop.0002", backwards=False, atomic=True)
     assert snapshot_of(recorder) is not None
@@ -128,26 +128,28 @@ def test_a_locked_table_does_not_hold_the_work_up(
     assert first["started_at"] < second["started_at"]
 
 
-def test_the_end_of_a_step_is_made_up_for(recorder, observer, django_database) -> None:
+def test_the_end_of_a_step_is_made_up_for(
+    recorder, raw_session, django_database
+) -> None:
     """A step whose start was written and whose end was dropped gets its end later."""
     opened(recorder).total = 2
     recorder.start_step("shop.0001", backwards=False, atomic=True)
     assert snapshot_of(recorder) is not None
-    observer.execute(f"BEGIN; LOCK TABLE {STEP_TABLE}")
+    raw_session.execute(f"BEGIN; LOCK TABLE {STEP_TABLE}")
     recorder.finish_step("done")
     recorder.heartbeat()
-    observer.execute("COMMIT")
+    raw_session.execute("COMMIT")
     assert [step["outcome"] for step in django_database.steps()] == [None]
     recorder.heartbeat()
     assert [step["outcome"] for step in django_database.steps()] == ["done"]
 
 
 def test_a_start_mark_insists(
-    recorder, observer, django_database, in_background
+    recorder, raw_session, django_database, in_background
 ) -> None:
     """The mark of a non-atomic step is there before the step: it waits for a locked table."""
     opened(recorder)
-    observer.execute(f"BEGIN; LOCK TABLE {STEP_TABLE}")
+    raw_session.execute(f"BEGIN; LOCK TABLE {STEP_TABLE}")
     starting = in_background(
         lambda: recorder.start_step(
             "shop.0001", backwards=False, atomic=False, detail={"indexes_before": []}
@@ -156,7 +158,7 @@ def test_a_start_mark_insists(
     wait_until(lambda: django_database.backends("wait_event_type = 'Lock'"))
     starting.join(0.7)
     assert starting.is_alive()
-    observer.execute("COMMIT")
+    raw_session.execute("COMMIT")
     starting.result()
     [step] = django_database.steps()
     assert (step["atomic"], step["detail"]) == (False, {"indexes_before": []})
@@ -172,11 +174,11 @@ def test_a_start_mark_is_on_disk(recorder, django_database) -> None:
     assert recorder.session.rows("SHOW synchronous_commit") == [("off",)]
 
 
-def test_insisting_ends(recorder, observer, monkeypatch) -> None:
+def test_insisting_ends(recorder, raw_session, monkeypatch) -> None:
     """A table that stays locked is not waited for for ever."""
     monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.0)
     opened(recorder)
-    observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
+    raw_session.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
     with pytest.raises(psycopg.errors.LockNotAvailable):
         recorder.finish_run("ready", State.READY)
 

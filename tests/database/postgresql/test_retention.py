@@ -198,15 +198,15 @@ def test_no_right_to_delete(
     log_in_as(USER="postgres")
 
 
-def test_a_locked_table(session, record, observer, django_database, caplog) -> None:
+def test_a_locked_table(session, record, raw_session, django_database, caplog) -> None:
     """Old runs that cannot be removed now are left for the next leader."""
     made = [record(), record()]
-    observer.execute(f"BEGIN; LOCK TABLE {STEP_TABLE}")
+    raw_session.execute(f"BEGIN; LOCK TABLE {STEP_TABLE}")
     with caplog.at_level(logging.WARNING, "django_safe_init"):
         prune(session, None, "x", 1, ())
     [line] = caplog.messages
     assert line.startswith("Old runs are kept for now: canceling statement due to lock")
-    observer.execute("COMMIT")
+    raw_session.execute("COMMIT")
     assert left(django_database) == made
 
 

@@ -297,13 +297,13 @@ def test_a_forked_child_stops_when_its_parent_lost(armed, lock) -> None:
         assert exit_code(fork(work)) == 0
 
 
-def test_nobody_waits_for_the_work_key(armed, observer) -> None:
+def test_nobody_waits_for_the_work_key(armed, raw_session) -> None:
     """Where a stranger holds the work key exclusively, a connection is refused at once."""
-    observer.execute("SELECT pg_advisory_lock(%s)", [work_key()])
+    raw_session.execute("SELECT pg_advisory_lock(%s)", [work_key()])
     with (
         armed,
         pytest.raises(
-            UnsafeConnection, match=rf"\(backend {observer.info.backend_pid}\) holds"
+            UnsafeConnection, match=rf"\(backend {raw_session.info.backend_pid}\) holds"
         ),
     ):
         my_pid()

@@ -64,16 +64,18 @@ def test_a_read_only_database(session) -> None:
     assert caught.value.exit_code == 2
 
 
-def test_two_projects_at_once(open_session, observer, in_background, django_database):
+def test_two_projects_at_once(
+    open_session, raw_session, in_background, django_database
+):
     """Two leaders of different LOCK_KEYs may create the tables at the same moment."""
     session = open_session()
-    observer.execute("BEGIN")
+    raw_session.execute("BEGIN")
     definitions = TableSchema(connections["default"]).columns(Run)
     body = ", ".join(f"{name} {kind}" for name, kind in definitions.items())
-    observer.execute(f"CREATE TABLE {RUN_TABLE} ({body})")
+    raw_session.execute(f"CREATE TABLE {RUN_TABLE} ({body})")
     creating = in_background(lambda: ensure_tables(session))
     wait_until(lambda: django_database.backends("wait_event_type = 'Lock'"))
-    observer.execute("COMMIT")
+    raw_session.execute("COMMIT")
     creating.result()
     assert columns(django_database, STEP_TABLE) == column_names(Step)
 

@@ -113,15 +113,15 @@ def test_session(session, django_database) -> None:
     assert session.rows("SET work_mem = '1MB'") == []
 
 
-def test_reads_have_limits(session, observer) -> None:
+def test_reads_have_limits(session, raw_session) -> None:
     """A reader waits a second for a locked table, and the limit ends with the query."""
     session.rows("CREATE TABLE locked_table ()")
-    observer.execute("BEGIN; LOCK TABLE locked_table")
+    raw_session.execute("BEGIN; LOCK TABLE locked_table")
     before = time.monotonic()
     with pytest.raises(TablesLocked):
         session.read("SELECT * FROM locked_table")
     assert 0.5 < time.monotonic() - before < 5
-    observer.execute("ROLLBACK")
+    raw_session.execute("ROLLBACK")
     assert session.rows("SHOW lock_timeout") == [("0",)]
 
 

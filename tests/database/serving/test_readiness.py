@@ -273,15 +273,15 @@ def lead(small_shop, open_session) -> Callable[[], PostgresRecorder]:
     return open_run
 
 
-def test_while_a_migration_locks_our_tables(serving, lead, observer) -> None:
+def test_while_a_migration_locks_our_tables(serving, lead, raw_session) -> None:
     """The progress is still known while a migration locks our tables."""
     lead()
     health(serving)
     wait_for(State.MIGRATING)
     before = readiness.status("default")
-    observer.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
+    raw_session.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
     wait_until(
-        lambda: observer.execute(
+        lambda: raw_session.execute(
             "SELECT 1 FROM pg_locks WHERE NOT granted AND relation = %s::regclass",
             [RUN_TABLE],
         ).fetchone()
@@ -289,7 +289,7 @@ def test_while_a_migration_locks_our_tables(serving, lead, observer) -> None:
     seen = readiness.status("default")
     wait_until(lambda: readiness.status("default") is not seen)
     assert readiness.status("default").run.id == before.run.id
-    observer.rollback()
+    raw_session.rollback()
 
 
 # The remaining time
