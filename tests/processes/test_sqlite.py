@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from django_safe_init.backends.sqlite3.lock_file import holder
+from django_safe_init.backends.sqlite3.lock_file import holder_pid
 from tests.processes.harness import Fleet, entries, exit_codes
 from tests.processes.test_fleet import assert_done_once
 from tests.processes.test_kill import PLAIN
@@ -146,7 +146,7 @@ def test_a_long_statement_is_interrupted(
     assert leader.wait() == 143, leader
     assert leader.json["result"] == "interrupted"
     assert time.time() - told_at < 2
-    assert holder(str(lite.lock)) is None
+    assert holder_pid(str(lite.lock)) is None
     assert lite.newest_run()["outcome"] == "interrupted"
     assert lite_fleet.run("safe_migrate").wait() == 0, lite_fleet
     assert entries(lite) == ["successor"]

@@ -1,4 +1,4 @@
-"""Describe PostgreSQL to code that must not know it."""
+"""Define the features of PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Provide SQLite as a backend."""
+"""Provide the backend for SQLite."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 
 class SQLiteBackend(LockingBackend):
-    """Leads under the operating system's lock on a file beside the database.
+    """The backend for SQLite, with the operating system's lock on a file beside the database.
 
     A leader's work ends with its process, so a successor has nothing to terminate.
     """
 
     def wait_for_server(self) -> None:
-        """Return at once: there is no server."""
+        """Return at once, because SQLite has no server."""
 
     def reader(self) -> SQLiteReader:
         context = self.context

@@ -1,4 +1,4 @@
-"""Describe SQLite to code that must not know it."""
+"""Define the features of SQLite."""
 
 from __future__ import annotations
 
@@ -26,6 +26,6 @@ def get_features(connection: BaseDatabaseWrapper) -> BackendFeatures:
 
 
 def is_in_memory(name: str) -> bool:
-    """Return True if the NAME is that of a database in memory; Django knows fewer spellings."""
+    """Return True if NAME describes a database in memory. Django knows fewer spellings."""
     path, _, query = name.removeprefix("file:").partition("?")
     return path == ":memory:" or "mode=memory" in query or "vfs=memdb" in query

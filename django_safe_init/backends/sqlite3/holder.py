@@ -11,31 +11,31 @@ from pathlib import Path
 
 from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.base.holder import LockHolder, describe, open_run
-from django_safe_init.backends.sqlite3.lock_file import holder
+from django_safe_init.backends.sqlite3.lock_file import holder_pid
 from django_safe_init.backends.sqlite3.paths import lock_file
 from django_safe_init.backends.sqlite3.reader import SQLiteReader
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import RunRow
 
-#: The first one lets the process close its run and free the lock.
+#: SIGTERM lets the process close its run and release the lock.
 _SIGNALS = (signal.SIGTERM, signal.SIGKILL)
 
 
 @dataclass(frozen=True)
 class SQLiteLockHolder(LockHolder):
-    """The leader's process on this machine, at one moment."""
+    """The leader's process, which runs on this machine."""
 
     pid: int
     run: RunRow | None
-    #: The path of the file whose lock it holds.
+    #: The path of the file whose lock the process holds.
     path: str
 
     question = "End this process?"
 
     def lines(self) -> list[str]:
-        what = _command_line(self.pid) or "a process that cannot be looked into"
-        return [describe(self.run), f"  pid {self.pid} (leader lock): {what}"]
+        command = _command_line(self.pid) or "a process that cannot be looked into"
+        return [describe(self.run), f"  pid {self.pid} (leader lock): {command}"]
 
     def end(self, seconds: float) -> str | None:
         if self.pid <= 0:
@@ -59,14 +59,14 @@ class SQLiteLockHolder(LockHolder):
         return f"Process {self.pid} was told to end, and has not ended within {seconds:g} s."
 
     def _leads(self) -> bool:
-        return holder(self.path) == self.pid
+        return holder_pid(self.path) == self.pid
 
 
 @contextmanager
 def open_holder(context: Context) -> Iterator[SQLiteLockHolder | None]:
-    """Yield the present leader, or None."""
+    """Yield the current leader, or None."""
     path = lock_file(context.alias)
-    pid = holder(path)
+    pid = holder_pid(path)
     if pid is None:
         yield None
         return

@@ -1,12 +1,16 @@
-"""The leader lock of a SQLite database: the operating system's, on a file beside it.
+"""Hold the leader lock of a SQLite database: the operating system's lock on a file beside it.
 
-It is two record locks (`fcntl`) on two bytes. The first belongs to the open file: nothing else
-that this process does with the file can free it. A forked child would share it, so children
-close what they have inherited. The second belongs to the process, and tells everybody which one
-that is; it is free as soon as *any* descriptor of the file is closed, so the first decides, and
-the second is taken again. Where a system knows only the second kind, that one has to do.
+The leader holds two record locks (`fcntl`), on two bytes of the file:
 
-Neither knows threads, so what one process holds is kept here.
+- One belongs to the open file. No other use of the file by the process releases this lock. A
+  forked child would share the lock, so a child closes the inherited descriptor.
+- One belongs to the process, and shows the process id to other processes. The system releases this
+  lock as soon as the process closes *any* descriptor of the file. So the open file's lock decides
+  who leads, and `verify` acquires the process's lock again.
+
+Some systems have no locks of open files. There, the process's lock decides.
+
+Record locks do not exclude threads, so this module remembers the locks of its own process.
 """
 
 from __future__ import annotations
@@ -29,18 +33,18 @@ from django_safe_init.exceptions import (
     UnsafeConnection,
 )
 
-#: What `fcntl(F_GETLK)` takes and gives, as the system's C structure: type, whence, start,
+#: The layout of the C structure `flock`, and the places of its fields: type, whence, start,
 #: length, process.
 _LINUX = ("@hhqqi0q", (0, 1, 2, 3, 4))
 _BSD = ("@qqihh", (3, 4, 0, 1, 2))
 _FORMAT, _PLACES = _LINUX if sys.platform == "linux" else _BSD
-#: Linux has locks of an open file; Python names the call where there is one.
+#: The call for a lock of an open file; None on a system without such locks.
 _OFD: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 
-#: Which byte has which lock.
-_OF_PROCESS, _OF_FILE = 0, 1
+#: The byte of the process's lock, and the byte of the open file's lock.
+_PROCESS_BYTE, _FILE_BYTE = 0, 1
 
-#: The size of a progress record: less than a page, so the system writes it at once.
+#: The size of a progress record. It is less than a page, so the system writes it at once.
 _PROGRESS_BYTES = 2048
 
 _guard = threading.RLock()
@@ -49,17 +53,20 @@ _held: dict[str, FileLock] = {}
 
 
 class FileLock:
-    """See `locks.base.Lock`. The file stays: to remove it would let two processes lock two."""
+    """The leader lock on a file, as `backends.base.lock.Lock` describes it.
+
+    The file is never removed, because a second process could then lock a second file.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._file = -1
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free; never waits.
+        """Acquire the lock if it is free. Never waits.
 
-        Raises `DatabaseUnreachable`, `MissingPrivilege` or `UnsafeConnection` where there can be
-        no such file, or no lock on it.
+        Raises `DatabaseUnreachable`, `MissingPrivilege` or `UnsafeConnection` if the file cannot
+        be opened or locked.
         """
         with _guard:
             if self.path in _held:
@@ -86,19 +93,21 @@ class FileLock:
                 "Create it, or correct NAME."
             ) from exc
         except OSError as exc:
-            raise _refused(self.path, exc) from exc
+            raise _missing_privilege(self.path, exc) from exc
 
     def _lock(self, file: int) -> bool:
-        """Take both; nobody has the process's one who has not the file's one."""
-        return self._take(file, _OF_FILE) and self._take(file, _OF_PROCESS)
+        """Lock both bytes, so that the holder of the process's lock has the file's lock."""
+        return self._lock_byte(file, _FILE_BYTE) and self._lock_byte(
+            file, _PROCESS_BYTE
+        )
 
-    def _take(self, file: int, which: int) -> bool:
+    def _lock_byte(self, file: int, byte: int) -> bool:
         try:
-            if which == _OF_PROCESS:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, which)
+            if byte == _PROCESS_BYTE:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
             elif _OFD is not None:
-                fcntl.fcntl(file, _OFD, _structure(fcntl.F_WRLCK, which))
-        except (BlockingIOError, PermissionError):  # either may be said (POSIX, fcntl)
+                fcntl.fcntl(file, _OFD, _flock_struct(fcntl.F_WRLCK, byte))
+        except (BlockingIOError, PermissionError):  # POSIX allows either for fcntl()
             return False
         except OSError as exc:
             raise UnsafeConnection(
@@ -108,48 +117,47 @@ class FileLock:
         return True
 
     def verify(self) -> None:
-        """Raise `LockLost` unless the lock is held at this moment."""
         with _guard:
             if _held.get(self.path) is not self:
                 raise LockLost("This process does not hold the leader lock.")
             if not _is_at(self._file, self.path):
                 raise LockLost(f"The leader lock's file was replaced: {self.path}.")
-            # Held already, this changes nothing; what somebody else has taken since is lost.
+            # This changes nothing while the lock is held, and fails if another process has it.
             if not self._lock(self._file):
                 raise LockLost(f"Another process holds the leader lock: {self.path}.")
 
     def beat(self, progress: bytes = b"") -> None:
-        """Give a sign of life: the file's time of modification. Raises as `verify` does.
+        """Record a heartbeat, as the file's modification time. Raises `LockLost`.
 
-        The note, if there is one, is what `read_progress` returns from then on.
+        `progress` is an encoded `ProgressRecord`, which `read_progress` then returns. Empty
+        keeps the record in the file.
         """
         with _guard:
             self.verify()
             if progress:
-                with suppress(OSError):  # a full disk must not end the signs of life
-                    # Always the same length, in one call: a reader sees one note or the other.
+                with suppress(OSError):  # a full disk must not end the heartbeat
+                    # One write of a fixed length: a reader sees either the old record or the new.
                     os.pwrite(self._file, progress.ljust(_PROGRESS_BYTES), 0)
             os.utime(self._file)
 
     def release(self) -> None:
-        """Free the lock. Raises `LockLost` if it was not held."""
         with _guard:
             try:
                 self.verify()
             finally:
-                self._forget()
+                self._close()
 
-    def _forget(self) -> None:
+    def _close(self) -> None:
         if _held.get(self.path) is self:
             del _held[self.path]
             os.close(self._file)
 
 
-def holder(path: str) -> int | None:
-    """The process that holds the lock on this file, or None; whoever can read it may look.
+def holder_pid(path: str) -> int | None:
+    """Return the id of the process that holds the lock on the file, or None if it is free.
 
-    0 where it is known that somebody does and not who, for example in another container.
-    Raises `MissingPrivilege`.
+    The id is 0 if the process cannot be identified, for example in another container. Any
+    process that may read the file can call this. Raises `MissingPrivilege`.
     """
     with _guard:
         if path in _held:
@@ -159,36 +167,36 @@ def holder(path: str) -> int | None:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as exc:
-            raise _refused(path, exc) from exc
+            raise _missing_privilege(path, exc) from exc
         try:
-            return _holder(file)
+            return _locking_pid(file)
         finally:
             os.close(file)
 
 
-def _holder(file: int) -> int | None:
-    for which in (_OF_PROCESS, _OF_FILE):
-        request = _structure(fcntl.F_WRLCK, which)
-        found = struct.unpack(_FORMAT, fcntl.fcntl(file, fcntl.F_GETLK, request))
-        if found[_PLACES[0]] != fcntl.F_UNLCK:
-            pid: int = found[_PLACES[-1]]
-            return max(0, pid)  # an open file belongs to no process: -1
+def _locking_pid(file: int) -> int | None:
+    for byte in (_PROCESS_BYTE, _FILE_BYTE):
+        request = _flock_struct(fcntl.F_WRLCK, byte)
+        fields = struct.unpack(_FORMAT, fcntl.fcntl(file, fcntl.F_GETLK, request))
+        if fields[_PLACES[0]] != fcntl.F_UNLCK:
+            pid: int = fields[_PLACES[-1]]
+            return max(0, pid)  # -1 for the lock of an open file
     return None
 
 
-def _structure(kind: int, which: int) -> bytes:
-    """The system's description of a lock of that kind on one byte."""
-    fields = dict(zip(_PLACES, (kind, os.SEEK_SET, which, 1, 0), strict=True))
+def _flock_struct(kind: int, byte: int) -> bytes:
+    """Return the C structure `flock` for a lock of that kind on one byte."""
+    fields = dict(zip(_PLACES, (kind, os.SEEK_SET, byte, 1, 0), strict=True))
     return struct.pack(_FORMAT, *(fields[place] for place in sorted(fields)))
 
 
 def read_progress(path: str) -> bytes:
-    """What the holder has noted last, with blanks behind it; whoever can read the file may look.
+    """Return the newest progress record in the file, padded with spaces.
 
-    Empty if there is nothing to read.
+    Empty if no record can be read.
     """
     with _guard:
-        if path in _held:  # to open and close the file would free the lock
+        if path in _held:  # closing another descriptor would release the process's lock
             return os.pread(_held[path]._file, _PROGRESS_BYTES, 0)
         try:
             with open(path, "rb") as file:
@@ -198,14 +206,14 @@ def read_progress(path: str) -> bytes:
 
 
 def silence_seconds(path: str) -> float:
-    """How long ago the last holder has given a sign of life; endless if there was none."""
+    """Return the seconds since the last heartbeat of any holder; infinity without one."""
     try:
         return max(0.0, time.time() - os.stat(path).st_mtime)
     except OSError:
         return float("inf")
 
 
-def _refused(path: str, error: OSError) -> MissingPrivilege:
+def _missing_privilege(path: str, error: OSError) -> MissingPrivilege:
     return MissingPrivilege(
         f"The leader lock cannot be opened: {error.strerror}: {path}. Let this user read and "
         "write the file and its folder, as SQLite itself needs it."
@@ -213,7 +221,7 @@ def _refused(path: str, error: OSError) -> MissingPrivilege:
 
 
 def _is_at(file: int, path: str) -> bool:
-    """Whether the path still names the open file."""
+    """Return True if the path still names the open file."""
     try:
         named = os.stat(path)
     except FileNotFoundError:
@@ -221,21 +229,21 @@ def _is_at(file: int, path: str) -> bool:
     return os.path.samestat(named, os.fstat(file))
 
 
-def _forget_in_child() -> None:
-    """A forked child holds none of its parent's locks."""
+def _close_in_child() -> None:
+    """Close the inherited lock files, because a forked child holds none of the locks."""
     global _guard
-    _guard = threading.RLock()  # another thread may have been in it at the fork
+    _guard = threading.RLock()  # another thread may have held it at the fork
     for lock in _held.values():
         with suppress(OSError):
             os.close(lock._file)
     _held.clear()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 class ProgressRecord(NamedTuple):
-    """How far a leader's run is, and its running step."""
+    """The progress of a leader's run and of its running step, in the lock file."""
 
     run: int
     done: int
@@ -243,7 +251,7 @@ class ProgressRecord(NamedTuple):
     items: ProgressUpdate | None
 
     def encoded(self) -> bytes:
-        """For the file."""
+        """Return the bytes for the file."""
         return json.dumps(self, ensure_ascii=False).encode()
 
 
@@ -251,18 +259,21 @@ def _decoded(text: bytes) -> ProgressRecord | None:
     try:
         run, done, progress, items = json.loads(text)
         return ProgressRecord(run, done, progress, items and ProgressUpdate(*items))
-    except (ValueError, TypeError):  # none, or one of another version
+    except (ValueError, TypeError):  # no record, or one of another version
         return None
 
 
 def with_progress(values: dict[str, Any], text: bytes) -> dict[str, Any]:
-    """The columns of an open run, with what its leader has noted since they were written."""
-    note = _decoded(text)
-    if note is None or (note.run, note.done) != (values["id"], values["done"]):
+    """Return the columns of an open run, updated with the progress record in `text`.
+
+    A record of another run or step changes nothing.
+    """
+    record = _decoded(text)
+    if record is None or (record.run, record.done) != (values["id"], values["done"]):
         return values
-    told = note.items._asdict() if note.items else {}
+    items = record.items._asdict() if record.items else {}
     return {
         **values,
-        "progress": max(values["progress"], note.progress),
-        **{f"item_{name}": value for name, value in told.items()},
+        "progress": max(values["progress"], record.progress),
+        **{f"item_{name}": value for name, value in items.items()},
     }

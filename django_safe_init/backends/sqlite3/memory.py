@@ -1,4 +1,4 @@
-"""Read a SQLite database in memory: one process's own, without leaders and followers."""
+"""Provide the backend for a SQLite database in memory, which only one process can reach."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from django_safe_init.core.step import CompletedStep
 
 
 class MemoryReader(BaseReader):
-    """Reads `django_migrations` on this thread's connection. There are no runs."""
+    """A reader of `django_migrations` on this thread's connection, without runs."""
 
     def __init__(self, alias: str, build: Build) -> None:
         self.alias = alias
@@ -67,10 +67,10 @@ class MemoryReader(BaseReader):
 
 
 class MemoryBackend(BaseBackend):
-    """Reads through Django's own connection: any other one would see another database."""
+    """A backend on Django's own connection, because any other opens another database."""
 
     def wait_for_server(self) -> None:
-        """Return at once: there is no server."""
+        """Return at once, because SQLite has no server."""
 
     def reader(self) -> MemoryReader:
         return MemoryReader(self.context.alias, self.context.build)

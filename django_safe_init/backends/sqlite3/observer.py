@@ -1,4 +1,4 @@
-"""Wait as a follower on SQLite: poll the lock often, the tables rarely."""
+"""Wait as a follower on SQLite."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from django_safe_init.backends.base.observer import BaseObserver
 from django_safe_init.backends.sqlite3.reader import SQLiteReader
 from django_safe_init.core.cancellation import check, sleep
 
-#: Polling the lock costs three system calls, and nothing notifies of its release.
+#: A poll of the lock costs three system calls. SQLite cannot notify followers of its release.
 _SECONDS_BETWEEN_POLLS = 0.05
 
 
 class SQLiteObserver(BaseObserver):
-    """Polls the leader lock; a stalled leader is not ended, because it is a local process."""
+    """A follower that polls the lock often and the tables rarely.
+
+    It ends no stalled leader, because the leader is a local process.
+    """
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -30,7 +33,6 @@ class SQLiteObserver(BaseObserver):
         return f"manage.py safe_init_unlock --database {self.context.alias}"
 
     def wait(self) -> None:
-        """Wait until the lock is free, or until the next poll of the tables is due."""
         seconds = self.context.deadline.clip(random.uniform(0.5, 1.0))
         end = time.monotonic() + seconds
         led = self._reader.leader_pid() is not None

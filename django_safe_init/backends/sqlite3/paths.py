@@ -1,4 +1,4 @@
-"""Where a SQLite database and its lock are."""
+"""Find the files of a SQLite database and of its lock."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from django_safe_init.exceptions import ConfigurationError
 
 
 def database_file(alias: str) -> str:
-    """The real path of the alias's database, so that one file has one lock by any name.
+    """Return the real path of the alias's database, so that one file has one lock.
 
-    NAME may be a path or a URI (https://www.sqlite.org/uri.html). What a relative one means is
-    decided when it is asked for the first time, whatever a migration does to the working
-    directory. Raises `ConfigurationError` where NAME is no path.
+    NAME may be a path or a URI (https://www.sqlite.org/uri.html). The first call resolves a
+    relative path, so a migration may change the working directory. Raises `ConfigurationError`
+    if NAME is not a path.
     """
     name = connections[alias].settings_dict["NAME"]
     try:
@@ -36,10 +36,10 @@ def _real_path(name: str) -> str:
 
 
 def is_uri(name: str) -> bool:
-    """Whether SQLite takes the name for a URI."""
+    """Return True if SQLite reads the name as a URI."""
     return name.startswith("file:")
 
 
 def lock_file(alias: str) -> str:
-    """The file whose lock is the leader lock."""
+    """Return the path of the file whose lock is the leader lock."""
     return f"{database_file(alias)}.safe-init.lock"

@@ -9,7 +9,7 @@ from typing import Any
 
 from django_safe_init.backends.base.reader import TableReader
 from django_safe_init.backends.sqlite3.lock_file import (
-    holder,
+    holder_pid,
     read_progress,
     silence_seconds,
     with_progress,
@@ -34,7 +34,7 @@ from django_safe_init.core.records import (
 from django_safe_init.core.step import missing_steps
 
 #: A leader that missed this many heartbeats is stopped or overloaded.
-_BEATS = 5
+_MISSED_HEARTBEATS = 5
 
 _UTC = "'%Y-%m-%dT%H:%M:%f+00:00'"
 
@@ -43,7 +43,7 @@ def _seconds(start: str, end: str = "'now'") -> str:
     return f"(julianday({end}) - julianday({start})) * 86400.0"
 
 
-#: The columns of a run of any version of this package, and what is computed from them.
+#: All columns, because another version of this package may have added some, and computed ones.
 _RUN = f"""
     SELECT *, strftime({_UTC}, started_at) AS started_at,
            strftime({_UTC}, finished_at) AS finished_at,
@@ -62,7 +62,7 @@ _STEPS = f"""
     SELECT *, {_seconds("started_at", "coalesce(finished_at, 'now')")} AS seconds
     FROM {STEP_TABLE} WHERE run_id = :run ORDER BY position DESC, id DESC LIMIT :limit
 """
-#: How long steps of these names took when they were done before, the last time last.
+#: The seconds that earlier runs took for steps of these names, oldest first.
 _TIMED = f"""
     SELECT name, {_seconds("s.started_at", "s.finished_at")} AS seconds
     FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = run_id
@@ -72,7 +72,7 @@ _TIMED = f"""
 
 
 class SQLiteReader(TableReader):
-    """Reads one database for one build. Creates no file."""
+    """A reader of one database for one build, which creates no file."""
 
     def __init__(self, alias: str, build: Build, lock_key: str | None) -> None:
         super().__init__(alias, build, lock_key)
@@ -126,7 +126,7 @@ class SQLiteReader(TableReader):
         return LeaderSnapshot(latest, self.leader_pid())
 
     def leader_pid(self) -> int | None:
-        return holder(self._lock)
+        return holder_pid(self._lock)
 
     def history(self, count: int) -> list[RunRow]:
         if count < 1 or RUN_TABLE not in self._tables():
@@ -137,19 +137,22 @@ class SQLiteReader(TableReader):
         return [self._row(values) for values in rows]
 
     def activity(self) -> Activity:
-        """Return whether the leader's process is alive; its statement cannot be seen."""
-        alive = silence_seconds(self._lock) < _BEATS * HEARTBEAT_SECONDS
+        """Return an activity without a statement, which SQLite does not show.
+
+        A leader with a heartbeat counts as making progress.
+        """
+        alive = silence_seconds(self._lock) < _MISSED_HEARTBEATS * HEARTBEAT_SECONDS
         return Activity(None, 0.0, None, alive and self.leader_pid() is not None, ())
 
     def run_detail(self, run: RunRow, steps: int | None) -> RunDetail:
-        """Return the newest steps of the run; followers cannot be seen."""
+        """Return the newest steps of the run, without its followers, which SQLite does not show."""
         if steps is None:
             return RunDetail()
         rows = self.session.rows(_STEPS, {"run": run.id, "limit": steps})
         return RunDetail(tuple(step_row(values) for values in reversed(rows)))
 
     def seconds_left(self, run: RunRow, names: Sequence[str]) -> float | None:
-        """Return how long the steps took before; the running one's start cannot be seen."""
+        """Return the seconds that the steps took before, also for the running step."""
         wanted = {**self.params, "run": run.id, "wanted": json.dumps(list(names))}
         seconds = {
             row["name"]: row["seconds"] for row in self.session.rows(_TIMED, wanted)
@@ -183,10 +186,10 @@ class SQLiteReader(TableReader):
 
     def _row(self, values: dict[str, Any]) -> RunRow:
         if values["finished_at"] is None:
-            # The row cannot be written while a migration's transaction is open.
+            # While a migration's transaction is open, only the lock file can be written.
             silence = min(values["silence_seconds"], silence_seconds(self._lock))
             values = {**values, "silence_seconds": silence}
             values = with_progress(values, read_progress(self._lock))
         row = run_row(values)
-        assert row is not None  # there are values
+        assert row is not None  # `values` is not None
         return row

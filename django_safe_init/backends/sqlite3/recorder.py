@@ -1,7 +1,7 @@
 """Write the status tables on SQLite, under the leader lock.
 
-It writes between migrations, on a connection of its own, which a migration can neither close nor
-leave in a transaction. While a migration's transaction is open, no other connection can write.
+The recorder writes between migrations, on a dedicated connection, which a migration cannot close
+or leave in a transaction. While a migration's transaction is open, no other connection can write.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _FINISH_STEP = f"""
 
 
 class SQLiteRecorder(TableRecorder):
-    """Writes one run and its steps, after the present writers of the database.
+    """The recorder on SQLite, which waits for other writers of the database.
 
     `verify` raises `LockLost` unless this process leads.
     """
@@ -61,7 +61,7 @@ class SQLiteRecorder(TableRecorder):
         self._verify = verify
         self._step = 0
         self._step_is_atomic = True
-        #: The outcome and the time of the last step's end, if that is not in the table yet.
+        #: The last step's outcome and end time, until they are in the table.
         self._ended: tuple[str, float] | None = None
 
     def ensure_tables(self) -> None:
@@ -156,7 +156,7 @@ class SQLiteRecorder(TableRecorder):
         return [(_FINISH_STEP, params)]
 
     def progress_record(self) -> bytes:
-        """Return how far the running step is, for the lock file: the tables are not writable."""
+        """Return the progress for the lock file, because a migration locks the tables."""
         record = ProgressRecord(
             self.run_id,
             self.done,

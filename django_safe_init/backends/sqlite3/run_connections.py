@@ -1,4 +1,4 @@
-"""Django's connection to a SQLite database during a run: one that can be interrupted."""
+"""Make Django's connection interruptible during a run on SQLite."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from django.db.backends.signals import connection_created
 
 from django_safe_init.core.cancellation import current_token
 
-#: SQLite's own steps between two chances to be interrupted: about a millisecond.
-_STEPS = 100_000
+#: The instructions of SQLite between two calls of the handler: about a millisecond.
+_INSTRUCTIONS = 100_000
 
 
 class RunConnection:
-    """While entered, a statement of the run ends when the run is to end.
+    """Django's connection during a run, whose statement a cancellation interrupts.
 
-    A statement runs inside this process, where no signal handler of Python's would be called
-    before its end. SQLite then calls it an ordinary error, which a migration may catch; so the
-    interruption is raised instead of that error, and before any further statement.
+    A statement runs inside this process, and Python would call no signal handler before its
+    end. SQLite reports the interruption as an ordinary error, which a migration may catch. The
+    cancellation is therefore raised instead of that error, and before any further statement.
     """
 
     def __init__(self, alias: str) -> None:
@@ -43,7 +43,9 @@ class RunConnection:
             connection.alias == self.alias
             and self._thread is threading.current_thread()
         ):
-            connection.connection.set_progress_handler(_run_signal_handlers, _STEPS)
+            connection.connection.set_progress_handler(
+                _run_signal_handlers, _INSTRUCTIONS
+            )
 
     def __exit__(self, *exc_info: object) -> None:
         connection_created.disconnect(self._handle_signals)
@@ -54,5 +56,5 @@ class RunConnection:
 
 
 def _run_signal_handlers() -> int:
-    """Python calls signal handlers on the way in here; one that raises ends the statement."""
+    """Give Python the occasion to call signal handlers; one that raises ends the statement."""
     return 0

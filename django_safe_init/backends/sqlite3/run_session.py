@@ -1,4 +1,4 @@
-"""Provide what a leader on SQLite works with."""
+"""Provide the session of a run on SQLite."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from django_safe_init.core.text import exception_chain
 
 
 class SQLiteRunSession(RunSession):
-    """Records on one connection, migrates on another; a dead leader's work died with it.
+    """A run that records on one connection and migrates on another.
 
-    A migration locks the whole file from its beginning, so it waits for no single table.
+    A migration locks the whole file from its beginning, so it does not wait for single tables.
     """
 
     reader: SQLiteReader
@@ -53,7 +53,7 @@ class SQLiteRunSession(RunSession):
         self._lock.verify()
 
     def classify(self, error: BaseException) -> ErrorKind:
-        """Return `TRANSIENT` if another program used the file for too long.
+        """Return `TRANSIENT` if another program locked the file for too long.
 
         No error is `LOST`: no other process can end a connection to a file.
         """

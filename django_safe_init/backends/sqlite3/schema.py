@@ -1,4 +1,4 @@
-"""Create and upgrade the status tables on SQLite, and write SQL that alters tables."""
+"""Create and alter tables on SQLite."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.db.models import Field, GeneratedField, UniqueConstraint
 from django_safe_init.backends.base.schema import MODELS, TableSchema
 from django_safe_init.backends.sqlite3.session import SQLiteSession
 
-#: Django reads what is kept as this: the time in UTC, to the millisecond.
+#: The current time as Django reads it from a table: in UTC, to the millisecond.
 NOW = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
 
 
@@ -35,29 +35,29 @@ def ensure_tables(session: SQLiteSession) -> None:
 
 
 class AlterTableSchemaEditor(DatabaseSchemaEditor):
-    """Writes SQLite's own ALTER TABLE.
+    """A schema editor that uses SQLite's own ALTER TABLE.
 
-    Django's makes a table anew for most fields, which needs to know all that the table has.
+    For most fields Django's editor recreates the table, and must know everything in it.
     """
 
-    #: A primary key cannot be added; what it says can be kept all the same.
+    #: SQLite cannot add a primary key, but a unique constraint can take its place.
     sql_create_pk = DatabaseSchemaEditor.sql_create_unique
 
     def add_field(self, model: type[models.Model], field: Field[Any, Any]) -> None:
-        """Raises `NotSupportedError` for what SQLite cannot add to rows that are there."""
+        """Add the field. Raises `NotSupportedError` if existing rows cannot get it."""
         if field.primary_key or not self._has_value(field):
             raise NotSupportedError(f"SQLite cannot add {field}.")
-        plain = copy.copy(field)
-        plain._unique = False  # type: ignore[attr-defined]  # it may not be in ADD COLUMN
-        vars(plain).pop("unique", None)  # which Django caches
-        BaseDatabaseSchemaEditor.add_field(self, model, plain)
-        del self.collected_sql[1:]  # it cannot drop a default
+        column = copy.copy(field)
+        column._unique = False  # type: ignore[attr-defined]  # ADD COLUMN has no UNIQUE
+        vars(column).pop("unique", None)  # Django caches it
+        BaseDatabaseSchemaEditor.add_field(self, model, column)
+        del self.collected_sql[1:]  # SQLite cannot drop a default
         if field.unique:
             name = f"{model._meta.db_table}_{field.column}_uniq"
             self.add_constraint(model, UniqueConstraint(fields=[field.name], name=name))
 
     def _has_value(self, field: Field[Any, Any]) -> bool:
-        """Whether the rows there are can have one."""
+        """Return True if existing rows can get a value of the field."""
         if isinstance(field, GeneratedField):
             return not field.db_persist  # type: ignore[attr-defined]  # a GeneratedField
         return (

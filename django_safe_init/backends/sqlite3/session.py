@@ -1,4 +1,4 @@
-"""Open a connection to a SQLite database outside of Django's."""
+"""Open a dedicated connection to a SQLite database."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from django_safe_init.exceptions import (
     MissingPrivilege,
 )
 
-#: How long a statement waits for another connection that locks the file.
+#: The seconds that a statement waits while another connection locks the file.
 _BUSY_SECONDS = 1.0
-#: How long a writing transaction waits for other writers.
-PATIENCE_SECONDS = 60.0
+#: The seconds that a writing transaction waits for other connections.
+WRITE_TIMEOUT_SECONDS = 60.0
 
 
 class SQLiteSession:
-    """One autocommit connection by the alias's settings, opened when it is first used.
+    """An autocommit connection with the alias's settings, opened on first use.
 
     Every method raises `TablesLocked`, `TablesUnreadable`, `DatabaseUnreachable` or
     `MissingPrivilege`.
@@ -42,11 +42,11 @@ class SQLiteSession:
     def rows(
         self, statement: str, params: Sequence[Any] | dict[str, Any] = ()
     ) -> list[dict[str, Any]]:
-        """Return the rows of the statement, by the names of their columns.
+        """Return the rows of the statement as dicts, by column name.
 
         Parameters are written `:name`, or `%(name)s` as in `base.statements`.
         """
-        with self._errors():
+        with self._translate_errors():
             cursor = self._connection().execute(_named(statement), params)
             names = [column[0] for column in cursor.description or ()]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
@@ -55,23 +55,26 @@ class SQLiteSession:
         self, statement: str, params: Mapping[str, Any]
     ) -> list[tuple[Any, ...]]:
         """Return the rows of the statement as tuples; parameters as in `rows`."""
-        with self._errors():
+        with self._translate_errors():
             cursor = self._connection().execute(_named(statement), dict(params))
             return cursor.fetchall()
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
-        """Let all reads of the block see the same moment. Keep it short: it delays commits."""
+        """Let all reads in the block see one state of the database.
+
+        The block must be short, because it delays commits of other connections.
+        """
         with self._transaction("BEGIN"):
             yield
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Run the block in a transaction that excludes other writers, after the present ones.
+        """Run the block in a transaction that excludes other writers, after waiting for them.
 
-        Raises `InitializationFailed` after `PATIENCE_SECONDS` of waiting.
+        Raises `InitializationFailed` if they need more than `WRITE_TIMEOUT_SECONDS`.
         """
-        with self._transaction("BEGIN IMMEDIATE", self._patiently):
+        with self._transaction("BEGIN IMMEDIATE", self._retry_while_locked):
             yield
 
     @contextmanager
@@ -87,9 +90,9 @@ class SQLiteSession:
             self._connection().rollback()
             raise
 
-    def _patiently(self, statement: str) -> None:
-        """Execute it as soon as the file is free; a reader can delay a commit."""
-        deadline = Deadline(PATIENCE_SECONDS)
+    def _retry_while_locked(self, statement: str) -> None:
+        """Execute the statement as soon as the file is free. A reader can delay a commit."""
+        deadline = Deadline(WRITE_TIMEOUT_SECONDS)
         while True:
             try:
                 self.rows(statement)
@@ -98,7 +101,7 @@ class SQLiteSession:
                 if deadline.passed():
                     raise InitializationFailed(
                         f"Another program has been using {database_file(self.alias)} for more "
-                        f"than {PATIENCE_SECONDS:g} s: {exc}. End it, and try again."
+                        f"than {WRITE_TIMEOUT_SECONDS:g} s: {exc}. End it, and try again."
                     ) from exc
             else:
                 return
@@ -116,13 +119,13 @@ class SQLiteSession:
         return self._raw
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.DatabaseError as exc:
-            raise self._meaning(one_line(exc)) from exc
+            raise self._translated(one_line(exc)) from exc
 
-    def _meaning(self, text: str) -> Exception:
+    def _translated(self, text: str) -> Exception:
         if is_locked(text):
             return TablesLocked(text)
         if text.startswith("no such table"):

@@ -1,4 +1,4 @@
-"""How the transaction of a migration begins on SQLite: without foreign keys, and alone."""
+"""Begin and end the transaction of a migration on SQLite."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from django_safe_init.backends.base.transaction import (
     recorded_sql,
 )
 
-#: Is there as long as the transaction that made it was not undone.
+#: A temporary table that a rollback of the migration's transaction removes.
 _SENTINEL_TABLE = "safe_init_transaction"
 _CREATE_SENTINEL = f"CREATE TEMP TABLE {_SENTINEL_TABLE} (x)"
 _DROP_SENTINEL = f"DROP TABLE IF EXISTS temp.{_SENTINEL_TABLE}"
@@ -27,29 +27,30 @@ _FIND_SENTINEL = f"SELECT 1 FROM sqlite_temp_master WHERE name = '{_SENTINEL_TAB
 class SQLiteTransaction(MigrationTransaction):
     """The transactions of a run's migrations.
 
-    Django's schema editor needs foreign keys off, which cannot be switched inside a transaction
-    (https://www.sqlite.org/foreignkeys.html, section 2): they are off around all of it.
+    Django's schema editor needs foreign keys off. SQLite cannot switch them inside a transaction
+    (https://www.sqlite.org/foreignkeys.html, section 2), so they are off around the transaction.
 
-    SQLite ends a transaction by itself on some errors, and when a statement is interrupted
-    (https://www.sqlite.org/lang_transaction.html, section 3). A migration that goes on after
-    such an error would be recorded with half of its work, so each statement is preceded by a look.
+    SQLite ends a transaction on some errors, and if a statement is interrupted
+    (https://www.sqlite.org/lang_transaction.html, section 3). A migration that continues after
+    such an error would be recorded with half of its work. Each statement is therefore preceded by
+    a check.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
-        connection.SchemaEditorClass = _plain_about_errors(connection.SchemaEditorClass)
+        connection.SchemaEditorClass = _preserving_errors(connection.SchemaEditorClass)
         super().__init__(connection)
         self._names: Names | None = None
 
     @property
     def _raw(self) -> Any:
-        """The driver's connection: what is done there is no statement of the migration."""
+        """Return the driver's connection, whose statements pass no execute wrapper."""
         return self.connection.connection
 
     def _begin(self, atomic: transaction.Atomic, names: Names) -> None:
-        """Nobody else writes from here on, so what is seen as recorded stays so."""
+        """Begin, and exclude other writers, so that the recorded names stay the same."""
         connection: Any = self.connection
         connection.disable_constraint_checking()
-        chosen = connection.transaction_mode
+        configured = connection.transaction_mode
         connection.transaction_mode = "IMMEDIATE"
         try:
             atomic.__enter__()
@@ -57,7 +58,7 @@ class SQLiteTransaction(MigrationTransaction):
             connection.enable_constraint_checking()
             raise
         finally:
-            connection.transaction_mode = chosen
+            connection.transaction_mode = configured
         self._raw.execute(_CREATE_SENTINEL)
         self._names = names
 
@@ -69,7 +70,7 @@ class SQLiteTransaction(MigrationTransaction):
         return set(self._raw.execute(recorded_sql("?", names), flat).fetchall())
 
     def _execute_wrapper(self, execute: Callable[..., Any], *args: Any) -> Any:
-        """Notice also what has ended the transaction without being a statement of Django's."""
+        """Also notice an end of the transaction that no statement of Django caused."""
         self._check_still_open(args[-1]["cursor"])
         return super()._execute_wrapper(execute, *args)
 
@@ -84,7 +85,7 @@ class SQLiteTransaction(MigrationTransaction):
                 self.connection.enable_constraint_checking()
 
     def _before_on_commit(self) -> None:
-        """Nothing: each commit waits for the disk, as far as the project wants that."""
+        """Do nothing, because each commit waits for the disk, if the project's settings say so."""
 
     def has_ended(self) -> bool:
         return not self._raw.in_transaction
@@ -93,16 +94,16 @@ class SQLiteTransaction(MigrationTransaction):
         return self._raw.execute(_FIND_SENTINEL).fetchone() is None
 
 
-def _plain_about_errors(
+def _preserving_errors(
     base: type[BaseDatabaseSchemaEditor],
 ) -> type[BaseDatabaseSchemaEditor]:
-    """A schema editor that lets an error of a migration through as it is.
+    """Return a schema editor class that raises a migration's own error.
 
-    Django's own looks for broken foreign keys then, too, which fails because of the error, and
-    hides it.
+    After an error, Django's editor would check foreign keys. That check fails because of the
+    error, and hides it.
     """
 
-    # The ignored errors: the base is whatever the connection has, known only when it runs.
+    # The base class is known only at run time, hence the ignored errors.
     class ErrorPreservingSchemaEditor(base):  # type: ignore[misc, valid-type]
         def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
             if kind is None:

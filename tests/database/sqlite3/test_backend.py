@@ -23,7 +23,7 @@ from django_safe_init import (
 )
 from django_safe_init.backends.base.recorder import Fence
 from django_safe_init.backends.sqlite3 import session
-from django_safe_init.backends.sqlite3.lock_file import FileLock, holder
+from django_safe_init.backends.sqlite3.lock_file import FileLock, holder_pid
 from django_safe_init.backends.sqlite3.paths import lock_file
 from django_safe_init.backends.sqlite3.recorder import SQLiteRecorder
 from django_safe_init.core.cancellation import CancellationToken
@@ -280,7 +280,7 @@ def test_locked_before_it_begins(lite, small_shop, monkeypatch) -> None:
             return fence
 
         monkeypatch.setattr(SQLiteRecorder, "start_step", lock_after)
-        monkeypatch.setattr(session, "PATIENCE_SECONDS", 0)
+        monkeypatch.setattr(session, "WRITE_TIMEOUT_SECONDS", 0)
         with pytest.raises(InitializationFailed, match="database is locked"):
             initialize()
         raw.execute("ROLLBACK")
@@ -414,4 +414,4 @@ def test_locked_for_good_when_the_lock_is_taken(
         monkeypatch.setattr(FileLock, "try_acquire", take_and_lock)
         with pytest.raises(WaitTimeout, match="stayed locked"):
             initialize()
-    assert holder(lock_file("default")) is None
+    assert holder_pid(lock_file("default")) is None

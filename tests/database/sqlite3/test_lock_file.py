@@ -21,7 +21,7 @@ from django_safe_init import (
 from django_safe_init.backends.sqlite3 import lock_file as lock_module
 from django_safe_init.backends.sqlite3.lock_file import (
     FileLock,
-    holder,
+    holder_pid,
     silence_seconds,
 )
 
@@ -34,17 +34,17 @@ def path(tmp_path) -> str:
 def test_within_one_process(path) -> None:
     """Two threads' locks of one process exclude each other, which the system's would not."""
     first, second = FileLock(path), FileLock(path)
-    assert holder(path) is None
+    assert holder_pid(path) is None
     assert silence_seconds(path) == float("inf")
     assert first.try_acquire()
     assert not second.try_acquire()
-    assert holder(path) == os.getpid()
+    assert holder_pid(path) == os.getpid()
     first.release()
     assert second.try_acquire()
     second.beat()
     assert silence_seconds(path) < 5
     second.release()
-    assert holder(path) is None
+    assert holder_pid(path) is None
 
 
 def test_not_held(path) -> None:
@@ -108,7 +108,7 @@ def test_no_folder(tmp_path) -> None:
     lock = FileLock(str(tmp_path / "nowhere" / "lock"))
     with pytest.raises(DatabaseUnreachable, match="folder of the database file"):
         lock.try_acquire()
-    assert holder(lock.path) is None
+    assert holder_pid(lock.path) is None
 
 
 def test_no_right(tmp_path, monkeypatch) -> None:
@@ -119,7 +119,7 @@ def test_no_right(tmp_path, monkeypatch) -> None:
 
     path = str(tmp_path / "lock")
     monkeypatch.setattr(os, "open", refused)
-    for call in (FileLock(path).try_acquire, lambda: holder(path)):
+    for call in (FileLock(path).try_acquire, lambda: holder_pid(path)):
         with pytest.raises(
             MissingPrivilege, match=r"Permission denied: /.* Let this user"
         ):
@@ -136,7 +136,7 @@ def test_a_forked_child_holds_nothing(path) -> None:
         try:
             lock.verify()
         except LockLost:
-            answer = 0 if holder(path) == os.getppid() else 2
+            answer = 0 if holder_pid(path) == os.getppid() else 2
         else:
             answer = 1
         os._exit(answer)
@@ -184,9 +184,9 @@ def test_a_system_without_locks_of_open_files(path, monkeypatch) -> None:
 def test_an_unknown_holder(path) -> None:
     """A lock of an open file has no process: who leads is not known then."""
     with open(path, "w+b") as file:
-        request = lock_module._structure(fcntl.F_WRLCK, 1)
+        request = lock_module._flock_struct(fcntl.F_WRLCK, 1)
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, request)
-        assert holder(path) == 0
+        assert holder_pid(path) == 0
         assert not FileLock(path).try_acquire()
 
 

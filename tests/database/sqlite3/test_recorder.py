@@ -101,7 +101,7 @@ def test_it_waits_for_others(lite, lite_session, in_background, monkeypatch) -> 
         writing.result()
         assert lite.newest_run()["message"] == "waits"
         raw.execute("BEGIN IMMEDIATE")
-        monkeypatch.setattr(session, "PATIENCE_SECONDS", 0)
+        monkeypatch.setattr(session, "WRITE_TIMEOUT_SECONDS", 0)
         with pytest.raises(
             InitializationFailed, match="Another program has been using /"
         ):
