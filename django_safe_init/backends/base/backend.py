@@ -10,16 +10,19 @@ from contextlib import (
     nullcontext,
     suppress,
 )
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from django_safe_init.backends.base.context import Context
-from django_safe_init.backends.base.holder import LockHolder
-from django_safe_init.backends.base.introspection import BaseIntrospection
-from django_safe_init.backends.base.lock import Lock
-from django_safe_init.backends.base.observer import BaseObserver
-from django_safe_init.backends.base.reader import BaseReader
-from django_safe_init.backends.base.run_session import RunSession
 from django_safe_init.exceptions import SafeInitError
+
+# Only for types: a start with nothing to do must import little.
+if TYPE_CHECKING:
+    from django_safe_init.backends.base.context import Context
+    from django_safe_init.backends.base.holder import LockHolder
+    from django_safe_init.backends.base.introspection import BaseIntrospection
+    from django_safe_init.backends.base.lock import Lock
+    from django_safe_init.backends.base.observer import BaseObserver
+    from django_safe_init.backends.base.reader import BaseReader
+    from django_safe_init.backends.base.run_session import RunSession
 
 
 class BaseBackend(ABC):

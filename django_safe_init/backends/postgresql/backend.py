@@ -14,7 +14,6 @@ from django_safe_init.backends.postgresql.observer import PostgresObserver
 from django_safe_init.backends.postgresql.reader import PostgresReader
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.heartbeat import Heartbeat
 
 # Modules that only a leader, or one command, needs are imported where they are used: a start
 # with nothing to do must stay fast.
@@ -86,6 +85,8 @@ class PostgresBackend(LockingBackend):
             lock.terminate_predecessors(self.context.report, deadline)
 
     def heartbeat(self, lock: AdvisoryLock) -> AbstractContextManager[None]:
+        from django_safe_init.core.heartbeat import Heartbeat
+
         return Heartbeat(lock.verify)
 
     def open_run_session(self, lock: AdvisoryLock) -> PostgresRunSession:

@@ -13,7 +13,6 @@ from django_safe_init.backends.sqlite3.lock_file import FileLock
 from django_safe_init.backends.sqlite3.observer import SQLiteObserver
 from django_safe_init.backends.sqlite3.paths import lock_file
 from django_safe_init.backends.sqlite3.reader import SQLiteReader
-from django_safe_init.core.heartbeat import Heartbeat
 from django_safe_init.exceptions import ConfigurationError
 
 # Modules that only a leader, or one command, needs are imported where they are used: a start
@@ -61,6 +60,8 @@ class SQLiteBackend(LockingBackend):
         return lock if lock.try_acquire() else None
 
     def heartbeat(self, lock: FileLock) -> AbstractContextManager[None]:
+        from django_safe_init.core.heartbeat import Heartbeat
+
         return Heartbeat(lock.beat)
 
     def open_run_session(self, lock: FileLock) -> SQLiteRunSession:
