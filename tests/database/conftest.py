@@ -1,4 +1,4 @@
-"""An app with migrations of the test's own, and the sessions and threads a test needs."""
+"""Fixtures: an app with migrations that the test writes, sessions, threads, SQLite files."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from django.contrib.postgres.operations import (
     AddIndexConcurrently, RemoveIndexConcurrently
 )
 from django.db import migrations, models
-from tests.database.conftest import act
+from tests.database.conftest import callback
 
 
 class Migration(migrations.Migration):
@@ -55,31 +55,31 @@ class Migration(migrations.Migration):
     operations = [{operations}]
 """
 _packages = count(1)
-_acts: dict[str, Callable[..., object]] = {}
+_callbacks: dict[str, Callable[..., object]] = {}
 
 
-def act(name: str) -> Callable[..., None]:
-    """For `RunPython` in a migration: what the test has put under that name."""
+def callback(name: str) -> Callable[..., None]:
+    """Return a function for `RunPython` that calls the test's callback of this name."""
 
     def run(apps: Any, schema_editor: Any) -> None:
-        _acts[name](schema_editor.connection)
+        _callbacks[name](schema_editor.connection)
 
     return run
 
 
 class Shop:
-    """The app `shop`; its migrations are files that the test writes."""
+    """The app `shop`, whose migrations are files that the test writes."""
 
     def __init__(self, folder: Path) -> None:
         self.package = f"shop_migrations_{next(_packages)}"
         self.folder = folder / self.package
         self.folder.mkdir()
         (self.folder / "__init__.py").write_text("")
-        self.acts = _acts
+        self.callbacks = _callbacks
         self.names: list[str] = []
 
     def write(self, name: str, *operations: str, atomic: bool = True) -> str:
-        """Write a migration that depends on the one before; returns its full name."""
+        """Write a migration that depends on the previous one, and return its full name."""
         before = [("shop", self.names[-1])] if self.names else []
         self.names.append(name)
         text = _TEMPLATE.format(
@@ -101,19 +101,19 @@ class Shop:
         atomic: bool = True,
     ) -> str:
         """Write a migration that calls these functions with the connection."""
-        self.acts[name], self.acts[f"{name} back"] = forwards, backwards
+        self.callbacks[name], self.callbacks[f"{name} back"] = forwards, backwards
         return self.write(
             name,
-            f"migrations.RunPython(act({name!r}), act({name + ' back'!r}))",
+            f"migrations.RunPython(callback({name!r}), callback({name + ' back'!r}))",
             atomic=atomic,
         )
 
     def remove(self, name: str) -> None:
-        """Make an older build, which does not know the migration."""
+        """Remove the newest migration, as in an older build."""
         self.names.remove(name)
         (self.folder / f"{name}.py").unlink()
         importlib.invalidate_caches()
-        # What is on disk decides, for Django's loader too.
+        # Django's loader would find the removed module in `sys.modules`.
         sys.modules.pop(f"{self.package}.{name}", None)
 
     def build(self) -> Build:
@@ -122,7 +122,7 @@ class Shop:
 
 @pytest.fixture
 def shop(tmp_path, settings, monkeypatch) -> Iterator[Shop]:
-    """The app `shop` is all there is to migrate; at first it has no migration."""
+    """Yield the app `shop` without migrations, as the only app that has any."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     made = Shop(tmp_path)
@@ -136,14 +136,14 @@ def shop(tmp_path, settings, monkeypatch) -> Iterator[Shop]:
     }
     monkeypatch.setattr(registry, "registered_checks", own)
     yield made
-    _acts.clear()
+    _callbacks.clear()
     for name in [name for name in sys.modules if name.startswith(made.package)]:
         del sys.modules[name]
 
 
 @pytest.fixture
 def small_shop(shop) -> Shop:
-    """`shop` with a table, and one that refers to it."""
+    """Return `shop` with a table and a second table that refers to it."""
     shop.write("0001_initial", INITIAL)
     shop.write("0002_sale", SALE)
     return shop
@@ -151,14 +151,14 @@ def small_shop(shop) -> Shop:
 
 @pytest.fixture
 def sessions() -> Iterator[ExitStack]:
-    """Sessions entered here are closed after the test."""
+    """Yield a stack that closes its sessions after the test."""
     with ExitStack() as stack:
         yield stack
 
 
 @pytest.fixture
 def open_session(django_database, sessions) -> Callable[..., Session]:
-    """Opens sessions of ours to the database."""
+    """Return a function that opens sessions of this package."""
 
     def open_one(name: str = "safe_init test", **direct: Any) -> Session:
         wrapper = create_direct_wrapper("default", direct)
@@ -176,14 +176,14 @@ def session(open_session) -> Session:
 
 @pytest.fixture
 def recorder(session) -> PostgresRecorder:
-    """A recorder of a build "x" on `session`, with its tables."""
+    """Return a recorder of a build "x" on `session`, with its tables."""
     ensure_tables(session)
     return PostgresRecorder(session, Build(frozenset(), "x"), None)
 
 
 @pytest.fixture
 def leader(open_session, small_shop) -> PostgresRecorder:
-    """A leader of this build that has a run and the lock."""
+    """Return the recorder of a leader of this build that has an open run and the lock."""
     session = open_session("safe_init leader")
     session.lock = AdvisoryLock(session)
     assert session.lock.try_acquire()
@@ -195,7 +195,7 @@ def leader(open_session, small_shop) -> PostgresRecorder:
 
 @pytest.fixture
 def connect_raw(django_database, sessions) -> Callable[..., Any]:
-    """Opens raw sessions of the test's own, for locks and transactions that disturb."""
+    """Return a function that opens sessions with no relation to this package."""
 
     def open_one(**changes: Any) -> Any:
         raw = django_database.connect(**changes)
@@ -213,7 +213,7 @@ def raw_session(connect_raw):
 
 @pytest.fixture
 def new_role(chosen_server) -> Iterator[Callable[..., str]]:
-    """Creates roles that may log in and nothing else; they are gone after the test."""
+    """Yield a function that creates roles with LOGIN, which are dropped after the test."""
     made: list[str] = []
     admin = Database("postgres", chosen_server.params())
 
@@ -236,7 +236,7 @@ def new_role(chosen_server) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def log_in_as(django_database) -> Callable[..., None]:
-    """Lets Django, and us, log in as another role, or with other settings."""
+    """Yield a function that changes the settings of `default`, such as the role."""
 
     def change(**settings: Any) -> None:
         connections["default"].close()
@@ -250,7 +250,7 @@ def log_in_as(django_database) -> Callable[..., None]:
 
 
 class Background(threading.Thread):
-    """Runs a function with Django connections of its own; `result()` is what came of it."""
+    """A thread that runs a function on its own Django connections."""
 
     def __init__(self, function: Callable[[], Any]) -> None:
         super().__init__(daemon=True)
@@ -267,7 +267,7 @@ class Background(threading.Thread):
             connections.close_all()
 
     def result(self, timeout: float = 20) -> Any:
-        """What the function returned; raises what it raised."""
+        """Return the function's result, or raise its error."""
         self.join(timeout)
         assert not self.is_alive(), "the thread did not end"
         if self.error is not None:
@@ -277,7 +277,7 @@ class Background(threading.Thread):
 
 @pytest.fixture
 def in_background() -> Iterator[Callable[[Callable[[], Any]], Background]]:
-    """Starts functions in threads; each has ended when the test has."""
+    """Yield a function that starts threads, which must end with the test."""
     started: list[Background] = []
 
     def start(function: Callable[[], Any]) -> Background:
@@ -293,13 +293,13 @@ def in_background() -> Iterator[Callable[[Callable[[], Any]], Background]]:
 
 @pytest.fixture(scope="session")
 def spare_server() -> Iterator[EmbeddedServer]:
-    """A small server that a test may restart; the test leaves it as it was."""
+    """Yield a small server that a test may restart, and leaves as it was."""
     with EmbeddedServer(18, settings={"max_connections": "10"}) as running:
         yield running
 
 
-class Ended:
-    """How a command line ended."""
+class CommandResult:
+    """The exit code and output of a command."""
 
     def __init__(self, command: str, code: int, stdout: str, stderr: str) -> None:
         self.command = command
@@ -307,7 +307,7 @@ class Ended:
 
     @property
     def json(self) -> Any:
-        """The one object that standard output must be, by the published schema."""
+        """Return the object on standard output, validated with the published schema."""
         [line] = self.stdout.splitlines()
         document = json.loads(line)
         validate_json(self.command, document)
@@ -315,20 +315,20 @@ class Ended:
 
 
 @pytest.fixture
-def command_line(capfd, monkeypatch) -> Callable[..., Ended]:
-    """Runs a command from a command line, as manage.py would."""
+def command_line(capfd, monkeypatch) -> Callable[..., CommandResult]:
+    """Return a function that runs a command as `manage.py` does."""
 
-    def run(command: type[BaseCommand], name: str, *arguments: str) -> Ended:
+    def run(command: type[BaseCommand], name: str, *arguments: str) -> CommandResult:
         capfd.readouterr()
         code: Any = 0
         with open(1, "w", closefd=False) as stdout, monkeypatch.context() as patched:
-            # pytest's own does not write to descriptor 1.
+            # pytest's `sys.stdout` does not write to descriptor 1.
             patched.setattr(sys, "stdout", stdout)
             try:
                 command().run_from_argv(["manage.py", name, *arguments])
             except SystemExit as exc:
                 code = exc.code
-        return Ended(name, code, *capfd.readouterr())
+        return CommandResult(name, code, *capfd.readouterr())
 
     return run
 
@@ -338,7 +338,7 @@ def command_line(capfd, monkeypatch) -> Callable[..., Ended]:
 
 @pytest.fixture
 def lite(tmp_path, settings, django_db_blocker) -> Iterator[SqliteDatabase]:
-    """A file of SQLite that is not there yet, as `default`, with this package switched on."""
+    """Yield an SQLite file that does not exist yet as `default`, with this package enabled."""
     database = SqliteDatabase(tmp_path / "db.sqlite3")
     settings.SAFE_INIT = {"IN_TESTS": True}
     with django_db_blocker.unblock():
@@ -346,7 +346,7 @@ def lite(tmp_path, settings, django_db_blocker) -> Iterator[SqliteDatabase]:
 
 
 def _as_default(values: dict[str, Any], given: Any) -> Iterator[Any]:
-    """While the generator waits, `default` has these settings."""
+    """Yield `given` while `default` has these settings."""
     before = dict(connections.settings["default"])
     connections["default"].close()
     del connections["default"]
@@ -364,7 +364,7 @@ def _as_default(values: dict[str, Any], given: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def memory(settings, django_db_blocker) -> Iterator[None]:
-    """A database in memory as `default`."""
+    """Make a database in memory the `default`."""
     settings.SAFE_INIT = {"IN_TESTS": True}
     values = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
     with django_db_blocker.unblock():
@@ -373,7 +373,7 @@ def memory(settings, django_db_blocker) -> Iterator[None]:
 
 @pytest.fixture
 def memory_connection(memory) -> Iterator[Any]:
-    """The raw connection that has the database in memory; Django itself never closes it."""
+    """Yield the raw connection of the database in memory, which Django itself never closes."""
     connection = connections["default"]
     connection.ensure_connection()
     with closing(connection.connection) as raw:
@@ -382,7 +382,7 @@ def memory_connection(memory) -> Iterator[Any]:
 
 @pytest.fixture
 def lite_session(lite) -> Iterator[SQLiteSession]:
-    """A session of ours to `lite`, with the tables."""
+    """Yield a session of this package to `lite`, with the status tables."""
     with closing(SQLiteSession("default")) as made:
         with made.writing():
             ensure_lite_tables(made)

@@ -9,8 +9,8 @@ from django_safe_init.core.databases import check_outside_transaction
 from django_safe_init.exceptions import ConfigurationError
 
 
-def test_no_transaction(django_database) -> None:
-    """Inside atomic() an initialization is refused; outside it is not."""
+def test_check_outside_transaction(django_database) -> None:
+    """`check_outside_transaction` raises inside `atomic()` only."""
     check_outside_transaction("default")
     with (
         transaction.atomic(),

@@ -207,14 +207,14 @@ def test_blockers_of_the_leader(
     monkeypatch.setattr(wait_log, "_SECONDS_BETWEEN_DIAGNOSES", 0.0)
     settings.SAFE_INIT = {**settings.SAFE_INIT, "WAIT_TIMEOUT": 1}
     session.rows("CREATE TABLE busy ()")
-    reader, working = connect_raw(application_name="report"), connect_raw()
-    reader.execute("BEGIN; SELECT * FROM busy")
+    report, working = connect_raw(application_name="report"), connect_raw()
+    report.execute("BEGIN; SELECT * FROM busy")
     working.execute("SELECT pg_advisory_lock_shared(%s)", [work_key()])
     altering = in_background(lambda: working.execute("DROP TABLE busy"))
     with pytest.raises(WaitTimeout) as caught:
         Waiter(in_background).result()
     text = str(caught.value)
     assert "DROP TABLE busy; blocked by pid" in text
-    assert f"To end it: SELECT pg_terminate_backend({reader.info.backend_pid});" in text
-    reader.execute("COMMIT")
+    assert f"To end it: SELECT pg_terminate_backend({report.info.backend_pid});" in text
+    report.execute("COMMIT")
     altering.result()

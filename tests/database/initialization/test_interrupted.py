@@ -250,7 +250,7 @@ def test_an_interrupted_reversal_with_custom_code(django_database, other_shop) -
     """An interrupted reversal with custom code runs again."""
     initialize()
     reversals = []
-    other_shop.acts["0002_other back"] = reversals.append
+    other_shop.callbacks["0002_other back"] = reversals.append
     insert_interrupted(django_database, "shop.0002_other", backwards=True)
     other_shop.write("0003_more")
     assert initialize().applied == ("shop.0002_other", "shop.0003_more")

@@ -202,11 +202,11 @@ def test_each_attempt_is_rolled_back(
             with connection.cursor() as cursor:
                 cursor.execute("LOCK TABLE shop_product")
 
-    ready_shop.acts["insert"] = insert
+    ready_shop.callbacks["insert"] = insert
     ready_shop.write(
         "0004_more",
         "migrations.AddField('sale', 'number', models.IntegerField(default=0))",
-        "migrations.RunPython(act('insert'))",
+        "migrations.RunPython(callback('insert'))",
         # With deferred SQL: an index, and a constraint that locks the other table.
         "migrations.AddField('sale', 'other',"
         " models.ForeignKey('shop.Product', models.CASCADE, null=True, related_name='+'))",

@@ -8,13 +8,13 @@ from tests.support import wait_until
 
 
 def test_idle(leader, session) -> None:
-    """A leader that waits for its next step runs no statement."""
+    """A leader between two steps has no running statement."""
     found = activity.leader_activity(session, None)
     assert (found.query, found.progressing, str(found)) == (None, False, "")
 
 
 def test_a_running_statement(leader, session, connect_raw, in_background) -> None:
-    """A statement of the run's connections is seen, with its age."""
+    """The activity contains a running statement of the run's connections, with its age."""
     working = connect_raw()
     working.execute("SELECT pg_advisory_lock_shared(%s)", [work_key()])
     sleeping = in_background(lambda: working.execute("SELECT pg_sleep(2) -- here"))
@@ -31,10 +31,10 @@ def test_a_running_statement(leader, session, connect_raw, in_background) -> Non
 
 
 def test_a_blocked_statement(leader, session, connect_raw, in_background) -> None:
-    """A statement that waits for a lock is no progress, and who holds it is named."""
+    """A statement that waits for a lock is no progress, and the activity names the blocker."""
     session.rows("CREATE TABLE busy ()")
-    reader, working = connect_raw(application_name="report"), connect_raw()
-    reader.execute("BEGIN; SELECT * FROM busy")
+    report, working = connect_raw(application_name="report"), connect_raw()
+    report.execute("BEGIN; SELECT * FROM busy")
     working.execute("SELECT pg_advisory_lock_shared(%s)", [work_key()])
     altering = in_background(
         lambda: working.execute("ALTER TABLE busy ADD COLUMN name text")
@@ -44,8 +44,8 @@ def test_a_blocked_statement(leader, session, connect_raw, in_background) -> Non
     )
     assert not found.progressing
     [blocker] = found.blockers
-    assert (blocker.pid, blocker.role) == (reader.info.backend_pid, "postgres")
+    assert (blocker.pid, blocker.role) == (report.info.backend_pid, "postgres")
     assert (blocker.application, blocker.state) == ("report", "idle in transaction")
     assert f"blocked by pid {blocker.pid} (role postgres, report, idle" in str(found)
-    reader.execute("COMMIT")
+    report.execute("COMMIT")
     altering.result()

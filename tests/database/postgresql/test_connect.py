@@ -1,4 +1,4 @@
-"""Reaching the server: what is final, what is waited for, and what a session of ours is like."""
+"""Connecting to a database server: final errors, and errors that are retried."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SETTINGS = Settings(connect_attempts=3, connect_timeout=5)
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch) -> list[float]:
-    """Pauses are noted, and a hundred times shorter."""
+    """Return the list of pauses, each shortened to a hundredth."""
     noted: list[float] = []
 
     def sleep(seconds: float) -> None:
@@ -43,13 +43,13 @@ def try_to_connect(deadline: float | None = None, **changes):
 
 
 def connected_role(**changes) -> str:
-    """The role of a connection, once there is one."""
+    """Return the role of a new connection."""
     with try_to_connect(**changes) as session:
         return session.rows("SELECT current_user")[0][0]
 
 
-def test_nobody_listens(django_database, log_in_as, short_pauses) -> None:
-    """A server that does not answer is tried as often as CONNECT_ATTEMPTS says."""
+def test_no_answer(django_database, log_in_as, short_pauses) -> None:
+    """`connect` tries a server that does not answer CONNECT_ATTEMPTS times."""
     log_in_as(PORT="1")
     with pytest.raises(DatabaseUnreachable) as caught:
         try_to_connect()
@@ -61,7 +61,7 @@ def test_nobody_listens(django_database, log_in_as, short_pauses) -> None:
 
 
 def test_an_unknown_database_is_tried_again(django_database, log_in_as, short_pauses):
-    """A database that is not there yet may be created in a moment."""
+    """`connect` retries an unknown database, which may be created soon."""
     log_in_as(NAME="nowhere")
     with pytest.raises(DatabaseUnreachable, match='database "nowhere" does not exist'):
         try_to_connect()
@@ -69,7 +69,7 @@ def test_an_unknown_database_is_tried_again(django_database, log_in_as, short_pa
 
 
 def test_a_database_that_appears(make_database, log_in_as, short_pauses) -> None:
-    """As soon as it is there, it is used."""
+    """`connect` succeeds as soon as the database exists."""
     database = make_database()
     database.rows(f"ALTER DATABASE {database.name} ALLOW_CONNECTIONS true")
     log_in_as(NAME="nowhere")
@@ -87,7 +87,7 @@ def test_a_database_that_appears(make_database, log_in_as, short_pauses) -> None
 
 
 def test_the_deadline_ends_the_attempts(django_database, log_in_as, short_pauses):
-    """Attempts end with the time that all of it may take."""
+    """`connect` makes no attempt after the deadline."""
     log_in_as(PORT="1")
     with pytest.raises(DatabaseUnreachable):
         try_to_connect(deadline=0, connect_attempts=100)
@@ -95,7 +95,7 @@ def test_the_deadline_ends_the_attempts(django_database, log_in_as, short_pauses
 
 
 def test_an_unknown_role(django_database, log_in_as, short_pauses) -> None:
-    """A role that does not exist is final at once."""
+    """An unknown role is not retried."""
     log_in_as(USER="nobody_here")
     with pytest.raises(LoginRefused, match='role "nobody_here" does not exist'):
         try_to_connect()
@@ -103,7 +103,7 @@ def test_an_unknown_role(django_database, log_in_as, short_pauses) -> None:
 
 
 def test_a_role_that_may_not_log_in(django_database, log_in_as, new_role) -> None:
-    """So is a role that may not log in."""
+    """A role without the right to log in is not retried."""
     log_in_as(USER=new_role("locked_out", "NOLOGIN"))
     with pytest.raises(LoginRefused, match="is not permitted to log in"):
         try_to_connect()
@@ -120,7 +120,7 @@ def test_a_role_that_may_not_log_in(django_database, log_in_as, new_role) -> Non
 def test_a_wrong_password(
     django_database, log_in_as, password_server, short_pauses, login, text
 ) -> None:
-    """A wrong or missing password, or a rule against us, is final at once."""
+    """A wrong or missing password and a rejecting pg_hba.conf rule are not retried."""
     log_in_as(
         **{
             "HOST": password_server.host,
@@ -138,7 +138,7 @@ def test_a_wrong_password(
 
 @pytest.fixture
 def password_server(spare_server):
-    """A server where `locked` needs a password and `barred` is refused."""
+    """Yield a server on which `locked` needs a password and `barred` is rejected."""
     rules = spare_server.data / "pg_hba.conf"
     before = rules.read_text()
     with spare_server.connect() as admin:
@@ -165,7 +165,7 @@ def _needs_password(server) -> bool:
 
 @pytest.fixture
 def full_server(spare_server, sessions):
-    """A server with no slot left."""
+    """Return a server without a free connection slot."""
     with contextlib.suppress(psycopg.OperationalError):
         for _ in range(20):
             sessions.callback(spare_server.connect().close)
@@ -178,7 +178,7 @@ def log_in_at(log_in_as, server) -> None:
 
 
 def test_a_full_server(django_database, log_in_as, full_server, short_pauses) -> None:
-    """A full server is waited for in flat jitter up to WAIT_TIMEOUT, whatever the attempts."""
+    """`connect` waits for a full server up to WAIT_TIMEOUT, regardless of CONNECT_ATTEMPTS."""
     log_in_at(log_in_as, full_server)
     with pytest.raises(WaitTimeout) as caught:
         try_to_connect(wait_timeout=0.3, connect_attempts=1)
@@ -189,16 +189,16 @@ def test_a_full_server(django_database, log_in_as, full_server, short_pauses) ->
 
 
 def test_a_full_server_and_a_deadline(django_database, log_in_as, full_server) -> None:
-    """It is not waited for longer than all of it may take."""
+    """`connect` waits for a full server no longer than the deadline."""
     log_in_at(log_in_as, full_server)
     with pytest.raises(WaitTimeout):
         try_to_connect(deadline=0)
 
 
-def test_room_again(
+def test_a_slot_becomes_free(
     django_database, log_in_as, full_server, sessions, in_background, short_pauses
 ) -> None:
-    """As soon as there is room, the session is there."""
+    """`connect` succeeds as soon as the full server has a free slot."""
     log_in_at(log_in_as, full_server)
     waiting = in_background(lambda: connected_role())
     wait_until(lambda: short_pauses)
@@ -209,7 +209,7 @@ def test_room_again(
 def test_a_server_that_starts(
     django_database, log_in_as, spare_server, in_background, short_pauses
 ) -> None:
-    """A server that is starting up is waited for, with a single attempt allowed."""
+    """`connect` waits for a server that is starting up, even with one attempt."""
     log_in_at(log_in_as, spare_server)
     spare_server.stop()
     signal_file, gate = spare_server.data / "standby.signal", spare_server.data / "go"
@@ -221,7 +221,7 @@ def test_a_server_that_starts(
     signal_file.touch()
     try:
         starting = in_background(spare_server.start)
-        wait_until(lambda: "starting up" in _answer(spare_server))
+        wait_until(lambda: "starting up" in _error(spare_server))
         waiting = in_background(lambda: connected_role(connect_attempts=1))
         wait_until(lambda: short_pauses)
         gate.touch()
@@ -237,7 +237,8 @@ def test_a_server_that_starts(
         spare_server.start()
 
 
-def _answer(server) -> str:
+def _error(server) -> str:
+    """Return the error of a connection attempt."""
     try:
         server.connect().close()
     except psycopg.OperationalError as exc:
@@ -246,7 +247,7 @@ def _answer(server) -> str:
 
 
 def test_wrong_options(django_database, log_in_as) -> None:
-    """An option that libpq does not know is an error of the configuration."""
+    """An option unknown to libpq is a `ConfigurationError`."""
     log_in_as(OPTIONS={"color": "blue"})
     with pytest.raises(
         ConfigurationError, match=r"DATABASES\['default'\] cannot be used"

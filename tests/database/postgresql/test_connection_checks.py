@@ -1,4 +1,4 @@
-"""A read-only standby: its locks mean nothing."""
+"""Connections on which an advisory lock is not safe: standbys, poolers, other servers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from example_project.embedded import EmbeddedServer
 
 @pytest.fixture
 def standby(spare_server) -> Iterator[EmbeddedServer]:
-    """The spare server, in recovery for as long as the test lasts."""
+    """Yield the spare server in recovery."""
     signal_file = spare_server.data / "standby.signal"
     spare_server.stop()
     signal_file.touch()
@@ -28,7 +28,7 @@ def standby(spare_server) -> Iterator[EmbeddedServer]:
 
 
 def test_a_standby_is_refused(django_database, log_in_as, standby, small_shop) -> None:
-    """Nobody leads on a standby: the error names DIRECT, and the status can be read."""
+    """On a standby leading is refused, the error names DIRECT, and the status can be read."""
     log_in_as(HOST=standby.host, PORT=standby.port, NAME="postgres")
     with pytest.raises(UnsafeConnection) as caught:
         initialize()
@@ -43,16 +43,16 @@ FAKES = """
 """
 
 
-def test_a_true_server(open_session) -> None:
-    """On a server itself both proofs pass, and leave no lock behind."""
+def test_a_postgresql_server(open_session) -> None:
+    """On PostgreSQL itself both checks pass and leave no lock behind."""
     first, second = open_session(), open_session()
     check_direct_connection(first, declared=False)
     check_lock_excludes(first, second)
     assert first.rows("SELECT * FROM pg_locks WHERE locktype = 'advisory'") == []
 
 
-def test_a_lock_that_excludes_nobody(django_database, log_in_as, open_session) -> None:
-    """A server that says "yes" to everybody is refused, as CockroachDB would be."""
+def test_a_no_op_lock(django_database, log_in_as, open_session) -> None:
+    """A server that grants every lock, such as CockroachDB, is refused."""
     django_database.rows("CREATE SCHEMA app")
     django_database.rows(FAKES)
     log_in_as(OPTIONS={"options": "-c search_path=app,pg_catalog"})

@@ -1,4 +1,4 @@
-"""The leader lock on real sessions: it excludes, it is verified, and its holder's rest is ended."""
+"""The leader lock on real sessions: exclusion, verification, the end of predecessors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Contract(LockContract):
 
 
 class OpenLock:
-    """A lock whose session is closed at the end."""
+    """A context manager with a lock whose session it closes."""
 
     def __init__(self, lock_key: str | None) -> None:
         self.lock_key = lock_key
@@ -47,14 +47,14 @@ class OpenLock:
 
 
 class TestLeaderLock(Contract):
-    """The contract, for the lock of a project alone in its database."""
+    """The contract for the lock without a LOCK_KEY."""
 
     def open_lock(self) -> OpenLock:
         return OpenLock(None)
 
 
 class TestLeaderLockWithKey(Contract):
-    """The contract, for the lock of one project of several."""
+    """The contract for the lock with a LOCK_KEY."""
 
     def open_lock(self) -> OpenLock:
         return OpenLock("shop")
@@ -62,19 +62,19 @@ class TestLeaderLockWithKey(Contract):
 
 @pytest.fixture
 def lock(session) -> AdvisoryLock:
-    """A lock that is held."""
+    """Return a held lock."""
     lock = AdvisoryLock(session)
     assert lock.try_acquire()
     return lock
 
 
-def test_the_key_is_what_pg_locks_shows(lock, django_database) -> None:
-    """The lock is where other tools, and our own readers, look for it."""
+def test_the_key_in_pg_locks(lock, django_database) -> None:
+    """The lock appears in `pg_locks` under the leader key."""
     assert django_database.holders(leader_key()) == [lock.session.handshake_pid]
 
 
 def test_projects_do_not_exclude_each_other(lock, open_session) -> None:
-    """Two projects of one database with different LOCK_KEYs lead at the same time."""
+    """Two projects with different LOCK_KEYs lead in one database at the same time."""
     other = AdvisoryLock(open_session(), "other")
     assert other.try_acquire()
     lock.verify()
@@ -82,7 +82,7 @@ def test_projects_do_not_exclude_each_other(lock, open_session) -> None:
 
 
 def test_databases_do_not_exclude_each_other(lock, make_database, log_in_as) -> None:
-    """A leader of another database of the server is none of ours."""
+    """Leaders of two databases of one server do not exclude each other."""
     log_in_as(NAME=make_database().name)
     with OpenLock(None) as other:
         with pytest.raises(LockLost):
@@ -91,8 +91,8 @@ def test_databases_do_not_exclude_each_other(lock, make_database, log_in_as) -> 
         other.verify()
 
 
-def test_losing_the_session_is_losing_the_lock(lock, django_database) -> None:
-    """After `pg_terminate_backend` the lock says why it is lost."""
+def test_a_terminated_session(lock, django_database) -> None:
+    """After `pg_terminate_backend` the lock raises `LockLost` with the reason."""
     pid = lock.session.handshake_pid
     django_database.rows("SELECT pg_terminate_backend(%s, 5000)", pid)
     with pytest.raises(LockLost, match="The leader session is gone: terminating"):
@@ -101,8 +101,8 @@ def test_losing_the_session_is_losing_the_lock(lock, django_database) -> None:
         lock.release()
 
 
-def test_unlocked_by_somebody(lock) -> None:
-    """A lock that somebody freed in this session is lost, too, and said to be."""
+def test_unlocked_in_the_session(lock) -> None:
+    """A lock that was released by other SQL in its session raises `LockLost`."""
     lock.session.rows("SELECT pg_advisory_unlock_all()")
     with pytest.raises(LockLost, match="no longer holds the leader lock"):
         lock.verify()
@@ -111,21 +111,21 @@ def test_unlocked_by_somebody(lock) -> None:
 
 
 def test_release_twice(lock) -> None:
-    """The second release is an error."""
+    """The second release raises `LockLost`."""
     lock.release()
     with pytest.raises(LockLost):
         lock.release()
 
 
-def test_release_wakes(lock, raw_session) -> None:
-    """Who listens is told at the release."""
+def test_release_notifies(lock, raw_session) -> None:
+    """A listener gets a notification at the release."""
     raw_session.execute(f"LISTEN {channel()}")
     lock.release()
     [notification] = raw_session.notifies(timeout=5, stop_after=1)
     assert notification.channel == channel()
 
 
-# What an earlier leader left running
+# Predecessors
 
 
 def hold_work_key(raw) -> int:
@@ -133,32 +133,32 @@ def hold_work_key(raw) -> int:
     return raw.info.backend_pid
 
 
-def is_there(database, pid: int) -> bool:
+def is_connected(database, pid: int) -> bool:
     return bool(database.rows("SELECT 1 FROM pg_stat_activity WHERE pid = %s", pid))
 
 
 def terminate_predecessors(lock, seconds: float = 10) -> list[str]:
-    said: list[str] = []
-    lock.terminate_predecessors(said.append, Deadline(seconds))
-    return said
+    lines: list[str] = []
+    lock.terminate_predecessors(lines.append, Deadline(seconds))
+    return lines
 
 
-def test_predecessors_are_ended(lock, django_database, connect_raw) -> None:
-    """Every backend with the work key is gone afterwards, idle or not; others stay."""
+def test_predecessors_are_terminated(lock, django_database, connect_raw) -> None:
+    """Every backend with the work key is terminated, idle or not; other backends stay."""
     working = [connect_raw() for _ in range(3)]
     bystander = connect_raw()
     pids = [hold_work_key(raw) for raw in working]
     working[0].execute("BEGIN; CREATE TABLE left_over ()")
     assert terminate_predecessors(lock) == []
-    assert not any(is_there(django_database, pid) for pid in pids)
+    assert not any(is_connected(django_database, pid) for pid in pids)
     assert bystander.execute("SELECT 1").fetchone()
     assert django_database.value("SELECT to_regclass('left_over')") is None
 
 
-def test_a_statement_of_a_predecessor_is_ended(
+def test_a_statement_of_a_predecessor_is_terminated(
     lock, django_database, raw_session, in_background
 ) -> None:
-    """A statement that still runs does not finish."""
+    """A predecessor's running statement does not finish."""
     import psycopg
 
     pid = hold_work_key(raw_session)
@@ -173,8 +173,8 @@ def test_a_statement_of_a_predecessor_is_ended(
         sleeping.result()
 
 
-def test_nothing_to_end(lock) -> None:
-    """Without predecessors it returns at once, and leaves this session alone."""
+def test_no_predecessors(lock) -> None:
+    """Without predecessors the lock returns at once and does not terminate its own session."""
     hold_work_key(lock.session.raw)
     assert terminate_predecessors(lock, 0) == []
     lock.verify()
@@ -183,27 +183,27 @@ def test_nothing_to_end(lock) -> None:
 def test_another_roles_predecessor(
     django_database, log_in_as, new_role, open_session, raw_session
 ) -> None:
-    """A backend that this role may not end is named once, waited for, and then given up."""
+    """A predecessor that this role may not terminate is reported once, and the wait times out."""
     log_in_as(USER=new_role("small"))
     lock = AdvisoryLock(open_session())
     assert lock.try_acquire()
     pid = hold_work_key(raw_session)
-    said: list[str] = []
+    lines: list[str] = []
     with pytest.raises(WaitTimeout) as caught:
-        lock.terminate_predecessors(said.append, Deadline(0.2))
-    [line] = said
+        lock.terminate_predecessors(lines.append, Deadline(0.2))
+    [line] = lines
     assert line == (
         f"Work of an earlier leader goes on. Backend {pid} of the role postgres may not "
         f"be ended by this role; an administrator can: SELECT pg_terminate_backend({pid});"
     )
     assert line in str(caught.value)
-    assert is_there(django_database, pid)
+    assert is_connected(django_database, pid)
     raw_session.execute("SELECT pg_advisory_unlock_all()")
     assert terminate_predecessors(lock) == []
 
 
 def test_assumed_role(django_database, log_in_as, new_role, open_session, connect_raw):
-    """The role that logged in ends a predecessor, though another one is assumed."""
+    """The login role terminates a predecessor although another role is assumed."""
     owner, login = new_role("owner"), new_role("login")
     django_database.rows(f"GRANT {owner} TO {login}")
     log_in_as(USER=login, OPTIONS={"assume_role": owner})
@@ -213,5 +213,5 @@ def test_assumed_role(django_database, log_in_as, new_role, open_session, connec
     assert lock.try_acquire()
     pid = hold_work_key(connect_raw(user=login))
     assert terminate_predecessors(lock) == []
-    assert not is_there(django_database, pid)
+    assert not is_connected(django_database, pid)
     assert session.rows("SELECT current_user") == [(owner,)]

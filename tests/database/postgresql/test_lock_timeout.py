@@ -1,4 +1,4 @@
-"""The limit of a migration's waits for locks on PostgreSQL."""
+"""The limit on a migration's lock waits on PostgreSQL."""
 
 from __future__ import annotations
 

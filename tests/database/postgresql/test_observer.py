@@ -1,4 +1,4 @@
-"""Waiting as a follower on PostgreSQL: with a session that is kept, or without one."""
+"""The PostgreSQL observer keeps a session while the database server has room."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import make_context, wait_until
 
 
 @pytest.fixture
-def watch(django_database, shop):
+def observer(django_database, shop):
     made = PostgresObserver(make_context())
     yield made
     made.close()
@@ -22,95 +22,97 @@ def watch(django_database, shop):
 
 @pytest.fixture
 def pauses(monkeypatch) -> list[float]:
-    """How long a follower would have slept."""
+    """Return the list of a follower's pauses; each ends at once."""
     noted: list[float] = []
     monkeypatch.setattr(module, "sleep", noted.append)
     return noted
 
 
-def test_with_room_it_listens(watch, django_database) -> None:
-    """While the server has room, a follower keeps its session and listens on it."""
-    session = watch.reader().session
-    watch.wait()
-    watch.wait()
-    assert watch.session is session
+def test_with_room_it_listens(observer, django_database) -> None:
+    """An observer keeps its session and listens while the server has room."""
+    session = observer.reader().session
+    observer.wait()
+    observer.wait()
+    assert observer.session is session
     assert session.rows("SELECT pg_listening_channels()")
-    assert watch.reader().session is session
+    assert observer.reader().session is session
 
 
-def test_a_notification_ends_the_pause(watch, session, in_background) -> None:
-    """The leader's word ends the pause."""
-    watch.reader()
-    watch.wait()
+def test_a_notification_ends_the_pause(observer, session, in_background) -> None:
+    """The leader's notification ends the wait."""
+    observer.reader()
+    observer.wait()
     lock = AdvisoryLock(session)
     assert lock.try_acquire()
     started = time.monotonic()
     lock.release()
-    watch.wait()
+    observer.wait()
     assert time.monotonic() - started < 0.5
 
 
-def test_without_room_it_lets_go(watch, pauses, connect_raw, django_database) -> None:
-    """Where half of the slots are taken, a follower gives its own back between looks."""
+def test_without_room_it_disconnects(
+    observer, pauses, connect_raw, django_database
+) -> None:
+    """An observer closes its session between polls if half of the server's slots are taken."""
     slots = django_database.value("SELECT current_setting('max_connections')::int")
     for _ in range(slots // 2):
         connect_raw()
-    watch.reader()
+    observer.reader()
     wait_until(lambda: django_database.followers())
-    watch.wait()
-    assert watch.session is None
+    observer.wait()
+    assert observer.session is None
     wait_until(lambda: not django_database.followers())
     [pause] = pauses
     assert pause == 0.75 or 2 <= pause <= 3
-    assert watch.reader().peek().latest is None
+    assert observer.reader().peek().latest is None
 
 
-def test_most_look_rarely(watch, monkeypatch, pauses) -> None:
-    """Without a session one in eight looks often, the others about every three seconds."""
+def test_most_poll_rarely(observer, monkeypatch, pauses) -> None:
+    """Without a session one observer in eight polls often, and the others every three seconds."""
     for chance in (0.0, 0.874, 0.876):
         monkeypatch.setattr(module.random, "random", lambda chance=chance: chance)
-        watch.wait()
+        observer.wait()
     assert [2 <= pause <= 3 for pause in pauses] == [True, True, False]
     assert pauses[2] == 0.75
 
 
-def test_a_poolers_connection_is_kept(watch, monkeypatch, pauses) -> None:
-    """A connection to a pooler is cheap: it is kept, without listening, and looks."""
-    session = watch.reader().session
+def test_a_poolers_connection_is_kept(observer, monkeypatch, pauses) -> None:
+    """An observer keeps a connection to a pooler, and polls instead of listening."""
+    session = observer.reader().session
     monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", property(lambda _: 1))
-    watch.wait()
-    watch.wait()
-    assert watch.session is session
+    observer.wait()
+    observer.wait()
+    assert observer.session is session
     assert all(0.5 <= pause <= 1 for pause in pauses)
     assert len(pauses) == 2
     assert session.rows("SELECT pg_listening_channels()") == []
 
 
-def test_room_is_asked_for_again(watch, monkeypatch) -> None:
-    """An answer holds for ten seconds; then the server is asked again."""
-    asked = []
-    session = watch.reader().session
+def test_room_is_queried_again(observer, monkeypatch) -> None:
+    """The observer asks the server for its room again after ten seconds."""
+    queries = []
+    session = observer.reader().session
     real = session.read
     monkeypatch.setattr(
-        session, "read", lambda *args: (asked.append(args), real(*args))[1]
+        session, "read", lambda *args: (queries.append(args), real(*args))[1]
     )
-    watch.wait()
-    watch.wait()
-    assert len(asked) == 1
-    watch._room_seen -= 10
-    watch.wait()
-    assert len(asked) == 2
+    observer.wait()
+    observer.wait()
+    assert len(queries) == 1
+    observer._room_seen -= 10
+    observer.wait()
+    assert len(queries) == 2
 
 
-def test_followers_use_the_pooler(watch, settings, django_database) -> None:
-    """The direct way is for who may lead; a follower looks through the alias's own settings."""
-    direct = {"OPTIONS": {"options": "-c work_mem=777kB"}}
-    settings.SAFE_INIT = {**settings.SAFE_INIT, "DIRECT": {"default": direct}}
-    watch.context = make_context()
-    leading = watch.direct_reader().session
-    assert leading.rows("SHOW work_mem") == [("777kB",)]
-    assert watch.direct_reader().session is leading
-    following = watch.reader().session
-    assert following.rows("SHOW work_mem") == [("4MB",)]
-    assert leading.raw.closed
-    assert watch.reader().session is following
+def test_followers_use_the_pooler(observer, settings, django_database) -> None:
+    """An observer polls through the alias's own settings, and uses DIRECT only to lead."""
+    entry = {"OPTIONS": {"options": "-c work_mem=777kB"}}
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "DIRECT": {"default": entry}}
+    observer.context = make_context()
+    direct = observer.direct_reader().session
+    assert direct.rows("SHOW work_mem") == [("777kB",)]
+    assert observer.direct_reader().session is direct
+    pooled = observer.reader().session
+    assert pooled.rows("SHOW work_mem") == [("4MB",)]
+    assert direct.raw.closed
+    assert observer.reader().session is pooled

@@ -1,4 +1,4 @@
-"""The connections of a run: direct, marked with the work key, and led."""
+"""The fenced connections of a run on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def lock(session) -> AdvisoryLock:
 
 
 @pytest.fixture
-def armed(lock) -> FencedConnections:
+def fenced(lock) -> FencedConnections:
     return FencedConnections("default", lock, None)
 
 
 def my_pid(alias: str = "default") -> int:
-    """The backend of this thread's Django connection."""
+    """Return the backend pid of this thread's Django connection."""
     with connections[alias].cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         return cursor.fetchone()[0]
 
 
 def in_thread(function):
-    """What the function returns in a thread of its own."""
+    """Return the function's result, called in a new thread."""
     found = []
 
     def run() -> None:
@@ -51,9 +51,9 @@ def in_thread(function):
     return found[0]
 
 
-def test_a_connection_of_the_run_is_marked(armed, django_database) -> None:
-    """Django's connection holds the work key, and is protected against a dead client."""
-    with armed:
+def test_a_connection_of_the_run(fenced, django_database) -> None:
+    """Django's connection holds the work key and notices a dead client."""
+    with fenced:
         assert django_database.holders(work_key()) == []
         pid = my_pid()
         assert django_database.holders(work_key()) == [pid]
@@ -63,9 +63,9 @@ def test_a_connection_of_the_run_is_marked(armed, django_database) -> None:
     wait_until(lambda: not django_database.holders(work_key()))
 
 
-def test_a_reconnection_is_marked_too(armed, django_database) -> None:
-    """connection.close() in a migration leads to a connection that is marked as well."""
-    with armed:
+def test_a_reconnection(fenced, django_database) -> None:
+    """A migration that closes its connection gets a new one that holds the work key."""
+    with fenced:
         first = my_pid()
         connection.close()
         second = my_pid()
@@ -73,14 +73,14 @@ def test_a_reconnection_is_marked_too(armed, django_database) -> None:
         wait_until(lambda: django_database.holders(work_key()) == [second])
 
 
-def test_threads_of_the_run(armed, django_database) -> None:
-    """A thread that the run starts works on marked connections."""
-    with armed:
+def test_threads_of_the_run(fenced, django_database) -> None:
+    """A thread started by the run has a connection that holds the work key."""
+    with fenced:
         assert in_thread(lambda: my_pid() in django_database.holders(work_key()))
 
 
-def test_other_threads(armed, lock, django_database) -> None:
-    """What a thread does that was there before is none of the run's business."""
+def test_other_threads(fenced, lock, django_database) -> None:
+    """A thread that existed before the run has an ordinary connection."""
     go, done, found = threading.Event(), threading.Event(), []
 
     def work() -> None:
@@ -91,23 +91,23 @@ def test_other_threads(armed, lock, django_database) -> None:
         connection.close()
         done.set()
 
-    stranger = threading.Thread(target=work)
-    stranger.start()
+    thread = threading.Thread(target=work)
+    thread.start()
     with FencedConnections("default", lock, None):
         go.set()
         assert done.wait(20)
-    stranger.join()
+    thread.join()
     assert found == [{}, []]
 
 
-def test_other_aliases(armed, django_database, make_database, monkeypatch) -> None:
-    """A connection to another alias is left alone."""
+def test_other_aliases(fenced, django_database, make_database, monkeypatch) -> None:
+    """A connection to another alias is not fenced."""
     other = make_database()
     configured = connections.configure_settings(
         {"default": {}, "other": other.settings()}
     )
     monkeypatch.setitem(connections.settings, "other", configured["other"])
-    with armed:
+    with fenced:
         my_pid("other")
         assert other.holders(work_key()) == []
         assert django_database.holders(work_key()) == []
@@ -116,7 +116,7 @@ def test_other_aliases(armed, django_database, make_database, monkeypatch) -> No
 
 
 def test_two_aliases_at_once(lock, monkeypatch) -> None:
-    """Runs of two aliases in one process do not disturb each other's end."""
+    """The end of one alias's run does not affect the run of another alias."""
     configured = connections.configure_settings(
         {"default": {}, "other": connections.settings["default"]}
     )
@@ -128,9 +128,9 @@ def test_two_aliases_at_once(lock, monkeypatch) -> None:
     assert "create_connection" not in vars(connections)
 
 
-def test_after_a_loss_nothing_can_be_done(armed, lock, django_database) -> None:
-    """A connection opened after leadership was lost is closed before it can do anything."""
-    with armed:
+def test_a_connection_after_the_loss_of_the_lock(fenced, lock, django_database) -> None:
+    """A connection opened after the loss of the leader lock is closed before its first query."""
+    with fenced:
         my_pid()
         connection.close()
         lock.session.rows("SELECT pg_advisory_unlock_all()")
@@ -142,10 +142,10 @@ def test_after_a_loss_nothing_can_be_done(armed, lock, django_database) -> None:
     wait_until(lambda: not django_database.holders(work_key()))
 
 
-def test_a_pool_is_not_used(armed, log_in_as, django_database) -> None:
-    """A pool would hand out our marked connection to others: the run's wrappers have none."""
+def test_a_pool_is_not_used(fenced, log_in_as, django_database) -> None:
+    """A run's connections bypass the pool, which would hand them to other threads later."""
     log_in_as(OPTIONS={"pool": {"min_size": 1, "max_size": 2}})
-    with armed as wrapper:
+    with fenced as wrapper:
         my_pid()
         assert "pool" not in wrapper.settings_dict["OPTIONS"]
         assert (
@@ -177,7 +177,7 @@ def test_two_runs_of_one_alias(
     following = AdvisoryLock(open_session())
     wait_until(following.try_acquire)
     with FencedConnections("default", following, None):
-        # A thread that may be of either works for neither rather than for the wrong one.
+        # A new thread could belong to either run, so it gets no connection.
         assert in_thread(raises_lock_lost)
         unwind.set()
         first.result()
@@ -193,7 +193,7 @@ def raises_lock_lost() -> bool:
 
 
 def test_direct_settings_reach_the_threads(lock, django_database) -> None:
-    """What DIRECT says holds for the wrappers of the run's threads, and for nobody after."""
+    """DIRECT applies to the connections of the run's threads until the run ends."""
     direct = {"OPTIONS": {"options": "-c work_mem=777kB"}}
 
     def work_mem() -> str:
@@ -208,31 +208,31 @@ def test_direct_settings_reach_the_threads(lock, django_database) -> None:
     assert in_thread(work_mem) == "4MB"
 
 
-def test_the_previous_wrapper_comes_back(armed) -> None:
-    """The caller's connection is the one it was, open or not."""
+def test_the_previous_wrapper_is_restored(fenced) -> None:
+    """The caller's wrapper and its connection are restored."""
     before = connections["default"]
     pid = my_pid()
-    with armed as wrapper:
+    with fenced as wrapper:
         assert connections["default"] is wrapper
         assert my_pid() != pid
     assert connections["default"] is before
     assert my_pid() == pid
 
 
-def test_no_previous_wrapper(armed) -> None:
+def test_no_previous_wrapper(fenced) -> None:
     """A thread that had no wrapper has none afterwards."""
     connections["default"].close()
     del connections["default"]
-    with armed:
+    with fenced:
         my_pid()
     assert not hasattr(connections._connections, "default")
 
 
-def test_without_autocommit(armed, log_in_as, django_database) -> None:
-    """With AUTOCOMMIT = False the connection is marked, and not left in a transaction."""
+def test_without_autocommit(fenced, log_in_as, django_database) -> None:
+    """With AUTOCOMMIT = False the connection holds the work key and is not in a transaction."""
     log_in_as(AUTOCOMMIT=False)
     try:
-        with armed:
+        with fenced:
             connection.ensure_connection()
             raw = connection.connection
             assert raw.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
@@ -241,39 +241,39 @@ def test_without_autocommit(armed, log_in_as, django_database) -> None:
         log_in_as(AUTOCOMMIT=True)
 
 
-def test_a_pooler_is_refused(armed, monkeypatch) -> None:
+def test_a_pooler_is_refused(fenced, monkeypatch) -> None:
     """A connection whose handshake named another backend is refused and closed."""
-    with armed:
-        _lie_about_the_backend(monkeypatch)
+    with fenced:
+        _fake_a_pooler(monkeypatch)
         with pytest.raises(UnsafeConnection, match=r'SAFE_INIT\["DIRECT"\]'):
             connection.ensure_connection()
         assert connection.connection is None
 
 
 def test_a_declared_pooler(lock, monkeypatch, django_database) -> None:
-    """An entry in DIRECT declares that a session is the client's own."""
+    """DIRECT declares that sessions are kept, so a connection through a pooler is accepted."""
     with FencedConnections("default", lock, {}):
-        _lie_about_the_backend(monkeypatch)
+        _fake_a_pooler(monkeypatch)
         connection.ensure_connection()
         assert len(django_database.holders(work_key())) == 1
 
 
-def _lie_about_the_backend(monkeypatch) -> None:
-    """Only a pooler gives a false backend pid; there is none here."""
+def _fake_a_pooler(monkeypatch) -> None:
+    """Give each connection a false backend pid, as a pooler does."""
     monkeypatch.setattr(psycopg.ConnectionInfo, "backend_pid", property(lambda _: 1))
 
 
 # A migration that forks
 
 
-def test_a_forked_child_works_while_its_parent_leads(armed, django_database) -> None:
-    """A forked child's own connection is marked too, and sees that its parent leads."""
+def test_a_forked_child_works_while_its_parent_leads(fenced, django_database) -> None:
+    """A forked child's own connection holds the work key while its parent leads."""
 
     def work() -> None:
         connection.connection = None  # the parent's, which a child must not use
-        assert marked()
+        assert holds_work_key()
 
-    def marked() -> bool:
+    def holds_work_key() -> bool:
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
@@ -281,27 +281,27 @@ def test_a_forked_child_works_while_its_parent_leads(armed, django_database) -> 
             )
             return cursor.fetchone() == (1,)
 
-    with armed:
+    with fenced:
         assert exit_code(fork(work)) == 0
 
 
-def test_a_forked_child_stops_when_its_parent_lost(armed, lock) -> None:
-    """A forked child opens no connection once its parent no longer leads."""
+def test_a_forked_child_stops_when_its_parent_lost(fenced, lock) -> None:
+    """A forked child opens no connection after its parent lost the lock."""
 
     def work() -> None:
         with pytest.raises(LockLost, match="no longer leads"):
             my_pid()
 
-    with armed:
+    with fenced:
         lock.session.rows("SELECT pg_advisory_unlock_all()")
         assert exit_code(fork(work)) == 0
 
 
-def test_nobody_waits_for_the_work_key(armed, raw_session) -> None:
-    """Where a stranger holds the work key exclusively, a connection is refused at once."""
+def test_an_exclusive_work_key(fenced, raw_session) -> None:
+    """A connection is refused at once while another session holds the work key exclusively."""
     raw_session.execute("SELECT pg_advisory_lock(%s)", [work_key()])
     with (
-        armed,
+        fenced,
         pytest.raises(
             UnsafeConnection, match=rf"\(backend {raw_session.info.backend_pid}\) holds"
         ),

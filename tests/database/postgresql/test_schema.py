@@ -1,4 +1,4 @@
-"""The two tables: made and upgraded under the lock, by whoever has the right to."""
+"""Creation and upgrade of the status tables, and the required privileges."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def columns(database, table: str) -> set[str]:
 
 
 def test_creation(session, django_database) -> None:
-    """On an empty database both tables are made; doing it again changes nothing."""
+    """`ensure_tables` creates both tables, and a second call changes nothing."""
     for _ in range(2):
         ensure_tables(session)
         for model in MODELS:
@@ -41,7 +41,7 @@ def test_creation(session, django_database) -> None:
     ("table", "column"), [(RUN_TABLE, "error"), (STEP_TABLE, "detail")]
 )
 def test_upgrade(session, django_database, table, column) -> None:
-    """A column that an older version did not know is added; the rows stay."""
+    """`ensure_tables` adds a column of a newer version."""
     ensure_tables(session)
     django_database.rows(f"ALTER TABLE {table} DROP COLUMN {column}")
     ensure_tables(session)
@@ -49,7 +49,7 @@ def test_upgrade(session, django_database, table, column) -> None:
 
 
 def test_a_newer_versions_column_stays(session, django_database) -> None:
-    """A column that a newer version added is left alone."""
+    """`ensure_tables` keeps an unknown column of a newer version."""
     ensure_tables(session)
     django_database.rows(f"ALTER TABLE {RUN_TABLE} ADD COLUMN phase text")
     ensure_tables(session)
@@ -57,7 +57,7 @@ def test_a_newer_versions_column_stays(session, django_database) -> None:
 
 
 def test_a_read_only_database(session) -> None:
-    """A database that takes no writes is refused in one sentence."""
+    """A read-only database is refused with exit code 2."""
     session.rows("SET default_transaction_read_only = on")
     with pytest.raises(UnsafeConnection, match="is read-only at the moment") as caught:
         ensure_tables(session)
@@ -67,7 +67,7 @@ def test_a_read_only_database(session) -> None:
 def test_two_projects_at_once(
     open_session, raw_session, in_background, django_database
 ):
-    """Two leaders of different LOCK_KEYs may create the tables at the same moment."""
+    """Two leaders with different LOCK_KEYs can create the tables at the same time."""
     session = open_session()
     raw_session.execute("BEGIN")
     definitions = TableSchema(connections["default"]).columns(Run)
@@ -81,7 +81,7 @@ def test_two_projects_at_once(
 
 
 def test_no_right_to_create(django_database, log_in_as, new_role, open_session) -> None:
-    """A role without CREATE gets an error with its name and the GRANT, which helps."""
+    """A role without CREATE gets an error with its name and the GRANT that helps."""
     role = new_role("small shop")
     log_in_as(USER=role)
     session = open_session()
@@ -101,7 +101,7 @@ def test_no_right_to_create(django_database, log_in_as, new_role, open_session) 
 def test_no_right_to_write(
     django_database, log_in_as, new_role, open_session, session, small_shop
 ) -> None:
-    """A role that may not write the tables of another gets the GRANT, which helps."""
+    """A role without write privileges gets an error with the GRANT that helps."""
     role = new_role("writer")
     django_database.rows(f"GRANT CREATE ON SCHEMA public TO {role}")
     ensure_tables(session)
@@ -119,7 +119,7 @@ def test_no_right_to_write(
 def test_no_right_to_upgrade(
     django_database, log_in_as, new_role, open_session, session
 ) -> None:
-    """A role that may write the tables, but does not own them, cannot upgrade them."""
+    """A role that does not own the tables cannot upgrade them."""
     role = new_role("writer")
     ensure_tables(session)
     django_database.rows(f"ALTER TABLE {RUN_TABLE} DROP COLUMN error")
@@ -129,7 +129,7 @@ def test_no_right_to_upgrade(
 
 
 def test_no_schema(django_database, session) -> None:
-    """Without any schema to create in, the error says so."""
+    """Without a schema to create tables in, the error says so."""
     django_database.rows("DROP SCHEMA public")
     with pytest.raises(MissingPrivilege) as caught:
         ensure_tables(session)
@@ -140,7 +140,7 @@ def test_no_schema(django_database, session) -> None:
 
 
 def test_search_path(django_database, log_in_as, small_shop) -> None:
-    """The tables are made where Django makes its own."""
+    """The tables are created in the schema in which Django creates its own."""
     django_database.rows("CREATE SCHEMA app")
     log_in_as(OPTIONS={"options": "-c search_path=app"})
     assert initialize().role == "leader"
@@ -154,7 +154,7 @@ def test_search_path(django_database, log_in_as, small_shop) -> None:
 
 
 def test_models(django_database, small_shop) -> None:
-    """The models read what the recorder wrote."""
+    """The models read the rows that the recorder wrote."""
     initialize()
     run = Run.objects.get()
     assert (run.outcome, run.leader.count(":")) == ("ready", 1)
@@ -166,7 +166,7 @@ def test_models(django_database, small_shop) -> None:
     assert Step.objects.first().run == run
 
 
-def test_no_migration_of_ours(django_database, capsys) -> None:
-    """`makemigrations --check` finds nothing to do for this package."""
+def test_no_missing_migration(django_database, capsys) -> None:
+    """`makemigrations --check` finds no change in this package."""
     call_command("makemigrations", "--check", "--dry-run")
     assert "No changes detected" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Forked children: they cannot end a parent's session, and cannot keep its lock."""
+"""Sessions of this package: settings, limits and forked processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support import wait_until
 
 
 def fork(child: Callable[[], None]) -> int:
-    """Run `child` in a forked process, which exits with 0 if it raises nothing."""
+    """Run `child` in a forked process, which exits with 0 unless `child` raises."""
     with warnings.catch_warnings():
         # Python 3.12 warns of threads, and the tests of others may have left some.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -50,7 +50,7 @@ def exit_code(pid: int) -> int:
 
 @pytest.mark.parametrize("end", ["closes", "exits"])
 def test_a_child_cannot_end_the_parents_session(session, end) -> None:
-    """A child that closes an inherited session, or just exits, leaves the parent its lock."""
+    """A forked child that closes an inherited session, or exits, does not end the parent's lock."""
     lock = AdvisoryLock(session)
     assert lock.try_acquire()
     assert exit_code(fork(session.close if end == "closes" else lambda: None)) == 0
@@ -59,7 +59,7 @@ def test_a_child_cannot_end_the_parents_session(session, end) -> None:
 
 
 def test_a_child_cannot_use_the_parents_session(session) -> None:
-    """A statement of a child on an inherited session fails instead of mixing with ours."""
+    """A statement of a forked child on an inherited session fails."""
 
     def use() -> None:
         with pytest.raises(psycopg.OperationalError):
@@ -69,8 +69,8 @@ def test_a_child_cannot_use_the_parents_session(session) -> None:
     assert session.rows("SELECT 2") == [(2,)]
 
 
-def test_a_closed_session_is_no_obstacle(session) -> None:
-    """A fork after a session was closed is as good as any."""
+def test_a_fork_after_close(session) -> None:
+    """A process can fork after it closed a session."""
     session.close()
     assert exit_code(fork(lambda: None)) == 0
 
@@ -78,19 +78,19 @@ def test_a_closed_session_is_no_obstacle(session) -> None:
 def test_a_child_does_not_keep_a_dead_parents_lock(
     open_session, django_database
 ) -> None:
-    """The lock of a killed leader is free although its child lives on."""
-    reading, writing = os.pipe()
-    told, tell = os.pipe()
+    """The lock of a killed leader is free although its forked child lives on."""
+    read_end, write_end = os.pipe()
+    pid_read_end, pid_write_end = os.pipe()
 
     def lead_and_fork() -> None:
         assert AdvisoryLock(open_session()).try_acquire()
-        grandchild = fork(lambda: os.read(reading, 1))
-        os.write(tell, f"{grandchild}\n".encode())
+        grandchild = fork(lambda: os.read(read_end, 1))
+        os.write(pid_write_end, f"{grandchild}\n".encode())
         signal.pause()
 
-    os.set_blocking(told, True)
+    os.set_blocking(pid_read_end, True)
     leader = fork(lead_and_fork)
-    grandchild = int(os.read(told, 20))
+    grandchild = int(os.read(pid_read_end, 20))
     try:
         assert django_database.holders(leader_key())
         os.kill(leader, signal.SIGKILL)
@@ -98,13 +98,13 @@ def test_a_child_does_not_keep_a_dead_parents_lock(
         wait_until(lambda: not django_database.holders(leader_key()), 5)
         os.kill(grandchild, 0)
     finally:
-        os.write(writing, b"x")
-        for end in (reading, writing, told, tell):
+        os.write(write_end, b"x")
+        for end in (read_end, write_end, pid_read_end, pid_write_end):
             os.close(end)
 
 
 def test_session(session, django_database) -> None:
-    """A session is an autocommit connection of its own that names itself."""
+    """A session is an autocommit connection with its own application name."""
     [backend] = django_database.backends()
     assert backend["application_name"] == "safe_init test"
     assert backend["pid"] == session.handshake_pid
@@ -114,7 +114,7 @@ def test_session(session, django_database) -> None:
 
 
 def test_reads_have_limits(session, raw_session) -> None:
-    """A reader waits a second for a locked table, and the limit ends with the query."""
+    """A read waits at most a second for a lock, and the limit ends with the query."""
     session.rows("CREATE TABLE locked_table ()")
     raw_session.execute("BEGIN; LOCK TABLE locked_table")
     before = time.monotonic()
@@ -126,14 +126,14 @@ def test_reads_have_limits(session, raw_session) -> None:
 
 
 def test_search_path_of_the_options(django_database, log_in_as, open_session) -> None:
-    """What OPTIONS says of the start-up options holds for our sessions too."""
+    """Sessions use the start-up options of OPTIONS."""
     django_database.rows("CREATE SCHEMA app")
     log_in_as(OPTIONS={"options": "-c search_path=app"})
     assert open_session().rows("SELECT current_schema()") == [("app",)]
 
 
 def test_assume_role(django_database, log_in_as, new_role, open_session) -> None:
-    """Django's `assume_role` is the role of our reads, and of our writes once protected."""
+    """Reads use Django's `assume_role`, and so do writes after `apply_session_settings`."""
     log_in_as(OPTIONS={"assume_role": new_role('the "owner"'.replace('"', ""))})
     session = open_session()
     assert session.read("SELECT current_user") == [("the owner",)]
@@ -146,7 +146,7 @@ def test_assume_role(django_database, log_in_as, new_role, open_session) -> None
 def test_a_role_that_may_not_be_assumed(
     django_database, log_in_as, new_role, open_session, role
 ) -> None:
-    """A role that cannot be assumed is an error with the GRANT."""
+    """A role that cannot be assumed is a `MissingPrivilege` error with the GRANT."""
     new_role("the owner")
     log_in_as(USER=new_role("login"), OPTIONS={"assume_role": role})
     with pytest.raises(MissingPrivilege) as caught:
@@ -157,8 +157,8 @@ def test_a_role_that_may_not_be_assumed(
     assert str(caught.value).endswith(f'GRANT "{role}" TO "login";')
 
 
-def test_protection(session) -> None:
-    """A protected session outlives the role's time-outs and notices a dead client."""
+def test_session_settings(session) -> None:
+    """`apply_session_settings` overrides the role's timeouts."""
     session.apply_session_settings()
     shown = {
         name: session.rows(f"SELECT current_setting('{name}')")[0][0]
@@ -167,10 +167,8 @@ def test_protection(session) -> None:
     assert shown == SESSION_SETTINGS
 
 
-def test_an_answer_that_does_not_arrive(
-    django_database, log_in_as, open_session
-) -> None:
-    """Our own sessions wait 5 s for it, on both sides; other connections as they like."""
+def test_tcp_user_timeout(django_database, log_in_as, open_session) -> None:
+    """Only sessions of this package have a `tcp_user_timeout` of 5 s unless OPTIONS sets one."""
     session = open_session()
     session.apply_session_settings()
     assert session.rows("SHOW tcp_user_timeout") == [("5000",)]
@@ -186,8 +184,8 @@ def test_an_answer_that_does_not_arrive(
     assert other.rows("SHOW tcp_user_timeout") == [("0",)]
 
 
-def test_protection_is_set_once(session) -> None:
-    """What was set later is not undone by protecting again."""
+def test_settings_are_applied_once(session) -> None:
+    """`apply_session_settings` does not undo later changes of the session."""
     session.apply_session_settings()
     session.rows("SET statement_timeout = '7s'")
     session.apply_session_settings()
@@ -201,7 +199,7 @@ def test_protection_is_set_once(session) -> None:
 def test_a_refused_setting(
     django_database, open_session, monkeypatch, caplog, name, value
 ) -> None:
-    """A setting that the server refuses is logged once and skipped, the others hold."""
+    """A setting that the server refuses is logged once, and the others are applied."""
     monkeypatch.setattr(session_module, "_refused_settings", set())
     monkeypatch.setattr(
         session_module,
@@ -219,7 +217,7 @@ def test_a_refused_setting(
 
 
 def test_an_older_server(server16, django_database, log_in_as, open_session) -> None:
-    """PostgreSQL 16, which has no transaction_timeout, is protected without a word."""
+    """On PostgreSQL 16, which has no `transaction_timeout`, nothing is logged."""
     log_in_as(HOST=server16.host, PORT=server16.port, NAME="postgres")
     session = open_session()
     session.apply_session_settings()
@@ -228,7 +226,7 @@ def test_an_older_server(server16, django_database, log_in_as, open_session) -> 
 
 
 def test_the_projects_settings_stay(django_database, log_in_as, open_session) -> None:
-    """Opening sessions changes nothing in DATABASES."""
+    """Opening sessions does not change DATABASES."""
     log_in_as(OPTIONS={"pool": {"min_size": 1}, "application_name": "mine"})
     before = repr(django_connections.settings["default"])
     session = open_session()

@@ -1,4 +1,4 @@
-"""A leader without a sign of life is ended; one that gives any is not."""
+"""A leader without a heartbeat is ended; a leader with one is not."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AFTER, GRACE = 0.6, 0.2
 
 
 class Follower:
-    """Looks at a leader as a follower does; what it says is in `lines`."""
+    """An observer that checks for a stalled leader; its messages are in `lines`."""
 
     def __init__(self) -> None:
         settings = dataclasses.replace(get_settings(), stalled_after=AFTER)
@@ -34,22 +34,22 @@ class Follower:
         context = make_context(settings=settings, report=self.lines.append)
         self.observer = PostgresObserver(context)
 
-    def look(self, *, readable: bool = True) -> bool:
+    def end_stalled(self, *, readable: bool = True) -> bool:
         reader = self.observer.reader()
-        glance = (
+        peeked = (
             reader.peek() if readable else LeaderSnapshot(None, reader.leader_pid())
         )
-        return self.observer.end_stalled(glance)
+        return self.observer.end_stalled(peeked)
 
-    def ends_it(self, *, readable: bool = True) -> None:
-        wait_until(lambda: self.look(readable=readable))
+    def wait_for_end(self, *, readable: bool = True) -> None:
+        wait_until(lambda: self.end_stalled(readable=readable))
 
-    def lets_live(self, database, seconds: float = 1.2, **how: bool) -> None:
-        """For so many seconds, by the server's clock."""
+    def assert_not_ended(self, database, seconds: float = 1.2, **how: bool) -> None:
+        """Check for the given seconds of the server's clock that the leader is not ended."""
         until = database.value(f"SELECT clock_timestamp() + interval '{seconds} s'")
 
         def over() -> bool:
-            assert not self.look(**how), self.lines
+            assert not self.end_stalled(**how), self.lines
             return database.value("SELECT clock_timestamp() > %s", until)
 
         wait_until(over)
@@ -65,7 +65,7 @@ def follower(django_database, small_shop, monkeypatch):
 
 @pytest.fixture
 def leader(open_session, small_shop) -> PostgresRecorder:
-    """A leader with the lock and a run, whose process has just been stopped."""
+    """Return a leader with the lock and a run, whose process is stopped."""
     session = open_session("safe_init leader")
     assert AdvisoryLock(session).try_acquire()
     ensure_tables(session)
@@ -78,11 +78,11 @@ def leader(open_session, small_shop) -> PostgresRecorder:
 def test_a_silent_leader_is_ended(
     follower, leader, django_database, connect_raw
 ) -> None:
-    """Its session and those that hold the work key are gone, and it is said."""
+    """The sessions of a silent leader are terminated, and the follower reports it."""
     working = connect_raw()
     working.execute("SELECT pg_advisory_lock_shared(%s)", [work_key()])
     working.execute("BEGIN")
-    follower.ends_it()
+    follower.wait_for_end()
     assert django_database.holders(leader_key()) == []
     assert django_database.holders(work_key()) == []
     [line] = follower.lines
@@ -93,41 +93,41 @@ def test_a_silent_leader_is_ended(
 
 
 def test_off(follower, leader, django_database) -> None:
-    """Without the setting nobody is ended, however silent."""
+    """Without STALLED_AFTER no leader is ended."""
     follower.observer.context = make_context()
-    follower.lets_live(django_database)
+    follower.assert_not_ended(django_database)
 
 
-def test_a_heartbeat_is_a_sign_of_life(follower, leader, django_database) -> None:
-    """A leader that does nothing but give signs of life is not ended, until it stops."""
+def test_a_heartbeat(follower, leader, django_database) -> None:
+    """A leader is not ended as long as it has a heartbeat."""
     with Heartbeat(leader.heartbeat, 0.05):
-        follower.lets_live(django_database)
-    follower.ends_it()
+        follower.assert_not_ended(django_database)
+    follower.wait_for_end()
 
 
 def test_locked_tables(follower, leader, django_database, connect_raw) -> None:
-    """A leader whose heartbeat cannot be written is not ended, and is once it is silent."""
+    """A leader is not ended while its heartbeat cannot be written, and is after it goes silent."""
     connect_raw().execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
     leader.session.rows("SET lock_timeout = '50ms'")
     with Heartbeat(leader.heartbeat, 0.05):
-        follower.lets_live(django_database, readable=False)
+        follower.assert_not_ended(django_database, readable=False)
         assert not leader.session.raw.closed
-    follower.ends_it(readable=False)
+    follower.wait_for_end(readable=False)
     pid = leader.session.handshake_pid
     assert follower.lines[0].startswith(f"the leader (backend {pid}) has given no sign")
 
 
 def test_before_its_run(follower, session, django_database) -> None:
-    """A leader that has opened no run yet gives its sign of life as well."""
+    """A leader that has opened no run yet has a heartbeat."""
     lock = AdvisoryLock(session)
     assert lock.try_acquire()
     with Heartbeat(lock.verify, 0.05):
-        follower.lets_live(django_database)
-    follower.ends_it()
+        follower.assert_not_ended(django_database)
+    follower.wait_for_end()
 
 
-def test_signs_of_life_before_its_run(django_database, small_shop) -> None:
-    """They begin with the lock: system checks may take longer than a silence may."""
+def test_the_heartbeat_starts_with_the_lock(django_database, small_shop) -> None:
+    """The heartbeat starts with the lock, because system checks may be slow."""
     moved = (
         "SELECT query_start > %s + interval '1 s' FROM pg_stat_activity WHERE pid = %s"
     )
@@ -147,14 +147,14 @@ def test_signs_of_life_before_its_run(django_database, small_shop) -> None:
 def test_a_statement_of_the_leader_session(
     follower, leader, django_database, in_background
 ) -> None:
-    """While the leader session itself runs a statement, the leader is not silent."""
+    """A leader is not ended while its leader session runs a statement."""
     sleeping = in_background(lambda: leader.session.rows("SELECT pg_sleep(1.5)"))
-    follower.lets_live(django_database)
+    follower.assert_not_ended(django_database)
     sleeping.result()
 
 
 def test_the_server_slept(follower, leader, django_database) -> None:
-    """A silence that nobody has watched ends no leader: the server may have slept itself."""
+    """A silence that no follower observed does not end a leader; the server may have slept."""
     stale = f"UPDATE {RUN_TABLE} SET heartbeat_at = heartbeat_at - interval '1 h'"
     silent = (
         "SELECT clock_timestamp() - state_change > interval '0.7 s'"
@@ -162,46 +162,46 @@ def test_the_server_slept(follower, leader, django_database) -> None:
     )
     django_database.rows(stale)
     wait_until(lambda: django_database.value(silent, leader.session.handshake_pid))
-    assert not follower.look()
+    assert not follower.end_stalled()
     leader.heartbeat()
-    assert not follower.look()
-    follower.ends_it()
+    assert not follower.end_stalled()
+    follower.wait_for_end()
 
 
-def test_after_a_pause_it_is_watched_anew(follower, leader, django_database) -> None:
-    """A sign of life that only the session shows counts, too: suspicion starts anew."""
+def test_a_sign_of_life_of_the_session_only(follower, leader, django_database) -> None:
+    """A statement of the leader session clears the suspicion."""
     wait_until(
-        lambda: follower.look(readable=False) or follower.observer._stalled._suspect
+        lambda: (
+            follower.end_stalled(readable=False) or follower.observer._stalled._suspect
+        )
     )
     leader.session.rows("SELECT 1")
-    assert not follower.look(readable=False)
+    assert not follower.end_stalled(readable=False)
     assert follower.observer._stalled._suspect is None
 
 
-def test_somebody_who_keeps_all_leaders_away(
-    follower, django_database, connect_raw
-) -> None:
-    """A session that is none of ours has no heartbeat, and is not ended for that."""
+def test_another_programs_lock(follower, django_database, connect_raw) -> None:
+    """Another program's session that holds the leader lock is not ended."""
     connect_raw().execute("SELECT pg_advisory_lock(%s)", [leader_key()])
-    follower.lets_live(django_database)
+    follower.assert_not_ended(django_database)
 
 
-def test_nobody_leads(follower, django_database, connect_raw) -> None:
-    """Where nobody leads there is nobody to be ended, whatever an earlier leader left."""
-    assert not follower.look()
+def test_no_leader(follower, django_database, connect_raw) -> None:
+    """Without a leader no session is ended, even if one holds the work key."""
+    assert not follower.end_stalled()
     connect_raw().execute("SELECT pg_advisory_lock_shared(%s)", [work_key()])
-    follower.lets_live(django_database)
+    follower.assert_not_ended(django_database)
 
 
 def test_another_roles_leader(
     follower, leader, django_database, new_role, log_in_as
 ) -> None:
-    """Where the server refuses, it is said once, with the SQL, and the waiting goes on."""
+    """If the server refuses to terminate the leader, the follower reports it once and waits."""
     role = new_role("small")
     django_database.rows(f"GRANT SELECT ON {RUN_TABLE} TO {role}")
     log_in_as(USER=role)
-    wait_until(lambda: follower.look() or follower.lines)
-    follower.lets_live(django_database)
+    wait_until(lambda: follower.end_stalled() or follower.lines)
+    follower.assert_not_ended(django_database)
     [line] = follower.lines
     pid = leader.session.handshake_pid
     assert line.startswith("the leader (")
@@ -215,7 +215,7 @@ def test_another_roles_leader(
 def test_another_roles_leader_that_cannot_be_read(
     follower, leader, django_database, new_role, log_in_as
 ) -> None:
-    """Where neither the session nor the run can be seen, nothing is known of silence."""
+    """A leader whose session and run are not visible to this role is not ended."""
     log_in_as(USER=new_role("blind"))
-    follower.lets_live(django_database, readable=False)
+    follower.assert_not_ended(django_database, readable=False)
     assert follower.lines == []

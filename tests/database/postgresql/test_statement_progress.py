@@ -1,4 +1,4 @@
-"""What the server reports of a statement, and who blocks it, beside a real migration."""
+"""A statement's progress as PostgreSQL reports it, and its blockers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from django_safe_init.management.commands.safe_init_status import Command as Sta
 from tests.database.conftest import INDEX
 from tests.support import wait_until
 
-#: A function whose calls take time, for an index that takes time to build.
+#: A slow function, for an index that takes time to build.
 SLOW = """
     CREATE FUNCTION slow(value text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS
     'BEGIN PERFORM pg_sleep(0.1); RETURN value; END'
 """
-#: Rows of which a page has one or two.
+#: Rows so large that a page has one or two.
 ROWS = """
     INSERT INTO shop_product (name)
     SELECT repeat(md5(n::text), 120) FROM generate_series(1, {}) AS n
@@ -34,7 +34,7 @@ ROWS = """
 
 @pytest.fixture
 def shop_with_rows(django_database, small_shop) -> Callable[[int], Any]:
-    """The tables with so many large rows, and the slow function."""
+    """Return a function that fills the table with large rows and creates the slow function."""
 
     def fill(count: int) -> Any:
         initialize()
@@ -46,23 +46,23 @@ def shop_with_rows(django_database, small_shop) -> Callable[[int], Any]:
     return fill
 
 
-def items() -> tuple[Any, ...]:
+def read_item() -> tuple[Any, ...]:
     run = get_status().run
     assert run is not None
     return run.item_message, run.item_done, run.item_total
 
 
-def shown(prefix: str) -> tuple[Any, ...]:
-    """What the run shows, once it begins with this."""
+def wait_for_item(prefix: str) -> tuple[Any, ...]:
+    """Wait until the run's item message starts with the prefix; return message, done and total."""
     return wait_until(
-        lambda: found if str((found := items())[0]).startswith(prefix) else ()
+        lambda: found if str((found := read_item())[0]).startswith(prefix) else ()
     )
 
 
 def test_an_index_that_waits(
     django_database, small_shop, connect_raw, in_background
 ) -> None:
-    """CREATE INDEX CONCURRENTLY counts the transactions that it waits for, and who they are."""
+    """CREATE INDEX CONCURRENTLY reports the transactions that it waits for, and the blocker."""
     initialize()
     small_shop.write("0003_index", INDEX, atomic=False)
     writer = connect_raw(application_name="writer")
@@ -70,7 +70,7 @@ def test_an_index_that_waits(
     lines: list[str] = []
     migration = in_background(lambda: run(lines.append))
     phase = "CREATE INDEX CONCURRENTLY, waiting for writers before build"
-    assert shown(phase) == (phase, 0, 1)
+    assert wait_for_item(phase) == (phase, 0, 1)
     assert get_status().message == f"migrating 1/1 shop.0003_index: {phase} 0/1"
     assert get_status().progress == 0
     pid = writer.info.backend_pid
@@ -82,7 +82,7 @@ def test_an_index_that_waits(
     writer.execute("COMMIT")
     migration.result()
     assert len(lines) == 1
-    assert items() == (None, None, None)
+    assert read_item() == (None, None, None)
 
 
 def run(report: Callable[[str], None]) -> Any:
@@ -93,20 +93,20 @@ def run(report: Callable[[str], None]) -> Any:
 
 
 def test_an_index_that_is_built(shop_with_rows, in_background) -> None:
-    """CREATE INDEX counts the blocks that it has read."""
+    """CREATE INDEX reports the blocks that it has read."""
     shop = shop_with_rows(60)
     shop.write(
         "0003_index", "migrations.RunSQL('CREATE INDEX ON shop_product (slow(name))')"
     )
     migration = in_background(initialize)
-    _, done, total = shown("CREATE INDEX, building index: scanning table")
+    _, done, total = wait_for_item("CREATE INDEX, building index: scanning table")
     assert 0 < done < total
     assert total >= 30
     migration.result()
 
 
 def test_vacuum_full(shop_with_rows, in_background) -> None:
-    """VACUUM FULL says in which phase it is."""
+    """VACUUM FULL reports its phase."""
     shop = shop_with_rows(40)
     shop.write(
         "0003_vacuum",
@@ -116,12 +116,12 @@ def test_vacuum_full(shop_with_rows, in_background) -> None:
         "0004_vacuum", "migrations.RunSQL('VACUUM FULL shop_product')", atomic=False
     )
     migration = in_background(initialize)
-    assert shown("VACUUM FULL, rebuilding index")[2] is None
+    assert wait_for_item("VACUUM FULL, rebuilding index")[2] is None
     migration.result()
 
 
 def test_copy(django_database, small_shop, in_background) -> None:
-    """COPY counts rows, where nobody knows how many bytes there will be."""
+    """COPY reports rows if the number of bytes is unknown."""
     copied, go_on = threading.Event(), threading.Event()
 
     def copy(connection: Any) -> None:
@@ -135,7 +135,7 @@ def test_copy(django_database, small_shop, in_background) -> None:
     small_shop.run("0003_copy", copy)
     migration = in_background(initialize)
     assert copied.wait(20)
-    message, done, total = shown("COPY FROM")
+    message, done, total = wait_for_item("COPY FROM")
     assert (message, total) == ("COPY FROM, rows", None)
     assert 0 < done <= 5000
     go_on.set()
@@ -145,7 +145,7 @@ def test_copy(django_database, small_shop, in_background) -> None:
 def test_a_statement_inside_a_loop(
     django_database, small_shop, connect_raw, in_background
 ) -> None:
-    """The statement shows, as an inner loop does; the loop's part of the per cent stays."""
+    """A statement inside a loop replaces the loop's message and keeps its percentage."""
     initialize()
     writer = connect_raw()
     writer.execute("BEGIN; INSERT INTO shop_product (name) VALUES ('x')")
@@ -158,7 +158,7 @@ def test_a_statement_inside_a_loop(
 
     small_shop.run("0003_index", build, atomic=False)
     migration = in_background(initialize)
-    assert shown("CREATE INDEX")[1:] == (0, 1)
+    assert wait_for_item("CREATE INDEX")[1:] == (0, 1)
     assert get_status().progress == 50
     writer.execute("COMMIT")
     migration.result()
@@ -167,7 +167,7 @@ def test_a_statement_inside_a_loop(
 def test_blockers_in_the_status(
     django_database, small_shop, connect_raw, in_background, command_line
 ) -> None:
-    """The command names who blocks the leader, in words and in JSON."""
+    """`safe_init_status` names the leader's blockers in text and JSON."""
     initialize()
     small_shop.write("0003_stock", "migrations.RunSQL('LOCK TABLE shop_product')")
     raw = connect_raw(application_name="report")
@@ -201,19 +201,17 @@ def test_blockers_in_the_status(
     assert (document["activity"], document["blockers"]) == (None, [])
 
 
-class Armed:
-    """Connections of a run, of which there is none."""
+class NoConnections:
+    """A stand-in for the connections of a run."""
 
     backend_pid = 0
 
 
-def test_it_looks_no_more_often_than_the_leader_beats(
-    session, recorder, monkeypatch
-) -> None:
-    """In between, what was seen last holds, unless the step has ended meanwhile."""
+def test_one_query_per_heartbeat(session, recorder, monkeypatch) -> None:
+    """Between two heartbeats the last progress is returned, unless the step has ended."""
     clock = [1000.0]
     monkeypatch.setattr(statement_progress.time, "monotonic", lambda: clock[0])
-    progress = StatementProgress(session, Armed(), recorder, print)
+    progress = StatementProgress(session, NoConnections(), recorder, print)
     assert progress.read() is None
     recorder.progress.statement = ProgressUpdate(1, 2, "CREATE INDEX")
     clock[0] += 0.5
@@ -226,8 +224,8 @@ def test_it_looks_no_more_often_than_the_leader_beats(
 
 
 def test_the_leader_session_is_gone(session, recorder) -> None:
-    """The look finds out as every write does."""
-    progress = StatementProgress(session, Armed(), recorder, print)
+    """`read` raises `LockLost` if the leader session is lost."""
+    progress = StatementProgress(session, NoConnections(), recorder, print)
     session.close()
     with pytest.raises(LockLost):
         progress.read()

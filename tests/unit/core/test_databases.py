@@ -9,7 +9,7 @@ from django_safe_init.exceptions import ConfigurationError
 
 
 def test_check_alias() -> None:
-    """An alias that is not there is an error that lists those that are."""
+    """An unknown alias is an error that lists the known aliases."""
     check_alias("default")
     with pytest.raises(ConfigurationError) as caught:
         check_alias("nowhere")
