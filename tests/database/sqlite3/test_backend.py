@@ -1,4 +1,4 @@
-"""SQLite: exactly once, whatever a migration does."""
+"""Runs on SQLite: each migration is applied and recorded once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.support import SqliteDatabase, wait_until
 
 
 def test_one_run(lite, small_shop) -> None:
-    """All migrations are done in one run, each with its step, and the fast path knows it."""
+    """One run applies all migrations, each with its step, and the next start is the fast path."""
     outcome = initialize()
     assert (outcome.role, outcome.applied) == (
         "leader",
@@ -55,24 +55,24 @@ def test_one_run(lite, small_shop) -> None:
     assert is_ready()
 
 
-def test_foreign_keys_are_back(lite, small_shop) -> None:
-    """Foreign keys are off while a migration works, and on again for its connection."""
+def test_foreign_keys_are_enabled_again(lite, small_shop) -> None:
+    """Foreign keys are off during a migration, and on again afterwards."""
     seen = []
 
-    def look(connection) -> None:
+    def read_pragma(connection) -> None:
         with connection.cursor() as cursor:
             seen.append(cursor.execute("PRAGMA foreign_keys").fetchone()[0])
 
-    small_shop.run("0003_look", look)
-    small_shop.run("0004_look", look, atomic=False)
+    small_shop.run("0003_read", read_pragma)
+    small_shop.run("0004_read", read_pragma, atomic=False)
     initialize()
     connections["default"].ensure_connection()
-    look(connection)
+    read_pragma(connection)
     assert seen == [0, 0, 1]
 
 
 def test_a_violated_constraint(lite, small_shop) -> None:
-    """A migration that leaves a broken foreign key fails as with Django, and is undone."""
+    """A migration that leaves a broken foreign key fails and is rolled back."""
 
     def break_it(connection) -> None:
         with connection.cursor() as cursor:
@@ -90,7 +90,7 @@ def test_a_violated_constraint(lite, small_shop) -> None:
 
 
 def test_tables_are_remade(lite, small_shop) -> None:
-    """A change that makes SQLite copy a table that others refer to works in the transaction."""
+    """A change for which SQLite copies a referenced table works in the transaction."""
     small_shop.write(
         "0003_name",
         "migrations.AlterField('Product', 'name', models.CharField(max_length=9))",
@@ -100,8 +100,8 @@ def test_tables_are_remade(lite, small_shop) -> None:
     assert "shop_article" in connection.introspection.table_names()
 
 
-def test_recorded_by_somebody_else_meanwhile(lite, small_shop) -> None:
-    """A migration whose record appears after the plan was made is not done twice."""
+def test_applied_without_the_lock(lite, small_shop) -> None:
+    """A migration that plain Django applied during the run is not applied twice."""
 
     def record(connection) -> None:
         with lite.connect() as raw:
@@ -133,10 +133,10 @@ def execute_script(connection: Any) -> None:
     execute(connection, "SELECT 1")
 
 
-@pytest.mark.parametrize("end", [commit, execute_script])
-def test_a_migration_that_commits(lite, small_shop, caplog, end) -> None:
-    """It is warned about once, and goes on as in Django."""
-    small_shop.run("0003_ends", end)
+@pytest.mark.parametrize("end_transaction", [commit, execute_script])
+def test_a_migration_that_commits(lite, small_shop, caplog, end_transaction) -> None:
+    """A migration that commits is recorded, with one warning."""
+    small_shop.run("0003_ends", end_transaction)
     initialize()
     assert caplog.text.count("shop.0003_ends has committed its transaction") == 1
     assert len(lite.applied_once()) == 3
@@ -146,17 +146,17 @@ def roll_back(connection: Any) -> None:
     execute(connection, "-- undo\nROLLBACK")
 
 
-def roll_back_below(connection: Any) -> None:
+def roll_back_raw(connection: Any) -> None:
     connection.connection.rollback()
     execute(connection, "SELECT 1")
 
 
-def fail_and_go_on(connection: Any) -> None:
+def fail_and_continue(connection: Any) -> None:
     with suppress(IntegrityError):
         execute(connection, "INSERT OR ROLLBACK INTO shop_product VALUES (1, 'again')")
 
 
-def fail_below_and_go_on(connection: Any) -> None:
+def fail_raw_and_continue(connection: Any) -> None:
     with suppress(sqlite3.IntegrityError):
         connection.connection.execute(
             "INSERT OR ROLLBACK INTO shop_product VALUES (1, 'again')"
@@ -164,16 +164,17 @@ def fail_below_and_go_on(connection: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "end", [roll_back, roll_back_below, fail_and_go_on, fail_below_and_go_on]
+    "end_transaction",
+    [roll_back, roll_back_raw, fail_and_continue, fail_raw_and_continue],
 )
-def test_a_migration_that_undoes_its_transaction(lite, small_shop, end) -> None:
-    """It is never recorded as done, however the transaction was undone."""
+def test_a_migration_that_rolls_back(lite, small_shop, end_transaction) -> None:
+    """A migration that rolls its transaction back is not recorded, whichever way it does."""
 
-    def undo(connection: Any) -> None:
+    def insert_and_roll_back(connection: Any) -> None:
         execute(connection, "INSERT INTO shop_product VALUES (1, 'x')")
-        end(connection)
+        end_transaction(connection)
 
-    small_shop.run("0003_undoes", undo)
+    small_shop.run("0003_rolls_back", insert_and_roll_back)
     with pytest.raises(InitializationFailed, match="has undone its transaction"):
         initialize()
     assert len(lite.applied_once()) == 2
@@ -181,8 +182,8 @@ def test_a_migration_that_undoes_its_transaction(lite, small_shop, end) -> None:
 
 
 @pytest.mark.parametrize("atomic", [True, False])
-def test_the_reason_is_the_migrations_own(lite, small_shop, atomic) -> None:
-    """An error in the database is told as it was, not as what it makes of the transaction."""
+def test_the_error_of_a_migration(lite, small_shop, atomic) -> None:
+    """The error of a failed statement is reported, not a later error of its transaction."""
 
     def twice(connection: Any) -> None:
         for _ in range(2):
@@ -197,8 +198,8 @@ def test_the_reason_is_the_migrations_own(lite, small_shop, atomic) -> None:
     assert "UNIQUE constraint failed: shop_product.id" in lite.newest_run()["error"]
 
 
-def test_words_are_not_what_is_transient(lite, small_shop) -> None:
-    """An error that only speaks of a locked table is a failure."""
+def test_an_error_that_mentions_locks(lite, small_shop) -> None:
+    """A run is not transient because its error's text mentions "locked"."""
 
     def fail(connection: Any) -> None:
         raise ValueError("the price table is locked by finance")
@@ -210,7 +211,7 @@ def test_words_are_not_what_is_transient(lite, small_shop) -> None:
 
 
 def test_another_directory(lite, small_shop, monkeypatch) -> None:
-    """A migration that changes the working directory does not lead away from the file."""
+    """A migration that changes the working directory does not change the database file."""
     monkeypatch.chdir(lite.file.parent)
     connections.settings["default"]["NAME"] = f"{lite.file.name}.relative"
     small_shop.run("0003_elsewhere", lambda connection: os.chdir("/"))
@@ -219,7 +220,7 @@ def test_another_directory(lite, small_shop, monkeypatch) -> None:
 
 
 def test_without_autocommit(lite, small_shop) -> None:
-    """What Django cannot migrate is refused."""
+    """AUTOCOMMIT = False is refused, because Django cannot migrate with it."""
     connections.settings["default"]["AUTOCOMMIT"] = False
     with pytest.raises(ConfigurationError, match="has AUTOCOMMIT False"):
         initialize()
@@ -227,7 +228,7 @@ def test_without_autocommit(lite, small_shop) -> None:
 
 @pytest.mark.parametrize("atomic", [True, False])
 def test_a_migration_that_closes_its_connection(lite, small_shop, atomic) -> None:
-    """Inside a transaction that undoes it, and is said; otherwise Django connects again."""
+    """An atomic migration that closes its connection fails; a non-atomic one is recorded."""
     small_shop.run("0003_close", lambda connection: connection.close(), atomic=atomic)
     if atomic:
         with pytest.raises(InitializationFailed, match="on a closed database"):
@@ -237,8 +238,8 @@ def test_a_migration_that_closes_its_connection(lite, small_shop, atomic) -> Non
     assert len(lite.applied_once()) == (2 if atomic else 3)
 
 
-def test_the_connection_of_the_thread_is_given_back(lite, small_shop) -> None:
-    """A connection that this thread had before is there again afterwards, as it was."""
+def test_the_previous_wrapper_is_restored(lite, small_shop) -> None:
+    """The caller's wrapper is restored after the run."""
     connections["default"].ensure_connection()
     before = connections["default"]
     initialize()
@@ -248,7 +249,7 @@ def test_the_connection_of_the_thread_is_given_back(lite, small_shop) -> None:
 
 
 def test_locked_for_too_long(lite, small_shop) -> None:
-    """A file that somebody else writes for too long ends the run as transient."""
+    """A run ends as transient if another process locks the file for too long."""
     connections.settings["default"]["OPTIONS"] = {"timeout": 0.1}
     with lite.connect() as raw:
 
@@ -268,7 +269,7 @@ def test_locked_for_too_long(lite, small_shop) -> None:
 
 
 def test_locked_before_it_begins(lite, small_shop, monkeypatch) -> None:
-    """Foreign keys are on again after a transaction that could not begin."""
+    """No migration is recorded if its transaction cannot begin."""
     connections.settings["default"]["OPTIONS"] = {"timeout": 0.1}
     with lite.connect() as raw:
         write = SQLiteRecorder.start_step
@@ -287,8 +288,8 @@ def test_locked_before_it_begins(lite, small_shop, monkeypatch) -> None:
     assert lite.applied_once() == ["shop.0001_initial"]
 
 
-def interrupted(lite: SqliteDatabase, name: str) -> None:
-    """A leader died in the non-atomic migration."""
+def insert_interrupted(lite: SqliteDatabase, name: str) -> None:
+    """Insert the step of a leader that died in this non-atomic migration."""
     lite.rows(
         "INSERT INTO django_safe_init_step (run_id, position, kind, name, backwards, atomic,"
         " started_at) VALUES (1, 1, 'migration', ?, 0, 0, datetime('now'))",
@@ -297,11 +298,11 @@ def interrupted(lite: SqliteDatabase, name: str) -> None:
 
 
 def test_unfinished_is_reported(lite, small_shop, settings) -> None:
-    """A non-atomic migration that was interrupted is reported, and runs again when told to."""
+    """UNFINISHED = "report" reports an interrupted migration, and `--rerun` applies it."""
     initialize()
     ran = []
     name = small_shop.run("0003_data", ran.append, atomic=False)
-    interrupted(lite, name)
+    insert_interrupted(lite, name)
     settings.SAFE_INIT = {"IN_TESTS": True, "UNFINISHED": "report"}
     with pytest.raises(UnfinishedMigration, match=f"--rerun {name}"):
         initialize()
@@ -313,9 +314,9 @@ def test_unfinished_is_reported(lite, small_shop, settings) -> None:
     assert lite.applied_once()[-1] == name
 
 
-def test_told_from_outside(lite, small_shop, in_background) -> None:
-    """Work on another thread is told to end, also inside a statement of SQLite's."""
-    interruption = CancellationToken()
+def test_cancellation(lite, small_shop, in_background) -> None:
+    """A cancellation from another thread ends a running statement."""
+    token = CancellationToken()
 
     def count(connection) -> None:
         started.append(1)
@@ -329,21 +330,21 @@ def test_told_from_outside(lite, small_shop, in_background) -> None:
     small_shop.run("0003_count", count)
 
     def work() -> None:
-        with interruption.active():
+        with token.active():
             initialize()
 
     thread = in_background(work)
     wait_until(lambda: started)
-    interruption.request_cancel(lambda: KeyboardInterrupt("told"))
-    interruption.cancel_and_join([thread])
-    with pytest.raises(KeyboardInterrupt, match="told"):
+    token.request_cancel(lambda: KeyboardInterrupt("cancelled"))
+    token.cancel_and_join([thread])
+    with pytest.raises(KeyboardInterrupt, match="cancelled"):
         thread.result()
     assert lite.newest_run()["outcome"] == "interrupted"
     assert len(lite.applied_once()) == 2
 
 
-def test_other_connections_are_left_alone(lite, small_shop, in_background) -> None:
-    """What other threads do with the alias meanwhile is none of the run's business."""
+def test_other_threads(lite, small_shop, in_background) -> None:
+    """A thread outside the run has an ordinary connection."""
 
     def other() -> int:
         with connections["default"].cursor() as cursor:
@@ -358,7 +359,7 @@ def test_other_connections_are_left_alone(lite, small_shop, in_background) -> No
 
 
 def test_a_read_only_database(lite, small_shop) -> None:
-    """A file that may not be written is named, with the remedy; it can be read."""
+    """A read-only file can be read, and leading is a `MissingPrivilege` error."""
     initialize()
     small_shop.write("0003_more", "migrations.RunSQL('SELECT 1')")
     connections.settings["default"]["NAME"] = f"file:{lite.file}?mode=ro"
@@ -368,7 +369,7 @@ def test_a_read_only_database(lite, small_shop) -> None:
 
 
 def test_locked_when_the_lock_is_taken(lite, small_shop, monkeypatch) -> None:
-    """A file that is locked at the very moment of the election is waited for."""
+    """A leader waits for a file that is locked when it gets the leader lock."""
     monkeypatch.setattr("django_safe_init.backends.sqlite3.session._BUSY_SECONDS", 0.05)
     monkeypatch.setattr(
         "django_safe_init.initialization.election._SECONDS_BETWEEN_POLLS", 0.01
@@ -378,17 +379,17 @@ def test_locked_when_the_lock_is_taken(lite, small_shop, monkeypatch) -> None:
     small_shop.write("0002_sale", SALE)
     lines = []
     with lite.connect() as raw:
-        take = FileLock.try_acquire
+        try_acquire = FileLock.try_acquire
 
-        def take_and_lock(self: FileLock) -> bool:
+        def acquire_and_lock(self: FileLock) -> bool:
             raw.execute("BEGIN EXCLUSIVE")
-            return take(self)
+            return try_acquire(self)
 
         def report(line: str) -> None:
             lines.append(line)
             raw.execute("ROLLBACK")
 
-        monkeypatch.setattr(FileLock, "try_acquire", take_and_lock)
+        monkeypatch.setattr(FileLock, "try_acquire", acquire_and_lock)
         task = MigrateTask(lambda: run_migrate("default"), "test", report=report)
         assert Initializer(InitializationOptions(task)).run().role == "leader"
     assert lines == [
@@ -396,22 +397,20 @@ def test_locked_when_the_lock_is_taken(lite, small_shop, monkeypatch) -> None:
     ]
 
 
-def test_locked_for_good_when_the_lock_is_taken(
-    lite, small_shop, settings, monkeypatch
-) -> None:
-    """In the end that is given up, and the leader lock is free."""
+def test_locked_until_the_timeout(lite, small_shop, settings, monkeypatch) -> None:
+    """A leader whose file stays locked gives up after WAIT_TIMEOUT and releases the leader lock."""
     monkeypatch.setattr("django_safe_init.backends.sqlite3.session._BUSY_SECONDS", 0.01)
     settings.SAFE_INIT = {"IN_TESTS": True, "WAIT_TIMEOUT": 0.1}
     initialize()
     small_shop.write("0003_more", "migrations.RunSQL('SELECT 1')")
     with lite.connect() as raw:
-        take = FileLock.try_acquire
+        try_acquire = FileLock.try_acquire
 
-        def take_and_lock(self: FileLock) -> bool:
+        def acquire_and_lock(self: FileLock) -> bool:
             raw.execute("BEGIN EXCLUSIVE")
-            return take(self)
+            return try_acquire(self)
 
-        monkeypatch.setattr(FileLock, "try_acquire", take_and_lock)
+        monkeypatch.setattr(FileLock, "try_acquire", acquire_and_lock)
         with pytest.raises(WaitTimeout, match="stayed locked"):
             initialize()
     assert holder_pid(lock_file("default")) is None

@@ -1,4 +1,4 @@
-"""The features of SQLite, for files and in memory."""
+"""The features of SQLite files and of databases in memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django_safe_init.backends.sqlite3.features import MEMORY
 
 
 def test_windows(lite, monkeypatch) -> None:
-    """Where the operating system has no such lock, the engine has none."""
+    """SQLite is not supported on an operating system without `fcntl`."""
     monkeypatch.setattr(
         "django_safe_init.backends.sqlite3.features.find_spec", lambda name: None
     )
@@ -27,6 +27,6 @@ def test_windows(lite, monkeypatch) -> None:
     ],
 )
 def test_names_of_memory(lite, name) -> None:
-    """All ways to say that a database is in memory are understood."""
+    """Every spelling of a database in memory is recognized."""
     connections.settings["default"]["NAME"] = name
     assert get_features("default") is MEMORY

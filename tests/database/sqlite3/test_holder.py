@@ -1,4 +1,4 @@
-"""The end of a leader on SQLite."""
+"""The holder of SQLite's leader lock: description and termination."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ def path(tmp_path) -> str:
 
 
 def test_a_holder_in_another_container(path, monkeypatch) -> None:
-    """What cannot be seen cannot be ended from here: no signal goes to everybody, or to a group."""
+    """A holder in another container is not ended, and no process or group gets a signal."""
     monkeypatch.setattr(os, "kill", lambda *args: pytest.fail("a signal was sent"))
     for pid in (0, -1, -77):
         assert "cannot be seen from here" in SQLiteLockHolder(pid, None, path).end(1)
 
 
 def test_a_holder_that_may_not_be_ended(path, monkeypatch) -> None:
-    """Another user's process is named, with the command for an administrator."""
+    """A process of another user is reported with the command for an administrator."""
 
-    def refused(*args: Any) -> None:
+    def refuse(*args: Any) -> None:
         raise PermissionError
 
     lock = FileLock(path)
     assert lock.try_acquire()
-    monkeypatch.setattr(os, "kill", refused)
+    monkeypatch.setattr(os, "kill", refuse)
     reason = SQLiteLockHolder(os.getpid(), None, path).end(1)
     assert reason.endswith(f"an administrator can: kill {os.getpid()}")
     lock.release()
 
 
 def test_a_holder_that_does_not_end(path, monkeypatch) -> None:
-    """A process that goes on holding the lock is said to."""
+    """A process that keeps the lock after SIGKILL is reported."""
     sent = []
     lock = FileLock(path)
     assert lock.try_acquire()
@@ -53,7 +53,7 @@ def test_a_holder_that_does_not_end(path, monkeypatch) -> None:
     assert len(sent) == 2
 
 
-def test_a_holder_that_cannot_be_looked_into(path) -> None:
-    """Without its command line a process is described all the same."""
+def test_a_holder_without_a_command_line(path) -> None:
+    """A process is described even if its command line cannot be read."""
     lines = SQLiteLockHolder(2**22 + 1, None, path).lines()
     assert lines[1].endswith("a process that cannot be looked into")

@@ -1,4 +1,4 @@
-"""The leader lock of SQLite, and the end of its holder."""
+"""The leader lock of SQLite: a record lock on a file beside the database."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def path(tmp_path) -> str:
 
 
 def test_within_one_process(path) -> None:
-    """Two threads' locks of one process exclude each other, which the system's would not."""
+    """Two locks of one process exclude each other, unlike the operating system's record locks."""
     first, second = FileLock(path), FileLock(path)
     assert holder_pid(path) is None
     assert silence_seconds(path) == float("inf")
@@ -48,7 +48,7 @@ def test_within_one_process(path) -> None:
 
 
 def test_not_held(path) -> None:
-    """What is not held can be neither verified, nor kept alive, nor released."""
+    """A lock that is not held raises `LockLost` from `verify`, `beat` and `release`."""
     lock = FileLock(path)
     for call in (lock.verify, lock.beat, lock.release):
         with pytest.raises(LockLost):
@@ -57,7 +57,7 @@ def test_not_held(path) -> None:
 
 @pytest.mark.parametrize("gone", [True, False])
 def test_a_replaced_file(path, gone) -> None:
-    """A holder whose file was removed, or replaced, is told: another may hold another file."""
+    """A holder whose lock file was removed or replaced raises `LockLost`."""
     lock = FileLock(path)
     assert lock.try_acquire()
     os.unlink(path)
@@ -72,21 +72,21 @@ def test_a_replaced_file(path, gone) -> None:
 
 
 def test_replaced_between_opening_and_locking(path, monkeypatch) -> None:
-    """A file that is no longer where it was opened gives no lock."""
+    """A lock file that was replaced after it was opened gives no lock."""
     monkeypatch.setattr(lock_module, "_is_at", lambda file, path: False)
     assert not FileLock(path).try_acquire()
 
 
 def test_taken_by_another_process(path, monkeypatch) -> None:
-    """A lock that was freed from outside and taken by another process is lost."""
+    """A lock that another process has taken raises `LockLost`."""
     lock = FileLock(path)
     assert lock.try_acquire()
 
-    def refused(*args: Any) -> None:
+    def refuse(*args: Any) -> None:
         raise BlockingIOError
 
     with monkeypatch.context() as patched:
-        patched.setattr(lock_module.fcntl, "lockf", refused)
+        patched.setattr(lock_module.fcntl, "lockf", refuse)
         with pytest.raises(LockLost, match="Another process"):
             lock.verify()
     lock.release()
@@ -95,16 +95,16 @@ def test_taken_by_another_process(path, monkeypatch) -> None:
 def test_no_locks(path, monkeypatch) -> None:
     """A file system without locks is refused."""
 
-    def refused(*args: Any) -> None:
+    def refuse(*args: Any) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(lock_module.fcntl, "lockf", refused)
+    monkeypatch.setattr(lock_module.fcntl, "lockf", refuse)
     with pytest.raises(UnsafeConnection, match=r"has no locks \(Operation not"):
         FileLock(path).try_acquire()
 
 
 def test_no_folder(tmp_path) -> None:
-    """A folder that is not there is named."""
+    """A missing folder is reported."""
     lock = FileLock(str(tmp_path / "nowhere" / "lock"))
     with pytest.raises(DatabaseUnreachable, match="folder of the database file"):
         lock.try_acquire()
@@ -112,13 +112,13 @@ def test_no_folder(tmp_path) -> None:
 
 
 def test_no_right(tmp_path, monkeypatch) -> None:
-    """A lock file that cannot be opened is named, with the remedy."""
+    """A lock file that cannot be opened is a `MissingPrivilege` error with its path."""
 
-    def refused(*args: Any) -> None:
+    def refuse(*args: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
     path = str(tmp_path / "lock")
-    monkeypatch.setattr(os, "open", refused)
+    monkeypatch.setattr(os, "open", refuse)
     for call in (FileLock(path).try_acquire, lambda: holder_pid(path)):
         with pytest.raises(
             MissingPrivilege, match=r"Permission denied: /.* Let this user"
@@ -127,19 +127,19 @@ def test_no_right(tmp_path, monkeypatch) -> None:
 
 
 def test_a_forked_child_holds_nothing(path) -> None:
-    """A child that was forked has none of its parent's locks, and closing them harms nobody."""
+    """A forked child holds no lock of its parent, and its exit releases none."""
     lock = FileLock(path)
     assert lock.try_acquire()
     pid = os.fork()
     if pid == 0:
-        answer = 0
+        code = 0
         try:
             lock.verify()
         except LockLost:
-            answer = 0 if holder_pid(path) == os.getppid() else 2
+            code = 0 if holder_pid(path) == os.getppid() else 2
         else:
-            answer = 1
-        os._exit(answer)
+            code = 1
+        os._exit(code)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     lock.verify()
@@ -153,36 +153,36 @@ sys.exit(0 if FileLock(sys.argv[1]).try_acquire() else 3)
 """
 
 
-def another_process_takes(path: str) -> bool:
+def another_process_acquires(path: str) -> bool:
     code = subprocess.call([sys.executable, "-c", CONTEND, path])
     assert code in (0, 3)
     return code == 0
 
 
 def test_the_file_is_read_by_its_own_process(path) -> None:
-    """Reading the lock's file, as a backup of the folder does, frees nothing."""
+    """Reading the lock file in the holder's process, as a backup does, releases nothing."""
     lock = FileLock(path)
     assert lock.try_acquire()
     Path(path).read_bytes()
-    assert not another_process_takes(path)
+    assert not another_process_acquires(path)
     lock.verify()
-    assert not another_process_takes(path)
+    assert not another_process_acquires(path)
     lock.release()
-    assert another_process_takes(path)
+    assert another_process_acquires(path)
 
 
 def test_a_system_without_locks_of_open_files(path, monkeypatch) -> None:
-    """Where a system has locks of processes alone, they exclude, and tell who leads."""
+    """On a system without open file description locks, process locks exclude each other."""
     monkeypatch.setattr(lock_module, "_OFD", None)
     lock = FileLock(path)
     assert lock.try_acquire()
     lock.verify()
-    assert not another_process_takes(path)
+    assert not another_process_acquires(path)
     lock.release()
 
 
 def test_an_unknown_holder(path) -> None:
-    """A lock of an open file has no process: who leads is not known then."""
+    """An open file description lock does not tell the holder's process id."""
     with open(path, "w+b") as file:
         request = lock_module._flock_struct(fcntl.F_WRLCK, 1)
         fcntl.fcntl(file, fcntl.F_OFD_SETLK, request)
@@ -191,7 +191,7 @@ def test_an_unknown_holder(path) -> None:
 
 
 def test_structures() -> None:
-    """Both layouts of the system's structure name the same five fields."""
+    """Both layouts of `struct flock` have the same five fields."""
     for layout, places in (lock_module._LINUX, lock_module._BSD):
         assert sorted(places) == [0, 1, 2, 3, 4]
         assert len(struct.unpack(layout, bytes(struct.calcsize(layout)))) == 5

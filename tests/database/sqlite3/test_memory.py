@@ -19,7 +19,7 @@ from django_safe_init.management.commands.safe_init_unlock import Command as Unl
 
 
 def test_in_memory(memory, small_shop) -> None:
-    """In memory nothing is needed: Django's `migrate` is all, and the status is true."""
+    """In memory only Django's `migrate` runs, and the status is correct."""
     assert get_features("default") is MEMORY
     assert get_status().state is State.UNINITIALIZED
     assert initialize().role == "none"

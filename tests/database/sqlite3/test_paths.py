@@ -1,4 +1,4 @@
-"""The file of a database, and of its lock."""
+"""The paths of a database file and its lock file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from django_safe_init.backends.sqlite3.paths import database_file, lock_file
     ],
 )
 def test_database_file(lite, tmp_path, name, found) -> None:
-    """A path, a URI and a link lead to the real file, so that one file has one lock."""
+    """A path, a URI and a link lead to the same real file, so that each file has one lock."""
     (tmp_path / "link").symlink_to(tmp_path / "real")
     connections.settings["default"]["NAME"] = name.format(tmp_path)
     assert database_file("default") == found.format(os.path.realpath(tmp_path))
@@ -33,14 +33,14 @@ def test_database_file(lite, tmp_path, name, found) -> None:
 
 
 def test_a_path_object(lite, tmp_path) -> None:
-    """NAME may be a path object, as in the settings that `startproject` writes."""
+    """NAME may be a `Path`, as in the settings of `startproject`."""
     connections.settings["default"]["NAME"] = tmp_path / "x"
     assert database_file("default") == str(tmp_path / "x")
 
 
 @pytest.mark.parametrize("name", ["", None, 7, "a\0b", "file:?mode=ro"])
 def test_no_path(lite, small_shop, name) -> None:
-    """A NAME that is no path is an error of the settings, in one sentence."""
+    """A NAME that is not a file's path is a `ConfigurationError`."""
     connections.settings["default"]["NAME"] = name
     for call in (get_status, initialize):
         with pytest.raises(ConfigurationError, match="not the path of a file"):

@@ -1,4 +1,4 @@
-"""SQLite as it is read: where it is, and what is true about it."""
+"""The status of an SQLite file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support import make_context
 
 
 def test_no_file(lite, small_shop) -> None:
-    """A database that is not there is not initialized, and looking does not make it."""
+    """A missing file is not initialized, and reading its status does not create it."""
     status = get_status()
     assert (status.state, status.pending) == (
         State.UNINITIALIZED,
@@ -44,7 +44,7 @@ def test_no_file(lite, small_shop) -> None:
 
 
 def test_migrated_by_hand(lite, small_shop, settings) -> None:
-    """A database that plain Django has migrated is ready, and is led once nevertheless."""
+    """After Django's own `migrate` the database is ready, and the first start still leads."""
     settings.SAFE_INIT = {"IN_TESTS": True, "MODE": "off"}
     call_command("migrate", verbosity=0)
     settings.SAFE_INIT = {"IN_TESTS": True}
@@ -54,7 +54,7 @@ def test_migrated_by_hand(lite, small_shop, settings) -> None:
 
 
 def test_ahead_and_superseded(lite, small_shop) -> None:
-    """A failed build is ready again once another build's run has done its migrations."""
+    """A failed build is ready after another build's run has applied its migrations."""
     failing = small_shop.run("0003_failing", lambda connection: 1 / 0)
     with pytest.raises(InitializationFailed):
         initialize()
@@ -72,7 +72,7 @@ def test_ahead_and_superseded(lite, small_shop) -> None:
 
 
 def test_a_dead_leader(lite, lite_session, small_shop) -> None:
-    """An open run whose lock nobody holds reads as an error."""
+    """An open run whose lock is free reads as an error."""
     writer = SQLiteRecorder(lite_session, current_build(), None, print)
     writer.open_run("test")
     writer.update(State.MIGRATING, "shop.0001")
@@ -82,7 +82,7 @@ def test_a_dead_leader(lite, lite_session, small_shop) -> None:
 
 
 def test_while_it_is_locked(lite, lite_session, small_shop, monkeypatch) -> None:
-    """While somebody has the file for himself, that is what can be said."""
+    """While another process has locked the file, the status says so."""
     monkeypatch.setattr("django_safe_init.backends.sqlite3.session._BUSY_SECONDS", 0.05)
     with lite.connect() as raw:
         raw.execute("BEGIN EXCLUSIVE")
@@ -96,23 +96,23 @@ def test_while_it_is_locked(lite, lite_session, small_shop, monkeypatch) -> None
     assert "are locked" in status.message
 
 
-def test_scene(lite, small_shop) -> None:
-    """A watcher sees the steps; who else waits, and what the leader does, cannot be seen."""
+def test_detail(lite, small_shop) -> None:
+    """The detail contains the steps, but no followers and no activity."""
     initialize()
     reader = SQLiteReader("default", current_build(), None)
     with closing(reader):
-        scene = read_detail("default", reader, None)
-        assert [step.name for step in scene.steps] == [
+        detail = read_detail("default", reader, None)
+        assert [step.name for step in detail.steps] == [
             "shop.0001_initial",
             "shop.0002_sale",
         ]
-        assert (scene.role, scene.followers, scene.activity) == (None, None, None)
-        run = scene.status.run
+        assert (detail.role, detail.followers, detail.activity) == (None, None, None)
+        run = detail.status.run
         assert reader.run_detail(run, None) == RunDetail()
 
 
-def test_it_does_not_read_what_is_no_database(lite, small_shop) -> None:
-    """A file that is no database is said to be none, with its path."""
+def test_not_a_database(lite, small_shop) -> None:
+    """A file that is not a database is a `DatabaseUnreachable` error with its path."""
     lite.file.write_bytes(b"no database, but long enough to be one" * 100)
     for call in (get_status, initialize):
         with pytest.raises(
@@ -122,8 +122,8 @@ def test_it_does_not_read_what_is_no_database(lite, small_shop) -> None:
         assert str(lite.file) in str(caught.value)
 
 
-def test_what_the_leader_does(lite, small_shop) -> None:
-    """A leader that gives signs of life is at work; one that gives none, or none, is not."""
+def test_activity(lite, small_shop) -> None:
+    """A leader is at work only while its lock file has a recent heartbeat."""
     lock = FileLock(lock_file("default"))
     with closing(SQLiteReader("default", current_build(), None)) as reader:
         assert not reader.activity().progressing
@@ -136,13 +136,13 @@ def test_what_the_leader_does(lite, small_shop) -> None:
 
 
 def test_history_of_a_locked_file(lite, small_shop, command_line, monkeypatch) -> None:
-    """While the file is locked the status says so, also when it is asked for the history."""
+    """`safe_init_status --history` reports that the file is locked."""
     initialize()
     monkeypatch.setattr("django_safe_init.backends.sqlite3.session._BUSY_SECONDS", 0.05)
     with lite.connect() as raw:
         raw.execute("BEGIN EXCLUSIVE")
-        ended = command_line(Status, "safe_init_status", "--json", "--history", "2")
-    assert (ended.code, ended.json["state"], ended.json["history"]) == (
+        result = command_line(Status, "safe_init_status", "--json", "--history", "2")
+    assert (result.code, result.json["state"], result.json["history"]) == (
         3,
         "migrating",
         [],

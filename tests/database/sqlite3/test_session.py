@@ -1,4 +1,4 @@
-"""Sessions of this package to an SQLite file."""
+"""Sessions of this package on an SQLite file."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from django_safe_init.core.records import TablesUnreadable
 
 
-def test_a_transaction_that_breaks_off(lite, lite_session) -> None:
-    """What was written before an error is undone, and the session goes on."""
+def test_a_failed_transaction(lite, lite_session) -> None:
+    """A failed transaction is rolled back, and the session stays usable."""
     with pytest.raises(TablesUnreadable), lite_session.writing():
         lite_session.rows("CREATE TABLE x (y)").extend(
             lite_session.rows("SELECT * FROM z")
