@@ -1,4 +1,4 @@
-"""What a leader's backends are doing just now, and what keeps them from doing it."""
+"""Read the activity of the leader's sessions, and the sessions that block them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from django_safe_init.core.text import shorten
 if TYPE_CHECKING:
     from django_safe_init.backends.postgresql.session import Session
 
-#: One scan of the locks, so that all that is found belongs to one leader.
-_BACKENDS = f"""
+#: One scan of the locks, so that all rows belong to one leader.
+_LEADER_SESSIONS = f"""
     SELECT pid, leads, usename, application_name, host(client_addr),
            backend_start::text,
            extract(epoch FROM clock_timestamp() - backend_start)::float8, state,
@@ -37,19 +37,19 @@ _BLOCKERS_OF = _BLOCKERS.replace(
 
 
 class LeaderSession(NamedTuple):
-    """A session of a leader. What another role may not see of it is None."""
+    """A session of a leader. A field is None if this role may not see it."""
 
     pid: int
-    #: Whether it holds the leader lock; otherwise it holds the work key.
+    #: True if the session holds the leader lock, False if it holds the work key.
     leads: bool
     role: str
     application: str
-    #: The address of the process at its other end; None also for a socket of the same host.
+    #: The address of the client; None also for a client on the same host.
     client: str | None
     started: str | None
     age_seconds: float | None
     state: str | None
-    #: For how long it has been in that state.
+    #: The seconds since the session entered the state.
     state_seconds: float | None
     waits_for_lock: bool
     blocking_pids: list[int]
@@ -58,12 +58,12 @@ class LeaderSession(NamedTuple):
 
     @property
     def identity(self) -> tuple[int, str | None]:
-        """What tells it from every other backend, also from a later one with its pid."""
+        """Return a value that no other session has, not even a later one with the same pid."""
         return self.pid, self.started
 
     @property
     def active(self) -> bool:
-        """Whether a statement is running, or waits for a lock."""
+        """Return True if a statement is running or waits for a lock."""
         return self.state == "active"
 
     def __str__(self) -> str:
@@ -85,24 +85,24 @@ class LeaderSession(NamedTuple):
         return f"{self.state} for {self.state_seconds or 0:.0f} s"
 
 
-def leader_backends(session: Session, lock_key: str | None) -> list[LeaderSession]:
-    """The sessions of the present leader; the one that holds the leader lock is the first."""
+def leader_sessions(session: Session, lock_key: str | None) -> list[LeaderSession]:
+    """Return the sessions of the current leader, the holder of the leader lock first."""
     keys = {"work_key": work_key(lock_key), "leader_key": leader_key(lock_key)}
-    return [LeaderSession(*row) for row in session.read(_BACKENDS, keys)]
+    return [LeaderSession(*row) for row in session.read(_LEADER_SESSIONS, keys)]
 
 
 def leader_activity(session: Session, lock_key: str | None) -> Activity:
-    """What the backends of the present leader are doing: the work before its record."""
-    backends = leader_backends(session, lock_key)
-    for backend in sorted(backends, key=lambda backend: backend.leads):
-        if backend.active:
-            found = blockers(session, backend.blocking_pids)
+    """Return the current leader's statement, preferably of a migrating session."""
+    sessions = leader_sessions(session, lock_key)
+    for each in sorted(sessions, key=lambda each: each.leads):
+        if each.active:
+            found = blockers(session, each.blocking_pids)
             return Activity(
-                query=backend.query,
-                seconds=backend.query_seconds or 0.0,
-                pid=backend.pid,
-                # A moment passes between the lock that is missing and the wait that is shown.
-                progressing=not (backend.waits_for_lock or backend.blocking_pids),
+                query=each.query,
+                seconds=each.query_seconds or 0.0,
+                pid=each.pid,
+                # A session that is blocked shows its wait event a moment later.
+                progressing=not (each.waits_for_lock or each.blocking_pids),
                 blockers=found,
                 remedy=how_to_terminate(found[0].pid) if found else "",
             )
@@ -110,11 +110,11 @@ def leader_activity(session: Session, lock_key: str | None) -> Activity:
 
 
 def blockers(session: Session, pids: list[int]) -> tuple[Blocker, ...]:
-    """The sessions with these process ids, as what stands in somebody's way."""
-    return _blockers(session.read(_BLOCKERS, {"pids": pids}) if pids else [])
+    """Return the sessions with these process ids."""
+    return _to_blockers(session.read(_BLOCKERS, {"pids": pids}) if pids else [])
 
 
-def _blockers(rows: Iterable[tuple[Any, ...]]) -> tuple[Blocker, ...]:
+def _to_blockers(rows: Iterable[tuple[Any, ...]]) -> tuple[Blocker, ...]:
     return tuple(
         Blocker(
             pid, role or "?", name or "", state or "?", float(seconds or 0), query or ""
@@ -124,13 +124,13 @@ def _blockers(rows: Iterable[tuple[Any, ...]]) -> tuple[Blocker, ...]:
 
 
 def blockers_of(session: Session, pid: int) -> tuple[Blocker, ...]:
-    """The sessions that the backend waits for at this moment, as any session may ask.
+    """Return the sessions that block the session with the process id.
 
-    Raises the driver's errors.
+    Raises the driver's errors, and has none of the limits of `Session.read`.
     """
-    return _blockers(session.rows(_BLOCKERS_OF, {"pid": pid}))
+    return _to_blockers(session.rows(_BLOCKERS_OF, {"pid": pid}))
 
 
 def how_to_terminate(pid: int) -> str:
-    """Return the statement with which a person terminates the session."""
+    """Return the statement that terminates the session, for a person."""
     return f"SELECT pg_terminate_backend({pid});"

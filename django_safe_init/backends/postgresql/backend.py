@@ -1,4 +1,4 @@
-"""Provide PostgreSQL as a backend."""
+"""Provide the backend for PostgreSQL."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class PostgresBackend(LockingBackend):
-    """Leads under an advisory lock of a session that reaches the server directly."""
+    """The backend for PostgreSQL, with an advisory lock on a direct session."""
 
     @staticmethod
     def is_busy(error: Exception) -> bool:
@@ -72,7 +72,8 @@ class PostgresBackend(LockingBackend):
 
         declared = self.context.direct is not None
         if check_direct_connection(session, declared=declared).behind_pooler:
-            # Before any attempt: a lock that such a pooler leaked would stay with its server.
+            # Before the first attempt: a pooler that shares sessions would leave the lock on a
+            # session that other clients get.
             self._check_lock_excludes(session)
         session.apply_session_settings()
         lock = AdvisoryLock(session, self.context.settings.lock_key)

@@ -1,4 +1,4 @@
-"""Open sessions to the server: build the wrapper, wait for a connection."""
+"""Open sessions to the server."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from django_safe_init.exceptions import (
 
 logger = logging.getLogger("django_safe_init")
 
-#: The client's side of noticing a dead network: an error after 5 s instead of two hours.
+#: Let the client notice a dead network after 5 s, instead of two hours.
 KEEPALIVES = {
     "keepalives": 1,
     "keepalives_idle": 2,
@@ -45,10 +45,10 @@ def create_direct_wrapper(
     direct: Mapping[str, Any] | None = None,
     connect_timeout: float | None = None,
 ) -> BaseDatabaseWrapper:
-    """A new, unpooled Django wrapper of the alias, changed by the settings in `direct`.
+    """Return a new, unpooled Django wrapper of the alias, with the settings in `direct`.
 
-    The settings that other code sees are not touched. `connect_timeout`, in seconds, is for who
-    lets the wrapper connect; a `Session` has its own.
+    The settings of other code stay unchanged. `connect_timeout`, in seconds, applies only if
+    the wrapper itself connects, because a `Session` has its own timeout.
     """
     values = {**connections.settings[alias], **(direct or {})}
     options = {**KEEPALIVES, **values["OPTIONS"]}
@@ -65,19 +65,19 @@ def create_direct_wrapper(
 def retry_when_busy(
     wrapper: BaseDatabaseWrapper, seconds: float
 ) -> BaseDatabaseWrapper:
-    """The wrapper, which from now on waits for a connection while the server is full.
+    """Make the wrapper retry for `seconds` while the server is full, and return the wrapper.
 
-    A leader that got no connection for its work would fail the whole fleet.
+    A leader that gets no connection would fail the run for all replicas.
     """
     connect_once = wrapper.get_new_connection
 
     def get_new_connection(params: dict[str, Any]) -> Any:
-        patience = Deadline(seconds)
+        limit = Deadline(seconds)
         while True:
             try:
                 return connect_once(params)
             except psycopg.OperationalError as exc:
-                if patience.passed() or not is_busy(exc):
+                if limit.passed() or not is_busy(exc):
                     raise
                 sleep(random.uniform(0.05, 0.5))
 
@@ -92,24 +92,24 @@ def connect(
     name: str,
     report: Callable[[str], None] = logger.info,
 ) -> Session:
-    """A session, as soon as the server gives one; `report` takes the reason for each wait.
+    """Return a session as soon as the server accepts one; `report` gets the reason for a wait.
 
-    Exponential backoff with jitter for a server that does not answer, flat jitter for one that
-    is full or starting. Raises `DatabaseUnreachable` (`LoginRefused` at once), or `WaitTimeout`
-    for a full server.
+    The backoff is exponential, with jitter, for a server that does not answer. It is random for
+    a server that is full or starting. Raises `LoginRefused` at once, `DatabaseUnreachable` after
+    the last attempt, and `WaitTimeout` for a full server.
     """
-    patience = Deadline(settings.wait_timeout)
+    limit = Deadline(settings.wait_timeout)
     pauses = _backoff(settings)
-    told = ""
+    reported = ""
     while True:
         try:
             return Session(wrapper, name, deadline.clip(settings.connect_timeout))
         except psycopg.OperationalError as exc:
-            pause = _pause_before_retry(wrapper, exc, pauses, patience, deadline)
+            pause = _pause_before_retry(wrapper, exc, pauses, limit, deadline)
             line = f"waiting for the server: {one_line(exc)}"
-            if line != told:
+            if line != reported:
                 report(line)
-                told = line
+                reported = line
             sleep(deadline.clip(pause))
         except (psycopg.ProgrammingError, ImproperlyConfigured) as exc:
             raise ConfigurationError(
@@ -128,10 +128,10 @@ def _pause_before_retry(
     wrapper: BaseDatabaseWrapper,
     error: psycopg.OperationalError,
     pauses: Iterator[float],
-    patience: Deadline,
+    limit: Deadline,
     deadline: Deadline,
 ) -> float:
-    """How many seconds to wait before the next attempt; raises if there should be none."""
+    """Return the seconds to wait before the next attempt, or raise the final error."""
     reason = one_line(error)
     if is_final(reason):
         raise LoginRefused(
@@ -139,7 +139,7 @@ def _pause_before_retry(
             "Correct USER, PASSWORD or the server's access rules; trying again will not help."
         ) from error
     if is_busy(error):
-        if patience.passed() or deadline.passed():
+        if limit.passed() or deadline.passed():
             raise WaitTimeout(
                 f"The server of the database {wrapper.alias!r} had no connection for us "
                 f"in time: {reason}. Raise max_connections, or start fewer replicas at once."

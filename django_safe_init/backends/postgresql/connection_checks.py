@@ -1,4 +1,4 @@
-"""Tests whether sessions of the server exclude each other."""
+"""Check that the sessions of a server exclude each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from django_safe_init.exceptions import UnsafeConnection
 
 @dataclass(frozen=True)
 class ConnectionInfo:
-    """What a session's server looks like from the client."""
+    """The properties by which a client recognizes a pooler or a standby."""
 
     backend_pid: int
     handshake_pid: int
@@ -19,41 +19,42 @@ class ConnectionInfo:
 
     @property
     def behind_pooler(self) -> bool:
-        """A pooler invents the process id of the handshake (pgbouncer#945)."""
+        """Return True behind a pooler, which invents the handshake's pid (pgbouncer#945)."""
         return self.backend_pid != self.handshake_pid
 
 
 def inspect_connection(session: Session) -> ConnectionInfo:
-    """The session's surroundings, in one round trip."""
+    """Return the properties of the session's connection, in one round trip."""
     [(pid, standby)] = session.rows("SELECT pg_backend_pid(), pg_is_in_recovery()")
     return ConnectionInfo(pid, session.handshake_pid, standby)
 
 
 def check_direct_connection(session: Session, *, declared: bool) -> ConnectionInfo:
-    """Raise `UnsafeConnection` behind a pooler or on a standby.
+    """Return the connection's properties; raise `UnsafeConnection` if it can hold no lock.
 
-    `declared` says that `DIRECT` promises one server session per client.
+    A standby is always refused. A pooler is accepted if `declared` is True, because the setting
+    `DIRECT` then promises one server session per client.
     """
-    found = inspect_connection(session)
-    if found.behind_pooler and not declared:
+    info = inspect_connection(session)
+    if info.behind_pooler and not declared:
         raise UnsafeConnection(
             f"The database {session.alias!r} is reached through a connection pooler, where a "
             "session lock excludes nobody. Name settings that go straight to the server: "
             f'SAFE_INIT = {{"DIRECT": {{"{session.alias}": {{"HOST": ..., "PORT": ...}}}}}}.'
         )
-    if found.is_standby:
+    if info.is_standby:
         raise UnsafeConnection(
             f"The database {session.alias!r} is a read-only standby. Connect to the primary: "
             f'SAFE_INIT = {{"DIRECT": {{"{session.alias}": {{"HOST": ..., "PORT": ...}}}}}}.'
         )
-    return found
+    return info
 
 
 def check_lock_excludes(first: Session, second: Session) -> None:
-    """Raise `UnsafeConnection` unless a lock of one session really excludes the other.
+    """Raise `UnsafeConnection` unless a lock of one session excludes the other session.
 
-    CockroachDB and some versions of YugabyteDB answer `true` to everybody, and a pooler in
-    transaction mode gives one backend to two clients.
+    CockroachDB and some versions of YugabyteDB grant the lock to every session. A pooler in
+    transaction mode can give one backend to two clients.
     """
     key = random.getrandbits(62)
     if not (_separate_backends(first, second) and _excludes(first, second, key)):
@@ -65,7 +66,7 @@ def check_lock_excludes(first: Session, second: Session) -> None:
 
 
 def _separate_backends(first: Session, second: Session) -> bool:
-    """Whether each of the two keeps a backend of its own while the other has a transaction."""
+    """Return True if each session keeps its own backend during the other's transaction."""
     mine = inspect_connection(first).backend_pid
     for _ in range(5):
         with second.raw.transaction():

@@ -1,4 +1,4 @@
-"""Interpret the errors of PostgreSQL and its driver."""
+"""Interpret the errors of PostgreSQL and psycopg."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from django_safe_init.exceptions import (
     SafeInitError,
 )
 
-#: The server answers and has no connection to give (SQLSTATE 53300, 57P03). libpq gives a
-#: connection error no SQLSTATE, so its text decides; a text in another language is retried
+#: The server answers, but has no free connection (SQLSTATE 53300, 57P03). libpq reports no
+#: SQLSTATE for a failed connection, so the text decides. A text in another language is retried
 #: like any other error.
 _BUSY = (
     "too many clients",
@@ -32,7 +32,7 @@ _BUSY = (
     "not yet accepting connections",
     "in recovery mode",
 )
-#: Another attempt would fail, too (SQLSTATE class 28, and a role that does not exist).
+#: Another attempt would fail too (SQLSTATE class 28, and a role that does not exist).
 _FINAL = (
     "authentication failed",
     "no password supplied",
@@ -45,7 +45,7 @@ _FINAL = (
 
 
 def is_final(text: str) -> bool:
-    """Return True if another attempt to connect would fail, too; `text` is the error's."""
+    """Return True if another attempt to connect would fail too; `text` is the error's text."""
     return any(part in text for part in _FINAL) or (
         'role "' in text and '" does not exist' in text
     )
@@ -64,9 +64,9 @@ _SHUTDOWN = (
 
 
 def is_connection_loss(error: BaseException | None) -> bool:
-    """Whether the server or the network ended a connection.
+    """Return True if the server or the network ended a connection.
 
-    What libpq finds out by itself has no SQLSTATE.
+    An error that libpq itself detects has no SQLSTATE.
     """
     return isinstance(error, _SHUTDOWN) or (
         type(error) is psycopg.OperationalError and error.sqlstate is None
@@ -74,7 +74,7 @@ def is_connection_loss(error: BaseException | None) -> bool:
 
 
 def session_error(error: psycopg.Error) -> SafeInitError:
-    """What an error of the leader session means: its loss, or a refusal of the server."""
+    """Return `LockLost` if the leader session is gone, else `InitializationFailed`."""
     if is_connection_loss(error):
         return LockLost(f"The leader session is gone: {one_line(error)}")
     return InitializationFailed(
@@ -84,7 +84,7 @@ def session_error(error: psycopg.Error) -> SafeInitError:
 
 @contextlib.contextmanager
 def translate_errors() -> Iterator[None]:
-    """Turn what a reader meets into the errors that every engine's readers raise."""
+    """Turn the driver's errors in the block into the errors that every reader raises."""
     try:
         yield
     except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:

@@ -13,7 +13,8 @@ from django_safe_init.backends.base.holder import LockHolder, describe, open_run
 from django_safe_init.backends.postgresql.activity import (
     LeaderSession,
     blockers,
-    leader_backends,
+    how_to_terminate,
+    leader_sessions,
 )
 from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
 from django_safe_init.backends.postgresql.reader import PostgresReader
@@ -27,15 +28,15 @@ from django_safe_init.exceptions import DatabaseUnreachable
 
 @dataclass(frozen=True)
 class PostgresLockHolder(LockHolder):
-    """The leader's sessions at one moment."""
+    """The sessions of the leader, as one query found them."""
 
-    #: Its open run; None before there is one, or while the status tables are locked.
+    #: The open run; None before the leader opens it, or while the status tables are locked.
     run: RunRow | None
-    #: The session that holds the leader lock first, then the ones that hold the work key.
-    backends: tuple[LeaderSession, ...]
-    #: The sessions that block its statements.
+    #: First the holder of the leader lock, then the holders of the work key.
+    sessions: tuple[LeaderSession, ...]
+    #: The sessions that block the leader's statements.
     blockers: tuple[Blocker, ...]
-    #: The session on which they were read, and are terminated.
+    #: The session that reads and terminates the leader's sessions.
     session: Session
 
     question = "End these sessions?"
@@ -43,21 +44,21 @@ class PostgresLockHolder(LockHolder):
     def lines(self) -> list[str]:
         return [
             describe(self.run),
-            *(f"  {backend}" for backend in self.backends),
+            *(f"  {each}" for each in self.sessions),
             *(
                 f"  blocked by {blocker}. To end only that: "
-                f"SELECT pg_terminate_backend({blocker.pid});"
+                f"{how_to_terminate(blocker.pid)}"
                 for blocker in self.blockers
             ),
         ]
 
     def end(self, seconds: float) -> str | None:
-        return terminate_sessions(self.session, self.backends, seconds)
+        return terminate_sessions(self.session, self.sessions, seconds)
 
 
 @contextmanager
 def open_holder(context: Context) -> Iterator[PostgresLockHolder | None]:
-    """Yield the present leader, or None, on a session to the leader's own server."""
+    """Yield the current leader, or None, on a session to the leader's own server."""
     settings, alias = context.settings, context.alias
     wrapper = create_direct_wrapper(alias, context.direct)
     deadline = Deadline(settings.connect_timeout)
@@ -65,7 +66,7 @@ def open_holder(context: Context) -> Iterator[PostgresLockHolder | None]:
         with connect(
             wrapper, settings, deadline, "safe_init unlock", context.report
         ) as session:
-            # A person's answer may take longer than the role's time-outs.
+            # A person may need longer to answer than the role's timeouts allow.
             session.apply_session_settings()
             yield find_holder(session, context)
     except (ConnectionEnded, psycopg.OperationalError) as exc:
@@ -75,23 +76,23 @@ def open_holder(context: Context) -> Iterator[PostgresLockHolder | None]:
 
 
 def find_holder(session: Session, context: Context) -> PostgresLockHolder | None:
-    """Return the present leader, or None."""
+    """Return the current leader, or None."""
     lock_key = context.settings.lock_key
-    backends = leader_backends(session, lock_key)
-    if not backends or not backends[0].leads:
+    sessions = leader_sessions(session, lock_key)
+    if not sessions or not sessions[0].leads:
         return None
-    waited_for = [pid for backend in backends for pid in backend.blocking_pids]
+    blocking_pids = [pid for each in sessions for pid in each.blocking_pids]
     run = open_run(PostgresReader(session, context.build, lock_key))
     return PostgresLockHolder(
-        run if run is not None and run.backend_pid == backends[0].pid else None,
-        tuple(backends),
-        blockers(session, waited_for),
+        run if run is not None and run.backend_pid == sessions[0].pid else None,
+        tuple(sessions),
+        blockers(session, blocking_pids),
         session,
     )
 
 
-#: The right to end a backend belongs to the role that logged in, not to `assume_role`; for this
-#: transaction only, so that nothing is left behind in a pooler.
+#: The login role, not `assume_role`, has the right to terminate a backend. SET LOCAL leaves
+#: nothing behind in a pooler.
 _TERMINATE = """
     SET LOCAL ROLE NONE;
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -100,9 +101,9 @@ _TERMINATE = """
 
 
 def terminate(session: Session, pid: int, started: str | None = None) -> bool:
-    """End a backend, unless it is gone already. False where this role may not.
+    """Terminate a session if it still exists; return False if this role may not.
 
-    `started` tells it from a later one with the same process id.
+    `started`, the start time, excludes a later session with the same process id.
     """
     try:
         session.rows(_TERMINATE, {"pid": pid, "started": started})
@@ -111,26 +112,26 @@ def terminate(session: Session, pid: int, started: str | None = None) -> bool:
     return True
 
 
-def refusal(pid: int, role: str) -> str:
-    """That a backend may not be ended, and who can end it how."""
+def cannot_terminate(pid: int, role: str) -> str:
+    """Return the sentence that this role may not terminate the session, with the remedy."""
     return (
         f"Backend {pid} of the role {role} may not be ended by this role; "
-        f"an administrator can: SELECT pg_terminate_backend({pid});"
+        f"an administrator can: {how_to_terminate(pid)}"
     )
 
 
 def terminate_sessions(
-    session: Session, backends: Sequence[LeaderSession], seconds: float
+    session: Session, targets: Sequence[LeaderSession], seconds: float
 ) -> str | None:
-    """End these backends, and no later ones; returns why some are left, or None.
+    """Terminate these sessions, but no later ones; return None, or the reason why some remain.
 
-    In their order, so that a leader is without its lock before it is without its work.
+    The order of `targets` is kept, so that a leader loses its lock before its work.
     """
-    for backend in backends:
-        if not terminate(session, backend.pid, backend.started):
-            return refusal(backend.pid, backend.role)
+    for target in targets:
+        if not terminate(session, target.pid, target.started):
+            return cannot_terminate(target.pid, target.role)
     deadline = Deadline(seconds)
-    while left := _left(session, backends):
+    while left := _remaining(session, targets):
         if deadline.passed():
             pids = ", ".join(str(pid) for pid in left)
             return f"Told to end, and not ended within {seconds:g} s: backend {pids}."
@@ -138,10 +139,10 @@ def terminate_sessions(
     return None
 
 
-def _left(session: Session, backends: Sequence[LeaderSession]) -> list[int]:
+def _remaining(session: Session, targets: Sequence[LeaderSession]) -> list[int]:
     rows = session.read(
         "SELECT pid, backend_start::text FROM pg_stat_activity WHERE pid = ANY(%(pids)s)",
-        {"pids": [backend.pid for backend in backends]},
+        {"pids": [target.pid for target in targets]},
     )
-    ours = {backend.identity for backend in backends}
-    return [pid for pid, started in rows if (pid, started) in ours]
+    identities = {target.identity for target in targets}
+    return [pid for pid, started in rows if (pid, started) in identities]

@@ -231,7 +231,7 @@ def concurrent_index(operation: Operation) -> str | None:
 def existing_indexes(
     connection: BaseDatabaseWrapper, names: Sequence[str], *, valid: bool = False
 ) -> set[str]:
-    """Return the names that are indexes now; with `valid`, only those that are usable."""
+    """Return the names of existing indexes; with `valid`, only of usable ones."""
     if not names:
         return set()
     with connection.cursor() as cursor:

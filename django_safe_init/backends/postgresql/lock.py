@@ -1,4 +1,4 @@
-"""The leader lock on PostgreSQL: an advisory lock of a session."""
+"""Hold the leader lock on PostgreSQL: an advisory lock of a session."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psycopg
 
 from django_safe_init.backends.postgresql.errors import session_error
-from django_safe_init.backends.postgresql.holder import refusal, terminate
+from django_safe_init.backends.postgresql.holder import cannot_terminate, terminate
 from django_safe_init.backends.postgresql.lock_keys import (
     HELD,
     HOLDERS,
@@ -29,11 +29,11 @@ class LockSnapshot:
     #: The session that took the snapshot holds the leader lock.
     leads: bool
     #: The process ids of the sessions that hold the work key.
-    marked: frozenset[int]
+    work_key_pids: frozenset[int]
 
 
 def snapshot_sql(leader_key: str, work_key: str) -> str:
-    """Return the SELECT list of a `LockSnapshot`: `leads`, `marked`."""
+    """Return the SELECT list of a `LockSnapshot`: the two fields."""
     return f"""
         coalesce(bool_or(pid = pg_backend_pid() AND key = {leader_key}), false),
         coalesce(array_agg(pid) FILTER (WHERE key = {work_key}), '{{}}') FROM {HELD}
@@ -49,10 +49,11 @@ _READ_LOCK = "SELECT " + snapshot_sql("%(leader_key)s", "%(work_key)s")
 
 
 class AdvisoryLock:
-    """The leader lock, on a session of its own.
+    """The leader lock, on a dedicated session.
 
-    It is polled, never waited for: a blocked `pg_advisory_lock()` is a running statement with
-    a snapshot, and a leader's `CREATE INDEX CONCURRENTLY` would wait for it forever.
+    Processes poll the lock and never wait for it. A blocked `pg_advisory_lock()` is a running
+    statement with a snapshot, and a leader's `CREATE INDEX CONCURRENTLY` would wait for it
+    forever.
     """
 
     def __init__(self, session: Session, lock_key: str | None = None) -> None:
@@ -63,21 +64,20 @@ class AdvisoryLock:
         self.channel = channel(lock_key)
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free; never wait."""
         [(acquired,)] = self.session.rows(
             "SELECT pg_try_advisory_lock(%(key)s)", {"key": self.key}
         )
         return bool(acquired)
 
     def snapshot(self) -> LockSnapshot:
-        """Return the present holders of both keys. Raises `LockLost` if the session is gone."""
+        """Return the current holders of both keys. Raises `LockLost` if the session is gone."""
         try:
-            [(leads, marked)] = self.session.rows(
+            [(leads, pids)] = self.session.rows(
                 _READ_LOCK, snapshot_params(self.lock_key)
             )
         except psycopg.Error as exc:
             raise session_error(exc) from exc
-        return LockSnapshot(leads, frozenset(marked))
+        return LockSnapshot(leads, frozenset(pids))
 
     def verify(self, snapshot: LockSnapshot | None = None) -> LockSnapshot:
         """Raise `LockLost` unless this session holds the lock in the snapshot, or now."""
@@ -87,7 +87,7 @@ class AdvisoryLock:
         return snapshot
 
     def release(self) -> None:
-        """Free the lock and wake all followers. Raises `LockLost` if it was not held."""
+        """Release the lock and wake all followers. Raises `LockLost` if it was not held."""
         try:
             [(released, _)] = self.session.rows(
                 "SELECT pg_advisory_unlock(%(key)s), pg_notify(%(channel)s, '')",
@@ -105,20 +105,20 @@ class AdvisoryLock:
     ) -> None:
         """Terminate every session that holds the work key, and wait until they are gone.
 
-        Statements that a dead leader left running inside the server then cannot overlap with
-        this one. A session of another role cannot be terminated: it is waited for, and named
-        to `report`. Raises `WaitTimeout` at the deadline.
+        Statements that a dead leader left running on the server then cannot overlap with this
+        run. If a session of another role cannot be terminated, this process waits for its end
+        and names it to `report`. Raises `WaitTimeout` at the deadline.
         """
         named: set[int] = set()
         while left := self._predecessors():
             for pid, role in left:
                 if not terminate(self.session, pid) and pid not in named:
                     named.add(pid)
-                    report(_refusal(pid, role))
+                    report(_predecessor_message(pid, role))
             if deadline.passed():
                 raise WaitTimeout(
                     "Work that an earlier leader left running did not end in time: "
-                    + " ".join(_refusal(pid, role) for pid, role in left)
+                    + " ".join(_predecessor_message(pid, role) for pid, role in left)
                 )
             sleep(0.02)
 
@@ -130,5 +130,5 @@ class AdvisoryLock:
         )
 
 
-def _refusal(pid: int, role: str) -> str:
-    return f"Work of an earlier leader goes on. {refusal(pid, role)}"
+def _predecessor_message(pid: int, role: str) -> str:
+    return f"Work of an earlier leader goes on. {cannot_terminate(pid, role)}"

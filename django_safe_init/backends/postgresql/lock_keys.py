@@ -1,4 +1,4 @@
-"""Who may initialize: the leader lock and the work key.
+"""Derive the advisory lock keys and the NOTIFY channel from `LOCK_KEY`.
 
 The keys are 64-bit, because two-integer and small fixed keys collide between projects. They are
 frozen: two versions of this package that meet in one rollout must exclude each other.
@@ -11,22 +11,25 @@ from hashlib import blake2b
 
 
 def leader_key(lock_key: str | None = None) -> int:
-    """The key whose exclusive holder leads. `lock_key` is the setting `LOCK_KEY`."""
+    """Return the key whose exclusive holder leads. `lock_key` is the setting `LOCK_KEY`."""
     return _key("leader", lock_key)
 
 
 def work_key(lock_key: str | None = None) -> int:
-    """The key that every connection of a run holds shared, as a mark; nobody waits for it."""
+    """Return the key that every connection of a run holds shared. No process waits for it."""
     return _key("work", lock_key)
 
 
 def privileged_key(lock_key: str | None = None) -> int:
-    """The key whose exclusive holder does the privileged phase, in the maintenance database."""
+    """Return the key whose exclusive holder runs the privileged phase.
+
+    The holder locks the key in the maintenance database.
+    """
     return _key("privileged", lock_key)
 
 
 def channel(lock_key: str | None = None) -> str:
-    """The NOTIFY channel on which a leader says that the lock is free."""
+    """Return the NOTIFY channel on which a leader announces that the lock is free."""
     return f"django_safe_init_{leader_key(lock_key) & 0xFFFFFFFFFFFFFFFF:016x}"
 
 
@@ -37,7 +40,7 @@ def _key(purpose: str, lock_key: str | None) -> int:
     )
 
 
-#: Who holds which 64-bit key, which pg_locks shows as two halves (PostgreSQL manual, 53.13).
+#: The 64-bit keys and their holders. `pg_locks` shows a key in halves (PostgreSQL manual, 53.13).
 HELD = """(
     SELECT pid, (classid::bigint << 32) | objid::bigint AS key FROM pg_locks
     WHERE locktype = 'advisory' AND objsubid = 1 AND granted
@@ -49,5 +52,5 @@ HOLDERS = f"SELECT pid FROM {HELD} WHERE key = %(key)s"
 
 
 def holders_sql(parameter: str) -> str:
-    """SQL for the backends that hold the key given as the parameter of that name."""
+    """Return the query for the sessions that hold the key in the parameter `parameter`."""
     return HOLDERS.replace("%(key)s", f"%({parameter})s")

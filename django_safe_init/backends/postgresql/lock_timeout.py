@@ -17,12 +17,12 @@ from django_safe_init.conf import LockTimeoutPolicy, Settings
 from django_safe_init.core.records import Blocker
 from django_safe_init.core.text import exception_chain
 
-#: The greatest `lock_timeout` (PostgreSQL manual, 19.11.1).
+#: The maximum of `lock_timeout` (PostgreSQL manual, 19.11.1).
 _MAX_MILLISECONDS = 2**31 - 1
 
 
 class PostgresLockTimeout(BaseLockTimeout):
-    """Limits waiting with the parameter `lock_timeout`."""
+    """The limit on lock waits, as PostgreSQL's parameter `lock_timeout`."""
 
     def __init__(
         self, settings: Settings, session: Session, fenced: FencedConnections
@@ -38,7 +38,7 @@ class PostgresLockTimeout(BaseLockTimeout):
 
     @property
     def timeout(self) -> str | None:
-        """The `lock_timeout` of a migration; None for the one of its session."""
+        """Return the `lock_timeout` of a migration, or None to keep the session's value."""
         if self.policy is None:
             return None
         return f"{min(max(1, round(self.policy.seconds * 1000)), _MAX_MILLISECONDS)}ms"

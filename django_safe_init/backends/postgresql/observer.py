@@ -1,4 +1,4 @@
-"""Wait as a follower on PostgreSQL: on a session that is kept, or on short ones."""
+"""Wait as a follower on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from django_safe_init.core.records import LeaderSnapshot
 if TYPE_CHECKING:
     from django_safe_init.backends.postgresql.stalled import StalledLeader
 
-#: All followers together may keep half of the server's slots.
-_ROOM = """
+#: Followers may keep their sessions while at most half of the server's slots are in use.
+_FREE_SLOTS = """
     SELECT (SELECT sum(numbackends) FROM pg_stat_database) * 2
            <= current_setting('max_connections')::int, pg_backend_pid()
 """
-#: For how long an answer to that is valid.
-_SECONDS_OF_ROOM = 10.0
+#: The seconds for which an answer to `_FREE_SLOTS` stays valid.
+_FREE_SLOTS_SECONDS = 10.0
 
 
 class PostgresObserver(BaseObserver):
-    """Keeps a session, and listens on it, while the server has room.
+    """A follower that keeps a session, and listens on it, while the server has free slots.
 
-    Without room each poll is a short connection. A client's connection to a pooler is cheap:
-    it is kept, and polls.
+    Without free slots, each poll opens a short connection. A connection to a pooler is cheap, so
+    the follower keeps it and polls.
     """
 
     def __init__(self, context: Context) -> None:
@@ -43,13 +43,13 @@ class PostgresObserver(BaseObserver):
         self._reader: PostgresReader | None = None
         self._pooled = False
         self._listening = False
-        self._room_seen = 0.0
+        self._free_slots_at = 0.0
         self._stalled: StalledLeader | None = None
 
     def reader(self) -> PostgresReader:
-        """Return a reader on the present session, or on a new one, perhaps through a pooler."""
+        """Return a reader on the open session, or on a new one that may use a pooler."""
         if self._is_direct and self.context.direct:
-            self.close()  # only a leader needs the connection past the pooler
+            self.close()  # only a leader needs a session that bypasses the pooler
         if self.session is None:
             self._open(None)
         return self._current_reader()
@@ -104,7 +104,6 @@ class PostgresObserver(BaseObserver):
         )
 
     def wait(self) -> None:
-        """Wait for the leader's notification, or until the next poll is due."""
         with translate_errors():
             self._wait()
 
@@ -124,13 +123,13 @@ class PostgresObserver(BaseObserver):
         sleep(deadline.clip(random.uniform(2.0, 3.0) if rarely else 0.75))
 
     def _may_keep(self, session: Session) -> bool:
-        if self._pooled or time.monotonic() - self._room_seen < _SECONDS_OF_ROOM:
+        if self._pooled or time.monotonic() - self._free_slots_at < _FREE_SLOTS_SECONDS:
             return True
-        [(room, pid)] = session.read(_ROOM)
+        [(has_free_slots, pid)] = session.read(_FREE_SLOTS)
         self._pooled = pid != session.handshake_pid
-        if not room and not self._pooled:
+        if not has_free_slots and not self._pooled:
             return False
-        self._room_seen = time.monotonic()
+        self._free_slots_at = time.monotonic()
         if not self._listening and not self._pooled:
             session.apply_session_settings()
             session.rows(f"LISTEN {channel(self.context.settings.lock_key)}")
@@ -141,7 +140,7 @@ class PostgresObserver(BaseObserver):
         if self.session is not None:
             self.session.close()
         self.session = None
-        self._room_seen = 0.0
+        self._free_slots_at = 0.0
         self._listening = self._is_direct = self._pooled = False
 
 

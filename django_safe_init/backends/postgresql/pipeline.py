@@ -1,4 +1,4 @@
-"""Send statements now and wait for their result later, on a psycopg connection."""
+"""Send statements on a psycopg connection without waiting for their result."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from psycopg.pq import ExecStatus
 
 
 class PendingQuery:
-    """Statements on their way, in one message of the simple protocol.
+    """Statements in flight, sent in one message of the simple protocol.
 
-    The server does them even if this process dies now. Until `wait` has returned, nothing
-    else may be sent on the connection.
+    The server executes them even if this process dies. No other statement may be sent on the
+    connection until `wait` returns.
     """
 
     def __init__(
@@ -37,15 +37,15 @@ class PendingQuery:
             self._error, self._done = exc, True
 
     def wait(self) -> None:
-        """Wait for the end of the statements, and note what became of them."""
+        """Wait for the end of the statements, and keep their result or error."""
         while not self._done:
             try:
-                self._take_one()
+                self._receive_one()
             except psycopg.Error as exc:
                 self._error, self._done = exc, True
 
     def rows(self) -> list[Any]:
-        """Wait, and return the rows of the last statement or raise the error that was met."""
+        """Wait, and return the rows of the last statement, or raise the statements' error."""
         self.wait()
         if self._error is not None:
             raise self._error
@@ -54,7 +54,7 @@ class PendingQuery:
         transformer.set_pgresult(self._result)
         return transformer.load_rows(0, self._result.ntuples, tuple)
 
-    def _take_one(self) -> None:
+    def _receive_one(self) -> None:
         while self._pgconn.is_busy():
             self._poll_socket(select.POLLIN)
             self._pgconn.consume_input()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("django_safe_init")
 
-_Seen = TypeVar("_Seen")
+T = TypeVar("T")
 
 _AGES = """
     to_jsonb(r) || jsonb_build_object(
@@ -54,7 +54,7 @@ _RUNS = f"""
                WHERE lock_key = %(lock_key)s AND build = %(build)s))
 """
 _NO_RUNS = "NULL::jsonb, NULL::jsonb, false, false"
-#: One text, because the driver quotes each element of an array by itself: hundreds of them.
+#: One text, because the driver would quote each of hundreds of array elements.
 _NAMES = r"string_to_array(%(names)s, E'\n')"
 _MISSING_NAMES = f"""
     SELECT unnest({_NAMES}) EXCEPT SELECT app || '.' || name FROM django_migrations
@@ -73,16 +73,16 @@ _FINISHED = f"""
       ORDER BY id DESC LIMIT 1) AS newest
     WHERE covered
 """
-#: What was completed of the build's steps, as the arguments of `completed_step`.
+#: The completed steps among the build's steps, as arguments of `completed_step`.
 _COMPLETED = f"""
     ARRAY(SELECT DISTINCT jsonb_build_array(s.name, to_jsonb(s) -> 'detail')
     FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = s.run_id
     WHERE r.lock_key = %(lock_key)s AND s.kind = 'step' AND s.outcome = '{DONE}'
       AND s.name = ANY(%(labels)s))
 """
-#: Nothing was completed.
+#: No step was completed.
 _NONE_COMPLETED = "'{}'::jsonb[]"
-#: It cannot be read what was completed.
+#: The role may not read which steps were completed.
 _UNKNOWN_COMPLETED = "NULL::jsonb[]"
 _STEPS = f"""
     SELECT to_jsonb(s) || jsonb_build_object('seconds',
@@ -95,7 +95,7 @@ _RUN_DETAIL = """
        AND application_name = 'safe_init waiting' AND pid <> %(leader)s),
       (SELECT usename FROM pg_stat_activity WHERE pid = %(leader)s)
 """
-#: How long steps of these names took when they were done the last time before.
+#: The seconds that each named step took when an earlier run completed it last.
 _TIMED = f"""
     SELECT DISTINCT ON (name) extract(epoch FROM s.finished_at - s.started_at) AS seconds
     FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = run_id
@@ -116,7 +116,7 @@ _READABLE = """
 
 
 class PostgresReader(TableReader):
-    """Reads one database for one build over one session."""
+    """A reader of one database for one build, on one session."""
 
     def __init__(self, session: Session, build: Build, lock_key: str | None) -> None:
         super().__init__(session.alias, build, lock_key)
@@ -139,13 +139,13 @@ class PostgresReader(TableReader):
         return None
 
     def _missing_steps(self, completed: list[Any] | None) -> tuple[str, ...]:
-        """Return the labels of the steps that are not completed; none if that is unknown."""
+        """Return the labels of the steps that are not completed; empty if that is unknown."""
         if completed is None:
             return ()
         return missing_steps(self.steps, [completed_step(*each) for each in completed])
 
     def read(self) -> Snapshot:
-        """Read without an error in the server's log for a table that does not exist."""
+        """Return a full snapshot, without an error in the server's log for a missing table."""
         return self._read_again_if_dropped(self._read)
 
     def _read(self) -> Snapshot:
@@ -201,9 +201,9 @@ class PostgresReader(TableReader):
         return leader_activity(self.session, self.lock_key or None)
 
     def run_detail(self, run: RunRow, steps: int | None) -> RunDetail:
-        wanted = f"ARRAY({_STEPS})" if steps is not None else "'{}'::jsonb[]"
+        rows_sql = f"ARRAY({_STEPS})" if steps is not None else "'{}'::jsonb[]"
         [(rows, followers, role)] = self.session.read(
-            _RUN_DETAIL.format(steps=wanted),
+            _RUN_DETAIL.format(steps=rows_sql),
             {"run": run.id, "leader": run.backend_pid, "limit": steps},
         )
         return RunDetail(
@@ -222,7 +222,7 @@ class PostgresReader(TableReader):
         self.session.close()
 
     def _rows(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Return the rows without the limits of `Session.read`: only a leader asks for them."""
+        """Return the rows without the limits of `Session.read`, because only a leader asks."""
         try:
             return self.session.rows(statement, params)
         except psycopg.errors.InsufficientPrivilege as exc:
@@ -231,8 +231,8 @@ class PostgresReader(TableReader):
 
             raise missing_privilege(self.session, exc) from exc
 
-    def _read_again_if_dropped(self, read: Callable[[], _Seen]) -> _Seen:
-        """Read once more if a table is gone: dropped, restored over, or lost in a crash.
+    def _read_again_if_dropped(self, read: Callable[[], T]) -> T:
+        """Read again if a table is gone: dropped, replaced by a restore, or lost in a crash.
 
         The status tables are written asynchronously, so a server that crashes may lose them.
         """

@@ -1,8 +1,8 @@
 """Write the status tables on PostgreSQL, on the leader session.
 
-A leader that lost the session lost the lock with it and cannot write, so no write needs a
-fence. The session is not the migrating connection, so progress is visible while a migration's
-transaction is open.
+A leader that lost the session also lost the lock and cannot write, so no write needs a fence. The
+session is not the migrating connection, so progress is visible while a migration's transaction is
+open.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ logger = logging.getLogger("django_safe_init")
 T = TypeVar("T")
 
 _LOCK_TIMEOUT = "500ms"
-_PATIENCE_SECONDS = 60.0
+_RETRY_SECONDS = 60.0
 
-#: On disk when it returns, and with it whatever was committed before.
+#: On return, this write and all earlier commits are on disk.
 _CLOSE_RUN = f"""
     SET LOCAL synchronous_commit TO DEFAULT;
     UPDATE {RUN_TABLE}
@@ -65,13 +65,13 @@ _DELETE_RUNS = f"""
     DELETE FROM {RUN_TABLE} WHERE id = ANY(%(runs)s)
 """
 
-#: A write that was not done, and can be tried again. A cancellation may be one that was meant for
-#: the statement before: PostgreSQL cancels whatever runs when it arrives.
+#: The errors of a write that the server dropped and this process can retry. A cancellation may
+#: have been meant for the previous statement, because PostgreSQL cancels the running one.
 _DROPPED = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
 
-#: What every migration writes. A step that is recorded as done in its own transaction stays done,
-#: whatever happens after the commit. Prepared: after each, the server has forgotten what it knew of
-#: its catalog, and planning would cost more than writing.
+#: The statements of every migration. A step that its own transaction recorded as done stays done,
+#: even if the process fails after the commit. They are prepared, because each migration invalidates
+#: the server's catalog cache, and planning would cost more than writing.
 _PREPARED = {
     "safe_init_start_step": """
         INSERT INTO django_safe_init_step
@@ -115,7 +115,7 @@ _UPDATE_RUN = """
 
 @dataclass(eq=False)
 class _PendingStep:
-    """A step that is not yet in the table as it should be."""
+    """A step whose row is missing or out of date."""
 
     position: int
     name: str
@@ -147,12 +147,12 @@ class _PendingStep:
 
 
 class PostgresRecorder(TableRecorder):
-    """Writes one run and its steps; safe to use from the heartbeat's thread.
+    """The recorder on PostgreSQL, which the heartbeat's thread may use too.
 
-    Progress is written on a best effort: a write that meets a lock on the status tables (a
-    migration may hold one) is dropped, and the next write catches up. Everything else is
-    retried. `verify` raises `LockLost` unless a snapshot of the lock shows that this process
-    leads; None to check the leader lock alone.
+    Progress is written on a best effort. If a migration locks the status tables, the server
+    drops the write, and the next write catches up. All other writes are retried. `verify` raises
+    `LockLost` unless a snapshot of the lock shows that this process leads. By default it checks
+    only the leader lock.
     """
 
     now_sql = "clock_timestamp()"
@@ -171,7 +171,7 @@ class PostgresRecorder(TableRecorder):
         self._snapshot_params = snapshot_params(lock_key)
         self._snapshot: LockSnapshot | None = None
         self._unsaved: list[_PendingStep] = []
-        #: The query on its way, and the steps in it with what was there before.
+        #: The query in flight, and its steps with their earlier `inserted`.
         self._sent: PendingQuery | None = None
         self._in_flight: list[tuple[_PendingStep, bool]] = []
         self._lock = threading.RLock()
@@ -198,7 +198,7 @@ class PostgresRecorder(TableRecorder):
     def heartbeat(
         self, read_progress: Callable[[], ProgressUpdate | None] = lambda: None
     ) -> None:
-        """Record that the leader is alive, and how far its statement is.
+        """Record that the leader is alive, and the progress of its statement.
 
         No step starts or ends between the call of `read_progress` and the write.
         """
@@ -230,7 +230,7 @@ class PostgresRecorder(TableRecorder):
         return Fence(self._verify_fence)
 
     def _verify_fence(self) -> None:
-        """Verify the snapshot that came back with the step's start; a new one if it was dropped."""
+        """Verify the snapshot that the step's start returned, or a new one if it was dropped."""
         with self._lock:
             self._receive()
             snapshot = self._snapshot
@@ -248,7 +248,7 @@ class PostgresRecorder(TableRecorder):
                 self._write_best_effort()
 
     def prune(self, keep: int, needed: AbstractSet[int]) -> None:
-        """Delete the oldest runs; log what cannot be deleted. Raises `LockLost`."""
+        """Delete the oldest runs, or log why they remain. Raises `LockLost`."""
         try:
             with self._lock:
                 self._prune(keep, needed)
@@ -284,7 +284,7 @@ class PostgresRecorder(TableRecorder):
 
     def _close_run(self, outcome: str, state: State, error: str | None) -> None:
         self._write()
-        # Not before: an open run in one of the final states would be wrong.
+        # Only after the write: an open run must not show a final state.
         self.state = state
         params = {**self._run_params(), "outcome": outcome, "error": error}
         try:
@@ -306,19 +306,19 @@ class PostgresRecorder(TableRecorder):
         }
 
     def _application_name(self) -> str:
-        """Return a name that every role sees in pg_stat_activity, at most 63 bytes."""
+        """Return the name that every role sees in `pg_stat_activity`, at most 63 bytes."""
         step = f" {self.done + 1}/{self.total} {self.message}" if self.message else ""
         return f"safe_init {self.state.value if not step else step.strip()}"[:63]
 
     def _write(self, prefix: str = "") -> None:
-        """Write everything that is not in the tables yet, in one message and transaction."""
+        """Write all unsaved changes, in one message and transaction."""
         self._confirm()
         self._read_snapshot(self.session.rows(*self._message(prefix)))
         self._mark_written()
 
     def _read_snapshot(self, rows: list[Any]) -> None:
-        [(_, leads, marked)] = rows
-        self._snapshot = LockSnapshot(leads, frozenset(marked))
+        [(_, leads, pids)] = rows
+        self._snapshot = LockSnapshot(leads, frozenset(pids))
 
     def _message(self, prefix: str = "") -> tuple[str, dict[str, Any]]:
         params = {**self._run_params(), **self._snapshot_params}
@@ -355,7 +355,7 @@ class PostgresRecorder(TableRecorder):
             raise session_error(exc) from exc
 
     def _confirm(self) -> None:
-        """Receive the result of the query on its way; write again what it did not write."""
+        """Receive the result of the query in flight; if it was dropped, keep its steps unsaved."""
         sent, self._sent = self._sent, None
         try:
             if sent is not None:
@@ -370,7 +370,7 @@ class PostgresRecorder(TableRecorder):
             ]
 
     def _write_with_retry(self, write: Callable[[], T]) -> T:
-        end = time.monotonic() + _PATIENCE_SECONDS
+        end = time.monotonic() + _RETRY_SECONDS
         while True:
             try:
                 return write()

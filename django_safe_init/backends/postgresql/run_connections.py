@@ -1,4 +1,4 @@
-"""Fence Django's connections during a run: direct, unpooled, holding the work key."""
+"""Fence Django's connections during a run."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ _registry_lock = threading.Lock()
 
 
 class FencedConnections:
-    """Makes every connection of a run to the alias one that a successor can terminate.
+    """Django's connections to the alias during a run, which a successor can terminate.
 
-    Each connection takes the work key *before* it checks that this process still leads. A
-    successor takes the leader lock *before* it terminates the holders of the work key. So a
-    connection that a successor does not see cannot conclude that its process leads.
+    They are direct and unpooled. Each connection takes the work key *before* it checks that this
+    process still leads. A successor takes the leader lock *before* it terminates the holders of
+    the work key. So a connection that a successor does not see cannot conclude that its process
+    leads.
 
     The run's threads are the thread that entered and the threads started later. Other threads
     and other initializations of the process keep their own connections.
@@ -77,7 +78,7 @@ class FencedConnections:
         return self._wrapper
 
     def __exit__(self, *exc_info: object) -> None:
-        # Before the connection is closed on purpose.
+        # Checked before the connection is closed on purpose.
         self.lost = self._is_gone()
         connection_created.disconnect(self._fence)
         if self._token is not None:
@@ -115,18 +116,18 @@ class FencedConnections:
         """
         snapshot = self.lock.verify(snapshot)
         raw = self._wrapper.connection
-        if raw is not None and self._raw_pid not in snapshot.marked:
+        if raw is not None and self._raw_pid not in snapshot.work_key_pids:
             self._take_work_lock(raw)
 
     def _take_work_lock(self, raw: psycopg.Connection[Any]) -> None:
-        """Take the work key, then verify that this process leads; the class says why."""
+        """Take the work key, then verify that this process leads, in this order (see the class)."""
         apply_session_settings(raw)
         cursor = psycopg.ClientCursor(raw).execute(
             f"SELECT pg_try_advisory_lock_shared(%(key)s), ARRAY({holders_sql('key')})",
             {"key": self.lock.work_key},
         )
-        [(marked, holders)] = cursor.fetchall()
-        if not marked:
+        [(acquired, holders)] = cursor.fetchall()
+        if not acquired:
             raise UnsafeConnection(
                 f"Another session (backend {', '.join(map(str, holders))}) holds the work key "
                 f"{self.lock.work_key} exclusively, so this run could not be fenced off. "
@@ -135,7 +136,7 @@ class FencedConnections:
         self._verify_from(raw)
 
     def owns_thread(self, thread: threading.Thread) -> bool:
-        """Return True if the thread works for the run."""
+        """Return True if the thread belongs to the run."""
         if thread is self._thread:
             return True
         return (
@@ -160,7 +161,7 @@ class FencedConnections:
             if thread is self._thread:
                 self._raw_pid = pid
         except BaseException:
-            # Django leaves a connection whose receiver raised open and usable.
+            # Django leaves the connection open and usable if a receiver raises.
             raw.close()
             connection.connection = None
             raise
@@ -180,7 +181,7 @@ class FencedConnections:
         if os.getpid() == self._process:
             self.lock.verify()
             return
-        # A forked child is cut off from the leader session; it can still see who leads.
+        # A forked child cannot use the leader session, but can query who leads.
         cursor = psycopg.ClientCursor(raw).execute(
             f"SELECT 1 WHERE %(leader)s IN ({holders_sql('key')})",
             {"leader": self._leader_pid, "key": self.lock.key},

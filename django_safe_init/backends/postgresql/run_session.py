@@ -1,4 +1,4 @@
-"""Provide what a leader on PostgreSQL works with."""
+"""Provide the session of a run on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TRANSIENT = (
 
 
 class PostgresRunSession(RunSession):
-    """Reads and records on the leader session, and migrates on fenced connections."""
+    """A run that records on the leader session and migrates on fenced connections."""
 
     reader: PostgresReader
     recorder: PostgresRecorder
@@ -98,4 +98,4 @@ class PostgresRunSession(RunSession):
         drop_index(connection, name)
 
     def close(self) -> None:
-        """Do nothing: the leader session belongs to the observer."""
+        """Do nothing, because the leader session belongs to the observer."""

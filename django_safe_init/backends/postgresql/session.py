@@ -1,7 +1,7 @@
-"""Dedicated sessions to the server, outside Django's wrappers and outside every pool.
+"""Provide a dedicated session to the server, outside Django's wrappers and every pool.
 
-Settings that a session needs are set with SQL after connecting, never as start-up options:
-PgBouncer and RDS Proxy refuse those.
+A session sets its parameters with SQL after connecting, because PgBouncer and RDS Proxy reject
+startup options.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from django_safe_init.exceptions import (
 logger = logging.getLogger("django_safe_init")
 
 
-#: The server's side: a dead client is noticed, and no time-out of the role ends the session.
-#: One of the two alone is not enough while a statement runs.
+#: Let the server notice a dead client, and let no timeout of the role end the session. While a
+#: statement runs, the server needs both the keepalives and the connection check.
 SESSION_SETTINGS = {
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
@@ -43,29 +43,29 @@ SESSION_SETTINGS = {
     "tcp_keepalives_count": "3",
 }
 
-#: On both sides: keepalives are not sent while something is on its way that the other side has
-#: not acknowledged. For our own sessions only, whose messages are small: it would also end a
-#: connection that waits because the other side is slow to take what was sent.
-ANSWER_MILLISECONDS = 5000
+#: The `tcp_user_timeout` of both sides, because no keepalives are sent while sent data is not
+#: acknowledged. It applies only to this package's sessions, whose messages are small: it would
+#: also end a connection whose other side is slow to read.
+_TCP_USER_TIMEOUT_MS = 5000
 
-#: Of `Session.read`: a reader never waits long for a table that a migration has locked, and times
-#: are UTC.
+#: For `Session.read`: a reader does not wait long for a table that a migration locks, and times
+#: are in UTC.
 _READ_SETTINGS = (
     "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'; "
     "SET LOCAL TimeZone = 'UTC'; "
 )
 
-_CANCELLING_SECONDS = 2.0
+_CANCEL_TIMEOUT = 2.0
 
 _refused_settings: set[str] = set()
 
 
 class Session:
-    """One dedicated autocommit connection to the server of an alias.
+    """A dedicated autocommit connection to the server of an alias.
 
-    Statements are sent with the simple protocol (`ClientCursor`): an extended-protocol
-    statement can keep a snapshot, and a snapshot stops `CREATE INDEX CONCURRENTLY`.
-    Safe to use from several threads. Not usable in a forked child (see `_forget_in_child`).
+    Statements use the simple protocol (`ClientCursor`). A statement of the extended protocol can
+    keep a snapshot, which blocks `CREATE INDEX CONCURRENTLY`. Several threads may use a session;
+    a forked child may not (see `_disconnect_in_child`).
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Session:
         params = wrapper.get_connection_params()
         for key in ("context", "cursor_factory"):
             params.pop(key, None)
-        params.setdefault("tcp_user_timeout", ANSWER_MILLISECONDS)
+        params.setdefault("tcp_user_timeout", _TCP_USER_TIMEOUT_MS)
         params.update(
             autocommit=True,
             prepare_threshold=None,
@@ -84,14 +84,14 @@ class Session:
         self.alias = wrapper.alias
         self.role: str | None = wrapper.settings_dict["OPTIONS"].get("assume_role")
         self.raw = psycopg.connect(**params, cursor_factory=psycopg.ClientCursor)
-        self._protected = False
+        self._has_settings = False
         self._sent: PendingQuery | None = None
         self._prepared: set[str] = set()
         self._lock = threading.RLock()
-        self._require_role()
+        self._check_role()
         _sessions.add(self)
 
-    def _require_role(self) -> None:
+    def _check_role(self) -> None:
         if self.role is None:
             return
         try:
@@ -108,7 +108,7 @@ class Session:
     def rows(
         self, statement: str, params: Mapping[str, Any] | None = None
     ) -> list[Any]:
-        """The rows of the statement (of the last one, if there are several)."""
+        """Return the rows of the statement, or of the last one of several."""
         with self._lock:
             self.wait()
             with self._drain_on_interrupt():
@@ -120,7 +120,7 @@ class Session:
     def send(
         self, statements: str, params: Mapping[str, Any] | None = None
     ) -> PendingQuery:
-        """Send statements; the next use of the session waits for them first."""
+        """Send statements without waiting. The next use of the session waits for them first."""
         with self._lock:
             self.wait()
             with self._drain_on_interrupt():
@@ -129,10 +129,10 @@ class Session:
 
     @contextlib.contextmanager
     def _drain_on_interrupt(self) -> Iterator[None]:
-        """Take in what is still to come, if a signal comes between a statement and its result.
+        """Read all remaining results if a signal arrives between a statement and its result.
 
-        psycopg does that where it waits, and not where it works. Without it the session would
-        refuse whatever comes next, and a run that is interrupted could not be closed.
+        psycopg does so only while it waits for the socket. Otherwise the session would reject
+        the next statement, and an interrupted run could not be closed.
         """
         try:
             yield
@@ -144,7 +144,7 @@ class Session:
             raise
 
     def wait(self) -> None:
-        """Wait for what was sent; what became of it is for who sent it."""
+        """Wait for the sent statements. Their sender gets the result or the error."""
         with self._lock:
             if self._sent is not None:
                 self._sent.wait()
@@ -152,45 +152,45 @@ class Session:
     def read(
         self, statement: str, params: Mapping[str, Any] | None = None
     ) -> list[Any]:
-        """The rows of a query, within limits that hold for this query alone.
+        """Return the rows of a query, with limits that apply only to this query.
 
-        One message, so one implicit transaction: nothing is left behind in a pooler. Raises
-        `TablesLocked`, `TablesUnreadable` or `ConnectionEnded`.
+        The query is one message, so one implicit transaction, and leaves nothing behind in a
+        pooler. Raises `TablesLocked`, `TablesUnreadable` or `ConnectionEnded`.
         """
         role = f"SET LOCAL ROLE {_quoted(self.role)}; " if self.role else ""
         with translate_errors():
             return self.rows(_READ_SETTINGS + role + statement, params)
 
     def prepare(self, statements: Mapping[str, str]) -> None:
-        """Let the session `EXECUTE` the statements, which have parameters $1, $2...
+        """Prepare the statements, with parameters $1, $2..., for `EXECUTE` on this session.
 
-        The server plans them once, unless they were prepared on this session already.
+        Statements that this session has already prepared are skipped.
         """
         for name in statements.keys() - self._prepared:
             self.rows(f"PREPARE {name} AS {statements[name]}")
             self._prepared.add(name)
 
     def apply_session_settings(self) -> None:
-        """Arm the session against dead clients and against the role's time-outs, once."""
-        if not self._protected:
+        """Apply `SESSION_SETTINGS` and assume the role, on the first call only."""
+        if not self._has_settings:
             apply_session_settings(
-                self.raw, {"tcp_user_timeout": str(ANSWER_MILLISECONDS)}
+                self.raw, {"tcp_user_timeout": str(_TCP_USER_TIMEOUT_MS)}
             )
             self.assume_role()
-            self._protected = True
+            self._has_settings = True
 
     def assume_role(self) -> None:
-        """Be the role that owns the tables, where that is not the one that logs in."""
+        """Set the role that owns the tables, if it differs from the login role."""
         if self.role:
             self.rows(f"SET ROLE {_quoted(self.role)}")
 
     @property
     def handshake_pid(self) -> int:
-        """The server process that the protocol's handshake named; a pooler invents one."""
+        """Return the process id from the protocol's handshake; a pooler invents one."""
         return self.raw.info.backend_pid
 
     def close(self) -> None:
-        """End the session; its advisory locks are free then."""
+        """Close the session, which releases its advisory locks."""
         self.raw.close()
 
     def __enter__(self) -> Session:
@@ -203,11 +203,11 @@ class Session:
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
-def _forget_in_child() -> None:
-    """Cut a forked child off the parent's sessions.
+def _disconnect_in_child() -> None:
+    """Disconnect a forked child from the parent's sessions.
 
-    A child that closes one would end the parent's session, and a child that keeps the socket
-    open would keep a dead parent's lock.
+    A child that closed a session would end it for the parent. A child that kept the socket open
+    would keep a dead parent's lock.
     """
     devnull = os.open(os.devnull, os.O_RDWR)
     for session in list(_sessions):
@@ -217,7 +217,7 @@ def _forget_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+    os.register_at_fork(after_in_child=_disconnect_in_child)
 
 
 def _quoted(name: str) -> str:
@@ -225,12 +225,12 @@ def _quoted(name: str) -> str:
 
 
 def apply_session_settings(
-    raw: psycopg.Connection[Any], more: Mapping[str, str] | None = None
+    raw: psycopg.Connection[Any], extra: Mapping[str, str] | None = None
 ) -> None:
-    """Set `SESSION_SETTINGS` and `more`; log each setting the server rejects once."""
+    """Set `SESSION_SETTINGS` and `extra`; log each setting that the server rejects, once."""
     known = {
         name: value
-        for name, value in {**SESSION_SETTINGS, **(more or {})}.items()
+        for name, value in {**SESSION_SETTINGS, **(extra or {})}.items()
         if name not in _refused_settings
         and (name != "transaction_timeout" or raw.info.server_version >= 170000)
     }
@@ -258,7 +258,7 @@ def _set_config(raw: psycopg.Connection[Any], items: Iterable[tuple[str, str]]) 
 
 
 def cancel_statement(raw: psycopg.Connection[Any]) -> None:
-    """Cancel what the connection does just now, if it does anything."""
+    """Cancel the running statement of the connection, if any."""
     if raw.info.transaction_status == TransactionStatus.ACTIVE:
-        with contextlib.suppress(psycopg.Error):  # it may be closed by now
-            raw.cancel_safe(timeout=_CANCELLING_SECONDS)
+        with contextlib.suppress(psycopg.Error):  # it may be closed
+            raw.cancel_safe(timeout=_CANCEL_TIMEOUT)

@@ -5,27 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from django_safe_init.backends.postgresql.activity import LeaderSession, leader_backends
+from django_safe_init.backends.postgresql.activity import LeaderSession, leader_sessions
 from django_safe_init.backends.postgresql.holder import terminate_sessions
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.conf import HEARTBEAT_SECONDS
 from django_safe_init.core.records import LeaderSnapshot, RunRow
 
-#: How long a leader must be observed without a heartbeat: time to continue after a pause that
-#: stopped both the leader and the server.
+#: The seconds for which a follower observes a leader without a heartbeat before it ends the
+#: leader. A pause may have stopped both the leader and the server.
 _SECONDS_OF_GRACE = 2 * HEARTBEAT_SECONDS
 _SECONDS_TO_END = 5.0
 
 
 class StalledLeader:
-    """Ends a leader that has had no heartbeat for `after` seconds.
+    """A leader that a follower ends after `after` seconds without a heartbeat.
 
-    A heartbeat is a statement on the leader session, and that session's state changes also while
-    a migration locks the status tables, when the run's row can be neither written nor read. The
-    work itself is not considered: a leader in a long statement has a heartbeat.
+    A heartbeat is a statement on the leader session. It changes that session's state even while a
+    migration locks the status tables and the run's row can be neither written nor read. The
+    migrating session does not count: a leader in a long statement has a heartbeat.
 
-    Ending a leader that is alive costs it a restart. It is safe, because the leader cannot write
-    any more. `open_session` returns the session on which the leader's are terminated.
+    Ending a leader that is alive costs it a restart. That is safe, because the leader can no
+    longer write. `open_session` returns the session that terminates the leader's sessions.
     """
 
     def __init__(
@@ -44,18 +44,18 @@ class StalledLeader:
         self._refused: object = None
 
     def end(self, session: Session, snapshot: LeaderSnapshot) -> bool:
-        """Return True if a stalled leader was ended, so the lock is free.
+        """End the leader if it is stalled; return True if its lock is now free.
 
-        `snapshot` is the newest one, without a run if the tables could not be read.
+        `snapshot` is the newest snapshot, without a run if the tables could not be read.
         """
         run = _run_of(snapshot.leader_pid, snapshot)
         if run is not None and not self._is_suspect(run.silence_seconds):
             self._suspect = None
             return False
-        backends = leader_backends(session, self._lock_key)
-        if not backends or not self._is_stalled(backends[0], snapshot):
+        sessions = leader_sessions(session, self._lock_key)
+        if not sessions or not self._is_stalled(sessions[0], snapshot):
             return False
-        return self._end(backends, snapshot)
+        return self._end(sessions, snapshot)
 
     def _is_suspect(self, silence: float) -> bool:
         return silence > self._after - _SECONDS_OF_GRACE
@@ -68,22 +68,21 @@ class StalledLeader:
             return False
         if self._suspect != leader.identity:
             self._suspect, self._suspected = leader.identity, time.monotonic()
-        watched = time.monotonic() - self._suspected
+        observed = time.monotonic() - self._suspected
         return (
             silence > self._after
-            and watched >= _SECONDS_OF_GRACE
+            and observed >= _SECONDS_OF_GRACE
             and self._refused != leader.identity
         )
 
-    def _end(self, backends: list[LeaderSession], snapshot: LeaderSnapshot) -> bool:
-        leader = backends[0]
+    def _end(self, sessions: list[LeaderSession], snapshot: LeaderSnapshot) -> bool:
+        leader = sessions[0]
         run = _run_of(leader.pid, snapshot)
         line = (
             f"the leader ({run.leader if run else f'backend {leader.pid}'}) has given no sign "
             f"of life for {_silence(leader, snapshot):.0f} s"
         )
-        session = self._open_session()
-        reason = terminate_sessions(session, backends, _SECONDS_TO_END)
+        reason = terminate_sessions(self._open_session(), sessions, _SECONDS_TO_END)
         if reason is not None:
             self._refused = leader.identity
             self._report(f"{line}. {reason}")
@@ -93,7 +92,7 @@ class StalledLeader:
 
 
 def _run_of(pid: int | None, snapshot: LeaderSnapshot) -> RunRow | None:
-    """Return the open run of that leader, if it was read."""
+    """Return the open run of the leader `pid`, or None if the snapshot has none."""
     run = snapshot.latest
     return run if run is not None and run.open and run.backend_pid == pid else None
 
@@ -101,10 +100,10 @@ def _run_of(pid: int | None, snapshot: LeaderSnapshot) -> RunRow | None:
 def _silence(leader: LeaderSession, snapshot: LeaderSnapshot) -> float:
     """Return the seconds since the leader's last heartbeat; 0 if that is unknown."""
     if not leader.leads or not leader.application.startswith("safe_init"):
-        return 0.0  # a session that only blocks leaders and has no heartbeat
+        return 0.0  # another program's session, which has no heartbeat
     if leader.active:
         return 0.0
     if leader.state_seconds is not None:
         return leader.state_seconds
-    run = _run_of(leader.pid, snapshot)  # this role may not see the leader's sessions
+    run = _run_of(leader.pid, snapshot)  # if this role may not see the state
     return run.silence_seconds if run is not None else 0.0

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import psycopg
 
-from django_safe_init.backends.postgresql.activity import blockers_of
+from django_safe_init.backends.postgresql.activity import blockers_of, how_to_terminate
 from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
@@ -15,8 +15,9 @@ from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.conf import HEARTBEAT_SECONDS
 from django_safe_init.core.progress import ProgressUpdate
 
-#: The commands that PostgreSQL reports on (manual, 28.4). A phase that waits counts sessions; the
-#: others blocks, or tuples once those are known. What another role may not see is NULL.
+#: The commands whose progress PostgreSQL reports (manual, 28.4). A phase that waits counts
+#: sessions. Other phases count blocks, or tuples if their total is known. A value is NULL if this
+#: role may not see it.
 _PROGRESS = """
     SELECT what, done, nullif(total, 0) FROM (
       SELECT pid, command || ', ' || phase,
@@ -46,7 +47,10 @@ _PROGRESS = """
 
 
 class StatementProgress:
-    """Reads about the migrating session on the leader session, once per heartbeat at most."""
+    """The progress and the blockers of the migrating session, read on the leader session.
+
+    The server is queried at most once per heartbeat.
+    """
 
     def __init__(
         self,
@@ -60,13 +64,13 @@ class StatementProgress:
         self._recorder = recorder
         self._report = report
         self._read_at = 0.0
-        #: The blocked step and its blockers that were reported last.
+        #: The blocked step and its blockers in the last report.
         self._reported: tuple[str, list[int]] | None = None
 
     def read(self) -> ProgressUpdate | None:
-        """Return the statement's progress, as read since the last heartbeat; None if unknown.
+        """Return the statement's progress, at most one heartbeat old; None if unknown.
 
-        Reports new blockers to the person who waits. Raises `LockLost` or
+        Reports new blockers. Raises `LockLost` or
         `InitializationFailed`.
         """
         now = time.monotonic()
@@ -89,5 +93,5 @@ class StatementProgress:
             self._reported = blocked
             self._report(
                 f"{self._recorder.message} is blocked by {', '.join(map(str, found))}. "
-                f"To end it: SELECT pg_terminate_backend({found[0].pid});"
+                f"To end it: {how_to_terminate(found[0].pid)}"
             )

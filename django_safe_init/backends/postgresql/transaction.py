@@ -19,11 +19,12 @@ from django_safe_init.backends.postgresql.pipeline import PendingQuery
 class PostgresTransaction(MigrationTransaction):
     """The transactions of a run's migrations.
 
-    They commit without waiting for the disk. Whatever commits later is on disk later
-    (PostgreSQL manual, 28.4): a crash of the server loses whole migrations with their records,
-    newest first, and the run's end, which does wait, is never on disk before all of them are.
-    What `on_commit()` starts outside of the database cannot be lost like that, so before it the
-    commit waits.
+    They commit without waiting for the disk. A later commit is never on disk before an earlier
+    one (PostgreSQL manual, 28.4). So a crash of the server loses whole migrations with their
+    records, newest first. The end of the run waits for the disk, and with it for all migrations.
+
+    A crash cannot undo the effects of `on_commit()` functions outside the database, so a commit
+    before such functions waits too.
     """
 
     def __init__(
@@ -36,9 +37,9 @@ class PostgresTransaction(MigrationTransaction):
             self._settings += f"SET LOCAL lock_timeout = '{lock_timeout}'; "
 
     def _begin(self, atomic: transaction.Atomic, names: Names) -> None:
-        """Send the beginning, and wait for it when the first statement follows.
+        """Send BEGIN and the query; `_recorded_names` receives the result.
 
-        Meanwhile Django works out what the migration changes, which takes longer.
+        In between, Django computes the migration's changes, which takes longer.
         """
         atomic.__enter__()
         raw = self.connection.connection
@@ -60,7 +61,7 @@ class PostgresTransaction(MigrationTransaction):
 
     def _close(self, atomic: transaction.Atomic, exc_info: tuple[Any, ...]) -> None:
         if self._sent is not None:
-            self._sent.wait()  # it broke off before its first statement
+            self._sent.wait()  # the migration failed before its first statement
             self._sent = None
         super()._close(atomic, exc_info)
 

@@ -63,7 +63,7 @@ class MemoryReader(BaseReader):
         return []
 
     def close(self) -> None:
-        """Do nothing: the connection is Django's."""
+        """Do nothing, because the connection belongs to Django."""
 
 
 class MemoryBackend(BaseBackend):

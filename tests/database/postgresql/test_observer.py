@@ -99,7 +99,7 @@ def test_room_is_queried_again(observer, monkeypatch) -> None:
     observer.wait()
     observer.wait()
     assert len(queries) == 1
-    observer._room_seen -= 10
+    observer._free_slots_at -= 10
     observer.wait()
     assert len(queries) == 2
 

@@ -60,7 +60,7 @@ def test_a_run(recorder, django_database) -> None:
     assert backend["application_name"] == "safe_init 1/2 shop.0001"
     recorder.finish_step("done")
     recorder.start_step("shop.0002", backwards=True, atomic=True)
-    assert snapshot_of(recorder) == LockSnapshot(leads=False, marked=frozenset())
+    assert snapshot_of(recorder) == LockSnapshot(leads=False, work_key_pids=frozenset())
     assert django_database.newest_run()["progress"] == 50
     recorder.finish_step("faked")
     assert recorder.finish_run("ready", State.READY) == "ready"
@@ -176,7 +176,7 @@ def test_a_start_mark_is_on_disk(recorder, django_database) -> None:
 
 def test_insisting_ends(recorder, raw_session, monkeypatch) -> None:
     """A table that stays locked is not waited for for ever."""
-    monkeypatch.setattr(module, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_RETRY_SECONDS", 0.0)
     opened(recorder)
     raw_session.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
     with pytest.raises(psycopg.errors.LockNotAvailable):
