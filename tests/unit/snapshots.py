@@ -33,7 +33,7 @@ def run_row(id_: int = 1, **changes: Any) -> RunRow:
     return RunRow(id=id_, **{**values, **changes})
 
 
-def ended(id_: int, outcome: str, **changes: Any) -> RunRow:
+def ended_run(id_: int, outcome: str, **changes: Any) -> RunRow:
     """Return a run with this outcome."""
     state = State.READY if outcome in ("ready", "partial") else State.ERROR
     error = None if state is State.READY else "ValueError: it broke"

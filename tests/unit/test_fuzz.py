@@ -18,7 +18,7 @@ from django_safe_init.conf import DEFAULT_PATHS
 from django_safe_init.middleware import InitializationMiddleware
 from django_safe_init.status import Status
 from tests.unit.conftest import report, status_of
-from tests.unit.snapshots import ended, run_row, snapshot
+from tests.unit.snapshots import ended_run, run_row, snapshot
 
 MISSING = ("secretapp.0002_secretname",)
 FAILED = {"error": "secret: SELECT password", "leader": "secret-host:77"}
@@ -31,7 +31,7 @@ STATUSES = [
             leader_pid=99,
         )
     ),
-    status_of(snapshot(ended(18, "failed", **FAILED), missing=MISSING)),
+    status_of(snapshot(ended_run(18, "failed", **FAILED), missing=MISSING)),
 ]
 TOKEN = "t0ken"
 #: The characters by which a web server represents the bytes of a request.

@@ -18,14 +18,14 @@ from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.status import Status, StatusDetail
 from tests.support import validate_json
 from tests.unit.conftest import BEHIND, READY, report, status_of
-from tests.unit.snapshots import ended, run_row, snapshot
+from tests.unit.snapshots import ended_run, run_row, snapshot
 
 MIGRATING = status_of(
     snapshot(
         run_row(17, message="shop.0002_secret"), missing=("shop.0002_secret",)
     )._replace(leader_pid=99)
 )
-FAILED = status_of(snapshot(ended(18, "failed"), missing=("shop.0002_secret",)))
+FAILED = status_of(snapshot(ended_run(18, "failed"), missing=("shop.0002_secret",)))
 BEHIND_STATUS = status_of(BEHIND)
 PATHS = {"live": "/health/live", "ready": "/health/db", "status": "/api/db/status"}
 HTML = {"accept": "text/html,*/*;q=0.8"}

@@ -1,4 +1,4 @@
-"""Deadlines, the backoff between attempts to connect, and errors that mean "busy"."""
+"""Deadlines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Durations and long texts on one line."""
+"""Durations, and long texts on one line."""
 
 from __future__ import annotations
 

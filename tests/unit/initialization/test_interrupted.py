@@ -1,4 +1,4 @@
-"""Which migrations can be repeated from what they left behind."""
+"""Recognition of migrations that consist of concurrent index operations."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def migration(*operations):
 
 
 @pytest.mark.parametrize(
-    ("operations", "names", "nothing_else"),
+    ("operations", "names", "only_indexes"),
     [
         ([ADD], ["by_name"], True),
         ([REMOVE, ADD], ["by_age", "by_name"], True),
@@ -48,8 +48,8 @@ def migration(*operations):
         ),
     ],
 )
-def test_index_operations(operations, names, nothing_else) -> None:
-    """Concurrent index operations are found, in wrappers too, and told from all others."""
+def test_index_operations(operations, names, only_indexes) -> None:
+    """Concurrent index operations are found, also inside `SeparateDatabaseAndState`."""
     session: Any = SimpleNamespace(concurrent_index=concurrent_index)
     assert concurrent_indexes(session, migration(*operations)) == names
-    assert only_concurrent_indexes(session, migration(*operations)) is nothing_else
+    assert only_concurrent_indexes(session, migration(*operations)) is only_indexes

@@ -19,12 +19,12 @@ from django_safe_init.management.console import (
     terminal,
     text_table,
 )
-from tests.unit.snapshots import ended, run_row
+from tests.unit.snapshots import ended_run, run_row
 
 RUNS = [
     run_row(12, duration_seconds=3.21),
-    ended(9, "failed", duration_seconds=75.0, error="shop.0004: ValueError: no"),
-    ended(8, "ready", done=14, duration_seconds=0.5, leader="web-10:7"),
+    ended_run(9, "failed", duration_seconds=75.0, error="shop.0004: ValueError: no"),
+    ended_run(8, "ready", done=14, duration_seconds=0.5, leader="web-10:7"),
 ]
 
 

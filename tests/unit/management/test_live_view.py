@@ -17,7 +17,7 @@ from django_safe_init.status import (
     describe,
     poll_interval,
 )
-from tests.unit.snapshots import OWN, ended, run_row, snapshot
+from tests.unit.snapshots import OWN, ended_run, run_row, snapshot
 
 BLOCKER = Blocker(88, "app", "psql", "idle in transaction", 40.0, "LOCK TABLE shop")
 BLOCKED = Activity("ALTER TABLE shop\n  ADD x int", 3.0, 4712, False, (BLOCKER,))
@@ -178,7 +178,7 @@ def test_a_dead_leader() -> None:
 
 def test_the_end() -> None:
     """A run that is ready has no steps to come, and its time does not grow."""
-    run = ended(18, "ready", done=4, total=4, duration_seconds=90.0)
+    run = ended_run(18, "ready", done=4, total=4, duration_seconds=90.0)
     status = describe("default", snapshot(run))
     shown = lines(working(status=status, steps=steps(4, "done")), elapsed=5.0)
     assert shown[0].startswith("default: ready, run 18")

@@ -1,4 +1,4 @@
-"""Wrappers of our own: unpooled, direct, and nothing else changed."""
+"""Direct connections, and the pauses between attempts to connect."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from django_safe_init.conf import Settings
 
 @pytest.fixture
 def options(monkeypatch):
-    """The OPTIONS of `default`, to be filled by the test."""
+    """Return the OPTIONS of `default`, which the test fills."""
     chosen: dict[str, object] = {}
     monkeypatch.setitem(connections.settings["default"], "OPTIONS", chosen)
     return chosen
 
 
-def test_the_pool_is_left_out(options) -> None:
-    """A pool keeps a session lock after close(): our wrapper has none, theirs keeps it."""
+def test_no_pool(options) -> None:
+    """A direct connection has no pool, which would keep a session lock after `close()`."""
     options["pool"] = {"min_size": 1}
     before = copy.deepcopy(connections.settings["default"])
     assert "pool" not in create_direct_wrapper("default").settings_dict["OPTIONS"]
@@ -35,7 +35,7 @@ def test_the_pool_is_left_out(options) -> None:
 
 
 def test_keepalives(options) -> None:
-    """A dead network is noticed by keepalives, unless the project chose others."""
+    """Keepalives detect a dead network, unless the project configured its own."""
     options["keepalives_idle"] = 99
     found = create_direct_wrapper("default").settings_dict["OPTIONS"]
     assert found == {**KEEPALIVES, "keepalives_idle": 99}
@@ -43,7 +43,7 @@ def test_keepalives(options) -> None:
 
 @pytest.mark.usefixtures("options")
 def test_direct() -> None:
-    """What DIRECT says wins over DATABASES, for this wrapper only."""
+    """DIRECT overrides DATABASES for a direct connection only."""
     wrapper = create_direct_wrapper("default", {"HOST": "server", "PORT": 5433})
     assert wrapper.settings_dict["HOST"] == "server"
     assert wrapper.settings_dict["PORT"] == 5433
@@ -53,7 +53,7 @@ def test_direct() -> None:
 
 
 class FullServer:
-    """A wrapper whose server refuses the first connections, each with the next text."""
+    """A connection wrapper whose server rejects the first connections with these texts."""
 
     def __init__(self, *refusals: str) -> None:
         self.refusals = list(refusals)
@@ -65,7 +65,7 @@ class FullServer:
 
 
 def test_a_full_server_is_waited_for() -> None:
-    """A run's connection is had as soon as the server has one."""
+    """`retry_when_busy` connects as soon as the full server has a free slot."""
     full = "FATAL: sorry, too many clients already"
     wrapper = retry_when_busy(FullServer(full, full), 60)
     assert wrapper.get_new_connection({"dbname": "shop"}) == {"dbname": "shop"}
@@ -75,8 +75,8 @@ def test_a_full_server_is_waited_for() -> None:
     ("text", "seconds"),
     [("connection refused", 60), ("sorry, too many clients already", 0)],
 )
-def test_other_refusals_are_not(text, seconds) -> None:
-    """Another error, or a server that stays full, is the caller's."""
+def test_other_errors(text, seconds) -> None:
+    """`retry_when_busy` raises other errors, and the server's error when the time is over."""
     wrapper = retry_when_busy(FullServer(text), seconds)
     with pytest.raises(psycopg.OperationalError, match=text):
         wrapper.get_new_connection({})

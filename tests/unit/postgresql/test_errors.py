@@ -1,4 +1,4 @@
-"""Errors that mean that a database server is busy."""
+"""Classification of PostgreSQL's connection errors."""
 
 from __future__ import annotations
 

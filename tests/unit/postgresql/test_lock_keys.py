@@ -1,4 +1,4 @@
-"""The keys are frozen: two versions of this package in one rollout must exclude each other."""
+"""The lock keys, which are frozen because two versions of this package meet in one rollout."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from django_safe_init.backends.postgresql.lock_keys import (
 
 
 def test_keys_without_lock_key() -> None:
-    """The two keys of a project without LOCK_KEY are these numbers, for ever."""
+    """The keys without a LOCK_KEY never change."""
     assert leader_key() == -8132040166973722145
     assert work_key() == -2520119461776287253
 
 
 def test_key_of_the_privileged_phase() -> None:
-    """It is another one, for ever, too."""
+    """The key of the privileged phase never changes."""
     assert privileged_key() == 5938966538005386195
     assert privileged_key("shop") == -5717660398273006846
 
 
 def test_keys_with_lock_key() -> None:
-    """The two keys of LOCK_KEY "shop" are these numbers, for ever."""
+    """The keys with a LOCK_KEY never change."""
     assert leader_key("shop") == 788681900191871984
     assert work_key("shop") == -8722727773015079312
 
@@ -38,12 +38,12 @@ def test_keys_with_lock_key() -> None:
     ],
 )
 def test_channel(lock_key: str | None, name: str) -> None:
-    """The channel's name follows from the leader key, and is a plain identifier for ever."""
+    """The name of the notification channel never changes, and is a plain identifier."""
     assert channel(lock_key) == name
 
 
 def test_an_empty_lock_key_is_none() -> None:
-    """An empty LOCK_KEY means no LOCK_KEY: the environment often yields an empty text."""
+    """An empty LOCK_KEY counts as none, because environment variables are often empty."""
     assert leader_key("") == leader_key(None)
     assert work_key("") == work_key(None)
 
@@ -51,5 +51,5 @@ def test_an_empty_lock_key_is_none() -> None:
 @pytest.mark.parametrize("key", [leader_key, work_key])
 @pytest.mark.parametrize("lock_key", [None, "a", "ä" * 1000])
 def test_keys_fit_a_bigint(key, lock_key) -> None:
-    """A key is a signed 64-bit number, whatever the LOCK_KEY."""
+    """A key is a signed 64-bit number."""
     assert -(2**63) <= key(lock_key) < 2**63

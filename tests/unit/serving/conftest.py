@@ -10,13 +10,13 @@ import pytest
 from django_safe_init.core.records import RunRow
 from django_safe_init.serving.background import backoff
 from django_safe_init.status import Status
-from tests.unit.snapshots import ended
+from tests.unit.snapshots import ended_run
 
 
 def failed(id_: int, seconds_ago: float, **changes: Any) -> RunRow:
     """Return a run that failed `seconds_ago` after three seconds."""
     ages = {"age_seconds": seconds_ago + 3, "duration_seconds": 3.0}
-    return ended(id_, "failed", **{**ages, **changes})
+    return ended_run(id_, "failed", **{**ages, **changes})
 
 
 class Reader:

@@ -19,11 +19,11 @@ from django_safe_init.serving.background.backoff import (
 from django_safe_init.status import Status
 from tests.unit.conftest import BEHIND, READY, status_of
 from tests.unit.serving.conftest import Reader, failed
-from tests.unit.snapshots import OTHER, OWN, ended, run_row, snapshot
+from tests.unit.snapshots import OTHER, OWN, ended_run, run_row, snapshot
 
 BUILD = Build(frozenset(), OWN)
 DUE = status_of(BEHIND)
-FAILED = status_of(snapshot(ended(1, "failed"), missing=("shop.0002_secret",)))
+FAILED = status_of(snapshot(ended_run(1, "failed"), missing=("shop.0002_secret",)))
 LED = status_of(snapshot(run_row(1), leader_pid=99, missing=("shop.0002_secret",)))
 
 
@@ -52,8 +52,8 @@ def test_nothing_to_do(status: Status) -> None:
         ([failed(number, 100) for number in range(8, 0, -1)], 200),
         ([failed(1, 1, build=OTHER)], 0),
         ([failed(3, 1), failed(2, 30, build=OTHER), failed(1, 60)], 9),
-        ([ended(2, "interrupted"), failed(1, 1)], 0),
-        ([failed(3, 1), ended(2, "ready"), failed(1, 60)], 4),
+        ([ended_run(2, "interrupted"), failed(1, 1)], 0),
+        ([failed(3, 1), ended_run(2, "ready"), failed(1, 60)], 4),
         ([run_row(2), failed(1, 1)], 0),
     ],
 )

@@ -14,16 +14,16 @@ from django_safe_init.core.states import State
 from django_safe_init.serving.http import payloads
 from django_safe_init.status import Status, StatusDetail, describe
 from tests.support import validate_json
-from tests.unit.snapshots import ended, run_row, snapshot
+from tests.unit.snapshots import ended_run, run_row, snapshot
 
 BEHIND = {"missing": ("shop.0002_secret",)}
 LED = {"leader_pid": 99}
 OPEN = run_row(17, message="shop.0002_secret")
 MIGRATING = describe("default", snapshot(OPEN, **BEHIND, **LED))
-FAILED = describe("default", snapshot(ended(18, "failed"), **BEHIND))
+FAILED = describe("default", snapshot(ended_run(18, "failed"), **BEHIND))
 DIED = describe("default", snapshot(run_row(19), **BEHIND))
 BEHIND_ONLY = describe("default", snapshot(**BEHIND))
-READY = describe("default", snapshot(ended(18, "ready")))
+READY = describe("default", snapshot(ended_run(18, "ready")))
 UNREACHABLE = Status.unreachable("default", "the host db.internal does not answer")
 BROKEN = Status("default", State.ERROR, 0, "x", error="OperationalError: secret")
 #: Texts that no public body may contain.

@@ -30,11 +30,11 @@ from django_safe_init.status import Status
 from tests.support import wait_until
 from tests.unit.conftest import BEHIND, READY, status_of
 from tests.unit.serving.conftest import failed
-from tests.unit.snapshots import OWN, ended, run_row, snapshot
+from tests.unit.snapshots import OWN, ended_run, run_row, snapshot
 
 BUILD = Build(frozenset(), OWN)
 DUE = status_of(BEHIND)
-FAILED = status_of(snapshot(ended(1, "failed"), missing=("shop.0002_secret",)))
+FAILED = status_of(snapshot(ended_run(1, "failed"), missing=("shop.0002_secret",)))
 LED = status_of(snapshot(run_row(1), leader_pid=99, missing=("shop.0002_secret",)))
 
 
