@@ -1,6 +1,6 @@
-"""Models of the two status tables.
+"""Models of the two status tables, and the only declaration of their columns.
 
-The backends create and write the tables; the models only read them. Like Django's model of
+The backends derive the tables from them, and write the rows. Like Django's model of
 `django_migrations`, they have a separate app registry: a table belongs to one database and may
 be missing in another, so `migrate`, `makemigrations`, `dumpdata`, content types and permissions
 must ignore them.
