@@ -1,4 +1,4 @@
-"""What the benchmarks make of their figures; none of them is run here."""
+"""The page and the data files of the benchmarks, without running a benchmark."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def main(monkeypatch, *arguments: str) -> int:
 
 
 def test_page_of_the_documentation() -> None:
-    """docs/benchmarks.md is what `--docs` makes of docs/benchmarks.json."""
+    """docs/benchmarks.md is the page that `--docs` writes from docs/benchmarks.json."""
     assert DATA.with_suffix(".md").read_text() == page(Results.read(DATA))
 
 
 def test_the_page_explains_every_measure() -> None:
-    """Every measure has a sentence, and more than one for whoever reads the page."""
+    """The docstring of every measure has one sentence and a longer explanation."""
     for function in program.MEASURES.values():
         first, empty, *rest = program.meaning(function).splitlines()
         assert first.endswith(".")
@@ -45,7 +45,7 @@ def test_the_page_explains_every_measure() -> None:
 
 
 def test_page() -> None:
-    """The page names machine and day, and shows what is over its limit or broke off."""
+    """The page names machine and day, and shows measures that broke off or exceed their limit."""
     text = page(RESULTS)
     assert "Measured on 2026-01-31" in text
     assert "2 cores · PostgreSQL 18.4." in text
@@ -54,14 +54,14 @@ def test_page() -> None:
     assert "It ends.\n\n- no server\n" in text
 
 
-def test_a_run_is_read_as_it_was_written(tmp_path) -> None:
-    """The data of a run are complete: all that is shown can be made of them again."""
+def test_results_round_trip(tmp_path) -> None:
+    """Results that are written and read again are equal."""
     RESULTS.write(tmp_path / "run.json")
     assert Results.read(tmp_path / "run.json") == RESULTS
 
 
 def test_an_earlier_run(tmp_path, monkeypatch, capsys) -> None:
-    """--read shows an earlier run without measuring; what is over its limit is exit code 1."""
+    """`--read` reports an earlier run without measuring, and exits with 1 if a limit is exceeded."""
     RESULTS.write(tmp_path / "run.json")
     target = tmp_path / "page.md"
     files = ["--read", str(tmp_path / "run.json"), "--markdown", str(target)]
@@ -72,27 +72,27 @@ def test_an_earlier_run(tmp_path, monkeypatch, capsys) -> None:
 
 
 def test_only_a_whole_run_is_documented(monkeypatch, capsys) -> None:
-    """--docs with a part of the measures would lose the others."""
+    """`--docs` refuses a run with only a part of the measures."""
     with pytest.raises(SystemExit):
         main(monkeypatch, "--docs", "--only", "takeover")
     assert "--docs shows a whole run" in capsys.readouterr().err
 
 
 def test_no_matplotlib(tmp_path) -> None:
-    """Without matplotlib one sentence says so, before anything is measured."""
+    """Without matplotlib `--plot` exits with 2 before it measures."""
     code = (
         "import importlib.util, sys; find = importlib.util.find_spec;"
         "importlib.util.find_spec = lambda n: None if n == 'matplotlib' else find(n);"
         "from tests.benchmarks.__main__ import main; sys.exit(main())"
     )
-    ended = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code, "--plot", str(tmp_path / "x.svg")],
         cwd=ROOT,
         capture_output=True,
         text=True,
     )
-    assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1].endswith(
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].endswith(
         "A plot needs matplotlib: pip install -e '.[bench]'"
     )
 
@@ -101,7 +101,7 @@ def test_no_matplotlib(tmp_path) -> None:
     importlib.util.find_spec("matplotlib") is None, reason="needs the extra `bench`"
 )
 def test_plot(tmp_path) -> None:
-    """The picture is an SVG that names measures, limits and machine; always the same."""
+    """The plot is a reproducible SVG that names measures, limits and machine."""
     from tests.benchmarks.plot import plot
 
     first, second = tmp_path / "first.svg", tmp_path / "second.svg"

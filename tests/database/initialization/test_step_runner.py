@@ -472,7 +472,7 @@ def test_not_atomic(default_database: Any, step: Any) -> None:
     assert [each["atomic"] for each in default_database.steps()][-1] in (False, 0)
 
 
-def test_a_transaction_that_it_leaves_open(default_database: Any, step: Any) -> None:
+def test_an_open_transaction_at_the_end(default_database: Any, step: Any) -> None:
     """A non-atomic step that leaves a transaction open fails, and its changes are lost."""
 
     def begin(context: Any) -> None:

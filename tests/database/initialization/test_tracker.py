@@ -118,13 +118,13 @@ def test_reversed_without_the_lock(django_database, small_shop, settings) -> Non
     def forget(connection) -> None:
         django_database.rows("DELETE FROM django_migrations WHERE name = '0003_raced'")
 
-    undone = []
-    small_shop.run("0003_raced", lambda connection: None, undone.append)
+    reversals = []
+    small_shop.run("0003_raced", lambda connection: None, reversals.append)
     small_shop.run("0004_slow", lambda connection: None, forget)
     initialize()
     with pytest.raises(Exception, match=r"The record of shop\.0003_raced was changed"):
         migrate("shop", "0002")
-    assert undone == []
+    assert reversals == []
 
 
 def test_a_migration_that_fails(django_database, small_shop) -> None:
@@ -314,7 +314,7 @@ def test_unlock_all(django_database, small_shop) -> None:
 
 @pytest.mark.parametrize("text", ["a \0 in it", "half a pair: \ud800"])
 def test_an_error_that_cannot_be_stored(django_database, small_shop, text) -> None:
-    """An error with characters that PostgreSQL cannot store is recorded nevertheless."""
+    """An error with characters that PostgreSQL cannot store is still recorded."""
 
     def fail(connection) -> None:
         raise ValueError(text)

@@ -268,7 +268,7 @@ def test_locked_for_too_long(lite, small_shop) -> None:
     assert lite.newest_run()["outcome"] == "transient"
 
 
-def test_locked_before_it_begins(lite, small_shop, monkeypatch) -> None:
+def test_locked_before_the_transaction(lite, small_shop, monkeypatch) -> None:
     """No migration is recorded if its transaction cannot begin."""
     connections.settings["default"]["OPTIONS"] = {"timeout": 0.1}
     with lite.connect() as raw:

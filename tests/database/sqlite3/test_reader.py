@@ -81,7 +81,7 @@ def test_a_dead_leader(lite, lite_session, small_shop) -> None:
     assert "died in shop.0001" in status.message
 
 
-def test_while_it_is_locked(lite, lite_session, small_shop, monkeypatch) -> None:
+def test_a_locked_file(lite, lite_session, small_shop, monkeypatch) -> None:
     """While another process has locked the file, the status says so."""
     monkeypatch.setattr("django_safe_init.backends.sqlite3.session._BUSY_SECONDS", 0.05)
     with lite.connect() as raw:
