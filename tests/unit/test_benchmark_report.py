@@ -61,7 +61,7 @@ def test_results_round_trip(tmp_path) -> None:
 
 
 def test_an_earlier_run(tmp_path, monkeypatch, capsys) -> None:
-    """`--read` reports an earlier run without measuring, and exits with 1 if a limit is exceeded."""
+    """`--read` reports an earlier run without measuring, and exits with 1 above a limit."""
     RESULTS.write(tmp_path / "run.json")
     target = tmp_path / "page.md"
     files = ["--read", str(tmp_path / "run.json"), "--markdown", str(target)]
