@@ -103,7 +103,7 @@ class LockTimeoutRetry:
                 if not (atomic and self.transaction.is_intact):
                     text = self._partial_message(name, atomic)
                     raise PartiallyApplied(self._with_remedy(text)) from exc
-                self.transaction.close(type(exc), exc, exc.__traceback__)
+                self.transaction.close(exc)
                 if attempt == self.policy.attempts:
                     raise DDLLockTimeout(
                         self._with_remedy(self._rolled_back_message(name))

@@ -81,9 +81,9 @@ class StepRunner:
             self.connection.check_constraints()
             self.recorder.complete_step(self.connection)
         except BaseException as exc:
-            transaction.close(type(exc), exc, exc.__traceback__)
+            transaction.close(exc)
             raise
-        transaction.close(None, None, None)
+        transaction.close()
 
     def _run_openly(self, step: StepDefinition) -> None:
         self._call(step)

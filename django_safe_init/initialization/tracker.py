@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from types import TracebackType
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -77,11 +78,16 @@ class MigrationTracker:
         pre_migrate.connect(self._on_plan)
         return self
 
-    def __exit__(self, *exc_info: Any) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         pre_migrate.disconnect(self._on_plan)
         if self.current is not None:
-            self.transaction.close(*exc_info)
-        self._around.__exit__(*exc_info)
+            self.transaction.close(error)
+        self._around.__exit__(kind, error, traceback)
 
     def _on_plan(
         self,
@@ -127,7 +133,7 @@ class MigrationTracker:
 
     def on_apply_success(self, *, fake: bool) -> None:
         self.in_migration = False
-        self.transaction.close(None, None, None)
+        self.transaction.close()
         self._around.close()
         name, self.current = self.current, None
         assert name is not None  # Django reports a start before each success

@@ -40,9 +40,8 @@ class BaseBackend(ABC):
         """Return True if the server refused a connection because it is full or starting."""
         return False
 
-    @abstractmethod
-    def wait_for_server(self) -> None:
-        """Wait until the server accepts a connection; return at once without a server.
+    def wait_for_server(self) -> None:  # noqa: B027  (an engine without a server)
+        """Wait until the server accepts a connection. An engine without a server does nothing.
 
         Raises `DatabaseUnreachable`, `LoginRefused` or `WaitTimeout`.
         """

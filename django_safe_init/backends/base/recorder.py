@@ -249,6 +249,29 @@ class BaseRecorder(ABC):
     def _delete_runs(self, runs: list[int]) -> None:
         """Delete the runs and their steps."""
 
+    def _new_run_params(self, command: str) -> dict[str, Any]:
+        """Return the values of a new run's row."""
+        return {
+            "lock_key": self.lock_key,
+            "build": self.build,
+            "state": self.state.value,
+            "leader": f"{socket.gethostname()}:{os.getpid()}",
+            "command": command,
+            "version": __version__,
+        }
+
+    def _run_params(self) -> dict[str, Any]:
+        """Return the values that an update of the run's row writes."""
+        percent = self.progress.percent(self.done, self.total)
+        return {
+            "run": self.run_id,
+            "state": self.state.value,
+            "done": self.done,
+            "total": self.total,
+            "progress": 100 if self.state is State.READY else percent,
+            "message": self.message,
+        }
+
 
 class TableRecorder(BaseRecorder):
     """A recorder that uses the SQL in `base.statements`."""
@@ -292,27 +315,8 @@ class TableRecorder(BaseRecorder):
         return [(statement, end._asdict()) for end in ends]
 
     def _insert_statement(self, command: str) -> tuple[str, Mapping[str, Any]]:
-        params = {
-            **self._identity,
-            "state": self.state.value,
-            "leader": f"{socket.gethostname()}:{os.getpid()}",
-            "pid": os.getpid(),
-            "command": command,
-            "version": __version__,
-        }
+        params = {**self._new_run_params(command), "pid": os.getpid()}
         return INSERT_RUN.format(now=self.now_sql, pid=self.pid_sql), params
-
-    def _run_params(self) -> dict[str, Any]:
-        """Return the values that an update of the run's row writes."""
-        percent = self.progress.percent(self.done, self.total)
-        return {
-            "run": self.run_id,
-            "state": self.state.value,
-            "done": self.done,
-            "total": self.total,
-            "progress": 100 if self.state is State.READY else percent,
-            "message": self.message,
-        }
 
     def _retained_runs(self) -> list[RetainedRun]:
         rows = self._rows(RETAINED_RUNS, self._identity)

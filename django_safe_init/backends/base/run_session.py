@@ -102,7 +102,6 @@ class RunSession(ABC):
         """
         return None
 
-    @abstractmethod
     def existing_indexes(
         self,
         connection: BaseDatabaseWrapper,
@@ -110,11 +109,16 @@ class RunSession(ABC):
         *,
         valid: bool = False,
     ) -> set[str]:
-        """Return the names of existing indexes; with `valid`, only of usable ones."""
+        """Return the names of existing indexes; with `valid`, only of usable ones.
 
-    @abstractmethod
-    def drop_index(self, connection: BaseDatabaseWrapper, name: str) -> None:
-        """Drop the index if it exists, without blocking writes to its table."""
+        `names` come from `concurrent_index`.
+        """
+        return set()
+
+    def drop_index(  # noqa: B027  (an engine without them)
+        self, connection: BaseDatabaseWrapper, name: str
+    ) -> None:
+        """Drop one of the existing indexes, without blocking writes to its table."""
 
     @abstractmethod
     def close(self) -> None:

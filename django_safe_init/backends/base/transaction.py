@@ -102,8 +102,7 @@ class MigrationTransaction(ABC):
         `cursor` executed the last statement.
         """
 
-    @abstractmethod
-    def _before_on_commit(self) -> None:
+    def _before_on_commit(self) -> None:  # noqa: B027  (most engines need nothing)
         """Prepare for a commit after which the functions of `on_commit()` run."""
 
     def _check_recorded(self) -> None:
@@ -111,25 +110,27 @@ class MigrationTransaction(ABC):
         if recorded is not None:
             self._check(recorded)
 
-    def close(self, *exc_info: Any) -> None:
-        """Commit, or roll back because of the exception. Does nothing without a transaction."""
+    def close(self, error: BaseException | None = None) -> None:
+        """Commit, or roll back because of the error. Does nothing without a transaction."""
         atomic, self._atomic = self._atomic, None
         self._skips_savepoint = False
         if atomic is not None:
-            self._close(atomic, exc_info)
+            self._close(atomic, error)
 
-    def _close(self, atomic: transaction.Atomic, exc_info: tuple[Any, ...]) -> None:
+    def _close(self, atomic: transaction.Atomic, error: BaseException | None) -> None:
         self.connection.execute_wrappers.remove(self._execute_wrapper)
-        if exc_info[0] is None and self.connection.run_on_commit:
+        if error is None and self.connection.run_on_commit:
             self._before_on_commit()
         doomed = self.connection.needs_rollback or self.connection.closed_in_transaction
-        if exc_info[0] is None and doomed:
+        if error is None and doomed:
             # Django's atomic() would roll back here without an error.
-            atomic.__exit__(InitializationFailed, InitializationFailed(), None)
-            raise InitializationFailed(
+            error = InitializationFailed(
                 f"{self.migration} left its transaction broken: everything it did is undone."
             )
-        atomic.__exit__(*exc_info)
+            atomic.__exit__(type(error), error, None)
+            raise error
+        kind = None if error is None else type(error)
+        atomic.__exit__(kind, error, None)
 
     def _execute_wrapper(self, execute: Callable[..., Any], *args: Any) -> Any:
         """Execute a statement; raise or warn if it ended the transaction.

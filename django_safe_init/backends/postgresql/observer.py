@@ -98,10 +98,8 @@ class PostgresObserver(BaseObserver):
             return self._stalled.end(self.reader().session, snapshot)
 
     def how_to_end(self, leader_pid: int) -> str:
-        return (
-            f"manage.py safe_init_unlock --database {self.context.alias}, "
-            f"or SELECT pg_terminate_backend({leader_pid});"
-        )
+        command = super().how_to_end(leader_pid)
+        return f"{command}, or SELECT pg_terminate_backend({leader_pid});"
 
     def wait(self) -> None:
         with translate_errors():

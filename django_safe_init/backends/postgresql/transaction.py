@@ -59,11 +59,11 @@ class PostgresTransaction(MigrationTransaction):
         sent, self._sent = self._sent, None
         return None if sent is None else set(sent.rows())
 
-    def _close(self, atomic: transaction.Atomic, exc_info: tuple[Any, ...]) -> None:
+    def _close(self, atomic: transaction.Atomic, error: BaseException | None) -> None:
         if self._sent is not None:
             self._sent.wait()  # the migration failed before its first statement
             self._sent = None
-        super()._close(atomic, exc_info)
+        super()._close(atomic, error)
 
     def has_ended(self) -> bool:
         raw = self.connection.connection

@@ -29,9 +29,6 @@ class SQLiteBackend(LockingBackend):
     A leader's work ends with its process, so a successor has nothing to terminate.
     """
 
-    def wait_for_server(self) -> None:
-        """Return at once, because SQLite has no server."""
-
     def reader(self) -> SQLiteReader:
         context = self.context
         return SQLiteReader(context.alias, context.build, context.settings.lock_key)

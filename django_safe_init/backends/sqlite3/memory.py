@@ -69,9 +69,6 @@ class MemoryReader(BaseReader):
 class MemoryBackend(BaseBackend):
     """A backend on Django's own connection, because any other opens another database."""
 
-    def wait_for_server(self) -> None:
-        """Return at once, because SQLite has no server."""
-
     def reader(self) -> MemoryReader:
         return MemoryReader(self.context.alias, self.context.build)
 

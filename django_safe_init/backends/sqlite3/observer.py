@@ -29,9 +29,6 @@ class SQLiteObserver(BaseObserver):
         check()
         return self._reader
 
-    def how_to_end(self, leader_pid: int) -> str:
-        return f"manage.py safe_init_unlock --database {self.context.alias}"
-
     def wait(self) -> None:
         seconds = self.context.deadline.clip(random.uniform(0.5, 1.0))
         end = time.monotonic() + seconds

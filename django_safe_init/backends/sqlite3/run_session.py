@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from django.db import OperationalError
@@ -63,21 +62,6 @@ class SQLiteRunSession(RunSession):
 
     def introspection(self) -> SQLiteIntrospection:
         return SQLiteIntrospection(self._context.alias, self._session.rows)
-
-    def existing_indexes(
-        self,
-        connection: BaseDatabaseWrapper,
-        names: Sequence[str],
-        *,
-        valid: bool = False,
-    ) -> set[str]:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT name FROM sqlite_master WHERE type = 'index'")
-            return {name for (name,) in cursor.fetchall()} & set(names)
-
-    def drop_index(self, connection: BaseDatabaseWrapper, name: str) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(f"DROP INDEX IF EXISTS {connection.ops.quote_name(name)}")
 
     def close(self) -> None:
         self.reader.close()

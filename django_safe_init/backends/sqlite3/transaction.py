@@ -74,18 +74,15 @@ class SQLiteTransaction(MigrationTransaction):
         self._check_still_open(args[-1]["cursor"])
         return super()._execute_wrapper(execute, *args)
 
-    def _close(self, atomic: transaction.Atomic, exc_info: tuple[Any, ...]) -> None:
+    def _close(self, atomic: transaction.Atomic, error: BaseException | None) -> None:
         self._names = None
         with suppress(sqlite3.ProgrammingError):  # closed by the migration
             self._raw.execute(_DROP_SENTINEL)
         try:
-            super()._close(atomic, exc_info)
+            super()._close(atomic, error)
         finally:
             if self.connection.connection is not None:
                 self.connection.enable_constraint_checking()
-
-    def _before_on_commit(self) -> None:
-        """Do nothing, because each commit waits for the disk, if the project's settings say so."""
 
     def has_ended(self) -> bool:
         return not self._raw.in_transaction
