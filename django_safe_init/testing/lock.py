@@ -1,42 +1,35 @@
-"""For tests: the contract of a leader lock, to be run against every implementation.
-
-    class TestMyLock(LockContract):
-        def open_lock(self): ...
-        def kill_holder(self, lock): ...
-
-Works with pytest and, next to `unittest.TestCase`, with Django's runner.
-"""
+"""State the promises of a leader lock."""
 
 from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
 from django_safe_init.backends.base.lock import Lock
 from django_safe_init.exceptions import LockLost
+from django_safe_init.testing.assertions import raises
 
 
 class LockContract(ABC):
-    """What every leader lock must do; each test opens the locks it needs and closes them."""
+    """The promises of a leader lock. Each test opens the locks it needs and closes them."""
 
-    #: How many compete for one lock.
+    #: The number of contenders for one lock.
     contenders = 8
-    #: How many steps the work has, all to be done by one.
+    #: The number of steps of the work, which one contender must do.
     steps = 5
 
     @abstractmethod
     def open_lock(self) -> AbstractContextManager[Lock]:
-        """A new contender for one and the same lock, as another process would have it."""
+        """Return a new contender for the same lock, as another process would have it."""
 
     @abstractmethod
     def kill_holder(self, lock: Lock) -> None:
-        """End the contender without its doing, as `kill -9` would; return when it is dead."""
+        """End the contender as `kill -9` would; return when it is dead."""
 
     def test_exactly_one_does_all_the_work(self) -> None:
-        """Many compete: one does every step, the others none, and none fails."""
+        """One of many contenders does every step, the others none, and none fails."""
         work = _Work(self.steps)
         with ThreadPoolExecutor(self.contenders) as pool:
             done = list(pool.map(lambda _: self._contend(work), range(self.contenders)))
@@ -74,23 +67,27 @@ class LockContract(ABC):
             second.release()
 
     def test_a_dead_holder_learns_that_it_lost(self) -> None:
-        """A holder that has lost the lock is told so, and never goes on as if it led."""
+        """A holder that has lost the lock gets `LockLost` from `verify` and `release`."""
         with self.open_lock() as lock:
             assert lock.try_acquire()
             lock.verify()
             self.kill_holder(lock)
-            assert _raises_lock_lost(lock.verify)
-            assert _raises_lock_lost(lock.release)
+            with raises(LockLost):
+                lock.verify()
+            with raises(LockLost):
+                lock.release()
 
     def test_a_lock_that_is_not_held_cannot_be_released(self) -> None:
-        """Releasing or verifying what one does not hold is an error."""
+        """A contender without the lock gets `LockLost` from `verify` and `release`."""
         with self.open_lock() as lock:
-            assert _raises_lock_lost(lock.verify)
-            assert _raises_lock_lost(lock.release)
+            with raises(LockLost):
+                lock.verify()
+            with raises(LockLost):
+                lock.release()
 
 
 class _Work:
-    """Steps that must not be done twice or by two at once."""
+    """Steps that must not be done twice, or by two contenders at once."""
 
     def __init__(self, steps: int) -> None:
         self.left = steps
@@ -99,7 +96,7 @@ class _Work:
         self._alone = threading.Lock()
 
     def do_the_rest(self, lock: Lock) -> int:
-        """Do what is left; returns how many steps that were."""
+        """Do the remaining steps, and return their number."""
         if not self._alone.acquire(blocking=False):
             self.overlapped = True
             return 0
@@ -113,11 +110,3 @@ class _Work:
             return done
         finally:
             self._alone.release()
-
-
-def _raises_lock_lost(call: Callable[[], object]) -> bool:
-    try:
-        call()
-    except LockLost:
-        return True
-    return False
