@@ -1,0 +1,18 @@
+"""Every backend keeps the promises of a reader."""
+
+from __future__ import annotations
+
+from django_safe_init.testing import ReaderContract
+from tests.database.contract.backends import OnFake, OnPostgreSQL, OnSQLite
+
+
+class TestPostgreSQL(OnPostgreSQL, ReaderContract):
+    """The contract, on PostgreSQL."""
+
+
+class TestSQLite(OnSQLite, ReaderContract):
+    """The contract, on a database file."""
+
+
+class TestFake(OnFake, ReaderContract):
+    """The contract, on the fake."""

@@ -1,0 +1,156 @@
+"""Read the status of a database of the fake."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_safe_init.backends.base.context import Context
+from django_safe_init.backends.base.reader import BaseReader
+from django_safe_init.core.records import (
+    Activity,
+    InterruptedStep,
+    LeaderSnapshot,
+    RunDetail,
+    RunRow,
+    Snapshot,
+    TablesLocked,
+    TablesUnreadable,
+    run_row,
+    same_apps,
+    step_row,
+)
+from django_safe_init.core.step import (
+    DONE,
+    CompletedStep,
+    completed_step,
+    missing_steps,
+)
+from tests.fake_backend.introspection import recorded_migrations
+from tests.fake_backend.server import Row, seconds, server_of
+
+
+class FakeReader(BaseReader):
+    """Reads the objects of the server, and `django_migrations` over one connection."""
+
+    def __init__(self, context: Context) -> None:
+        self.server = server_of(context.alias)
+        self.alias = context.alias
+        self.lock_key = context.settings.lock_key or ""
+        self.migrations = context.build.migrations
+        self.build = context.build.fingerprint
+        self.steps = context.build.steps_of(context.alias)
+        self._wrapper: BaseDatabaseWrapper | None = None
+
+    def finished_run(self) -> int | None:
+        if self.server.runs is None:
+            raise TablesUnreadable("The status tables do not exist.")
+        own = self._newest(self._own_runs())
+        if own is None or own.outcome != "ready" or self.read().missing:
+            return None
+        return own.id
+
+    def read(self) -> Snapshot:
+        runs, own = self._runs(), self._own_runs()
+        recorded = self._recorded()
+        missing = tuple(sorted(self.migrations - recorded))
+        ready = [run["id"] for run in runs if run["outcome"] == "ready"]
+        return Snapshot(
+            (*missing, *missing_steps(self.steps, self.completed_steps())),
+            self._newest(runs),
+            self._newest(own),
+            finished=any(run["id"] in ready for run in own),
+            superseded=bool(own) and max(ready, default=0) > own[0]["id"],
+            leader_pid=self.leader_pid(),
+            unknown=same_apps(recorded - self.migrations, missing),
+        )
+
+    def peek(self) -> LeaderSnapshot:
+        return LeaderSnapshot(self._newest(self._runs()), self.leader_pid())
+
+    def leader_pid(self) -> int | None:
+        leader = self.server.leader
+        return leader and leader.pid
+
+    def history(self, count: int) -> list[RunRow]:
+        return [_run_row(run) for run in self._runs()[:count]]
+
+    def activity(self) -> Activity:
+        leads = self.leader_pid() is not None
+        return Activity(None, 0.0, None, progressing=leads, blockers=())
+
+    def run_detail(self, run: RunRow, steps: int | None) -> RunDetail:
+        rows = [step for step in self.server.steps if step["run_id"] == run.id]
+        newest = rows[-steps:] if steps else []
+        timed = [
+            {**step, "seconds": seconds(step, end="finished_at")} for step in newest
+        ]
+        return RunDetail(tuple(map(step_row, timed)))
+
+    def seconds_left(self, run: RunRow, names: Sequence[str]) -> float | None:
+        earlier = {
+            step["name"]: seconds(step, end="finished_at")
+            for step in reversed(self.server.steps_of(self.lock_key))
+            if step["run_id"] != run.id and step["outcome"] == DONE
+        }
+        if set(names) - set(earlier):
+            return None
+        return sum(earlier[name] for name in names)
+
+    def interrupted(self) -> dict[str, InterruptedStep]:
+        newest: dict[str, Row] = {}
+        for step in self.server.steps_of(self.lock_key):
+            newest.setdefault(step["name"], step)
+        return {
+            name: InterruptedStep.from_row(
+                step["run_id"], name, step["backwards"], step["detail"]
+            )
+            for name, step in newest.items()
+            if not step["atomic"] and step["finished_at"] is None
+        }
+
+    def completed_steps(self) -> list[CompletedStep]:
+        return [
+            completed_step(step["name"], step["detail"])
+            for step in self.server.steps_of(self.lock_key)
+            if step["kind"] == "step" and step["outcome"] == DONE
+        ]
+
+    def close(self) -> None:
+        wrapper, self._wrapper = self._wrapper, None
+        if wrapper is not None:
+            wrapper.close()
+
+    def _runs(self) -> list[Row]:
+        if self.server.tables_are_locked:
+            raise TablesLocked("The status tables are locked.")
+        return self.server.runs_of(self.lock_key)
+
+    def _own_runs(self) -> list[Row]:
+        return [run for run in self._runs() if run["build"] == self.build]
+
+    def _newest(self, runs: list[Row]) -> RunRow | None:
+        return _run_row(runs[0]) if runs else None
+
+    def _recorded(self) -> set[str]:
+        # A wrapper of its own: in a leader's thread, Django's belongs to the run.
+        self._wrapper = self._wrapper or connections.create_connection(self.alias)
+        return set(recorded_migrations(self._wrapper))
+
+
+def _run_row(run: Row) -> RunRow:
+    finished_at = run["finished_at"]
+    row = run_row(
+        {
+            **run,
+            "started_at": run["started_at"].isoformat(),
+            "finished_at": finished_at and finished_at.isoformat(),
+            "age_seconds": seconds(run),
+            "silence_seconds": seconds(run, "heartbeat_at"),
+            "duration_seconds": seconds(run, end="finished_at"),
+        }
+    )
+    assert row is not None  # there are values
+    return row
