@@ -1,4 +1,4 @@
-"""The recorder: visible at once, never in the way, and never a lie."""
+"""The PostgreSQL recorder writes runs and steps without delaying the migrations."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from django_safe_init.exceptions import (
 from tests.support import wait_until
 
 
-def opened(recorder: PostgresRecorder) -> PostgresRecorder:
-    """The recorder with a run that is open."""
+def with_open_run(recorder: PostgresRecorder) -> PostgresRecorder:
+    """Return the recorder with an open run."""
     assert recorder.open_run("test") is None
     return recorder
 
 
-def another(recorder: PostgresRecorder, build: str = "x") -> PostgresRecorder:
+def new_recorder(recorder: PostgresRecorder, build: str = "x") -> PostgresRecorder:
     return PostgresRecorder(recorder.session, Build(frozenset(), build), None)
 
 
@@ -37,8 +37,8 @@ def snapshot_of(recorder: PostgresRecorder) -> LockSnapshot | None:
 
 
 def test_a_run(recorder, django_database) -> None:
-    """A run is opened, told step by step, and closed; everybody sees it at once."""
-    opened(recorder)
+    """Each change of a run and its steps is visible to other sessions at once."""
+    with_open_run(recorder)
     run = django_database.newest_run()
     assert run["id"] == recorder.run_id
     assert (run["build"], run["state"], run["outcome"]) == (
@@ -77,26 +77,26 @@ def test_a_run(recorder, django_database) -> None:
 def test_an_open_run_is_never_at_its_end(
     recorder, django_database, monkeypatch, state
 ) -> None:
-    """Whoever looks while a run is being closed sees it at work, or closed."""
-    opened(recorder).update(State.VALIDATING)
+    """Another session never sees a final state on an open run."""
+    with_open_run(recorder).update(State.VALIDATING)
     seen = []
     real = recorder.session.rows
 
-    def look_after(*args):
+    def read_after(*args):
         found = real(*args)
         run = django_database.newest_run()
         seen.append((run["outcome"], run["state"]))
         return found
 
-    monkeypatch.setattr(recorder.session, "rows", look_after)
+    monkeypatch.setattr(recorder.session, "rows", read_after)
     recorder.finish_run("failed", state)
     assert seen == [(None, "validating"), ("failed", state.value)]
 
 
 @pytest.mark.parametrize("character", ["x", "é", "試", "🚀"])
 def test_application_name_fits(recorder, django_database, character) -> None:
-    """PostgreSQL shows the first 63 bytes of the name, whatever a migration is called."""
-    opened(recorder).total = 1
+    """The application name fits PostgreSQL's 63 bytes, whatever the migration's name."""
+    with_open_run(recorder).total = 1
     recorder.start_step("shop." + character * 100, backwards=False, atomic=True)
     assert snapshot_of(recorder) is not None
     [backend] = django_database.backends()
@@ -105,11 +105,11 @@ def test_application_name_fits(recorder, django_database, character) -> None:
 
 
 @pytest.mark.parametrize("asked_before_its_end", [True, False])
-def test_a_locked_table_does_not_hold_the_work_up(
+def test_a_locked_table(
     recorder, raw_session, django_database, asked_before_its_end
 ) -> None:
-    """While a migration locks the tables progress is dropped; what comes next makes up."""
-    opened(recorder).total = 3
+    """While a migration locks the tables, progress is dropped; the next write makes up for it."""
+    with_open_run(recorder).total = 3
     raw_session.execute(f"BEGIN; LOCK TABLE {STEP_TABLE}")
     recorder.start_step("shop.0001", backwards=False, atomic=True)
     if asked_before_its_end:
@@ -131,8 +131,8 @@ def test_a_locked_table_does_not_hold_the_work_up(
 def test_the_end_of_a_step_is_made_up_for(
     recorder, raw_session, django_database
 ) -> None:
-    """A step whose start was written and whose end was dropped gets its end later."""
-    opened(recorder).total = 2
+    """A step's end that was dropped is written with the next heartbeat."""
+    with_open_run(recorder).total = 2
     recorder.start_step("shop.0001", backwards=False, atomic=True)
     assert snapshot_of(recorder) is not None
     raw_session.execute(f"BEGIN; LOCK TABLE {STEP_TABLE}")
@@ -144,11 +144,11 @@ def test_the_end_of_a_step_is_made_up_for(
     assert [step["outcome"] for step in django_database.steps()] == ["done"]
 
 
-def test_a_start_mark_insists(
+def test_the_start_of_a_non_atomic_step(
     recorder, raw_session, django_database, in_background
 ) -> None:
-    """The mark of a non-atomic step is there before the step: it waits for a locked table."""
-    opened(recorder)
+    """The start of a non-atomic step waits for a locked table."""
+    with_open_run(recorder)
     raw_session.execute(f"BEGIN; LOCK TABLE {STEP_TABLE}")
     starting = in_background(
         lambda: recorder.start_step(
@@ -164,9 +164,9 @@ def test_a_start_mark_insists(
     assert (step["atomic"], step["detail"]) == (False, {"indexes_before": []})
 
 
-def test_a_start_mark_is_on_disk(recorder, django_database) -> None:
-    """The mark survives a crash of the server: it is flushed, unlike mere progress."""
-    opened(recorder)
+def test_a_non_atomic_step_is_on_disk(recorder, django_database) -> None:
+    """The start of a non-atomic step is flushed to disk."""
+    with_open_run(recorder)
     recorder.start_step("shop.0001", backwards=False, atomic=False)
     assert django_database.value(
         "SELECT pg_current_wal_flush_lsn() >= pg_current_wal_insert_lsn()"
@@ -174,19 +174,19 @@ def test_a_start_mark_is_on_disk(recorder, django_database) -> None:
     assert recorder.session.rows("SHOW synchronous_commit") == [("off",)]
 
 
-def test_insisting_ends(recorder, raw_session, monkeypatch) -> None:
-    """A table that stays locked is not waited for for ever."""
+def test_a_table_that_stays_locked(recorder, raw_session, monkeypatch) -> None:
+    """The end of a run does not wait forever for a locked table."""
     monkeypatch.setattr(module, "_RETRY_SECONDS", 0.0)
-    opened(recorder)
+    with_open_run(recorder)
     raw_session.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
     with pytest.raises(psycopg.errors.LockNotAvailable):
         recorder.finish_run("ready", State.READY)
 
 
 def test_an_abandoned_run_is_closed(recorder, django_database) -> None:
-    """The next run closes what a dead leader left open, and says where it died."""
-    opened(recorder).update(State.MIGRATING, "shop.0007")
-    opened(another(recorder))
+    """The next run closes the open run of a dead leader with the step in which it died."""
+    with_open_run(recorder).update(State.MIGRATING, "shop.0007")
+    with_open_run(new_recorder(recorder))
     dead, present = django_database.runs()
     assert (dead["outcome"], dead["state"]) == ("abandoned", "error")
     assert dead["error"] == f"the leader {dead['leader']} died in shop.0007"
@@ -194,18 +194,18 @@ def test_an_abandoned_run_is_closed(recorder, django_database) -> None:
     assert present["outcome"] is None
 
 
-def test_an_abandoned_run_that_had_not_begun(recorder, django_database) -> None:
-    """A leader that died before it said anything died without a place."""
-    opened(recorder)
-    opened(another(recorder))
+def test_an_abandoned_run_without_a_message(recorder, django_database) -> None:
+    """The error of an abandoned run without a message names no step."""
+    with_open_run(recorder)
+    with_open_run(new_recorder(recorder))
     dead = django_database.runs()[0]
     assert dead["error"] == f"the leader {dead['leader']} died"
 
 
-def test_another_projects_run_is_left_alone(recorder, django_database) -> None:
-    """A run of another LOCK_KEY is not ours to close."""
-    opened(recorder)
-    opened(PostgresRecorder(recorder.session, Build(frozenset(), "x"), "other"))
+def test_another_projects_run(recorder, django_database) -> None:
+    """A run of another LOCK_KEY is not closed."""
+    with_open_run(recorder)
+    with_open_run(PostgresRecorder(recorder.session, Build(frozenset(), "x"), "other"))
     assert [run["outcome"] for run in django_database.runs()] == [None, None]
 
 
@@ -213,10 +213,10 @@ def test_another_projects_run_is_left_alone(recorder, django_database) -> None:
 def test_the_third_transient_end_is_a_failure(
     recorder, django_database, outcome
 ) -> None:
-    """Two transient ends of a build are bad luck, the third is written as a failure."""
+    """The third transient end of a build in a row is recorded as a failure."""
     written = []
     for _ in range(3):
-        run = opened(another(recorder))
+        run = with_open_run(new_recorder(recorder))
         written.append(run.finish_run(outcome, State.ERROR, "it broke"))
     assert written == [outcome, outcome, "failed"]
     assert django_database.newest_run()["outcome"] == "failed"
@@ -226,7 +226,9 @@ def test_other_ends_do_not_add_up(recorder) -> None:
     """Transient ends of other builds, or before a success, do not count."""
 
     def end(outcome: str, build: str = "x") -> str:
-        return opened(another(recorder, build)).finish_run(outcome, State.ERROR, "e")
+        return with_open_run(new_recorder(recorder, build)).finish_run(
+            outcome, State.ERROR, "e"
+        )
 
     assert [end("transient") for _ in range(2)] == ["transient"] * 2
     assert end("ready") == "ready"
@@ -237,10 +239,10 @@ def test_other_ends_do_not_add_up(recorder) -> None:
 
 
 def test_the_third_death_is_a_failure(recorder, django_database) -> None:
-    """A migration that kills its process kills three, and no fourth: the reason is told."""
+    """After three dead leaders in a row one `open_run` returns the reason and opens no run."""
     for _ in range(3):
-        opened(another(recorder)).update(State.MIGRATING, "shop.0007")
-    fourth = another(recorder)
+        with_open_run(new_recorder(recorder)).update(State.MIGRATING, "shop.0007")
+    fourth = new_recorder(recorder)
     reason = fourth.open_run("test")
     leader = django_database.newest_run()["leader"]
     assert (
@@ -253,11 +255,11 @@ def test_the_third_death_is_a_failure(recorder, django_database) -> None:
         "failed",
     ]
     assert fourth.run_id == django_database.newest_run()["id"]
-    assert opened(another(recorder)).run_id
+    assert with_open_run(new_recorder(recorder)).run_id
 
 
 def test_no_right_to_write(recorder, django_database, new_role) -> None:
-    """A role that lost its right to write is told the GRANT."""
+    """A role without write privileges gets an error with the GRANT."""
     role = new_role("reader")
     recorder.session.rows(f"SET ROLE {role}")
     with pytest.raises(
@@ -275,8 +277,8 @@ def test_no_right_to_write(recorder, django_database, new_role) -> None:
     ],
 )
 def test_a_lost_session(recorder, django_database, write) -> None:
-    """Who lost the session lost the lock, and cannot write: that is said."""
-    opened(recorder)
+    """Every write of a recorder raises `LockLost` if its session is lost."""
+    with_open_run(recorder)
     pid = recorder.session.handshake_pid
     django_database.rows("SELECT pg_terminate_backend(%s, 5000)", pid)
     with pytest.raises(LockLost, match="The leader session is gone: terminating"):
@@ -284,8 +286,8 @@ def test_a_lost_session(recorder, django_database, write) -> None:
 
 
 def test_heartbeat(recorder, django_database) -> None:
-    """While a leader works, its sign of life is renewed."""
-    opened(recorder)
+    """The heartbeat updates the open run."""
+    with_open_run(recorder)
     first = django_database.newest_run()["heartbeat_at"]
     with Heartbeat(recorder.heartbeat, 0.01):
         wait_until(lambda: django_database.newest_run()["heartbeat_at"] > first)
@@ -295,8 +297,8 @@ def test_heartbeat(recorder, django_database) -> None:
 
 
 def test_a_heartbeat_ends_with_its_session(recorder, django_database) -> None:
-    """Without a session the heartbeat stops quietly; the leading thread finds out itself."""
-    opened(recorder)
+    """The heartbeat thread ends silently with its session; the leading thread gets `LockLost`."""
+    with_open_run(recorder)
     heartbeat = Heartbeat(recorder.heartbeat, 0.01)
     with heartbeat:
         recorder.session.close()
@@ -306,8 +308,8 @@ def test_a_heartbeat_ends_with_its_session(recorder, django_database) -> None:
 
 
 def test_a_heartbeat_that_is_not_recorded(recorder, django_database) -> None:
-    """A sign of life that cannot be written is given nevertheless: the leader works."""
-    opened(recorder)
+    """The heartbeat continues if the run cannot be updated."""
+    with_open_run(recorder)
     django_database.rows(f"ALTER TABLE {RUN_TABLE} DROP COLUMN message")
     moved = (
         "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND query_start > "
@@ -321,8 +323,8 @@ def test_a_heartbeat_that_is_not_recorded(recorder, django_database) -> None:
 
 
 def test_a_table_that_cannot_be_written(recorder, django_database) -> None:
-    """A refusal that is no loss of the session is said to be what it is."""
-    opened(recorder)
+    """An error that does not end the session is reported as it is."""
+    with_open_run(recorder)
     django_database.rows(f"ALTER TABLE {RUN_TABLE} DROP COLUMN message")
     with pytest.raises(InitializationFailed) as caught:
         recorder.update(State.MIGRATING, "x")
@@ -334,19 +336,19 @@ def test_a_table_that_cannot_be_written(recorder, django_database) -> None:
 
 
 def test_a_cancellation_that_comes_late(recorder, monkeypatch) -> None:
-    """The end of a run is written, though what was to cancel something else has met it."""
+    """The end of a run is written although a late cancellation reaches its statement."""
     recorder.open_run("test")
-    real, left = recorder.session.rows, [1, 1]
+    real, cancellations = recorder.session.rows, [1, 1]
 
-    def cancelled_twice(*arguments):
-        if left:
-            left.pop()
+    def rows(*arguments):
+        if cancellations:
+            cancellations.pop()
             raise psycopg.errors.QueryCanceled(
                 "canceling statement due to user request"
             )
         return real(*arguments)
 
-    monkeypatch.setattr(recorder.session, "rows", cancelled_twice)
+    monkeypatch.setattr(recorder.session, "rows", rows)
     assert recorder.finish_run("interrupted", State.ERROR, "ended") == "interrupted"
     monkeypatch.undo()
     query = "SELECT outcome FROM django_safe_init_run"

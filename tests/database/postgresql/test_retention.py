@@ -1,4 +1,4 @@
-"""Old runs: removed by whoever opens one, except what a later run needs."""
+"""Each run removes old runs, and keeps the runs that a later run needs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from django_safe_init.exceptions import LockLost
 
 @pytest.fixture
 def record(session):
-    """Writes a run with one step, or with a non-atomic one that does not end."""
+    """Return a function that writes a run with one step, which stays open if it is `unfinished`."""
     ensure_tables(session)
 
     def write(
@@ -29,12 +29,12 @@ def record(session):
         build: str = "x",
         key: str | None = None,
         name: str = "shop.0001",
-        mark: bool = False,
+        unfinished: bool = False,
     ) -> int:
         recorder = PostgresRecorder(session, Build(frozenset(), build), key)
         recorder.open_run("test")
-        recorder.start_step(name, backwards=False, atomic=not mark)
-        if not mark:
+        recorder.start_step(name, backwards=False, atomic=not unfinished)
+        if not unfinished:
             recorder.finish_step("done")
         if outcome is not None:
             recorder.finish_run(outcome, State.READY)
@@ -54,53 +54,53 @@ def prune(
     recorder.prune(keep, frozenset(needed))
 
 
-def interrupted(session: Session) -> dict[str, InterruptedStep]:
+def read_interrupted(session: Session) -> dict[str, InterruptedStep]:
     return PostgresReader(session, Build(frozenset(), "x"), None).interrupted()
 
 
-def left(database) -> list[int]:
-    """The runs that are there; each has its step, and no step is without its run."""
+def remaining_runs(database) -> list[int]:
+    """Return the ids of the remaining runs; each has its step, and no step is without its run."""
     runs = [run["id"] for run in database.runs()]
     assert [step["run_id"] for step in database.steps()] == runs
     return runs
 
 
 def test_only_the_newest_are_kept(session, record, django_database) -> None:
-    """The oldest runs go, with their steps."""
+    """The oldest runs are removed with their steps."""
     made = [record() for _ in range(5)]
     prune(session, None, "x", 2, ())
-    assert left(django_database) == made[3:]
+    assert remaining_runs(django_database) == made[3:]
 
 
 def test_fewer_than_are_kept(session, record, django_database) -> None:
-    """While there are no more runs than are to be kept, none goes."""
+    """No run is removed while HISTORY is not exceeded."""
     made = [record() for _ in range(2)]
     prune(session, None, "x", 2, ())
-    assert left(django_database) == made
+    assert remaining_runs(django_database) == made
 
 
 def test_a_batch(session, record, django_database, monkeypatch) -> None:
-    """One leader removes so many at most, the oldest first; the next one goes on."""
+    """One leader removes a limited number of runs, the oldest first."""
     monkeypatch.setattr(module, "BATCH", 2)
     made = [record() for _ in range(5)]
     prune(session, None, "x", 1, ())
-    assert left(django_database) == made[2:]
+    assert remaining_runs(django_database) == made[2:]
     prune(session, None, "x", 1, ())
-    assert left(django_database) == made[4:]
+    assert remaining_runs(django_database) == made[4:]
 
 
 def test_another_projects_runs(session, record, django_database) -> None:
-    """Runs of another LOCK_KEY neither go nor count."""
+    """Runs of another LOCK_KEY are neither removed nor counted."""
     other = [record(key="other") for _ in range(3)]
     own = [record() for _ in range(2)]
     prune(session, None, "x", 2, ())
-    assert left(django_database) == other + own
+    assert remaining_runs(django_database) == other + own
     prune(session, None, "x", 1, ())
-    assert left(django_database) == [*other, own[1]]
+    assert remaining_runs(django_database) == [*other, own[1]]
 
 
 def test_the_open_run(session, record, django_database) -> None:
-    """The open run stays, whatever its number."""
+    """The open run stays, whatever its id."""
     made = [record(), record(None)]
     django_database.rows(
         f"UPDATE {RUN_TABLE} SET finished_at = now(), outcome = 'ready' WHERE id = %s",
@@ -111,52 +111,52 @@ def test_the_open_run(session, record, django_database) -> None:
         made[0],
     )
     prune(session, None, "x", 1, ())
-    assert left(django_database) == made
+    assert remaining_runs(django_database) == made
 
 
-def test_marks_stay_until_they_are_settled(session, record, django_database) -> None:
-    """The mark of an unfinished migration stays; once it has been settled it goes."""
-    marked = record("interrupted", name="shop.0002", mark=True)
+def test_an_unfinished_step(session, record, django_database) -> None:
+    """The run of an unfinished migration stays until that migration is applied."""
+    kept = record("interrupted", name="shop.0002", unfinished=True)
     newer = [record() for _ in range(3)]
 
-    def prune_with_marks() -> None:
-        needed = {mark.run for mark in interrupted(session).values()}
+    def prune_unneeded() -> None:
+        needed = {step.run for step in read_interrupted(session).values()}
         prune(session, None, "x", 1, needed)
 
-    prune_with_marks()
-    assert left(django_database) == [marked, newer[-1]]
-    settled = record(name="shop.0002")
-    prune_with_marks()
-    assert left(django_database) == [settled]
-    assert interrupted(session) == {}
+    prune_unneeded()
+    assert remaining_runs(django_database) == [kept, newer[-1]]
+    applied = record(name="shop.0002")
+    prune_unneeded()
+    assert remaining_runs(django_database) == [applied]
+    assert read_interrupted(session) == {}
 
 
 @pytest.mark.parametrize(
     ("builds", "kept"),
     [
-        # Two transient ends of this build still count, although only one is to be kept.
+        # Both transient ends of this build still count, so they exceed HISTORY.
         (["x", "x"], 2),
-        # Those of another build do not.
+        # Transient ends of another build do not count.
         (["y", "y"], 1),
     ],
 )
 def test_ends_that_count(session, record, django_database, builds, kept) -> None:
-    """A build that kills its leaders is given up, also where hardly a run is kept."""
+    """Transient ends that still count are kept beyond HISTORY."""
     made = [record("transient", build=build) for build in builds]
     prune(session, None, "x", 1, ())
-    assert left(django_database) == made[-kept:]
+    assert remaining_runs(django_database) == made[-kept:]
 
 
 def test_ends_that_no_longer_count(session, record, django_database) -> None:
-    """Transient ends before a success go like any other run."""
+    """Transient ends before a success are removed like any other run."""
     record("transient")
     made = record("ready")
     prune(session, None, "x", 1, ())
-    assert left(django_database) == [made]
+    assert remaining_runs(django_database) == [made]
 
 
 def test_a_leader_prunes(settings, django_database, small_shop) -> None:
-    """Each run removes what is beyond HISTORY; an old build without runs leads once more."""
+    """Each run removes runs beyond HISTORY; an older build without runs leads once more."""
     settings.SAFE_INIT = {"IN_TESTS": True, "HISTORY": 2}
     initialize()
     first = current_build().fingerprint
@@ -176,7 +176,7 @@ def test_a_leader_prunes(settings, django_database, small_shop) -> None:
 def test_no_right_to_delete(
     settings, django_database, log_in_as, new_role, session, record, small_shop, caplog
 ) -> None:
-    """A role without DELETE leads all the same; one log line names the GRANT, which helps."""
+    """A role without DELETE leads, and one log line names the GRANT that helps."""
     settings.SAFE_INIT = {"IN_TESTS": True, "HISTORY": 1}
     record()
     role = new_role("writer")
@@ -199,7 +199,7 @@ def test_no_right_to_delete(
 
 
 def test_a_locked_table(session, record, raw_session, django_database, caplog) -> None:
-    """Old runs that cannot be removed now are left for the next leader."""
+    """Old runs that cannot be removed now stay for the next leader."""
     made = [record(), record()]
     raw_session.execute(f"BEGIN; LOCK TABLE {STEP_TABLE}")
     with caplog.at_level(logging.WARNING, "django_safe_init"):
@@ -207,11 +207,11 @@ def test_a_locked_table(session, record, raw_session, django_database, caplog) -
     [line] = caplog.messages
     assert line.startswith("Old runs are kept for now: canceling statement due to lock")
     raw_session.execute("COMMIT")
-    assert left(django_database) == made
+    assert remaining_runs(django_database) == made
 
 
 def test_a_lost_session(session, record, django_database) -> None:
-    """Without its session a leader stops."""
+    """A leader without its session raises `LockLost`."""
     record()
     django_database.rows("SELECT pg_terminate_backend(%s, 5000)", session.handshake_pid)
     with pytest.raises(LockLost):

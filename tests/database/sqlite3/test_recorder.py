@@ -1,4 +1,4 @@
-"""The two tables on SQLite: what is written, and what is removed."""
+"""The SQLite recorder: writing, closing and removing runs."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from django_safe_init.models import Run
 from tests.support import wait_until
 
 
-def recorder(lite_session: SQLiteSession, build: str = "x") -> SQLiteRecorder:
+def make_recorder(lite_session: SQLiteSession, build: str = "x") -> SQLiteRecorder:
     return SQLiteRecorder(lite_session, Build(frozenset(), build), None, print)
 
 
 def test_the_third_death_is_the_last(lite, lite_session) -> None:
-    """What a dead leader left open is closed; after the third in a row no run is opened."""
+    """After three dead leaders in a row `open_run` returns the reason and opens no run."""
     for _ in range(3):
-        writer = recorder(lite_session)
+        writer = make_recorder(lite_session)
         assert writer.open_run("test") is None
         writer.total = 4
         writer.start_step("shop.0001", backwards=False, atomic=True)
-    last = recorder(lite_session)
+    last = make_recorder(lite_session)
     reason = last.open_run("test")
     assert reason.startswith("3 times in a row, the last time: the leader ")
     assert reason.endswith(" died in shop.0001")
@@ -45,26 +45,26 @@ def test_the_third_death_is_the_last(lite, lite_session) -> None:
 
 
 def test_a_failure_in_between(lite, lite_session) -> None:
-    """Only ends in a row count; a run without a message has none to tell."""
+    """Only transient ends in a row count, and a run without a message died without a step."""
     for outcome in ("interrupted", "interrupted", "failed", "interrupted"):
-        writer = recorder(lite_session)
+        writer = make_recorder(lite_session)
         writer.open_run("test")
         assert writer.finish_run(outcome, State.ERROR, "no") == outcome
-    writer = recorder(lite_session)
+    writer = make_recorder(lite_session)
     writer.open_run("test")
     assert writer.finish_run("transient", State.ERROR) == "transient"
     writer.open_run("test")
     assert writer.finish_run("transient", State.ERROR) == "failed"
-    recorder(lite_session, "y").open_run("test")
-    assert recorder(lite_session, "z").open_run("test") is None
+    make_recorder(lite_session, "y").open_run("test")
+    assert make_recorder(lite_session, "z").open_run("test") is None
     assert lite.runs()[-2]["error"].endswith(" died")
 
 
-def test_own_losses_are_no_strikes(lite, lite_session) -> None:
-    """Runs that this process has lost are closed with its reason, and do not count."""
+def test_own_losses_do_not_count(lite, lite_session) -> None:
+    """Runs that this process lost are closed with its reason, and do not count."""
     lost = LostRuns(reason="the file was replaced")
     for _ in range(5):
-        writer = recorder(lite_session)
+        writer = make_recorder(lite_session)
         assert writer.open_run("test", lost) is None
         lost.runs.append(writer.run_id)
     assert [run["outcome"] for run in lite.runs()[:-1]] == ["transient"] * 4
@@ -72,8 +72,8 @@ def test_own_losses_are_no_strikes(lite, lite_session) -> None:
 
 
 def test_a_non_atomic_step_is_finished_at_once(lite, lite_session) -> None:
-    """The end of an atomic step is written with what comes next, of another one now."""
-    writer = recorder(lite_session)
+    """An atomic step's end is written with the next write, and a non-atomic step's end at once."""
+    writer = make_recorder(lite_session)
     writer.open_run("test")
     writer.total = 2
     writer.start_step("shop.0001", backwards=False, atomic=True)
@@ -85,18 +85,18 @@ def test_a_non_atomic_step_is_finished_at_once(lite, lite_session) -> None:
     assert lite.newest_run()["progress"] == 99
 
 
-def test_it_waits_for_others(lite, lite_session, in_background, monkeypatch) -> None:
-    """A file that somebody else writes is waited for; in the end that fails, with the remedy."""
-    writer = recorder(lite_session)
+def test_a_locked_file(lite, lite_session, in_background, monkeypatch) -> None:
+    """A write waits for another program's lock, and finally fails with the remedy."""
+    writer = make_recorder(lite_session)
     writer.open_run("test")
-    refused = []
-    monkeypatch.setattr(session.cancellation, "check", lambda: refused.append(1))
+    checks = []
+    monkeypatch.setattr(session.cancellation, "check", lambda: checks.append(1))
     monkeypatch.setattr(session, "_BUSY_SECONDS", 0.05)
     lite_session.close()
     with lite.connect() as raw:
         raw.execute("BEGIN IMMEDIATE")
         writing = in_background(lambda: writer.update(State.MIGRATING, "waits"))
-        wait_until(lambda: refused)
+        wait_until(lambda: checks)
         raw.execute("ROLLBACK")
         writing.result()
         assert lite.newest_run()["message"] == "waits"
@@ -112,24 +112,24 @@ def test_it_waits_for_others(lite, lite_session, in_background, monkeypatch) -> 
 def test_a_reader_holds_up_a_commit(
     lite, lite_session, in_background, monkeypatch
 ) -> None:
-    """A commit that a reader holds up is made once the reader has gone."""
+    """A commit waits for a reader's transaction to end."""
     monkeypatch.setattr(session, "_BUSY_SECONDS", 0.05)
     lite_session.close()
-    refused = []
-    monkeypatch.setattr(session.cancellation, "check", lambda: refused.append(1))
-    writer = recorder(lite_session)
+    checks = []
+    monkeypatch.setattr(session.cancellation, "check", lambda: checks.append(1))
+    writer = make_recorder(lite_session)
     with lite.connect() as raw:
         raw.execute("BEGIN")
         raw.execute("SELECT * FROM django_safe_init_run").fetchall()
         writing = in_background(lambda: writer.open_run("test"))
-        wait_until(lambda: refused)
+        wait_until(lambda: checks)
         raw.execute("ROLLBACK")
         assert writing.result() is None
     assert len(lite.runs()) == 1
 
 
 def test_columns_of_an_older_version(lite, lite_session) -> None:
-    """A column that an older version did not know is added, and its rows are read."""
+    """A missing column of an older version is added, and its rows can be read."""
     lite_session.rows(f"ALTER TABLE {RUN_TABLE} DROP COLUMN message")
     lite_session.rows(
         f"INSERT INTO {RUN_TABLE} (build, state, leader, backend_pid, command, version,"
@@ -143,21 +143,21 @@ def test_columns_of_an_older_version(lite, lite_session) -> None:
     assert names == {field.column for field in Run._meta.fields}
 
 
-def test_what_a_mark_remembers(lite, lite_session) -> None:
-    """What a start mark was given comes back with it."""
-    writer = recorder(lite_session)
+def test_an_interrupted_step(lite, lite_session) -> None:
+    """The detail of an unfinished step is read back."""
+    writer = make_recorder(lite_session)
     writer.open_run("test")
     writer.start_step(
         "shop.0001", backwards=True, atomic=False, detail={"indexes_before": ["a"]}
     )
     with closing(SQLiteReader("default", Build(frozenset(), "x"), None)) as reader:
-        [mark] = reader.interrupted().values()
-    assert (mark.backwards, mark.indexes_before) == (True, {"a"})
-    assert mark.run == writer.run_id
+        [step] = reader.interrupted().values()
+    assert (step.backwards, step.indexes_before) == (True, {"a"})
+    assert step.run == writer.run_id
 
 
 def test_pruning(lite, lite_session) -> None:
-    """The oldest runs go with their steps: not the open, the needed, the counting ones."""
+    """The oldest runs are removed, except open, needed and counting runs."""
     for build, outcome in (
         ("x", "ready"),
         ("y", "interrupted"),
@@ -166,15 +166,15 @@ def test_pruning(lite, lite_session) -> None:
         ("y", "interrupted"),
         ("y", None),
     ):
-        writer = recorder(lite_session, build)
+        writer = make_recorder(lite_session, build)
         writer.open_run("test")
         writer.start_step("shop.0001", backwards=False, atomic=True)
         if outcome is not None:
             writer.finish_run(outcome, State.ERROR)
-    recorder(lite_session, "y").prune(1, {3})
+    make_recorder(lite_session, "y").prune(1, {3})
     assert [run["id"] for run in lite.runs()] == [2, 3, 5, 6]
     assert [step["run_id"] for step in lite.steps()] == [2, 3, 5, 6]
-    recorder(lite_session).prune(1, set())
+    make_recorder(lite_session).prune(1, set())
     assert [run["id"] for run in lite.runs()] == [3, 6] or [
         run["id"] for run in lite.runs()
     ] == [6]

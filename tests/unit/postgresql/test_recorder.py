@@ -1,4 +1,4 @@
-"""What the recorder says about a run, before it is written."""
+"""The values that the recorder derives from a run before it writes them."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def recorder(**values) -> PostgresRecorder:
     ],
 )
 def test_application_name(values, name) -> None:
-    """pg_stat_activity shows every role which step of how many runs."""
+    """The application name shows every role the running step and the number of steps."""
     assert recorder(**values)._application_name() == name
 
 
 def test_application_name_fits() -> None:
-    """It has room in PostgreSQL's 63 bytes, however long the migration is called."""
+    """The application name fits PostgreSQL's 63 bytes, whatever the migration's name."""
     made = recorder(total=1, message="shop.0001_" + "x" * 100)
     assert len(made._application_name()) == 63
 
@@ -55,6 +55,6 @@ def test_application_name_fits() -> None:
     ],
 )
 def test_progress(done, total, state, percent) -> None:
-    """Per cent of the plan; only a ready run is at 100."""
+    """The progress is the percentage of the plan, and 100 only for a ready run."""
     made = recorder(done=done, total=total, state=state)
     assert made._run_params()["progress"] == percent
