@@ -1,4 +1,4 @@
-"""One headless Chromium, Debian's; a context of its own for each test."""
+"""One headless Chromium, Debian's, with a separate context for each test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.browser.site import Site, serve
 from tests.browser.support import Traffic
 
-#: Nothing of the browser's own leaves this machine.
+#: These options keep the browser's own requests from leaving this machine.
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -30,13 +30,13 @@ _NOTE_VIOLATIONS = """
 
 
 def missing(what: str) -> None:
-    """Skip, unless this run is there to test in a browser."""
+    """Skip the test, unless this run must test in a browser."""
     if os.environ.get("REQUIRE_BROWSER"):
         pytest.fail(what)
     pytest.skip(what)
 
 
-# Not for the session: while it is open, this thread seems to run an event loop.
+# Not for the session: asyncio takes an open Playwright for a running event loop.
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Any]:
     try:
@@ -54,13 +54,13 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def violations() -> list[str]:
-    """What the browser held against the policy; at the end of a test there is none."""
+    """The browser's violations of the policy; at the end of a test it must be empty."""
     return []
 
 
 @pytest.fixture
 def open_page(browser: Any, violations: list[str]) -> Iterator[Callable[..., Any]]:
-    """Opens tabs, each in a context of its own; no script may fail in one."""
+    """Open tabs, each in a separate context; a script error fails the test."""
     contexts: list[Any] = []
     errors: list[str] = []
 

@@ -1,4 +1,4 @@
-"""Draws the pictures of the page in docs/images: `python -m tests.browser.pictures`."""
+"""Draw the pictures of the page in docs/images: `python -m tests.browser.pictures`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A small site that is being initialized: the page, the status, and what was wanted."""
+"""A small site that is being initialized: the page, the status, and the requested page."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ _HTML = "text/html; charset=utf-8"
 
 @dataclass
 class Site:
-    """What it answers can be changed while it runs; what it was asked is noted."""
+    """A site whose responses a test can change, and which records its requests."""
 
     view: PageContext = WORKING
     language: str = "en"
-    #: Answers to any question for the status, instead of the right ones: status line, body.
+    #: The response to every status request instead of the right one: status line, body.
     instead: tuple[str, str] | None = None
-    #: Whether the status is also there as a page.
+    #: True if the status is also available as a page.
     has_page: bool = True
-    #: Whether other origins may read the status.
+    #: True if other origins may read the status.
     shared: bool = True
     message: str = "The database is being prepared."
-    #: More pages, by path, which are there in every state.
+    #: More pages by path, available in every state.
     pages: dict[str, str] = field(
         default_factory=lambda: {BLANK: "<!doctype html><title>blank</title>"}
     )
-    #: Questions for the status, in JSON.
+    #: The times of the status requests for JSON.
     asked: int = 0
-    #: Requests for anything else, with their query.
+    #: All other requests, with their query.
     loaded: list[str] = field(default_factory=list)
     url: str = ""
 
     def becomes(self, state: str, **changes: Any) -> None:
-        """From now on this is what it shows."""
+        """Show this state from now on."""
         self.view = replace(self.view, state=state, **changes)
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -121,12 +121,12 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, *arguments: object) -> None:
-        """Silent: the tests look at what was asked."""
+        """Log no request."""
 
 
 @contextmanager
 def serve(site: Site) -> Iterator[Site]:
-    """The site on a port of its own, until the end of the block."""
+    """Serve the site on a free port until the end of the block."""
     server = make_server("127.0.0.1", 0, site, _Server, _Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()

@@ -1,4 +1,4 @@
-"""Turning a page's clock, and hiding it."""
+"""Helpers that turn a page's clock, and hide the page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HIDE = """hidden => {
 
 
 class Traffic:
-    """The requests of a page that are on their way."""
+    """The open requests of a page."""
 
     def __init__(self, page: Any) -> None:
         self._page = page
@@ -29,7 +29,7 @@ class Traffic:
         self._open.discard(request)
 
     def settle(self) -> None:
-        """Wait until each request is answered and the page has done what follows of it."""
+        """Wait until each request is answered and the page has handled the response."""
         quiet = 0
         deadline = time.monotonic() + 15
         while quiet < 3:
@@ -49,7 +49,7 @@ def turn(page: Any, seconds: float) -> None:
 def turn_until(
     page: Any, condition: Callable[[], object], seconds: float = 60, step: float = 1
 ) -> float:
-    """Let the page's clock run until the condition holds; returns the seconds it took."""
+    """Let the page's clock run until the condition holds; return the seconds."""
     turned = 0.0
     while not condition():
         assert turned < seconds, f"not within {seconds} s of the page's clock"
@@ -59,16 +59,16 @@ def turn_until(
 
 
 def wait_for_wanted(page: Any) -> None:
-    """Wait until the page that was wanted is there, also where no script runs."""
+    """Wait until the requested page is loaded, also without JavaScript."""
     page.locator("main:text-is('wanted')").wait_for()
 
 
 def text(page: Any, selector: str) -> str:
-    """The text of an element, on one line."""
+    """Return the text of an element on one line."""
     return " ".join(page.locator(selector).inner_text().split())
 
 
 def set_hidden(page: Any, hidden: bool) -> None:
-    """Say that the tab was left, or is looked at again."""
+    """Hide the tab, or show it again."""
     page.evaluate(_HIDE, hidden)
     page.traffic.settle()

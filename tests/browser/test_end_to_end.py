@@ -1,4 +1,4 @@
-"""The page as a real server gives it, while a real leader is at work."""
+"""The page of a real web server while a real leader works."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def serving(fleet: Fleet) -> Server:
 
 @pytest.mark.parametrize("width", [360, 1280])
 @pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
-def test_it_ends_on_what_was_wanted(
+def test_it_ends_on_the_requested_page(
     open_page: Callable[..., Any],
     fleet: Fleet,
     serving: Server,
     width: int,
     script: bool,
 ) -> None:
-    """Who comes too early sees the migration advance, and then what he came for."""
+    """A visitor sees the migration advance, and then the requested page."""
     page = open_page(width, java_script_enabled=script)
     page.goto(f"http://127.0.0.1:{serving.port}/entries/?page=2")
     leader = fleet.start("safe_migrate")
@@ -49,7 +49,7 @@ def test_it_ends_on_what_was_wanted(
 
 
 def test_a_failed_run(open_page: Callable[..., Any], fleet: Fleet) -> None:
-    """A failure is shown with the run's number, and with nothing that is secret."""
+    """A failure shows the run's number, and no secret."""
     fleet.use(scenario="failing")
     fleet.allow()
     server = gunicorn(fleet)

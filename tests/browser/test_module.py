@@ -1,4 +1,4 @@
-"""The ES module in a real browser, on a page of one origin, watching another."""
+"""The ES module in a real browser, on a page of one origin that watches another."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _WATCH = """async ([module, url, options]) => {
 
 
 def watch(page: Any, site: Site, watched: Site, **options: int) -> None:
-    """On a blank page of `site`, watch the status of `watched`."""
+    """Watch the status of `watched` from a blank page of `site`."""
     page.goto(site.url + BLANK)
     page.evaluate(_WATCH, [site.url + SCRIPT, watched.url + STATUS, options])
     turn(page, 0.1)
 
 
 def seen(page: Any) -> list[dict[str, Any]]:
-    """What the callback was given."""
+    """Return the statuses that the callback received."""
     found: list[dict[str, Any]] = page.evaluate("window.seen")
     return found
 
@@ -36,7 +36,7 @@ def states(page: Any) -> list[str]:
 
 
 def test_states(page: Any, site: Site) -> None:
-    """The module has the five states that the page knows, and one more for no answer."""
+    """The module has the five states of the page, and one for no answer."""
     page.goto(site.url + BLANK)
     exported = page.evaluate(
         "import('/static/django_safe_init/status.js').then(({ State, UNREACHABLE, ...others }) =>"
@@ -48,7 +48,7 @@ def test_states(page: Any, site: Site) -> None:
 
 
 def test_watches_another_origin(page: Any, site: Site, other_site: Site) -> None:
-    """From another origin too, each answer reaches the callback, and ready is the last."""
+    """The callback receives each status from another origin, up to "ready"."""
     other_site.becomes("not_initialized", progress=0)
     watch(page, site, other_site)
     for state, progress in (("initializing", 0), ("migrating", 35), ("ready", 100)):
@@ -67,7 +67,7 @@ def test_watches_another_origin(page: Any, site: Site, other_site: Site) -> None
 
 
 def test_origin_that_does_not_share(page: Any, site: Site, other_site: Site) -> None:
-    """What the browser may not read is no answer."""
+    """A response that the browser may not read is no answer."""
     other_site.shared = False
     watch(page, site, other_site)
     [status] = seen(page)
@@ -89,7 +89,7 @@ def test_origin_that_does_not_share(page: Any, site: Site, other_site: Site) -> 
 def test_other_answers(
     page: Any, site: Site, instead: tuple[str, str], http_status: int
 ) -> None:
-    """What is not a status is no answer, and its HTTP status is told."""
+    """A response that is no status is no answer; the callback gets its HTTP status."""
     site.instead = instead
     watch(page, site, site)
     [status] = seen(page)
@@ -97,7 +97,7 @@ def test_other_answers(
 
 
 def test_survives_and_counts(page: Any, site: Site) -> None:
-    """Failures in a row are counted, become rarer, and an answer ends them."""
+    """Failures in a row are counted, slow the polling down, and end with an answer."""
     site.instead = ("502 Bad Gateway", "")
     watch(page, site, site)
     turn_until(page, lambda: len(seen(page)) == 3, seconds=9)
@@ -110,8 +110,8 @@ def test_survives_and_counts(page: Any, site: Site) -> None:
     assert seen(page)[-1]["failures"] == 1
 
 
-def test_error_is_asked_about_slowly(page: Any, site: Site) -> None:
-    """After an error the questions are rare, as the options say."""
+def test_error_is_polled_slowly(page: Any, site: Site) -> None:
+    """After an error the module polls slowly, as the options say."""
     site.becomes("error")
     watch(page, site, site, slowInterval=100_000)
     turn(page, 74)
@@ -121,7 +121,7 @@ def test_error_is_asked_about_slowly(page: Any, site: Site) -> None:
 
 
 def test_options(page: Any, site: Site) -> None:
-    """The waits are the options', a quarter more or less."""
+    """The intervals are the options', with a quarter of jitter."""
     watch(page, site, site, delay=10_000, interval=4000, maxInterval=4000)
     turn(page, 7)
     assert site.asked == 0
@@ -132,7 +132,7 @@ def test_options(page: Any, site: Site) -> None:
 
 
 def test_slow_answer(page: Any, site: Site) -> None:
-    """An answer that takes longer than the time-out is none."""
+    """An answer after the timeout is no answer."""
     page.route(f"**{STATUS}", lambda route: None)  # never answered
     page.goto(site.url + BLANK)
     page.evaluate(_WATCH, [SCRIPT, STATUS, {"timeout": 3000}])
@@ -145,15 +145,15 @@ def test_slow_answer(page: Any, site: Site) -> None:
 
 
 def test_stop(page: Any, site: Site) -> None:
-    """After the stop there is no question and no call."""
+    """After `stop` the module sends no request and calls no callback."""
     watch(page, site, site)
     page.evaluate("window.stop()")
     turn(page, 60)
     assert (site.asked, len(seen(page))) == (1, 1)
 
 
-def test_stop_while_asking(page: Any, site: Site) -> None:
-    """The stop takes back a question that is on its way; nobody hears of it."""
+def test_stop_during_a_request(page: Any, site: Site) -> None:
+    """`stop` aborts an open request without a call."""
     page.goto(site.url + BLANK)
     page.route(f"**{STATUS}", lambda route: None)  # never answered
     page.evaluate(_WATCH, [SCRIPT, STATUS, {}])
@@ -167,7 +167,7 @@ def test_stop_while_asking(page: Any, site: Site) -> None:
 
 
 def test_hidden(page: Any, site: Site) -> None:
-    """Nothing is asked while the page is hidden, from the start too; when shown, at once."""
+    """A hidden page sends no request; when shown, it sends one at once."""
     page.goto(site.url + BLANK)
     set_hidden(page, True)
     page.evaluate(_WATCH, [SCRIPT, STATUS, {}])
@@ -183,7 +183,7 @@ def test_hidden(page: Any, site: Site) -> None:
 
 
 def test_callback_that_fails(page: Any, site: Site) -> None:
-    """A callback that fails is reported as any error of the page, and called again."""
+    """A failing callback is reported as an error of the page, and called again."""
     page.goto(site.url + BLANK)
     page.evaluate("""async () => {
         const { watchStatus } = await import("/static/django_safe_init/status.js");
@@ -199,8 +199,8 @@ def test_callback_that_fails(page: Any, site: Site) -> None:
     assert set(page.evaluate("window.errors")) == {"Uncaught Error: oh"}
 
 
-def test_callback_that_takes_its_time(page: Any, site: Site) -> None:
-    """The next question waits for the promise that the callback returned."""
+def test_slow_callback(page: Any, site: Site) -> None:
+    """The next request waits for the callback's promise."""
     page.goto(site.url + BLANK)
     page.evaluate("""async () => {
         const { watchStatus } = await import("/static/django_safe_init/status.js");

@@ -16,7 +16,7 @@ from tests.unit.serving.test_page import STATES, contrast
 
 WANTED = "/orders/?page=2&sort=name"
 WIDTHS = [320, 360, 1280]
-#: Seconds until the page is loaded again that no test waits for.
+#: A refresh interval in seconds that no test waits for.
 STILL = 600
 DEBUG = DebugContext(
     tuple(f"shop.{number:04}_{'long_' * 20}name" for number in range(40)),
@@ -29,11 +29,11 @@ def heading(state: str) -> str:
     return str(page_texts.HEADINGS[state][0])
 
 
-# Going on
+# Progress
 
 
 def test_advances_and_ends_on_the_wanted_page(page: Any, site: Site) -> None:
-    """The page shows what happens without being loaded again, and ends where one wanted to go."""
+    """The page advances without a reload, and ends on the requested page."""
     site.view = replace(WORKING, state="initializing", total=0, done=0, progress=0)
     page.goto(site.url + WANTED + "#lines")
     page.evaluate("window.stillTheSame = true")
@@ -59,7 +59,7 @@ def test_advances_and_ends_on_the_wanted_page(page: Any, site: Site) -> None:
 def test_a_form_that_was_sent(
     open_page: Callable[..., Any], site: Site, width: int
 ) -> None:
-    """Who has sent a form sees the progress, is told to send it again, and stays there."""
+    """After a form was sent, the page advances, says to send it again, and opens no URL."""
     form = f'<form method="post" action="{WANTED}"><button>Send</button></form>'
     site.pages["/form"] = f"<!doctype html><title>form</title>{form}"
     page = open_page(width)
@@ -80,7 +80,7 @@ def test_a_form_that_was_sent(
 
 
 def test_the_status_stays_when_it_is_ready(page: Any, site: Site) -> None:
-    """Who opens the status of a site that is ready can read it."""
+    """The status page of a ready site opens no URL."""
     site.becomes("ready", stay_on_page=True)
     page.goto(site.url + STATUS)
     page.wait_for_load_state("networkidle")
@@ -89,7 +89,7 @@ def test_the_status_stays_when_it_is_ready(page: Any, site: Site) -> None:
 
 
 def test_leads_without_a_fragment(page: Any, site: Site) -> None:
-    """An address without a fragment is loaded again as well."""
+    """A URL without a fragment is loaded again as well."""
     page.goto(site.url + WANTED)
     site.becomes("ready")
     turn_until(page, lambda: page.title() == WANTED)
@@ -97,7 +97,7 @@ def test_leads_without_a_fragment(page: Any, site: Site) -> None:
 
 
 def test_status_page_leads_on(page: Any, site: Site) -> None:
-    """The page of the status itself goes on once ready, also when it was ready from the start."""
+    """The status page opens the front page once ready, also if it was ready from the start."""
     site.view = replace(WORKING, state="ready", continue_url="/start")
     page.goto(site.url + STATUS)
     page.wait_for_url(site.url + "/start")
@@ -106,16 +106,16 @@ def test_status_page_leads_on(page: Any, site: Site) -> None:
 
 
 def test_leaves_no_trace(page: Any, site: Site) -> None:
-    """The way back leads to where one came from, and not to the page again."""
+    """The browser's back button skips the page."""
     site.view = replace(WORKING, continue_url="/start")
     page.goto(site.url + STATUS)
     site.becomes("ready")
     turn_until(page, lambda: page.title() == "/start")
-    assert page.evaluate("history.length") == 2  # about:blank, and one
+    assert page.evaluate("history.length") == 2  # about:blank and one page
 
 
 def test_goes_nowhere_else(page: Any, site: Site) -> None:
-    """Whatever stands in the page, it never leaves its origin."""
+    """The page never leaves its origin, whatever URL it contains."""
 
     def tamper(route: Any) -> None:
         response = route.fetch()
@@ -135,7 +135,7 @@ def test_goes_nowhere_else(page: Any, site: Site) -> None:
 
 
 def test_error_and_recovery(page: Any, site: Site) -> None:
-    """A failure shows its run, is asked about slowly, and a new run is shown again."""
+    """A failure shows its run, slows the polling down, and a new run is shown again."""
     page.goto(site.url + WANTED)
     site.becomes("error", run=18)
     turn_until(page, lambda: text(page, "h1") == heading("error"))
@@ -152,7 +152,7 @@ def test_error_and_recovery(page: Any, site: Site) -> None:
 
 
 def test_clock_runs(page: Any, site: Site) -> None:
-    """The elapsed time goes on between two answers, and never back."""
+    """The elapsed time grows between two answers, and never goes back."""
     page.goto(site.url + WANTED)
     set_hidden(page, True)
     assert text(page, "#elapsed") == "1:42"
@@ -167,8 +167,8 @@ def test_clock_runs(page: Any, site: Site) -> None:
     turn_until(page, lambda: text(page, "#elapsed").startswith("0:0"))
 
 
-def test_asks_nothing_at_once(page: Any, site: Site) -> None:
-    """A page that was just made is not asked about in the same moment."""
+def test_sends_no_request_at_once(page: Any, site: Site) -> None:
+    """A new page sends no request at once."""
     page.goto(site.url + WANTED)
     turn(page, 0.7)
     assert site.asked == 0
@@ -176,8 +176,8 @@ def test_asks_nothing_at_once(page: Any, site: Site) -> None:
     assert site.asked == 1
 
 
-def test_asks_less_and_less(page: Any, site: Site) -> None:
-    """While nothing changes the questions become rarer, and frequent again after a change."""
+def test_polls_less_and_less(page: Any, site: Site) -> None:
+    """While the status stays the same the page polls less often; a change resets that."""
     page.goto(site.url + WANTED)
     turn_until(page, lambda: site.asked >= 10, seconds=90)
     asked = site.asked
@@ -189,8 +189,8 @@ def test_asks_less_and_less(page: Any, site: Site) -> None:
     assert turn_until(page, lambda: site.asked == asked + 2, step=0.25) <= 1.5
 
 
-def test_asks_nothing_while_hidden(page: Any, site: Site) -> None:
-    """A tab that nobody looks at asks nothing, and asks at once when it is looked at."""
+def test_sends_no_request_while_hidden(page: Any, site: Site) -> None:
+    """A hidden tab sends no request; when shown, it sends one at once."""
     page.goto(site.url + WANTED)
     turn_until(page, lambda: site.asked > 0)
     set_hidden(page, True)
@@ -203,11 +203,11 @@ def test_asks_nothing_while_hidden(page: Any, site: Site) -> None:
     assert site.asked == asked + 1
 
 
-# Where things are not as they should be
+# Errors
 
 
 def test_lost_connection(page: Any, site: Site) -> None:
-    """A lost connection is said, survived, and forgotten."""
+    """A lost connection is reported, and the report goes away with the next answer."""
     page.goto(site.url + WANTED)
     page.context.set_offline(True)
     turn_until(page, lambda: text(page, "#unanswered") == page_texts.unanswered())
@@ -220,7 +220,7 @@ def test_lost_connection(page: Any, site: Site) -> None:
 
 
 def test_bad_gateway(page: Any, site: Site) -> None:
-    """A proxy that finds nobody is no reason to leave the page."""
+    """The page stays when a proxy finds no replica."""
     page.goto(site.url + WANTED)
     site.instead = ("502 Bad Gateway", "nobody is there")
     turn_until(page, lambda: site.asked > 5, seconds=120)
@@ -228,8 +228,8 @@ def test_bad_gateway(page: Any, site: Site) -> None:
     assert site.loaded == [WANTED]
 
 
-def test_nothing_to_ask_any_more(page: Any, site: Site) -> None:
-    """Where something else answers instead of the status, the wanted page is loaded."""
+def test_no_status_any_more(page: Any, site: Site) -> None:
+    """If the status URL no longer has a status, the page opens the requested URL."""
     page.goto(site.url + WANTED)
     site.instead = ("404 Not Found", "what status?")
     site.becomes("ready")
@@ -238,7 +238,7 @@ def test_nothing_to_ask_any_more(page: Any, site: Site) -> None:
 
 
 def test_status_without_a_page(page: Any, site: Site) -> None:
-    """From a status that is JSON only, the page shows the message and the bar."""
+    """With a status that is only JSON, the page shows its message and the bar."""
     site.view = replace(WORKING, total=0, done=0, progress=0)
     site.has_page = False
     page.goto(site.url + WANTED)
@@ -251,7 +251,7 @@ def test_status_without_a_page(page: Any, site: Site) -> None:
 
 
 def test_another_version_of_the_page(page: Any, site: Site) -> None:
-    """A page with another style, from another release, is not mixed into this one."""
+    """The page does not mix in the content of another release, which has another style."""
 
     def restyle(route: Any) -> None:
         response = route.fetch()
@@ -272,7 +272,7 @@ def test_another_version_of_the_page(page: Any, site: Site) -> None:
 
 
 def test_policy_is_in_force(page: Any, site: Site, violations: list[str]) -> None:
-    """A script that is not ours does not run on the page."""
+    """A foreign script does not run on the page."""
     page.goto(site.url + WANTED)
     page.evaluate("""() => {
         const script = document.createElement("script");
@@ -285,12 +285,12 @@ def test_policy_is_in_force(page: Any, site: Site, violations: list[str]) -> Non
     violations.clear()
 
 
-# Without script
+# Without JavaScript
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_without_script(open_page: Callable[..., Any], site: Site, width: int) -> None:
-    """Where no script runs the page is loaded again and again, and ends on the wanted page."""
+    """Without JavaScript the page reloads itself, and ends on the requested page."""
     page = open_page(width, java_script_enabled=False)
     page.goto(site.url + WANTED)
     assert text(page, "h1") == heading("migrating")
@@ -301,7 +301,7 @@ def test_without_script(open_page: Callable[..., Any], site: Site, width: int) -
 
 
 def test_status_page_without_script(open_page: Callable[..., Any], site: Site) -> None:
-    """Without script too, the page of the status leads on once ready."""
+    """Without JavaScript the status page opens the front page once ready."""
     site.view = replace(WORKING, continue_url=WANTED)
     page = open_page(java_script_enabled=False)
     page.goto(site.url + STATUS)
@@ -309,7 +309,7 @@ def test_status_page_without_script(open_page: Callable[..., Any], site: Site) -
     page.wait_for_url(site.url + WANTED)
 
 
-# For everybody
+# Accessibility
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -317,7 +317,7 @@ def test_status_page_without_script(open_page: Callable[..., Any], site: Site) -
 def test_fits(
     open_page: Callable[..., Any], site: Site, width: int, state: str
 ) -> None:
-    """Nothing is wider than the window, whatever is shown."""
+    """No content is wider than the window."""
     site.language = "de"
     site.becomes(
         state,
@@ -334,7 +334,7 @@ def test_fits(
 
 @pytest.mark.parametrize("state", STATES)
 def test_structure(open_page: Callable[..., Any], site: Site, state: str) -> None:
-    """There is one main heading and one main part, and whatever has a value has a name."""
+    """The page has one main heading and one main part, and everything with a value has a name."""
     site.becomes(state, run=18, debug=DEBUG, refresh_seconds=STILL)
     page = open_page(java_script_enabled=False)
     page.goto(site.url + STATUS)
@@ -352,7 +352,7 @@ def test_structure(open_page: Callable[..., Any], site: Site, state: str) -> Non
 
 
 def test_keyboard(page: Any, site: Site) -> None:
-    """With the keyboard one gets to the link, sees where one is, and loads the page with it."""
+    """The keyboard reaches the link, shows its focus, and follows it."""
     page.goto(site.url + WANTED)
     page.keyboard.press("Tab")
     focused = page.locator(":focus")
@@ -364,7 +364,7 @@ def test_keyboard(page: Any, site: Site) -> None:
 
 
 def test_focus_stays(page: Any, site: Site) -> None:
-    """What is focused is not exchanged when the page advances."""
+    """The focused element is not replaced when the page advances."""
     site.view = replace(WORKING, debug=DEBUG)
     page.goto(site.url + WANTED)
     for tag in ("PRE", "UL", "PRE", "A"):
@@ -377,7 +377,7 @@ def test_focus_stays(page: Any, site: Site) -> None:
 
 
 def test_announcements(page: Any, site: Site) -> None:
-    """Changes are announced politely, and not every step is."""
+    """Changes are announced politely, and not for every step."""
     page.goto(site.url + WANTED)
     live = page.locator("#live")
     assert live.get_attribute("aria-live") == "polite"
@@ -410,7 +410,7 @@ COLORS = """() => {
 
 
 def test_colors(open_page: Callable[..., Any], site: Site) -> None:
-    """The page is light or dark as the visitor likes, and readable in both."""
+    """The page follows the visitor's color scheme, and is readable in both."""
     grounds = []
     for scheme in ("light", "dark"):
         page = open_page(color_scheme=scheme)
@@ -424,7 +424,7 @@ def test_colors(open_page: Callable[..., Any], site: Site) -> None:
 
 @pytest.mark.parametrize("motion", ["reduce", "no-preference"])
 def test_motion(open_page: Callable[..., Any], site: Site, motion: str) -> None:
-    """Nothing moves where the visitor asked for less motion."""
+    """The page has no motion for a visitor who prefers reduced motion."""
     site.becomes("initializing", total=0, progress=0)
     page = open_page(reduced_motion=motion)
     page.goto(site.url + WANTED)

@@ -1,4 +1,4 @@
-"""Every sample of the documentation that is for a browser."""
+"""Every sample of the documentation that runs in a browser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ API = "https://api.shop.example"
 
 
 def forward_to(site: Site) -> Any:
-    """What answers for the API of the samples, which is of another origin."""
+    """Respond for the samples' API, which is of another origin."""
 
     def forward(route: Any) -> None:
         parts = urlsplit(route.request.url)
@@ -29,7 +29,7 @@ def forward_to(site: Site) -> Any:
 
 @pytest.mark.parametrize("block", of_kind("browser"), ids=str)
 def test_samples(page: Any, site: Site, other_site: Site, block: Block) -> None:
-    """A sample shows what is going on, and goes on once the state is ready."""
+    """A sample shows the progress, and continues once ready."""
     site.pages[SAMPLE] = block.text
     page.route(f"{API}/**", forward_to(other_site))
     page.goto(site.url + SAMPLE)

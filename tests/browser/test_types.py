@@ -1,4 +1,4 @@
-"""The types of the ES module, judged by TypeScript."""
+"""The types of the ES module, checked by TypeScript."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ USAGE = Path(__file__).parent / "types/usage.ts"
 
 
 def test_types() -> None:
-    """TypeScript accepts what the types must allow, and refuses what they must not."""
+    """TypeScript accepts the valid usage, and rejects the invalid one."""
     compiler = shutil.which("tsc")
     if compiler is None:
         missing("there is no TypeScript: apt-get install node-typescript")

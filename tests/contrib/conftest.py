@@ -18,7 +18,7 @@ from tests.database.conftest import (  # noqa: F401  (fixtures)
 
 @pytest.fixture
 def fresh_readiness() -> Iterator[None]:
-    """This process knows nothing at first, and forgets what it has found out."""
+    """Reset this process's readiness before and after the test."""
     readiness.reset()
     yield
     readiness.reset()

@@ -1,4 +1,4 @@
-"""The check, as a project would show it."""
+"""The routes of a project that shows the check."""
 
 from django.urls import path
 from health_check.views import HealthCheckView

@@ -1,4 +1,4 @@
-"""The hooks for gunicorn, in real servers with the configuration of the documentation."""
+"""The gunicorn hooks in real web servers, with the configuration of the documentation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from django_safe_init.contrib.gunicorn import watch
 pytestmark = pytest.mark.process
 
 INITIALIZE = {"SERVE": "initialize"}
-#: Of one connection, which the master has when it forks.
+#: A pool of one connection, which the master has opened before it forks.
 POOL = {"OPTIONS": {"pool": {"min_size": 1, "max_size": 1, "timeout": 3}}}
 SETTINGS = {"DJANGO_SETTINGS_MODULE": "settings"}
 SLEEPING = "state = 'active' AND query LIKE '%pg_sleep%'"
@@ -41,7 +41,7 @@ LOGGED = {
 
 
 def configuration(hook: str) -> str:
-    """The first sample of the documentation that uses the hook."""
+    """Return the first sample of the documentation that uses the hook."""
     page = "docs/how-to/gunicorn.md"
     return next(
         block.text for block in BLOCKS if block.page == page and hook in block.text
@@ -50,7 +50,7 @@ def configuration(hook: str) -> str:
 
 @pytest.fixture
 def serve(fleet: Fleet, tmp_path: Path) -> Iterator[Callable[..., Server]]:  # noqa: F811
-    """Starts gunicorn with a hook; what still runs at the end ends as it should."""
+    """Start gunicorn with a hook; when the test ends, gunicorn must exit cleanly."""
     started: list[Server] = []
 
     def start(hook: str, *options: str, on: Fleet = fleet, **settings: Any) -> Server:
@@ -78,7 +78,7 @@ def serve(fleet: Fleet, tmp_path: Path) -> Iterator[Callable[..., Server]]:  # n
 
 @pytest.mark.smoke
 def test_before_it_listens(fleet: Fleet, database: Database, serve: Any) -> None:  # noqa: F811
-    """The database is initialized, once, before there is a port; then all workers serve."""
+    """The database is initialized once before gunicorn listens; then all workers serve."""
     fleet.use(scenario="gated")
     server = serve("initialize", workers=2, listens=False)
     fleet.wait_for_note("inside")
@@ -91,7 +91,7 @@ def test_before_it_listens(fleet: Fleet, database: Database, serve: Any) -> None
 
 
 def test_it_follows(fleet: Fleet, database: Database, serve: Any) -> None:  # noqa: F811
-    """Where somebody leads it waits for that one."""
+    """While another process leads, the hook waits for that run."""
     fleet.use(scenario="gated")
     leader = fleet.start("safe_migrate")
     fleet.wait_for_note("inside")
@@ -105,7 +105,7 @@ def test_it_follows(fleet: Fleet, database: Database, serve: Any) -> None:  # no
 
 
 def test_it_fails(fleet: Fleet, database: Database, serve: Any) -> None:  # noqa: F811
-    """One line with the reason, exit code 1, and no worker that is started again and again."""
+    """A failure prints one line with the reason, exits with 1, and restarts no worker."""
     fleet.use(scenario="failing")
     fleet.allow()
     server = serve("initialize", workers=2, listens=False)
@@ -118,7 +118,7 @@ def test_it_fails(fleet: Fleet, database: Database, serve: Any) -> None:  # noqa
 
 
 def test_without_the_name_of_the_settings(serve: Any) -> None:
-    """What is missing is said in one line."""
+    """A missing DJANGO_SETTINGS_MODULE is reported in one line."""
     missing = {"DJANGO_SETTINGS_MODULE": None}
     server = serve("initialize", listens=False, env=missing)
     assert server.replica.wait() == 1, server.replica
@@ -133,7 +133,7 @@ def test_told_to_end(
     serve: Any,
     number: signal.Signals,
 ) -> None:
-    """A signal ends the initialization and gunicorn: closed run, free lock, no statement left."""
+    """A signal ends the run and gunicorn: no open run, lock or statement is left."""
     fleet.use(scenario="statement")
     server = serve("initialize", listens=False)
     fleet.wait_until(lambda: database.backends(SLEEPING), "the statement runs")
@@ -149,7 +149,7 @@ def test_pid_one_is_told_to_end(
     database: Database,
     serve: Any,
 ) -> None:
-    """As PID 1 of a container too, which a signal without a handler would not reach."""
+    """A signal ends gunicorn as PID 1 too, which ignores signals without a handler."""
     fleet.use(scenario="gated")
     server = serve("initialize", listens=False, wrapper=namespaces.wrapper())
     fleet.wait_for_note("inside")
@@ -161,12 +161,12 @@ def test_pid_one_is_told_to_end(
 # watch, as post_worker_init
 
 
-def test_nobody_asks_and_it_begins(
+def test_initialize_without_a_request(
     fleet: Fleet,  # noqa: F811
     database: Database,
     serve: Any,
 ) -> None:
-    """With SERVE "initialize" the initialization begins, and ends, without any request."""
+    """With SERVE "initialize" the initialization starts and ends without a request."""
     fleet.use(scenario="gated", safe_init=INITIALIZE)
     fleet.allow()
     server = serve("watch", workers=2, project=LOGGED)
@@ -176,12 +176,12 @@ def test_nobody_asks_and_it_begins(
     assert {each.status for each in server.get_often("/entries/")} == {200}
 
 
-def test_nobody_asks_and_it_becomes_ready(
+def test_ready_without_a_request(
     fleet: Fleet,  # noqa: F811
     database: Database,
     serve: Any,
 ) -> None:
-    """A worker finds out that somebody has initialized, and starts nothing itself."""
+    """A worker becomes ready without a request after another process has initialized."""
     fleet.use(scenario="gated")
     server = serve("watch", project=LOGGED)
     wait_until(lambda: "default is not ready: not init" in server.replica.stderr)
@@ -192,7 +192,7 @@ def test_nobody_asks_and_it_becomes_ready(
 
 
 def test_a_hook_of_ones_own(fleet: Fleet, serve: Any) -> None:  # noqa: F811
-    """It can be called by another hook."""
+    """A project's own hook can call `watch`."""
     server = serve("ready to work", project=LOGGED)
     wait_until(lambda: "default is not ready: not init" in server.replica.stderr)
     wait_until(lambda: "ready to work" in server.replica.stderr)
@@ -205,7 +205,7 @@ def test_a_hook_of_ones_own(fleet: Fleet, serve: Any) -> None:  # noqa: F811
 def test_what_is_watched(
     settings: Any, monkeypatch: Any, safe_init: dict[str, str], watches: bool
 ) -> None:
-    """Where a server does nothing, the hook does nothing."""
+    """With SERVE or MODE "off" the hook does nothing."""
     calls: list[None] = []
     monkeypatch.setattr(readiness, "start", lambda: calls.append(None))
     settings.SAFE_INIT = {"IN_TESTS": True, **safe_init}
@@ -217,13 +217,13 @@ def test_what_is_watched(
 
 
 def preload(serve: Any, hook: str, **settings: Any) -> Server:
-    """Workers that are copies of a master which has used its database."""
+    """The settings of workers that are forked from a master which has used its database."""
     options = ("--preload", "--threads=2")
     return serve(hook, *options, workers=2, app="preloaded:application", **settings)
 
 
 def test_a_pool_that_is_closed(fleet: Fleet, serve: Any) -> None:  # noqa: F811
-    """The workers make pools of their own: all their requests succeed."""
+    """The workers open new pools: all their requests succeed."""
     assert fleet.run("safe_migrate").wait() == 0
     server = preload(serve, "close_connections", database_settings=POOL)
     assert {each.status for each in server.get_often("/entries/", 80)} == {200}
@@ -231,7 +231,7 @@ def test_a_pool_that_is_closed(fleet: Fleet, serve: Any) -> None:  # noqa: F811
 
 
 def test_a_pool_that_is_not(fleet: Fleet, serve: Any) -> None:  # noqa: F811
-    """This is what happens without the hook: each request waits for a pool that is dead."""
+    """Without the hook each request waits for a dead pool."""
     fleet.tracebacks = True
     assert fleet.run("safe_migrate").wait() == 0
     server = preload(serve, "", database_settings=POOL)
@@ -240,7 +240,7 @@ def test_a_pool_that_is_not(fleet: Fleet, serve: Any) -> None:  # noqa: F811
 
 
 def test_without_a_pool(lite_fleet: Fleet, serve: Any) -> None:  # noqa: F811
-    """Connections of engines that have no pools are closed."""
+    """The hook closes connections of engines without pools."""
     lite_fleet.use(scenario="portable")
     assert lite_fleet.run("safe_migrate").wait() == 0
     server = preload(serve, "close_connections", on=lite_fleet)
@@ -248,7 +248,7 @@ def test_without_a_pool(lite_fleet: Fleet, serve: Any) -> None:  # noqa: F811
 
 
 def test_without_preload(fleet: Fleet, serve: Any) -> None:  # noqa: F811
-    """Where the master knows no settings there is nothing to close."""
+    """The hook does nothing in a master without settings."""
     assert fleet.run("safe_migrate").wait() == 0
     missing = {"DJANGO_SETTINGS_MODULE": None}
     server = serve("close_connections", env=missing)

@@ -57,13 +57,13 @@ def ready_project(project: Database) -> Database:
 
 
 def probe(kind: str, status: int) -> str:
-    """What the view says in the format `kind`."""
+    """Return the view's response in the format `kind`."""
     response = Client().get("/health/", headers={"accept": kind})
     assert response.status_code == status, response.content
     return response.content.decode()
 
 
-# What it says
+# Results
 
 
 def test_ready(ready_project: Database) -> None:
@@ -75,7 +75,7 @@ def test_ready(ready_project: Database) -> None:
 
 
 def test_not_ready(project: Database) -> None:
-    """A database that lacks migrations is not healthy, in every format, with a fixed text."""
+    """A database that lacks migrations is unhealthy, in every format, with a fixed text."""
     assert probe("application/json", 500) == f'{{"{NAME}": "{NOT_YET}"}}'
     assert "has not been initialized yet" in probe("text/html", 500)
     metric = 'django_health_check_status{check="SafeInit",alias="default"} 0'
@@ -83,7 +83,7 @@ def test_not_ready(project: Database) -> None:
 
 
 def test_failed(project: Database, small_shop: Any) -> None:
-    """A failed run is not healthy; nothing of its error gets out."""
+    """A failed run is unhealthy, without the text of its error."""
 
     def fail(connection: Any) -> None:
         raise ValueError("a secret")
@@ -99,31 +99,31 @@ def test_failed(project: Database, small_shop: Any) -> None:
 
 
 def test_becomes_ready(project: Database) -> None:
-    """What was not ready is healthy once it is."""
+    """A database that becomes ready is healthy."""
     assert NOT_YET in probe("application/json", 500)
     call_command("safe_migrate", verbosity=0)
     wait_until(lambda: Client().get("/health/").status_code == 200)
 
 
 def test_unwatched_alias(project: Database) -> None:
-    """An alias that nobody watches is an error that says so, not a wait without an end."""
+    """An alias outside of SAFE_INIT["DATABASES"] is an error, not an endless wait."""
     response = Client().get("/nowhere/?format=text")
     assert response.status_code == 500
     assert b'Not a database of SAFE_INIT["DATABASES"].' in response.content
 
 
 def test_in_a_projects_own_tests(project: Database, settings: Any) -> None:
-    """A project's own tests find it healthy, and start nothing."""
+    """In a project's own tests the check is healthy, and starts no thread."""
     settings.SAFE_INIT = {}
     assert "OK" in probe("application/json", 200)
     assert not [t for t in threading.enumerate() if t.name.startswith("safe_init")]
 
 
-# What it does not do
+# Side effects
 
 
 def test_only_the_alias_is_published() -> None:
-    """Neither the repr nor the labels hold anything but the alias."""
+    """The repr and the labels contain only the alias."""
     check = SafeInit(alias="analytics", timeout=timedelta(seconds=3))
     assert repr(check) == "SafeInit(alias='analytics')"
     assert check.labels == {"check": "SafeInit", "alias": "analytics"}
@@ -158,7 +158,7 @@ def test_no_traceback_in_the_log(project: Database, caplog: Any) -> None:
 
 
 def test_hanging_server(project: Database, log_in_as: Callable[..., None]) -> None:
-    """A server that accepts and never answers does not hold a probe up."""
+    """A database server that never answers does not delay a probe."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         log_in_as(HOST="127.0.0.1", PORT=listener.getsockname()[1])
         started = time.monotonic()
@@ -180,7 +180,7 @@ class Silent(WSGIRequestHandler):
 
 @pytest.fixture
 def address(project: Database) -> Iterator[str]:
-    """Where a real HTTP server shows the project."""
+    """The address of an HTTP server that serves the project."""
     with make_server("127.0.0.1", 0, get_wsgi_application(), handler_class=Silent) as (
         server
     ):
@@ -194,7 +194,7 @@ def address(project: Database) -> Iterator[str]:
 
 
 def health_check(*arguments: str, capsys: Any) -> tuple[int, str]:
-    """Exit code and output of `manage.py health_check`."""
+    """Return the exit code and the output of `manage.py health_check`."""
     capsys.readouterr()
     code: Any = 0
     try:
@@ -205,7 +205,7 @@ def health_check(*arguments: str, capsys: Any) -> tuple[int, str]:
 
 
 def test_command(address: str, settings: Any, capsys: Any) -> None:
-    """The command exits with 1 and the reason until the server is ready, then with 0."""
+    """The command exits with 1 and the reason until the database is ready, then with 0."""
     settings.ALLOWED_HOSTS = ["127.0.0.1"]
     assert health_check(address, capsys=capsys) == (1, f"{NAME}: {NOT_YET}")
     call_command("safe_migrate", verbosity=0)
@@ -213,5 +213,5 @@ def test_command(address: str, settings: Any, capsys: Any) -> None:
 
 
 def test_command_without_a_server(ready_project: Database, capsys: Any) -> None:
-    """A process that has only just started waits for its first news, and tells the truth."""
+    """A new process waits for its first status."""
     assert health_check("--no-http", capsys=capsys) == (0, f"{NAME}: OK")

@@ -37,12 +37,12 @@ PREFIX = "django_safe_init_"
 
 @pytest.fixture
 def project(django_database: Database, small_shop: Any) -> Database:
-    """A project with two migrations, which are not applied."""
+    """A project with two unapplied migrations."""
     return django_database
 
 
 def scrape(collector: SafeInitCollector | None = None) -> dict[str, float]:
-    """Every sample of a scrape by its name and labels, without our prefix."""
+    """Return the samples of a scrape by name and labels, without our prefix."""
     registry = CollectorRegistry()
     registry.register(collector or SafeInitCollector())
     text = generate_latest(registry).decode()
@@ -55,11 +55,11 @@ def scrape(collector: SafeInitCollector | None = None) -> dict[str, float]:
     return found
 
 
-# What it measures
+# Metrics
 
 
 def test_uninitialized(project: Database) -> None:
-    """An empty database has everything pending, no run, and is read nevertheless."""
+    """An empty database has all migrations pending, no run, and is up."""
     assert scrape() == {
         "up": 1,
         **{f"state {state.value}": state.value == "uninitialized" for state in State},
@@ -70,7 +70,7 @@ def test_uninitialized(project: Database) -> None:
 
 
 def test_ready(project: Database) -> None:
-    """After a run: nothing pending, the run's number, result, duration and times."""
+    """After a run no migration is pending, and the run's result and times are known."""
     before = time.time()
     call_command("safe_migrate", verbosity=0)
     found = scrape()
@@ -84,7 +84,7 @@ def test_ready(project: Database) -> None:
 
 
 def test_failed(project: Database, small_shop: Any) -> None:
-    """After a failure the last success is still known; nothing of the error is shown."""
+    """After a failure the last success is still known, and the error is not shown."""
     call_command("safe_migrate", verbosity=0)
     first = scrape()
 
@@ -104,14 +104,14 @@ def test_failed(project: Database, small_shop: Any) -> None:
 
 
 def test_long_without_success(project: Database) -> None:
-    """A success that is too far back is left out, as if there had been none."""
+    """A success that is too far back is left out."""
     call_command("safe_migrate", verbosity=0)
     project.rows(f"UPDATE {RUN_TABLE} SET outcome = 'failed', state = 'error'")
     assert "last_success_timestamp_seconds" not in scrape()
 
 
 def test_open_run(project: Database) -> None:
-    """A run that is open has the result "open", and a sign of life that ages."""
+    """An open run has the result "open", and a heartbeat that ages."""
     call_command("safe_migrate", verbosity=0)
     project.rows(
         f"UPDATE {RUN_TABLE} SET outcome = NULL, finished_at = NULL,"
@@ -123,7 +123,7 @@ def test_open_run(project: Database) -> None:
 
 
 def test_sqlite(lite: Any, small_shop: Any, monkeypatch: Any) -> None:
-    """On SQLite the same is measured, with times in UTC wherever the server is."""
+    """SQLite has the same metrics, with times in UTC whatever the local time zone."""
     monkeypatch.setenv("TZ", "America/New_York")
     time.tzset()
     try:
@@ -140,7 +140,7 @@ def test_sqlite(lite: Any, small_shop: Any, monkeypatch: Any) -> None:
 
 
 def test_openmetrics(project: Database) -> None:
-    """The metrics are what OpenMetrics allows, too."""
+    """The metrics are valid OpenMetrics."""
     call_command("safe_migrate", verbosity=0)
     registry = CollectorRegistry()
     registry.register(SafeInitCollector())
@@ -152,7 +152,7 @@ def test_openmetrics(project: Database) -> None:
 def test_several_databases(
     project: Database, make_database: Callable[..., Database], settings: Any
 ) -> None:
-    """Each database has its metrics; one that cannot be reached takes none from the others."""
+    """Each database has its metrics, also while another one is unreachable."""
     settings.SAFE_INIT = {"IN_TESTS": True, "DATABASES": ["default", "other"]}
     connections.settings["other"] = {
         **connections.settings["default"],
@@ -169,11 +169,11 @@ def test_several_databases(
     assert 'django_safe_init_state{database="other"' not in text
 
 
-# What it does not do
+# Side effects
 
 
 def test_registering_touches_no_database(project: Database, monkeypatch: Any) -> None:
-    """To make and to register a collector opens nothing; its names are known at once."""
+    """Registering a collector opens no connection, and its names are known."""
     looks = []
     monkeypatch.setattr(prometheus, "open_reader", lambda *args: looks.append(args))
     registry = CollectorRegistry(auto_describe=True)
@@ -183,8 +183,8 @@ def test_registering_touches_no_database(project: Database, monkeypatch: Any) ->
         registry.register(SafeInitCollector())
 
 
-def test_scrapes_share_a_look(project: Database, monkeypatch: Any) -> None:
-    """Many scrapes at once are one look, and so are two within a second."""
+def test_scrapes_share_samples(project: Database, monkeypatch: Any) -> None:
+    """Simultaneous scrapes, and scrapes within a second, share one set of samples."""
     looks = []
     see = prometheus.sample
     monkeypatch.setattr(
@@ -197,8 +197,8 @@ def test_scrapes_share_a_look(project: Database, monkeypatch: Any) -> None:
     assert all(each == every[0] for each in every)
 
 
-def test_later_scrapes_look_again(project: Database, monkeypatch: Any) -> None:
-    """A later scrape sees what has changed meanwhile."""
+def test_later_scrapes_read_again(project: Database, monkeypatch: Any) -> None:
+    """A later scrape has new samples."""
     monkeypatch.setattr(prometheus, "MIN_SECONDS_BETWEEN_SAMPLES", 0)
     collector = SafeInitCollector()
     assert scrape(collector)["state ready"] == 0
@@ -207,14 +207,14 @@ def test_later_scrapes_look_again(project: Database, monkeypatch: Any) -> None:
 
 
 def test_nothing_stays_open(project: Database) -> None:
-    """A scrape leaves no connection behind, and none to Django."""
+    """A scrape leaves no connection open, and none to Django."""
     scrape()
     assert connections["default"].connection is None
-    wait_until(lambda: project.backends() == [])  # a session takes a moment to end
+    wait_until(lambda: project.backends() == [])  # a session needs time to end
 
 
 def test_hanging_server(project: Database, log_in_as: Any, caplog: Any) -> None:
-    """A server that accepts and never answers costs a scrape seconds, and no error."""
+    """A database server that never answers delays a scrape by seconds, without an error."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         log_in_as(HOST="127.0.0.1", PORT=listener.getsockname()[1])
         started = time.monotonic()
@@ -226,7 +226,7 @@ def test_hanging_server(project: Database, log_in_as: Any, caplog: Any) -> None:
 
 
 def test_locked_tables(project: Database) -> None:
-    """While a migration keeps readers out, the state is known and the run is not."""
+    """While a migration locks our tables, the state is known and the run is not."""
     call_command("safe_migrate", verbosity=0)
     with project.connect() as session, session.transaction():
         session.execute(f"LOCK TABLE {RUN_TABLE} IN ACCESS EXCLUSIVE MODE")
@@ -239,7 +239,7 @@ def test_locked_tables(project: Database) -> None:
     "safe_init", [{}, {"no such key": 1}], ids=["own tests", "wrong settings"]
 )
 def test_nothing_to_measure(project: Database, settings: Any, safe_init: Any) -> None:
-    """In a project's own tests, and with settings that are wrong, there are no samples."""
+    """In a project's own tests, and with invalid settings, a scrape has no samples."""
     settings.SAFE_INIT = safe_init
     assert scrape() == {}
 
@@ -269,7 +269,7 @@ print(generate_latest(registry).decode())
 def test_multiprocess_mode(
     django_database: Database, settings: Any, tmp_path: Any
 ) -> None:
-    """In multiprocess mode every worker says the same, without a process id."""
+    """In multiprocess mode all workers report the same, without a process ID."""
     environment = {
         **os.environ,
         "DATABASE": json.dumps(django_database.settings()),

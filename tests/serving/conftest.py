@@ -1,4 +1,4 @@
-"""Fixtures of the tests with real servers."""
+"""Fixtures that start real web servers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def serve(fleet: Fleet) -> Iterator[Callable[..., Server]]:  # noqa: F811
-    """Starts gunicorn; each server ends as it should when the test is over."""
+    """Start gunicorn; when the test ends, each web server must exit cleanly."""
     started: list[Server] = []
 
     def start(
@@ -42,7 +42,7 @@ def serve(fleet: Fleet) -> Iterator[Callable[..., Server]]:  # noqa: F811
 
 @pytest.fixture
 def serve_async(fleet: Fleet) -> Iterator[Callable[..., Server]]:  # noqa: F811
-    """Starts uvicorn in the same way."""
+    """Start uvicorn; when the test ends, each web server must exit cleanly."""
     started: list[Server] = []
 
     def start(*options: str, **settings: Any) -> Server:

@@ -1,4 +1,4 @@
-"""Real servers of the scenarios' project, and requests to them."""
+"""Real web servers of the scenarios' project, and requests to them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from tests.processes.harness import PROJECT, Fleet, Replica
 from tests.support import wait_until
 
 LIVE, READY, STATUS = "/health/live", "/health/db", "/api/db/status"
-#: What a person's browser sends.
+#: The headers of a browser.
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
-#: A server's own sockets and files are not ours to close.
+#: The web server itself leaves sockets and files open.
 WARNINGS = ",".join(
     [
         "always::ResourceWarning",
@@ -32,7 +32,7 @@ WARNINGS = ",".join(
 
 @dataclass(frozen=True)
 class Answer:
-    """A response, and how long it took."""
+    """A response with the seconds that it took."""
 
     status: int
     headers: Mapping[str, str]
@@ -45,14 +45,14 @@ class Answer:
 
     @property
     def worker(self) -> int:
-        """The process that gave the answer, under gunicorn."""
+        """The process ID of the worker that responded, under gunicorn."""
         return int(self.headers["x-worker"])
 
 
 class Server:
-    """A server process with its workers, on a port of its own choice.
+    """A server process with its workers, on a free port.
 
-    It listens once this object is made, unless that is not expected of it.
+    The constructor waits until it listens, unless `listens` is False.
     """
 
     MIDDLEWARE = "django_safe_init.middleware.InitializationMiddleware"
@@ -77,7 +77,7 @@ class Server:
             fleet.wait_until(self.ports, "a server")
 
     def ports(self) -> list[int]:
-        """Where it says that it listens; empty as long as it does not."""
+        """Return the ports on which it listens, read from its output."""
         printed = self.replica.stderr + self.replica.stdout
         return [int(port) for port in re.findall(r"http://127\.0\.0\.1:(\d+)", printed)]
 
@@ -88,7 +88,7 @@ class Server:
     def request(
         self, method: str, path: str, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """The answer to one request on a connection of its own."""
+        """Send one request over a new connection; return the answer."""
         started = time.monotonic()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
         try:
@@ -108,36 +108,36 @@ class Server:
         return self.request("POST", path, headers)
 
     def get_often(self, path: str, times: int = 40, clients: int = 8) -> list[Answer]:
-        """Answers to requests from several clients at once, so that all workers have some."""
+        """Send requests from several clients at once, so that each worker gets some."""
         with ThreadPoolExecutor(clients) as pool:
             return list(pool.map(lambda _: self.get(path), range(times)))
 
     def wait_for(
         self, condition: Callable[[Answer], Any], path: str = READY, timeout: float = 20
     ) -> Answer:
-        """The first answer that fulfills the condition."""
+        """Wait for the first answer that fulfills the condition; return it."""
         last: list[Answer] = []
 
-        def look() -> Answer | None:
+        def poll() -> Answer | None:
             last[:] = [self.get(path)]
             return last[0] if condition(last[0]) else None
 
-        return wait_until(look, timeout, lambda: f"{last} of {self.replica}")  # type: ignore[return-value]
+        return wait_until(poll, timeout, lambda: f"{last} of {self.replica}")  # type: ignore[return-value]
 
     def wait_until_ready(self, workers: int = 1, besides: Collection[int] = ()) -> None:
-        """Return when so many workers, not counting these, have answered that they are ready."""
+        """Wait until so many workers, not counting `besides`, have answered 200."""
         ready: set[int] = set()
 
-        def look() -> bool:
+        def poll() -> bool:
             answers = self.get_often(READY, 4 * workers)
             ready.update(each.worker for each in answers if each.status == 200)
             ready.difference_update(besides)
             return len(ready) >= workers
 
-        wait_until(look, 30, lambda: f"ready: {ready} of {self.replica}")
+        wait_until(poll, 30, lambda: f"ready: {ready} of {self.replica}")
 
     def end(self) -> None:
-        """Tell it to end, as an orchestrator does; fails unless it ends well."""
+        """Send SIGTERM, as an orchestrator does; fail unless it exits cleanly."""
         self.replica.kill(signal.SIGTERM)
         assert self.replica.wait() in (0, 143), self.replica
 
@@ -149,7 +149,7 @@ def gunicorn(
     app: str = "wsgi:application",
     settings: Mapping[str, Any] = {},
 ) -> Server:
-    """The project under gunicorn."""
+    """Start the project under gunicorn."""
     common: Sequence[str] = ("--chdir", str(PROJECT), "--bind", "127.0.0.1:0")
     return Server(
         fleet,
@@ -165,6 +165,6 @@ def gunicorn(
 
 
 def uvicorn(fleet: Fleet, *more: str, **settings: Any) -> Server:
-    """The project under uvicorn."""
+    """Start the project under uvicorn."""
     options = ("--app-dir", str(PROJECT), "--port", "0", "--lifespan", "off", *more)
     return Server(fleet, "-m", "uvicorn", "serving:application", *options, **settings)

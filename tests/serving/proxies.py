@@ -1,4 +1,4 @@
-"""Debian's HAProxy and nginx, with the files of `example_project/deploy`, on loopback ports."""
+"""Debian's HAProxy and nginx with the files of `example_project/deploy`, on loopback ports."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.serving.harness import Answer, Server
 from tests.support import free_port, program, wait_until
 
 DEPLOY = Path(__file__).parents[2] / "example_project" / "deploy"
-#: With this line HAProxy shows the page of a replica while none is ready.
+#: The line by which HAProxy passes on a replica's page while none is ready.
 FALLBACK = re.compile(r"^ *use_backend not_ready .*\n", re.MULTILINE)
 
 
 class Proxy(Server):
-    """A proxy on a loopback port, asked as a server is."""
+    """A proxy on a loopback port that answers requests as a web server does."""
 
     def __init__(self, port: int, process: subprocess.Popen[bytes]) -> None:
         self.port = port
@@ -27,7 +27,7 @@ class Proxy(Server):
 
 
 def _replaced(text: str, pattern: str, replacement: str, times: int = 1) -> str:
-    """The file with what differs on one machine; fails unless it is there to replace."""
+    """Return the file with these texts replaced; fail if one of them is missing."""
     changed, found = re.subn(pattern, replacement, text, flags=re.MULTILINE)
     assert found == times, pattern
     return changed
@@ -35,7 +35,7 @@ def _replaced(text: str, pattern: str, replacement: str, times: int = 1) -> str:
 
 @contextmanager
 def haproxy(replicas: Sequence[Server], *, fallback: bool = True) -> Iterator[Proxy]:
-    """HAProxy in front of the replicas; without `fallback` it answers for itself."""
+    """Run HAProxy in front of the replicas; without `fallback` it answers with its own 503."""
     servers = "".join(
         f"    server web{n} 127.0.0.1:{replica.port} check\n"
         for n, replica in enumerate(replicas, 1)
@@ -52,7 +52,7 @@ def haproxy(replicas: Sequence[Server], *, fallback: bool = True) -> Iterator[Pr
 
 @contextmanager
 def nginx(replicas: Sequence[Server]) -> Iterator[Proxy]:
-    """nginx in front of the replicas."""
+    """Run nginx in front of the replicas."""
     servers = "".join(
         f"    server 127.0.0.1:{replica.port} max_fails=0;\n" for replica in replicas
     )
@@ -97,5 +97,5 @@ def _listens(port: int) -> bool:
 
 
 def came_from(answer: Answer) -> int | None:
-    """The worker that gave the answer; None if the proxy gave it itself."""
+    """Return the worker that responded; None if the proxy itself did."""
     return answer.worker if "x-worker" in answer.headers else None

@@ -1,4 +1,4 @@
-"""Servers of two builds on one database, as in every rolling update."""
+"""Web servers of two builds with one database, as in every rolling update."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from tests.processes.harness import Fleet
 from tests.serving.harness import READY
 from tests.support import Database
 
-#: The first build has one migration of the three that the second has.
+#: The old build has one of the three migrations of the new one.
 OLD, NEW = "portable", "gated"
 
 
 def test_an_old_build_while_a_newer_one_migrates(fleet: Fleet, serve: Any) -> None:
-    """An old build stays ready while a newer one migrates, and so do its new workers."""
+    """An old build and its new workers stay ready while a newer build migrates."""
     assert fleet.run("safe_migrate", scenario=OLD).wait() == 0
     old = serve(workers=2, scenario=OLD)
     old.wait_until_ready(2)
@@ -37,7 +37,7 @@ def test_an_old_build_while_a_newer_one_migrates(fleet: Fleet, serve: Any) -> No
 
 
 def test_an_old_build_after_a_newer_one_failed(fleet: Fleet, serve: Any) -> None:
-    """A newer build's failure is none of an old build's business, also after a restart."""
+    """A newer build's failure does not affect an old build, even after a restart."""
     fleet.allow()
     assert fleet.run("safe_migrate", scenario=OLD).wait() == 0
     assert fleet.run("safe_migrate", scenario="failing").wait() == 1
@@ -46,7 +46,7 @@ def test_an_old_build_after_a_newer_one_failed(fleet: Fleet, serve: Any) -> None
 
 
 def test_a_forced_run_that_failed(fleet: Fleet, database: Database, serve: Any) -> None:
-    """Who was ready goes on; who starts later believes the newest run, until one ends well."""
+    """After a failed forced run, ready workers keep serving; new ones wait for a success."""
     fleet.use(scenario=OLD)
     assert fleet.run("safe_migrate").wait() == 0
     early = serve()
@@ -62,7 +62,7 @@ def test_a_forced_run_that_failed(fleet: Fleet, database: Database, serve: Any) 
 
 
 def test_a_database_that_went_another_way(fleet: Fleet, serve: Any) -> None:
-    """A build whose migration is missing is not ready, whatever else has been applied."""
+    """A build with a missing migration is not ready, whatever else has been applied."""
     assert fleet.run("safe_migrate", scenario="plain").wait() == 0
     server = serve(scenario="gated", env={"SAFE_INIT_STATUS_TOKEN": "s3cret"})
     server.wait_for(lambda answer: answer.json["state"] == "uninitialized")

@@ -1,4 +1,4 @@
-"""A server and its database: rights, connections, and a database that does not answer."""
+"""Web servers and their database: privileges, connections, and errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROBES = (LIVE, READY, STATUS)
 
 @pytest.fixture
 def role(database: Database) -> Iterator[str]:
-    """A role that may read and write rows, and nothing else."""
+    """A role that may only log in."""
     name = f"app_{database.name}"
     database.rows(f"CREATE ROLE {name} LOGIN")
     yield name
@@ -29,7 +29,7 @@ def role(database: Database) -> Iterator[str]:
 def test_an_application_role(
     fleet: Fleet, database: Database, serve: Any, role: str, may_read_runs: bool
 ) -> None:
-    """A role with rights on rows alone is ready, and shows progress if it may read runs."""
+    """A role with privileges on rows is ready, and shows progress if it may read the runs."""
     fleet.use(scenario="gated")
     server = serve(database_settings={"USER": role})
     leader = fleet.start("safe_migrate")
@@ -50,7 +50,7 @@ def test_an_application_role(
 
 
 def probes(server: Server, rounds: int = 10) -> list[float]:
-    """How long each probe took, after all have been answered as they must be."""
+    """Return the seconds that each probe took, after checking the status of each."""
     server.get(LIVE)  # gunicorn listens before its worker has loaded the application
     answers = [server.get(path) for _ in range(rounds) for path in PROBES]
     assert [answer.status for answer in answers] == [200, 503, 200] * rounds
@@ -58,7 +58,7 @@ def probes(server: Server, rounds: int = 10) -> list[float]:
 
 
 def test_a_database_that_is_down(fleet: Fleet, serve: Any) -> None:
-    """Every probe is answered in time, and the page says nothing of the database's address."""
+    """Every probe is answered in time, and the page does not name the database's address."""
     port = str(free_port())
     server = serve(database_settings={"PORT": port})
     assert_prompt(probes(server))
@@ -68,7 +68,7 @@ def test_a_database_that_is_down(fleet: Fleet, serve: Any) -> None:
 
 
 def test_a_role_that_is_unknown(database: Database, serve: Any, role: str) -> None:
-    """It does not wait for what does not come by itself: an error, until somebody mends it."""
+    """An unknown role is an error at once, until an administrator creates it."""
     database.rows(f"ALTER ROLE {role} RENAME TO {role}_later")
     server = serve(database_settings={"USER": role}, safe_init={"SERVE": "initialize"})
     health = server.wait_for(lambda answer: answer.json["state"] == "error")
@@ -81,7 +81,7 @@ def test_a_role_that_is_unknown(database: Database, serve: Any, role: str) -> No
 
 
 def test_a_database_that_never_answers(serve: Any, black_hole: int) -> None:
-    """Every probe is answered in time while each attempt to connect takes its whole time."""
+    """Every probe is answered in time while each connection attempt runs into its timeout."""
     server = serve(database_settings={"PORT": str(black_hole)})
     seconds: list[float] = []
     while "is not ready" not in server.replica.stderr:
@@ -93,13 +93,13 @@ def test_a_database_that_never_answers(serve: Any, black_hole: int) -> None:
 def test_no_request_opens_a_connection(
     fleet: Fleet, database: Database, serve: Any
 ) -> None:
-    """Hundreds of requests cost no session while all is ready, and few before that."""
+    """Requests open no connection once ready, and only polls open one before."""
     server = serve()
     before = database.sessions()
     first = [server.get(path) for _ in range(100) for path in (*PROBES, "/sync/")]
     assert sum(each.seconds for each in first) > 0
-    looks = database.sessions() - before
-    assert 1 <= looks <= 2 + sum(each.seconds for each in first)
+    polls = database.sessions() - before
+    assert 1 <= polls <= 2 + sum(each.seconds for each in first)
     assert fleet.run("safe_migrate").wait() == 0
     server.wait_until_ready()
     before = database.sessions()

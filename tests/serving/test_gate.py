@@ -1,4 +1,4 @@
-"""A server that starts before its database is initialized, and what it says meanwhile."""
+"""Web servers that start before their database is initialized."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tests.serving.harness import BROWSER, LIVE, READY, STATUS, Server
 from tests.support import Database
 
 ALL = (LIVE, READY, STATUS, "/entries/")
-#: What nobody without the token may be told.
+#: Texts that a response without the token must not contain.
 SECRETS = ("shop.", "0002", "gate", "pid", "no price", "ValueError", "postgres")
 
 
 @pytest.mark.smoke
-def test_held_back_until_ready(fleet: Fleet, database: Database, serve: Any) -> None:
-    """Requests are held back before and while a leader migrates, and served afterwards."""
+def test_blocked_until_ready(fleet: Fleet, database: Database, serve: Any) -> None:
+    """Requests are blocked before and while a leader migrates, and served afterwards."""
     server = serve(scenario="gated")
     assert server.get(LIVE).status == 200
     assert server.wait_for(lambda answer: "uninitialized" in answer.body).status == 503
     leader = fleet.start("safe_migrate", scenario="gated")
     fleet.wait_for_note("inside")
-    # What a process knows may be a second old: of a moment with nothing done yet.
+    # The known status may be a second old, with no step done.
     migrating = server.wait_for(lambda answer: answer.json.get("progress"))
     assert migrating.json["state"] == "migrating"
     assert migrating.json["status"] == "initializing"
@@ -47,7 +47,7 @@ def test_held_back_until_ready(fleet: Fleet, database: Database, serve: Any) -> 
 
 
 def test_a_failed_run(fleet: Fleet, serve: Any) -> None:
-    """The public is told that a run failed, and its number; the token holder is told why."""
+    """The public status has the number of a failed run; the token unlocks its error."""
     fleet.allow()
     fleet.use(scenario="failing")
     assert fleet.run("safe_migrate").wait() == 1
@@ -68,8 +68,8 @@ def test_a_failed_run(fleet: Fleet, serve: Any) -> None:
     assert told["steps"][-1]["outcome"] == "failed"
 
 
-def surroundings(kind: str) -> dict[str, Any]:
-    """A project that would answer a probe with something else."""
+def project_with(kind: str) -> dict[str, Any]:
+    """Return the settings of a project that would respond to a probe in another way."""
     redirect = "django.middleware.security.SecurityMiddleware"
     return {
         "host": {"project": {"ALLOWED_HOSTS": ["shop.example"]}},
@@ -92,18 +92,18 @@ def surroundings(kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", ["host", "redirect", "atomic", "slash"])
-def test_what_would_come_first(fleet: Fleet, serve: Any, kind: str) -> None:
-    """A pod's IP as Host, a redirect to HTTPS, ATOMIC_REQUESTS: the answers are the same."""
+def test_other_middleware(fleet: Fleet, serve: Any, kind: str) -> None:
+    """The endpoints respond before host checks, redirects, slashes and ATOMIC_REQUESTS."""
     assert fleet.run("safe_migrate").wait() == 0
-    server = serve(**surroundings(kind))
+    server = serve(**project_with(kind))
     server.wait_until_ready()
     for path in (LIVE, READY, STATUS):
         answer = server.get(path, {"Host": "10.1.2.3:8000"})
         assert (answer.status, "location" in answer.headers) == (200, False)
 
 
-def test_atomic_requests_without_a_server(fleet: Fleet, serve: Any) -> None:
-    """With the database down, ATOMIC_REQUESTS makes no answer an error."""
+def test_atomic_requests_without_a_database(fleet: Fleet, serve: Any) -> None:
+    """With the database down, ATOMIC_REQUESTS turns no response into an error."""
     port = str(free_port())
     settings = {"ATOMIC_REQUESTS": True, "PORT": port}
     middleware: dict[str, Any] = {"project": {"MIDDLEWARE": []}}
@@ -114,7 +114,7 @@ def test_atomic_requests_without_a_server(fleet: Fleet, serve: Any) -> None:
 
 
 def test_exempt(serve: Any) -> None:
-    """What is exempt is served by a project whose database is not ready."""
+    """An exempt path is served although the database is not ready."""
     server = serve(safe_init={"EXEMPT_PATHS": ["/sync/"]})
     assert server.get("/sync/").body == "sync"
     assert server.get("/entries/").status == 503
@@ -122,17 +122,17 @@ def test_exempt(serve: Any) -> None:
 
 @pytest.mark.parametrize("safe_init", [{"SERVE": "off"}, {"MODE": "off"}])
 def test_switched_off(serve: Any, safe_init: dict[str, str]) -> None:
-    """Switched off, nothing of it is there: a view fails as it would."""
+    """A middleware that is switched off does nothing: the project's routes respond."""
     server = serve(safe_init=safe_init)
     assert server.get("/sync/").status == 200
-    assert server.get(LIVE).status == 200  # by the routes of the project
+    assert server.get(LIVE).status == 200  # from the project's own routes
     assert server.get("/health/live/").status == 404
 
 
 @pytest.mark.parametrize("path", [LIVE, READY, STATUS, "/entries/"])
 @pytest.mark.parametrize("headers", [{}, BROWSER])
 def test_head(serve: Any, path: str, headers: dict[str, str]) -> None:
-    """HEAD has a length and no body, on the wire too."""
+    """HEAD has a length and no body, also on the wire."""
     server = serve()
     answer = server.request("HEAD", path, headers)
     assert answer.body == ""

@@ -1,4 +1,4 @@
-"""SERVE = "initialize": servers that initialize their database themselves."""
+"""Web servers with SERVE = "initialize"."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from tests.support import Database, wait_until
 
 POOL = {"OPTIONS": {"pool": {"min_size": 1, "max_size": 4}}}
 INITIALIZE = {"SERVE": "initialize"}
-#: Django's reloader leaves its own child behind without a look.
+#: Django's reloader does not reap its child.
 NO_WARNINGS = {"PYTHONWARNINGS": "ignore"}
-#: The package's own log lines, on standard error.
+#: The package's log on standard error.
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -50,8 +50,8 @@ def assert_done_once(database: Database) -> None:
     assert [run["outcome"] for run in database.runs()] == ["ready"]
 
 
-def nobody_initializes(fleet: Fleet) -> bool:
-    """Whether no process of the project is left that is, or starts, a leader."""
+def no_child_is_left(fleet: Fleet) -> bool:
+    """Return True if no child that initializes is left in this scenario."""
     return not [pid for pid in children() if is_ours(pid, fleet)]
 
 
@@ -60,7 +60,7 @@ def children() -> list[int]:
 
 
 def is_ours(pid: int, fleet: Fleet) -> bool:
-    """Whether the process is a child that initializes in a scenario of this test."""
+    """Return True for a child that initializes in this scenario."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as line:
             if b"django_safe_init.serving.background.child_process" not in line.read():
@@ -91,7 +91,7 @@ def test_under_gunicorn(
     options: Any,
     settings: Any,
 ) -> None:
-    """One worker's child leads, requests get the page meanwhile, and then all workers serve."""
+    """One worker's child leads, requests get the page, and once ready all workers serve."""
     server = serve(*options, workers=workers, **LOGGED, **settings)
     assert {each.status for each in server.get_often(READY)} == {503}
     fleet.wait_for_note("inside")
@@ -104,12 +104,12 @@ def test_under_gunicorn(
     server.wait_until_ready(workers)
     assert {each.status for each in server.get_often("/entries/")} == {200}
     assert_done_once(database)
-    wait_until(lambda: nobody_initializes(fleet))
+    wait_until(lambda: no_child_is_left(fleet))
     assert server.replica.stderr.count("Initializing in the background, in ") == 1
 
 
 def test_under_uvicorn(fleet: Fleet, database: Database, serve_async: Any) -> None:
-    """The same under an ASGI server."""
+    """Under an ASGI server, one worker's child leads and requests are blocked."""
     server = serve_async()
     assert server.get("/sync/").status == 503
     fleet.wait_for_note("inside")
@@ -122,13 +122,13 @@ def test_under_uvicorn(fleet: Fleet, database: Database, serve_async: Any) -> No
 def test_uvicorn_is_told_to_end(
     fleet: Fleet, database: Database, serve_async: Any
 ) -> None:
-    """uvicorn ends by the signal itself, without Python's cleaning up: its child ends too."""
+    """uvicorn dies by the signal, without Python's cleanup: its child ends too."""
     fleet.use(scenario="statement")
     server = serve_async()
     server.get(READY)
     fleet.wait_until(lambda: database.backends(SLEEPING), "the statement runs")
     server.end()
-    assert nobody_initializes(fleet)
+    assert no_child_is_left(fleet)
     assert database.newest_run()["outcome"] == "interrupted"
     assert database.holders(leader_key()) == []
 
@@ -136,7 +136,7 @@ def test_uvicorn_is_told_to_end(
 def test_under_gunicorns_asgi_worker(
     fleet: Fleet, database: Database, serve: Any
 ) -> None:
-    """And with asynchronous workers of gunicorn."""
+    """gunicorn's asynchronous workers initialize too."""
     server = serve("--worker-class=asgi", app="serving:application", workers=2)
     assert {each.status for each in server.get_often("/sync/")} == {503}
     fleet.wait_for_note("inside")
@@ -147,7 +147,7 @@ def test_under_gunicorns_asgi_worker(
 
 
 def test_under_runserver(fleet: Fleet, database: Database) -> None:
-    """Under `runserver` the process that serves initializes, once, not the one that reloads."""
+    """Under `runserver` the process that serves initializes, and the reloader does not."""
     port = free_port()
     command = [str(PROJECT / "manage.py"), "runserver", f"127.0.0.1:{port}"]
     server = Server(fleet, *command, project={"DEBUG": True}, env=NO_WARNINGS)
@@ -163,7 +163,7 @@ def test_under_runserver(fleet: Fleet, database: Database) -> None:
 
 
 def test_runserver_reloads(fleet: Fleet, database: Database, tmp_path: Path) -> None:
-    """A file that changes ends the child with its process, and the next one begins anew."""
+    """After a change, `runserver` ends the child with its process, and the next one starts."""
     module = tmp_path / "changing.py"
     module.write_text("def middleware(get_response):\n    return get_response\n")
     port = free_port()
@@ -184,12 +184,12 @@ def test_runserver_reloads(fleet: Fleet, database: Database, tmp_path: Path) -> 
 
     wait_until(reloads)
 
-    def begins_anew() -> bool:
-        with suppress(OSError, HTTPException):  # of the old one, or of nobody just now
+    def starts_again() -> bool:
+        with suppress(OSError, HTTPException):  # while the process is replaced
             server.get(READY)
         return len(fleet.notes("inside")) == 2
 
-    wait_until(begins_anew)
+    wait_until(starts_again)
     fleet.allow()
     server.wait_for(lambda answer: answer.status == 200)
     assert entries(database) == ["gate", "data"]
@@ -199,7 +199,7 @@ def test_runserver_reloads(fleet: Fleet, database: Database, tmp_path: Path) -> 
 
 
 def test_two_servers(fleet: Fleet, database: Database, serve: Any) -> None:
-    """Of all workers of all machines one leads."""
+    """Of all workers of two web servers one leads."""
     first, second = serve(workers=2), serve(workers=2)
     for server in (first, second):
         server.get_often(READY)
@@ -214,7 +214,7 @@ def test_two_servers(fleet: Fleet, database: Database, serve: Any) -> None:
 def test_told_to_end(
     fleet: Fleet, database: Database, serve: Any, number: signal.Signals
 ) -> None:
-    """A server that is told to end cancels the run's statement, closes it, frees the lock."""
+    """A terminated web server cancels the run's statement, closes the run and frees the lock."""
     fleet.use(scenario="statement")
     server = serve(workers=2)
     server.get_often(READY)
@@ -222,7 +222,7 @@ def test_told_to_end(
     told_at = time.time()
     server.replica.kill(number)
     assert server.replica.wait() == 0, server.replica
-    wait_until(lambda: nobody_initializes(fleet))
+    wait_until(lambda: no_child_is_left(fleet))
     run = database.newest_run()
     assert run["outcome"] == "interrupted"
     assert run["finished_at"].timestamp() - told_at < 2
@@ -231,30 +231,30 @@ def test_told_to_end(
 
 
 @pytest.mark.parametrize("options", [[], ["--threads=4"]], ids=["sync", "threads"])
-def test_told_to_end_in_workers_that_were_forked_ready_made(
+def test_told_to_end_with_preload(
     fleet: Fleet, database: Database, serve: Any, options: list[str]
 ) -> None:
-    """With --preload a worker may not see the signal in time; its child ends with it."""
+    """With --preload a worker may miss the signal; its child ends with it."""
     fleet.use(scenario="statement")
     server = serve("--preload", *options, workers=2)
     fleet.wait_until(lambda: database.backends(SLEEPING), "the statement runs")
     server.replica.kill(signal.SIGTERM)
     assert server.replica.wait() == 0, server.replica
-    wait_until(lambda: nobody_initializes(fleet))
+    wait_until(lambda: no_child_is_left(fleet))
     assert database.newest_run()["outcome"] == "interrupted"
     assert database.holders(leader_key()) == []
 
 
 def test_a_killed_worker(fleet: Fleet, database: Database, serve: Any) -> None:
-    """The child of a worker that was killed ends with it, and another worker goes on."""
+    """The child of a killed worker ends with it, and another worker's child takes over."""
     server = serve(workers=2)
     workers: set[int] = set()
 
-    def both_look() -> bool:
+    def both_answer() -> bool:
         workers.update(each.worker for each in server.get_often(READY, 8))
         return len(workers) == 2
 
-    wait_until(both_look)
+    wait_until(both_answer)
     [(leader, _)] = fleet.wait_for_note("inside")
     killed_at = time.monotonic()
     parent = parent_of(leader)
@@ -276,11 +276,11 @@ REPLACED = [
 
 
 def replace_worker(server: Server, path: str) -> None:
-    """Ask for a page until the worker that has begun was replaced by another one."""
+    """Send requests until the worker that initializes was replaced."""
     gone = "goes on initializing without this one"
 
     def asked() -> bool:
-        with suppress(OSError, HTTPException):  # of a worker that is just ending
+        with suppress(OSError, HTTPException):  # while the worker exits
             server.get(path)
         return gone in server.replica.stderr
 
@@ -292,7 +292,7 @@ def replace_worker(server: Server, path: str) -> None:
 def test_a_worker_that_is_replaced(
     fleet: Fleet, database: Database, serve: Any, options: Any, app: str, path: str
 ) -> None:
-    """What it has begun goes on, however many requests are held back meanwhile."""
+    """The child of a replaced worker continues, however many requests are blocked."""
     server = serve(*options, "--max-requests=5", app=app, **LOGGED)
     server.get(READY)
     fleet.wait_for_note("inside")
@@ -306,12 +306,12 @@ def test_a_worker_that_is_replaced(
 def test_a_worker_of_uvicorn_that_is_replaced(
     fleet: Fleet, database: Database, serve_async: Any
 ) -> None:
-    """The same where the workers are started by `multiprocessing`."""
+    """The child of a replaced worker of uvicorn continues."""
     server = serve_async(
         "--workers=2", "--limit-max-requests=40", env=NO_WARNINGS, **LOGGED
     )
 
-    def listens() -> int | None:  # its workers do, some time after it has said so
+    def listens() -> int | None:  # uvicorn says so before its workers listen
         with suppress(OSError, HTTPException):
             return server.get(READY).status
         return None
@@ -326,21 +326,21 @@ def test_a_worker_of_uvicorn_that_is_replaced(
 
 
 def test_the_server_is_killed(fleet: Fleet, database: Database, serve: Any) -> None:
-    """Workers without a server end, and so does what one of them has begun."""
+    """The workers of a killed gunicorn end, and so does their child."""
     server = serve()
     server.get(READY)
     fleet.wait_for_note("inside")
     server.replica.kill()
     assert server.replica.wait() == 137
-    wait_until(lambda: nobody_initializes(fleet))
+    wait_until(lambda: no_child_is_left(fleet))
     assert database.newest_run()["outcome"] == "interrupted"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_the_server_ends_after_that(
+def test_the_server_ends_after_its_worker(
     fleet: Fleet, database: Database, serve: Any, number: signal.Signals
 ) -> None:
-    """Who goes on without its worker ends with the server, and frees the lock."""
+    """A detached child ends with gunicorn, and frees the lock."""
     server = serve("--max-requests=5", **LOGGED)
     server.get(READY)
     fleet.wait_for_note("inside")
@@ -348,8 +348,8 @@ def test_the_server_ends_after_that(
     server.replica.kill(number)
     assert server.replica.wait() == (0 if number == signal.SIGTERM else 137)
     if number == signal.SIGKILL:
-        wait_until(lambda: nobody_initializes(fleet))
-    assert nobody_initializes(fleet)
+        wait_until(lambda: no_child_is_left(fleet))
+    assert no_child_is_left(fleet)
     assert database.newest_run()["outcome"] == "interrupted"
     assert database.holders(leader_key()) == []
 
@@ -360,7 +360,7 @@ def parent_of(pid: int) -> int:
 
 
 def test_a_failed_run(fleet: Fleet, database: Database, serve: Any) -> None:
-    """A failure is tried again after a pause that grows, by one worker for all."""
+    """One worker tries again after a failure, with growing pauses."""
     fleet.use(scenario="failing", pause="2")
     fleet.allow()
     server = serve(workers=4)
@@ -379,14 +379,14 @@ def test_a_failed_run(fleet: Fleet, database: Database, serve: Any) -> None:
     ]
     assert pauses[0] >= 2
     assert pauses[1] >= 4
-    # A worker may not have heard of it yet: what it knows may be a second old.
+    # A worker's known status may be a second old.
     answer = server.wait_for(lambda answer: answer.json["state"] == "error")
     assert answer.json["error"].startswith("initialization failed, run ")
     assert "product 7 has no price" in server.replica.stderr
 
 
-def test_somebody_else_repairs_it(fleet: Fleet, database: Database, serve: Any) -> None:
-    """Workers that wait for the next attempt serve as soon as somebody has made it ready."""
+def test_a_repaired_database(fleet: Fleet, database: Database, serve: Any) -> None:
+    """Workers that wait for the next try serve as soon as the database is ready."""
     fleet.use(scenario="failing")
     fleet.allow()
     server = serve(workers=2)
@@ -404,32 +404,32 @@ def test_somebody_else_repairs_it(fleet: Fleet, database: Database, serve: Any) 
 
 
 @pytest.mark.parametrize("settings", [{"MODE": "external"}, {"SERVE": "gate"}])
-def test_it_is_somebody_elses_work(
+def test_a_server_that_only_waits(
     fleet: Fleet, database: Database, serve: Any, settings: dict[str, str]
 ) -> None:
-    """In the mode "external" and with the gate alone, a server waits and starts nothing."""
+    """With MODE "external" or SERVE "gate" a web server starts no child."""
     server = serve(safe_init={**INITIALIZE, **settings}, workers=1)
     started = time.monotonic()
     wait_until(lambda: server.get(READY).status and time.monotonic() - started > 3)
-    assert nobody_initializes(fleet)
+    assert no_child_is_left(fleet)
     assert database.applied_counts() == {}
 
 
 @pytest.mark.parametrize("command", ["check", "showmigrations", "collect"])
 def test_in_no_other_command(fleet: Fleet, database: Database, command: str) -> None:
-    """A management command starts nothing, whatever it imports."""
+    """A management command starts no child, whatever it imports."""
     code = "from django.core.wsgi import get_wsgi_application as load; load()"
     arguments = ["shell", "-c", code] if command == "collect" else [command]
     project = {"MIDDLEWARE": [Server.MIDDLEWARE]}
     assert fleet.run(*arguments, project=project).wait() == 0, fleet
-    assert nobody_initializes(fleet)
+    assert no_child_is_left(fleet)
     assert not database.has_table("django_safe_init_run")
 
 
 def test_a_child_that_is_too_late(
     fleet: Fleet, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While another leads, and when that one is done, a child has nothing to do."""
+    """While another process leads, and after its success, a child has nothing to do."""
     for name, value in fleet.environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "settings")
@@ -446,7 +446,7 @@ def test_a_child_that_is_too_late(
 
 
 def test_an_unsafe_database(fleet: Fleet, serve: Any) -> None:
-    """What no attempt can change is said in the log, and tried again after pauses only."""
+    """A permanent error is logged, and retried only after pauses."""
     fleet.use(safe_init={**INITIALIZE, "DATABASES": ["default"]}, pause="30")
     server = serve(
         safe_init={**INITIALIZE, "WAIT_TIMEOUT": 5},

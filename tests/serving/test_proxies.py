@@ -1,4 +1,4 @@
-"""The proxies of `example_project/deploy` in front of real servers, while a fleet starts."""
+"""The proxies of `example_project/deploy` in front of web servers that start."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from tests.serving.harness import BROWSER, LIVE, READY, Answer, Server
 from tests.serving.proxies import Proxy, came_from, haproxy, nginx
 from tests.support import Database
 
-#: Their migrations: the first of the scenario's, and all of it.
+#: The old build has the scenario's first migration, the new one has all.
 OLD, NEW = "portable", "gated"
 Serve = Callable[..., Server]
 
 
 @pytest.fixture
 def replica(serve: Serve) -> Callable[[str], Server]:
-    """Starts a server of a build, which writes down what it is asked."""
+    """Start a web server of a build, with an access log."""
     return lambda scenario: serve("--access-logfile=-", scenario=scenario)
 
 
-def asked(server: Server) -> list[str]:
-    """The paths that the server was asked for."""
+def requested(server: Server) -> list[str]:
+    """Return the paths of the web server's access log."""
     lines = server.replica.stdout.splitlines()
     return [line.split('"')[1].split()[1] for line in lines if '"' in line]
 
 
 def initialize(fleet: Fleet, scenario: str) -> None:
-    """Let a leader of that build do all its work."""
+    """Run a leader of the build until it is done."""
     fleet.allow()
     leader = fleet.run("safe_migrate", scenario=scenario)
     assert leader.wait() == 0, leader
@@ -40,7 +40,7 @@ def wait_until_served(proxy: Proxy) -> None:
 
 
 def wait_until_checked(proxy: Proxy, *, sends_to: Server | None) -> None:
-    """Before its first check HAProxy takes a server for healthy; the app holds requests back."""
+    """Wait for HAProxy's first checks: until then it sends requests to every replica."""
     worker = sends_to and sends_to.get(LIVE).worker
 
     def settled(answer: Answer) -> bool:
@@ -51,25 +51,23 @@ def wait_until_checked(proxy: Proxy, *, sends_to: Server | None) -> None:
     proxy.wait_for(settled, "/sync/")
 
 
-def test_haproxy_keeps_requests_from_who_is_not_ready(
-    fleet: Fleet, replica: Callable[[str], Server]
-) -> None:
-    """Gate at the balancer: until ready a replica is asked for its health, and nothing else."""
+def test_haproxy_as_the_gate(fleet: Fleet, replica: Callable[[str], Server]) -> None:
+    """Until ready, HAProxy sends a replica only health checks."""
     server = replica(NEW)
     with haproxy([server], fallback=False) as proxy:
         wait_until_checked(proxy, sends_to=None)
         for _ in range(10):
             answer = proxy.get("/entries/", BROWSER)
             assert (answer.status, came_from(answer)) == (503, None)
-        assert "/entries/" not in asked(server)
-        assert READY in asked(server)
+        assert "/entries/" not in requested(server)
+        assert READY in requested(server)
         initialize(fleet, NEW)
         wait_until_served(proxy)
         assert proxy.get("/entries/").json == {"entries": ["gate", "data"]}
 
 
 def test_haproxy_shows_the_page(fleet: Fleet, replica: Callable[[str], Server]) -> None:
-    """Gate in the app: while nobody is ready the page comes from one that is alive."""
+    """While no replica is ready, HAProxy passes on the page of a live one."""
     server = replica(NEW)
     with haproxy([server]) as proxy:
         page = proxy.wait_for(came_from, "/entries/?a=b")
@@ -84,7 +82,7 @@ def test_haproxy_shows_the_page(fleet: Fleet, replica: Callable[[str], Server]) 
 def test_haproxy_during_a_rollout(
     fleet: Fleet, replica: Callable[[str], Server]
 ) -> None:
-    """An old build serves everybody until the new one is ready, and then both do."""
+    """The old build serves all requests until the new one is ready; then both serve."""
     initialize(fleet, OLD)
     old, new = replica(OLD), replica(NEW)
     old.wait_until_ready()
@@ -104,13 +102,13 @@ def test_haproxy_during_a_rollout(
             return seen == both
 
         proxy.wait_for(share, "/sync/")
-    assert READY in asked(old)
+    assert READY in requested(old)
 
 
 def test_nginx_passes_the_page_on(
     fleet: Fleet, replica: Callable[[str], Server]
 ) -> None:
-    """While nobody is ready every request gets the page of a replica, never nginx's own 502."""
+    """While no replica is ready, nginx passes on a replica's page, never its own 502."""
     servers = [replica(NEW), replica(NEW)]
     with nginx(servers) as proxy:
         for _ in range(10):
@@ -127,7 +125,7 @@ def test_nginx_passes_the_page_on(
 def test_nginx_during_a_rollout(
     fleet: Fleet, database: Database, replica: Callable[[str], Server]
 ) -> None:
-    """A request that met a replica that is not ready is served by one that is."""
+    """nginx repeats a request at a ready replica after one that is not ready."""
     initialize(fleet, OLD)
     old, new = replica(OLD), replica(NEW)
     old.wait_until_ready()
@@ -135,4 +133,4 @@ def test_nginx_during_a_rollout(
         answers = proxy.get_often("/sync/")
         assert {each.status for each in answers} == {200}
         assert {came_from(each) for each in answers} == {old.get(LIVE).worker}
-    assert "/sync/" in asked(new)
+    assert "/sync/" in requested(new)

@@ -1,4 +1,4 @@
-"""A server whose role may read and write rows, and nothing else."""
+"""A web server whose role may only read and write rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _numbers = count(1)
 
 @pytest.fixture
 def role(fleet: Fleet, database: Database, server: EmbeddedServer) -> Iterator[str]:
-    """The serving role of a project with an administrator; it is not there yet."""
+    """The name of the serving role, which the administrator's phase creates."""
     name = f"serving_{next(_numbers)}"
     admin = Database("postgres", server.params())
     fleet.use(
@@ -38,10 +38,10 @@ def role(fleet: Fleet, database: Database, server: EmbeddedServer) -> Iterator[s
     admin.close()
 
 
-def test_with_rights_on_rows_alone(
+def test_with_privileges_on_rows(
     fleet: Fleet, database: Database, serve: Any, role: str
 ) -> None:
-    """It tells the truth from the beginning to the end, and serves."""
+    """The web server has the right status from start to end, and serves."""
     refused = fleet.run("safe_migrate", "--json")
     assert refused.wait() == 2
     assert "--phase privileged" in refused.json["error"]
@@ -64,7 +64,7 @@ def test_with_rights_on_rows_alone(
 
 
 def test_no_process_shows_the_secret(fleet: Fleet, role: str) -> None:
-    """Neither in what it prints nor in its command line."""
+    """The secret is in no output and no command line."""
     administrator = fleet.start(*ADMINISTRATOR)
     lines = set()
     while not administrator.ended:

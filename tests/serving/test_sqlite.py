@@ -1,4 +1,4 @@
-"""A server of a project on one file of SQLite."""
+"""A web server of a project with one SQLite file."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from tests.processes.harness import Fleet
 from tests.serving.harness import STATUS, gunicorn
 
 
-def test_held_back_until_ready(lite_fleet: Fleet) -> None:
-    """It is held back and served like one on a server, and no request makes the file."""
+def test_blocked_until_ready(lite_fleet: Fleet) -> None:
+    """Requests are blocked until ready, and no request creates the file."""
     lite_fleet.use(scenario="gated")
     server = gunicorn(lite_fleet, workers=2)
     server.wait_for(lambda answer: answer.json["state"] == "uninitialized")

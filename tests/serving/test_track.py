@@ -1,4 +1,4 @@
-"""What a server says of a step that tells how far it is."""
+"""The progress of a running step in the responses of a web server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOKEN = "t0ken"
 def test_the_part_of_the_running_step(
     fleet: Fleet, database: Database, serve: Any
 ) -> None:
-    """The per cent has its part, for all; what the items are is for who has the token."""
+    """The percentage includes the running step; only the token unlocks its items."""
     fleet.use(scenario="tracking")
     server = serve(env={"SAFE_INIT_STATUS_TOKEN": TOKEN})
     leader = fleet.start("safe_migrate")
@@ -39,7 +39,7 @@ def test_the_part_of_the_running_step(
 
 
 def test_who_blocks_the_leader(fleet: Fleet, database: Database, serve: Any) -> None:
-    """Who has the token learns who blocks the leader, since when, and with which statement."""
+    """The token unlocks the sessions that block the leader, with their times and statements."""
     fleet.use(scenario="altering")
     assert fleet.run("migrate", "shop", "0001").wait() == 0, fleet
     server = serve(env={"SAFE_INIT_STATUS_TOKEN": TOKEN})

@@ -14,8 +14,8 @@ from tests.support import assert_prompt
 
 
 @pytest.mark.smoke
-def test_held_back_until_ready(fleet: Fleet, serve_async: Any) -> None:
-    """Sync and async views are held back until the database is ready."""
+def test_blocked_until_ready(fleet: Fleet, serve_async: Any) -> None:
+    """Requests to sync and async views are blocked until the database is ready."""
     fleet.use(scenario="gated")
     server = serve_async()
     assert server.get(LIVE).status == 200
@@ -35,13 +35,13 @@ def test_held_back_until_ready(fleet: Fleet, serve_async: Any) -> None:
 
 
 def test_the_first_request(fleet: Fleet, serve_async: Any) -> None:
-    """The first request of a new process waits for its news, and is served."""
+    """The first request of a new process waits for its first status, and is served."""
     assert fleet.run("safe_migrate").wait() == 0
     assert serve_async().get("/entries/").json == {"entries": ["data"]}
 
 
 def test_a_database_that_is_down(serve_async: Any) -> None:
-    """Every probe is answered in time, also while requests wait for the first news."""
+    """Every probe is answered in time, also while requests wait for the first status."""
     server = serve_async(database_settings={"PORT": str(free_port())})
     visitor = threading.Thread(target=server.get, args=("/sync/",))
     visitor.start()
@@ -53,7 +53,7 @@ def test_a_database_that_is_down(serve_async: Any) -> None:
 
 @pytest.mark.parametrize("path", [LIVE, READY, STATUS, "/sync/"])
 def test_head(serve_async: Any, path: str) -> None:
-    """HEAD has a length and no body, on the wire too."""
+    """HEAD has a length and no body, also on the wire."""
     answer = serve_async().request("HEAD", path)
     assert answer.body == ""
     assert int(answer.headers["content-length"]) > 0

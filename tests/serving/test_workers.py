@@ -1,4 +1,4 @@
-"""Several workers of one server: none says "ready" and then takes it back."""
+"""Several workers of one web server: none revokes "ready"."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ POOL = {"OPTIONS": {"pool": {"min_size": 1, "max_size": 4}}}
 
 
 def states(server: Server, times: int = 80) -> set[tuple[int, int]]:
-    """The workers that answered, each with the codes that it gave."""
+    """Return the workers that answered, each with its HTTP status codes."""
     return {(each.worker, each.status) for each in server.get_often(READY, times)}
 
 
@@ -40,7 +40,7 @@ def test_never_flaps(
     options: Any,
     settings: Any,
 ) -> None:
-    """Each worker becomes ready while others migrate, and none ever says otherwise."""
+    """Each worker becomes ready while others migrate, and none revokes it."""
     fleet.use(scenario="gated")
     server = serve(*options, workers=workers, **settings)
     assert {code for _, code in states(server)} == {503}
@@ -61,7 +61,7 @@ def test_never_flaps(
 
 
 def test_a_worker_that_is_replaced(fleet: Fleet, serve: Any) -> None:
-    """The first request of a new worker is served: it does not turn its first user away."""
+    """The first request to a replaced worker is served."""
     assert fleet.run("safe_migrate").wait() == 0
     server = serve("--max-requests=3", workers=2)
     server.wait_until_ready(2)
@@ -71,7 +71,7 @@ def test_a_worker_that_is_replaced(fleet: Fleet, serve: Any) -> None:
 
 
 def test_a_worker_that_is_killed(fleet: Fleet, serve: Any) -> None:
-    """The successor of a worker that was killed becomes ready by itself."""
+    """The successor of a killed worker becomes ready without a request."""
     assert fleet.run("safe_migrate").wait() == 0
     server = serve()
     first = server.wait_for(lambda answer: answer.status == 200)

@@ -202,7 +202,7 @@ def test_pods_are_not_root() -> None:
 
 
 def test_selectors() -> None:
-    """The Service selects the pods that serve, and not the one that initializes."""
+    """The Service selects the pods that serve, and not the pod that initializes."""
     service = objects(DEPLOY / "kubernetes/shop.yaml")[-1]
     labels = {
         each["kind"]: each["spec"]["template"]["metadata"]["labels"]

@@ -155,7 +155,7 @@ def test_under_an_asgi_server(request: dict[str, str], status: Status) -> None:
         "type": "http",
         "method": request["method"].upper(),
         "path": request["path"],
-        # Django refuses any other encoding before there is a request.
+        # Django refuses any other encoding before it creates a request.
         "query_string": request["query"].encode(),
         "headers": [
             (name.encode(), value.encode("latin-1"))

@@ -419,7 +419,7 @@ def test_the_readers_language(set_statuses, monkeypatch) -> None:
     ],
 )
 def test_switched_off(settings, safe_init) -> None:
-    """When switched off, and in a project's own tests, the middleware is not used."""
+    """The middleware is not used if switched off, and in a project's own tests."""
     settings.SAFE_INIT = safe_init
     with pytest.raises(MiddlewareNotUsed):
         InitializationMiddleware(project)

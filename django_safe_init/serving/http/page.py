@@ -162,22 +162,18 @@ def _engine() -> Engine:
 
 
 def _content(page: PageContext) -> dict[str, Any]:
-    heading, explanation = texts.HEADINGS.get(page.state, texts.UNKNOWN)
+    heading, _ = texts.HEADINGS.get(page.state, texts.UNKNOWN)
     total = max(0, page.total)
     done = min(max(0, page.done), total)
     progress = 100 if page.state == "ready" else min(max(0, page.progress), 100)
     working, failed = page.state in _WORKING, page.state == "error"
-    if working and 0 < total == done:
-        explanation = texts.CHECKING
-    if page.state == "ready" and (page.form_was_sent or page.stay_on_page):
-        explanation = texts.SEND_AGAIN if page.form_was_sent else texts.IN_USE
     counted = total > 0 and (working or failed)
     return {
         "state": page.state,
         "working": working,
         "title": texts.title(str(heading), progress if working and total else None),
         "heading": heading,
-        "explanation": explanation,
+        "explanation": _explanation(page, checking=0 < total == done),
         "run": texts.run(page.run) if failed and page.run is not None else "",
         "advice": texts.advice(),
         "bar": working or counted or page.state == "ready",
@@ -189,6 +185,17 @@ def _content(page: PageContext) -> dict[str, Any]:
         "link": texts.link("ready" if page.form_was_sent else page.state),
         "debug": _debug(page.debug) if page.debug else None,
     }
+
+
+def _explanation(page: PageContext, checking: bool) -> str:
+    _, explanation = texts.HEADINGS.get(page.state, texts.UNKNOWN)
+    if page.state in _WORKING and checking:
+        explanation = texts.CHECKING
+    if page.state == "ready" and page.stay_on_page:
+        explanation = texts.IN_USE
+    if page.state == "ready" and page.form_was_sent:
+        explanation = texts.SEND_AGAIN
+    return str(explanation)
 
 
 def _outlook(page: PageContext) -> str:

@@ -121,7 +121,7 @@ def test_progress_without_steps() -> None:
 
 
 def test_checking() -> None:
-    """When all steps are done, the page says that the result is being checked."""
+    """The page says that the result is being checked once all steps are done."""
     assert page_texts.CHECKING in shown(replace(MIGRATING, done=14, progress=99))
 
 
