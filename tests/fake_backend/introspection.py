@@ -42,7 +42,7 @@ class FakeIntrospection(BaseIntrospection):
         uniques = [
             UniqueIndex(name, frozenset(each["columns"]))
             for name, each in constraints.items()
-            if each["unique"]
+            if each["unique"] or each["primary_key"]
         ]
         return Relation(frozenset(each.name for each in columns), tuple(uniques))
 

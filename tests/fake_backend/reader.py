@@ -152,5 +152,5 @@ def _run_row(run: Row) -> RunRow:
             "duration_seconds": seconds(run, end="finished_at"),
         }
     )
-    assert row is not None  # there are values
+    assert row is not None  # it has all columns
     return row

@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 @dataclass
 class FakeServer:
-    """What all processes that use one database share."""
+    """The tables and the leader of one database, which its processes share."""
 
     #: The rows of both tables by id; None before their creation.
     runs: dict[int, Row] | None = None

@@ -79,6 +79,13 @@ class Contract(LockContract):
         self.shared.holder = None
 
 
+class StickyContract(Contract):
+    """Has a lock that is not free after the death of its holder."""
+
+    def kill_holder(self, lock) -> None:
+        lock.dead = True
+
+
 TESTS = [name for name in vars(LockContract) if name.startswith("test_")]
 
 
@@ -118,3 +125,9 @@ def test_a_lock_that_never_notices(name) -> None:
     """The contract fails for a lock that does not notice its loss."""
     with pytest.raises(AssertionError):
         getattr(contract_of(CarelessLock), name)()
+
+
+def test_a_lock_that_outlives_its_holder() -> None:
+    """The contract fails for a lock that its dead holder keeps."""
+    with pytest.raises(AssertionError):
+        StickyContract().test_a_dead_holder_is_replaced()
