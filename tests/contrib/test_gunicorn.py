@@ -202,7 +202,7 @@ def test_a_hook_of_ones_own(fleet: Fleet, serve: Any) -> None:  # noqa: F811
     ("safe_init", "watches"),
     [({}, True), (INITIALIZE, True), ({"SERVE": "off"}, False), ({"MODE": "off"}, False)],
 )  # fmt: skip
-def test_what_is_watched(
+def test_off(
     settings: Any, monkeypatch: Any, safe_init: dict[str, str], watches: bool
 ) -> None:
     """With SERVE or MODE "off" the hook does nothing."""

@@ -119,7 +119,7 @@ def start_pair(fleet: Fleet, pair: Pair, note: str = "inside") -> list[Replica]:
 # The previous layout
 
 
-def test_the_previous_layout_is_what_runs(fleet: Fleet, previous: Any) -> None:
+def test_the_previous_layout_runs(fleet: Fleet, previous: Any) -> None:
     """A replica of the previous version imports the wheel, and a new one this package."""
     folder = previous["env"]["PYTHONPATH"].split(os.pathsep)[0]
     assert fleet.run("shell", "-c", WHERE, **previous).stdout.count(folder) == 1

@@ -38,7 +38,7 @@ def test_the_part_of_the_running_step(
     server.wait_for(lambda each: each.json["progress"] == 100, STATUS)
 
 
-def test_who_blocks_the_leader(fleet: Fleet, database: Database, serve: Any) -> None:
+def test_blockers_of_the_leader(fleet: Fleet, database: Database, serve: Any) -> None:
     """The token unlocks the sessions that block the leader, with their times and statements."""
     fleet.use(scenario="altering")
     assert fleet.run("migrate", "shop", "0001").wait() == 0, fleet

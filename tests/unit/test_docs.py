@@ -111,7 +111,7 @@ def test_modes() -> None:
     assert set(re.findall(r'^- `"(\w+)"`:', text, re.MULTILINE)) >= set(MODES)
 
 
-def test_what_a_server_does() -> None:
+def test_values_of_serve() -> None:
     """docs/reference/settings.md explains every value of SERVE."""
     text = (DOCS / "reference/settings.md").read_text()
     assert set(re.findall(r'^- `"(\w+)"`:', text, re.MULTILINE)) >= set(SERVE_MODES)

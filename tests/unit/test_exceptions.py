@@ -39,7 +39,7 @@ def test_builtin_bases() -> None:
     assert issubclass(exceptions.DatabaseUnreachable, ConnectionError)
 
 
-def test_a_failure_carries_what_was_done() -> None:
+def test_attributes_of_a_failure() -> None:
     """`InitializationFailed` names the applied migrations, the failed one and the run."""
     error = InitializationFailed("x", applied=("a.1",), failed_migration="a.2", run=3)
     assert (error.applied, error.failed_migration, error.run) == (("a.1",), "a.2", 3)

@@ -321,7 +321,7 @@ def rendered_pages(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return pages
 
 
-def test_what_the_page_shows(set_statuses, monkeypatch) -> None:
+def test_the_page_with_an_open_run(set_statuses, monkeypatch) -> None:
     """The page shows the progress, the elapsed time and the last heartbeat of an open run."""
     pages = rendered_pages(monkeypatch)
     set_statuses(MIGRATING)
@@ -347,9 +347,7 @@ def test_the_page_shows_an_estimate(set_statuses, monkeypatch) -> None:
     assert [page.remaining_seconds for page in pages] == [42.5]
 
 
-def test_what_the_page_shows_without_an_open_run(
-    set_statuses, monkeypatch, settings
-) -> None:
+def test_the_page_without_an_open_run(set_statuses, monkeypatch, settings) -> None:
     """Without an open run the page shows no numbers, except the number of a failed run."""
     pages = rendered_pages(monkeypatch)
     set_statuses(FAILED)

@@ -228,7 +228,7 @@ def test_unlock(fake, gate, in_background, capsys) -> None:
     assert outcomes(fake) == ["transient", "ready"]
 
 
-def test_nobody_to_unlock(fake, capsys) -> None:
+def test_unlock_without_a_leader(fake, capsys) -> None:
     """`safe_init_unlock` ends nothing while no process leads."""
     Unlock().run_from_argv(["manage.py", "safe_init_unlock", "--noinput"])
     assert capsys.readouterr().out == "default: nobody holds the leader lock\n"

@@ -164,7 +164,7 @@ def test_watch(run, django_database, small_shop, session, monkeypatch) -> None:
     assert last == "default: error - it broke"
 
 
-def test_watch_what_is_ready(run, django_database, small_shop) -> None:
+def test_watch_a_ready_database(run, django_database, small_shop) -> None:
     """--watch ends at once on a ready database."""
     initialize()
     assert run("--watch").stdout.count("\n") == 1

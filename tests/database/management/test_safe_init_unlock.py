@@ -99,7 +99,7 @@ def test_it_ends_the_leader(run, django_database, leader, working) -> None:
     assert django_database.holders(work_key()) == []
 
 
-def test_what_it_shows(run, django_database, leader, working, in_background) -> None:
+def test_output(run, django_database, leader, working, in_background) -> None:
     """The command prints the leader, its run, its sessions, their statements and blockers."""
     django_database.rows("CREATE TABLE busy ()")
     pid = working.info.backend_pid

@@ -323,7 +323,7 @@ def test_a_failed_migration(run, django_database, small_shop) -> None:
     assert ended.json["run"] == django_database.newest_run()["id"]
 
 
-def test_what_was_applied_before_a_failure(run, django_database, small_shop) -> None:
+def test_applied_before_a_failure(run, django_database, small_shop) -> None:
     """The object of a failure lists the migrations that were applied before."""
 
     def fail(connection) -> None:

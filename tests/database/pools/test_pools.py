@@ -259,7 +259,7 @@ def test_writes_past_django() -> None:
 
 
 @pytest.mark.usefixtures("pooled")
-def test_other_errors_stay_what_they_are() -> None:
+def test_other_errors() -> None:
     """Other database errors stay Django's."""
     with using_pool("analytics"), pytest.raises(Exception, match="division by zero"):
         list(Group.objects.raw("SELECT 1 / 0 AS id"))

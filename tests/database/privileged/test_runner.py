@@ -251,7 +251,7 @@ def test_a_role_that_exists(site: Site) -> None:
 
 
 @pytest.mark.parametrize("server", ["watched_server", "debian_server"])
-def test_an_administrator_who_is_no_superuser(
+def test_an_administrator_without_superuser(
     site: Site, request: pytest.FixtureRequest, server: str
 ) -> None:
     """A role with CREATEROLE and CREATEDB, as managed services offer, is sufficient."""
@@ -388,7 +388,7 @@ def test_a_step_of_the_project(site: Site) -> None:
         initialize()
 
 
-def test_one_that_does_not_help(site: Site) -> None:
+def test_a_step_that_does_not_help(site: Site) -> None:
     """A step whose `done` is still False after it ran is an error."""
     init_step(
         lambda context: None, name="idle", phase="privileged", done=lambda _: False
@@ -397,7 +397,7 @@ def test_one_that_does_not_help(site: Site) -> None:
         do(site)
 
 
-def test_one_that_raises(site: Site) -> None:
+def test_a_step_that_raises(site: Site) -> None:
     """The error of a step names the step; earlier steps stay done."""
 
     def fail(context: Any) -> None:

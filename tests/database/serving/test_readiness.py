@@ -351,7 +351,7 @@ def test_no_estimate(error) -> None:
 # Several databases
 
 
-def test_one_that_hangs(
+def test_a_database_that_hangs(
     serving, django_database, settings, monkeypatch, black_hole
 ) -> None:
     """A database that hangs does not delay the status of another one."""

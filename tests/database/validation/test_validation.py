@@ -663,7 +663,7 @@ def test_levels(library, settings) -> None:
     assert Initializer(FORCED).run().result == "ready"
 
 
-def test_migrate_does_what_django_does(library, caplog) -> None:
+def test_migrate_does_not_validate(library, caplog) -> None:
     """`migrate` succeeds as Django's does; the next `safe_migrate` validates and fails."""
     run(library, "DROP TABLE library_reading")
     call_command("migrate", verbosity=0)

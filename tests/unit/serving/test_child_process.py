@@ -67,7 +67,7 @@ def test_it_needs_the_name_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> N
         InitializationProcess()
 
 
-def test_it_finds_what_its_parent_finds(start: Any, monkeypatch: Any) -> None:
+def test_the_module_path_of_the_parent(start: Any, monkeypatch: Any) -> None:
     """The child has its parent's module path; "" becomes the parent's working folder."""
     monkeypatch.setattr(sys, "path", ["", *sys.path])
     code = f"import sys; sys.exit(17 if {os.getcwd()!r} in sys.path else 18)"
@@ -122,7 +122,7 @@ def test_it_is_told_to_end(start: Any, loaded: Any) -> None:
         assert running.result()[0] == -signal.SIGTERM
 
 
-def test_one_that_ignores_it(start: Any, loaded: Any) -> None:
+def test_a_child_that_ignores_sigterm(start: Any, loaded: Any) -> None:
     """A child that ignores SIGTERM kills itself: its parent may be dead."""
     running = start(DEAF)
     wait_until(loaded)
@@ -130,7 +130,7 @@ def test_one_that_ignores_it(start: Any, loaded: Any) -> None:
     assert running.result()[0] == -signal.SIGKILL
 
 
-def test_one_that_is_stopped(start: Any, loaded: Any, monkeypatch: Any) -> None:
+def test_a_stopped_child(start: Any, loaded: Any, monkeypatch: Any) -> None:
     """The parent kills a child that is stopped."""
     monkeypatch.setattr(child_process, "SECONDS_TO_CLEAN_UP", -0.9)
     running = start(LISTENING)
@@ -200,7 +200,7 @@ def test_a_process_of_another_user_is_alive(monkeypatch: Any) -> None:
     assert child_process._is_alive(1)
 
 
-def test_what_it_inherits(start: Any, tmp_path: Path) -> None:
+def test_an_inherited_lock(start: Any, tmp_path: Path) -> None:
     """The child keeps an inherited lock, does not pass it on, and deletes its file."""
     start("")
     lock = HostLock(str(tmp_path / "a:lock"))

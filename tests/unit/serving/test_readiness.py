@@ -168,7 +168,7 @@ def test_waiting_for_the_first_result(set_statuses, settings) -> None:
     assert time.monotonic() - started < 10
 
 
-def test_a_child_knows_what_its_parent_knew(set_statuses) -> None:
+def test_readiness_of_a_forked_child(set_statuses) -> None:
     """A database that was ready in the parent is ready in a forked child."""
     set_statuses(READY)
     assert in_child(lambda: readiness.ready() and not readiness._polling)
