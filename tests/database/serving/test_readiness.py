@@ -17,7 +17,7 @@ from django.http import HttpResponse
 from django.test import RequestFactory
 
 from django_safe_init import initialize
-from django_safe_init.backends.base.backend import BaseReader
+from django_safe_init.backends.base.reader import BaseReader
 from django_safe_init.backends.postgresql import reader
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
