@@ -4,60 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import channel, leader_key, work_key
-from django_safe_init.conf import Settings
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.exceptions import LockLost, WaitTimeout
-from django_safe_init.testing import LockContract
 from tests.support import wait_until
-
-
-class Contract(LockContract):
-    contenders = 4
-
-    @pytest.fixture(params=[18, 16], ids=["pg18", "pg16"])
-    def version(self, request) -> int:
-        return request.param
-
-    @pytest.fixture(autouse=True)
-    def _admin(self, django_database) -> None:
-        self.database = django_database
-
-    def kill_holder(self, lock: AdvisoryLock) -> None:
-        pid = lock.session.handshake_pid
-        self.database.rows("SELECT pg_terminate_backend(%s, 5000)", pid)
-
-
-class OpenLock:
-    """A context manager with a lock whose session it closes."""
-
-    def __init__(self, lock_key: str | None) -> None:
-        self.lock_key = lock_key
-
-    def __enter__(self) -> AdvisoryLock:
-        self.session = connect(
-            create_direct_wrapper("default"), Settings(), Deadline(10), "safe_init test"
-        )
-        return AdvisoryLock(self.session, self.lock_key)
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.session.close()
-
-
-class TestLeaderLock(Contract):
-    """The contract for the lock without a LOCK_KEY."""
-
-    def open_lock(self) -> OpenLock:
-        return OpenLock(None)
-
-
-class TestLeaderLockWithKey(Contract):
-    """The contract for the lock with a LOCK_KEY."""
-
-    def open_lock(self) -> OpenLock:
-        return OpenLock("shop")
 
 
 @pytest.fixture
@@ -81,14 +32,16 @@ def test_projects_do_not_exclude_each_other(lock, open_session) -> None:
     other.verify()
 
 
-def test_databases_do_not_exclude_each_other(lock, make_database, log_in_as) -> None:
+def test_databases_do_not_exclude_each_other(
+    lock, make_database, log_in_as, open_session
+) -> None:
     """Leaders of two databases of one server do not exclude each other."""
     log_in_as(NAME=make_database().name)
-    with OpenLock(None) as other:
-        with pytest.raises(LockLost):
-            other.verify()
-        assert other.try_acquire()
+    other = AdvisoryLock(open_session())
+    with pytest.raises(LockLost):
         other.verify()
+    assert other.try_acquire()
+    other.verify()
 
 
 def test_a_terminated_session(lock, django_database) -> None:

@@ -8,7 +8,6 @@ import pytest
 from django_safe_init.backends.postgresql import recorder as module
 from django_safe_init.backends.postgresql.lock import LockSnapshot
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
-from django_safe_init.core.build import Build
 from django_safe_init.core.heartbeat import Heartbeat
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.states import State
@@ -26,51 +25,19 @@ def with_open_run(recorder: PostgresRecorder) -> PostgresRecorder:
     return recorder
 
 
-def new_recorder(recorder: PostgresRecorder, build: str = "x") -> PostgresRecorder:
-    return PostgresRecorder(recorder.session, Build(frozenset(), build), None)
-
-
 def snapshot_of(recorder: PostgresRecorder) -> LockSnapshot | None:
     """Return the snapshot that came back with the last write; None if it was dropped."""
     recorder._receive()
     return recorder._snapshot
 
 
-def test_a_run(recorder, django_database) -> None:
-    """Each change of a run and its steps is visible to other sessions at once."""
-    with_open_run(recorder)
-    run = django_database.newest_run()
-    assert run["id"] == recorder.run_id
-    assert (run["build"], run["state"], run["outcome"]) == (
-        "x",
-        "checking_schema",
-        None,
-    )
-    recorder.total = 2
-    recorder.update(State.MIGRATING, "reading")
+def test_the_session_of_a_leader(recorder, django_database) -> None:
+    """A write names the running step in pg_stat_activity, and returns a snapshot of the locks."""
+    with_open_run(recorder).total = 2
     recorder.start_step("shop.0001", backwards=False, atomic=True)
-    wait_until(lambda: django_database.newest_run()["message"] == "shop.0001")
-    run = django_database.newest_run()
-    assert (run["state"], run["message"], run["progress"]) == (
-        "migrating",
-        "shop.0001",
-        0,
-    )
+    assert snapshot_of(recorder) == LockSnapshot(leads=False, work_key_pids=frozenset())
     [backend] = django_database.backends()
     assert backend["application_name"] == "safe_init 1/2 shop.0001"
-    recorder.finish_step("done")
-    recorder.start_step("shop.0002", backwards=True, atomic=True)
-    assert snapshot_of(recorder) == LockSnapshot(leads=False, work_key_pids=frozenset())
-    assert django_database.newest_run()["progress"] == 50
-    recorder.finish_step("faked")
-    assert recorder.finish_run("ready", State.READY) == "ready"
-    run = django_database.newest_run()
-    assert (run["outcome"], run["progress"], run["done"]) == ("ready", 100, 2)
-    assert run["finished_at"] >= run["started_at"]
-    assert [
-        (step["position"], step["name"], step["backwards"], step["outcome"])
-        for step in django_database.steps()
-    ] == [(1, "shop.0001", False, "done"), (2, "shop.0002", True, "faked")]
 
 
 @pytest.mark.parametrize("state", [State.READY, State.ERROR])
@@ -181,81 +148,6 @@ def test_a_table_that_stays_locked(recorder, raw_session, monkeypatch) -> None:
     raw_session.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
     with pytest.raises(psycopg.errors.LockNotAvailable):
         recorder.finish_run("ready", State.READY)
-
-
-def test_an_abandoned_run_is_closed(recorder, django_database) -> None:
-    """The next run closes the open run of a dead leader with the step in which it died."""
-    with_open_run(recorder).update(State.MIGRATING, "shop.0007")
-    with_open_run(new_recorder(recorder))
-    dead, present = django_database.runs()
-    assert (dead["outcome"], dead["state"]) == ("abandoned", "error")
-    assert dead["error"] == f"the leader {dead['leader']} died in shop.0007"
-    assert dead["finished_at"]
-    assert present["outcome"] is None
-
-
-def test_an_abandoned_run_without_a_message(recorder, django_database) -> None:
-    """The error of an abandoned run without a message names no step."""
-    with_open_run(recorder)
-    with_open_run(new_recorder(recorder))
-    dead = django_database.runs()[0]
-    assert dead["error"] == f"the leader {dead['leader']} died"
-
-
-def test_another_projects_run(recorder, django_database) -> None:
-    """A run of another LOCK_KEY is not closed."""
-    with_open_run(recorder)
-    with_open_run(PostgresRecorder(recorder.session, Build(frozenset(), "x"), "other"))
-    assert [run["outcome"] for run in django_database.runs()] == [None, None]
-
-
-@pytest.mark.parametrize("outcome", ["interrupted", "transient"])
-def test_the_third_transient_end_is_a_failure(
-    recorder, django_database, outcome
-) -> None:
-    """The third transient end of a build in a row is recorded as a failure."""
-    written = []
-    for _ in range(3):
-        run = with_open_run(new_recorder(recorder))
-        written.append(run.finish_run(outcome, State.ERROR, "it broke"))
-    assert written == [outcome, outcome, "failed"]
-    assert django_database.newest_run()["outcome"] == "failed"
-
-
-def test_other_ends_do_not_add_up(recorder) -> None:
-    """Transient ends of other builds, or before a success, do not count."""
-
-    def end(outcome: str, build: str = "x") -> str:
-        return with_open_run(new_recorder(recorder, build)).finish_run(
-            outcome, State.ERROR, "e"
-        )
-
-    assert [end("transient") for _ in range(2)] == ["transient"] * 2
-    assert end("ready") == "ready"
-    assert [end("transient", "y") for _ in range(2)] == ["transient"] * 2
-    assert [end("transient") for _ in range(3)] == ["transient", "transient", "failed"]
-    assert end("failed") == "failed"
-    assert end("transient") == "transient"
-
-
-def test_the_third_death_is_a_failure(recorder, django_database) -> None:
-    """After three dead leaders in a row one `open_run` returns the reason and opens no run."""
-    for _ in range(3):
-        with_open_run(new_recorder(recorder)).update(State.MIGRATING, "shop.0007")
-    fourth = new_recorder(recorder)
-    reason = fourth.open_run("test")
-    leader = django_database.newest_run()["leader"]
-    assert (
-        reason
-        == f"3 times in a row, the last time: the leader {leader} died in shop.0007"
-    )
-    assert [run["outcome"] for run in django_database.runs()] == [
-        "abandoned",
-        "abandoned",
-        "failed",
-    ]
-    assert fourth.run_id == django_database.newest_run()["id"]
-    assert with_open_run(new_recorder(recorder)).run_id
 
 
 def test_no_right_to_write(recorder, django_database, new_role) -> None:

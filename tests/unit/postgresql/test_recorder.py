@@ -41,20 +41,3 @@ def test_application_name_fits() -> None:
     """The application name fits PostgreSQL's 63 bytes, whatever the migration's name."""
     made = recorder(total=1, message="shop.0001_" + "x" * 100)
     assert len(made._application_name()) == 63
-
-
-@pytest.mark.parametrize(
-    ("done", "total", "state", "percent"),
-    [
-        (0, 0, State.MIGRATING, 0),
-        (0, 14, State.MIGRATING, 0),
-        (7, 14, State.MIGRATING, 50),
-        (14, 14, State.VALIDATING, 99),
-        (14, 14, State.READY, 100),
-        (0, 0, State.READY, 100),
-    ],
-)
-def test_progress(done, total, state, percent) -> None:
-    """The progress is the percentage of the plan, and 100 only for a ready run."""
-    made = recorder(done=done, total=total, state=state)
-    assert made._run_params()["progress"] == percent

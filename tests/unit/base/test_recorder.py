@@ -1,0 +1,85 @@
+"""The policy of a recorder: which runs are closed how, and which failures count."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from django_safe_init.backends.base.recorder import (
+    BaseRecorder,
+    OpenRun,
+    RunEnd,
+    end_of,
+    failures_in_a_row,
+)
+from django_safe_init.core.progress import ProgressTracker
+from django_safe_init.core.records import LostRuns
+from django_safe_init.core.states import State
+
+
+@pytest.mark.parametrize(
+    ("message", "lost", "end"),
+    [
+        ("a.1", LostRuns(), RunEnd(7, "abandoned", "the leader web:1 died in a.1")),
+        ("", LostRuns(), RunEnd(7, "abandoned", "the leader web:1 died")),
+        (
+            "a.1",
+            LostRuns([8], "gone"),
+            RunEnd(7, "abandoned", "the leader web:1 died in a.1"),
+        ),
+        (
+            "a.1",
+            LostRuns([6, 7], "it is\0gone"),
+            RunEnd(7, "transient", r"it is\0gone"),
+        ),
+    ],
+)
+def test_the_end_of_an_open_run(message, lost, end) -> None:
+    """A run is abandoned unless this process itself lost it."""
+    assert end_of(OpenRun(7, "build", "web:1", message), lost) == end
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "failures"),
+    [
+        ([], 0),
+        (["ready", "transient"], 0),
+        (["transient", "interrupted", "abandoned"], 3),
+        (["transient", "failed", "transient"], 1),
+        (["abandoned", "partial", "abandoned"], 1),
+    ],
+)
+def test_failures_in_a_row(outcomes, failures) -> None:
+    """Transient outcomes count up to the newest other outcome."""
+    assert failures_in_a_row(enumerate(outcomes), frozenset()) == failures
+
+
+def test_lost_runs_do_not_count() -> None:
+    """Runs that this process lost neither count nor end the row."""
+    outcomes = [(9, "transient"), (8, "transient"), (7, "abandoned"), (6, "ready")]
+    assert failures_in_a_row(outcomes, {9, 7}) == 1
+
+
+@pytest.mark.parametrize(
+    ("done", "total", "state", "percent"),
+    [
+        (0, 0, State.MIGRATING, 0),
+        (0, 14, State.MIGRATING, 0),
+        (7, 14, State.MIGRATING, 50),
+        (14, 14, State.VALIDATING, 99),
+        (14, 14, State.READY, 100),
+        (0, 0, State.READY, 100),
+    ],
+)
+def test_progress(done, total, state, percent) -> None:
+    """The progress is the percentage of finished steps; only a ready run is at 100."""
+    run = SimpleNamespace(
+        run_id=1,
+        done=done,
+        total=total,
+        state=state,
+        message="",
+        progress=ProgressTracker(),
+    )
+    assert BaseRecorder._run_params(run)["progress"] == percent
