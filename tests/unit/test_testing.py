@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import threading
+import unittest
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -56,6 +57,15 @@ class Contract(LockContract):
         self.server.leader = None
 
 
+class UnittestContract(LockContract, unittest.TestCase):
+    open_lock = Contract.open_lock
+    kill_holder = Contract.kill_holder
+    kind = FakeLock
+
+    def setUp(self) -> None:
+        self.server = FakeServer()
+
+
 class GrantingContract(Contract):
     kind = GrantingLock
 
@@ -92,3 +102,11 @@ def test_an_incorrect_lock(name) -> None:
     """Every test fails for a lock that breaks its promise."""
     with pytest.raises(AssertionError):
         getattr(BROKEN[name](), name)()
+
+
+def test_unittest() -> None:
+    """A contract next to `unittest.TestCase` runs without pytest."""
+    suite = unittest.defaultTestLoader.loadTestsFromTestCase(UnittestContract)
+    result = unittest.TestResult()
+    suite.run(result)
+    assert (result.testsRun, result.wasSuccessful()) == (len(TESTS), True)

@@ -166,8 +166,8 @@ class BaseRecorder(ABC):
     ) -> Fence:
         """Record the start of a migration or step, and return the fence that protects it.
 
-        On return the record is on disk. The record of an atomic migration is on its way
-        instead, and arrives even if this process dies.
+        Call it inside `RunSession.connections`. On return the record is on disk. The record of
+        an atomic migration is on its way instead, and arrives even if this process dies.
         """
 
     @abstractmethod

@@ -41,6 +41,14 @@ class OnPostgreSQL:
             yield
 
 
+class OnEachPostgreSQL(OnPostgreSQL):
+    """Runs each test on both embedded versions of PostgreSQL."""
+
+    @pytest.fixture(params=[18, 16], ids=["pg18", "pg16"])
+    def version(self, request: pytest.FixtureRequest) -> int:
+        return request.param
+
+
 class OnSQLite:
     """Gives each test a database file."""
 

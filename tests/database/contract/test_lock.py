@@ -17,7 +17,12 @@ from django_safe_init.conf import Settings
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.exceptions import LockLost
 from django_safe_init.testing import LeadershipContract, LockContract
-from tests.database.contract.backends import OnFake, OnPostgreSQL, OnSQLite
+from tests.database.contract.backends import (
+    OnEachPostgreSQL,
+    OnFake,
+    OnPostgreSQL,
+    OnSQLite,
+)
 from tests.fake_backend.lock import FakeLock
 from tests.fake_backend.server import FakeServer
 
@@ -37,15 +42,11 @@ for line in sys.stdin:
 """
 
 
-class TestAdvisoryLock(OnPostgreSQL, LockContract):
-    """The contract, on sessions of both versions of PostgreSQL."""
+class TestAdvisoryLock(OnEachPostgreSQL, LockContract):
+    """The contract, with a session per contender."""
 
     contenders = 4
     lock_key: str | None = None
-
-    @pytest.fixture(params=[18, 16], ids=["pg18", "pg16"])
-    def version(self, request: pytest.FixtureRequest) -> int:
-        return request.param
 
     @contextmanager
     def open_lock(self) -> Iterator[AdvisoryLock]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from django_safe_init.testing import TransactionContract
-from tests.database.contract.backends import OnFake, OnPostgreSQL, OnSQLite
+from tests.database.contract.backends import OnEachPostgreSQL, OnFake, OnSQLite
 
 
-class TestPostgreSQL(OnPostgreSQL, TransactionContract):
+class TestPostgreSQL(OnEachPostgreSQL, TransactionContract):
     """The contract, on PostgreSQL."""
 
 
