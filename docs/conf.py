@@ -31,6 +31,8 @@ autodoc_typehints_format = "short"
 nitpick_ignore_regex = [
     ("py:.*", r"(?!django_safe_init\b).*"),
     ("py:class", r"django_safe_init\.core\.progress\.T"),  # a type variable
+    # The types that a backend's contract mentions are private, so no page describes them.
+    ("py:class", r"django_safe_init\.backends\.base\..*"),
 ]
 
 html_theme = "furo"

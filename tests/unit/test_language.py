@@ -12,6 +12,20 @@ from tests import language
 ROOT = Path(__file__).resolve().parents[2]
 
 
+# The repository
+
+
+@pytest.mark.parametrize("folder", language.FOLDERS)
+def test_wordings(folder: str) -> None:
+    """No docstring and no comment of the folder has an avoided wording."""
+    found = [
+        f"{file.relative_to(ROOT)}:{finding.line}: {finding.pattern}: {finding.text}"
+        for file in language.python_files(ROOT / folder)
+        for finding in language.findings(file.read_text())
+    ]
+    assert found == []
+
+
 # The finder
 
 
