@@ -41,6 +41,7 @@ class Election:
 
     def run(self) -> Outcome:
         """Return when this build is ready. Raises the errors of `Initializer.run`."""
+        self.backend.check()
         return self._campaign() if self.may_lead else self._follow_only()
 
     def _follow_only(self) -> Outcome:

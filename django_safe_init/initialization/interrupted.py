@@ -129,22 +129,22 @@ class InterruptedSteps:
         Their migrations are still recorded, so no plan contains them, although the reversal
         may have dropped their tables already.
         """
-        marks = [mark for mark in self.steps.values() if mark.backwards]
-        if not marks:
+        reversals = [step for step in self.steps.values() if step.backwards]
+        if not reversals:
             return
         executor = MigrationExecutor(connection)
-        for mark in marks:
-            app_label, name = mark.name.split(".", 1)
+        for step in reversals:
+            app_label, name = step.name.split(".", 1)
             migration = executor.loader.disk_migrations.get((app_label, name))
             recorded = (app_label, name) in executor.loader.applied_migrations
             if migration is None or not recorded:
                 continue
-            if not self._may_have_started(connection, mark, migration):
-                self._drop_leftover_indexes(connection, mark, migration)
+            if not self._may_have_started(connection, step, migration):
+                self._drop_leftover_indexes(connection, step, migration)
             else:
                 self.prepare_rerun(connection, migration, backwards=True)
                 logger.warning(
-                    "%s was being reversed: that is completed now.", mark.name
+                    "%s was being reversed: that is completed now.", step.name
                 )
                 state = executor.loader.project_state((app_label, name), at_end=False)
                 executor.unapply_migration(state, migration)
@@ -152,7 +152,7 @@ class InterruptedSteps:
     def _may_have_started(
         self,
         connection: BaseDatabaseWrapper,
-        mark: InterruptedStep,
+        step: InterruptedStep,
         migration: Migration,
     ) -> bool:
         """Return True if the reversal can have changed more than an invalid index."""
@@ -161,7 +161,7 @@ class InterruptedSteps:
         names = concurrent_indexes(self.session, migration)
         return (
             self.session.existing_indexes(connection, names, valid=True)
-            != mark.indexes_before
+            != step.indexes_before
         )
 
     def prepare_rerun(
@@ -171,14 +171,14 @@ class InterruptedSteps:
 
         Raises `UnfinishedMigration` when a person has to decide.
         """
-        mark = self.steps.get(f"{migration.app_label}.{migration.name}")
-        if mark is None or mark.backwards is not backwards:
+        step = self.steps.get(f"{migration.app_label}.{migration.name}")
+        if step is None or step.backwards is not backwards:
             return  # the opposite direction: the interrupted one was completed since
         if not only_concurrent_indexes(self.session, migration):
             self._apply_policy(
-                mark.name, _recovery_hint(mark, migration, self._database_option)
+                step.name, _recovery_hint(step, migration, self._database_option)
             )
-        self._drop_leftover_indexes(connection, mark, migration)
+        self._drop_leftover_indexes(connection, step, migration)
 
     def _apply_policy(self, name: str, hint: str) -> None:
         if name in self.rerun:
@@ -190,12 +190,12 @@ class InterruptedSteps:
     def _drop_leftover_indexes(
         self,
         connection: BaseDatabaseWrapper,
-        mark: InterruptedStep,
+        step: InterruptedStep,
         migration: Migration,
     ) -> None:
         names = concurrent_indexes(self.session, migration)
         existing = self.session.existing_indexes(connection, names)
-        for name in sorted(existing - mark.indexes_before):
+        for name in sorted(existing - step.indexes_before):
             logger.warning(
                 "Dropping the index %s, left behind by an interrupted migration.", name
             )
@@ -207,17 +207,17 @@ def database_option(settings: Settings, alias: str) -> str:
     return "" if settings.databases == (alias,) else f" --database {alias}"
 
 
-def _recovery_hint(mark: InterruptedStep, migration: Migration, where: str) -> str:
+def _recovery_hint(step: InterruptedStep, migration: Migration, where: str) -> str:
     app = migration.app_label
     what, again, done, name = "", "run it again", "done", migration.name
-    if mark.backwards:
+    if step.backwards:
         what, again, done = " while it was reversed", "reverse and apply it", "reversed"
         before = (name for label, name in migration.dependencies if label == app)
         name = next(before, "zero")
     return (
-        f"{mark.name} is not atomic and was interrupted{what}, so what it has done is "
+        f"{step.name} is not atomic and was interrupted{what}, so what it has done is "
         f"unknown. Look at the database, then either {again}: "
-        f"python manage.py safe_migrate{where} --rerun {mark.name} -- or record it as {done}: "
+        f"python manage.py safe_migrate{where} --rerun {step.name} -- or record it as {done}: "
         f"python manage.py migrate{where} --fake {app} {name}"
     )
 

@@ -11,7 +11,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_safe_init.backends.base.backend import LockingBackend
 from django_safe_init.backends.base.lock import Lock
 from django_safe_init.backends.base.observer import BaseObserver
-from django_safe_init.backends.base.run_session import ErrorKind
+from django_safe_init.backends.base.recorder import BaseRecorder
+from django_safe_init.backends.base.run_session import ErrorKind, RunSession
 from django_safe_init.core.cancellation import raise_cancellation, shield
 from django_safe_init.core.progress import use_tracker
 from django_safe_init.core.records import MAX_TRANSIENT_FAILURES
@@ -58,6 +59,7 @@ class Leader:
         self.machine = progress.machine
         self.task = progress.options.task
         self.is_done = is_done
+        self._session: RunSession | None = None
         self._tracker: MigrationTracker | None = None
         self._steps: StepRunner | None = None
 
@@ -69,7 +71,10 @@ class Leader:
         connection of the run, was lost: the next leader continues. Raises whatever ended the
         run otherwise; the run's row says so.
         """
-        with self.backend.leadership(self.observer) as lock:  # the lock is taken
+        with (
+            self._translated_errors(),
+            self.backend.leadership(self.observer) as lock,  # the lock is taken
+        ):
             if lock is None:
                 return Decision.FOLLOW
             with self.backend.heartbeat(lock):
@@ -78,24 +83,35 @@ class Leader:
                     return Decision.DONE
                 self._run_system_checks()
             self.progress.became_leader()
-            with self._session(lock), self._translated_errors():
+            with self._opened_session(lock) as session:
                 self.machine.transition_to(State.CHECKING_SCHEMA)
-                self.recorder.ensure_tables()
+                session.recorder.ensure_tables()
                 interrupted = self._read_interrupted_steps()
                 self._open_run()
-                with self._closed_run(), self.session.heartbeat():
+                with self._closed_run(), session.heartbeat():
                     self._delete_old_runs(interrupted)
-                    with self.session.connections() as connection:
+                    with session.connections() as connection:
                         self._migrate(connection, interrupted)
                         self._run_steps(connection, interrupted)
                     self._validate()
             return Decision.LED  # the lock is released, and the followers are woken
 
     @contextmanager
-    def _session(self, lock: Lock) -> Iterator[None]:
-        with closing(self.backend.open_run_session(lock)) as self.session:
-            self.recorder = self.session.recorder
-            yield
+    def _opened_session(self, lock: Lock) -> Iterator[RunSession]:
+        with closing(self.backend.open_run_session(lock)) as session:
+            self._session = session
+            yield session
+
+    @property
+    def session(self) -> RunSession:
+        """The session of the run, once the run has one."""
+        assert self._session is not None
+        return self._session
+
+    @property
+    def recorder(self) -> BaseRecorder:
+        """The recorder of the run."""
+        return self.session.recorder
 
     def _run_system_checks(self) -> None:
         """Run the system checks in the leader only: each may need a connection."""
@@ -205,17 +221,22 @@ class Leader:
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
-        """Raise errors of this package, and note what the run has done, however it ends."""
+        """Raise errors of this package, and note what the run has done, however it ends.
+
+        An error before the run has a session is raised as it is.
+        """
         try:
             yield
         except SafeInitError:
             raise
         except BaseException as exc:
-            if self.session.classify(exc) is ErrorKind.LOST:
+            if self._session is None:
+                raise
+            if self._session.classify(exc) is ErrorKind.LOST:
                 raise LockLost(
                     f"A connection of the run was lost: {one_line(exc)}"
                 ) from exc
-            if isinstance(exc, KeyboardInterrupt):
+            if not isinstance(exc, (Exception, SystemExit)):
                 raise
             raise InitializationFailed(
                 self._reason(exc),
@@ -224,8 +245,10 @@ class Leader:
                 run=self.recorder.run_id,
             ) from exc
         finally:
-            self.progress.applied += self._applied
-            self.progress.run_id = self.recorder.run_id or self.progress.run_id
+            if self._session is not None:
+                self.progress.applied += self._applied
+                run_id = self._session.recorder.run_id
+                self.progress.run_id = run_id or self.progress.run_id
 
     @property
     def _applied(self) -> tuple[str, ...]:

@@ -62,6 +62,9 @@ class BaseBackend(ABC):
 class LockingBackend(BaseBackend):
     """A backend with a leader lock, so that one process leads and the others follow."""
 
+    def check(self) -> None:
+        """Raise `ConfigurationError` if the settings of the database rule out a run."""
+
     @abstractmethod
     def observer(self) -> BaseObserver:
         """Return an observer for a process that waits; the caller closes it."""

@@ -28,7 +28,8 @@ class BaseReader(ABC):
 
     No method writes, or holds a lock or a snapshot longer than its query. Every method raises
     `TablesLocked` while a migration locks the tables, and `ConnectionEnded` if the connection
-    is lost. A reader is cheap enough to poll.
+    is lost. The exceptions are `interrupted` and `completed_steps`: only a leader calls them,
+    they wait for locks, and raise the errors of its session. A reader is cheap enough to poll.
     """
 
     @abstractmethod

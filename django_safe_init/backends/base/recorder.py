@@ -260,15 +260,19 @@ class BaseRecorder(ABC):
             "version": __version__,
         }
 
-    def _run_params(self) -> dict[str, Any]:
-        """Return the values that an update of the run's row writes."""
+    def _run_params(self, state: State | None = None) -> dict[str, Any]:
+        """Return the values that an update of the run's row writes.
+
+        `state` is the final state of a run that is being closed.
+        """
+        state = state or self.state
         percent = self.progress.percent(self.done, self.total)
         return {
             "run": self.run_id,
-            "state": self.state.value,
+            "state": state.value,
             "done": self.done,
             "total": self.total,
-            "progress": 100 if self.state is State.READY else percent,
+            "progress": 100 if state is State.READY else percent,
             "message": self.message,
         }
 

@@ -284,21 +284,21 @@ class PostgresRecorder(TableRecorder):
 
     def _close_run(self, outcome: str, state: State, error: str | None) -> None:
         self._write()
-        # Only after the write: an open run must not show a final state.
-        self.state = state
-        params = {**self._run_params(), "outcome": outcome, "error": error}
+        params = {**self._run_params(state), "outcome": outcome, "error": error}
         try:
             self.session.rows(_CLOSE_RUN, params)
         except psycopg.DataError:  # the database's encoding lacks a character
             self.session.rows(_CLOSE_RUN, {**params, "error": ascii(error)})
+        # Not before: a retry writes again, and an open run must not show a final state.
+        self.state = state
 
     def _delete_runs(self, runs: list[int]) -> None:
         self.session.rows(_DELETE_RUNS, {"runs": runs})
 
-    def _run_params(self) -> dict[str, Any]:
+    def _run_params(self, state: State | None = None) -> dict[str, Any]:
         items = self.progress.publish() or (None, None, None)
         return {
-            **super()._run_params(),
+            **super()._run_params(state),
             "item_done": items[0],
             "item_total": items[1],
             "item_message": items[2],

@@ -43,17 +43,19 @@ class SQLiteBackend(LockingBackend):
 
         return open_holder(self.context)
 
-    def observer(self) -> SQLiteObserver:
-        return SQLiteObserver(self.context)
-
-    def _acquire(self, observer: BaseObserver) -> FileLock | None:
+    def check(self) -> None:
         alias = self.context.alias
         if not connections[alias].settings_dict["AUTOCOMMIT"]:
             raise ConfigurationError(
                 f"DATABASES[{alias!r}] has AUTOCOMMIT False, with which Django "
                 "cannot migrate SQLite. Take it out."
             )
-        lock = FileLock(lock_file(alias))
+
+    def observer(self) -> SQLiteObserver:
+        return SQLiteObserver(self.context)
+
+    def _acquire(self, observer: BaseObserver) -> FileLock | None:
+        lock = FileLock(lock_file(self.context.alias))
         return lock if lock.try_acquire() else None
 
     def heartbeat(self, lock: FileLock) -> AbstractContextManager[None]:

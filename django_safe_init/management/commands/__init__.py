@@ -1,0 +1,1 @@
+"""The commands, one module each; the rule is in the docstring of `management`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import psycopg
 import pytest
@@ -29,6 +30,7 @@ from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import leader_key, work_key
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
+from django_safe_init.backends.sqlite3.lock_file import FileLock
 from django_safe_init.core.build import current_build
 from django_safe_init.core.records import RUN_TABLE
 from django_safe_init.initialization.initializer import Initializer
@@ -618,3 +620,32 @@ def test_inside_a_migration(django_database, small_shop) -> None:
     assert str(caught.value) == text
     run = django_database.newest_run()
     assert (run["outcome"], run["error"]) == ("failed", text)
+
+
+class Stopped(BaseException):
+    """An exception that ends a task and is no error of the migration."""
+
+
+def test_an_exception_that_is_no_error(django_database, small_shop) -> None:
+    """Only an error becomes `InitializationFailed`; a cancelled task stays cancelled."""
+
+    def stop(connection: Any) -> None:
+        raise Stopped
+
+    small_shop.run("0003_stop", stop)
+    with pytest.raises(Stopped):
+        initialize()
+
+
+def test_an_error_of_the_release(lite, small_shop, monkeypatch) -> None:
+    """An error while the lock is released names what the run has applied."""
+
+    def release(lock: FileLock) -> None:
+        real(lock)
+        raise OSError("the disk is gone")
+
+    real = FileLock.release
+    monkeypatch.setattr(FileLock, "release", release)
+    with pytest.raises(InitializationFailed, match="the disk is gone") as caught:
+        initialize()
+    assert caught.value.applied == ("shop.0001_initial", "shop.0002_sale")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 import pytest
 
@@ -245,3 +247,22 @@ def test_a_cancellation_that_comes_late(recorder, monkeypatch) -> None:
     monkeypatch.undo()
     query = "SELECT outcome FROM django_safe_init_run"
     assert recorder.session.rows(query) == [("interrupted",)]
+
+
+def test_a_run_whose_close_is_repeated(recorder, django_database, monkeypatch) -> None:
+    """While the close of a run is retried, the open run shows no final state."""
+    with_open_run(recorder).update(State.VALIDATING)
+    rows, seen = recorder.session.rows, []
+
+    def refuse_once(statement: str, params: Any = None) -> list[Any]:
+        if "outcome = %(outcome)s" in statement:
+            run = django_database.newest_run()
+            seen.append((run["state"], run["outcome"], run["progress"]))
+            if len(seen) == 1:
+                raise psycopg.errors.LockNotAvailable
+        return rows(statement, params)
+
+    monkeypatch.setattr(recorder.session, "rows", refuse_once)
+    assert recorder.finish_run("ready", State.READY) == "ready"
+    assert seen == [("validating", None, 0)] * 2
+    assert django_database.newest_run()["state"] == "ready"

@@ -219,13 +219,6 @@ def test_another_directory(lite, small_shop, monkeypatch) -> None:
     assert (lite.file.parent / f"{lite.file.name}.relative.safe-init.lock").exists()
 
 
-def test_without_autocommit(lite, small_shop) -> None:
-    """AUTOCOMMIT = False is refused, because Django cannot migrate with it."""
-    connections.settings["default"]["AUTOCOMMIT"] = False
-    with pytest.raises(ConfigurationError, match="has AUTOCOMMIT False"):
-        initialize()
-
-
 @pytest.mark.parametrize("atomic", [True, False])
 def test_a_migration_that_closes_its_connection(lite, small_shop, atomic) -> None:
     """An atomic migration that closes its connection fails; a non-atomic one is recorded."""
@@ -414,3 +407,11 @@ def test_locked_until_the_timeout(lite, small_shop, settings, monkeypatch) -> No
         with pytest.raises(WaitTimeout, match="stayed locked"):
             initialize()
     assert holder_pid(lock_file("default")) is None
+
+
+@pytest.mark.parametrize("mode", ["self", "external"])
+def test_no_autocommit(lite, small_shop, mode) -> None:
+    """A database without autocommit is refused before any wait, also by a follower."""
+    connections.settings["default"]["AUTOCOMMIT"] = False
+    with pytest.raises(ConfigurationError, match="has AUTOCOMMIT False"):
+        initialize(mode=mode, timeout=60)
