@@ -378,8 +378,6 @@ class PostgresRecorder(TableRecorder):
                 cancellation.check()
                 if time.monotonic() > end:
                     raise
-            except psycopg.DataError:
-                raise
             except psycopg.errors.InsufficientPrivilege as exc:
                 raise missing_privilege(self.session, exc) from exc
             except psycopg.Error as exc:

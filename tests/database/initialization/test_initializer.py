@@ -33,7 +33,7 @@ from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.backends.sqlite3.lock_file import FileLock
 from django_safe_init.core.build import current_build
 from django_safe_init.core.records import RUN_TABLE
-from django_safe_init.initialization.initializer import Initializer
+from django_safe_init.initialization.initializer import Initializer, wait_for_server
 from django_safe_init.initialization.migrate_command import run_migrate
 from django_safe_init.initialization.run_context import current_listener
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
@@ -649,3 +649,10 @@ def test_an_error_of_the_release(lite, small_shop, monkeypatch) -> None:
     with pytest.raises(InitializationFailed, match="the disk is gone") as caught:
         initialize()
     assert caught.value.applied == ("shop.0001_initial", "shop.0002_sale")
+
+
+def test_no_server_to_wait_for(other_engine) -> None:
+    """The wait for the server of an unknown engine ends at once."""
+    lines: list[str] = []
+    wait_for_server("default", lines.append, timeout=60)
+    assert lines == []
