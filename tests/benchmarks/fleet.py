@@ -45,7 +45,7 @@ def import_everything() -> None:
     import django.db.backends.postgresql.base
 
     import django_safe_init.initialization.election
-    import django_safe_init.initialization.initializer  # noqa: F401
+    import django_safe_init.initialization.initializer  # noqa: F401  (imported to fork faster)
     from django_safe_init.signals import state_changed
 
     state_changed.connect(report_state)

@@ -81,6 +81,7 @@ def retry_when_busy(
                     raise
                 sleep(random.uniform(0.05, 0.5))
 
+    # Django has no hook around connecting, and the type of a method cannot be assigned.
     wrapper.get_new_connection = get_new_connection  # type: ignore[method-assign, assignment]
     return wrapper
 
