@@ -60,6 +60,7 @@ class Leader:
         self.task = progress.options.task
         self.is_done = is_done
         self._session: RunSession | None = None
+        self._connection_lost = False
         self._tracker: MigrationTracker | None = None
         self._steps: StepRunner | None = None
 
@@ -100,7 +101,12 @@ class Leader:
     def _opened_session(self, lock: Lock) -> Iterator[RunSession]:
         with closing(self.backend.open_run_session(lock)) as session:
             self._session = session
-            yield session
+            try:
+                yield session
+            except BaseException as exc:
+                # Only before the lock is released can an engine tell that it was lost.
+                self._connection_lost = session.classify(exc) is ErrorKind.LOST
+                raise
 
     @property
     def session(self) -> RunSession:
@@ -232,7 +238,7 @@ class Leader:
         except BaseException as exc:
             if self._session is None:
                 raise
-            if self._session.classify(exc) is ErrorKind.LOST:
+            if self._connection_lost:
                 raise LockLost(
                     f"A connection of the run was lost: {one_line(exc)}"
                 ) from exc
