@@ -27,13 +27,17 @@ from django_safe_init.core.build import current_build
 from django_safe_init.core.deadline import Deadline
 
 T = TypeVar("T")
+#: The seconds after which a wait counts as a hang, also on a machine that is ten times slower.
+PATIENCE = 120.0
+#: The seconds within which a machine that is ten times slower does what should take one.
+PROMPT = 15.0
 #: The application name of the tests' own sessions, which no test counts.
 OBSERVER = "test observer"
 
 
 def wait_until(
     condition: Callable[[], T],
-    timeout: float = 20,
+    timeout: float = PATIENCE,
     message: str | Callable[[], str] = "",
 ) -> T:
     """Return the first true value of `condition`, or fail after `timeout` seconds."""

@@ -13,12 +13,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tests.support import Records, validate_json, wait_until
+from tests.support import PATIENCE, Records, validate_json, wait_until
 
 T = TypeVar("T")
 PROJECT = Path(__file__).parent / "project"
-#: The timeout for each event, in seconds. It is generous, because two cores start fifty processes.
-PATIENCE = 40.0
 
 
 class Replica:

@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 from tests.serving.harness import BROWSER
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
 MANAGE = Path(__file__).parents[2] / "example_project" / "manage.py"
 TAKEOVER = ("--replicas", "3", "--kill-leader")
@@ -47,7 +47,7 @@ class Demo:
     def output(self) -> str:
         return self._printed.read_text()
 
-    def wait(self, timeout: float = 100) -> int:
+    def wait(self, timeout: float = PATIENCE) -> int:
         return self.process.wait(timeout)
 
     def wait_for(self, text: str) -> str:
@@ -56,7 +56,7 @@ class Demo:
             lambda: (
                 re.search(text, self.output) or self.process.poll() is not None or None
             ),
-            60,
+            PATIENCE,
             lambda: self.output,
         )
         assert isinstance(found, re.Match), self.output
@@ -128,7 +128,7 @@ def test_it_leaves_nothing_when_it_is_interrupted(start: Callable[..., Demo]) ->
     demo = start(*TAKEOVER)
     wait_until(lambda: "postgresql" in str(demo.processes()), message="the server")
     demo.process.send_signal(signal.SIGINT)
-    assert demo.wait(30) == 130, demo.output
+    assert demo.wait() == 130, demo.output
     demo.assert_nothing_is_left()
 
 
@@ -146,7 +146,7 @@ def test_it_serves(start: Callable[..., Demo], number: signal.Signals) -> None:
     status, shop = demo.get("/")
     assert (status, "Espresso beans" in shop) == (200, True)
     demo.process.send_signal(number)
-    assert demo.wait(30) == 128 + number, demo.output
+    assert demo.wait() == 128 + number, demo.output
     assert "Traceback" not in demo.output
     demo.assert_nothing_is_left()
 
@@ -159,7 +159,7 @@ def test_it_is_ended_before_it_serves(
     demo = start("--serve", slow=60)
     demo.wait_for("now catalog.0013_backfill_prices")
     demo.process.send_signal(number)
-    code = demo.wait(30)
+    code = demo.wait()
     assert (code if code > 0 else 128 - code) == 128 + number, demo.output
     demo.assert_nothing_is_left()
 
@@ -172,7 +172,7 @@ def test_its_server_ends(start: Callable[..., Demo]) -> None:
         pid for pid in children(demo.process.pid) if b"gunicorn" in command(pid)
     ]
     os.kill(master, signal.SIGKILL)
-    assert demo.wait(30) == 1, demo.output
+    assert demo.wait() == 1, demo.output
     assert "gunicorn has ended, with exit code -9" in demo.output.splitlines()[-1]
     demo.assert_nothing_is_left()
 
@@ -200,7 +200,7 @@ def test_bad_options(
 ) -> None:
     """The demo refuses contradictory options with one sentence."""
     demo = start(*arguments)
-    assert demo.wait(30) == 2, demo.output
+    assert demo.wait() == 2, demo.output
     assert demo.output.rstrip().endswith(sentence)
     assert len(demo.output.splitlines()) == 1
     demo.assert_nothing_is_left()

@@ -18,7 +18,7 @@ from django_safe_init.backends.sqlite3.lock_file import holder_pid
 from tests.processes.harness import Fleet, entries, exit_codes
 from tests.processes.test_fleet import assert_done_once
 from tests.processes.test_kill import PLAIN
-from tests.support import SqliteDatabase
+from tests.support import PROMPT, SqliteDatabase
 
 SAFE, STOCK = ["safe_migrate", "--json"], ["migrate"]
 ROOT = Path(__file__).parents[2]
@@ -103,7 +103,7 @@ def test_between_undoing_and_recording_it(
 def test_killed_inside_a_long_statement(
     lite_fleet: Fleet, lite: SqliteDatabase, atomic: str
 ) -> None:
-    """The statement of a killed leader is rolled back, and a follower leads within two seconds."""
+    """The statement of a killed leader is rolled back, and a follower leads promptly."""
     lite_fleet.use(scenario="statement", atomic=atomic)
     started = lite_fleet.start_together(SAFE, SAFE, SAFE)
     lite_fleet.wait_for_note("inside")
@@ -112,7 +112,7 @@ def test_killed_inside_a_long_statement(
     killed_at = time.monotonic()
     leader.kill()
     lite_fleet.wait_until(lambda: len(lite.runs()) > 1, "a second run")
-    assert time.monotonic() - killed_at < 2
+    assert time.monotonic() - killed_at < PROMPT
     assert sorted(exit_codes(started)) == [0, 0, 137], lite_fleet
     assert entries(lite) == ["successor"]
 
@@ -145,7 +145,7 @@ def test_a_long_statement_is_interrupted(
     leader.kill(signal.SIGTERM)
     assert leader.wait() == 143, leader
     assert leader.json["result"] == "interrupted"
-    assert time.time() - told_at < 2
+    assert time.time() - told_at < PROMPT
     assert holder_pid(str(lite.lock)) is None
     assert lite.newest_run()["outcome"] == "interrupted"
     assert lite_fleet.run("safe_migrate").wait() == 0, lite_fleet
@@ -221,7 +221,7 @@ def test_fifty_files_side_by_side(lite_fleet: Fleet, tmp_path: Path) -> None:
         scenario="failing_one", databases=others, safe_init={"DATABASES": aliases}
     )
     replica = lite_fleet.start("safe_migrate", "--json", "--jobs", "8", fails="other7")
-    assert replica.wait(90) == 1, replica
+    assert replica.wait() == 1, replica
     ended = {each["database"]: each for each in replica.json["databases"]}
     assert len(ended) == 50
     assert "other7" in next(iter(ended))
@@ -253,7 +253,7 @@ def test_without_psycopg(
 
 
 def test_unlock(lite_fleet: Fleet, lite: SqliteDatabase) -> None:
-    """`safe_init_unlock` describes and ends the leader; a follower leads within two seconds."""
+    """`safe_init_unlock` describes and ends the leader; a follower leads promptly."""
     lite_fleet.use(scenario="gated")
     started = lite_fleet.start_together(SAFE, SAFE)
     lite_fleet.wait_for_note("inside")
@@ -263,7 +263,7 @@ def test_unlock(lite_fleet: Fleet, lite: SqliteDatabase) -> None:
     ended_at = time.monotonic()
     assert unlock.wait() == 0, unlock
     lite_fleet.wait_for_note("inside", 2)
-    assert time.monotonic() - ended_at < 2
+    assert time.monotonic() - ended_at < PROMPT
     assert f"  pid {leader.pid} (leader lock): {leader.command[0]}" in unlock.stdout
     assert "run 1 (safe_migrate)" in unlock.stdout
     assert unlock.stdout.endswith("default: ended; a replica that waits takes over\n")

@@ -151,7 +151,9 @@ def test_a_mixed_fleet(
     steps = either.database.steps()
     assert {step["outcome"] for step in steps} == {"done"}
     assert len({step["name"] for step in steps}) == len(steps)
-    assert set(outcomes(either.database)) == {"ready"}
+    # A `migrate` that leads first leaves the step to a later run.
+    partial = {"partial"} if STOCK in commands else set()
+    assert {"ready"} <= set(outcomes(either.database)) <= {"ready"} | partial
     # `migrate` has a run of its own, even if it applies nothing.
     if STOCK not in commands:
         roles = [replica.json["role"] for replica in started]

@@ -17,8 +17,8 @@ from contextlib import suppress
 
 import pytest
 
-from tests.processes.harness import PATIENCE, PROJECT, Fleet
-from tests.support import Database, wait_until
+from tests.processes.harness import PROJECT, Fleet
+from tests.support import PATIENCE, Database, wait_until
 
 SAFE = ["safe_migrate", "--json"]
 LINES, COLUMNS = 24, 100

@@ -72,7 +72,7 @@ def test_progress_of_a_run(
     work = in_background(initialize)
     assert gate.arrived.wait(20)
     # The status shows it within about a second, or later on a busy machine.
-    wait_until(lambda: seen() == (2, 4, "prices"), 3)
+    wait_until(lambda: seen() == (2, 4, "prices"))
     status = get_status()
     assert status.message == "migrating 3/3 shop.0003_fill: prices 2/4"
     assert status.progress == 83  # two steps of three, and half of the third
@@ -134,7 +134,7 @@ def test_sqlite(lite, small_shop, in_background, gate) -> None:
     small_shop.run("0003_fill", fill(gate))
     work = in_background(initialize)
     assert gate.arrived.wait(20)
-    wait_until(lambda: seen() == (2, 4, "prices"), 3)
+    wait_until(lambda: seen() == (2, 4, "prices"))
     assert get_status().progress == 83
     assert lite.newest_run()["item_done"] is None
     with closing(
