@@ -80,8 +80,7 @@ def _assert_no_sessions(admin: Database, database: Database) -> None:
     database.close()
     wait_until(
         lambda: not _connected(admin, database),
-        10,
-        lambda: f"still connected: {_connected(admin, database)}",
+        message=lambda: f"still connected: {_connected(admin, database)}",
     )
 
 

@@ -171,7 +171,7 @@ def test_initialize_without_a_request(
     fleet.allow()
     server = serve("watch", workers=2, project=LOGGED)
     ready = "default is ready for this process"
-    wait_until(lambda: server.replica.stderr.count(ready) == 2, 30)
+    wait_until(lambda: server.replica.stderr.count(ready) == 2)
     assert entries(database) == ["gate", "data"]
     assert {each.status for each in server.get_often("/entries/")} == {200}
 

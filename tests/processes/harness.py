@@ -164,8 +164,8 @@ class Fleet:
     def _wait_for_arrival(self, arrived: int, replicas: list[Replica]) -> None:
         missing = len(replicas)
         while missing:
-            readable, _, _ = select.select([arrived], [], [], 60)
-            assert readable, f"{missing} replicas were not loaded within 60 s"
+            readable, _, _ = select.select([arrived], [], [], PATIENCE)
+            assert readable, f"{missing} replicas were not loaded within {PATIENCE} s"
             missing -= len(os.read(arrived, missing))
 
     def _start(

@@ -167,7 +167,6 @@ def test_sessions(block: Block, database: Database) -> None:
     assert errors == [psycopg.errors.DeadlockDetected]
 
 
-@pytest.mark.timeout(180)
 def test_tutorial(
     make_shell: Callable[..., Shell], make_database: Callable[..., Database]
 ) -> None:

@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import sys
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from tests.processes.harness import PROJECT, Fleet, Replica
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
 LIVE, READY, STATUS = "/health/live", "/health/db", "/api/db/status"
 #: The headers of a browser.
@@ -32,12 +31,11 @@ WARNINGS = ",".join(
 
 @dataclass(frozen=True)
 class Answer:
-    """A response with the seconds that it took."""
+    """A response."""
 
     status: int
     headers: Mapping[str, str]
     body: str
-    seconds: float
 
     @property
     def json(self) -> Any:
@@ -67,6 +65,7 @@ class Server:
     ) -> None:
         project = {"MIDDLEWARE": [self.MIDDLEWARE], **settings.pop("project", {})}
         env = {"PYTHONWARNINGS": WARNINGS, **settings.pop("env", {})}
+        settings.setdefault("first_status", str(PATIENCE))
         self.replica = Replica(
             [*wrapper, sys.executable, *command],
             fleet.environment(project=project, env=env, **settings),
@@ -89,17 +88,17 @@ class Server:
         self, method: str, path: str, headers: Mapping[str, str] | None = None
     ) -> Answer:
         """Send one request over a new connection; return the answer."""
-        started = time.monotonic()
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", self.port, timeout=PATIENCE
+        )
         try:
             connection.request(method, path, headers=dict(headers or {}))
             response = connection.getresponse()
             body = response.read().decode()
         finally:
             connection.close()
-        seconds = time.monotonic() - started
         names = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, names, body, seconds)
+        return Answer(response.status, names, body)
 
     def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
         return self.request("GET", path, headers)
@@ -112,9 +111,7 @@ class Server:
         with ThreadPoolExecutor(clients) as pool:
             return list(pool.map(lambda _: self.get(path), range(times)))
 
-    def wait_for(
-        self, condition: Callable[[Answer], Any], path: str = READY, timeout: float = 20
-    ) -> Answer:
+    def wait_for(self, condition: Callable[[Answer], Any], path: str = READY) -> Answer:
         """Wait for the first answer that fulfills the condition; return it."""
         last: list[Answer] = []
 
@@ -122,7 +119,7 @@ class Server:
             last[:] = [self.get(path)]
             return last[0] if condition(last[0]) else None
 
-        return wait_until(poll, timeout, lambda: f"{last} of {self.replica}")  # type: ignore[return-value]
+        return wait_until(poll, message=lambda: f"{last} of {self.replica}")  # type: ignore[return-value]
 
     def wait_until_ready(self, workers: int = 1, besides: Collection[int] = ()) -> None:
         """Wait until so many workers, not counting `besides`, have answered 200."""
@@ -134,7 +131,7 @@ class Server:
             ready.difference_update(besides)
             return len(ready) >= workers
 
-        wait_until(poll, 30, lambda: f"ready: {ready} of {self.replica}")
+        wait_until(poll, message=lambda: f"ready: {ready} of {self.replica}")
 
     def end(self) -> None:
         """Send SIGTERM, as an orchestrator does; fail unless it exits cleanly."""

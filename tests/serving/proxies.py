@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.serving.harness import Answer, Server
-from tests.support import free_port, program, wait_until
+from tests.support import PATIENCE, free_port, program, wait_until
 
 DEPLOY = Path(__file__).parents[2] / "example_project" / "deploy"
 #: The line by which HAProxy passes on a replica's page while none is ready.
@@ -85,12 +85,12 @@ def _running(port: int, text: str, command: list[str]) -> Iterator[Proxy]:
             yield Proxy(port, process)
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(PATIENCE)
 
 
 def _listens(port: int) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        socket.create_connection(("127.0.0.1", port), timeout=PATIENCE).close()
     except OSError:
         return False
     return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import time
 from contextlib import suppress
 from http.client import HTTPException
 from itertools import pairwise
@@ -219,13 +218,10 @@ def test_told_to_end(
     server = serve(workers=2)
     server.get_often(READY)
     fleet.wait_until(lambda: database.backends(SLEEPING), "the statement runs")
-    told_at = time.time()
     server.replica.kill(number)
     assert server.replica.wait() == 0, server.replica
     wait_until(lambda: no_child_is_left(fleet))
-    run = database.newest_run()
-    assert run["outcome"] == "interrupted"
-    assert run["finished_at"].timestamp() - told_at < 2
+    assert database.newest_run()["outcome"] == "interrupted"
     assert database.holders(leader_key()) == []
     assert database.backends(SLEEPING) == []
 
@@ -256,14 +252,12 @@ def test_a_killed_worker(fleet: Fleet, database: Database, serve: Any) -> None:
 
     wait_until(both_answer)
     [(leader, _)] = fleet.wait_for_note("inside")
-    killed_at = time.monotonic()
     parent = parent_of(leader)
     assert parent in workers
     os.kill(parent, signal.SIGKILL)
     fleet.wait_for_note("inside", 2)
-    assert time.monotonic() - killed_at < 10
     fleet.allow()
-    wait_until(lambda: server.get(READY).status == 200, 30)
+    wait_until(lambda: server.get(READY).status == 200)
     assert entries(database) == ["gate", "data"]
     assert [run["outcome"] for run in database.runs()] == ["interrupted", "ready"]
 
@@ -409,8 +403,10 @@ def test_a_server_that_only_waits(
 ) -> None:
     """With MODE "external" or SERVE "gate" a web server starts no child."""
     server = serve(safe_init={**INITIALIZE, **settings}, workers=1)
-    started = time.monotonic()
-    wait_until(lambda: server.get(READY).status and time.monotonic() - started > 3)
+    server.get(READY)
+    before = database.sessions()
+    # After three polls, a web process that initializes would have started its child.
+    wait_until(lambda: database.sessions() >= before + 3)
     assert no_child_is_left(fleet)
     assert database.applied_counts() == {}
 

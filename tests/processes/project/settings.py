@@ -30,6 +30,12 @@ if pause := os.environ.get("SCENARIO_PAUSE"):
 
     backoff.MIN_PAUSE = float(pause)
 
+if seconds := os.environ.get("SCENARIO_FIRST_STATUS"):
+    from django_safe_init import middleware
+
+    # A request may wait longer for the first status of its process: the machine is busy.
+    middleware.REQUEST_SECONDS = float(seconds)
+
 if seconds := os.environ.get("SCENARIO_POLL"):
     # Every version of the package draws the time until a follower's next poll.
     random.uniform = lambda low, high: acts.note("pauses") or float(seconds)
