@@ -28,7 +28,7 @@ from django.utils.timezone import is_aware, localtime
 from django.utils.translation import gettext_lazy as _
 
 from django_safe_init.conf import get_settings
-from django_safe_init.core.text import format_duration
+from django_safe_init.core.text import format_duration, printable
 from django_safe_init.models import Run, Step, seconds_between
 
 if TYPE_CHECKING:
@@ -71,6 +71,14 @@ class DatabaseFilter(FilterBase):
                 "query_string": changelist.get_query_string({PARAMETER: alias}),
                 "display": alias,
             }
+
+
+class PrintableValuesFilter(admin.AllValuesFieldListFilter):
+    """Filter by the values of a column, whose texts are shown printable."""
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        for choice in super().choices(changelist):
+            yield {**choice, "display": printable(str(choice["display"]))}
 
 
 class ReadOnlyAdmin(ReadOnlyBase):
@@ -240,7 +248,7 @@ class RunAdmin(ReadOnlyAdmin):
         "command",
         "leader",
     )
-    list_filter = (DatabaseFilter, "outcome")
+    list_filter = (DatabaseFilter, ("outcome", PrintableValuesFilter))
     search_fields = ("=id", "leader", "message", "error")
     ordering = ("-id",)
 
@@ -295,7 +303,11 @@ class StepAdmin(ReadOnlyAdmin):
     """Changelist of the steps of all runs, to find slow migrations and when one ran."""
 
     list_display = ("name", "link", "result", "started", "duration", "kind")
-    list_filter = (DatabaseFilter, "kind", "outcome")
+    list_filter = (
+        DatabaseFilter,
+        ("kind", PrintableValuesFilter),
+        ("outcome", PrintableValuesFilter),
+    )
     list_select_related = ("run",)
     search_fields = ("name",)
     ordering = ("-id",)

@@ -4,7 +4,7 @@ from django.apps import AppConfig
 
 
 class SafeInitConfig(AppConfig):
-    """App configuration that registers the checks and the guard of slow pools.
+    """App configuration that registers the checks, the guard of slow pools and the log filter.
 
     Loading the app opens no database and starts no thread.
     """
@@ -16,7 +16,9 @@ class SafeInitConfig(AppConfig):
     def ready(self) -> None:
         from django.db.backends.signals import connection_created
 
+        from django_safe_init.core.log import make_log_printable
         from django_safe_init.management import checks  # noqa: F401  (registers them)
         from django_safe_init.pools.execute_wrappers import guard_connection
 
+        make_log_printable()
         connection_created.connect(guard_connection)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from django.db import InternalError
 
+from django_safe_init.core.text import printable
+
 if TYPE_CHECKING:
     from django_safe_init.core.findings import Finding
 
@@ -19,7 +21,8 @@ class SafeInitError(Exception):
     result = "failed"
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or self.__doc__)
+        # A message may quote a database, a migration or the environment.
+        super().__init__(printable(message) if message else self.__doc__)
 
 
 class InitializationFailed(SafeInitError):

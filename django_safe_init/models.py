@@ -8,18 +8,40 @@ must ignore them.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
+from typing import Any
 
 from django.apps.registry import Apps
 from django.db import models
 
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE, run_result
 from django_safe_init.core.states import State
+from django_safe_init.core.text import printable
 
 _registry = Apps()
 
 
-class Run(models.Model):
+class PrintableModel(models.Model):
+    """A row whose texts are printable, because any program may have written them."""
+
+    class Meta:
+        abstract = True
+
+    @classmethod
+    def from_db(
+        cls,
+        db: str | None,
+        field_names: Collection[str],
+        values: Collection[Any],
+        **options: Any,
+    ) -> Any:
+        """Return the instance of a row that was read."""
+        texts = [printable(each) if isinstance(each, str) else each for each in values]
+        return super().from_db(db, field_names, texts, **options)
+
+
+class Run(PrintableModel):
     """One initialization of a database by one leader; the id is its epoch."""
 
     id = models.BigAutoField(primary_key=True)
@@ -68,7 +90,7 @@ class Run(models.Model):
         return seconds_between(self.started_at, self.ended_at)
 
 
-class Step(models.Model):
+class Step(PrintableModel):
     """One migration or registered step of a run."""
 
     id = models.BigAutoField(primary_key=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from django_safe_init.core.states import State
-from django_safe_init.core.text import shorten
+from django_safe_init.core.text import MAX_ERROR_LENGTH, printable, shorten
 
 RUN_TABLE = "django_safe_init_run"
 STEP_TABLE = "django_safe_init_step"
@@ -114,9 +114,15 @@ def run_row(values: dict[str, Any] | None) -> RunRow | None:
         return None
     known = {**_RUN_DEFAULTS, **values}
     row = {name: known[name] for name in RunRow._fields if name in known}
+    row = {name: _printable(value) for name, value in row.items()}
     for name in ("age_seconds", "silence_seconds", "duration_seconds"):
         row[name] = float(row[name])
     return RunRow(**{**row, "state": _state(known)})
+
+
+def _printable(value: Any) -> Any:
+    """Return a text of the tables on one line; any program may have written it."""
+    return shorten(value, MAX_ERROR_LENGTH) if isinstance(value, str) else value
 
 
 def _state(values: dict[str, Any]) -> State:
@@ -204,7 +210,7 @@ class StepRow(NamedTuple):
 def step_row(values: dict[str, Any]) -> StepRow:
     """Return the step of a row that any version of this package has written."""
     known = {"backwards": False, "outcome": None, **values}
-    row = StepRow(*(known[name] for name in StepRow._fields))
+    row = StepRow(*(_printable(known[name]) for name in StepRow._fields))
     return row._replace(seconds=float(row.seconds))
 
 
@@ -225,7 +231,8 @@ def same_apps(unknown: Iterable[str], missing: Iterable[str]) -> tuple[str, ...]
     An app that this build no longer has leaves its migrations behind, which is normal.
     """
     apps = {name.split(".")[0] for name in missing}
-    return tuple(sorted(name for name in unknown if name.split(".")[0] in apps))
+    names = (name for name in unknown if name.split(".")[0] in apps)
+    return tuple(sorted(map(printable, names)))
 
 
 @dataclass(frozen=True)
@@ -240,7 +247,7 @@ class Blocker:
     query: str
 
     def __str__(self) -> str:
-        return (
+        return printable(
             f"pid {self.pid} (role {self.role}, {self.application or 'no name'}, {self.state} "
             f"for {self.seconds:.0f} s: {shorten(self.query)})"
         )

@@ -2,23 +2,83 @@
 
 from __future__ import annotations
 
+import re
+import traceback
 from collections.abc import Iterator
 
+#: The longest text of an error, in characters. A migration's error can hold megabytes.
+MAX_ERROR_LENGTH = 10_000
 
-def one_line(error: BaseException) -> str:
-    """Return the error's text on one line."""
-    return " ".join(str(error).split())
-
-
-def shorten(text: str, length: int = 100) -> str:
-    """Return the text on one line of at most `length` characters."""
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 3] + "..."
+#: Control characters, format characters such as bidirectional marks, lone surrogates, separators
+#: of lines and paragraphs, and characters without a visible glyph (Unicode's general categories
+#: Cc, Cf, Cs, Zl, Zp and its property Default_Ignorable_Code_Point).
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u034f\u0600-\u0605\u061c\u06dd\u070f"
+    r"\u0890\u0891\u08e2\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f"
+    r"\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0"
+    r"\ufff0-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f"
+    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+_SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def printable(text: str) -> str:
-    """Return the text with characters escaped that PostgreSQL rejects: NUL, lone surrogates."""
-    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode()
+    """Return the text on one line that a terminal, a log and PostgreSQL accept.
+
+    A character that could move the cursor, forge a line, reorder or hide text is replaced by its
+    escape sequence in Python. Every text that another program or person may have written passes
+    this function before it is printed or logged.
+    """
+    return _UNPRINTABLE.sub(_escaped, text)
+
+
+def printable_lines(text: str) -> str:
+    """Return the text with each line made printable; its line feeds and tabs stay."""
+    return "\n".join(
+        "\t".join(map(printable, line.split("\t"))) for line in text.split("\n")
+    )
+
+
+def printable_traceback(error: BaseException) -> str:
+    """Return the error's traceback with its lines made printable and marked.
+
+    The mark tells the lines of an error's text from the lines of a log.
+    """
+    return mark_lines("".join(traceback.format_exception(error)))
+
+
+def mark_lines(text: str) -> str:
+    """Return the text with each line made printable and marked with a leading "| "."""
+    lines = text.removesuffix("\n").split("\n")
+    return "\n".join(f"| {printable_lines(_cut(line))}" for line in lines)
+
+
+def _cut(text: str) -> str:
+    is_whole = len(text) <= MAX_ERROR_LENGTH
+    return text if is_whole else text[:MAX_ERROR_LENGTH] + "..."
+
+
+def _escaped(match: re.Match[str]) -> str:
+    character = match[0]
+    code = ord(character)
+    if code > 0xFFFF:
+        return f"\\U{code:08x}"
+    if code > 0xFF:
+        return f"\\u{code:04x}"
+    return _SHORT_ESCAPES.get(character, f"\\x{code:02x}")
+
+
+def one_line(error: BaseException) -> str:
+    """Return the error's text on one printable line of bounded length."""
+    return shorten(str(error), MAX_ERROR_LENGTH)
+
+
+def shorten(text: str, length: int = 100) -> str:
+    """Return the text on one printable line of at most `length` characters."""
+    # A character becomes ten at most, so the rest of a long text need not be escaped.
+    line = printable(" ".join(text[: 10 * length].split()))
+    is_whole = len(line) <= length and len(text) <= 10 * length
+    return line if is_whole else line[: length - 3] + "..."
 
 
 def exception_chain(error: BaseException | None) -> Iterator[BaseException]:

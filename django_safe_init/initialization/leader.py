@@ -18,7 +18,7 @@ from django_safe_init.core.progress import use_tracker
 from django_safe_init.core.records import MAX_TRANSIENT_FAILURES
 from django_safe_init.core.states import State
 from django_safe_init.core.step import StepDefinition
-from django_safe_init.core.text import one_line, printable
+from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import (
     InitializationFailed,
     LeaderFailed,
@@ -307,7 +307,7 @@ class Leader:
     def _reason(self, exc: BaseException) -> str:
         """Return the error in one line, with the migration or step that raised it."""
         step = self._failed_step
-        text = printable(one_line(exc))
+        text = one_line(exc)
         if not isinstance(exc, SafeInitError):
             text = f"{type(exc).__name__}: {text}"
         return f"{step}: {text}" if step and step not in text else text

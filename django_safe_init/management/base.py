@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -13,6 +12,11 @@ from django.core.management.base import BaseCommand, CommandError
 
 from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.exceptions import SafeInitError
+from django_safe_init.management.console import (
+    PrintableStream,
+    json_line,
+    printable_uncaught_errors,
+)
 
 
 @contextlib.contextmanager
@@ -37,7 +41,19 @@ def exit_codes() -> Iterator[None]:
         sys.exit(exc.exit_code)
 
 
-class SafeInitCommand(BaseCommand, ABC):
+class PrintableCommand(BaseCommand):
+    """Command whose streams and uncaught errors are printable, whatever they quote."""
+
+    stdout = PrintableStream()
+    stderr = PrintableStream()
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run the command as `manage.py` does."""
+        with printable_uncaught_errors():
+            super().run_from_argv(argv)
+
+
+class SafeInitCommand(PrintableCommand, ABC):
     """Command about a database, whose errors and signals become exit codes."""
 
     requires_system_checks: list[str] = []
@@ -67,4 +83,4 @@ class SafeInitCommand(BaseCommand, ABC):
 
     def print_json(self, value: dict[str, Any]) -> None:
         """Write the JSON object to standard output."""
-        self.stdout.write(json.dumps(value))
+        self.stdout.write(json_line(value))

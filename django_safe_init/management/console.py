@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import io
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from django.core.management.base import OutputWrapper
 
-from django_safe_init.core.text import format_duration
+from django_safe_init.core.text import (
+    format_duration,
+    mark_lines,
+    printable,
+    printable_lines,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -29,11 +36,70 @@ _STYLES = {"ready": "green", "failed": "red", "open": "yellow"}
 # Streams
 
 
+class PrintableOutput(OutputWrapper):
+    """A command's stream, whose lines are made printable before they get a style."""
+
+    def write(  # type: ignore[override]  # typeshed: the base is a TextIOBase
+        self,
+        msg: str = "",
+        style_func: Callable[[str], str] | None = None,
+        ending: str | None = None,
+    ) -> None:
+        """Write the lines. A character that the stream cannot encode is escaped."""
+        encoding = getattr(self._out, "encoding", None) or "utf-8"
+        text = printable_lines(str(msg)).encode(encoding, "backslashreplace")
+        super().write(text.decode(encoding), style_func, ending)
+
+
+class PrintableStream:
+    """Descriptor that makes every stream of a command a `PrintableOutput`.
+
+    Django assigns the streams in two places: when it creates and when it executes a command.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, command: Any, owner: type | None = None) -> PrintableOutput:
+        output: PrintableOutput = command.__dict__[self._name]
+        return output
+
+    def __set__(self, command: Any, stream: OutputWrapper) -> None:
+        command.__dict__[self._name] = PrintableOutput(
+            cast(TextIO, stream._out), stream.ending
+        )
+
+
+@contextlib.contextmanager
+def printable_uncaught_errors() -> Iterator[None]:
+    """Make Python print the traceback of an error that leaves the block with printable lines.
+
+    A project's own `sys.excepthook` is still called.
+    """
+    try:
+        yield
+    except Exception:
+        sys.excepthook = functools.partial(_print_error, sys.excepthook)
+        raise
+
+
+def _print_error(hook: Callable[..., object], *error: Any) -> None:
+    with contextlib.redirect_stderr(io.StringIO()) as buffer:
+        hook(*error)
+    if buffer.getvalue():
+        sys.stderr.write(mark_lines(buffer.getvalue()) + "\n")
+
+
+def json_line(value: dict[str, Any]) -> str:
+    """Return the JSON object on one line, in printable ASCII characters."""
+    return json.dumps(value).replace("\x7f", "\\u007f")
+
+
 def report_to(stream: OutputWrapper, label: str = "") -> Callable[[str], None]:
     """Return a function that writes a line to the stream, after the package's prefix."""
 
     def report(line: str) -> None:
-        stream.write(f"[safe_init] {label}{line}", style_func=str)
+        stream.write(f"[safe_init] {label}{printable(line)}", style_func=str)
         stream.flush()
 
     return report
@@ -55,7 +121,7 @@ class JSONOutput:
     def emit(self, value: dict[str, Any]) -> None:
         """Write the object to the real standard output, unless its reader closed the pipe."""
         with contextlib.suppress(BrokenPipeError):
-            os.write(self._stdout, json.dumps(value).encode() + b"\n")
+            os.write(self._stdout, json_line(value).encode() + b"\n")
 
     def __exit__(self, *exc_info: object) -> None:
         sys.stdout.flush()
@@ -81,7 +147,7 @@ def terminal(*, color: bool) -> Console | None:
 
 def row(run: RunRow) -> tuple[str, ...]:
     """Return the cells of a run, in the order of `HEADINGS`."""
-    return (
+    cells = (
         str(run.id),
         run.started_at[:19].replace("T", " "),
         format_duration(run.duration_seconds),
@@ -91,6 +157,7 @@ def row(run: RunRow) -> tuple[str, ...]:
         run.leader,
         run.error or "",
     )
+    return tuple(map(printable, cells))
 
 
 def text_table(runs: Sequence[RunRow]) -> str:
@@ -125,7 +192,7 @@ def rich_table(runs: Sequence[RunRow]) -> RenderableType:
         )
     for run in runs:
         *cells, _ = row(run)
-        table.add_row(*cells, style=_STYLES.get(run.result, ""))
+        table.add_row(*map(Text, cells), style=_STYLES.get(run.result, ""))
     errors = [Text(f"run {run.id}: {run.error}", "red") for run in runs if run.error]
     return Group(table, *errors)
 
@@ -140,8 +207,8 @@ def format_findings(report: ValidationReport) -> Iterator[str]:
     for title, findings in by_kind:
         yield f"\n{title}"
         for repair, same_repair in groupby(findings, lambda each: each.repair):
-            yield from (f"  {each.message}" for each in same_repair)
-            yield from (f"    {line}" for line in repair)
+            yield from (f"  {printable(each.message)}" for each in same_repair)
+            yield from (f"    {printable(line)}" for line in repair)
 
 
 def _headline(report: ValidationReport) -> str:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
-import traceback
 from abc import ABC, abstractmethod
 from typing import Any, NoReturn
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from django_safe_init.core.signal_handling import Interrupted, interruptible
-from django_safe_init.management.console import JSONOutput
+from django_safe_init.core.text import printable_traceback
+from django_safe_init.management.base import PrintableCommand
+from django_safe_init.management.console import JSONOutput, json_line
 from django_safe_init.management.exec import exec_command, split_argv
 
 
-class EntrypointCommand(BaseCommand, ABC):
+class EntrypointCommand(PrintableCommand, ABC):
     """Command that is replaced by `-- COMMAND` when it succeeds.
 
     With `--json` it prints exactly one object, also for errors of its arguments. A subclass
@@ -53,7 +53,7 @@ class EntrypointCommand(BaseCommand, ABC):
             except CommandError as exc:  # with --traceback, or raised by the parser
                 if not self.reported:
                     self._exit(2, "usage", exc)
-                self.stderr.write("".join(traceback.format_exception(exc)))
+                self.stderr.write(printable_traceback(exc))
                 sys.exit(exc.returncode)
             except Interrupted as exc:  # before or after the work on the databases
                 self._exit(exc.exit_code, "interrupted", exc)
@@ -80,7 +80,7 @@ class EntrypointCommand(BaseCommand, ABC):
         if self._json is not None:
             self._json.emit(value)
         else:
-            self.stdout.write(json.dumps(value))
+            self.stdout.write(json_line(value))
 
     def _exit(self, code: int, result: str, exc: BaseException) -> NoReturn:
         if self._json is None:

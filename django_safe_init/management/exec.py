@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import NoReturn
 
+from django_safe_init.core.text import printable
 from django_safe_init.exceptions import ConfigurationError
 
 CANNOT_START = 2
@@ -45,5 +46,5 @@ def exec_command(command: list[str]) -> NoReturn:
     try:
         os.execvp(command[0], command)
     except OSError as exc:
-        sys.stderr.write(f"{command[0]} cannot be started: {exc.strerror}\n")
+        sys.stderr.write(f"{printable(command[0])} cannot be started: {exc.strerror}\n")
         sys.exit(CANNOT_START)

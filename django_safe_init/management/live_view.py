@@ -19,7 +19,7 @@ from rich.text import Text
 from django_safe_init.backends.base.reader import BaseReader
 from django_safe_init.core.records import RunRow, StepRow
 from django_safe_init.core.states import State
-from django_safe_init.core.text import format_duration, shorten
+from django_safe_init.core.text import format_duration, printable, shorten
 from django_safe_init.status import Status, StatusDetail, poll_interval, read_detail
 
 _STYLES = {
@@ -62,7 +62,7 @@ class StatusView:
             yield _items(run)
         yield self._facts()
         for note in filter(None, (self.detail.note, self.notice)):
-            yield Text(note, "yellow")
+            yield _text(note, "yellow")
 
     def _progress(self, run: RunRow) -> RenderableType:
         grid = Table.grid(padding=(0, 1), expand=True)
@@ -79,7 +79,7 @@ class StatusView:
         grid.add_column(no_wrap=True, style="dim")
         grid.add_column(overflow="fold")
         for label, value in self._labeled_facts():
-            grid.add_row(label, Text(value))
+            grid.add_row(label, _text(value))
         return grid
 
     def _labeled_facts(self) -> Iterator[tuple[str, str]]:
@@ -125,9 +125,9 @@ class StatusView:
         seconds = step.seconds + (self.elapsed if state == "running" else 0)
         table.add_row(
             str(step.position),
-            step.name,
-            "backwards" if step.backwards else step.kind,
-            state,
+            _text(step.name),
+            _text("backwards" if step.backwards else step.kind),
+            _text(state),
             format_duration(seconds),
             style=_STYLES.get(state, ""),
         )
@@ -139,11 +139,16 @@ class StatusView:
 
 
 def _title(status: Status) -> Text:
-    title = Text(f"{status.database}: ", "bold")
+    title = _text(f"{status.database}: ", "bold")
     title.append(status.state.value, _STATE_STYLES.get(status.state, "bold yellow"))
     if status.run is not None:
-        title.append(f", run {status.run.id} of {status.run.command}", "dim")
+        title.append(_text(f", run {status.run.id} of {status.run.command}", "dim"))
     return title
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Return the text without markup, on one printable line."""
+    return Text(printable(text), style)
 
 
 def _table() -> Table:
@@ -165,7 +170,7 @@ def _items(run: RunRow) -> RenderableType:
         if run.item_total
         else ""
     )
-    grid.add_row(Text(run.items), bar)
+    grid.add_row(_text(run.items), bar)
     return grid
 
 
@@ -206,7 +211,7 @@ class LiveView:
     def _render(self) -> RenderableType:
         detail = self._detail
         if detail is None:
-            return Text(f"{self.database}: {self._notice}")
+            return _text(f"{self.database}: {self._notice}")
         return StatusView(detail, detail.elapsed, self._notice)
 
     def show_status(self, reader: BaseReader) -> Status:

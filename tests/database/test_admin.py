@@ -45,14 +45,19 @@ RUNS = "/admin/django_safe_init/run/"
 STEPS = "/admin/django_safe_init/step/"
 
 
-def _initialize(settings: Any) -> None:
-    """Configure the admin, with sessions that need no table, and initialize the database."""
+def configure_admin(settings: Any) -> None:
+    """Configure the admin, with sessions that need no table."""
     settings.INSTALLED_APPS = APPS
     settings.MIDDLEWARE = MIDDLEWARE
     settings.TEMPLATES = [TEMPLATES]
     settings.ROOT_URLCONF = "tests.database.admin_urls"
     settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
     settings.STATIC_URL = "static/"
+
+
+def _initialize(settings: Any) -> None:
+    """Configure the admin, and initialize the database."""
+    configure_admin(settings)
     call_command("safe_migrate", verbosity=0)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django_safe_init.backends.postgresql.lock_keys import HELD, leader_key, work_key
 from django_safe_init.core.records import Activity, Blocker
-from django_safe_init.core.text import shorten
+from django_safe_init.core.text import printable, shorten
 
 if TYPE_CHECKING:
     from django_safe_init.backends.postgresql.session import Session
@@ -72,7 +72,7 @@ class LeaderSession(NamedTuple):
         since = (
             f", for {self.age_seconds:.0f} s" if self.age_seconds is not None else ""
         )
-        return (
+        return printable(
             f"backend {self.pid} ({'leader lock' if self.leads else 'work key'}; "
             f"role {self.role}, {name}{where}{since}): {self._doing()}"
         )

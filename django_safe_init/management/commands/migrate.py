@@ -22,7 +22,7 @@ from django_safe_init.initialization.migrate_command import next_migrate
 from django_safe_init.initialization.run_context import current_listener, in_run
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from django_safe_init.management.base import command_errors, exit_codes
-from django_safe_init.management.console import report_to
+from django_safe_init.management.console import printable_uncaught_errors, report_to
 
 
 class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on settings
@@ -30,6 +30,11 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
 
     #: Read by `migrate_command.extends_ours`.
     reports_to_tracker = True
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """Run the command as `manage.py` does."""
+        with printable_uncaught_errors():
+            super().run_from_argv(argv)
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         """Wait for the database server before Django's system checks, which may need it."""

@@ -14,6 +14,7 @@ from django_safe_init.core.build import current_build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import RunRow
 from django_safe_init.core.states import State
+from django_safe_init.core.text import printable
 from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from django_safe_init.management.base import SafeInitCommand
@@ -112,15 +113,18 @@ class Command(SafeInitCommand):
             detail = read_detail(alias, reader, None)
             return detail, read_history(alias, reader, count)
 
+    def _line(self, line: str) -> None:
+        self.stdout.write(printable(line))
+
     def _print(self, detail: StatusDetail, history: list[RunRow]) -> None:
         status, activity = detail.status, str(detail.activity or "")
-        self.stdout.write(f"{status.database}: {status.state} - {status.message}")
+        self._line(f"{status.database}: {status.state} - {status.message}")
         if activity:
-            self.stdout.write(f"  statement: {activity}")
+            self._line(f"  statement: {activity}")
         if status.pending:
-            self.stdout.write(f"  to apply: {', '.join(status.pending)}")
+            self._line(f"  to apply: {', '.join(status.pending)}")
         for label in _pending_privileged(status.database):
-            self.stdout.write(f"  needs an administrator: {label}")
+            self._line(f"  needs an administrator: {label}")
         if history and self.console is not None:
             self.console.print(rich_table(history))
         elif history:

@@ -14,6 +14,7 @@ from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.databases import check_alias
 from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.text import printable
 from django_safe_init.management.base import SafeInitCommand
 from django_safe_init.management.console import report_to
 
@@ -51,7 +52,7 @@ class Command(SafeInitCommand):
             if holder is None:
                 self.stdout.write(f"{alias}: nobody holds the leader lock")
                 return 0
-            self.stdout.write(f"{alias}: " + "\n".join(holder.lines()))
+            self.stdout.write(f"{alias}: " + "\n".join(map(printable, holder.lines())))
             if options["interactive"]:
                 _confirm(holder.question)
             reason = holder.end(_SECONDS_TO_END)

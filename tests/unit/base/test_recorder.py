@@ -31,7 +31,7 @@ from django_safe_init.core.states import State
         (
             "a.1",
             LostRuns([6, 7], "it is\0gone"),
-            RunEnd(7, "transient", r"it is\0gone"),
+            RunEnd(7, "transient", r"it is\x00gone"),
         ),
     ],
 )

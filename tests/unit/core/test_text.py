@@ -1,10 +1,22 @@
-"""Durations, and long texts on one line."""
+"""Durations, long texts on one line, and texts that are made printable."""
 
 from __future__ import annotations
 
+import sys
+import unicodedata
+
 import pytest
 
-from django_safe_init.core.text import format_duration, one_line, shorten
+from django_safe_init.core.text import (
+    MAX_ERROR_LENGTH,
+    format_duration,
+    mark_lines,
+    one_line,
+    printable,
+    printable_lines,
+    printable_traceback,
+    shorten,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,3 +51,58 @@ def test_shorten(text, short) -> None:
 def test_one_line() -> None:
     """An error of several lines becomes one."""
     assert one_line(ValueError("first\n  second\n")) == "first second"
+
+
+def test_a_long_error() -> None:
+    """The text of an error is bounded."""
+    assert len(one_line(ValueError("x" * 3 * MAX_ERROR_LENGTH))) == MAX_ERROR_LENGTH
+    assert len(one_line(ValueError("\0" * 30 * MAX_ERROR_LENGTH))) == MAX_ERROR_LENGTH
+    assert len(printable_traceback(ValueError("x" * 10**6))) < 2 * MAX_ERROR_LENGTH
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("plain, with a space\xa0and ümläuts, 你好, 🙂", None),
+        ("a\nb\tc\rd", r"a\nb\tc\rd"),
+        ("\x1b[2J\x00\x7f\x9b", r"\x1b[2J\x00\x7f\x9b"),
+        ("\u202eabc\u2066\u200b\ufeff\u3164", r"\u202eabc\u2066\u200b\ufeff\u3164"),
+        ("\x85\u2028\u2029", r"\x85\u2028\u2029"),
+        ("\ud800 \U000e0041", r"\ud800 \U000e0041"),
+    ],
+)
+def test_printable(text, safe) -> None:
+    """A character that is invisible, or moves the cursor, becomes its escape sequence."""
+    assert printable(text) == (text if safe is None else safe)
+    assert printable(printable(text)) == printable(text)
+
+
+def test_every_character() -> None:
+    """No character of a category that a terminal interprets stays."""
+    everything = "".join(map(chr, range(sys.maxunicode + 1)))
+    left = {unicodedata.category(each) for each in printable(everything)}
+    assert not left & {"Cc", "Cf", "Cs", "Zl", "Zp"}
+    assert all(
+        len(f"a{each}b".splitlines()) == 1 for each in set(printable(everything))
+    )
+
+
+def test_printable_lines() -> None:
+    """Line feeds and tabs stay in a text of several lines."""
+    assert printable_lines("a\n\tb\r\x1b\n") == "a\n\tb\\r\\x1b\n"
+
+
+def test_marked_lines() -> None:
+    """A mark before each line tells it from a line that another program writes."""
+    assert mark_lines("a\nINFO ready\n") == "| a\n| INFO ready"
+
+
+def test_traceback() -> None:
+    """A traceback keeps its lines, each with the mark."""
+    try:
+        raise ValueError("no\n\x1b[31mred")
+    except ValueError as exc:
+        lines = printable_traceback(exc).splitlines()
+    assert lines[0] == "| Traceback (most recent call last):"
+    assert lines[-2:] == ["| ValueError: no", "| \\x1b[31mred"]
+    assert all(line.startswith("| ") for line in lines)
