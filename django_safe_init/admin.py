@@ -6,6 +6,7 @@ registry, so the pages must not depend on permissions, content types or log entr
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -116,8 +117,7 @@ class ReadOnlyAdmin(ReadOnlyBase):
     def url(self, route: str, view: Any, name: str) -> URLPattern:
         """Return the pattern of a page for users who may log in to the admin."""
         full_name = f"{self.opts.app_label}_{self.opts.model_name}_{name}"
-        wrapped: Callable[..., HttpResponse] = self.admin_site.admin_view(view)
-        return path(route, wrapped, name=full_name)
+        return path(route, self.admin_site.admin_view(_nosniff(view)), name=full_name)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         key = {self.lock_key_lookup: get_settings().lock_key or ""}
@@ -159,6 +159,16 @@ class ReadOnlyAdmin(ReadOnlyBase):
                 **context,
             },
         )
+
+
+def _nosniff(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    @functools.wraps(view)
+    def wrapped(*args: Any, **kwargs: Any) -> HttpResponse:
+        response = view(*args, **kwargs)
+        response["X-Content-Type-Options"] = "nosniff"
+        return response
+
+    return wrapped
 
 
 def _app_name() -> str | Promise:

@@ -215,6 +215,7 @@ def test_admin(hostile, settings, url) -> None:
     response = client.get(f"/admin/django_safe_init/{url.format(id=newest)}")
     page = response.content.decode()
     assert response.status_code == 200
+    assert response["X-Content-Type-Options"] == "nosniff"
     assert "FORGED" in page
     for character in HOSTILE:
         assert character in "x[2J/b]\n\r FORGEDready" or character not in page

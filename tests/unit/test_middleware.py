@@ -212,6 +212,21 @@ def test_no_response_is_cached(set_statuses, path, status) -> None:
         assert ask(path)["Cache-Control"] == "no-store, private"
 
 
+@BOTH
+@pytest.mark.parametrize("status", [READY, MIGRATING, FAILED])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "OPTIONS", "x"])
+def test_no_response_is_sniffed(set_statuses, settings, ask, status, method) -> None:
+    """No browser guesses the type of a response: every one says so."""
+    set_statuses(status)
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "STATUS_TOKEN": "s3cret"}
+    paths = [*PATHS.values(), "/health/db?database=unknown"]
+    paths += ["/cart/"] if status is not READY else []
+    for path in paths:
+        for headers in ({}, HTML, TOKEN, {"if-none-match": "*"}):
+            response = ask(path, method, headers=headers)
+            assert response["X-Content-Type-Options"] == "nosniff", response
+
+
 def test_for_scripts_of_other_origins(set_statuses, settings) -> None:
     """Scripts of other origins may read public bodies, but none with the token's details."""
     set_statuses(MIGRATING)

@@ -20,6 +20,7 @@ from django_safe_init.serving.http import payloads
 from django_safe_init.serving.http.page import status_page
 from django_safe_init.serving.http.request_parsing import (
     is_authorized,
+    preferred_language,
     prefers_html,
     same_site_url,
     selected_databases,
@@ -190,12 +191,13 @@ def _retry_after(context: RequestContext) -> int:
 
 def _language_of(request: HttpRequest) -> translation.override:
     """Activate the request's language; the thread's may be left from another request."""
-    return translation.override(translation.get_language_from_request(request))
+    return translation.override(preferred_language(request))
 
 
 def _finalize(request: HttpRequest, response: HttpResponse) -> HttpResponse:
     # `private`, because older versions of Django's cache ignore `no-store`.
     response["Cache-Control"] = "no-store, private"
+    response["X-Content-Type-Options"] = "nosniff"
     response["Content-Length"] = len(response.content)
     # Otherwise Django logs each 503 as an error of the project, and mails it to ADMINS.
     response._has_been_logged = True  # type: ignore[attr-defined]

@@ -55,6 +55,22 @@ def test_the_same_responses(set_statuses, client) -> None:
     assert client.get("/health/db").status_code == 200
 
 
+def test_no_response_is_sniffed(set_statuses, client, settings) -> None:
+    """No browser guesses the type of a response, with `ConditionalGetMiddleware` too."""
+    settings.MIDDLEWARE = ["django.middleware.http.ConditionalGetMiddleware"]
+    set_statuses(READY)
+    for path in (
+        "/health/live",
+        "/health/db",
+        "/api/db/status",
+        "/health/db?database=x",
+    ):
+        for method in ("get", "head", "post", "options"):
+            response = getattr(client, method)(path, headers={"if-none-match": "*"})
+            assert response["X-Content-Type-Options"] == "nosniff", (path, method)
+            assert response.status_code != 304
+
+
 def test_no_transaction_and_no_login(set_statuses, client, settings) -> None:
     """The views open no transaction and need no login, whatever the project's defaults."""
     settings.MIDDLEWARE = ["django.contrib.auth.middleware.LoginRequiredMiddleware"]
