@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.contrib import admin
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.db import Error, transaction
 from django.db.models import F, Model, QuerySet
 from django.db.models.functions import Coalesce
@@ -182,7 +182,7 @@ def _is_readable(model: type[Model], alias: str) -> bool:
             using=alias
         ):  # an error must not break the request's transaction
             model._default_manager.using(alias).first()
-    except Error:
+    except (Error, ImproperlyConfigured):  # the second one without a driver
         return False
     return True
 

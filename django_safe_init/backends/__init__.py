@@ -10,9 +10,11 @@ A backend is imported on first use, so a project on SQLite needs no PostgreSQL d
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.utils.module_loading import import_string
 
@@ -22,6 +24,7 @@ from django_safe_init.exceptions import UnsupportedEngine
 if TYPE_CHECKING:
     from django_safe_init.backends.base.backend import BaseBackend
     from django_safe_init.backends.base.context import Context
+    from django_safe_init.conf import Settings
     from django_safe_init.core.build import Build
     from django_safe_init.core.step import StepDefinition
 
@@ -34,8 +37,14 @@ BACKENDS = {
 
 
 def get_features(alias: str) -> BackendFeatures:
-    """Return the features of the database, without opening a connection."""
-    connection = connections[alias]
+    """Return the features of the database, without opening a connection.
+
+    An engine that Django cannot load, for example without its driver, has an obstacle.
+    """
+    try:
+        connection = connections[alias]
+    except ImproperlyConfigured as exc:
+        return _not_loaded(str(exc))
     folder = BACKENDS.get(connection.vendor)
     if folder is None:
         return BackendFeatures()
@@ -45,17 +54,55 @@ def get_features(alias: str) -> BackendFeatures:
     return features
 
 
+def _not_loaded(reason: str) -> BackendFeatures:
+    if "psycopg" not in reason:
+        return BackendFeatures(
+            obstacle=f"{reason.rstrip('.')}.",
+            remedy="Correct its ENGINE in DATABASES, or install the driver.",
+            is_loaded=False,
+        )
+    from django_safe_init.backends.postgresql.features import without_driver
+
+    return replace(without_driver(reason.rstrip(".")), is_loaded=False)
+
+
 def get_backend_class(alias: str) -> type[BaseBackend]:
     """Return the backend class for the database. Raises `UnsupportedEngine`."""
     features = get_features(alias)
+    if features.obstacle:
+        raise _obstructed(alias, features)
     if not features.is_supported:
+        engine = connections.settings[alias]["ENGINE"]
         raise UnsupportedEngine(
-            f"The database {alias!r} is {connections[alias].display_name}, for which there is "
-            "no leader lock here. Use PostgreSQL, or accept the risk of concurrent "
-            'initialization with SAFE_INIT = {"LOCK": "none"}.'
+            f"No leader lock for database {alias!r}: its engine {engine} has none. Use "
+            "PostgreSQL, or accept the risk of concurrent initialization with SAFE_INIT = "
+            '{"LOCK": "none"}.'
         )
     backend: type[BaseBackend] = import_string(features.backend)
     return backend
+
+
+def check_driver(alias: str, settings: Settings) -> None:
+    """Raise `UnsupportedEngine` if the installed driver does not serve this package.
+
+    With `LOCK` "none" a driver that only Django can use serves, too.
+    """
+    features = get_features(alias)
+    if features.obstacle and (settings.lock == "auto" or not features.is_loaded):
+        raise _obstructed(alias, features)
+
+
+def check_loaded(alias: str) -> None:
+    """Raise `UnsupportedEngine` if Django cannot load the engine of the database."""
+    features = get_features(alias)
+    if not features.is_loaded:
+        raise _obstructed(alias, features)
+
+
+def _obstructed(alias: str, features: BackendFeatures) -> UnsupportedEngine:
+    return UnsupportedEngine(
+        f"No leader lock for database {alias!r}: {features.obstacle} {features.remedy}"
+    )
 
 
 def get_backend(context: Context) -> BaseBackend:

@@ -15,6 +15,7 @@ from django.db import connections
 from django.urls import Resolver404, ResolverMatch, resolve
 
 from django_safe_init.backends import get_features
+from django_safe_init.backends.base.features import BackendFeatures
 from django_safe_init.conf import Settings, get_settings, iter_errors
 from django_safe_init.core import step_registry as steps
 from django_safe_init.exceptions import ConfigurationError
@@ -69,19 +70,32 @@ def check_settings(
 def check_engines(
     app_configs: Sequence[AppConfig] | None, settings: Settings, **kwargs: Any
 ) -> list[CheckMessage]:
-    """W001: a database in DATABASES has an engine without a leader lock."""
+    """W001: a database has an engine without a leader lock. W008: its driver is missing."""
     if settings.lock == "none":
         return []
+    features = {alias: get_features(alias) for alias in settings.databases}
     return [
-        Warning(
-            f"The database {alias!r} ({connections[alias].display_name}) has no leader lock.",
-            hint='Use PostgreSQL, take the alias out of SAFE_INIT["DATABASES"], or accept '
-            'concurrent initialization with SAFE_INIT = {"LOCK": "none"}.',
-            id="safe_init.W001",
-        )
-        for alias in settings.databases
-        if not get_features(alias).is_supported
+        _without_lock(alias, each)
+        for alias, each in features.items()
+        if not each.is_supported
     ]
+
+
+def _without_lock(alias: str, features: BackendFeatures) -> CheckMessage:
+    if features.obstacle:
+        return Warning(
+            f"The database {alias!r} has no leader lock: {features.obstacle} "
+            "`migrate` is Django's own, and the safe_* commands refuse to work.",
+            hint=features.remedy,
+            id="safe_init.W008",
+        )
+    engine = connections.settings[alias]["ENGINE"]
+    return Warning(
+        f"The database {alias!r} ({engine}) has no leader lock.",
+        hint='Use PostgreSQL, take the alias out of SAFE_INIT["DATABASES"], or accept '
+        'concurrent initialization with SAFE_INIT = {"LOCK": "none"}.',
+        id="safe_init.W001",
+    )
 
 
 @register("safe_init")

@@ -11,7 +11,7 @@ from django.db import DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.conf import POOL_KEY
-from django_safe_init.exceptions import ReadOnlyPool
+from django_safe_init.exceptions import ConfigurationError, ReadOnlyPool
 from django_safe_init.pools.config import Pool, pool_of
 from django_safe_init.pools.router import current_pool
 
@@ -52,8 +52,17 @@ def _has_pools(alias: str) -> bool:
 
 def _apply_limits(connection: BaseDatabaseWrapper, pool: Pool) -> None:
     module = LIMITS.get(connection.vendor)
-    if module is not None:
-        import_module(module).apply_limits(connection, pool.limits)
+    if module is None:
+        return
+    try:
+        limits = import_module(module)
+    except ImportError as exc:
+        connection.close()  # Django would otherwise use it without limits
+        raise ConfigurationError(
+            f"No limits for the pool {pool.name!r} of database {pool.database!r}: {exc}. "
+            "Run: pip install 'django-safe-init[pools]'"
+        ) from exc
+    limits.apply_limits(connection, pool.limits)
 
 
 def _refuse_writes(

@@ -428,6 +428,18 @@ def test_missing_tables(
     assert "safe_migrate --force" in page.html
 
 
+def test_an_engine_without_a_driver(
+    admin_project: Database, staff: Client, settings: Any, monkeypatch: Any
+) -> None:
+    """A database that Django cannot load gets the same page."""
+    entry = connections.configure_settings({"default": {}, "x": {"ENGINE": "nowhere"}})
+    monkeypatch.setitem(connections.settings, "x", entry["x"])
+    monkeypatch.setitem(settings.DATABASES, "x", entry["x"])
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "DATABASES": ["default", "x"]}
+    page = Page(staff, f"{RUNS}?database=x")
+    assert "missing, or cannot be read" in page.html
+
+
 def test_unreadable_tables(
     admin_project: Database, staff: Client, new_role: Any, log_in_as: Any
 ) -> None:

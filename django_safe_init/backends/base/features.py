@@ -18,6 +18,12 @@ class BackendFeatures:
     has_lock: bool = False
     #: The server has roles, databases, extensions and grants.
     supports_privileged_steps: bool = False
+    #: The reason why this package cannot use the engine as it is installed, and the remedy, as
+    #: sentences. Empty without such a reason.
+    obstacle: str = ""
+    remedy: str = ""
+    #: False if Django cannot load the engine either.
+    is_loaded: bool = True
 
     @property
     def is_supported(self) -> bool:

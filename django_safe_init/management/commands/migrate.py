@@ -8,7 +8,7 @@ from django.core.management import CommandError
 from django.db import connections
 from django.db.migrations import Migration
 
-from django_safe_init.backends import get_features
+from django_safe_init.backends import check_loaded, get_features
 from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.core import cancellation
 from django_safe_init.core.databases import check_not_pool
@@ -41,12 +41,21 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
         self._alias = alias = options["database"]
         with command_errors():
             check_not_pool(alias)
+            self._check_engine(alias)
         self._was_connected = connections[alias].connection is not None
         if self._is_protected(options):
             with exit_codes():
                 wait_for_server(alias, report_to(self.stderr))
         output: str | None = super().execute(*args, **options)
         return output
+
+    def _check_engine(self, alias: str) -> None:
+        """Raise `UnsupportedEngine` for an engine that Django cannot load, with the remedy."""
+        if (
+            not get_features(alias).is_loaded
+            and effective_mode(get_settings()) != "off"
+        ):
+            check_loaded(alias)
 
     def check(self, *args: Any, **kwargs: Any) -> None:
         """Run Django's system checks, and repeat a check that finds no free connection."""

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from django.core.management.base import CommandParser
 from django.db import DEFAULT_DB_ALIAS
 
-from django_safe_init.backends import privileged_steps
+from django_safe_init.backends import check_driver, privileged_steps
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
+from django_safe_init.core.databases import check_alias
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import RunRow
 from django_safe_init.core.states import State
@@ -77,6 +78,8 @@ class Command(SafeInitCommand):
         """Wait or watch if an option says so, then print the status."""
         alias = options["database"]
         plain_only = options["json"] or not self.stdout.isatty()
+        check_alias(alias)
+        check_driver(alias, get_settings())
         self.console = None if plain_only else terminal(color=not options["no_color"])
         if options["wait"]:
             self._wait(alias, options["timeout"])

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 from django.core.management.base import CommandParser, OutputWrapper, SystemCheckError
 from django.db import DEFAULT_DB_ALIAS, connections
 
-from django_safe_init.backends import get_features
-from django_safe_init.conf import get_settings
+from django_safe_init.backends import check_driver, get_features
+from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.core.cancellation import check as check_cancellation
 from django_safe_init.core.databases import check_alias
 from django_safe_init.core.deadline import check_timeout
@@ -125,6 +125,7 @@ class Command(EntrypointCommand):
         try:
             check_cancellation()
             self._check_usage(options)
+            self._check_driver(alias, options)
             return Result(self._run(initializer, options))
         except SafeInitError as exc:
             outcome = initializer.outcome(exc.result, str(exc))
@@ -168,6 +169,12 @@ class Command(EntrypointCommand):
                 "--plan changes nothing, so no command can follow it."
             )
 
+    def _check_driver(self, alias: str, options: dict[str, Any]) -> None:
+        settings = get_settings()
+        check_alias(alias)
+        if effective_mode(settings, options["mode"]) != "off":
+            check_driver(alias, settings)
+
     def _initialization_options(
         self, alias: str, options: dict[str, Any]
     ) -> InitializationOptions:
@@ -208,7 +215,6 @@ class Command(EntrypointCommand):
             plan.check_ready(alias)
 
     def _run_privileged(self, alias: str, options: dict[str, Any]) -> None:
-        check_alias(alias)
         report = self._report(alias)
         if not get_features(alias).supports_privileged_steps:
             report("no server, so nothing is privileged")

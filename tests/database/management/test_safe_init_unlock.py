@@ -300,7 +300,7 @@ def test_another_engine(run, django_database, log_in_as) -> None:
     finally:
         log_in_as(**django_database.settings())
     assert ended.code == 2
-    assert "no leader lock" in ended.stderr
+    assert "No leader lock" in ended.stderr
 
 
 def test_unreachable(run, django_database, log_in_as, settings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,13 @@ from django.contrib.contenttypes.models import ContentType
 from django.core.management import call_command
 from django.db import OperationalError, connections, router, transaction
 
-from django_safe_init import ReadOnlyPool, get_status, initialize, using_pool
+from django_safe_init import (
+    ConfigurationError,
+    ReadOnlyPool,
+    get_status,
+    initialize,
+    using_pool,
+)
 from django_safe_init.pools import SlowPool, postgresql
 from tests.processes.pgbouncer import pgbouncer
 from tests.support import Database, wait_until
@@ -146,6 +153,16 @@ def test_without_a_psycopg_pool(django_database, add_pools) -> None:
         assert setting("statement_timeout") == "5min"
         connections[SLOW].close()
     assert pids[0] != pids[1]
+
+
+def test_without_psycopg(django_database, add_pools, monkeypatch) -> None:
+    """A pool whose limits cannot be set is refused, and its connection is closed."""
+    add_pools(analytics=SlowPool(size=None))
+    monkeypatch.setitem(sys.modules, "django_safe_init.pools.postgresql", None)
+    wrapper = connections["default_analytics"]
+    with pytest.raises(ConfigurationError, match=r"'django-safe-init\[pools\]'"):
+        wrapper.ensure_connection()
+    assert wrapper.connection is None
 
 
 def test_without_autocommit(django_database, add_pools) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 from django.apps import apps
 from django.core.checks import ERROR, WARNING, run_checks
@@ -21,7 +23,8 @@ def other_alias(settings, monkeypatch):
     settings.SAFE_INIT = {"DATABASES": ["default", "other"]}
     connections["other"].close()
     yield
-    del connections["other"]
+    with suppress(AttributeError):  # it was not opened
+        del connections["other"]
 
 
 def ours() -> list:
@@ -55,7 +58,9 @@ def test_engine_without_a_lock() -> None:
     """W001 names a database whose engine has no lock, and the alternatives."""
     [message] = ours()
     assert (message.id, message.level) == ("safe_init.W001", WARNING)
-    assert message.msg == "The database 'other' (Other) has no leader lock."
+    assert (
+        message.msg == "The database 'other' (tests.other_engine) has no leader lock."
+    )
     assert '"LOCK": "none"' in message.hint
 
 
@@ -64,6 +69,17 @@ def test_the_risk_is_accepted(settings) -> None:
     """LOCK = "none" silences W001."""
     settings.SAFE_INIT = {**settings.SAFE_INIT, "LOCK": "none"}
     assert ours() == []
+
+
+@pytest.mark.usefixtures("other_alias")
+def test_engine_that_cannot_be_loaded() -> None:
+    """W008 names an engine that Django cannot load, whatever the reason is."""
+    connections.settings["other"]["ENGINE"] = "nowhere"
+    del connections["other"]
+    [message] = ours()
+    assert (message.id, message.level) == ("safe_init.W008", WARNING)
+    assert "'nowhere' isn't an available database backend" in message.msg
+    assert "Correct its ENGINE" in message.hint
 
 
 @pytest.mark.parametrize("app", ["django_tenants", "tenant_schemas"])
