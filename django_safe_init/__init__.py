@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # a test compares these imports with _HOMES
     from django_safe_init.exceptions import LoginRefused as LoginRefused
     from django_safe_init.exceptions import MissingPrivilege as MissingPrivilege
     from django_safe_init.exceptions import ReadOnlyPool as ReadOnlyPool
+    from django_safe_init.exceptions import ReadOnlyServer as ReadOnlyServer
     from django_safe_init.exceptions import SafeInitError as SafeInitError
     from django_safe_init.exceptions import UnfinishedMigration as UnfinishedMigration
     from django_safe_init.exceptions import UnsafeConnection as UnsafeConnection
@@ -53,6 +54,7 @@ _HOMES = {
     "MissingPrivilege": "exceptions",
     "Outcome": "initialization.types",
     "ReadOnlyPool": "exceptions",
+    "ReadOnlyServer": "exceptions",
     "RunRow": "core.records",
     "SafeInitError": "exceptions",
     "State": "core.states",

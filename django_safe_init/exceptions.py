@@ -89,6 +89,10 @@ class UnsafeConnection(SafeInitError):
     result = "unsafe"
 
 
+class ReadOnlyServer(UnsafeConnection):
+    """The database server accepts no writes: it is a standby, or it is set to be read-only."""
+
+
 class UnsupportedEngine(UnsafeConnection):
     """This database engine has no lock that this package knows."""
 

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from django_safe_init.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from django_safe_init.conf import Settings
+
+#: The seconds before the second attempt to connect. Each further pause is twice as long.
+_FIRST_PAUSE = 0.5
 
 
 def check_timeout(seconds: float | None) -> None:
@@ -29,3 +38,10 @@ class Deadline:
         if self._end is None:
             return seconds
         return max(0.0, min(seconds, self._end - time.monotonic()))
+
+
+def connect_pauses(settings: Settings) -> Iterator[float]:
+    """Yield the seconds between `CONNECT_ATTEMPTS` attempts: exponential, with jitter."""
+    for attempt in range(settings.connect_attempts - 1):
+        pause = min(_FIRST_PAUSE * 2**attempt, settings.connect_max_wait)
+        yield pause * random.uniform(0.75, 1.0)

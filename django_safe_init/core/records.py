@@ -6,6 +6,8 @@ A database is ready by sets of names: every migration that the build defines is 
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -278,12 +280,26 @@ class Activity:
         return text
 
 
+def leader_name() -> str:
+    """Return the name of this process in the row of a run that it leads."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
 @dataclass
 class LostRuns:
-    """The runs that this process has led and lost, and the reason of the last loss."""
+    """The runs that this process has led and lost, and the reason of the last loss.
+
+    A run is known by its id and its leader: after a failover that lost the newest transactions,
+    another leader's run may have the id of a lost run.
+    """
 
     runs: list[int] = field(default_factory=list)
     reason: str = ""
+    leader: str = field(default_factory=leader_name)
+
+    def include(self, run: int, leader: str) -> bool:
+        """Return True if this process has led and lost the run."""
+        return leader == self.leader and run in self.runs
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 
-from django.db import OperationalError
+from django.db import OperationalError, connections
 
 from django_safe_init.backends import (
     get_backend,
@@ -20,10 +21,11 @@ from django_safe_init.backends.base.backend import LockingBackend
 from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.base.observer import BaseObserver
 from django_safe_init.conf import Settings, effective_mode, get_settings
+from django_safe_init.core.attempts import repeat
 from django_safe_init.core.build import current_build
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.databases import check_alias, check_outside_transaction
-from django_safe_init.core.deadline import Deadline, check_timeout
+from django_safe_init.core.deadline import Deadline, check_timeout, connect_pauses
 from django_safe_init.core.records import (
     ConnectionEnded,
     TablesLocked,
@@ -86,26 +88,42 @@ def _check_no_event_loop() -> None:
 def retry_while_busy(
     call: Callable[[], None], database: str, report: Callable[[str], None]
 ) -> None:
-    """Call again while Django gets no connection because the server is full or starting.
+    """Call again while the server is full or starting, or has ended Django's connection.
 
-    Raises `DatabaseUnreachable` after `WAIT_TIMEOUT`, and for any other `OperationalError`.
+    Raises `DatabaseUnreachable` after `WAIT_TIMEOUT` or the last of `CONNECT_ATTEMPTS`, and for
+    any other `OperationalError`.
     """
     patience = Deadline(get_settings().wait_timeout)
+    pauses = connect_pauses(get_settings())
     while True:
         try:
             return call()
         except OperationalError as exc:
-            if patience.passed() or not _is_busy(database, exc):
+            pause = _pause_before_retry(database, exc, pauses)
+            if pause is None or patience.passed():
                 raise DatabaseUnreachable(
                     f"The database {database!r} failed: {one_line(exc)}"
                 ) from exc
             report(f"waiting for the server: {one_line(exc)}")
-            sleep(random.uniform(0.1, 2.0))
+            sleep(pause)
+            _close_unusable_connections()
 
 
-def _is_busy(database: str, error: OperationalError) -> bool:
-    supported = get_features(database).is_supported
-    return supported and get_backend_class(database).is_busy(error)
+def _pause_before_retry(
+    database: str, error: OperationalError, pauses: Iterator[float]
+) -> float | None:
+    """Return the seconds to wait before the next call, or None if it would fail too."""
+    if not get_features(database).is_supported:
+        return None
+    backend = get_backend_class(database)
+    if backend.is_busy(error):
+        return random.uniform(0.1, 2.0)
+    return next(pauses, None) if backend.is_connection_loss(error) else None
+
+
+def _close_unusable_connections() -> None:
+    for wrapper in connections.all(initialized_only=True):
+        wrapper.close_if_unusable_or_obsolete()
 
 
 class Initializer:
@@ -125,22 +143,13 @@ class Initializer:
         settings = self._check()
         if self.mode == "off" or not get_features(self.database).has_lock:
             return self._run_unprotected()
-        machine, restarts = self.progress.machine, 0
-        while True:
-            try:
-                return self._try_once()
-            except (LockLost, ConnectionEnded) as exc:
-                machine.transition_to(State.ERROR)
-                restarts += 1
-                if restarts > settings.restarts:
-                    raise LockLost(
-                        f"Lost the leader lock {restarts} times, the last time: {one_line(exc)}"
-                    ) from exc
-                self.progress.lost.reason = one_line(exc)
-                self.progress.report(f"{one_line(exc)} Starting over.")
-            except BaseException:
-                machine.transition_to(State.ERROR)
-                raise
+        return repeat(
+            self._try_once,
+            settings,
+            self.context.deadline,
+            self.progress.report,
+            "the leader lock",
+        )
 
     def outcome(self, result: str, error: str | None = None) -> Outcome:
         """Return the outcome as of now."""
@@ -182,11 +191,20 @@ class Initializer:
         return settings
 
     def _try_once(self) -> Outcome:
-        self.progress.machine.transition_to(State.CONNECTING)
+        machine = self.progress.machine
+        machine.transition_to(State.CONNECTING)
+        try:
+            return self._lead_or_follow()
+        except BaseException as exc:
+            machine.transition_to(State.ERROR)
+            if isinstance(exc, (LockLost, ConnectionEnded)):
+                self.progress.lost.reason = one_line(exc)
+            raise
+
+    def _lead_or_follow(self) -> Outcome:
         backend = get_backend(self.context)
         assert isinstance(backend, LockingBackend)  # its features say so
-        observer = backend.observer()
-        try:
+        with backend.translated_errors(), closing(backend.observer()) as observer:
             run = self._already_initialized(observer)
             if (
                 run is not None
@@ -199,8 +217,6 @@ class Initializer:
 
             may_lead = self.mode != "external"
             return Election(backend, observer, self.progress, may_lead=may_lead).run()
-        finally:
-            observer.close()
 
     def _already_initialized(self, observer: BaseObserver) -> int | None:
         """Return the run that made this build ready, as one cheap query can tell.

@@ -132,8 +132,10 @@ class Leader:
 
     def _open_run(self) -> None:
         """Open the run. Raises `LeaderFailed` if the build has failed too often in a row."""
-        reason = self.recorder.open_run(self.task.command, self.progress.lost)
-        self.progress.lost.runs.append(self.recorder.run_id)
+        try:
+            reason = self.recorder.open_run(self.task.command, self.progress.lost)
+        finally:
+            self.progress.lost.runs.append(self.recorder.run_id)
         if reason is not None:
             raise LeaderFailed(reason, run=self.recorder.run_id)
 

@@ -7,8 +7,9 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
+import psycopg
 from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -18,17 +19,24 @@ from django_safe_init.backends.postgresql.connection_checks import (
     check_direct_connection,
     check_lock_excludes,
 )
+from django_safe_init.backends.postgresql.errors import (
+    is_connection_loss,
+    is_read_only,
+)
 from django_safe_init.backends.postgresql.lock_keys import privileged_key
 from django_safe_init.conf import Settings, get_settings
+from django_safe_init.core.attempts import repeat
 from django_safe_init.core.build import current_build
 from django_safe_init.core.cancellation import check, sleep
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.step import StepDefinition
-from django_safe_init.core.text import one_line
+from django_safe_init.core.text import exception_chain, one_line
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
     InitializationFailed,
+    LockLost,
+    ReadOnlyServer,
     SafeInitError,
     WaitTimeout,
 )
@@ -36,6 +44,7 @@ from django_safe_init.privileged.status import context_of, pending
 
 logger = logging.getLogger("django_safe_init")
 
+T = TypeVar("T")
 Report = Callable[[str], None]
 
 #: Added to `statement_timeout`, so that the deadline has passed when a statement is canceled.
@@ -59,15 +68,31 @@ class PrivilegedStepRunner:
 
     def plan(self) -> list[str]:
         """Return the labels of the pending steps."""
-        with self._connections() as (connection, target):
-            return pending(self.steps, self.alias, connection, target)
+        return self._repeat(self._plan)
 
     def run(self) -> None:
         """Run all steps under an advisory lock of the maintenance database, then verify them.
 
         A second administrator's process waits for the lock, then runs all steps again.
-        PostgreSQL cancels a statement at the deadline. Raise a `SafeInitError`.
+        PostgreSQL cancels a statement at the deadline. After a lost connection, and while the
+        server is read-only, all steps run again. Raise a `SafeInitError`.
         """
+        self._repeat(self._run)
+
+    def _repeat(self, attempt: Callable[[], T]) -> T:
+        return repeat(
+            attempt,
+            self.settings,
+            self._deadline,
+            self.report,
+            "the administrator's connection",
+        )
+
+    def _plan(self) -> list[str]:
+        with self._connections() as (connection, target):
+            return pending(self.steps, self.alias, connection, target)
+
+    def _run(self) -> None:
         with self._connections() as (connection, target), self._locked(connection):
             for step in self.steps:
                 check()
@@ -93,6 +118,7 @@ class PrivilegedStepRunner:
         except SafeInitError:
             raise
         except Exception as exc:
+            _raise_if_lost(exc)
             if self._deadline.passed():
                 raise WaitTimeout(
                     f"{step.label} was not done in the time there is: {one_line(exc)}. Somebody "
@@ -191,10 +217,22 @@ class PrivilegedStepRunner:
 def _translate_errors() -> Iterator[None]:
     try:
         yield
-    except Error as exc:  # errors in steps are reported with the step's label
+    except (Error, psycopg.Error) as exc:  # a step's errors are reported with its label
+        _raise_if_lost(exc)
         raise DatabaseUnreachable(
             f"The administrator's connection ended: {one_line(exc)}. Run the phase again."
         ) from exc
+
+
+def _raise_if_lost(error: Exception) -> None:
+    """Raise the error after which all steps run again, if this is one."""
+    text = one_line(error)
+    if is_read_only(error):
+        raise ReadOnlyServer(
+            f"The administrator's server is read-only: {text}"
+        ) from error
+    if any(map(is_connection_loss, exception_chain(error))):
+        raise LockLost(f"The administrator's connection ended: {text}") from error
 
 
 def administrator_alias(settings: Settings) -> str:

@@ -10,7 +10,13 @@ from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.backends.base.context import Context
-from django_safe_init.backends.base.recorder import BaseRecorder, Fence, OpenRun, RunEnd
+from django_safe_init.backends.base.recorder import (
+    BaseRecorder,
+    Fence,
+    OpenRun,
+    RunEnd,
+    RunOutcome,
+)
 from django_safe_init.backends.base.retention import RetainedRun
 from django_safe_init.core.states import State
 from django_safe_init.core.step import DONE
@@ -112,9 +118,9 @@ class FakeRecorder(BaseRecorder):
             if run["finished_at"] is None
         ]
 
-    def _outcomes(self, limit: int) -> list[tuple[int, str]]:
+    def _outcomes(self, limit: int) -> list[RunOutcome]:
         return [
-            (run["id"], run["outcome"])
+            RunOutcome(run["id"], run["leader"], run["outcome"])
             for run in self.server.runs_of(self.lock_key)
             if run["build"] == self.build and run["outcome"] is not None
         ][:limit]

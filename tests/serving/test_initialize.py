@@ -445,11 +445,11 @@ def test_an_unsafe_database(fleet: Fleet, serve: Any) -> None:
     """A permanent error is logged, and retried only after pauses."""
     fleet.use(safe_init={**INITIALIZE, "DATABASES": ["default"]}, pause="30")
     server = serve(
-        safe_init={**INITIALIZE, "WAIT_TIMEOUT": 5},
+        safe_init={**INITIALIZE, "WAIT_TIMEOUT": 5, "CONNECT_ATTEMPTS": 1},
         workers=1,
         env={"PGOPTIONS": "-c default_transaction_read_only=on"},
     )
     server.get(READY)
-    failed = r"failed, and is not tried again here within 3\d s: .* read-only "
+    failed = r"failed, and is not tried again here within 3\d s: .* is read-only: "
     wait_until(lambda: re.search(failed, server.replica.stderr))
     assert server.get(READY).status == 503

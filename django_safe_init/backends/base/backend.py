@@ -40,6 +40,21 @@ class BaseBackend(ABC):
         """Return True if the server refused a connection because it is full or starting."""
         return False
 
+    @staticmethod
+    def is_connection_loss(error: BaseException) -> bool:
+        """Return True if the server or the network ended a connection, or refused one.
+
+        Returns False for a login that was refused, because another attempt would be refused too.
+        """
+        return False
+
+    def translated_errors(self) -> AbstractContextManager[None]:
+        """Return a context manager that turns the driver's errors into this package's.
+
+        It surrounds everything that one attempt of an initialization does.
+        """
+        return nullcontext()
+
     def wait_for_server(self) -> None:  # noqa: B027  (an engine without a server)
         """Wait until the server accepts a connection. An engine without a server does nothing.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -28,6 +27,7 @@ from django_safe_init.core.records import (
     STEP_TABLE,
     TRANSIENT_OUTCOMES,
     LostRuns,
+    leader_name,
 )
 from django_safe_init.core.states import State
 from django_safe_init.core.step import DONE
@@ -45,6 +45,14 @@ class OpenRun(NamedTuple):
     build: str
     leader: str
     message: str
+
+
+class RunOutcome(NamedTuple):
+    """The end of a run."""
+
+    id: int
+    leader: str
+    outcome: str
 
 
 class RunEnd(NamedTuple):
@@ -69,25 +77,23 @@ def end_of(run: OpenRun, lost: LostRuns) -> RunEnd:
     A run that this process itself lost ends as transient. Any other run ends as abandoned,
     because its leader died.
     """
-    if run.id in lost.runs:
+    if lost.include(run.id, run.leader):
         return RunEnd(run.id, "transient", printable(lost.reason))
     place = f" in {run.message}" if run.message else ""
     return RunEnd(run.id, "abandoned", f"the leader {run.leader} died{place}")
 
 
-def failures_in_a_row(
-    outcomes: Iterable[tuple[int, str]], lost: AbstractSet[int]
-) -> int:
+def failures_in_a_row(outcomes: Iterable[RunOutcome], lost: LostRuns) -> int:
     """Return the number of transient outcomes before the newest other outcome.
 
-    `outcomes` are pairs of a run's id and its outcome, newest first. Runs in `lost` do not
-    count, because the setting `RESTARTS` limits a process that survives.
+    `outcomes` are the newest first. Runs in `lost` do not count, because the setting `RESTARTS`
+    limits a process that survives.
     """
     failures = 0
-    for run, outcome in outcomes:
-        if outcome not in TRANSIENT_OUTCOMES:
+    for run in outcomes:
+        if run.outcome not in TRANSIENT_OUTCOMES:
             break
-        failures += run not in lost
+        failures += not lost.include(run.id, run.leader)
     return failures
 
 
@@ -110,7 +116,7 @@ class BaseRecorder(ABC):
         self.progress = ProgressTracker()
         self.build = build.fingerprint
         self.lock_key = lock_key or ""
-        self._lost: AbstractSet[int] = frozenset()
+        self._lost = LostRuns()
 
     @abstractmethod
     def ensure_tables(self) -> None:
@@ -127,7 +133,7 @@ class BaseRecorder(ABC):
         stops all followers, and the reason is returned.
         """
         lost = lost or LostRuns()
-        self._lost = frozenset(lost.runs)
+        self._lost = lost
         return self._transaction(lambda: self._open_run(command, lost))
 
     def _open_run(self, command: str, lost: LostRuns) -> str | None:
@@ -147,7 +153,7 @@ class BaseRecorder(ABC):
         return reason
 
     def _failures_in_a_row(self) -> int:
-        limit = MAX_TRANSIENT_FAILURES + len(self._lost)
+        limit = MAX_TRANSIENT_FAILURES + len(self._lost.runs)
         return failures_in_a_row(self._outcomes(limit), self._lost)
 
     @abstractmethod
@@ -222,8 +228,8 @@ class BaseRecorder(ABC):
         """Return the runs without an end, of all builds."""
 
     @abstractmethod
-    def _outcomes(self, limit: int) -> list[tuple[int, str]]:
-        """Return the build's newest runs with their outcomes, newest first."""
+    def _outcomes(self, limit: int) -> list[RunOutcome]:
+        """Return the ends of the build's newest runs, newest first."""
 
     @abstractmethod
     def _begin_run(self, ends: list[RunEnd], command: str) -> int:
@@ -255,7 +261,7 @@ class BaseRecorder(ABC):
             "lock_key": self.lock_key,
             "build": self.build,
             "state": self.state.value,
-            "leader": f"{socket.gethostname()}:{os.getpid()}",
+            "leader": leader_name(),
             "command": command,
             "version": __version__,
         }
@@ -308,9 +314,9 @@ class TableRecorder(BaseRecorder):
     def _open_runs(self) -> list[OpenRun]:
         return [OpenRun(*row) for row in self._rows(OPEN_RUNS, self._identity)]
 
-    def _outcomes(self, limit: int) -> list[tuple[int, str]]:
+    def _outcomes(self, limit: int) -> list[RunOutcome]:
         rows = self._rows(OUTCOMES, {**self._identity, "limit": limit})
-        return [(run, outcome) for run, outcome in rows]
+        return [RunOutcome(*row) for row in rows]
 
     def _end_statements(
         self, ends: list[RunEnd]

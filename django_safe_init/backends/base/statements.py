@@ -14,9 +14,9 @@ OPEN_RUNS = f"""
     WHERE lock_key = %(lock_key)s AND finished_at IS NULL
 """
 
-#: The outcomes of a build's runs, newest first.
+#: The fields of `RunOutcome`, a build's newest run first.
 OUTCOMES = f"""
-    SELECT id, outcome FROM {RUN_TABLE}
+    SELECT id, leader, outcome FROM {RUN_TABLE}
     WHERE lock_key = %(lock_key)s AND build = %(build)s AND outcome IS NOT NULL
     ORDER BY id DESC LIMIT %(limit)s
 """

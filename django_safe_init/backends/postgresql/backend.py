@@ -14,6 +14,7 @@ from django_safe_init.backends.postgresql.observer import PostgresObserver
 from django_safe_init.backends.postgresql.reader import PostgresReader
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.text import exception_chain
 
 # Modules that only a leader, or one command, needs are imported where they are used: a start
 # with nothing to do must stay fast.
@@ -32,6 +33,14 @@ class PostgresBackend(LockingBackend):
     @staticmethod
     def is_busy(error: Exception) -> bool:
         return errors.is_busy(error)
+
+    @staticmethod
+    def is_connection_loss(error: BaseException) -> bool:
+        lost = any(map(errors.is_connection_loss, exception_chain(error)))
+        return lost and not errors.is_final(str(error))
+
+    def translated_errors(self) -> AbstractContextManager[None]:
+        return errors.translate_session_errors(self.context.alias)
 
     def wait_for_server(self) -> None:
         with self._connect("safe_init waiting", direct=True):

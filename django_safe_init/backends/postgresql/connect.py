@@ -20,7 +20,7 @@ from django_safe_init.backends.postgresql.errors import (
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.conf import Settings
 from django_safe_init.core.cancellation import sleep
-from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.deadline import Deadline, connect_pauses
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import (
     ConfigurationError,
@@ -63,11 +63,14 @@ def create_direct_wrapper(
 
 
 def retry_when_busy(
-    wrapper: BaseDatabaseWrapper, seconds: float
+    wrapper: BaseDatabaseWrapper,
+    seconds: float,
+    on_failure: Callable[[], None] = lambda: None,
 ) -> BaseDatabaseWrapper:
     """Make the wrapper retry for `seconds` while the server is full, and return the wrapper.
 
-    A leader that gets no connection would fail the run for all replicas.
+    A leader that gets no connection would fail the run for all replicas. `on_failure` is called
+    before any other error of a connection attempt is raised.
     """
     connect_once = wrapper.get_new_connection
 
@@ -77,7 +80,10 @@ def retry_when_busy(
             try:
                 return connect_once(params)
             except psycopg.OperationalError as exc:
-                if limit.passed() or not is_busy(exc):
+                if not is_busy(exc):
+                    on_failure()
+                    raise
+                if limit.passed():
                     raise
                 sleep(random.uniform(0.05, 0.5))
 
@@ -100,7 +106,7 @@ def connect(
     the last attempt, and `WaitTimeout` for a full server.
     """
     limit = Deadline(settings.wait_timeout)
-    pauses = _backoff(settings)
+    pauses = connect_pauses(settings)
     reported = ""
     while True:
         try:
@@ -116,13 +122,6 @@ def connect(
             raise ConfigurationError(
                 f"DATABASES[{wrapper.alias!r}] cannot be used: {one_line(exc)}."
             ) from exc
-
-
-def _backoff(settings: Settings) -> Iterator[float]:
-    for attempt in range(settings.connect_attempts - 1):
-        yield min(0.5 * 2**attempt, settings.connect_max_wait) * random.uniform(
-            0.75, 1.0
-        )
 
 
 def _pause_before_retry(

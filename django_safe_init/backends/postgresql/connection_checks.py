@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+import psycopg
+
 from django_safe_init.backends.postgresql.session import Session
-from django_safe_init.exceptions import UnsafeConnection
+from django_safe_init.exceptions import LockLost, ReadOnlyServer, UnsafeConnection
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,7 @@ class ConnectionInfo:
     backend_pid: int
     handshake_pid: int
     is_standby: bool
+    is_read_only: bool
 
     @property
     def behind_pooler(self) -> bool:
@@ -25,15 +28,19 @@ class ConnectionInfo:
 
 def inspect_connection(session: Session) -> ConnectionInfo:
     """Return the properties of the session's connection, in one round trip."""
-    [(pid, standby)] = session.rows("SELECT pg_backend_pid(), pg_is_in_recovery()")
-    return ConnectionInfo(pid, session.handshake_pid, standby)
+    [(pid, standby, read_only)] = session.rows(
+        "SELECT pg_backend_pid(), pg_is_in_recovery(),"
+        " current_setting('transaction_read_only') = 'on'"
+    )
+    return ConnectionInfo(pid, session.handshake_pid, standby, read_only)
 
 
 def check_direct_connection(session: Session, *, declared: bool) -> ConnectionInfo:
     """Return the connection's properties; raise `UnsafeConnection` if it can hold no lock.
 
-    A standby is always refused. A pooler is accepted if `declared` is True, because the setting
-    `DIRECT` then promises one server session per client.
+    A pooler is accepted if `declared` is True, because the setting `DIRECT` then promises one
+    server session per client. Raises `ReadOnlyServer` for a standby and a read-only server,
+    which a switchover may make the primary.
     """
     info = inspect_connection(session)
     if info.behind_pooler and not declared:
@@ -42,22 +49,43 @@ def check_direct_connection(session: Session, *, declared: bool) -> ConnectionIn
             "session lock excludes nobody. Name settings that go straight to the server: "
             f'SAFE_INIT = {{"DIRECT": {{"{session.alias}": {{"HOST": ..., "PORT": ...}}}}}}.'
         )
+    check_writable(session, info)
+    return info
+
+
+def check_writable(session: Session, info: ConnectionInfo | None = None) -> None:
+    """Raise `ReadOnlyServer` for a standby, and for a server that is set to be read-only.
+
+    `info` was read on the session just before; None to read it now.
+    """
+    info = info or inspect_connection(session)
     if info.is_standby:
-        raise UnsafeConnection(
+        raise ReadOnlyServer(
             f"The database {session.alias!r} is a read-only standby. Connect to the primary: "
             f'SAFE_INIT = {{"DIRECT": {{"{session.alias}": {{"HOST": ..., "PORT": ...}}}}}}.'
         )
-    return info
+    if info.is_read_only:
+        raise ReadOnlyServer(
+            f"The database {session.alias!r} is read-only: default_transaction_read_only is "
+            "on. Connect to the primary, or set the parameter to off for the server, the "
+            "database or the role."
+        )
 
 
 def check_lock_excludes(first: Session, second: Session) -> None:
     """Raise `UnsafeConnection` unless a lock of one session excludes the other session.
 
     CockroachDB and some versions of YugabyteDB grant the lock to every session. A pooler in
-    transaction mode can give one backend to two clients.
+    transaction mode can give one backend to two clients. Raises `LockLost` if the sessions have
+    reached two servers, as in the middle of a switchover.
     """
     key = random.getrandbits(62)
     if not (_separate_backends(first, second) and _excludes(first, second, key)):
+        check_writable(second)
+        if _server_start(first) != _server_start(second):
+            raise LockLost(
+                f"Two sessions of the database {first.alias!r} have reached two servers."
+            )
         raise UnsafeConnection(
             f"The database {first.alias!r} gives one lock to two sessions, so it would not "
             "keep two leaders apart. Behind a pooler in transaction mode, let "
@@ -82,3 +110,11 @@ def _excludes(first: Session, second: Session, key: int) -> bool:
     [(theirs,)] = second.rows(attempt, {"key": key})
     [(released,)] = first.rows("SELECT pg_advisory_unlock(%(key)s)", {"key": key})
     return bool(mine) and not theirs and bool(released)
+
+
+def _server_start(session: Session) -> object:
+    """Return the time at which the server started, which tells two servers apart."""
+    try:
+        return session.rows("SELECT pg_postmaster_start_time()")
+    except psycopg.ProgrammingError:  # not a function of CockroachDB
+        return None

@@ -12,7 +12,7 @@ from django_safe_init.core.records import (
     TablesLocked,
     TablesUnreadable,
 )
-from django_safe_init.core.text import one_line
+from django_safe_init.core.text import exception_chain, one_line
 from django_safe_init.exceptions import (
     InitializationFailed,
     LockLost,
@@ -61,6 +61,8 @@ _SHUTDOWN = (
     psycopg.errors.CrashShutdown,
     psycopg.errors.CannotConnectNow,
 )
+#: The severities after which the server has closed the connection.
+_LAST_WORDS = ("FATAL", "PANIC")
 
 
 def is_connection_loss(error: BaseException | None) -> bool:
@@ -68,18 +70,57 @@ def is_connection_loss(error: BaseException | None) -> bool:
 
     An error that libpq itself detects has no SQLSTATE.
     """
-    return isinstance(error, _SHUTDOWN) or (
-        type(error) is psycopg.OperationalError and error.sqlstate is None
+    if not isinstance(error, psycopg.Error):
+        return False
+    return (
+        isinstance(error, _SHUTDOWN)
+        or error.diag.severity_nonlocalized in _LAST_WORDS
+        or (type(error) is psycopg.OperationalError and error.sqlstate is None)
+    )
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Return True if a read-only transaction refused a statement (SQLSTATE 25006)."""
+    return any(
+        isinstance(each, psycopg.errors.ReadOnlySqlTransaction)
+        for each in exception_chain(error)
     )
 
 
 def session_error(error: psycopg.Error) -> SafeInitError:
-    """Return `LockLost` if the leader session is gone, else `InitializationFailed`."""
+    """Return `LockLost` if the leader session is gone or cannot write any more.
+
+    Returns `InitializationFailed` for any other error.
+    """
     if is_connection_loss(error):
         return LockLost(f"The leader session is gone: {one_line(error)}")
+    if is_read_only(error):
+        return LockLost(f"The server has become read-only: {one_line(error)}")
     return InitializationFailed(
         f"The run cannot be recorded: {type(error).__name__}: {one_line(error)}"
     )
+
+
+@contextlib.contextmanager
+def translate_session_errors(alias: str) -> Iterator[None]:
+    """Turn each error of the driver in the block into an error of this package.
+
+    Raises `LockLost` for a session that was lost, whatever it was needed for, and
+    `InitializationFailed` otherwise.
+    """
+    try:
+        yield
+    except psycopg.Error as exc:
+        text = one_line(exc)
+        if is_read_only(exc):
+            raise session_error(exc) from exc
+        if is_connection_loss(exc):
+            raise LockLost(
+                f"A session of the database {alias!r} ended: {text}"
+            ) from exc
+        raise InitializationFailed(
+            f"The database {alias!r} refused a statement: {type(exc).__name__}: {text}"
+        ) from exc
 
 
 @contextlib.contextmanager

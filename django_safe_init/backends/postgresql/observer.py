@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 #: Followers may keep their sessions while at most half of the server's slots are in use.
 _FREE_SLOTS = """
     SELECT (SELECT sum(numbackends) FROM pg_stat_database) * 2
-           <= current_setting('max_connections')::int, pg_backend_pid()
+           <= current_setting('max_connections')::int, pg_backend_pid(),
+           pg_is_in_recovery()
 """
 #: The seconds for which an answer to `_FREE_SLOTS` stays valid.
 _FREE_SLOTS_SECONDS = 10.0
@@ -123,12 +124,13 @@ class PostgresObserver(BaseObserver):
     def _may_keep(self, session: Session) -> bool:
         if self._pooled or time.monotonic() - self._free_slots_at < _FREE_SLOTS_SECONDS:
             return True
-        [(has_free_slots, pid)] = session.read(_FREE_SLOTS)
+        [(has_free_slots, pid, is_standby)] = session.read(_FREE_SLOTS)
         self._pooled = pid != session.handshake_pid
         if not has_free_slots and not self._pooled:
             return False
         self._free_slots_at = time.monotonic()
-        if not self._listening and not self._pooled:
+        # A standby cannot listen. The session outlives its promotion.
+        if not (self._listening or self._pooled or is_standby):
             session.apply_session_settings()
             session.rows(f"LISTEN {channel(self.context.settings.lock_key)}")
             self._listening = True

@@ -272,7 +272,9 @@ class PostgresRecorder(TableRecorder):
         with self.session.raw.transaction():
             self._close_left_open(ends)
             [(run,)] = self.session.rows(f"{insert} RETURNING id", params)
-        return int(run)
+            # Before the commit, whose answer may be lost.
+            self.run_id = int(run)
+        return self.run_id
 
     def _end_runs(self, ends: list[RunEnd]) -> None:
         with self.session.raw.transaction():

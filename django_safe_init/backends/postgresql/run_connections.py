@@ -98,7 +98,11 @@ class FencedConnections:
         wrapper = create_direct_wrapper(self.alias, self.direct)
         if self._token is not None:
             self._token.register(wrapper, cancel_statement)
-        return retry_when_busy(wrapper, get_settings().wait_timeout)
+        return retry_when_busy(wrapper, get_settings().wait_timeout, self._note_loss)
+
+    def _note_loss(self) -> None:
+        """Note that the run got no connection, which is not the migration's fault."""
+        self.lost = True
 
     @property
     def backend_pid(self) -> int:

@@ -11,7 +11,11 @@ from django.db.migrations.operations.base import Operation
 
 from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.base.run_session import ErrorKind, RunSession
-from django_safe_init.backends.postgresql.errors import is_lost_connection
+from django_safe_init.backends.postgresql.connection_checks import inspect_connection
+from django_safe_init.backends.postgresql.errors import (
+    is_lost_connection,
+    is_read_only,
+)
 from django_safe_init.backends.postgresql.introspection import (
     PostgresIntrospection,
     concurrent_index,
@@ -73,9 +77,18 @@ class PostgresRunSession(RunSession):
         lost = self._fenced.lost or bool(self._session.raw.closed)
         if lost and any(map(is_lost_connection, chain)):
             return ErrorKind.LOST
+        if is_read_only(error) and self._server_is_read_only():
+            return ErrorKind.LOST
         if any(isinstance(each, _TRANSIENT) for each in chain):
             return ErrorKind.TRANSIENT
         return ErrorKind.OTHER
+
+    def _server_is_read_only(self) -> bool:
+        """Return False if only the migration's own transaction was read-only."""
+        try:
+            return inspect_connection(self._session).is_read_only
+        except psycopg.Error:  # the server ended the session
+            return True
 
     def introspection(self) -> PostgresIntrospection:
         return PostgresIntrospection(

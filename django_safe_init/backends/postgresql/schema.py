@@ -10,14 +10,14 @@ from django_safe_init.backends.base.schema import MODELS, TableSchema
 from django_safe_init.backends.postgresql.connect import create_direct_wrapper
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
-from django_safe_init.exceptions import MissingPrivilege, UnsafeConnection
+from django_safe_init.exceptions import MissingPrivilege, ReadOnlyServer
 
 
 def ensure_tables(session: Session) -> None:
     """Create the status tables, or add the columns they lack.
 
     Raises `MissingPrivilege` with the GRANT that the session's role needs, and
-    `UnsafeConnection` on a read-only database.
+    `ReadOnlyServer` on a read-only database.
     """
     try:
         for model in MODELS:
@@ -28,7 +28,7 @@ def ensure_tables(session: Session) -> None:
             "Create one, or set the role's search_path."
         ) from exc
     except psycopg.errors.ReadOnlySqlTransaction as exc:
-        raise UnsafeConnection(
+        raise ReadOnlyServer(
             f"The database {session.alias!r} is read-only at the moment: "
             f"{exc.diag.message_primary}. Connect to the primary, or lift the restriction."
         ) from exc

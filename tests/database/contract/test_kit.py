@@ -11,7 +11,7 @@ from django.db import connections
 from django.db.migrations.recorder import MigrationRecorder
 
 from django_safe_init.backends.base import recorder, retention
-from django_safe_init.backends.base.recorder import BaseRecorder, RunEnd
+from django_safe_init.backends.base.recorder import BaseRecorder, RunEnd, RunOutcome
 from django_safe_init.backends.base.transaction import MigrationTransaction
 from django_safe_init.core.records import TRANSIENT_OUTCOMES, Activity, InterruptedStep
 from django_safe_init.core.step import DONE, completed_step
@@ -151,9 +151,13 @@ def end_with_a_place(run: Any, lost: Any) -> RunEnd:
     return RunEnd(run.id, "abandoned", f"the leader {run.leader} died in {run.message}")
 
 
-def outcomes_of_all_builds(self: FakeRecorder, limit: int) -> list[tuple[int, str]]:
+def outcomes_of_all_builds(self: FakeRecorder, limit: int) -> list[RunOutcome]:
     runs = self.server.runs_of(self.lock_key)
-    return [(run["id"], run["outcome"]) for run in runs if run["outcome"]][:limit]
+    return [
+        RunOutcome(run["id"], run["leader"], run["outcome"])
+        for run in runs
+        if run["outcome"]
+    ][:limit]
 
 
 def ever_interrupted(self: FakeReader) -> dict[str, InterruptedStep]:
@@ -203,7 +207,9 @@ RECORDER: dict[str, Breakage] = {
     "another_end_resets_the_count": (
         recorder,
         "failures_in_a_row",
-        lambda outcomes, lost: sum(end in TRANSIENT_OUTCOMES for _, end in outcomes),
+        lambda outcomes, lost: sum(
+            run.outcome in TRANSIENT_OUTCOMES for run in outcomes
+        ),
     ),
     "another_builds_runs_do_not_count": (
         FakeRecorder,

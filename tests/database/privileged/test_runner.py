@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import socket
 import time
@@ -42,7 +43,7 @@ from django_safe_init.privileged.registration import query
 from django_safe_init.privileged.runner import PrivilegedStepRunner
 from django_safe_init.privileged.status import pending_privileged
 from example_project.embedded import EmbeddedServer
-from tests.support import program
+from tests.support import program, wait_until
 
 SECRET = "correct horse battery staple"
 _numbers = count(1)
@@ -587,7 +588,7 @@ def test_the_connection_is_lost(site: Site, caplog: Any) -> None:
 def test_the_connection_is_lost_in_a_wait(
     site: Site, monkeypatch: pytest.MonkeyPatch, command_line: Any
 ) -> None:
-    """A connection that ends during the wait for the lock is exit code 4."""
+    """A connection that ends again and again is exit code 5, after `RESTARTS` new ones."""
     with site.server.connect() as admin:
         admin.execute("SELECT pg_advisory_lock(%s)", [privileged_key()])
 
@@ -601,8 +602,64 @@ def test_the_connection_is_lost_in_a_wait(
         ended = command_line(
             Command, "safe_migrate", "--phase", "privileged", "--skip-checks"
         )
-    assert ended.code == 4
+    assert ended.code == 5
+    assert "Lost the administrator's connection 4 times" in ended.stderr
     assert "The administrator's connection ended: " in ended.stderr
+
+
+def test_the_connection_is_lost_in_a_step(site: Site) -> None:
+    """After a connection that ends in a step, all steps run again."""
+    calls: list[str] = []
+
+    @init_step(phase="privileged", done=lambda context: True)
+    def end_it(context: PrivilegedContext) -> None:
+        calls.append("end_it")
+        if len(calls) == 1:
+            with context.connection.cursor() as cursor:
+                cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    said = do(site)
+    assert calls == ["end_it", "end_it"]
+    assert any("Starting over." in line for line in said)
+    assert is_done(site)
+
+
+@pytest.mark.parametrize("begins", ["before", "in a step"])
+def test_a_read_only_server(
+    site: Site, settings: Any, in_background: Callable[..., Any], begins: str
+) -> None:
+    """While the administrator's server is read-only, the privileged phase waits."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "CONNECT_ATTEMPTS": 10}
+    parameter, calls = "default_transaction_read_only", itertools.count()
+
+    def set_read_only(value: str) -> None:
+        with site.server.connect() as admin:
+            admin.execute(f"SET {parameter} = off")
+            admin.execute(f"ALTER ROLE postgres SET {parameter} = {value}")
+
+    @init_step(phase="privileged", done=lambda context: True)
+    def become_read_only(context: PrivilegedContext) -> None:
+        if next(calls) == 0 and begins == "in a step":
+            set_read_only("on")
+            with context.connection.cursor() as cursor:
+                cursor.execute(f"SET {parameter} = on")
+                cursor.execute("CREATE TABLE refused ()")
+
+    if begins == "before":
+        set_read_only("on")
+    said: list[str] = []
+    try:
+        runner = PrivilegedStepRunner("default", 60, said.append)
+        phase = in_background(runner.run)
+        wait_until(lambda: [line for line in said if "waiting for the primary" in line])
+    finally:
+        set_read_only("off")
+    phase.result(60)
+    assert is_done(site)
+
+
+def is_done(site: Site) -> bool:
+    return bool(site.rows(f"SELECT 1 FROM pg_roles WHERE rolname = '{site.owner}'"))
 
 
 def test_plan_and_check(site: Site, command_line: Callable[..., Any]) -> None:

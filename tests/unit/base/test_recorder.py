@@ -10,6 +10,7 @@ from django_safe_init.backends.base.recorder import (
     BaseRecorder,
     OpenRun,
     RunEnd,
+    RunOutcome,
     end_of,
     failures_in_a_row,
 )
@@ -30,8 +31,13 @@ from django_safe_init.core.states import State
         ),
         (
             "a.1",
-            LostRuns([6, 7], "it is\0gone"),
+            LostRuns([6, 7], "it is\0gone", "web:1"),
             RunEnd(7, "transient", r"it is\x00gone"),
+        ),
+        (
+            "a.1",
+            LostRuns([6, 7], "gone", "web:2"),
+            RunEnd(7, "abandoned", "the leader web:1 died in a.1"),
         ),
     ],
 )
@@ -52,13 +58,28 @@ def test_the_end_of_an_open_run(message, lost, end) -> None:
 )
 def test_failures_in_a_row(outcomes, failures) -> None:
     """Transient outcomes count up to the newest other outcome."""
-    assert failures_in_a_row(enumerate(outcomes), frozenset()) == failures
+    ends = [RunOutcome(run, "web:1", outcome) for run, outcome in enumerate(outcomes)]
+    assert failures_in_a_row(ends, LostRuns()) == failures
 
 
 def test_lost_runs_do_not_count() -> None:
     """Runs that this process lost neither count nor end the row."""
-    outcomes = [(9, "transient"), (8, "transient"), (7, "abandoned"), (6, "ready")]
-    assert failures_in_a_row(outcomes, {9, 7}) == 1
+    outcomes = [
+        RunOutcome(9, "web:1", "transient"),
+        RunOutcome(8, "web:1", "transient"),
+        RunOutcome(7, "web:1", "abandoned"),
+        RunOutcome(6, "web:1", "ready"),
+    ]
+    assert failures_in_a_row(outcomes, LostRuns([9, 7], "gone", "web:1")) == 1
+
+
+def test_another_leaders_run_with_the_id_of_a_lost_run_counts() -> None:
+    """After a failover another leader's run may have the id of a run that was lost here."""
+    outcomes = [
+        RunOutcome(9, "web:2", "transient"),
+        RunOutcome(8, "web:1", "transient"),
+    ]
+    assert failures_in_a_row(outcomes, LostRuns([9, 8], "gone", "web:1")) == 1
 
 
 @pytest.mark.parametrize(

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
+import random
 
 import psycopg
 import pytest
 from django.db import connections
 
-from django_safe_init.backends.postgresql import connect
 from django_safe_init.backends.postgresql.connect import (
     KEEPALIVES,
     create_direct_wrapper,
     retry_when_busy,
 )
-from django_safe_init.backends.postgresql.connect import _backoff as backoff
 from django_safe_init.conf import Settings
+from django_safe_init.core.deadline import connect_pauses
 
 
 @pytest.fixture
@@ -85,24 +85,24 @@ def test_other_errors(text, seconds) -> None:
 @pytest.mark.parametrize("factor", [0.75, 1.0])
 def test_backoff(monkeypatch, factor) -> None:
     """Ten attempts have nine pauses that double from 0.5 s to at most 30 s, minus jitter."""
-    monkeypatch.setattr(connect.random, "uniform", lambda low, high: factor)
-    pauses = list(backoff(Settings()))
+    monkeypatch.setattr(random, "uniform", lambda low, high: factor)
+    pauses = list(connect_pauses(Settings()))
     assert pauses == [pause * factor for pause in (0.5, 1, 2, 4, 8, 16, 30, 30, 30)]
 
 
 def test_jitter_takes_off_a_quarter_at_most() -> None:
     """Jitter shortens a pause by at most a quarter."""
     for _ in range(50):
-        [pause] = backoff(Settings(connect_attempts=2))
+        [pause] = connect_pauses(Settings(connect_attempts=2))
         assert 0.375 <= pause <= 0.5
 
 
 def test_one_attempt_has_no_pause() -> None:
     """CONNECT_ATTEMPTS = 1 tries once."""
-    assert list(backoff(Settings(connect_attempts=1))) == []
+    assert list(connect_pauses(Settings(connect_attempts=1))) == []
 
 
 def test_backoff_is_limited() -> None:
     """CONNECT_MAX_WAIT is the longest pause."""
     settings = Settings(connect_attempts=20, connect_max_wait=1)
-    assert max(backoff(settings)) <= 1
+    assert max(connect_pauses(settings)) <= 1
