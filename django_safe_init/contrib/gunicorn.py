@@ -15,7 +15,10 @@ from django.db import connections
 from django_safe_init.conf import effective_serve_mode, get_settings
 from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.exceptions import ConfigurationError, InitializationFailed
-from django_safe_init.serving.background.child_process import InitializationProcess
+from django_safe_init.serving.background.child_process import (
+    READY,
+    InitializationProcess,
+)
 from django_safe_init.serving.background.readiness import readiness
 
 
@@ -38,12 +41,12 @@ def initialize(server: Any) -> None:
     """
     try:
         with interruptible(), InitializationProcess() as child:
-            code, error = child.result()
+            result, error = child.result()
     except ConfigurationError as exc:
         raise NotInitialized(str(exc)) from None
     except Interrupted as exc:
         sys.exit(exc.exit_code)
-    if code:
+    if result != READY:
         raise NotInitialized(error)
 
 

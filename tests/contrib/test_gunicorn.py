@@ -16,7 +16,7 @@ from tests.processes import namespaces
 from tests.processes.conftest import fleet, lite, lite_fleet  # noqa: F401  (fixtures)
 from tests.processes.harness import Fleet, entries
 from tests.samples.blocks import BLOCKS
-from tests.serving.harness import READY, Server, gunicorn
+from tests.serving.harness import IGNORING_CHILDREN, READY, Server, gunicorn
 from tests.support import Database, wait_until
 
 pytest.importorskip("gunicorn")
@@ -115,6 +115,15 @@ def test_it_fails(fleet: Fleet, database: Database, serve: Any) -> None:  # noqa
     )
     assert "Booting worker" not in server.replica.stderr
     assert [run["outcome"] for run in database.runs()] == ["failed"]
+
+
+def test_it_fails_without_an_exit_code(fleet: Fleet, serve: Any) -> None:  # noqa: F811
+    """A failure is a failure although gunicorn was started with SIGCHLD ignored."""
+    fleet.use(scenario="failing")
+    fleet.allow()
+    server = serve("initialize", listens=False, wrapper=IGNORING_CHILDREN)
+    assert server.replica.wait() == 1, server.replica
+    assert "product 7 has no price" in server.replica.stderr.rstrip().splitlines()[-1]
 
 
 def test_without_the_name_of_the_settings(serve: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.processes.conftest import fleet, lite, lite_fleet  # noqa: F401  (fixtures)
 from tests.processes.harness import Fleet
 from tests.serving.harness import Server, gunicorn, uvicorn
+from tests.support import Database
 
 HERE = Path(__file__).parent
 
@@ -52,3 +53,13 @@ def serve_async(fleet: Fleet) -> Iterator[Callable[..., Server]]:  # noqa: F811
     yield start
     for server in started:
         server.end()
+
+
+@pytest.fixture
+def role(database: Database) -> Iterator[str]:
+    """A role that may only log in."""
+    name = f"app_{database.name}"
+    database.rows(f"CREATE ROLE {name} LOGIN")
+    yield name
+    database.rows(f"DROP OWNED BY {name}")
+    database.rows(f"DROP ROLE {name}")

@@ -19,6 +19,13 @@ from tests.support import PATIENCE, wait_until
 LIVE, READY, STATUS = "/health/live", "/health/db", "/api/db/status"
 #: The headers of a browser.
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+#: Replaces itself by the program after it, which inherits that SIGCHLD is ignored: `trap '' CHLD`.
+IGNORING_CHILDREN = (
+    sys.executable,
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGCHLD, signal.SIG_IGN);"
+    "os.execv(sys.argv[1], sys.argv[1:])",
+)
 #: The web server itself leaves sockets and files open.
 WARNINGS = ",".join(
     [

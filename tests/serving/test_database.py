@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,16 +13,6 @@ from tests.serving.harness import BROWSER, LIVE, READY, STATUS, Server
 from tests.support import Database, wait_until
 
 PROBES = (LIVE, READY, STATUS)
-
-
-@pytest.fixture
-def role(database: Database) -> Iterator[str]:
-    """A role that may only log in."""
-    name = f"app_{database.name}"
-    database.rows(f"CREATE ROLE {name} LOGIN")
-    yield name
-    database.rows(f"DROP OWNED BY {name}")
-    database.rows(f"DROP ROLE {name}")
 
 
 @pytest.mark.parametrize("may_read_runs", [True, False])

@@ -15,12 +15,12 @@ import pytest
 
 from django_safe_init.backends.postgresql.lock_keys import leader_key
 from django_safe_init.serving.background.child_process import (
-    EXIT_NOTHING_TO_DO,
+    NOTHING_TO_DO,
     InitializationProcess,
 )
 from example_project.embedded import free_port
 from tests.processes.harness import PROJECT, Fleet, entries
-from tests.serving.harness import BROWSER, READY, Server
+from tests.serving.harness import BROWSER, IGNORING_CHILDREN, READY, Server
 from tests.support import Database, wait_until
 
 POOL = {"OPTIONS": {"pool": {"min_size": 1, "max_size": 4}}}
@@ -433,12 +433,35 @@ def test_a_child_that_is_too_late(
     leader = fleet.start("safe_migrate")
     fleet.wait_for_note("inside")
     with InitializationProcess(if_due=True) as child:
-        assert child.result()[0] == EXIT_NOTHING_TO_DO
+        assert child.result() == (NOTHING_TO_DO, "")
     fleet.allow()
     assert leader.wait() == 0
     with InitializationProcess(if_due=True) as child:
-        assert child.result()[0] == EXIT_NOTHING_TO_DO
+        assert child.result() == (NOTHING_TO_DO, "")
     assert len(database.runs()) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "reaps"),
+    [
+        pytest.param(IGNORING_CHILDREN, "", id="ignored"),
+        pytest.param((), "1", id="reaped"),
+    ],
+)
+def test_lost_exit_codes(serve_async: Any, role: str, wrapper: Any, reaps: str) -> None:
+    """A child that fails is a failure although its exit code is lost, with its reason."""
+    server = serve_async(
+        wrapper=wrapper,
+        reaps=reaps,
+        database_settings={"USER": role},
+        pause="60",
+        **LOGGED,
+    )
+    server.get(READY)
+    failed = r"failed, and is not tried again here within \d\d s: .*permission denied"
+    wait_until(lambda: re.search(failed, server.replica.stderr))
+    assert "has ended: ready" not in server.replica.stderr
+    assert server.replica.stderr.count("Initializing in the background, in ") == 1
 
 
 def test_an_unsafe_database(fleet: Fleet, serve: Any) -> None:

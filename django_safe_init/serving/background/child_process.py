@@ -3,6 +3,9 @@
 The child's standard input is a pipe that only the parent can write to. The pipe's end tells the
 child that the parent has exited, so the child ends too. A process ID in the pipe tells the child
 to end with that process instead.
+
+The child reports its result as a line of JSON. Its exit code says less: where SIGCHLD is ignored,
+or the server reaps all children, Python reports the exit code 0 for each of them.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import threading
 import time
 from contextlib import suppress
 from multiprocessing.spawn import get_executable
-from typing import IO, cast
+from typing import IO, NamedTuple, cast
 
 import django
 from django.conf import ENVIRONMENT_VARIABLE
@@ -34,6 +37,8 @@ from django_safe_init.serving.background.host_lock import HostLock
 SECONDS_TO_CLEAN_UP = 5.0
 #: The exit code of a child with nothing to do: EX_TEMPFAIL of sysexits.h.
 EXIT_NOTHING_TO_DO = 75
+#: The results of a child that did not fail.
+READY, NOTHING_TO_DO = "ready", "nothing to do"
 _IF_DUE, _LOCK = "--if-due", "--holding"
 #: Seconds between two checks whether a process is alive, on systems that cannot wait for it.
 _POLL_SECONDS = 0.1
@@ -46,11 +51,18 @@ _PROGRAM = (
 )
 
 
+class ChildResult(NamedTuple):
+    """The result that a child reported: `READY`, `NOTHING_TO_DO`, or one of `safe_migrate`'s."""
+
+    result: str
+    error: str = ""
+
+
 class InitializationProcess:
     """A child process that runs `safe_migrate`. Leaving the context ends it.
 
-    With `if_due` it exits with `EXIT_NOTHING_TO_DO` if no initialization is due once it has
-    started. It inherits the lock `holding`, and deletes the lock's file when it ends. Python is
+    With `if_due` its result is `NOTHING_TO_DO` if no initialization is due once it has started.
+    It inherits the lock `holding`, and deletes the lock's file when it ends. Python is
     `multiprocessing.set_executable`'s, by default `sys.executable`. Raises `ConfigurationError`
     unless the environment names the settings module.
     """
@@ -81,13 +93,16 @@ class InitializationProcess:
     def __exit__(self, *exc_info: object) -> None:
         self.end()
 
-    def result(self) -> tuple[int, str]:
-        """Wait until the child ends; return its exit code, and the error of `safe_migrate`."""
+    def result(self) -> ChildResult:
+        """Wait until the child ends; return the result that it reported.
+
+        A child that reported none has failed, whatever its exit code.
+        """
         with self._stdout:
             output = self._stdout.read()
         code = self._process.wait()
         self._parent_pipe.close()
-        return code, _error(output) or f"the process ended with exit code {code}"
+        return _reported(output) or ChildResult("failed", _without_result(code))
 
     def close_in_fork(self) -> None:
         """Close the pipe in a forked process, which would keep the child alive."""
@@ -116,23 +131,31 @@ def _check_settings_module() -> None:
         )
 
 
-def _error(output: bytes) -> str:
-    """Return the error from the line with the JSON object, or "" if no line has one.
+def _reported(output: bytes) -> ChildResult | None:
+    """Return the result from the line with the JSON object, or None if no line has one.
 
-    The project may print before that line, while its settings are loaded, and after it.
+    The project may print after that line, when the process exits.
     """
     for line in reversed(output.splitlines()):
         try:
             value = json.loads(line)
             databases = value.get("databases", [value])
-            return " ".join(each["error"] for each in databases if each["error"])
+            errors = [each["error"] for each in databases if each["error"]]
+            return ChildResult(value["result"], " ".join(errors))
         except (ValueError, LookupError, AttributeError, TypeError):
             continue
-    return ""  # it was killed, or could not be started
+    return None
+
+
+def _without_result(code: int) -> str:
+    # An exit code of 0 may mean that the code is lost.
+    exit_code = f", with exit code {code}" if code else ""
+    return f"the process ended without a result{exit_code}"
 
 
 def main() -> None:
     """Initialize the databases; print one JSON object."""
+    _reset_signals()
     parent_pipe = os.dup(0)
     with open(os.devnull) as empty:  # for other code that reads standard input
         os.dup2(empty.fileno(), 0)
@@ -144,9 +167,36 @@ def main() -> None:
     threading.Thread(
         target=_end_with_parent, args=[parent_pipe, *locks], daemon=True
     ).start()
+    _load_project()
     if _IF_DUE in sys.argv and not _is_due():
+        sys.stdout.write(json.dumps({"result": NOTHING_TO_DO, "error": None}))
         sys.exit(EXIT_NOTHING_TO_DO)
     execute_from_command_line([sys.argv[0], "safe_migrate", "--json", "--no-color"])
+
+
+def _reset_signals() -> None:
+    """Undo what was inherited from the server: ignored signals, and the mask of its thread.
+
+    Otherwise a step that starts a program would not learn its exit code, or the child would not
+    receive SIGTERM.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _load_project() -> None:
+    """Load the settings and apps, whose output and helper processes do not get the parent's pipe.
+
+    A helper process that kept it would keep the parent waiting for the result.
+    """
+    sys.stdout.flush()
+    pipe = os.dup(1)
+    os.dup2(2, 1)
+    django.setup()
+    sys.stdout.flush()
+    os.dup2(pipe, 1)
+    os.close(pipe)
 
 
 def _inherit_lock(file: str, path: str) -> str:
@@ -163,7 +213,6 @@ def _remove(path: str) -> None:
 
 def _is_due() -> bool:
     """Return True if an initialization is still due after the time that the start has taken."""
-    django.setup()
     build = current_build()
     aliases = get_settings().databases
     return min(seconds_until_due(alias, build) for alias in aliases) <= 0

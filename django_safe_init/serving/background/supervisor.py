@@ -25,8 +25,10 @@ from django_safe_init.serving.background.backoff import (
     seconds_until_due,
 )
 from django_safe_init.serving.background.child_process import (
-    EXIT_NOTHING_TO_DO,
+    NOTHING_TO_DO,
+    READY,
     SECONDS_TO_CLEAN_UP,
+    ChildResult,
     InitializationProcess,
 )
 from django_safe_init.serving.background.host_lock import (
@@ -47,6 +49,13 @@ _CHECK_SECONDS = (0.1, 1.0)
 _MAX_POSTPONE_SECONDS = 2.0
 #: Seconds between two checks whether an orphaned child has exited.
 _ORPHAN_POLL_SECONDS = 0.02
+
+
+#: The error of a child whose result is not this process's view of the databases.
+_CONTRADICTION = (
+    "The child process reported {!r}, but the database is not initialized for this process. "
+    "Restart the server: its code or settings have changed since it started."
+)
 
 
 def server_process() -> int | None:
@@ -163,34 +172,40 @@ class InitializationSupervisor(threading.Thread):
         self, aliases: Sequence[str], build: Build, host: HostLock
     ) -> None:
         # The known statuses may be seconds old: another process may have been faster.
-        seconds = min(seconds_until_due(alias, build) for alias in aliases)
+        seconds = _seconds_until_due(aliases, build)
         if seconds > 0:
             self._postpone(min(seconds, _MAX_POSTPONE_SECONDS))
-        else:
-            self._initialize(host)
+            return
+        result = self._initialize(host)
+        if result is not None:
+            self._conclude(result, aliases, build)
 
-    def _initialize(self, host: HostLock) -> None:
+    def _initialize(self, host: HostLock) -> ChildResult | None:
+        """Run a child; return its result, or None if this process ends."""
         with self._lock:
             if self._stopped.is_set():
-                return
+                return None
             self._host = host
             self._child = child = InitializationProcess(if_due=True, holding=host)
-        self._wait_for_child(child)
-
-    def _wait_for_child(self, child: InitializationProcess) -> None:
         logger.info("Initializing in the background, in process %s.", child.pid)
-        code, error = child.result()
+        result = child.result()
         with self._lock:
             self._child = None
-        if code == 0:
+        return None if self._stopped.is_set() else result
+
+    def _conclude(
+        self, result: ChildResult, aliases: Sequence[str], build: Build
+    ) -> None:
+        if result.result not in (READY, NOTHING_TO_DO):
+            self._fail(result.error)
+        elif _seconds_until_due(aliases, build) <= 0:
+            # Otherwise such a child would be started again and again.
+            self._fail(_CONTRADICTION.format(result.result))
+        elif result.result == READY:
             self._failures = 0
             logger.info("The initialization in the background has ended: ready.")
-        elif code == EXIT_NOTHING_TO_DO:
-            logger.info(
-                "Another process was faster: process %s did nothing.", child.pid
-            )
-        elif not self._stopped.is_set():
-            self._fail(error)
+        else:
+            logger.info("Another process was faster: the child process did nothing.")
 
     def _fail(self, error: str) -> None:
         self._failures += 1
@@ -205,6 +220,10 @@ class InitializationSupervisor(threading.Thread):
 
     def _postpone(self, seconds: float) -> None:
         self._not_before = time.monotonic() + seconds
+
+
+def _seconds_until_due(aliases: Sequence[str], build: Build) -> float:
+    return min(seconds_until_due(alias, build) for alias in aliases)
 
 
 def _terminate_orphan(host: HostLock, server: int | None) -> None:

@@ -6,7 +6,9 @@ rollback and SIGKILL.
 
 import os
 import signal
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 PATIENCE = 120.0
@@ -29,6 +31,18 @@ def first_time(name: str) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def reap_children() -> None:
+    """Wait for all children in a thread, faster than code that waits for one of them."""
+
+    def reap() -> None:
+        while True:
+            with suppress(ChildProcessError):
+                os.wait()
+            time.sleep(0.001)
+
+    threading.Thread(target=reap, daemon=True).start()
 
 
 def wait_for(name: str) -> None:

@@ -50,3 +50,6 @@ urlpatterns = [
     path("entries/", entries),
 ]
 application = get_asgi_application()
+
+if acts.chosen("REAPS"):
+    acts.reap_children()

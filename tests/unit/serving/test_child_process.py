@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from multiprocessing.spawn import get_executable
 from pathlib import Path
 from textwrap import dedent
@@ -19,7 +20,10 @@ import pytest
 
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.serving.background import child_process
-from django_safe_init.serving.background.child_process import InitializationProcess
+from django_safe_init.serving.background.child_process import (
+    ChildResult,
+    InitializationProcess,
+)
 from django_safe_init.serving.background.host_lock import HostLock
 from tests.support import wait_until
 
@@ -60,6 +64,13 @@ def loaded(tmp_path: Path) -> Callable[[], bool]:
     return (tmp_path / "loaded").exists
 
 
+def exit_code(code: int) -> ChildResult:
+    """Return the result of a child that ended with this code and reported nothing."""
+    return ChildResult(
+        "failed", f"the process ended without a result, with exit code {code}"
+    )
+
+
 def test_it_needs_the_name_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     """A parent without DJANGO_SETTINGS_MODULE cannot start a child."""
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE")
@@ -71,7 +82,7 @@ def test_the_module_path_of_the_parent(start: Any, monkeypatch: Any) -> None:
     """The child has its parent's module path; "" becomes the parent's working folder."""
     monkeypatch.setattr(sys, "path", ["", *sys.path])
     code = f"import sys; sys.exit(17 if {os.getcwd()!r} in sys.path else 18)"
-    assert start(code).result()[0] == 17
+    assert start(code).result() == exit_code(17)
 
 
 def test_a_folder_with_a_colon(tmp_path: Path, monkeypatch: Any) -> None:
@@ -84,18 +95,19 @@ def test_a_folder_with_a_colon(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(sys, "path", [*filter(None, sys.path), str(folder), "--"])
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "colon_settings")
     with InitializationProcess() as running:
-        assert running.result()[0] == 17
+        assert running.result() == exit_code(17)
 
 
 def test_another_python(start: Any, tmp_path: Path) -> None:
     """The child runs the Python that `multiprocessing.set_executable` names."""
     before = get_executable()
     program = tmp_path / "python"
-    program.write_text('#!/bin/sh\necho "{\\"error\\": \\"$1\\"}"; exit 3\n')
+    printed = json.dumps({"result": "usage", "error": "$1"}).replace('"', '\\"')
+    program.write_text(f'#!/bin/sh\necho "{printed}"; exit 2\n')
     program.chmod(0o755)
     multiprocessing.set_executable(str(program))
     try:
-        assert start("").result() == (3, "-c")
+        assert start("").result() == ("usage", "-c")
     finally:
         multiprocessing.set_executable(before)
 
@@ -103,7 +115,7 @@ def test_another_python(start: Any, tmp_path: Path) -> None:
 def test_its_standard_input_is_empty(start: Any) -> None:
     """Code that reads standard input meets its end at once."""
     code = "import sys; sys.exit(17 if sys.stdin.read() == '' else 18)"
-    assert start(code).result() == (17, "the process ended with exit code 17")
+    assert start(code).result() == exit_code(17)
 
 
 def test_a_child_that_is_killed(start: Any, loaded: Any) -> None:
@@ -111,7 +123,7 @@ def test_a_child_that_is_killed(start: Any, loaded: Any) -> None:
     running = start(DEAF)
     wait_until(loaded)
     os.kill(running.pid, signal.SIGKILL)
-    assert running.result() == (-9, "the process ended with exit code -9")
+    assert running.result() == exit_code(-signal.SIGKILL)
 
 
 def test_it_is_told_to_end(start: Any, loaded: Any) -> None:
@@ -119,7 +131,7 @@ def test_it_is_told_to_end(start: Any, loaded: Any) -> None:
     with start(LISTENING) as running:
         wait_until(loaded)
         running.end()
-        assert running.result()[0] == -signal.SIGTERM
+        assert running.result() == exit_code(-signal.SIGTERM)
 
 
 def test_a_child_that_ignores_sigterm(start: Any, loaded: Any) -> None:
@@ -127,7 +139,7 @@ def test_a_child_that_ignores_sigterm(start: Any, loaded: Any) -> None:
     running = start(DEAF)
     wait_until(loaded)
     running.end()
-    assert running.result()[0] == -signal.SIGKILL
+    assert running.result() == exit_code(-signal.SIGKILL)
 
 
 def test_a_stopped_child(start: Any, loaded: Any, monkeypatch: Any) -> None:
@@ -139,7 +151,7 @@ def test_a_stopped_child(start: Any, loaded: Any, monkeypatch: Any) -> None:
     stat = Path(f"/proc/{running.pid}/stat")
     wait_until(lambda: stat.read_text().rpartition(") ")[2].startswith("T"))
     running.end()
-    assert running.result()[0] == -signal.SIGKILL
+    assert running.result() == exit_code(-signal.SIGKILL)
 
 
 def test_the_end_of_the_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +176,8 @@ def test_it_is_detached(start: Any, loaded: Any) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             running._process.wait(3 * child_process._POLL_SECONDS)
         server.kill()
-        assert running.result()[0] == -signal.SIGTERM  # it is still unreaped
+        # The process is still unreaped.
+        assert running.result() == exit_code(-signal.SIGTERM)
 
 
 @pytest.mark.parametrize("refuse", [AttributeError, OSError])
@@ -208,7 +221,7 @@ def test_an_inherited_lock(start: Any, tmp_path: Path) -> None:
     code = f"import os, sys; sys.exit(17 + os.get_inheritable({lock.file}))"
     (tmp_path / "childs_settings.py").write_text(code)
     with InitializationProcess(holding=lock) as running:
-        assert running.result()[0] == 17
+        assert running.result() == exit_code(17)
     assert not os.path.exists(lock.path)
     lock.release()
 
@@ -220,25 +233,88 @@ def test_a_lock_without_a_file(start: Any, tmp_path: Path) -> None:
     with InitializationProcess(
         holding=HostLock(str(tmp_path / "nowhere/lock"))
     ) as running:
-        assert running.result()[0] == 17
+        assert running.result() == exit_code(17)
 
 
 @pytest.mark.parametrize(
-    ("printed", "error"),
+    ("printed", "reported"),
     [
-        ({"error": None}, ""),
-        ({"error": "It broke."}, "It broke."),
-        ({"databases": [{"error": "One."}, {"error": None}, {"error": "Two."}]}, "One. Two."),
-        (None, ""),
+        ({"result": "ready", "error": None}, ("ready", "")),
+        ({"result": "failed", "error": "It broke."}, ("failed", "It broke.")),
+        (
+            {
+                "result": "failed",
+                "databases": [{"error": "One."}, {"error": None}, {"error": "Two."}],
+            },
+            ("failed", "One. Two."),
+        ),
+        (None, None),
     ],
-)  # fmt: skip
-@pytest.mark.parametrize(
-    "others", ["", "Loading settings.\n", "3\n", '{"a": 1}\n', "[]\n"]
 )
-def test_its_error(printed: Any, error: str, others: str) -> None:
+@pytest.mark.parametrize(
+    "others", ["", "Loading settings.\n", "3\n", '{"result": "ready"}\n', "[]\n"]
+)
+def test_its_result(printed: Any, reported: Any, others: str) -> None:
     """The error names all databases, whatever the project prints around the JSON object."""
     text = "" if printed is None else json.dumps(printed) + "\n"
-    assert child_process._error(f"{others}{text}{others}".encode()) == error
+    assert child_process._reported(f"{others}{text}{others}".encode()) == reported
+
+
+@pytest.fixture(params=["ignored", "reaped by the server"])
+def lost_exit_codes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Make Python report the exit code 0 for all children of this process."""
+
+    def reap(number: int, frame: Any) -> None:
+        with suppress(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+
+    ignored = request.param == "ignored"
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN if ignored else reap)
+    yield
+    signal.signal(signal.SIGCHLD, before)
+
+
+def test_lost_exit_codes(start: Any, lost_exit_codes: None) -> None:
+    """A child without a result has failed, also if its exit code is lost."""
+    result, error = start("import sys; sys.exit(17)").result()
+    assert result == "failed"
+    assert error.startswith("the process ended without a result")
+
+
+def test_what_it_inherits(start: Any) -> None:
+    """A child of a thread that blocks signals receives them, and learns exit codes."""
+    code = """
+        import signal, subprocess, sys
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        ignored = signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+        sys.exit(bool(blocked or ignored) or subprocess.call(["sh", "-c", "exit 17"]))
+    """
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    terminated = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGUSR1])
+    try:
+        running = start(code)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGTERM, terminated)
+        signal.signal(signal.SIGCHLD, before)
+    assert running.result() == exit_code(17)
+
+
+def test_a_helper_of_the_settings(start: Any, tmp_path: Path) -> None:
+    """A helper process that the settings start does not delay the result."""
+    code = """
+        import pathlib, subprocess, sys
+        helper = subprocess.Popen(["sleep", "1000"])
+        pathlib.Path(__file__).with_name("helper").write_text(str(helper.pid))
+        print("loading", flush=True)
+        INSTALLED_APPS = ["django_safe_init"]
+        SAFE_INIT = {"MODE": "nonsense"}
+    """
+    try:
+        assert start(code).result().result == "usage"
+    finally:
+        os.kill(int((tmp_path / "helper").read_text()), signal.SIGKILL)
 
 
 def test_it_ends_although_its_parent_has_forked(
@@ -255,7 +331,7 @@ def test_it_ends_although_its_parent_has_forked(
         os.read(wait, 1)
         os._exit(0)
     begun.end()
-    assert begun.result()[0] == -signal.SIGTERM
+    assert begun.result() == exit_code(-signal.SIGTERM)
     os.close(release)
     os.waitpid(helper, 0)
     os.close(wait)

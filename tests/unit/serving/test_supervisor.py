@@ -19,7 +19,7 @@ import pytest
 
 from django_safe_init.core.build import Build
 from django_safe_init.serving.background import backoff, supervisor
-from django_safe_init.serving.background.child_process import EXIT_NOTHING_TO_DO
+from django_safe_init.serving.background.child_process import NOTHING_TO_DO, ChildResult
 from django_safe_init.serving.background.host_lock import HostLock, OrphanedChild
 from django_safe_init.serving.background.supervisor import (
     InitializationSupervisor,
@@ -27,7 +27,7 @@ from django_safe_init.serving.background.supervisor import (
 )
 from django_safe_init.serving.background.termination_signals import termination
 from django_safe_init.status import Status
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 from tests.unit.conftest import BEHIND, READY, status_of
 from tests.unit.serving.conftest import failed
 from tests.unit.snapshots import OWN, ended_run, run_row, snapshot
@@ -49,21 +49,30 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HostLock:
 # Starting a child
 
 
+End = Callable[[], ChildResult]
+
+
+def ended(result: str, error: str = "") -> End:
+    """Return the end of a child that changes nothing in the database."""
+    return lambda: ChildResult(result, error)
+
+
 class FakeChild:
     """A child that ends as the test says."""
 
     pid = 4711
     left_to: int | None = None
 
-    def __init__(self, made: list[FakeChild], ends: list[tuple[int, str]]) -> None:
+    def __init__(self, made: list[FakeChild], ends: list[End]) -> None:
         made.append(self)
         self.ended = threading.Event()
         self._end = ends.pop(0) if ends else None
 
-    def result(self) -> tuple[int, str]:
-        if self._end is None:
-            assert self.ended.wait(20)
-        return self._end or (143, "ended by SIGTERM")
+    def result(self) -> ChildResult:
+        if self._end is not None:
+            return self._end()
+        assert self.ended.wait(PATIENCE)
+        return ChildResult("interrupted", "ended by SIGTERM")
 
     def detach_to(self, server: int) -> None:
         self.left_to = server
@@ -81,7 +90,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[FakeChild]:
     return made
 
 
-def use(monkeypatch: Any, made: list[FakeChild], *ends: tuple[int, str]) -> None:
+def use(monkeypatch: Any, made: list[FakeChild], *ends: End) -> None:
     left = list(ends)
 
     def start(*, if_due: bool, holding: HostLock) -> FakeChild:
@@ -142,7 +151,12 @@ def test_it_initializes(
     """The supervisor starts a child, and ends when all databases are ready."""
     caplog.set_level(logging.INFO)
     set_database(DUE)
-    use(monkeypatch, children, *[(0, "")] * 1000)
+
+    def succeed() -> ChildResult:
+        set_database(READY)
+        return ChildResult("ready")
+
+    use(monkeypatch, children, succeed)
     known = {"default": DUE}
     thread = begin(known)
     wait_until(lambda: "has ended: ready" in caplog.text)
@@ -193,10 +207,22 @@ def test_a_failure(
     children: Any, begin: Any, set_database: Any, monkeypatch: Any, caplog: Any
 ) -> None:
     """A failure is logged with its reason, and the pause before the next try grows."""
+    caplog.set_level(logging.INFO)
     set_database(DUE)
     monkeypatch.setattr(backoff, "MIN_PAUSE", 0.01)
-    use(monkeypatch, children, (1, "It broke."), (1, "Again."), (0, ""), (1, "Late."))
+    monkeypatch.setattr(supervisor, "_MAX_POSTPONE_SECONDS", 0.01)
+
+    def succeed() -> ChildResult:
+        set_database(LED)
+        return ChildResult("ready")
+
+    broken, again, late = (
+        ended("failed", text) for text in ("It broke.", "Again.", "Late.")
+    )
+    use(monkeypatch, children, broken, again, succeed, late)
     thread = begin({"default": DUE})
+    wait_until(lambda: "has ended: ready" in caplog.text)
+    set_database(DUE)
     wait_until(lambda: "Late." in caplog.text)
     thread.stop()
     warnings = [each for each in caplog.records if each.levelno == logging.WARNING]
@@ -213,15 +239,41 @@ def test_another_process_was_faster(
     """A child with nothing to do is no failure."""
     caplog.set_level(logging.INFO)
     set_database(DUE)
-    use(
-        monkeypatch,
-        children,
-        (EXIT_NOTHING_TO_DO, "the process ended with exit code 75"),
-    )
+
+    def too_late() -> ChildResult:
+        set_database(LED)
+        return ChildResult(NOTHING_TO_DO)
+
+    use(monkeypatch, children, too_late)
     begin({"default": DUE})
-    wait_until(lambda: len(children) == 2)
-    assert "Another process was faster: process 4711 did nothing." in caplog.messages
+    wait_until(lambda: "Another process was faster: the child" in caplog.text)
     assert not [each for each in caplog.records if each.levelno > logging.INFO]
+
+
+@pytest.mark.parametrize("result", ["ready", NOTHING_TO_DO])
+def test_a_result_that_the_database_contradicts(
+    children: Any,
+    begin: Any,
+    set_database: Any,
+    monkeypatch: Any,
+    caplog: Any,
+    result: str,
+) -> None:
+    """While the database is not ready, the pause grows whatever a child reports."""
+    caplog.set_level(logging.INFO)
+    set_database(DUE)
+    monkeypatch.setattr(backoff, "MIN_PAUSE", 0.01)
+    use(monkeypatch, children, *[ended(result)] * 3)
+    begin({"default": DUE})
+    wait_until(lambda: len(children) == 4)
+    warnings = [each for each in caplog.records if each.levelno == logging.WARNING]
+    first, second, third = (each.args[0] for each in warnings)
+    assert 0.01 <= first < 0.0126
+    assert 0.02 <= second < 0.0251
+    assert 0.04 <= third < 0.0501
+    assert f"reported {result!r}, but the database is not initialized" in caplog.text
+    assert "has ended: ready" not in caplog.text
+    assert "was faster" not in caplog.text
 
 
 def test_a_child_that_cannot_be_started(
