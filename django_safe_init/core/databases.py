@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations.recorder import MigrationRecorder
 
 from django_safe_init.conf import POOL_KEY
 from django_safe_init.exceptions import ConfigurationError
@@ -34,6 +35,21 @@ def existing_wrapper(alias: str) -> BaseDatabaseWrapper | None:
     present = connections._connections  # type: ignore[attr-defined]  # Django has no public way
     wrapper: BaseDatabaseWrapper | None = getattr(present, alias, None)
     return wrapper
+
+
+def migration_table() -> str:
+    """Return the name of Django's table of applied migrations; a project may have changed it."""
+    return str(MigrationRecorder.Migration._meta.db_table)
+
+
+def migration_table_name() -> str:
+    """Return the name of Django's table of applied migrations, without a schema or quotes."""
+    return migration_table().rpartition('"."')[2].strip('"')
+
+
+def quoted_migration_table(connection: BaseDatabaseWrapper) -> str:
+    """Return the name of Django's table of applied migrations as Django writes it in SQL."""
+    return connection.ops.quote_name(migration_table())
 
 
 def check_outside_transaction(alias: str) -> None:

@@ -17,6 +17,8 @@ from django_safe_init.core.text import MAX_ERROR_LENGTH, printable, shorten
 
 RUN_TABLE = "django_safe_init_run"
 STEP_TABLE = "django_safe_init_step"
+#: Django's table of applied migrations in this package's SQL. A project may name it otherwise.
+MIGRATION_TABLE = "django_migrations"
 
 #: The outcomes of a run.
 OUTCOMES = ("ready", "partial", "failed", "interrupted", "transient", "abandoned")

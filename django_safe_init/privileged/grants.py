@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django_safe_init.backends import get_features
+from django_safe_init.core.databases import migration_table_name
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.step import PrivilegedContext, StepContext
 from django_safe_init.core.step_registry import init_step
@@ -16,8 +17,6 @@ from django_safe_init.privileged.registration import (
     step_name,
 )
 
-#: The tables that the serving role may only read.
-_RECORDS = ("django_migrations", RUN_TABLE, STEP_TABLE)
 _DML = "SELECT, INSERT, UPDATE, DELETE"
 _SEQUENCES = "USAGE, SELECT"
 _DEFAULTS = "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} IN SCHEMA {schema} GRANT"
@@ -73,6 +72,11 @@ _BOTH_EXIST = """
 """
 
 
+def _record_tables() -> list[str]:
+    """Return the tables that the serving role may only read."""
+    return [migration_table_name(), RUN_TABLE, STEP_TABLE]
+
+
 def grant_application(role: str, *, owner: str, schema: str = "public") -> None:
     """Grant a serving role the least privileges in the database that is initialized.
 
@@ -85,7 +89,7 @@ def grant_application(role: str, *, owner: str, schema: str = "public") -> None:
     `public` did before PostgreSQL 15, stay.
     """
     names = {"role": role, "owner": owner, "schema": schema}
-    params = {**names, "records": list(_RECORDS)}
+    params = {**names, "records": _record_tables()}
 
     def ensure(context: PrivilegedContext) -> None:
         target = context.target()

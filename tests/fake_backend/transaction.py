@@ -31,7 +31,7 @@ class FakeTransaction(MigrationTransaction):
         if names is None:
             return None
         flat = [part for name in names for part in name]
-        return set(self._raw.execute(recorded_sql("?", names), flat))
+        return set(self._raw.execute(recorded_sql(self.connection, "?", names), flat))
 
     def has_ended(self) -> bool:
         return not self._raw.in_transaction

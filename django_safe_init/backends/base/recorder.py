@@ -301,15 +301,19 @@ class TableRecorder(BaseRecorder):
 
     def complete_step(self, connection: BaseDatabaseWrapper) -> None:
         with connection.cursor() as cursor:
-            cursor.execute(
-                f"UPDATE {STEP_TABLE} SET outcome = %s, finished_at = {self.now_sql}"
-                " WHERE run_id = %s AND position = %s",
-                [DONE, self.run_id, self.done + 1],
-            )
+            params = [DONE, self.run_id, self.done + 1]
+            cursor.execute(self._complete_step_sql(), params)
             if cursor.rowcount != 1:
                 raise InitializationFailed(
                     f"The row of {STEP_TABLE} in which the step is to be recorded is gone."
                 )
+
+    def _complete_step_sql(self) -> str:
+        """Return the statement that completes a step, in SQL for Django's connection."""
+        return (
+            f"UPDATE {STEP_TABLE} SET outcome = %s, finished_at = {self.now_sql}"
+            " WHERE run_id = %s AND position = %s"
+        )
 
     def _open_runs(self) -> list[OpenRun]:
         return [OpenRun(*row) for row in self._rows(OPEN_RUNS, self._identity)]

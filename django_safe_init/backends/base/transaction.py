@@ -12,6 +12,7 @@ from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
+from django_safe_init.core.databases import quoted_migration_table
 from django_safe_init.exceptions import InitializationFailed
 
 logger = logging.getLogger("django_safe_init")
@@ -19,17 +20,20 @@ logger = logging.getLogger("django_safe_init")
 Names = set[tuple[str, str]]
 
 
-def recorded_sql(placeholder: str, names: Names) -> str:
-    """Return the query for the names that `django_migrations` contains.
+def recorded_sql(
+    connection: BaseDatabaseWrapper, placeholder: str, names: Names, equals: str = "="
+) -> str:
+    """Return the query for the names that Django's table of migrations contains.
 
     `placeholder` is a parameter in the driver's style. Without names the query reads no table,
     because Django creates the table only for an app with migrations.
     """
     if not names:
-        return "SELECT 1 WHERE 1 = 0"
-    is_name = f"app = {placeholder} AND name = {placeholder}"
+        return "SELECT 1 WHERE NULL"
+    is_name = f"app {equals} {placeholder} AND name {equals} {placeholder}"
     condition = " OR ".join([is_name] * len(names))
-    return f"SELECT app, name FROM django_migrations WHERE {condition}"
+    table = quoted_migration_table(connection)
+    return f"SELECT app, name FROM {table} WHERE {condition}"
 
 
 class MigrationTransaction(ABC):

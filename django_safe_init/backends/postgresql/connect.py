@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import psycopg
-from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import load_backend
@@ -17,13 +16,16 @@ from django_safe_init.backends.postgresql.errors import (
     is_busy,
     is_final,
 )
+from django_safe_init.backends.postgresql.project_connection import (
+    copy_settings,
+    hide_pools,
+)
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.conf import Settings
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline, connect_pauses
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import (
-    ConfigurationError,
     DatabaseUnreachable,
     LoginRefused,
     WaitTimeout,
@@ -50,7 +52,7 @@ def create_direct_wrapper(
     The settings of other code stay unchanged. `connect_timeout`, in seconds, applies only if
     the wrapper itself connects, because a `Session` has its own timeout.
     """
-    values = {**connections.settings[alias], **(direct or {})}
+    values = copy_settings({**connections.settings[alias], **(direct or {})})
     options = {**KEEPALIVES, **values["OPTIONS"]}
     options.pop("pool", None)
     if connect_timeout is not None:
@@ -59,6 +61,7 @@ def create_direct_wrapper(
     wrapper: BaseDatabaseWrapper = load_backend(values["ENGINE"]).DatabaseWrapper(
         values, alias
     )
+    hide_pools(wrapper)
     return wrapper
 
 
@@ -118,10 +121,6 @@ def connect(
                 report(line)
                 reported = line
             sleep(deadline.clip(pause))
-        except (psycopg.ProgrammingError, ImproperlyConfigured) as exc:
-            raise ConfigurationError(
-                f"DATABASES[{wrapper.alias!r}] cannot be used: {one_line(exc)}."
-            ) from exc
 
 
 def _pause_before_retry(

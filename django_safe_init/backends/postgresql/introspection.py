@@ -29,9 +29,11 @@ from django_safe_init.backends.postgresql.connect import (
     create_direct_wrapper,
     retry_when_busy,
 )
+from django_safe_init.backends.postgresql.project_connection import plain_rows
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.conf import Settings
 from django_safe_init.core.findings import FindingKind
+from django_safe_init.core.records import MIGRATION_TABLE
 from django_safe_init.exceptions import MissingPrivilege
 
 #: The server truncates longer names, counted in bytes.
@@ -41,17 +43,16 @@ _BYTES = 4
 _FEATURES = frozenset({"deferrable", "include"})
 
 _HAS_MIGRATIONS = """
-    SELECT to_regclass('django_migrations') IS NOT NULL,
-           has_table_privilege(to_regclass('django_migrations'), 'SELECT'),
+    SELECT to_regclass(%(table)s) IS NOT NULL,
+           has_table_privilege(to_regclass(%(table)s), 'SELECT'),
            quote_ident(current_user)
 """
-_RECORDED = "SELECT app || '.' || name FROM django_migrations ORDER BY id"
+_RECORDED = f"SELECT app || '.' || name FROM {MIGRATION_TABLE} ORDER BY id"
 #: Tables, views and foreign tables. The columns are in the order of their numbers, NULL for a
-#: dropped one. Among relations of one name, the first in the search path comes last. (The
-#: function `pg_table_is_visible` would need one lookup for each row.)
+#: dropped one. Among relations of one name, the first in the project's search path comes last.
 _RELATIONS = """
     SELECT c.oid::bigint, n.nspname::text, c.relname::text,
-      array_position(current_schemas(true), n.nspname),
+      array_position(%(path)s::name[], n.nspname),
       c.relkind IN ('r', 'p') AND p.partexprs IS NULL,
       ARRAY(SELECT CASE WHEN NOT attisdropped THEN attname::text END FROM pg_attribute
             WHERE attrelid = c.oid AND attnum > 0 ORDER BY attnum),
@@ -70,20 +71,41 @@ _UNIQUES = """
 """
 #: Every table has these columns, and a field may map to one.
 _SYSTEM_COLUMNS = ("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
+
+
+def _is_visible(relation: str) -> str:
+    """Return the SQL that tells if a name without a schema means the relation with this oid.
+
+    The name is looked up on the project's search path, as `pg_table_is_visible` would there.
+    """
+    return f"""{relation} IN (
+      SELECT DISTINCT ON (v.relname) v.oid
+      FROM pg_class v JOIN pg_namespace w ON w.oid = v.relnamespace
+      WHERE w.nspname = ANY(%(path)s::name[])
+      ORDER BY v.relname, array_position(%(path)s::name[], w.nspname))"""
+
+
+def _name_of(relation: str, schema: str) -> str:
+    """Return the SQL for the relation's name, with its schema unless the name is visible."""
+    return f"""CASE WHEN {_is_visible(f"{relation}.oid")} THEN '' ELSE
+      quote_ident({schema}.nspname) || '.' END || quote_ident({relation}.relname)"""
+
+
 #: PostgreSQL uses the indexes of the partitions, never the index of the partitioned table. That
 #: one is valid, if it is unique, when each partition has its own index, and SQL cannot tell
 #: which index that should be. A table whose indexes are being built has no broken index.
 #: (`pg_stat_progress_create_index` hides the table from other roles; `pg_locks` shows it.) The
 #: manual says to drop the leftovers of REINDEX CONCURRENTLY; the index of a constraint cannot
 #: be dropped.
-_INVALID_INDEXES = r"""
-    SELECT i.indexrelid::regclass::text,
+_INVALID_INDEXES = rf"""
+    SELECT {_name_of("c", "n")},
       CASE WHEN c.relkind = 'I' THEN NULL WHEN c.relname ~ '_cc(new|old)\d*$'
            AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = i.indexrelid)
            THEN 'DROP' ELSE 'REINDEX' END
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE NOT i.indisvalid AND (c.relkind = 'i' OR i.indisunique)
-      AND (pg_table_is_visible(i.indrelid) OR i.indrelid = ANY(%(tables)s::oid[]))
+      AND ({_is_visible("i.indrelid")} OR i.indrelid = ANY(%(tables)s::oid[]))
       AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index p
                       JOIN pg_locks l ON l.pid = p.pid AND l.database = p.datid
                       WHERE l.relation = i.indrelid)
@@ -91,14 +113,23 @@ _INVALID_INDEXES = r"""
 """
 #: Partitions and children are validated together with their parent. A constraint that is NOT
 #: ENFORCED (PostgreSQL 18) is intentionally never valid.
-_NOT_VALID = """
-    SELECT c.conrelid::regclass::text, c.conname::text, quote_ident(c.conname)
-    FROM pg_constraint c
-    WHERE NOT c.convalidated AND c.conrelid <> 0
+_NOT_VALID = f"""
+    SELECT {_name_of("t", "n")}, c.conname::text, quote_ident(c.conname)
+    FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid
+    JOIN pg_namespace n ON n.oid = t.relnamespace
+    WHERE NOT c.convalidated
       AND c.conparentid = 0 AND c.coninhcount = 0
       AND coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true)
-      AND (pg_table_is_visible(c.conrelid) OR c.conrelid = ANY(%(tables)s::oid[]))
+      AND ({_is_visible("c.conrelid")} OR c.conrelid = ANY(%(tables)s::oid[]))
     ORDER BY 1, 2
+"""
+
+#: Runs with the project's search path, which decides what is visible.
+_EXISTING_INDEXES = """
+    SELECT c.relname FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_index i ON i.indexrelid OPERATOR(pg_catalog.=) c.oid
+    WHERE c.relname OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.name[])
+      AND pg_catalog.pg_table_is_visible(c.oid) AND (i.indisvalid OR NOT %s)
 """
 
 Query = Callable[[str, Mapping[str, Any] | None], list[Any]]
@@ -118,20 +149,20 @@ class PostgresIntrospection(BaseIntrospection):
         self._tables = "{}"
 
     def recorded_migrations(self) -> list[str]:
-        [(exists, readable, role)] = self._query(_HAS_MIGRATIONS, None)
+        table = self._session.find_table(MIGRATION_TABLE)
+        [(exists, readable, role)] = self._query(_HAS_MIGRATIONS, {"table": table})
         if exists and not readable:
             raise MissingPrivilege(
-                "This role may not read django_migrations, so nothing can be validated. "
-                f"As its owner: GRANT SELECT ON django_migrations TO {role};"
+                f"This role may not read {table}, so nothing can be validated. "
+                f"As its owner: GRANT SELECT ON {table} TO {role};"
             )
         return [name for (name,) in self._query(_RECORDED, None)] if exists else []
 
     def catalog(self, names: Iterable[TableName]) -> Catalog:
         # As JSON text: sending an array takes longer than the lookup of its tables.
-        wanted = {
-            "names": json.dumps([normalize_identifier(each.name) for each in names])
-        }
-        rows = self._query(_RELATIONS, wanted)
+        wanted = json.dumps([normalize_identifier(each.name) for each in names])
+        self._session.locate_tables()  # a migration may have created a schema
+        rows = self._query(_RELATIONS, {"names": wanted, **self._path})
         self._tables = f"{{{','.join(str(row[0]) for row in rows)}}}"
         uniques = self._uniques()
         relations: dict[TableName, Relation] = {}
@@ -156,6 +187,10 @@ class PostgresIntrospection(BaseIntrospection):
         return found
 
     @property
+    def _path(self) -> dict[str, Any]:
+        return {"path": self._session.tables.schemas}
+
+    @property
     def _has_nulls_distinct(self) -> bool:
         """Return True if the server supports NULLS NOT DISTINCT (PostgreSQL 15)."""
         return self._session.raw.info.server_version >= 150000
@@ -165,7 +200,7 @@ class PostgresIntrospection(BaseIntrospection):
         return _FEATURES | {"nulls_distinct"} if self._has_nulls_distinct else _FEATURES
 
     def issues(self) -> Iterator[CatalogIssue]:
-        parameters = {"tables": self._tables}
+        parameters = {"tables": self._tables, **self._path}
         for index, verb in self._query(_INVALID_INDEXES, parameters):
             yield CatalogIssue(
                 FindingKind.INVALID_INDEX,
@@ -234,14 +269,8 @@ def existing_indexes(
     """Return the names of existing indexes; with `valid`, only of usable ones."""
     if not names:
         return set()
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT c.relname FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid"
-            " WHERE c.relname = ANY(%s) AND pg_table_is_visible(c.oid)"
-            " AND (i.indisvalid OR NOT %s)",
-            [list(names), valid],
-        )
-        return {name for (name,) in cursor.fetchall()}
+    rows = plain_rows(connection, _EXISTING_INDEXES, [list(names), valid])
+    return {name for (name,) in rows}
 
 
 def drop_index(connection: BaseDatabaseWrapper, name: str) -> None:

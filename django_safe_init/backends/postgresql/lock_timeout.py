@@ -11,6 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_safe_init.backends.base.run_session import BaseLockTimeout
 from django_safe_init.backends.postgresql.activity import blockers_of, how_to_terminate
 from django_safe_init.backends.postgresql.errors import session_error
+from django_safe_init.backends.postgresql.project_connection import plain_rows
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.conf import LockTimeoutPolicy, Settings
@@ -19,6 +20,9 @@ from django_safe_init.core.text import exception_chain
 
 #: The maximum of `lock_timeout` (PostgreSQL manual, 19.11.1).
 _MAX_MILLISECONDS = 2**31 - 1
+
+_CURRENT = "SELECT pg_catalog.current_setting('lock_timeout')"
+_CHANGE = "SELECT pg_catalog.set_config('lock_timeout', %s, false)"
 
 
 class PostgresLockTimeout(BaseLockTimeout):
@@ -49,15 +53,10 @@ class PostgresLockTimeout(BaseLockTimeout):
 
         After an error the run ends, and the connection with it.
         """
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT current_setting('lock_timeout')")
-            [(before,)] = cursor.fetchall()
-            cursor.execute(
-                "SELECT set_config('lock_timeout', %s, false)", [self.timeout]
-            )
+        [(before,)] = plain_rows(connection, _CURRENT)
+        plain_rows(connection, _CHANGE, [self.timeout])
         yield
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT set_config('lock_timeout', %s, false)", [before])
+        plain_rows(connection, _CHANGE, [before])
 
     def is_timeout(self, error: BaseException) -> bool:
         return any(

@@ -9,6 +9,8 @@ from typing import Any
 import psycopg
 from psycopg.pq import ExecStatus
 
+from django_safe_init.backends.postgresql.project_connection import plain_cursor
+
 
 class PendingQuery:
     """Statements in flight, sent in one message of the simple protocol.
@@ -28,7 +30,8 @@ class PendingQuery:
         self._done = False
         self._error: psycopg.Error | None = None
         self._result: psycopg.pq.abc.PGresult | None = None
-        text = psycopg.ClientCursor(raw).mogrify(statements, params)
+        self._cursor = plain_cursor(raw)
+        text = self._cursor.mogrify(statements, params)
         try:
             self._pgconn.send_query(text.encode(raw.info.encoding))
             while self._pgconn.flush():
@@ -50,7 +53,7 @@ class PendingQuery:
         if self._error is not None:
             raise self._error
         assert self._result is not None
-        transformer = psycopg.adapt.Transformer(self._raw)
+        transformer = psycopg.adapt.Transformer(self._cursor)
         transformer.set_pgresult(self._result)
         return transformer.load_rows(0, self._result.ntuples, tuple)
 

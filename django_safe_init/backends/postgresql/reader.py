@@ -13,6 +13,7 @@ from django_safe_init.backends.postgresql.lock_keys import holders_sql, leader_k
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.build import Build
 from django_safe_init.core.records import (
+    MIGRATION_TABLE,
     RUN_TABLE,
     STEP_TABLE,
     LeaderSnapshot,
@@ -131,6 +132,9 @@ class PostgresReader(TableReader):
         self._runs_were_readable = False
 
     def finished_run(self) -> int | None:
+        names = [self.session.find_table(each) for each in (MIGRATION_TABLE, RUN_TABLE)]
+        if None in names or not self.session.tables.has_runs:
+            raise TablesUnreadable("The tables do not exist.")
         steps = _COMPLETED if self.steps else _NONE_COMPLETED
         rows = self.session.read(_FINISHED.format(steps=steps), self.params)
         for run, completed in rows:
@@ -149,7 +153,7 @@ class PostgresReader(TableReader):
         return self._read_again_if_dropped(self._read)
 
     def _read(self) -> Snapshot:
-        recorded = self._readable("django_migrations")
+        recorded = self._readable(MIGRATION_TABLE)
         return self._query(
             f"{_MISSING}, {_UNKNOWN}"
             if recorded
@@ -161,7 +165,7 @@ class PostgresReader(TableReader):
     def _completed_sql(self) -> str:
         if not self.steps:
             return _NONE_COMPLETED
-        [(exists, readable)] = self.session.read(_READABLE, {"table": STEP_TABLE})
+        exists, readable = self._access(STEP_TABLE)
         if exists and readable and self._runs_readable():
             return _COMPLETED
         return _UNKNOWN_COMPLETED if exists else _NONE_COMPLETED
@@ -240,6 +244,7 @@ class PostgresReader(TableReader):
             return read()
         except TablesUnreadable:
             self._runs_were_readable = False
+            self.session.locate_tables()
             return read()
 
     def _runs_readable(self) -> bool:
@@ -265,10 +270,18 @@ class PostgresReader(TableReader):
         )
 
     def _readable(self, table: str) -> bool:
-        [(exists, readable)] = self.session.read(_READABLE, {"table": table})
+        exists, readable = self._access(table)
         if exists and not readable:
             _log_grant_once(self.session, table)
-        return bool(readable)
+        return readable
+
+    def _access(self, table: str) -> tuple[bool, bool]:
+        """Return if the table exists, and if this role may read it."""
+        name = self.session.find_table(table)
+        if name is None:
+            return False, False
+        [(exists, readable)] = self.session.read(_READABLE, {"table": name})
+        return exists, readable
 
 
 _named_grants: set[str] = set()
@@ -278,10 +291,11 @@ def _log_grant_once(session: Session, table: str) -> None:
     if table not in _named_grants:
         _named_grants.add(table)
         [(role,)] = session.read("SELECT quote_ident(current_user)")
+        name = session.tables.qualified(table)
         logger.warning(
             "This role may not read %s, so nothing is known of it. "
             "As its owner: GRANT SELECT ON %s TO %s;",
-            table,
-            table,
+            name,
+            name,
             role,
         )

@@ -267,6 +267,16 @@ class PostgresRecorder(TableRecorder):
     def _rows(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         return self.session.rows(statement, params)
 
+    def _complete_step_sql(self) -> str:
+        # Django's connection has the project's search path.
+        return self.session.tables.qualify(
+            f"UPDATE {STEP_TABLE} SET outcome = %s,"
+            " finished_at = pg_catalog.clock_timestamp()"
+            " WHERE run_id OPERATOR(pg_catalog.=) %s"
+            " AND position OPERATOR(pg_catalog.=) %s",
+            has_params=True,
+        )
+
     def _begin_run(self, ends: list[RunEnd], command: str) -> int:
         insert, params = self._insert_statement(command)
         with self.session.raw.transaction():

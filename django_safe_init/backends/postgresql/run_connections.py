@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import psycopg
 from django.db import connections
@@ -19,7 +19,12 @@ from django_safe_init.backends.postgresql.connect import (
 )
 from django_safe_init.backends.postgresql.lock import AdvisoryLock, LockSnapshot
 from django_safe_init.backends.postgresql.lock_keys import holders_sql
+from django_safe_init.backends.postgresql.project_connection import (
+    is_private,
+    pinned_rows,
+)
 from django_safe_init.backends.postgresql.session import (
+    PATROL_SETTINGS,
     apply_session_settings,
     cancel_statement,
 )
@@ -28,6 +33,12 @@ from django_safe_init.core.cancellation import token_of_other_thread
 from django_safe_init.core.databases import existing_wrapper
 from django_safe_init.core.threads import InitializationThread
 from django_safe_init.exceptions import LockLost, UnsafeConnection
+
+#: Takes the work key, and looks for the leader lock in this server's own locks.
+_TAKE_WORK_KEY = f"""
+    SELECT pg_try_advisory_lock_shared(%(work_key)s), ARRAY({holders_sql("work_key")}),
+           %(leader)s IN ({holders_sql("leader_key")})
+"""
 
 _registry: list[FencedConnections] = []
 _registry_lock = threading.Lock()
@@ -125,19 +136,16 @@ class FencedConnections:
 
     def _take_work_lock(self, raw: psycopg.Connection[Any]) -> None:
         """Take the work key, then verify that this process leads, in this order (see the class)."""
-        apply_session_settings(raw)
-        cursor = psycopg.ClientCursor(raw).execute(
-            f"SELECT pg_try_advisory_lock_shared(%(key)s), ARRAY({holders_sql('key')})",
-            {"key": self.lock.work_key},
-        )
-        [(acquired, holders)] = cursor.fetchall()
+        apply_session_settings(raw, PATROL_SETTINGS)
+        [(acquired, holders, is_led)] = pinned_rows(raw, _TAKE_WORK_KEY, self._keys)
         if not acquired:
             raise UnsafeConnection(
                 f"Another session (backend {', '.join(map(str, holders))}) holds the work key "
                 f"{self.lock.work_key} exclusively, so this run could not be fenced off. "
                 "End that session, or set another LOCK_KEY."
             )
-        self._verify_from(raw)
+        if not is_led:
+            self._raise_lost()
 
     def owns_thread(self, thread: threading.Thread) -> bool:
         """Return True if the thread belongs to the run."""
@@ -151,6 +159,8 @@ class FencedConnections:
     def _fence(self, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
         thread = threading.current_thread()
         if connection.alias != self.alias or not self.owns_thread(thread):
+            return
+        if is_private(connection):
             return
         raw = connection.connection
         if thread is self._thread:
@@ -171,9 +181,7 @@ class FencedConnections:
             raise
 
     def _own_server_session(self, raw: psycopg.Connection[Any]) -> int:
-        [(pid,)] = (
-            psycopg.ClientCursor(raw).execute("SELECT pg_backend_pid()").fetchall()
-        )
+        [(pid,)] = pinned_rows(raw, "SELECT pg_backend_pid()")
         if pid != raw.info.backend_pid and self.direct is None:
             raise UnsafeConnection(
                 f"A connection to {self.alias!r} goes through a connection pooler. "
@@ -181,17 +189,25 @@ class FencedConnections:
             )
         return int(pid)
 
-    def _verify_from(self, raw: psycopg.Connection[Any]) -> None:
-        if os.getpid() == self._process:
-            self.lock.verify()
-            return
-        # A forked child cannot use the leader session, but can query who leads.
-        cursor = psycopg.ClientCursor(raw).execute(
-            f"SELECT 1 WHERE %(leader)s IN ({holders_sql('key')})",
-            {"leader": self._leader_pid, "key": self.lock.key},
-        )
-        if cursor.fetchone() is None:
+    @property
+    def _keys(self) -> dict[str, int]:
+        return {
+            "work_key": self.lock.work_key,
+            "leader_key": self.lock.key,
+            "leader": self._leader_pid,
+        }
+
+    def _raise_lost(self) -> NoReturn:
+        """Raise `LockLost` for a connection that does not see this process's leader lock."""
+        # A forked child cannot use the leader session.
+        if os.getpid() != self._process:
             raise LockLost("The process that started this one no longer leads.")
+        self.lock.verify()
+        raise LockLost(
+            f"A connection to {self.alias!r} has reached another server than the one on which "
+            "this process leads. HOST, or what is behind it, must lead to one primary: "
+            'set "target_session_attrs": "read-write" in OPTIONS.'
+        )
 
 
 def _create_connection(alias: str) -> BaseDatabaseWrapper:

@@ -20,13 +20,13 @@ def ensure_tables(session: Session) -> None:
     `ReadOnlyServer` on a read-only database.
     """
     try:
+        session.locate_tables()
+        if session.tables.status_schema is None:
+            raise _no_schema(session)
         for model in MODELS:
             _ensure_table(session, model)
     except psycopg.errors.InvalidSchemaName as exc:
-        raise MissingPrivilege(
-            f"The role {_role(session)} has no schema to create tables in. "
-            "Create one, or set the role's search_path."
-        ) from exc
+        raise _no_schema(session) from exc
     except psycopg.errors.ReadOnlySqlTransaction as exc:
         raise ReadOnlyServer(
             f"The database {session.alias!r} is read-only at the moment: "
@@ -36,13 +36,20 @@ def ensure_tables(session: Session) -> None:
         raise missing_privilege(session, exc) from exc
 
 
+def _no_schema(session: Session) -> MissingPrivilege:
+    return MissingPrivilege(
+        f"The role {_role(session)} has no schema to create tables in. "
+        "Create one, or set the role's search_path."
+    )
+
+
 def missing_privilege(session: Session, error: psycopg.Error) -> MissingPrivilege:
     """Return the error for a role that may not create or write the tables, with the GRANT."""
     role = _role(session)
     if _columns(session, STEP_TABLE):
         grant = _grant("SELECT, INSERT, UPDATE, DELETE", role)
     else:
-        [(schema,)] = session.rows("SELECT quote_ident(current_schema())")
+        schema = session.tables.status_schema
         grant = f"GRANT CREATE ON SCHEMA {schema} TO {_identifier(role)};"
     return MissingPrivilege(
         f"The role {role} may not keep the status tables ({error.diag.message_primary}). "
@@ -85,13 +92,15 @@ def _create(session: Session, model: type[models.Model], schema: TableSchema) ->
     except (psycopg.errors.DuplicateTable, psycopg.errors.UniqueViolation):
         # A project with another LOCK_KEY in this database created it first.
         _ensure_table(session, model)
+    if not session.tables.has_runs:
+        session.locate_tables()
 
 
 def _columns(session: Session, table: str) -> set[str]:
     rows = session.rows(
         "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(%(table)s)"
         " AND attnum > 0 AND NOT attisdropped",
-        {"table": table},
+        {"table": session.tables.qualified(table)},
     )
     return {name for (name,) in rows}
 

@@ -18,29 +18,46 @@ import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg import sql
 from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
 from django_safe_init.backends.postgresql.errors import (
     translate_errors,
 )
 from django_safe_init.backends.postgresql.pipeline import PendingQuery
-from django_safe_init.exceptions import (
-    MissingPrivilege,
+from django_safe_init.backends.postgresql.project_connection import (
+    SEARCH_PATH,
+    Raw,
+    open_connection,
+    plain_cursor,
+    results,
 )
+from django_safe_init.backends.postgresql.table_locations import (
+    LOCATE_TABLES,
+    TableLocations,
+    locate_params,
+)
+from django_safe_init.core.databases import quoted_migration_table
+from django_safe_init.core.records import MIGRATION_TABLE
+from django_safe_init.core.text import exception_chain
+from django_safe_init.exceptions import ConfigurationError, MissingPrivilege
 
 logger = logging.getLogger("django_safe_init")
 
 
-#: Let the server notice a dead client, and let no timeout of the role end the session. While a
-#: statement runs, the server needs both the keepalives and the connection check.
-SESSION_SETTINGS = {
-    "statement_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
-    "idle_session_timeout": "0",
-    "transaction_timeout": "0",  # PostgreSQL 17 and newer
+#: Let the server notice a dead client. While a statement runs, the server needs both the
+#: keepalives and the connection check.
+PATROL_SETTINGS = {
     "client_connection_check_interval": "100ms",
     "tcp_keepalives_idle": "2",
     "tcp_keepalives_interval": "1",
     "tcp_keepalives_count": "3",
+}
+#: Let no timeout of the role end the session of a leader or follower.
+NO_TIMEOUTS = {
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "transaction_timeout": "0",  # PostgreSQL 17 and newer
 }
 
 #: The `tcp_user_timeout` of both sides, because no keepalives are sent while sent data is not
@@ -48,11 +65,31 @@ SESSION_SETTINGS = {
 #: also end a connection whose other side is slow to read.
 _TCP_USER_TIMEOUT_MS = 5000
 
+_LOCAL_SEARCH_PATH = f"SET LOCAL search_path = {SEARCH_PATH}; "
+#: The settings of the project's connections that this package's statements do not expect.
+_PINNED = {
+    "search_path": SEARCH_PATH,
+    "TimeZone": "UTC",
+    "default_transaction_isolation": "read committed",
+}
+_OWN_SETTINGS = {**_PINNED, "tcp_user_timeout": str(_TCP_USER_TIMEOUT_MS)}
+#: Applied to a server session of our own, so not behind a pooler; else it returns no row.
+_PIN = f"""
+    SELECT {", ".join(f"pg_catalog.set_config('{k}', '{v}', false)" for k, v in _PINNED.items())},
+      pg_catalog.set_config('application_name', %(name)s, false)
+    WHERE pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) %(pid)s
+"""
+
 #: For `Session.read`: a reader does not wait long for a table that a migration locks, and times
 #: are in UTC.
-_READ_SETTINGS = (
+_READ_LIMITS = (
     "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'; "
     "SET LOCAL TimeZone = 'UTC'; "
+)
+#: The errors for a role that does not exist or may not be assumed.
+_ROLE_REFUSED = (
+    psycopg.errors.InvalidParameterValue,
+    psycopg.errors.InsufficientPrivilege,
 )
 
 _CANCEL_TIMEOUT = 2.0
@@ -71,51 +108,84 @@ class Session:
     def __init__(
         self, wrapper: BaseDatabaseWrapper, name: str, connect_timeout: float
     ) -> None:
-        params = wrapper.get_connection_params()
-        for key in ("context", "cursor_factory"):
-            params.pop(key, None)
-        params.setdefault("tcp_user_timeout", _TCP_USER_TIMEOUT_MS)
-        params.update(
-            autocommit=True,
-            prepare_threshold=None,
-            connect_timeout=max(1, round(connect_timeout)),
-            application_name=name,
-        )
         self.alias = wrapper.alias
-        self.role: str | None = wrapper.settings_dict["OPTIONS"].get("assume_role")
-        self.raw = psycopg.connect(**params, cursor_factory=psycopg.ClientCursor)
+        options = wrapper.settings_dict["OPTIONS"]
+        self.role: str | None = options.get("assume_role")
+        self.raw = _open(
+            wrapper,
+            {
+                "tcp_user_timeout": _TCP_USER_TIMEOUT_MS,
+                **options,
+                "connect_timeout": max(1, round(connect_timeout)),
+                "application_name": name,
+            },
+        )
+        #: False behind a pooler, where another client may get this server session.
+        self._is_dedicated = True
         self._has_settings = False
         self._sent: PendingQuery | None = None
         self._prepared: set[str] = set()
         self._lock = threading.RLock()
-        self._check_role()
         _sessions.add(self)
-
-    def _check_role(self) -> None:
-        if self.role is None:
-            return
         try:
-            self.rows(f"SET LOCAL ROLE {_quoted(self.role)}; SELECT 1")
-        except psycopg.errors.DatabaseError as exc:
-            user = self.raw.info.user
+            self._set_up(name, quoted_migration_table(wrapper))
+        except BaseException:
             self.close()
-            raise MissingPrivilege(
-                f"The role {user} cannot be {self.role}, as `assume_role` asks "
-                f"({exc.diag.message_primary}). As an administrator: "
-                f"GRANT {_quoted(self.role)} TO {_quoted(user)};"
-            ) from exc
+            raise
+
+    def _set_up(self, name: str, migrations: str) -> None:
+        """Find the tables on the project's search path, then leave that path."""
+        params = {**locate_params(migrations), "name": name, "pid": self.handshake_pid}
+        role = f"SET LOCAL ROLE {quoted(self.role)}; " if self.role else ""
+        message = f"{_READ_LIMITS}{role}{LOCATE_TABLES}; {_PIN}"
+        with self._drain_on_interrupt():
+            [located, pinned] = results(self._execute(message, params))
+        self.tables = TableLocations(migrations, *located[0])
+        self._is_dedicated = bool(pinned)
+
+    def locate_tables(self) -> None:
+        """Find the tables again on the search path that the project gave the connection."""
+        tables = self.tables
+        path = "SELECT set_config('search_path', %(path)s, true); "
+        params = {**locate_params(tables.migrations), "path": tables.search_path}
+        with translate_errors():
+            [located] = self.rows(_READ_LIMITS + path + LOCATE_TABLES, params)
+        self.tables = TableLocations(tables.migrations, *located)
+
+    def find_table(self, table: str) -> str | None:
+        """Return the qualified name of a table, or None; look again for one that was missing."""
+        is_known = self.tables.has_runs or table == MIGRATION_TABLE
+        if not is_known or self.tables.qualified(table) is None:
+            self.locate_tables()
+        return self.tables.qualified(table)
 
     def rows(
         self, statement: str, params: Mapping[str, Any] | None = None
     ) -> list[Any]:
-        """Return the rows of the statement, or of the last one of several."""
+        """Return the rows of the statement, or of the last one of several.
+
+        The statement names the tables without their schema.
+        """
         with self._lock:
             self.wait()
             with self._drain_on_interrupt():
-                cursor = self.raw.execute(statement, params)
+                cursor = self._execute(self._complete(statement, params), params)
                 while cursor.nextset():
                     pass
                 return cursor.fetchall() if cursor.description else []
+
+    def _execute(
+        self, statement: str, params: Mapping[str, Any] | None
+    ) -> psycopg.Cursor[Any]:
+        # Not `raw.execute`, which the project's class of connections may override.
+        return psycopg.ClientCursor(self.raw, row_factory=tuple_row).execute(
+            statement, params
+        )
+
+    def _complete(self, statement: str, params: Mapping[str, Any] | None) -> str:
+        """Return the statement with the tables' schemas, and with a search path of its own."""
+        path = "" if self._is_dedicated else _LOCAL_SEARCH_PATH
+        return path + self.tables.qualify(statement, has_params=params is not None)
 
     def send(
         self, statements: str, params: Mapping[str, Any] | None = None
@@ -124,7 +194,9 @@ class Session:
         with self._lock:
             self.wait()
             with self._drain_on_interrupt():
-                self._sent = PendingQuery(self.raw, statements, params)
+                self._sent = PendingQuery(
+                    self.raw, self._complete(statements, params), params
+                )
                 return self._sent
 
     @contextlib.contextmanager
@@ -157,9 +229,15 @@ class Session:
         The query is one message, so one implicit transaction, and leaves nothing behind in a
         pooler. Raises `TablesLocked`, `TablesUnreadable` or `ConnectionEnded`.
         """
-        role = f"SET LOCAL ROLE {_quoted(self.role)}; " if self.role else ""
         with translate_errors():
-            return self.rows(_READ_SETTINGS + role + statement, params)
+            return self.rows(_READ_LIMITS + self._local_role + statement, params)
+
+    @property
+    def _local_role(self) -> str:
+        """The statement that assumes the role again: a pooler may have changed the session."""
+        if self._is_dedicated or self.role is None:
+            return ""
+        return f"SET LOCAL ROLE {quoted(self.role)}; "
 
     def prepare(self, statements: Mapping[str, str]) -> None:
         """Prepare the statements, with parameters $1, $2..., for `EXECUTE` on this session.
@@ -171,18 +249,16 @@ class Session:
             self._prepared.add(name)
 
     def apply_session_settings(self) -> None:
-        """Apply `SESSION_SETTINGS` and assume the role, on the first call only."""
-        if not self._has_settings:
-            apply_session_settings(
-                self.raw, {"tcp_user_timeout": str(_TCP_USER_TIMEOUT_MS)}
-            )
-            self.assume_role()
-            self._has_settings = True
+        """Apply the settings of a leader or follower, on the first call only.
 
-    def assume_role(self) -> None:
-        """Set the role that owns the tables, if it differs from the login role."""
-        if self.role:
-            self.rows(f"SET ROLE {_quoted(self.role)}")
+        Behind a pooler, call it only if `DIRECT` promises a server session of our own.
+        """
+        if not self._has_settings:
+            values = {**PATROL_SETTINGS, **NO_TIMEOUTS, **_OWN_SETTINGS}
+            apply_session_settings(self.raw, values)
+            if self.role and not self._is_dedicated:
+                self.rows(f"SET ROLE {quoted(self.role)}")
+            self._is_dedicated = self._has_settings = True
 
     @property
     def handshake_pid(self) -> int:
@@ -220,17 +296,32 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_disconnect_in_child)
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
+    """Return the name as a quoted identifier."""
     return sql.Identifier(name).as_string(None)
 
 
-def apply_session_settings(
-    raw: psycopg.Connection[Any], extra: Mapping[str, str] | None = None
-) -> None:
-    """Set `SESSION_SETTINGS` and `extra`; log each setting that the server rejects, once."""
+def _open(wrapper: BaseDatabaseWrapper, options: Mapping[str, Any]) -> Raw:
+    try:
+        return open_connection(wrapper, options)
+    except ConfigurationError as exc:
+        role: str = options.get("assume_role") or ""
+        user = wrapper.settings_dict["USER"]
+        for cause in exception_chain(exc):
+            if role and isinstance(cause, _ROLE_REFUSED) and role in str(cause):
+                raise MissingPrivilege(
+                    f"The role {user} cannot be {role}, as `assume_role` asks "
+                    f"({cause.diag.message_primary}). As an administrator: "
+                    f"GRANT {quoted(role)} TO {quoted(user)};"
+                ) from exc
+        raise
+
+
+def apply_session_settings(raw: Raw, settings: Mapping[str, str]) -> None:
+    """Set these parameters; log each one that the server rejects, once."""
     known = {
         name: value
-        for name, value in {**SESSION_SETTINGS, **(extra or {})}.items()
+        for name, value in settings.items()
         if name not in _refused_settings
         and (name != "transaction_timeout" or raw.info.server_version >= 170000)
     }
@@ -241,7 +332,7 @@ def apply_session_settings(
             _set_or_skip(raw, item)
 
 
-def _set_or_skip(raw: psycopg.Connection[Any], item: tuple[str, str]) -> None:
+def _set_or_skip(raw: Raw, item: tuple[str, str]) -> None:
     try:
         _set_config(raw, [item])
     except (psycopg.DataError, psycopg.ProgrammingError) as exc:
@@ -249,12 +340,12 @@ def _set_or_skip(raw: psycopg.Connection[Any], item: tuple[str, str]) -> None:
         logger.warning("The server refuses the setting %s: %s", item[0], exc)
 
 
-def _set_config(raw: psycopg.Connection[Any], items: Iterable[tuple[str, str]]) -> None:
+def _set_config(raw: Raw, items: Iterable[tuple[str, str]]) -> None:
     calls = sql.SQL(", ").join(
-        sql.SQL("set_config({}, {}, false)").format(name, value)
+        sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
         for name, value in items
     )
-    psycopg.ClientCursor(raw).execute(sql.SQL("SELECT ") + calls)
+    plain_cursor(raw).execute(sql.SQL("SELECT ") + calls)
 
 
 def cancel_statement(raw: psycopg.Connection[Any]) -> None:

@@ -15,6 +15,9 @@ from django_safe_init.backends.base.transaction import (
 )
 from django_safe_init.backends.postgresql.pipeline import PendingQuery
 
+#: The operator that no other role can replace on the project's search path.
+_EQUALS = "OPERATOR(pg_catalog.=)"
+
 
 class PostgresTransaction(MigrationTransaction):
     """The transactions of a run's migrations.
@@ -49,9 +52,10 @@ class PostgresTransaction(MigrationTransaction):
             if level
             else "BEGIN"
         )
+        recorded = recorded_sql(self.connection, "%s", names, _EQUALS)
         self._sent = PendingQuery(
             raw,
-            f"{begin}; {self._settings}{recorded_sql('%s', names)}",
+            f"{begin}; {self._settings}{recorded}",
             [part for name in names for part in name],
         )
 

@@ -25,9 +25,9 @@ from django_safe_init.backends.base.introspection import (
 from django_safe_init.backends.sqlite3.paths import database_file
 from django_safe_init.backends.sqlite3.schema import AlterTableSchemaEditor
 from django_safe_init.backends.sqlite3.session import SQLiteSession
+from django_safe_init.core.databases import quoted_migration_table
 
-_HAS_MIGRATIONS = "SELECT name FROM sqlite_master WHERE name = 'django_migrations'"
-_RECORDED = "SELECT app || '.' || name AS name FROM django_migrations ORDER BY id"
+_HAS_MIGRATIONS = "SELECT name FROM sqlite_master WHERE lower(name) = lower(:table)"
 _WANTED = "lower(m.name) IN (SELECT value FROM json_each(:names))"
 #: `table_xinfo` includes generated columns. Views and virtual tables have no root page.
 _COLUMNS = f"""
@@ -63,9 +63,11 @@ class SQLiteIntrospection(BaseIntrospection):
         self._close = close
 
     def recorded_migrations(self) -> list[str]:
-        if not self._rows(_HAS_MIGRATIONS):
+        table = quoted_migration_table(connections[self._alias])
+        if not self._rows(_HAS_MIGRATIONS, {"table": table.strip('"')}):
             return []
-        return [row["name"] for row in self._rows(_RECORDED)]
+        rows = self._rows(f"SELECT app || '.' || name AS name FROM {table} ORDER BY id")
+        return [row["name"] for row in rows]
 
     def catalog(self, names: Iterable[TableName]) -> Catalog:
         wanted = {

@@ -7,6 +7,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from django.db import connections
+
 from django_safe_init.backends.base.reader import TableReader
 from django_safe_init.backends.sqlite3.lock_file import (
     holder_pid,
@@ -18,6 +20,7 @@ from django_safe_init.backends.sqlite3.paths import database_file, lock_file
 from django_safe_init.backends.sqlite3.session import SQLiteSession
 from django_safe_init.conf import HEARTBEAT_SECONDS
 from django_safe_init.core.build import Build
+from django_safe_init.core.databases import quoted_migration_table
 from django_safe_init.core.records import (
     RUN_TABLE,
     STEP_TABLE,
@@ -78,6 +81,7 @@ class SQLiteReader(TableReader):
         super().__init__(alias, build, lock_key)
         self.session = SQLiteSession(alias)
         self.params = {"build": self.build, "lock_key": self.lock_key}
+        self._migrations = quoted_migration_table(connections[alias])
         self._file = database_file(alias)
         self._lock = lock_file(alias)
 
@@ -102,7 +106,8 @@ class SQLiteReader(TableReader):
             return self._read(tables)
 
     def _read(self, tables: set[str]) -> Snapshot:
-        recorded = self._recorded() if "django_migrations" in tables else set()
+        has_migrations = self._migrations.strip('"').lower() in tables
+        recorded = self._recorded() if has_migrations else set()
         migrations = tuple(sorted(self.migrations - recorded))
         unknown = same_apps(recorded - self.migrations, migrations)
         leader = self.leader_pid()
@@ -172,11 +177,11 @@ class SQLiteReader(TableReader):
         if not self._exists():
             return set()
         rows = self.session.rows("SELECT name FROM sqlite_master WHERE type = 'table'")
-        return {row["name"] for row in rows}
+        return {row["name"].lower() for row in rows}
 
     def _recorded(self) -> set[str]:
         rows = self.session.rows(
-            "SELECT app || '.' || name AS name FROM django_migrations"
+            f"SELECT app || '.' || name AS name FROM {self._migrations}"
         )
         return {row["name"] for row in rows}
 

@@ -67,7 +67,11 @@ class SQLiteTransaction(MigrationTransaction):
         if names is None:
             return None
         flat = [part for name in names for part in name]
-        return set(self._raw.execute(recorded_sql("?", names), flat).fetchall())
+        return set(
+            self._raw.execute(
+                recorded_sql(self.connection, "?", names), flat
+            ).fetchall()
+        )
 
     def _execute_wrapper(self, execute: Callable[..., Any], *args: Any) -> Any:
         """Also notice an end of the transaction that no statement of Django caused."""

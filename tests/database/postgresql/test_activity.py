@@ -32,7 +32,7 @@ def test_a_running_statement(leader, session, connect_raw, in_background) -> Non
 
 def test_a_blocked_statement(leader, session, connect_raw, in_background) -> None:
     """A statement that waits for a lock is no progress, and the activity names the blocker."""
-    session.rows("CREATE TABLE busy ()")
+    session.rows("CREATE TABLE public.busy ()")
     report, working = connect_raw(application_name="report"), connect_raw()
     report.execute("BEGIN; SELECT * FROM busy")
     working.execute("SELECT pg_advisory_lock_shared(%s)", [work_key()])

@@ -96,12 +96,6 @@ def test_a_server_that_does_not_tell_its_start() -> None:
     assert connection_checks._server_start(Cockroach()) is None
 
 
-FAKES = """
-    CREATE FUNCTION app.pg_try_advisory_lock(bigint) RETURNS boolean
-    LANGUAGE sql AS 'SELECT true'
-"""
-
-
 def test_a_postgresql_server(open_session) -> None:
     """On PostgreSQL itself both checks pass and leave no lock behind."""
     first, second = open_session(), open_session()
@@ -110,11 +104,8 @@ def test_a_postgresql_server(open_session) -> None:
     assert first.rows("SELECT * FROM pg_locks WHERE locktype = 'advisory'") == []
 
 
-def test_a_no_op_lock(django_database, log_in_as, open_session) -> None:
+def test_a_no_op_lock(open_session, no_op_lock) -> None:
     """A server that grants every lock, such as CockroachDB, is refused."""
-    django_database.rows("CREATE SCHEMA app")
-    django_database.rows(FAKES)
-    log_in_as(OPTIONS={"options": "-c search_path=app,pg_catalog"})
     first, second = open_session(), open_session()
     with pytest.raises(
         UnsafeConnection, match="gives one lock to two sessions"

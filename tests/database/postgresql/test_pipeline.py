@@ -12,9 +12,9 @@ from django_safe_init.backends.postgresql.errors import is_connection_loss
 def test_the_next_use_waits(session) -> None:
     """A pending statement finishes before the next use of the session."""
     pending = session.send(
-        "CREATE TABLE a (i int); INSERT INTO a VALUES (%(i)s)", {"i": 7}
+        "CREATE TABLE public.a (i int); INSERT INTO public.a VALUES (%(i)s)", {"i": 7}
     )
-    assert session.rows("SELECT i FROM a") == [(7,)]
+    assert session.rows("SELECT i FROM public.a") == [(7,)]
     assert pending.rows() == []
 
 
@@ -59,7 +59,7 @@ def test_a_signal_between_a_statement_and_its_result(session, monkeypatch, use) 
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "PendingQuery", interrupt)
-        patch.setattr(session.raw, "execute", interrupt)
+        patch.setattr(module.psycopg.ClientCursor, "execute", interrupt)
         with pytest.raises(KeyboardInterrupt):
             getattr(session, use)("SELECT 1")
     assert session.rows("SELECT 3") == [(3,)]

@@ -18,7 +18,8 @@ from django_safe_init.backends.postgresql.connect import create_direct_wrapper
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import leader_key
 from django_safe_init.backends.postgresql.session import (
-    SESSION_SETTINGS,
+    NO_TIMEOUTS,
+    PATROL_SETTINGS,
     apply_session_settings,
 )
 from django_safe_init.core.records import TablesLocked
@@ -115,11 +116,11 @@ def test_session(session, django_database) -> None:
 
 def test_reads_have_limits(session, raw_session) -> None:
     """A read waits at most a second for a lock, and the limit ends with the query."""
-    session.rows("CREATE TABLE locked_table ()")
+    session.rows("CREATE TABLE public.locked_table ()")
     raw_session.execute("BEGIN; LOCK TABLE locked_table")
     before = time.monotonic()
     with pytest.raises(TablesLocked):
-        session.read("SELECT * FROM locked_table")
+        session.read("SELECT * FROM public.locked_table")
     assert 0.5 < time.monotonic() - before < PROMPT
     raw_session.execute("ROLLBACK")
     assert session.rows("SHOW lock_timeout") == [("0",)]
@@ -129,15 +130,15 @@ def test_search_path_of_the_options(django_database, log_in_as, open_session) ->
     """Sessions use the start-up options of OPTIONS."""
     django_database.rows("CREATE SCHEMA app")
     log_in_as(OPTIONS={"options": "-c search_path=app"})
-    assert open_session().rows("SELECT current_schema()") == [("app",)]
+    tables = open_session().tables
+    assert (tables.search_path, tables.default_schema) == ("app", "app")
 
 
 def test_assume_role(django_database, log_in_as, new_role, open_session) -> None:
-    """Reads use Django's `assume_role`, and so do writes after `apply_session_settings`."""
+    """Sessions use Django's `assume_role`."""
     log_in_as(OPTIONS={"assume_role": new_role('the "owner"'.replace('"', ""))})
     session = open_session()
     assert session.read("SELECT current_user") == [("the owner",)]
-    assert session.rows("SELECT current_user") == [("postgres",)]
     session.apply_session_settings()
     assert session.rows("SELECT current_user") == [("the owner",)]
 
@@ -162,9 +163,9 @@ def test_session_settings(session) -> None:
     session.apply_session_settings()
     shown = {
         name: session.rows(f"SELECT current_setting('{name}')")[0][0]
-        for name in SESSION_SETTINGS
+        for name in (*NO_TIMEOUTS, *PATROL_SETTINGS)
     }
-    assert shown == SESSION_SETTINGS
+    assert shown == {**NO_TIMEOUTS, **PATROL_SETTINGS}
 
 
 def test_tcp_user_timeout(django_database, log_in_as, open_session) -> None:
@@ -180,7 +181,7 @@ def test_tcp_user_timeout(django_database, log_in_as, open_session) -> None:
     log_in_as(OPTIONS={"tcp_user_timeout": 7000})
     other = open_session()
     assert other.raw.info.get_parameters()["tcp_user_timeout"] == "7000"
-    apply_session_settings(other.raw)
+    apply_session_settings(other.raw, PATROL_SETTINGS)
     assert other.rows("SHOW tcp_user_timeout") == [("0",)]
 
 
@@ -201,15 +202,11 @@ def test_a_refused_setting(
 ) -> None:
     """A setting that the server refuses is logged once, and the others are applied."""
     monkeypatch.setattr(session_module, "_refused_settings", set())
-    monkeypatch.setattr(
-        session_module,
-        "SESSION_SETTINGS",
-        {**SESSION_SETTINGS, name: value, "work_mem": "777kB"},
-    )
+    values = {**PATROL_SETTINGS, name: value, "work_mem": "777kB"}
     with caplog.at_level(logging.WARNING, "django_safe_init"):
         for _ in range(2):
             session = open_session()
-            apply_session_settings(session.raw)
+            apply_session_settings(session.raw, values)
             assert session.rows("SHOW work_mem") == [("777kB",)]
             assert session.rows("SHOW tcp_keepalives_idle") == [("2",)]
     [message] = caplog.messages

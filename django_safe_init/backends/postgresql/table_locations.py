@@ -1,0 +1,103 @@
+"""Find the tables on the search path of the project's connections."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from django_safe_init.core.records import MIGRATION_TABLE, RUN_TABLE, STEP_TABLE
+
+#: Matches the tables' names in this package's SQL. Parameters are not part of it.
+_NAMES = re.compile(rf'"?\b({MIGRATION_TABLE}|{RUN_TABLE}|{STEP_TABLE})\b"?')
+#: A quoted name, with or without a schema.
+_QUOTED = re.compile(r'(?:"(?P<schema>.+)"\.)?"(?P<name>.+)"')
+
+
+def _first_schema(parameter: str) -> str:
+    """Return the query for the first schema of the search path with a table of this name.
+
+    Temporary tables do not count. It runs with the project's search path, so it qualifies
+    every name.
+    """
+    return f"""(
+    SELECT pg_catalog.quote_ident(n.nspname)
+    FROM pg_catalog.unnest(pg_catalog.current_schemas(false))
+      WITH ORDINALITY AS path(name, place)
+    JOIN pg_catalog.pg_namespace n ON n.nspname OPERATOR(pg_catalog.=) path.name
+    JOIN pg_catalog.pg_class c ON c.relnamespace OPERATOR(pg_catalog.=) n.oid
+    WHERE c.relname OPERATOR(pg_catalog.=) %({parameter})s::pg_catalog.name
+      AND c.relpersistence OPERATOR(pg_catalog.<>) 't'::pg_catalog."char"
+    ORDER BY path.place LIMIT 1)"""
+
+
+#: The fields of `TableLocations` after the first.
+LOCATE_TABLES = f"""
+    SELECT pg_catalog.current_setting('search_path'),
+      pg_catalog.current_schemas(true), pg_catalog.quote_ident(pg_catalog.current_schema()),
+      {_first_schema("migrations")}, {_first_schema("runs")}
+"""
+
+
+def locate_params(migrations: str) -> dict[str, Any]:
+    """Return the parameters of `LOCATE_TABLES`; `migrations` is Django's quoted name."""
+    found = _QUOTED.fullmatch(migrations)
+    name = found["name"] if found else migrations
+    return {"migrations": name, "runs": RUN_TABLE}
+
+
+@dataclass(frozen=True)
+class TableLocations:
+    """The schemas of Django's migration table and of the status tables. All names are quoted."""
+
+    #: The name of Django's table in Django's SQL, which may contain a schema.
+    migrations: str
+    #: The search path of the project's connections, in the server's notation.
+    search_path: str
+    #: The schemas of that path that exist, those that every path contains included; not quoted.
+    schemas: list[str]
+    #: The schema in which a new table is created; None if there is none.
+    default_schema: str | None
+    _migration_schema: str | None
+    _run_schema: str | None
+
+    @property
+    def migration_table(self) -> str | None:
+        """Return the qualified name of Django's table; None if it does not exist."""
+        found = _QUOTED.fullmatch(self.migrations)
+        if found and found["schema"]:
+            return self.migrations
+        if self._migration_schema is None:
+            return None
+        return f"{self._migration_schema}.{self.migrations}"
+
+    @property
+    def has_runs(self) -> bool:
+        """Return True if the table of runs existed when it was looked for."""
+        return self._run_schema is not None
+
+    @property
+    def status_schema(self) -> str | None:
+        """Return the schema of the status tables, or the one to create them in."""
+        return self._run_schema or self.default_schema
+
+    def qualified(self, table: str) -> str | None:
+        """Return the qualified name of a table; None if its schema is unknown."""
+        if table == MIGRATION_TABLE:
+            return self.migration_table
+        schema = self.status_schema
+        return None if schema is None else f"{schema}.{table}"
+
+    def qualify(self, statement: str, *, has_params: bool) -> str:
+        """Return the statement with the qualified names of the tables.
+
+        A name without a schema stays, and PostgreSQL reports that table as missing.
+        """
+        percent = "%%" if has_params else "%"
+
+        def name_of(found: re.Match[str]) -> str:
+            table = found[1]
+            bare = self.migrations if table == MIGRATION_TABLE else table
+            return (self.qualified(table) or bare).replace("%", percent)
+
+        return _NAMES.sub(name_of, statement)
