@@ -19,11 +19,13 @@ from django_safe_init.backends.postgresql.connection_checks import (
     check_direct_connection,
     check_lock_excludes,
 )
+from django_safe_init.backends.postgresql.connection_limits import check_limits
 from django_safe_init.backends.postgresql.errors import (
     is_connection_loss,
     is_read_only,
 )
 from django_safe_init.backends.postgresql.lock_keys import privileged_key
+from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.conf import Settings, get_settings
 from django_safe_init.core.attempts import repeat
 from django_safe_init.core.build import current_build
@@ -170,20 +172,20 @@ class PrivilegedStepRunner:
     def _wait_for_server(self) -> None:
         """Wait until PostgreSQL answers, and check that no pooler breaks advisory locks."""
         with ExitStack() as stack:
-            first, second = (
-                stack.enter_context(
-                    connect(
-                        create_direct_wrapper(self.administrator),
-                        self.settings,
-                        self._deadline,
-                        "safe_init privileged",
-                        self.report,
-                    )
-                )
-                for _ in range(2)
-            )
+            first = stack.enter_context(self._open_session())
             check_direct_connection(first, declared=False)
+            check_limits(first)
+            second = stack.enter_context(self._open_session())
             check_lock_excludes(first, second)
+
+    def _open_session(self) -> Session:
+        return connect(
+            create_direct_wrapper(self.administrator),
+            self.settings,
+            self._deadline,
+            "safe_init privileged",
+            self.report,
+        )
 
     @contextmanager
     def _locked(self, connection: BaseDatabaseWrapper) -> Iterator[None]:

@@ -14,12 +14,15 @@ ONLY_POSTGRESQL = {
     "activity",
     "connect",
     "connection_checks",
+    "connection_limits",
     "errors",
     "lock_keys",
     "lock_timeout",
     "pipeline",
+    "project_connection",
     "stalled",
     "statement_progress",
+    "table_locations",
 }
 ONLY_SQLITE = {"memory", "paths"}
 #: The lock's module has the name of the kind of lock.

@@ -108,7 +108,9 @@ class PostgresBackend(LockingBackend):
         from django_safe_init.backends.postgresql.connection_checks import (
             check_lock_excludes,
         )
+        from django_safe_init.backends.postgresql.connection_limits import check_limits
 
+        check_limits(session)
         with self._connect("safe_init probe", direct=True) as second:
             check_lock_excludes(session, second)
 

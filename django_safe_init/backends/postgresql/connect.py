@@ -13,6 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import load_backend
 
 from django_safe_init.backends.postgresql.errors import (
+    how_to_get_connections,
     is_busy,
     is_final,
 )
@@ -68,12 +69,14 @@ def create_direct_wrapper(
 def retry_when_busy(
     wrapper: BaseDatabaseWrapper,
     seconds: float,
+    is_full: Callable[[], bool] = lambda: False,
     on_failure: Callable[[], None] = lambda: None,
 ) -> BaseDatabaseWrapper:
     """Make the wrapper retry for `seconds` while the server is full, and return the wrapper.
 
-    A leader that gets no connection would fail the run for all replicas. `on_failure` is called
-    before any other error of a connection attempt is raised.
+    A leader that gets no connection would fail the run for all replicas. `is_full` is called
+    after each failure. It returns True if the server is full, and raises if waiting is useless.
+    `on_failure` is called before any other error of a connection attempt is raised.
     """
     connect_once = wrapper.get_new_connection
 
@@ -83,7 +86,7 @@ def retry_when_busy(
             try:
                 return connect_once(params)
             except psycopg.OperationalError as exc:
-                if not is_busy(exc):
+                if not (is_full() or is_busy(exc)):
                     on_failure()
                     raise
                 if limit.passed():
@@ -141,7 +144,8 @@ def _pause_before_retry(
         if limit.passed() or deadline.passed():
             raise WaitTimeout(
                 f"The server of the database {wrapper.alias!r} had no connection for us "
-                f"in time: {reason}. Raise max_connections, or start fewer replicas at once."
+                f"in time: {reason}. {how_to_get_connections(reason)}, "
+                "or start fewer replicas at once."
             ) from error
         pause: float | None = random.uniform(0.1, 2.0)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 import psycopg
@@ -54,6 +55,18 @@ def is_final(text: str) -> bool:
 def is_busy(error: Exception) -> bool:
     """Return True if a connection failed because the server is full or starting."""
     return any(part in str(error) for part in _BUSY)
+
+
+#: The limits of a role and of a database, in the text of SQLSTATE 53300.
+_LIMIT = re.compile(r'too many connections for (role|database) "(.*?)"')
+
+
+def how_to_get_connections(text: str) -> str:
+    """Return the remedy for the connection limit that the error's text names."""
+    found = _LIMIT.search(text)
+    if found is None:
+        return "Raise max_connections"
+    return f'Raise it with ALTER {found[1].upper()} "{found[2]}" CONNECTION LIMIT'
 
 
 _SHUTDOWN = (

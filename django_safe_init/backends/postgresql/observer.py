@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.base.observer import BaseObserver
 from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
+from django_safe_init.backends.postgresql.connection_limits import FREE_SLOTS
 from django_safe_init.backends.postgresql.errors import translate_errors
 from django_safe_init.backends.postgresql.lock_keys import channel
 from django_safe_init.backends.postgresql.reader import PostgresReader
@@ -20,13 +21,7 @@ from django_safe_init.core.records import LeaderSnapshot
 if TYPE_CHECKING:
     from django_safe_init.backends.postgresql.stalled import StalledLeader
 
-#: Followers may keep their sessions while at most half of the server's slots are in use.
-_FREE_SLOTS = """
-    SELECT (SELECT sum(numbackends) FROM pg_stat_database) * 2
-           <= current_setting('max_connections')::int, pg_backend_pid(),
-           pg_is_in_recovery()
-"""
-#: The seconds for which an answer to `_FREE_SLOTS` stays valid.
+#: The seconds for which an answer to `FREE_SLOTS` stays valid.
 _FREE_SLOTS_SECONDS = 10.0
 
 
@@ -124,7 +119,7 @@ class PostgresObserver(BaseObserver):
     def _may_keep(self, session: Session) -> bool:
         if self._pooled or time.monotonic() - self._free_slots_at < _FREE_SLOTS_SECONDS:
             return True
-        [(has_free_slots, pid, is_standby)] = session.read(_FREE_SLOTS)
+        [(has_free_slots, pid, is_standby)] = session.read(FREE_SLOTS)
         self._pooled = pid != session.handshake_pid
         if not has_free_slots and not self._pooled:
             return False

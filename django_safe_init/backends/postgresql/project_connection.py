@@ -183,7 +183,7 @@ def _unwrap(raw: Any) -> Any:
 
 
 def _shared(raw: Any) -> str | None:
-    """Return how the project still uses the connection, or None if nothing else has it."""
+    """Return how the project still uses the connection, or None for a new connection."""
     if not issubclass(type(raw), psycopg.Connection):
         return f"a {type(raw).__name__} instead of a connection of psycopg"
     if getattr(raw, "_pool", None) is not None:
@@ -210,10 +210,12 @@ connection_created.connect(_note_connection)
 
 def _discard(private: BaseDatabaseWrapper) -> None:
     """Give back the connection that the wrapper still has, unless other code uses it too."""
-    if private.connection is None or _is_in_use(_unwrap(private.connection)):
+    raw = _unwrap(private.connection)
+    if raw is None or _is_in_use(raw):
         return
-    with contextlib.suppress(Exception):
-        private.close()
+    pool = getattr(raw, "_pool", None)
+    with contextlib.suppress(Exception):  # the error that ended the attempt says more
+        pool.putconn(raw) if pool is not None else private.close()
 
 
 def _set_up(raw: Raw) -> None:

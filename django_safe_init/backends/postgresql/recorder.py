@@ -60,6 +60,12 @@ _CLOSE_RUN = f"""
     WHERE id = %(run)s
 """
 
+#: On return, the write is on disk.
+_ON_DISK = """
+    SELECT set_config('synchronous_commit', 'on', true)
+    WHERE current_setting('synchronous_commit') = 'off';
+"""
+
 _DELETE_RUNS = f"""
     DELETE FROM {STEP_TABLE} WHERE run_id = ANY(%(runs)s);
     DELETE FROM {RUN_TABLE} WHERE id = ANY(%(runs)s)
@@ -182,7 +188,8 @@ class PostgresRecorder(TableRecorder):
     def open_run(self, command: str, lost: LostRuns | None = None) -> str | None:
         self.session.rows(
             f"SELECT set_config('lock_timeout', '{_LOCK_TIMEOUT}', false),"
-            " set_config('synchronous_commit', 'off', false)"
+            " CASE WHEN current_setting('synchronous_standby_names') = ''"
+            " THEN set_config('synchronous_commit', 'off', false) END"
         )
         reason = super().open_run(command, lost)
         if reason is None:
@@ -225,8 +232,7 @@ class PostgresRecorder(TableRecorder):
             if atomic and kind == "migration":
                 self._send()
             else:
-                on_disk = "SET LOCAL synchronous_commit = on; "
-                self._write_with_retry(lambda: self._write(on_disk))
+                self._write_with_retry(lambda: self._write(_ON_DISK))
         return Fence(self._verify_fence)
 
     def _verify_fence(self) -> None:

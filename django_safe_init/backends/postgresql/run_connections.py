@@ -17,6 +17,11 @@ from django_safe_init.backends.postgresql.connect import (
     create_direct_wrapper,
     retry_when_busy,
 )
+from django_safe_init.backends.postgresql.connection_limits import (
+    check_limits,
+    is_limit_reached,
+)
+from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.lock import AdvisoryLock, LockSnapshot
 from django_safe_init.backends.postgresql.lock_keys import holders_sql
 from django_safe_init.backends.postgresql.project_connection import (
@@ -34,7 +39,7 @@ from django_safe_init.core.databases import existing_wrapper
 from django_safe_init.core.threads import InitializationThread
 from django_safe_init.exceptions import LockLost, UnsafeConnection
 
-#: Takes the work key, and looks for the leader lock in this server's own locks.
+#: Takes the work key, and reads from this server's own locks if the leader holds its lock.
 _TAKE_WORK_KEY = f"""
     SELECT pg_try_advisory_lock_shared(%(work_key)s), ARRAY({holders_sql("work_key")}),
            %(leader)s IN ({holders_sql("leader_key")})
@@ -70,6 +75,7 @@ class FencedConnections:
         self._thread = threading.current_thread()
         self._raw: psycopg.Connection[Any] | None = None
         self._raw_pid = 0
+        self._opened: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
         self._foreign_threads = weakref.WeakSet(
             thread
             for thread in threading.enumerate()
@@ -109,11 +115,25 @@ class FencedConnections:
         wrapper = create_direct_wrapper(self.alias, self.direct)
         if self._token is not None:
             self._token.register(wrapper, cancel_statement)
-        return retry_when_busy(wrapper, get_settings().wait_timeout, self._note_loss)
+        return retry_when_busy(
+            wrapper, get_settings().wait_timeout, self._is_full, self._note_loss
+        )
 
     def _note_loss(self) -> None:
         """Note that the run got no connection, which is not the migration's fault."""
         self.lost = True
+
+    def _is_full(self) -> bool:
+        """Return True if no connection is free; raise if this run itself has the last ones."""
+        if os.getpid() != self._process:
+            return False
+        own = sum(not raw.closed for raw in list(self._opened))
+        try:
+            # With the leader session, and the connection that is wanted.
+            check_limits(self.lock.session, own + 2)
+            return is_limit_reached(self.lock.session)
+        except psycopg.Error as exc:
+            raise session_error(exc) from exc
 
     @property
     def backend_pid(self) -> int:
@@ -172,6 +192,7 @@ class FencedConnections:
             self._take_work_lock(raw)
             if not raw.autocommit:
                 raw.commit()
+            self._opened.add(raw)
             if thread is self._thread:
                 self._raw_pid = pid
         except BaseException:

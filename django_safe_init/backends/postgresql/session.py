@@ -153,7 +153,7 @@ class Session:
         self.tables = TableLocations(tables.migrations, *located)
 
     def find_table(self, table: str) -> str | None:
-        """Return the qualified name of a table, or None; look again for one that was missing."""
+        """Return the qualified name of a table, or None. Search again if it was missing."""
         is_known = self.tables.has_runs or table == MIGRATION_TABLE
         if not is_known or self.tables.qualified(table) is None:
             self.locate_tables()

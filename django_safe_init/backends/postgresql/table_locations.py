@@ -54,9 +54,9 @@ class TableLocations:
     migrations: str
     #: The search path of the project's connections, in the server's notation.
     search_path: str
-    #: The schemas of that path that exist, those that every path contains included; not quoted.
+    #: The existing schemas of the path, including `pg_catalog`; not quoted.
     schemas: list[str]
-    #: The schema in which a new table is created; None if there is none.
+    #: The schema in which a new table is created; None if no schema of the path exists.
     default_schema: str | None
     _migration_schema: str | None
     _run_schema: str | None
@@ -69,11 +69,13 @@ class TableLocations:
             return self.migrations
         if self._migration_schema is None:
             return None
-        return f"{self._migration_schema}.{self.migrations}"
+        is_default = self.migrations == f'"{MIGRATION_TABLE}"'
+        name = MIGRATION_TABLE if is_default else self.migrations
+        return f"{self._migration_schema}.{name}"
 
     @property
     def has_runs(self) -> bool:
-        """Return True if the table of runs existed when it was looked for."""
+        """Return True if the search found the table of runs."""
         return self._run_schema is not None
 
     @property

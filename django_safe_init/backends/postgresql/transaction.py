@@ -15,6 +15,11 @@ from django_safe_init.backends.base.transaction import (
 )
 from django_safe_init.backends.postgresql.pipeline import PendingQuery
 
+#: Where a commit waits for standbys, it still does: a failover keeps it.
+_ASYNCHRONOUS = """
+    SELECT pg_catalog.set_config('synchronous_commit', 'off', true)
+    WHERE pg_catalog.current_setting('synchronous_standby_names') OPERATOR(pg_catalog.=) '';
+"""
 #: The operator that no other role can replace on the project's search path.
 _EQUALS = "OPERATOR(pg_catalog.=)"
 
@@ -22,9 +27,10 @@ _EQUALS = "OPERATOR(pg_catalog.=)"
 class PostgresTransaction(MigrationTransaction):
     """The transactions of a run's migrations.
 
-    They commit without waiting for the disk. A later commit is never on disk before an earlier
-    one (PostgreSQL manual, 28.4). So a crash of the server loses whole migrations with their
-    records, newest first. The end of the run waits for the disk, and with it for all migrations.
+    They commit without waiting for the disk, unless the server has synchronous standbys. A
+    later commit is never on disk before an earlier one (PostgreSQL manual, 28.4). So a crash of
+    the server loses whole migrations with their records, newest first. The end of the run waits
+    for the disk, and with it for all migrations.
 
     A crash cannot undo the effects of `on_commit()` functions outside the database, so a commit
     before such functions waits too.
@@ -35,7 +41,7 @@ class PostgresTransaction(MigrationTransaction):
     ) -> None:
         super().__init__(connection)
         self._sent: PendingQuery | None = None
-        self._settings = "SET LOCAL synchronous_commit = off; "
+        self._settings = _ASYNCHRONOUS
         if lock_timeout is not None:
             self._settings += f"SET LOCAL lock_timeout = '{lock_timeout}'; "
 

@@ -7,17 +7,23 @@ import time
 
 import psycopg
 import pytest
+from django.db import connections
 
+from django_safe_init import SafeInitError, initialize
 from django_safe_init.backends.postgresql import connect as connect_module
+from django_safe_init.backends.postgresql import errors as errors_module
 from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
+from django_safe_init.backends.postgresql.lock_keys import work_key
 from django_safe_init.conf import Settings
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
     LoginRefused,
+    MissingPrivilege,
     WaitTimeout,
 )
+from tests.database.conftest import Background
 from tests.support import wait_until
 
 SETTINGS = Settings(connect_attempts=3, connect_timeout=5)
@@ -253,3 +259,149 @@ def test_wrong_options(django_database, log_in_as) -> None:
         ConfigurationError, match=r"DATABASES\['default'\] cannot be used"
     ):
         try_to_connect()
+
+
+# Limits that no wait satisfies
+
+
+def limited(kind: str, database, role: str, limit: int) -> str:
+    """Limit the connections of a role or database, and return the object that has the limit."""
+    name = role if kind == "ROLE" else database.name
+    database.rows(f'ALTER {kind} "{name}" CONNECTION LIMIT {limit}')
+    return name
+
+
+@pytest.mark.parametrize("kind", ["ROLE", "DATABASE"])
+@pytest.mark.parametrize("is_translated", [False, True])
+def test_a_limit_of_one(
+    django_database, log_in_as, new_role, small_shop, monkeypatch, kind, is_translated
+) -> None:
+    """A leader that may have one connection says at once which limit it is, in any language."""
+    role = new_role("limited one")
+    django_database.rows(f'GRANT ALL ON SCHEMA public TO "{role}"')
+    django_database.close()
+    if is_translated:
+        monkeypatch.setattr(errors_module, "_BUSY", ())
+    name = limited(kind, django_database, role, 1)
+    django_database.close()
+    log_in_as(USER=role)
+    with pytest.raises(MissingPrivilege) as caught:
+        initialize()
+    limited(kind, django_database, role, -1)
+    text = str(caught.value)
+    assert "admits 1 connections, and this initialization of 'default' needs 2" in text
+    assert f"ALTER {kind} " in text
+    assert name in text
+    assert caught.value.exit_code == 2
+    assert initialize().role == "leader"
+    log_in_as(USER="postgres")
+
+
+@pytest.mark.parametrize("is_translated", [False, True])
+def test_a_limit_that_a_run_exceeds(
+    django_database, log_in_as, new_role, small_shop, monkeypatch, is_translated
+) -> None:
+    """A migration's thread that needs one connection more than the role has fails at once."""
+    if is_translated:
+        monkeypatch.setattr(errors_module, "_BUSY", ())
+    role = new_role("limited", "LOGIN CONNECTION LIMIT 2")
+    django_database.rows(f"GRANT ALL ON SCHEMA public TO {role}")
+
+    def use_thread(connection) -> None:
+        thread = Background(lambda: connections["default"].ensure_connection())
+        thread.start()
+        thread.result(60)
+
+    small_shop.run("0003_thread", use_thread)
+    log_in_as(USER=role)
+    with pytest.raises(SafeInitError) as caught:
+        initialize()
+    assert "The role limited admits 2 connections" in str(caught.value)
+    assert "needs 3 at once" in str(caught.value)
+    assert "ALTER ROLE limited CONNECTION LIMIT 4;" in str(caught.value)
+    log_in_as(USER="postgres")
+
+
+@pytest.mark.parametrize("is_translated", [False, True])
+def test_a_limit_that_others_use(
+    django_database,
+    log_in_as,
+    new_role,
+    small_shop,
+    monkeypatch,
+    in_background,
+    connect_raw,
+    is_translated,
+) -> None:
+    """A run waits for a connection that another session of its role has now."""
+    if is_translated:
+        monkeypatch.setattr(errors_module, "_BUSY", ())
+    role = new_role("limited", "LOGIN CONNECTION LIMIT 2")
+    django_database.rows(f"GRANT ALL ON SCHEMA public TO {role}")
+    others = []
+
+    def take_slot(connection) -> None:
+        if others:  # the run has started over
+            return
+        connection.close()
+        wait_until(lambda: not django_database.holders(work_key()))
+        others.append(connect_raw(user=role))
+
+    small_shop.run("0003_close", take_slot, atomic=False)
+    log_in_as(USER=role)
+    leading = in_background(initialize)
+    wait_until(lambda: others)
+    assert leading.is_alive()
+    others[0].close()
+    assert leading.result(60).role == "leader"
+    log_in_as(USER="postgres")
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ("ROLE", 'Raise it with ALTER ROLE "limited" CONNECTION LIMIT'),
+        ("DATABASE", "Raise it with ALTER DATABASE "),
+    ],
+)
+def test_the_advice_names_the_limit(
+    django_database, log_in_as, new_role, connect_raw, kind, remedy
+) -> None:
+    """A process that waited in vain says which limit to raise."""
+    role = new_role("limited")
+    django_database.close()
+    limited(kind, django_database, role, 1)
+    django_database.close()
+    raw = connect_raw(user=role)
+    log_in_as(USER=role)
+    with pytest.raises(WaitTimeout) as caught:
+        try_to_connect(deadline=0)
+    raw.close()
+    assert remedy in str(caught.value)
+    assert "max_connections" not in str(caught.value)
+    log_in_as(USER="postgres")
+
+
+def test_reserved_connections(django_database, log_in_as, spare_server, small_shop):
+    """A server that reserves all but one connection for others admits no leader."""
+    before = dict(spare_server.settings)
+    spare_server.settings["superuser_reserved_connections"] = "5"
+    spare_server.settings["reserved_connections"] = "4"
+    spare_server.restart("fast")
+    try:
+        with spare_server.connect() as admin:
+            admin.execute("CREATE ROLE ordinary LOGIN")
+        log_in_at(log_in_as, spare_server)
+        log_in_as(USER="ordinary")
+        with pytest.raises(MissingPrivilege) as caught:
+            initialize()
+        assert "The server, for the role ordinary, admits 1 connections" in str(
+            caught.value
+        )
+        assert "max_connections = " in str(caught.value)
+    finally:
+        log_in_as(USER="postgres")
+        spare_server.settings = before
+        spare_server.restart("fast")
+        with spare_server.connect() as admin:
+            admin.execute("DROP ROLE ordinary")

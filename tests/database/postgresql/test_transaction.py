@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, connection, connections, transaction
 from psycopg import IsolationLevel
 
 from django_safe_init import InitializationFailed, initialize
+from django_safe_init.backends.postgresql.connect import create_direct_wrapper
+from django_safe_init.backends.postgresql.recorder import PostgresRecorder
+from django_safe_init.backends.postgresql.session import Session
+from django_safe_init.core.build import Build
+from tests.support import Database
 
 
 @pytest.mark.parametrize("way", ["set_rollback", "swallowed"])
@@ -147,3 +154,51 @@ def test_an_error_before_the_first_statement(django_database, small_shop) -> Non
     assert django_database.newest_run()["outcome"] == "failed"
     small_shop.remove("0003_lost")
     assert initialize().result == "ready"
+
+
+@pytest.mark.parametrize(
+    ("names", "seen"), [("", ["off", "off"]), ("absent", ["local", "local"])]
+)
+def test_synchronous_standbys(
+    django_database, log_in_as, spare_server, small_shop, names, seen
+) -> None:
+    """With synchronous standbys, commits of a run keep the role's `synchronous_commit`."""
+    shown: list[str] = []
+
+    def show(connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW synchronous_commit")
+            shown.extend(cursor.fetchone())
+
+    small_shop.run("0003_show", show)
+    before = dict(spare_server.settings)
+    spare_server.settings["synchronous_standby_names"] = names
+    spare_server.restart("fast")
+    database = Database("with_standbys", spare_server.params())
+    try:
+        with spare_server.connect(
+            options="-c synchronous_commit=local", autocommit=True
+        ) as admin:
+            admin.execute("CREATE DATABASE with_standbys")
+            admin.execute("ALTER ROLE postgres SET synchronous_commit = local")
+        log_in_as(HOST=spare_server.host, PORT=spare_server.port, NAME="with_standbys")
+        assert initialize().role == "leader"
+        with closing(make_recorder()) as session:
+            shown.append(session.rows("SHOW synchronous_commit")[0][0])
+    finally:
+        connections["default"].close()
+        database.close()
+        spare_server.settings = before
+        spare_server.restart("fast")
+        with spare_server.connect() as admin:
+            admin.execute("ALTER ROLE postgres RESET synchronous_commit")
+            admin.execute("DROP DATABASE with_standbys WITH (FORCE)")
+    assert shown == seen
+
+
+def make_recorder() -> Session:
+    """Return the session of a recorder with an open run."""
+    session = Session(create_direct_wrapper("default"), "safe_init test", 20)
+    recorder = PostgresRecorder(session, Build(frozenset(), "x"), None)
+    recorder.open_run("test")
+    return session

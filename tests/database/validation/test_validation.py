@@ -813,7 +813,7 @@ def test_without_rights(validate, library, new_role, log_in_as) -> None:
     log_in_as(USER=new_role("validator"))
     ended = validate()
     assert ended.code == 2
-    assert "GRANT SELECT ON django_migrations TO validator;" in ended.stderr
+    assert "GRANT SELECT ON public.django_migrations TO validator;" in ended.stderr
 
 
 def test_a_role_that_may_only_read(validate, library, new_role, log_in_as) -> None:
