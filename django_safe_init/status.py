@@ -74,9 +74,9 @@ class Status:
         return cls(database, State.CONNECTING, 0, message, error=error)
 
     @classmethod
-    def without_lock(cls, database: str) -> Status:
-        """Return the status of a database whose engine has no lock: always ready."""
-        message = "nobody leads on this engine, so there is nothing to wait for"
+    def private(cls, database: str) -> Status:
+        """Return the status of a database that only this process can reach: always ready."""
+        message = "no other process can reach this database"
         return cls(database, State.READY, 100, message)
 
     @classmethod

@@ -15,6 +15,7 @@ from django.db import connections
 
 from django_safe_init.pools import SlowPool, pools, router
 from example_project.embedded import EmbeddedServer
+from tests.mariadb import MariaDatabase, MariaDB
 from tests.support import Database, wait_until
 
 EMPTY = "template0"
@@ -114,6 +115,25 @@ def make_database(chosen_server: EmbeddedServer) -> Iterator[Callable[..., Datab
 def database(make_database: Callable[..., Database]) -> Database:
     """A fresh, empty database."""
     return make_database()
+
+
+@pytest.fixture(scope="session")
+def mariadb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MariaDB]:
+    server = MariaDB(tmp_path_factory.mktemp("m"))
+    try:
+        server.install()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def mariadb(mariadb_server: MariaDB) -> Iterator[MariaDatabase]:
+    """Yield a new database on MariaDB; no session of it may be left at the end of the test."""
+    database = MariaDatabase(mariadb_server)
+    yield database
+    wait_until(lambda: not database.sessions(), 20, "a session is left on MariaDB")
+    database.drop()
 
 
 @pytest.fixture

@@ -51,8 +51,13 @@ def wait_until(
 
 
 def program(name: str) -> str:
-    """Return the path of a program that `.ci/run` installs; skip the test without it."""
+    """Return the path of a program that `.ci/run` installs; skip the test without it.
+
+    With `REQUIRE_PROGRAMS` in the environment, as `.ci/run` sets it, the test fails.
+    """
     found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    if not found and os.environ.get("REQUIRE_PROGRAMS"):
+        pytest.fail(f"{name} is not installed")
     if not found:
         pytest.skip(f"{name} is not installed (apt-get install {name})")
     return found

@@ -10,6 +10,7 @@ A backend is imported on first use, so a project on SQLite needs no PostgreSQL d
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from django.db import connections
 from django.utils.module_loading import import_string
 
 from django_safe_init.backends.base.features import BackendFeatures
+from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import UnsupportedEngine
 
 if TYPE_CHECKING:
@@ -44,7 +46,7 @@ def get_features(alias: str) -> BackendFeatures:
     try:
         connection = connections[alias]
     except ImproperlyConfigured as exc:
-        return _not_loaded(str(exc))
+        return _not_loaded(one_line(exc))
     folder = BACKENDS.get(connection.vendor)
     if folder is None:
         return BackendFeatures()
@@ -67,7 +69,23 @@ def _not_loaded(reason: str) -> BackendFeatures:
 
 
 def get_backend_class(alias: str) -> type[BaseBackend]:
-    """Return the backend class for the database. Raises `UnsupportedEngine`."""
+    """Return the backend class for the database.
+
+    Every engine that Django can load has one, but only some can lead: see `require_lock`. Raises
+    `UnsupportedEngine` for an engine that Django cannot load.
+    """
+    check_loaded(alias)
+    backend: type[BaseBackend] = import_string(get_features(alias).backend)
+    return backend
+
+
+def with_lock(aliases: Iterable[str]) -> list[str]:
+    """Return the aliases of the databases that a leader can initialize."""
+    return [alias for alias in aliases if get_features(alias).has_lock]
+
+
+def require_lock(alias: str) -> None:
+    """Raise `UnsupportedEngine` if two processes could initialize the database at once."""
     features = get_features(alias)
     if features.obstacle:
         raise _obstructed(alias, features)
@@ -78,8 +96,6 @@ def get_backend_class(alias: str) -> type[BaseBackend]:
             "PostgreSQL, or accept the risk of concurrent initialization with SAFE_INIT = "
             '{"LOCK": "none"}.'
         )
-    backend: type[BaseBackend] = import_string(features.backend)
-    return backend
 
 
 def check_driver(alias: str, settings: Settings) -> None:

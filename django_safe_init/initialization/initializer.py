@@ -16,6 +16,7 @@ from django_safe_init.backends import (
     get_backend_class,
     get_features,
     privileged_steps,
+    require_lock,
 )
 from django_safe_init.backends.base.backend import LockingBackend
 from django_safe_init.backends.base.context import Context
@@ -142,7 +143,7 @@ class Initializer:
         """
         settings = self._check()
         if self.mode == "off" or not get_features(self.database).has_lock:
-            return self._run_unprotected()
+            return self._run_without_lock()
         return repeat(
             self._try_once,
             settings,
@@ -155,8 +156,13 @@ class Initializer:
         """Return the outcome as of now."""
         return self.progress.outcome(result, error)
 
-    def _run_unprotected(self) -> Outcome:
-        """Run the task as plain Django would."""
+    def _run_without_lock(self) -> Outcome:
+        """Run the task as plain Django would, or wait until another process has."""
+        is_private = get_features(self.database).is_private
+        if self.mode == "external" and not is_private:
+            from django_safe_init.initialization.unlocked import wait_until_ready
+
+            return wait_until_ready(self.context, self.progress)
         self.options.on_lock_acquired()
         try:
             with run_context(self.database, None):
@@ -181,8 +187,8 @@ class Initializer:
         check_alias(self.database)
         deadline = Deadline(timeout)
         if self.mode != "off":
-            if settings.lock == "auto":
-                get_backend_class(self.database)
+            if settings.lock == "auto" and self.mode == "self":
+                require_lock(self.database)
             check_outside_transaction(self.database)
             check_outside_using_pool()
         self.context = Context(

@@ -12,7 +12,6 @@ from django_safe_init.core.databases import check_alias
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.exceptions import InitializationFailed, LoginRefused
 from django_safe_init.initialization.initializer import wait_for_server
-from django_safe_init.initialization.migrate_command import run_migrate
 from django_safe_init.status import get_status
 
 if TYPE_CHECKING:
@@ -88,22 +87,9 @@ def check_done(steps: Sequence[PlannedStep]) -> None:
 
 
 def check_ready(alias: str) -> None:
-    """Raise `InitializationFailed` unless the database is ready for this build.
-
-    For an engine without a leader lock, Django's `migrate --check` decides.
-    """
-    if not get_features(alias).is_supported:
-        _check_applied(alias)
-        return
+    """Raise `InitializationFailed` unless the database is ready for this build."""
     status = get_status(alias)
     if not status.ready:
         count = len(status.pending)
         more = f"; {count} to apply" if count else ""
         raise InitializationFailed(f"not ready: {status.message}{more}")
-
-
-def _check_applied(alias: str) -> None:
-    try:
-        run_migrate(alias, check_unapplied=True)
-    except SystemExit as exc:
-        raise InitializationFailed("not ready: migrations to apply") from exc

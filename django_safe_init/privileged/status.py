@@ -100,7 +100,7 @@ def is_administrator(alias: str) -> bool:
         with connections[alias].cursor() as cursor:
             cursor.execute(query)
             return bool(cursor.fetchone()[0])
-    except OperationalError:
+    except (Error, OSError):  # a pool raises the second one
         return False
 
 

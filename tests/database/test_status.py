@@ -24,7 +24,6 @@ from django_safe_init.core.records import (
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
-    UnsupportedEngine,
 )
 from django_safe_init.models import Run
 from tests.support import wait_until
@@ -347,16 +346,6 @@ def test_unknown_alias() -> None:
     """An unknown alias is a configuration error."""
     with pytest.raises(ConfigurationError, match="There is no database 'nowhere'"):
         get_status("nowhere")
-
-
-def test_unsupported_engine(django_database, log_in_as, tmp_path) -> None:
-    """A database of an unsupported engine has no status."""
-    log_in_as(ENGINE="tests.other_engine", NAME=str(tmp_path / "db.sqlite3"))
-    try:
-        with pytest.raises(UnsupportedEngine):
-            get_status()
-    finally:
-        log_in_as(**django_database.settings())
 
 
 def test_through_assume_role(django_database, log_in_as, new_role, small_shop) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mariadb import MariaDatabase
 from tests.processes.harness import Fleet
 from tests.support import Database, SqliteDatabase
 
@@ -43,6 +44,12 @@ def lite(tmp_path: Path) -> SqliteDatabase:
 def lite_fleet(lite: SqliteDatabase, tmp_path: Path) -> Iterator[Fleet]:
     """Processes against `lite`, like `fleet`."""
     yield from _ended(Fleet(lite, tmp_path))
+
+
+@pytest.fixture
+def mariadb_fleet(mariadb: MariaDatabase, tmp_path: Path) -> Iterator[Fleet]:
+    """Processes against `mariadb`, like `fleet`."""
+    yield from _ended(Fleet(mariadb, tmp_path))
 
 
 def _ended(fleet: Fleet) -> Iterator[Fleet]:

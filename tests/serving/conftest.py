@@ -8,7 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.processes.conftest import fleet, lite, lite_fleet  # noqa: F401  (fixtures)
+from tests.processes.conftest import (  # noqa: F401  (fixtures)
+    fleet,
+    lite,
+    lite_fleet,
+    mariadb_fleet,
+)
 from tests.processes.harness import Fleet
 from tests.serving.harness import Server, gunicorn, uvicorn
 from tests.support import Database

@@ -13,7 +13,7 @@ FILE = BackendFeatures(
 )
 #: No other process can reach the database, so nothing has to be excluded.
 MEMORY = BackendFeatures(
-    backend="django_safe_init.backends.sqlite3.memory.MemoryBackend"
+    backend="django_safe_init.backends.sqlite3.memory.MemoryBackend", is_private=True
 )
 
 

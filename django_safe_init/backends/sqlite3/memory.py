@@ -2,68 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from django.db import connections
-from django.db.migrations.recorder import MigrationRecorder
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.backends.base.backend import BaseBackend
-from django_safe_init.backends.base.reader import BaseReader
+from django_safe_init.backends.base.record_reader import RecordReader
 from django_safe_init.backends.sqlite3.introspection import SQLiteIntrospection
-from django_safe_init.core.build import Build
-from django_safe_init.core.records import (
-    Activity,
-    InterruptedStep,
-    LeaderSnapshot,
-    RunDetail,
-    RunRow,
-    Snapshot,
-)
-from django_safe_init.core.step import CompletedStep
 
 
-class MemoryReader(BaseReader):
-    """A reader of `django_migrations` on this thread's connection, without runs."""
+class MemoryReader(RecordReader):
+    """A reader on this thread's connection, which belongs to Django."""
 
-    def __init__(self, alias: str, build: Build) -> None:
-        self.alias = alias
-        self.migrations = build.migrations
-
-    def finished_run(self) -> int | None:
-        return None
-
-    def read(self) -> Snapshot:
-        recorded = MigrationRecorder(connections[self.alias]).applied_migrations()
-        missing = self.migrations - {f"{app}.{name}" for app, name in recorded}
-        return Snapshot(tuple(sorted(missing)), None, None, False, False, None)
-
-    def peek(self) -> LeaderSnapshot:
-        return LeaderSnapshot(None, None)
-
-    def leader_pid(self) -> int | None:
-        return None
-
-    def history(self, count: int) -> list[RunRow]:
-        return []
-
-    def activity(self) -> Activity:
-        return Activity(None, 0.0, None, False, ())
-
-    def run_detail(self, run: RunRow, steps: int | None) -> RunDetail:
-        return RunDetail()
-
-    def seconds_left(self, run: RunRow, names: Sequence[str]) -> float | None:
-        return None
-
-    def interrupted(self) -> dict[str, InterruptedStep]:
-        return {}
-
-    def completed_steps(self) -> list[CompletedStep]:
-        return []
+    def _connection(self) -> BaseDatabaseWrapper:
+        return connections[self.alias]
 
     def close(self) -> None:
-        """Do nothing, because the connection belongs to Django."""
+        """Do nothing: to close the connection would delete the database."""
 
 
 class MemoryBackend(BaseBackend):

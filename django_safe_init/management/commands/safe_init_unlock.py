@@ -8,7 +8,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.db import DEFAULT_DB_ALIAS
 
-from django_safe_init.backends import get_backend
+from django_safe_init.backends import get_backend, require_lock
 from django_safe_init.backends.base.context import Context
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
@@ -45,6 +45,7 @@ class Command(SafeInitCommand):
         """Show the leader, ask for confirmation, and terminate it."""
         alias = options["database"]
         check_alias(alias)
+        require_lock(alias)
         settings, report = get_settings(), report_to(self.stderr)
         deadline = Deadline(settings.connect_timeout)
         context = Context(alias, current_build(), settings, deadline, report)

@@ -27,6 +27,7 @@ import django
 from django.conf import ENVIRONMENT_VARIABLE
 from django.core.management import execute_from_command_line
 
+from django_safe_init.backends import with_lock
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.exceptions import ConfigurationError
@@ -168,10 +169,14 @@ def main() -> None:
         target=_end_with_parent, args=[parent_pipe, *locks], daemon=True
     ).start()
     _load_project()
-    if _IF_DUE in sys.argv and not _is_due():
-        sys.stdout.write(json.dumps({"result": NOTHING_TO_DO, "error": None}))
-        sys.exit(EXIT_NOTHING_TO_DO)
-    execute_from_command_line([sys.argv[0], "safe_migrate", "--json", "--no-color"])
+    options = ["--json", "--no-color"]
+    if _IF_DUE in sys.argv:
+        aliases = _due_databases()
+        if not aliases:
+            sys.stdout.write(json.dumps({"result": NOTHING_TO_DO, "error": None}))
+            sys.exit(EXIT_NOTHING_TO_DO)
+        options += [f"--database={alias}" for alias in aliases]
+    execute_from_command_line([sys.argv[0], "safe_migrate", *options])
 
 
 def _reset_signals() -> None:
@@ -211,11 +216,12 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
-def _is_due() -> bool:
-    """Return True if an initialization is still due after the time that the start has taken."""
+def _due_databases() -> list[str]:
+    """Return the databases to initialize; none if nothing is due after this process's start."""
     build = current_build()
-    aliases = get_settings().databases
-    return min(seconds_until_due(alias, build) for alias in aliases) <= 0
+    aliases = with_lock(get_settings().databases)
+    due = any(seconds_until_due(alias, build) <= 0 for alias in aliases)
+    return aliases if due else []
 
 
 def _end_with_parent(parent_pipe: int, lock_path: str = "") -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import closing
 
 from django_safe_init.backends import get_features
-from django_safe_init.conf import Settings, get_settings
+from django_safe_init.conf import get_settings
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.text import one_line
@@ -88,8 +88,8 @@ class StatusPoller(threading.Thread):
 
     def _read(self, before: StatusDetail | None) -> StatusDetail:
         settings = get_settings()
-        if not can_initialize(self.alias, settings):
-            return StatusDetail(Status.without_lock(self.alias))
+        if get_features(self.alias).is_private:
+            return StatusDetail(Status.private(self.alias))
         self._build = self._build or current_build()
         reader = open_reader(self.alias, settings, Deadline(0), self._build)
         with closing(reader):
@@ -102,13 +102,6 @@ class StatusPoller(threading.Thread):
 
 def _from_status(status: Status, before: StatusDetail | None) -> StatusDetail:
     return StatusDetail(status) if status.run else carry_forward(status, before)
-
-
-def can_initialize(alias: str, settings: Settings) -> bool:
-    """Return True if a leader can exist for this database; without one, nothing is waited for."""
-    features = get_features(alias)
-    # An unknown engine without `LOCK` "none" is an error, which the poll reports.
-    return features.has_lock or (not features.is_supported and settings.lock == "auto")
 
 
 def poll_interval(seconds: float) -> float:

@@ -7,6 +7,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from django_safe_init.backends import with_lock
 from django_safe_init.conf import get_settings, in_project_tests, should_initialize
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.deadline import Deadline
@@ -127,11 +128,12 @@ class Readiness:
         with self._lock:
             if self._needs_supervisor:
                 self._needs_supervisor = False
-                aliases = [poller.alias for poller in self._pollers]
-                self._supervisor = InitializationSupervisor(
-                    aliases, self._build, self.status
-                )
-                self._supervisor.start()
+                aliases = with_lock([poller.alias for poller in self._pollers])
+                if aliases:
+                    self._supervisor = InitializationSupervisor(
+                        aliases, self._build, self.status
+                    )
+                    self._supervisor.start()
 
     def update(self, detail: StatusDetail) -> None:
         """Store a result of a poller."""

@@ -40,4 +40,10 @@ if seconds := os.environ.get("SCENARIO_POLL"):
     # Every version of the package draws the time until a follower's next poll.
     random.uniform = lambda low, high: acts.note("pauses") or float(seconds)
 
+if any(entry["ENGINE"].endswith("mysql") for entry in DATABASES.values()):
+    import pymysql
+
+    pymysql.version_info, pymysql.__version__ = (2, 2, 7, "final", 0), "2.2.7"
+    pymysql.install_as_MySQLdb()
+
 globals().update(json.loads(os.environ.get("SCENARIO_PROJECT", "{}")))

@@ -40,6 +40,8 @@ def sale() -> migrations.CreateModel:
 ENTER = {
     "postgresql": "INSERT INTO shop_entry (text, pid, at)"
     " SELECT %s, %s, clock_timestamp() FROM pg_sleep(%s)",
+    "mysql": "INSERT INTO shop_entry (text, pid, at)"
+    " SELECT %s, %s, now(6) FROM (SELECT sleep(%s)) AS slept",
     # At least about a second on any present machine.
     "sqlite": "INSERT INTO shop_entry (text, pid, at) WITH RECURSIVE number(n) AS"
     " (SELECT 1 UNION ALL SELECT n + 1 FROM number LIMIT 1 + %s * 10000000)"

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 from django.apps import apps
 from django.core.checks import ERROR, WARNING, run_checks
 from django.core.management import get_commands
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
+from django_safe_init import UnsupportedEngine, get_status, init_step
+from django_safe_init.core.step_registry import registry
 from django_safe_init.management import checks
+from tests.mariadb import install_driver
 
 OTHER = {"ENGINE": "tests.other_engine", "NAME": ":memory:"}
 
@@ -71,6 +76,43 @@ def test_the_risk_is_accepted(settings) -> None:
     assert ours() == []
 
 
+ENGINES = {
+    "mariadb": {"ENGINE": "django.db.backends.mysql", "HOST": "127.0.0.1", "PORT": "1"},
+    "other": {"ENGINE": "tests.other_engine", "NAME": ":memory:"},
+    "postgresql": {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": "x",
+        "HOST": "127.0.0.1",
+        "PORT": "1",
+    },
+    "sqlite": {"ENGINE": "django.db.backends.sqlite3", "NAME": "/nowhere/db.sqlite3"},
+}
+
+
+@pytest.mark.usefixtures("other_alias")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_check_opens_a_connection(monkeypatch, settings, engine) -> None:
+    """No check opens a database, on any engine, unless Django is told to check that one."""
+    if engine == "mariadb":
+        install_driver()
+    connections.settings["other"].update({"NAME": "", **ENGINES[engine]})
+    del connections["other"]
+    opened: list[str] = []
+    monkeypatch.setattr(
+        BaseDatabaseWrapper, "connect", lambda wrapper: opened.append(wrapper.alias)
+    )
+    settings.MIDDLEWARE = ["django.middleware.common.CommonMiddleware", MIDDLEWARE]
+    settings.ROOT_URLCONF = "tests.unit.urls"
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "SERVE": "initialize"}
+    monkeypatch.setattr(registry, "_steps", [])
+    monkeypatch.setattr(registry, "_is_complete", True)
+    monkeypatch.setattr(registry, "_app", SimpleNamespace(label="shop"))
+    init_step(lambda context: None, name="role", phase="privileged", done=bool)
+    ids = {message.id for message in run_checks()}
+    assert "safe_init.W003" in ids
+    assert opened == []
+
+
 @pytest.mark.usefixtures("other_alias")
 def test_engine_that_cannot_be_loaded() -> None:
     """W008 names an engine that Django cannot load, whatever the reason is."""
@@ -80,6 +122,8 @@ def test_engine_that_cannot_be_loaded() -> None:
     assert (message.id, message.level) == ("safe_init.W008", WARNING)
     assert "'nowhere' isn't an available database backend" in message.msg
     assert "Correct its ENGINE" in message.hint
+    with pytest.raises(UnsupportedEngine, match="database 'other': 'nowhere' isn't"):
+        get_status("other")
 
 
 @pytest.mark.parametrize("app", ["django_tenants", "tenant_schemas"])

@@ -111,18 +111,11 @@ def test_a_new_status_replaces_the_old(poll) -> None:
 
 
 @pytest.mark.parametrize(
-    ("features", "lock", "guarded"),
-    [
-        (POSTGRESQL, "auto", True),
-        (FILE, "none", True),
-        (MEMORY, "auto", False),
-        (BackendFeatures(), "auto", True),
-        (BackendFeatures(), "none", False),
-    ],
+    ("features", "guarded"),
+    [(POSTGRESQL, True), (FILE, True), (BackendFeatures(), True), (MEMORY, False)],
 )
-def test_without_a_lock(poll, monkeypatch, settings, features, lock, guarded) -> None:
-    """A database whose engine has no lock is ready if `LOCK` accepts that."""
-    settings.SAFE_INIT = {"LOCK": lock}
+def test_private_databases(poll, monkeypatch, features, guarded) -> None:
+    """A database is read unless only this process can reach it."""
     monkeypatch.setattr(poller, "get_features", lambda alias: features)
     first, *_ = poll(BEHIND)
     assert first.ready is not guarded
