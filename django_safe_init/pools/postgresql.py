@@ -69,10 +69,12 @@ def _set_in_own_session(raw: Raw, values: dict[str, str]) -> bool:
     A pooler reports its own process id in the handshake, not the id of a server process.
     """
     calls = [
-        sql.SQL("set_config({}, {}, false)").format(name, value)
+        sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
         for name, value in values.items()
     ]
-    query = sql.SQL("SELECT {} WHERE pg_backend_pid() = {}")
+    query = sql.SQL(
+        "SELECT {} WHERE pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.=) {}"
+    )
     found = raw.execute(query.format(sql.SQL(", ").join(calls), raw.info.backend_pid))
     is_set = found.fetchone() is not None
     if not raw.autocommit:

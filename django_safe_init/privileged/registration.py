@@ -55,7 +55,14 @@ def execute(connection: Any, statement: str, **names: str) -> None:
 
 
 def query(connection: Any, statement: str, *params: Any, **named: Any) -> list[Any]:
-    """Return the rows of a query with positional or named parameters."""
-    with connection.cursor() as cursor:
-        cursor.execute(statement, named or params)
-        return list(cursor.fetchall())
+    """Return the rows of a query with positional or named parameters.
+
+    Another role may have created functions that an administrator must not call. So names in
+    the query mean only objects of `pg_catalog`.
+    """
+    # Projects on SQLite may not have the driver.
+    from django_safe_init.backends.postgresql.project_connection import pinned_rows
+
+    connection.ensure_connection()
+    with connection.wrap_database_errors:
+        return pinned_rows(connection.connection, statement, named or params)

@@ -14,11 +14,12 @@ _ROLE = "SELECT rolcanlogin FROM pg_roles WHERE rolname = %s"
 _MAY_ACT_AS = "SELECT pg_has_role(%s, 'USAGE')"
 #: Keeps the statements of a transaction out of PostgreSQL's log, which only a superuser can.
 _UNLOGGED = """
-    SELECT set_config(name, value, true)
+    SELECT pg_catalog.set_config(name, value, true)
     FROM (VALUES ('log_statement', 'none'), ('log_min_duration_statement', '-1'),
                  ('log_min_duration_sample', '-1'), ('log_transaction_sample_rate', '0'),
                  ('log_min_error_statement', 'panic')) AS quiet(name, value)
-    WHERE (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
+    WHERE (SELECT rolsuper FROM pg_catalog.pg_roles
+           WHERE rolname OPERATOR(pg_catalog.=) current_user)
 """
 
 

@@ -25,6 +25,7 @@ from django_safe_init.backends.postgresql.errors import (
     is_read_only,
 )
 from django_safe_init.backends.postgresql.lock_keys import privileged_key
+from django_safe_init.backends.postgresql.project_connection import plain_rows
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.conf import Settings, get_settings
 from django_safe_init.core.attempts import repeat
@@ -53,6 +54,9 @@ Report = Callable[[str], None]
 _GRACE_MILLISECONDS = 20
 #: The maximum of PostgreSQL's type `integer`.
 _MAX_MILLISECONDS = 2**31 - 1
+
+_TRY_LOCK = "SELECT pg_catalog.pg_try_advisory_lock(%s)"
+_UNLOCK = "SELECT pg_catalog.pg_advisory_unlock(%s)"
 
 
 class PrivilegedStepRunner:
@@ -134,10 +138,9 @@ class PrivilegedStepRunner:
         """Set `statement_timeout` to the time left, unless waiting is unlimited."""
         if self._deadline.seconds is not None:
             left = self._deadline.clip(self._deadline.seconds)
-            with connection.cursor() as cursor:
-                milliseconds = min(left * 1000 + _GRACE_MILLISECONDS, _MAX_MILLISECONDS)
-                query = "SELECT set_config('statement_timeout', %s, false)"
-                cursor.execute(query, [str(math.ceil(milliseconds))])
+            milliseconds = min(left * 1000 + _GRACE_MILLISECONDS, _MAX_MILLISECONDS)
+            query = "SELECT pg_catalog.set_config('statement_timeout', %s, false)"
+            plain_rows(connection, query, [str(math.ceil(milliseconds))])
         return connection
 
     @contextmanager
@@ -196,7 +199,7 @@ class PrivilegedStepRunner:
         key = privileged_key(self.settings.lock_key)
         lock_deadline = Deadline(self.settings.wait_timeout)
         is_reported = False
-        while not _query_bool(connection, "SELECT pg_try_advisory_lock(%s)", key):
+        while not _query_bool(connection, _TRY_LOCK, key):
             if lock_deadline.passed() or self._deadline.passed():
                 raise WaitTimeout(
                     "Another process did privileged work for too long. Look for it in "
@@ -210,7 +213,7 @@ class PrivilegedStepRunner:
             yield
         finally:
             try:
-                _query_bool(connection, "SELECT pg_advisory_unlock(%s)", key)
+                _query_bool(connection, _UNLOCK, key)
             except Error as exc:  # the session ended and released its lock
                 logger.info("The privileged connection ended: %s", one_line(exc))
 
@@ -254,6 +257,5 @@ def administrator_alias(settings: Settings) -> str:
 
 
 def _query_bool(connection: BaseDatabaseWrapper, query: str, key: int) -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(query, [key])
-        return bool(cursor.fetchone()[0])
+    [(found,)] = plain_rows(connection, query, [key])
+    return bool(found)

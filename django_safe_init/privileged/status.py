@@ -11,6 +11,7 @@ from django.db import Error, InterfaceError, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.backends.postgresql.connect import create_direct_wrapper
+from django_safe_init.backends.postgresql.project_connection import plain_rows
 from django_safe_init.conf import Settings
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.step import PrivilegedContext, StepDefinition
@@ -18,6 +19,10 @@ from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import LoginRefused, MissingPrivilege
 
 COMMAND = "python manage.py safe_migrate --phase privileged"
+_IS_ADMINISTRATOR = """
+    SELECT rolsuper OR rolcreaterole FROM pg_catalog.pg_roles
+    WHERE rolname OPERATOR(pg_catalog.=) current_user
+"""
 _DOES_NOT_EXIST = re.compile(r'(database|role) ".*" does not exist')
 
 
@@ -93,15 +98,11 @@ def is_administrator(alias: str) -> bool:
 
     Return False if PostgreSQL does not answer, because commands that need it report that.
     """
-    query = (
-        "SELECT rolsuper OR rolcreaterole FROM pg_roles WHERE rolname = current_user"
-    )
     try:
-        with connections[alias].cursor() as cursor:
-            cursor.execute(query)
-            return bool(cursor.fetchone()[0])
+        [(found,)] = plain_rows(connections[alias], _IS_ADMINISTRATOR)
     except (Error, OSError):  # a pool raises the second one
         return False
+    return bool(found)
 
 
 def require_privileged(

@@ -17,6 +17,7 @@ from django.core.checks.registry import registry
 from django.core.management import BaseCommand
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
 
 from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
@@ -172,6 +173,21 @@ def open_session(django_database, sessions) -> Callable[..., Session]:
 @pytest.fixture
 def session(open_session) -> Session:
     return open_session()
+
+
+@pytest.fixture
+def of_django(monkeypatch) -> list[str]:
+    """Return the list of the beginnings of the statements that Django and the project send."""
+    noted: list[str] = []
+    execute = CursorWrapper._execute
+
+    def note(self, sql, params, *context):
+        if "django_safe_init" not in str(sql):
+            noted.append(" ".join(str(sql).split("%")[0].split()))
+        return execute(self, sql, params, *context)
+
+    monkeypatch.setattr(CursorWrapper, "_execute", note)
+    return noted
 
 
 @pytest.fixture

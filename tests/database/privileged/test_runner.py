@@ -43,7 +43,8 @@ from django_safe_init.privileged.registration import query
 from django_safe_init.privileged.runner import PrivilegedStepRunner
 from django_safe_init.privileged.status import pending_privileged
 from example_project.embedded import EmbeddedServer
-from tests.support import program, wait_until
+from tests.database.postgresql import planted
+from tests.support import Database, program, wait_until
 
 SECRET = "correct horse battery staple"
 _numbers = count(1)
@@ -908,3 +909,63 @@ def test_on_sqlite(
     )
     assert ended.code == 0
     assert "no server, so nothing is privileged" in ended.stderr
+
+
+# Objects of another role
+
+
+@pytest.fixture
+def maintenance(site: Site) -> Iterator[Database]:
+    """Yield the maintenance database, whose schema `public` is empty again after the test."""
+    database = Database("postgres", site.server.params())
+    yield database
+    database.rows("DROP SCHEMA public CASCADE")
+    database.rows("CREATE SCHEMA public")
+    database.rows("ALTER DATABASE postgres RESET search_path")
+    database.rows("DROP ROLE IF EXISTS mallory")
+    database.close()
+
+
+def test_a_function_that_an_administrator_must_not_call(
+    site: Site, maintenance: Database
+) -> None:
+    """A role that may create functions in `public` does not become a superuser."""
+    maintenance.rows("CREATE ROLE mallory LOGIN")
+    maintenance.rows("GRANT CREATE ON SCHEMA public TO mallory")
+    mallory = maintenance.connect(user="mallory")
+    with mallory:
+        for arguments in ("text, text", "name, text", "character varying, text"):
+            mallory.execute(
+                f"CREATE FUNCTION public.pg_has_role({arguments}) RETURNS boolean"  # type: ignore[arg-type]
+                " LANGUAGE plpgsql AS"
+                " $$ BEGIN ALTER ROLE mallory SUPERUSER; RETURN true; END $$"
+            )
+    do(site)
+    assert not maintenance.value(
+        "SELECT rolsuper FROM pg_roles WHERE rolname = 'mallory'"
+    )
+    maintenance.rows("DROP OWNED BY mallory")
+
+
+@pytest.mark.parametrize("path", ['"$user", public', "public, pg_catalog"])
+def test_planted_objects(
+    site: Site, maintenance: Database, of_django: list[str], path: str
+) -> None:
+    """No statement of the privileged phase calls a planted function or operator."""
+    do(site)
+    target = Database(site.name, site.server.params())
+    for database in (maintenance, target):
+        database.rows(planted.TRY)
+        functions, operators = planted.plant(database)
+        assert min(functions, operators) > 100
+        database.rows(f"ALTER DATABASE {database.name} SET search_path = {path}")
+        database.close()
+    site.server.log.write_text("")
+    do(site)
+    settings = get_settings()
+    steps = current_build().privileged
+    assert pending_privileged("default", steps, settings) == []
+    assert status.is_administrator("admin")
+    connections["admin"].close()
+    assert initialize().role == "leader"
+    assert planted.called(site.server, of_django) == []
