@@ -11,7 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_safe_init.backends.base.backend import LockingBackend
 from django_safe_init.backends.base.lock import Lock
 from django_safe_init.backends.base.observer import BaseObserver
-from django_safe_init.backends.base.recorder import BaseRecorder
+from django_safe_init.backends.base.recorder import BaseRecorder, MissingSchema
 from django_safe_init.backends.base.run_session import ErrorKind, RunSession
 from django_safe_init.core.cancellation import raise_cancellation, shield
 from django_safe_init.core.progress import use_tracker
@@ -29,6 +29,7 @@ from django_safe_init.exceptions import (
 )
 from django_safe_init.initialization.interrupted import InterruptedSteps
 from django_safe_init.initialization.lock_retry import PartiallyApplied
+from django_safe_init.initialization.receivers import send_pre_migrate
 from django_safe_init.initialization.run_context import run_context
 from django_safe_init.initialization.step_runner import StepRunner
 from django_safe_init.initialization.tracker import MigrationTracker
@@ -86,7 +87,7 @@ class Leader:
             self.progress.became_leader()
             with self._opened_session(lock) as session:
                 self.machine.transition_to(State.CHECKING_SCHEMA)
-                session.recorder.ensure_tables()
+                self._ensure_tables()
                 interrupted = self._read_interrupted_steps()
                 self._open_run()
                 with self._closed_run(), session.heartbeat():
@@ -124,6 +125,14 @@ class Leader:
         if not self.progress.checks_done:
             self.progress.options.on_lock_acquired()
             self.progress.checks_done = True
+
+    def _ensure_tables(self) -> None:
+        """Create the tables, if need be in a schema that a receiver of `pre_migrate` creates."""
+        try:
+            self.recorder.ensure_tables()
+        except MissingSchema:
+            send_pre_migrate(self.session, self.context.alias)
+            self.recorder.ensure_tables()
 
     def _read_interrupted_steps(self) -> InterruptedSteps:
         return InterruptedSteps(

@@ -109,7 +109,7 @@ class MigrationTracker:
     ) -> None:
         name = f"{migration.app_label}.{migration.name}"
         self.current = name
-        atomic = migration.atomic or fake
+        atomic = fake or self._is_atomic(migration)
         detail = None
         if not atomic or name in self.interrupted.steps:
             self.session.verify()
@@ -130,6 +130,15 @@ class MigrationTracker:
         if not fake:
             self._limit_lock_waits(migration, backwards)
         self.in_migration = True
+
+    def _is_atomic(self, migration: Migration) -> bool:
+        """Return True if Django would run the migration in one transaction.
+
+        An engine may be unable to roll back DDL, and a package's schema editor may be never
+        atomic, as in django-pg-zero-downtime-migrations.
+        """
+        editor = self.connection.schema_editor(atomic=migration.atomic)
+        return bool(editor.atomic_migration)
 
     def on_apply_success(self, *, fake: bool) -> None:
         self.in_migration = False

@@ -32,10 +32,14 @@ from django_safe_init.core.records import (
 from django_safe_init.core.states import State
 from django_safe_init.core.step import DONE
 from django_safe_init.core.text import printable
-from django_safe_init.exceptions import InitializationFailed
+from django_safe_init.exceptions import InitializationFailed, MissingPrivilege
 from django_safe_init.version import __version__
 
 T = TypeVar("T")
+
+
+class MissingSchema(MissingPrivilege):
+    """No schema exists in which the status tables could be created."""
 
 
 class OpenRun(NamedTuple):

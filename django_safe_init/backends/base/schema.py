@@ -6,6 +6,7 @@ from typing import Any
 
 from django.db import models
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 from django_safe_init.backends.base.introspection import collecting_editor
 from django_safe_init.models import Run, Step
@@ -17,12 +18,19 @@ MODELS: tuple[type[models.Model], ...] = (Run, Step)
 class TableSchema:
     """The columns and indexes of the status tables, in the SQL of one engine.
 
-    `connection` need not be open, because its schema editor only collects SQL.
+    `connection` need not be open, because the schema editor only collects SQL. The editor is
+    Django's own for the engine: a package's editor may write SQL that runs only in migrations.
     """
 
-    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+    def __init__(
+        self,
+        connection: BaseDatabaseWrapper,
+        editor_class: type[BaseDatabaseSchemaEditor] | None = None,
+    ) -> None:
         # Any: the type of an editor depends on the engine.
-        self._editor: Any = collecting_editor(connection.SchemaEditorClass, connection)
+        self._editor: Any = collecting_editor(
+            editor_class or connection.SchemaEditorClass, connection
+        )
 
     def columns(self, model: type[models.Model]) -> dict[str, str]:
         """Return the definition of each column by its name, in the model's order."""

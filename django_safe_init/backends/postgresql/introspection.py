@@ -14,6 +14,7 @@ from django.contrib.postgres.operations import (
 )
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.backends.postgresql.schema import DatabaseSchemaEditor
 from django.db.migrations.operations.base import Operation
 
 from django_safe_init.backends.base.introspection import (
@@ -227,7 +228,7 @@ class PostgresIntrospection(BaseIntrospection):
         )
         retry_when_busy(wrapper, settings.wait_timeout)
         try:
-            yield collecting_editor(wrapper.SchemaEditorClass, wrapper)
+            yield collecting_editor(DatabaseSchemaEditor, wrapper)
         finally:
             wrapper.close()
 

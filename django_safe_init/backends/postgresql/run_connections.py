@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any, NoReturn
 
 import psycopg
@@ -83,32 +84,42 @@ class FencedConnections:
         )
 
     def __enter__(self) -> BaseDatabaseWrapper:
-        self._previous = existing_wrapper(self.alias)
-        with _registry_lock:
-            _registry.append(self)
-            # Only the handler makes the connections of threads that a migration starts, and
-            # its settings may name a pool or a pooler.
-            connections.create_connection = _create_connection  # type: ignore[method-assign]
-        connection_created.connect(self._fence)
-        self._wrapper = self.new_wrapper()
-        connections[self.alias] = self._wrapper
+        with ExitStack() as undo:
+            undo.callback(self._restore, existing_wrapper(self.alias))
+            undo.callback(self._unregister)
+            with _registry_lock:
+                _registry.append(self)
+                # Only the handler makes the connections of threads that a migration starts, and
+                # its settings may name a pool or a pooler.
+                connections.create_connection = _create_connection  # type: ignore[method-assign]
+            undo.callback(connection_created.disconnect, self._fence)
+            connection_created.connect(self._fence)
+            self._wrapper = self.new_wrapper()
+            undo.callback(self._wrapper.close)
+            connections[self.alias] = self._wrapper
+            self._undo = undo.pop_all()
         return self._wrapper
 
     def __exit__(self, *exc_info: object) -> None:
         # Checked before the connection is closed on purpose.
         self.lost = self._is_gone()
-        connection_created.disconnect(self._fence)
+        self._raw = None
+        self._undo.close()
+
+    def _unregister(self) -> None:
         if self._token is not None:
             self._token.unregister(self.alias)
         with _registry_lock:
-            _registry.remove(self)
+            if self in _registry:
+                _registry.remove(self)
             if not _registry:
-                del connections.create_connection
-        self._wrapper.close()
-        if self._previous is None:
+                vars(connections).pop("create_connection", None)
+
+    def _restore(self, previous: BaseDatabaseWrapper | None) -> None:
+        if previous is not None:
+            connections[self.alias] = previous
+        elif existing_wrapper(self.alias) is not None:
             del connections[self.alias]
-        else:
-            connections[self.alias] = self._previous
 
     def new_wrapper(self) -> BaseDatabaseWrapper:
         """Return an unpooled wrapper of the alias with the settings of `DIRECT`."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import psycopg
 from django.db import models
+from django.db.backends.postgresql.schema import DatabaseSchemaEditor
 from psycopg import sql
 
+from django_safe_init.backends.base.recorder import MissingSchema
 from django_safe_init.backends.base.schema import MODELS, TableSchema
 from django_safe_init.backends.postgresql.connect import create_direct_wrapper
 from django_safe_init.backends.postgresql.session import Session
@@ -36,8 +38,8 @@ def ensure_tables(session: Session) -> None:
         raise missing_privilege(session, exc) from exc
 
 
-def _no_schema(session: Session) -> MissingPrivilege:
-    return MissingPrivilege(
+def _no_schema(session: Session) -> MissingSchema:
+    return MissingSchema(
         f"The role {_role(session)} has no schema to create tables in. "
         "Create one, or set the role's search_path."
     )
@@ -72,7 +74,7 @@ def _identifier(role: str) -> str:
 
 def _ensure_table(session: Session, model: type[models.Model]) -> None:
     present = _columns(session, model._meta.db_table)
-    schema = TableSchema(create_direct_wrapper(session.alias))
+    schema = TableSchema(create_direct_wrapper(session.alias), DatabaseSchemaEditor)
     if not present:
         _create(session, model, schema)
         return

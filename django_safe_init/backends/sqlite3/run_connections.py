@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import ExitStack
 from typing import Any
 
 from django.db import connections
@@ -28,14 +29,20 @@ class RunConnection:
         self._thread = threading.current_thread()
 
     def __enter__(self) -> BaseDatabaseWrapper:
-        self._previous = connections[self.alias]
-        self._wrapper = wrapper = connections.create_connection(self.alias)
-        connections[self.alias] = wrapper
-        self._token = current_token()
-        if self._token is not None:
-            self._token.register(wrapper, lambda raw: raw.interrupt())
-        connection_created.connect(self._handle_signals)
-        wrapper.ensure_connection()
+        with ExitStack() as undo:
+            previous = connections[self.alias]
+            wrapper = connections.create_connection(self.alias)
+            undo.callback(connections.__setitem__, self.alias, previous)
+            undo.callback(wrapper.close)
+            connections[self.alias] = wrapper
+            token = current_token()
+            if token is not None:
+                undo.callback(token.unregister, self.alias)
+                token.register(wrapper, lambda raw: raw.interrupt())
+            undo.callback(connection_created.disconnect, self._handle_signals)
+            connection_created.connect(self._handle_signals)
+            wrapper.ensure_connection()
+            self._undo = undo.pop_all()
         return wrapper
 
     def _handle_signals(self, connection: BaseDatabaseWrapper, **kwargs: Any) -> None:
@@ -48,11 +55,7 @@ class RunConnection:
             )
 
     def __exit__(self, *exc_info: object) -> None:
-        connection_created.disconnect(self._handle_signals)
-        if self._token is not None:
-            self._token.unregister(self.alias)
-        self._wrapper.close()
-        connections[self.alias] = self._previous
+        self._undo.close()
 
 
 def _run_signal_handlers() -> int:

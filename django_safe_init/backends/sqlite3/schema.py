@@ -19,7 +19,7 @@ NOW = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
 
 def ensure_tables(session: SQLiteSession) -> None:
     """Create the status tables, or add the columns they lack."""
-    schema = TableSchema(connections[session.alias])
+    schema = TableSchema(connections[session.alias], DatabaseSchemaEditor)
     for model in MODELS:
         table, columns = model._meta.db_table, schema.columns(model)
         present = {row["name"] for row in session.rows(f"PRAGMA table_info({table})")}

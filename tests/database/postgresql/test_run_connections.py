@@ -7,7 +7,9 @@ import threading
 import psycopg
 import pytest
 from django.db import connection, connections
+from django.db.backends.signals import connection_created
 
+from django_safe_init.backends.postgresql import run_connections
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import work_key
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
@@ -217,6 +219,23 @@ def test_the_previous_wrapper_is_restored(fenced) -> None:
         assert my_pid() != pid
     assert connections["default"] is before
     assert my_pid() == pid
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("step", ["create_direct_wrapper", "retry_when_busy"])
+def test_an_error_on_entering(fenced, monkeypatch, error, step) -> None:
+    """An error of each step restores the wrapper, the receivers and the handler."""
+    before, count = connections["default"], len(connection_created.receivers)
+
+    def fail(*args, **kwargs) -> None:
+        raise error
+
+    monkeypatch.setattr(run_connections, step, fail)
+    with pytest.raises(error):
+        fenced.__enter__()
+    assert connections["default"] is before
+    assert len(connection_created.receivers) == count
+    assert "create_connection" not in vars(connections)
 
 
 def test_no_previous_wrapper(fenced) -> None:
