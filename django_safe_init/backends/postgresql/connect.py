@@ -13,6 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import load_backend
 
 from django_safe_init.backends.postgresql.errors import (
+    has_no_primary,
     how_to_get_connections,
     is_busy,
     is_final,
@@ -29,6 +30,7 @@ from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import (
     DatabaseUnreachable,
     LoginRefused,
+    ReadOnlyServer,
     WaitTimeout,
 )
 
@@ -150,6 +152,11 @@ def _pause_before_retry(
         pause: float | None = random.uniform(0.1, 2.0)
     else:
         pause = None if deadline.passed() else next(pauses, None)
+    if pause is None and has_no_primary(reason):
+        raise ReadOnlyServer(
+            f"No server of the database {wrapper.alias!r} accepts writes: {reason}. "
+            "Let HOST name the primary, too."
+        ) from error
     if pause is None:
         raise DatabaseUnreachable(
             f"The database {wrapper.alias!r} cannot be reached: {reason}. "

@@ -45,10 +45,31 @@ _FINAL = (
 )
 
 
+#: The errors of `target_session_attrs` for a standby or a read-only server.
+_READ_ONLY = ("session is read-only", "server is in hot standby mode")
+
+
+def _attempts(text: str) -> list[str]:
+    """Return the error of each host in HOST, or the text if HOST names one host."""
+    return text.split("- host: ")[1:] or [text]
+
+
 def is_final(text: str) -> bool:
-    """Return True if another attempt to connect would fail too; `text` is the error's text."""
-    return any(part in text for part in _FINAL) or (
-        'role "' in text and '" does not exist' in text
+    """Return True if another attempt to connect would fail too; `text` is the error's text.
+
+    If HOST names several hosts, each of them must have refused.
+    """
+    return all(
+        any(part in attempt for part in _FINAL)
+        or ('role "' in attempt and '" does not exist' in attempt)
+        for attempt in _attempts(text)
+    )
+
+
+def has_no_primary(text: str) -> bool:
+    """Return True if `target_session_attrs` ruled out every host of HOST."""
+    return all(
+        any(part in attempt for part in _READ_ONLY) for attempt in _attempts(text)
     )
 
 

@@ -236,9 +236,9 @@ class FencedConnections:
             raise LockLost("The process that started this one no longer leads.")
         self.lock.verify()
         raise LockLost(
-            f"A connection to {self.alias!r} has reached another server than the one on which "
-            "this process leads. HOST, or what is behind it, must lead to one primary: "
-            'set "target_session_attrs": "read-write" in OPTIONS.'
+            f"A connection to {self.alias!r} has reached another server or database than the "
+            "one in which this process leads. All addresses must lead to one primary: if HOST "
+            'names several, set "target_session_attrs": "read-write" in OPTIONS.'
         )
 
 
