@@ -34,17 +34,18 @@ class StreamingServer(EmbeddedServer):
         """Make the data directory a standby of the running server `source`."""
         shutil.rmtree(self.data, ignore_errors=True)
         command: list[Any] = [
-            *(
-                self._bin / "pg_basebackup",
-                "--pgdata",
-                self.data,
-                "--wal-method=stream",
-            ),
-            *("--checkpoint=fast", "--no-sync", "--write-recovery-conf"),
+            *(self._bin / "pg_basebackup", "--pgdata", self.data, "--no-sync"),
+            *("--wal-method=stream", "--checkpoint=fast"),
             *("-h", source.host, "-p", str(source.port), "-U", "postgres"),
         ]
         if self._spawn(command).wait() != 0:
             raise EmbeddedServerError(f"pg_basebackup failed: {self.log_tail()}")
+        self._be_standby_of(source)
+
+    def _be_standby_of(self, primary: EmbeddedServer) -> None:
+        conninfo = f"host={primary.host} port={primary.port} user=postgres"
+        self.settings["primary_conninfo"] = conninfo
+        (self.data / "standby.signal").touch()
 
     def configure(self, changes: Mapping[str, str]) -> None:
         """Change settings of the running server that need no restart."""
@@ -69,21 +70,14 @@ class StreamingServer(EmbeddedServer):
 
     def follow(self, primary: StreamingServer) -> None:
         """Start this stopped server, which was shut down cleanly, as a standby of `primary`."""
-        (self.data / "standby.signal").touch()
-        self.settings["primary_conninfo"] = primary.conninfo
+        self._be_standby_of(primary)
         self.start()
 
     def start_over_from(self, primary: StreamingServer) -> None:
         """Copy `primary` again, because the two have diverged."""
         self.stop("immediate")
         self._copy(primary)
-        self.settings["primary_conninfo"] = primary.conninfo
         self.start()
-
-    @property
-    def conninfo(self) -> str:
-        """The value of `primary_conninfo` for a standby of this server."""
-        return f"host={self.host} port={self.port} user=postgres"
 
 
 class Switch:

@@ -70,6 +70,17 @@ class RunRow(NamedTuple):
     item_message: str | None = None
 
     @property
+    def identity(self) -> tuple[int, str]:
+        """The id and the start: a failover that loses the newest run gives its id again."""
+        return self.id, self.started_at
+
+    def is_newer_than(self, other: RunRow) -> bool:
+        """Return True if the run is another one than `other`, and began later."""
+        if self.identity == other.identity:
+            return False
+        return self.id >= other.id or self.started_at > other.started_at
+
+    @property
     def items(self) -> str:
         """The progress of the running step's loop, as text; empty if it reports none."""
         if self.item_done is None:

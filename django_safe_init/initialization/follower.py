@@ -120,11 +120,9 @@ class Follower:
     def _ended_since(self, ended: RunRow) -> bool:
         """Return True if the run ended while this process waited."""
         since = self.since
-        return (
-            since is None
-            or ended.id > since.id
-            or (ended.id == since.id and since.open)
-        )
+        if since is None or ended.is_newer_than(since):
+            return True
+        return ended.identity == since.identity and since.open
 
     def _ended_ready(self, run: RunRow | None) -> bool:
         return run is not None and run.outcome == "ready" and self._ended_since(run)

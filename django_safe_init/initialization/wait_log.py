@@ -39,7 +39,7 @@ class WaitLog:
         self.peeked = peeked
         seen: tuple[object, ...] = (peeked.leader_pid,)
         if run is not None:
-            seen = (run.id, run.done, run.message, run.state, run.items)
+            seen = (*run.identity, run.done, run.message, run.state, run.items)
         if seen != self._seen:
             self._seen = seen
             self._moved = now

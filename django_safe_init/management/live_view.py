@@ -187,6 +187,9 @@ class LiveView:
     def __init__(self, database: str, console: Console) -> None:
         self.database = database
         self._detail: StatusDetail | None = None
+        #: The detail that was read on the current connection: after a failover, another run may
+        #: have the id of a run that was lost.
+        self._before: StatusDetail | None = None
         self._notice = "connecting"
         self._live = Live(
             console=console,
@@ -216,13 +219,15 @@ class LiveView:
 
     def show_status(self, reader: BaseReader) -> Status:
         """Read the status with its details, show it, and return it."""
-        self._detail = read_detail(self.database, reader, self._detail)
+        self._detail = read_detail(self.database, reader, self._before)
+        self._before = self._detail
         self._notice = ""
         return self._detail.status
 
     def report(self, line: str) -> None:
-        """Show the line until the next status."""
+        """Show a line about the connection until the next status."""
         self._notice = line
+        self._before = None
 
     def poll_interval(self) -> float:
         """Return the seconds that limit the queries on the database server."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from tests.mariadb import MariaDatabase
 from tests.processes.harness import Fleet
+from tests.streaming import StreamingPair
 from tests.support import Database, SqliteDatabase
 
+_numbers = count(1)
 HERE = Path(__file__).parent
 #: Does not match the body of a request whose worker ended: Django's ASGI handler leaves it open.
 LEAK = re.compile(
@@ -60,3 +64,30 @@ def _ended(fleet: Fleet) -> Iterator[Fleet]:
     for replica in fleet.replicas:
         assert not LEAK.search(replica.stderr), replica
         assert fleet.tracebacks or "Traceback" not in replica.stderr, replica
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[StreamingPair]:
+    """Yield a primary and a streaming standby for the tests of one module."""
+    made = StreamingPair()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pair(servers: StreamingPair) -> Iterator[StreamingPair]:
+    """Yield a primary and a streaming standby, which the test may switch."""
+    yield servers
+    servers.repair()
+
+
+@pytest.fixture
+def switched_database(pair: StreamingPair) -> Iterator[Database]:
+    """Yield a new database of the pair, reached through the switch."""
+    name = f"switched_{os.getpid()}_{next(_numbers)}"
+    pair.primary.create_database(name)
+    pair.wait_for_standby()
+    made = Database(name, pair.params())
+    yield made
+    made.close()
+    pair.switch.drop()

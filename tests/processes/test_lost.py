@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import re
 from collections.abc import Iterator
 
@@ -57,6 +58,25 @@ def test_migrating_backend_is_terminated(fleet: Fleet, database: Database) -> No
     fleet.allow()
     assert exit_codes(started) == [0, 0, 0], fleet
     assert entries(database) == ["gate", "data"]
+
+
+def test_a_storm(fleet: Fleet, database: Database) -> None:
+    """Replicas whose sessions end again and again end with a documented exit code."""
+    started = fleet.start_together(*[SAFE] * 4, *[STOCK] * 2)
+    chance = random.Random(fleet.directory.name)
+
+    def end_one() -> bool:
+        pids = [each["pid"] for each in database.backends("datname IS NOT NULL")]
+        if pids:
+            database.rows("SELECT pg_terminate_backend(%s)", chance.choice(pids))
+        return all(replica.ended for replica in started)
+
+    wait_until(end_one)
+    assert set(exit_codes(started)) <= {0, 1, 4, 5}, fleet
+    last = fleet.run(*SAFE)
+    assert last.wait() == 0, fleet
+    assert len(database.applied_once()) == 5
+    assert entries(database) == ["data"]
 
 
 @pytest.mark.parametrize("mode", ["immediate", "fast"])

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from itertools import count
-
 import pytest
 
 from tests.processes.harness import Fleet, entries, exit_codes
@@ -14,33 +10,12 @@ from tests.support import Database
 
 SAFE, STOCK = ["safe_migrate", "--json"], ["migrate"]
 WAITING = "waiting for the primary"
-_numbers = count(1)
-
-
-@pytest.fixture(scope="module")
-def servers() -> Iterator[StreamingPair]:
-    pair = StreamingPair()
-    yield pair
-    pair.close()
 
 
 @pytest.fixture
-def pair(servers: StreamingPair) -> Iterator[StreamingPair]:
-    """Yield a primary and a streaming standby, which the test may switch."""
-    yield servers
-    servers.repair()
-
-
-@pytest.fixture
-def database(pair: StreamingPair) -> Iterator[Database]:
-    """A new database of the pair, reached through the switch."""
-    name = f"switched_{os.getpid()}_{next(_numbers)}"
-    pair.primary.create_database(name)
-    pair.wait_for_standby()
-    made = Database(name, pair.params())
-    yield made
-    made.close()
-    pair.switch.drop()
+def database(switched_database: Database) -> Database:
+    """Return a database whose primary the test may switch."""
+    return switched_database
 
 
 def wait_for_line(fleet: Fleet, text: str, replicas: int) -> None:
@@ -146,3 +121,47 @@ def test_waiting_on_a_standby(
     fleet.wait_for_followers(1)
     assert fleet.run(*SAFE).wait() == 0, fleet
     assert waiting.wait() == 0, fleet
+
+
+def test_a_failover_that_loses_a_run(
+    fleet: Fleet, database: Database, pair: StreamingPair
+) -> None:
+    """Followers of a run that a failover has lost follow the next run, of the same id."""
+    pair.lose_the_tail()
+    fleet.use(scenario="gated")
+    started = fleet.start_together(SAFE, SAFE, STOCK)
+    fleet.wait_for_note("inside")
+    fleet.wait_for_followers(2)
+    lost = database.newest_run()
+    database.close()
+    pair.fail_over()
+    fleet.wait_for_note("inside", 2)
+    again = database.newest_run()
+    assert (again["id"], again["outcome"]) == (lost["id"], None)
+    assert again["started_at"] > lost["started_at"]
+    fleet.allow()
+    assert exit_codes(started) == [0, 0, 0], fleet
+    assert len(database.applied_once()) == 3
+    assert entries(database) == ["gate", "data"]
+    assert database.newest_run()["outcome"] == "ready"
+
+
+def test_a_failover_that_loses_a_finished_run(
+    fleet: Fleet, database: Database, pair: StreamingPair
+) -> None:
+    """Schema and records are lost together, and the next start does the rest."""
+    assert fleet.run(*SAFE).wait() == 0, fleet
+    before = len(database.runs())
+    pair.lose_the_tail()
+    fleet.use(scenario="newer")
+    newer = fleet.run(*SAFE)
+    assert newer.wait() == 0, newer
+    applied = database.applied_once()
+    database.close()
+    pair.fail_over()
+    assert len(database.runs()) == before
+    assert len(database.applied_once()) < len(applied)
+    again = fleet.run(*SAFE)
+    assert again.wait() == 0, again
+    assert again.json["applied"] == newer.json["applied"]
+    assert database.applied_once() == applied

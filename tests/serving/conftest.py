@@ -13,6 +13,9 @@ from tests.processes.conftest import (  # noqa: F401  (fixtures)
     lite,
     lite_fleet,
     mariadb_fleet,
+    pair,
+    servers,
+    switched_database,
 )
 from tests.processes.harness import Fleet
 from tests.serving.harness import Server, gunicorn, uvicorn

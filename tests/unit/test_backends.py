@@ -18,6 +18,7 @@ ONLY_POSTGRESQL = {
     "errors",
     "lock_keys",
     "lock_timeout",
+    "losses",
     "pipeline",
     "project_connection",
     "stalled",

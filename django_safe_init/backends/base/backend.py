@@ -12,6 +12,7 @@ from contextlib import (
 )
 from typing import TYPE_CHECKING, Any
 
+from django_safe_init.backends.base.losses import LossDetector
 from django_safe_init.exceptions import SafeInitError
 
 # Only for types: a start with nothing to do must import little.
@@ -47,6 +48,11 @@ class BaseBackend(ABC):
         Returns False for a login that was refused, because another attempt would be refused too.
         """
         return False
+
+    @staticmethod
+    def loss_detector() -> LossDetector:
+        """Return a detector of lost connections."""
+        return LossDetector()
 
     def translated_errors(self) -> AbstractContextManager[None]:
         """Return a context manager that turns the driver's errors into this package's.

@@ -40,6 +40,10 @@ class BaseReader(ABC):
         `TablesUnreadable` if the tables are missing or the role may not read them.
         """
 
+    def on_primary(self) -> bool:
+        """Return True unless the server is a standby, which may lack newer transactions."""
+        return True
+
     @abstractmethod
     def read(self) -> Snapshot:
         """Return a full snapshot: missing migrations and steps, runs, and the leader."""

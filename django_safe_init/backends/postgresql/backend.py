@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         PostgresIntrospection,
     )
     from django_safe_init.backends.postgresql.lock import AdvisoryLock
+    from django_safe_init.backends.postgresql.losses import PostgresLossDetector
     from django_safe_init.backends.postgresql.run_session import PostgresRunSession
 
 
@@ -38,6 +39,12 @@ class PostgresBackend(LockingBackend):
     def is_connection_loss(error: BaseException) -> bool:
         lost = any(map(errors.is_connection_loss, exception_chain(error)))
         return lost and not errors.is_final(str(error))
+
+    @staticmethod
+    def loss_detector() -> PostgresLossDetector:
+        from django_safe_init.backends.postgresql.losses import PostgresLossDetector
+
+        return PostgresLossDetector()
 
     def translated_errors(self) -> AbstractContextManager[None]:
         return errors.translate_session_errors(self.context.alias)

@@ -170,6 +170,10 @@ class PostgresReader(TableReader):
             return _COMPLETED
         return _UNKNOWN_COMPLETED if exists else _NONE_COMPLETED
 
+    def on_primary(self) -> bool:
+        [(is_standby,)] = self.session.read("SELECT pg_is_in_recovery()")
+        return not is_standby
+
     def peek(self) -> LeaderSnapshot:
         return self._read_again_if_dropped(self._peek)
 

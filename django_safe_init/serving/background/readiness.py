@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -12,21 +13,26 @@ from django_safe_init.conf import get_settings, in_project_tests, should_initial
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.serving.background.poller import StatusPoller
+from django_safe_init.serving.background.recheck import Recheck
 from django_safe_init.serving.background.termination_signals import termination
 from django_safe_init.status import Status, StatusDetail
 
 if TYPE_CHECKING:
     from django_safe_init.serving.background.supervisor import InitializationSupervisor
 
+logger = logging.getLogger("django_safe_init")
+
 
 class Readiness:
     """The newest status of each database in `SAFE_INIT["DATABASES"]`.
 
     A database without a known status is not ready. A ready one stays ready for the life of the
-    process. Safe to use from any thread and any event loop.
+    process, unless a `Recheck` finds that a failover took migrations back. Safe to use from any
+    thread and any event loop.
     """
 
     def __init__(self) -> None:
+        self._recheck = Recheck(self._revoke)
         self._reset_state()
 
     def _reset_state(self) -> None:
@@ -144,8 +150,29 @@ class Readiness:
             if status.ready:
                 self._ready.add(status.database)
             self.complete = self._ready >= {each.alias for each in self._pollers}
+            if self.complete:
+                self._recheck.watch(self._ready, self._build)
             if not self._pending:
                 self._first_result.set()
+
+    def _revoke(self, status: Status) -> None:
+        """Close the gate until the database, which was ready, is ready again."""
+        alias = status.database
+        logger.warning(
+            "%s lacks migrations or steps that it had, probably since a failover: %s",
+            alias,
+            ", ".join(status.pending),
+        )
+        with self._lock:
+            self._ready.discard(alias)
+            self._known[alias] = StatusDetail(status)
+            self.complete = False
+            self._polling = True
+            self._needs_supervisor = should_initialize(get_settings())
+            poller = StatusPoller(alias, self._build, self.update)
+            others = [each for each in self._pollers if each.alias != alias]
+            self._pollers = [*others, poller]
+            poller.start()
 
     def wait(self, seconds: float) -> None:
         """Wait until every database was polled once, for at most `seconds`.
@@ -162,6 +189,7 @@ class Readiness:
 
     def reset(self) -> None:
         """Stop the threads and forget all statuses, as in a new process."""
+        self._recheck.stop()
         for thread in (*self._pollers, self._supervisor):
             if thread is not None:
                 thread.stop()
@@ -177,6 +205,7 @@ class Readiness:
         if self._supervisor is not None:
             self._supervisor.close_in_fork()
         termination.reset()
+        self._recheck.after_fork()
         self._reset_threads()
         if is_worker:
             # `start` installs the signal handlers later: the server has not yet set its own.

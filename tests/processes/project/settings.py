@@ -30,6 +30,11 @@ if pause := os.environ.get("SCENARIO_PAUSE"):
 
     backoff.MIN_PAUSE = float(pause)
 
+if pause := os.environ.get("SCENARIO_RECHECK"):
+    from django_safe_init.serving.background import recheck
+
+    recheck.MIN_INTERVAL = recheck.SECONDS_BETWEEN_READS = float(pause)
+
 if seconds := os.environ.get("SCENARIO_FIRST_STATUS"):
     from django_safe_init import middleware
 

@@ -18,6 +18,7 @@ BUILD = Build(frozenset(), OWN)
 NOTHING = snapshot(missing=("shop.0001_initial",))
 BEHIND = {"missing": ("shop.0001_initial",)}
 LED = {"leader_pid": 99}
+EARLIER, LATER = "2025-12-31T00:00:00+00:00", "2026-01-01T00:00:00.5+00:00"
 
 
 def follower(since=NOTHING, *, may_lead=True, propagate_failure=True) -> Follower:
@@ -60,6 +61,24 @@ OPEN_ONE = snapshot(run_row(1), **BEHIND, **LED)
             snapshot(ended_run(1, "ready")),
             Decision.CAMPAIGN,
             id="ended before: --force",
+        ),
+        pytest.param(
+            snapshot(ended_run(7, "transient")),
+            snapshot(ended_run(7, "ready", started_at=LATER)),
+            Decision.DONE,
+            id="after a failover: the same id again",
+        ),
+        pytest.param(
+            snapshot(run_row(7), **BEHIND),
+            snapshot(ended_run(6, "ready", started_at=LATER)),
+            Decision.DONE,
+            id="after a failover: a lower id",
+        ),
+        pytest.param(
+            snapshot(run_row(7), **BEHIND),
+            snapshot(ended_run(6, "ready", started_at=EARLIER)),
+            Decision.CAMPAIGN,
+            id="after a failover: an old run",
         ),
         pytest.param(
             NOTHING,
@@ -137,3 +156,22 @@ def test_a_failure_that_is_not_propagated() -> None:
 def test_external(now, decision) -> None:
     """A follower that may not lead waits until its build is ready."""
     assert follower(may_lead=False).decide(now) is decision
+
+
+@pytest.mark.parametrize(
+    ("failed", "is_new"),
+    [
+        (ended_run(7, "failed", started_at=LATER), True),
+        (ended_run(6, "failed", started_at=LATER), True),
+        (ended_run(7, "failed"), False),
+        (ended_run(6, "failed", started_at=EARLIER), False),
+    ],
+)
+def test_the_failure_of_a_run_with_a_known_id(failed, is_new) -> None:
+    """A run of a new primary that failed counts, although its id was seen before."""
+    waiting = follower(snapshot(ended_run(7, "failed")))
+    if is_new:
+        with pytest.raises(LeaderFailed):
+            waiting.decide(snapshot(failed))
+    else:
+        assert waiting.decide(snapshot(failed)) is Decision.CAMPAIGN

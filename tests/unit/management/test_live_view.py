@@ -9,6 +9,7 @@ from rich.console import Console
 
 from django_safe_init.core.records import Activity, Blocker
 from django_safe_init.core.states import State
+from django_safe_init.management import live_view
 from django_safe_init.management.live_view import LiveView, StatusView
 from django_safe_init.status import (
     Status,
@@ -232,3 +233,20 @@ def test_before_the_first_look() -> None:
         view.report("waiting for the server: it starts")
     assert "default: waiting for the server: it starts" in output.getvalue()
     assert OWN not in output.getvalue()
+
+
+def test_a_detail_of_an_earlier_connection(monkeypatch) -> None:
+    """After a new connection no detail of a run on the earlier one is kept."""
+    given: list[object] = []
+
+    def read_detail(database, reader, before):
+        given.append(before)
+        return working()
+
+    monkeypatch.setattr(live_view, "read_detail", read_detail)
+    view = LiveView("default", Console(file=io.StringIO()))
+    view.show_status(None)
+    view.show_status(None)
+    view.report("The connection ended. Connecting again.")
+    view.show_status(None)
+    assert [each is None for each in given] == [True, False, True]
