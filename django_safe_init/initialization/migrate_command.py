@@ -10,13 +10,19 @@ from typing import Any
 from django.apps import apps
 from django.core.management import (
     BaseCommand,
+    CommandParser,
     call_command,
     find_commands,
     get_commands,
     load_command_class,
 )
+from django.db import DEFAULT_DB_ALIAS
+
+from django_safe_init.exceptions import ConfigurationError
 
 APP_NAME = "django_safe_init"
+#: The options that decide what `migrate` does, with the values that it may be unable to change.
+_DEFAULTS = {"database": DEFAULT_DB_ALIAS, "plan": False, "check_unapplied": False}
 
 
 def apps_with_migrate() -> list[str]:
@@ -73,14 +79,32 @@ def run_migrate(
 ) -> None:
     """Run the project's `migrate` for all apps.
 
-    Output goes to `stdout`, by default nowhere. `options` are passed to the command.
+    Output goes to `stdout`, by default nowhere. The command gets those `options` which it knows.
+    Raises `ConfigurationError` if the others would change the task.
     """
+    command = migrate_command()
+    wanted = {
+        "database": database,
+        "interactive": False,
+        "skip_checks": True,
+        **options,
+    }
+    known = known_options(command, command.create_parser("manage.py", "migrate"))
+    for name in wanted.keys() - known:
+        if wanted[name] != _DEFAULTS.get(name, wanted[name]):
+            raise ConfigurationError(
+                f"No {name} {wanted[name]!r} for `migrate` of {type(command).__module__}: it has "
+                f"no option {name!r}. Add the option to the command."
+            )
     call_command(
-        migrate_command(),
-        database=database,
-        interactive=False,
+        command,
         verbosity=verbosity,
         stdout=stdout or io.StringIO(),
-        skip_checks=True,
-        **options,
+        **{name: value for name, value in wanted.items() if name in known},
     )
+
+
+def known_options(command: BaseCommand, parser: CommandParser) -> set[str]:
+    """Return the names of the options that a caller may pass to the command."""
+    hidden = (*command.base_stealth_options, *command.stealth_options)
+    return {action.dest for action in parser._actions}.union(hidden)

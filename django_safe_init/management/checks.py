@@ -216,6 +216,26 @@ def check_migrate(
 
 
 @register("safe_init")
+def check_pgmigrate(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """W009: django-pgmigrate replaces Django's `migrate`, which this project does not use."""
+    patches = getattr(django_settings, "PGMIGRATE_PATCH_MIGRATE", True)
+    if not (patches and apps.is_installed("pgmigrate")):
+        return []
+    app = get_commands()["migrate"]
+    return [
+        Warning(
+            f"django-pgmigrate has no effect on `migrate`, which is that of {app}: it replaces "
+            "only Django's own.",
+            hint='Set SAFE_INIT = {"DDL_LOCK_TIMEOUT": ...}, and take "pgmigrate" out of '
+            "INSTALLED_APPS, or set PGMIGRATE_PATCH_MIGRATE = False.",
+            id="safe_init.W009",
+        )
+    ]
+
+
+@register("safe_init")
 def check_middleware(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[CheckMessage]:

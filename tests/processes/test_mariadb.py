@@ -97,7 +97,15 @@ def test_a_wait_ends(mariadb_fleet: Fleet) -> None:
         database_settings={"PORT": "1"},
         safe_init={"CONNECT_ATTEMPTS": 2},
     )
+    hurried = mariadb_fleet.start(
+        "safe_migrate",
+        "--mode=external",
+        "--timeout=0.1",
+        database_settings={"PORT": "1"},
+    )
     assert (replica.wait(), lost.wait()) == (3, 4), mariadb_fleet
+    assert hurried.wait() == 3, hurried
+    assert "default': it has not answered" in hurried.stderr
     assert "Gave up waiting for database 'default': 1" in replica.stderr
     assert "The database 'default' cannot be read: (2003" in lost.stderr
 

@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, NoReturn
 
 import psycopg
@@ -110,15 +110,15 @@ class FencedConnections:
         if self._token is not None:
             self._token.unregister(self.alias)
         with _registry_lock:
-            if self in _registry:
-                _registry.remove(self)
+            _registry[:] = [each for each in _registry if each is not self]
             if not _registry:
                 vars(connections).pop("create_connection", None)
 
     def _restore(self, previous: BaseDatabaseWrapper | None) -> None:
         if previous is not None:
             connections[self.alias] = previous
-        elif existing_wrapper(self.alias) is not None:
+            return
+        with suppress(AttributeError):  # the run got no wrapper
             del connections[self.alias]
 
     def new_wrapper(self) -> BaseDatabaseWrapper:

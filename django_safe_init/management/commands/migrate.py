@@ -5,20 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from django.core.management import CommandError
-from django.db import connections
+from django.core.management.base import CommandParser
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.migrations import Migration
 
 from django_safe_init.backends import check_loaded, get_features
 from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.core import cancellation
 from django_safe_init.core.databases import check_not_pool
-from django_safe_init.exceptions import InitializationFailed
+from django_safe_init.exceptions import ConfigurationError, InitializationFailed
 from django_safe_init.initialization.initializer import (
     Initializer,
     retry_while_busy,
     wait_for_server,
 )
-from django_safe_init.initialization.migrate_command import next_migrate
+from django_safe_init.initialization.migrate_command import known_options, next_migrate
 from django_safe_init.initialization.run_context import current_listener, in_run
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from django_safe_init.management.base import command_errors, exit_codes
@@ -36,17 +37,31 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
         with printable_uncaught_errors():
             super().run_from_argv(argv)
 
+    #: The options that the extended command knows, if a parser was created.
+    _known: frozenset[str] | None = None
+    _output: str | None = None
+
+    def create_parser(
+        self, prog_name: str, subcommand: str, **kwargs: Any
+    ) -> CommandParser:
+        """Note which options the extended command knows: its `handle` may take no others."""
+        parser: CommandParser = super().create_parser(prog_name, subcommand, **kwargs)
+        self._known = frozenset(known_options(self, parser))
+        return parser
+
     def execute(self, *args: Any, **options: Any) -> str | None:
         """Wait for the database server before Django's system checks, which may need it."""
-        self._alias = alias = options["database"]
+        self._alias = alias = options.get("database") or DEFAULT_DB_ALIAS
         with command_errors():
             check_not_pool(alias)
             self._check_engine(alias)
+            self._check_quorum(options)
         self._was_connected = connections[alias].connection is not None
         if self._is_protected(options):
             with exit_codes():
                 wait_for_server(alias, report_to(self.stderr))
-        output: str | None = super().execute(*args, **options)
+        # Django's own code before `handle` needs the option, also if a package has dropped it.
+        output: str | None = super().execute(*args, **{**options, "database": alias})
         return output
 
     def _check_engine(self, alias: str) -> None:
@@ -57,6 +72,18 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
         ):
             check_loaded(alias)
 
+    def _check_quorum(self, options: dict[str, Any]) -> None:
+        """Raise `ConfigurationError` for django-syzygy's quorum, which could never be complete."""
+        quorum = options.get("quorum") or 1
+        if quorum == 1:
+            return
+        if current_listener(self._alias) or self._is_protected(options):
+            raise ConfigurationError(
+                f"No quorum of {quorum} for database {self._alias!r}: one process migrates under "
+                "the leader lock, and the others wait for it, not inside `migrate`. Leave "
+                "--quorum out."
+            )
+
     def check(self, *args: Any, **kwargs: Any) -> None:
         """Run Django's system checks, and repeat a check that finds no free connection."""
         with command_errors():
@@ -66,21 +93,21 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
                 report_to(self.stderr),
             )
 
-    def handle(self, *args: Any, **options: Any) -> None:
-        """Wait until this process leads, then run Django's `migrate`."""
-        alias = options["database"]
+    def handle(self, *args: Any, **options: Any) -> str | None:
+        """Wait until this process leads, then run Django's `migrate`, and return its output."""
+        self._alias = alias = options.get("database") or DEFAULT_DB_ALIAS
         if not self._is_protected(options):
             self._migrate(*args, **options)
-            return
+            return self._output
         if not self._was_connected:
             # The checks opened it, and another replica may need the connection slot.
             connections[alias].close()
         task = MigrateTask(
             migrate=lambda: self._migrate(*args, **options),
             command="migrate",
-            full_target=not options["app_label"],
+            full_target=not options.get("app_label"),
             require_ready=False,
-            fake=options["fake"],
+            fake=bool(options.get("fake")),
             report=report_to(self.stderr),
         )
         initialization = InitializationOptions(
@@ -94,21 +121,24 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
             if type(failure) is InitializationFailed and failure.__cause__ is not None:
                 raise failure.__cause__ from None  # Django's `migrate` raises it, too
             raise
+        return self._output
 
     def _migrate(self, *args: Any, **options: Any) -> None:
         """Run Django's `migrate`, tracked if this thread is in a run."""
-        tracker = current_listener(options["database"])
+        tracker = current_listener(self._alias)
         # A `migrate` that a migration calls belongs to that migration.
         self._tracker = tracker if tracker and tracker.current is None else None
-        super().handle(*args, **options)
+        if self._known is not None:
+            options = {key: options[key] for key in options if key in self._known}
+        self._output = super().handle(*args, **options)
 
     def _is_protected(self, options: dict[str, Any]) -> bool:
-        alias = options["database"]
-        if options["plan"] or options["check_unapplied"] or in_run(alias):
+        looks_only = options.get("plan") or options.get("check_unapplied")
+        if looks_only or in_run(self._alias):
             return False
         with command_errors():
             mode = effective_mode(get_settings())
-        return mode != "off" and get_features(alias).has_lock
+        return mode != "off" and get_features(self._alias).has_lock
 
     def migration_progress_callback(
         self, action: str, migration: Migration | None = None, fake: bool = False

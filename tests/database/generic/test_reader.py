@@ -131,6 +131,8 @@ def test_the_projects_options_win(maria, log_in_as) -> None:
     """A time limit in OPTIONS stays, and a pool is not used."""
     log_in_as(OPTIONS={"connect_timeout": 7, "pool": True})
     reader = get_backend(make_context()).reader()
+    reader.close()  # it has opened nothing yet
+    assert reader._connection() is reader._connection()
     assert reader._connection().settings_dict["OPTIONS"] == {
         "connect_timeout": 7,
         "read_timeout": 10,

@@ -415,6 +415,14 @@ def test_other_databases_are_djangos(
     del connections["other"]
 
 
+def test_without_a_parser(django_database, small_shop) -> None:
+    """A package may execute the command with options and without a parser."""
+    parser = Command().create_parser("manage.py", "migrate")
+    options = vars(parser.parse_args(["--no-input", "--verbosity=0"]))
+    Command().execute(**options)
+    assert len(django_database.applied_once()) == 2
+
+
 def test_an_unknown_database(run, django_database, small_shop) -> None:
     """An unknown alias is an error without a traceback."""
     ended = run("--database", "nowhere")

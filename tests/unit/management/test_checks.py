@@ -102,13 +102,12 @@ def test_no_check_opens_a_connection(monkeypatch, settings, engine) -> None:
         BaseDatabaseWrapper, "connect", lambda wrapper: opened.append(wrapper.alias)
     )
     settings.MIDDLEWARE = ["django.middleware.common.CommonMiddleware", MIDDLEWARE]
-    settings.ROOT_URLCONF = "tests.unit.urls"
     settings.SAFE_INIT = {**settings.SAFE_INIT, "SERVE": "initialize"}
     monkeypatch.setattr(registry, "_steps", [])
     monkeypatch.setattr(registry, "_is_complete", True)
     monkeypatch.setattr(registry, "_app", SimpleNamespace(label="shop"))
     init_step(lambda context: None, name="role", phase="privileged", done=bool)
-    ids = {message.id for message in run_checks()}
+    ids = {message.id for message in ours()}
     assert "safe_init.W003" in ids
     assert opened == []
 
@@ -134,6 +133,16 @@ def test_unsupported_executor(monkeypatch, app) -> None:
     assert (message.id, message.level) == ("safe_init.E003", ERROR)
     assert message.msg.startswith(app)
     assert app in message.hint
+
+
+def test_pgmigrate(monkeypatch, settings) -> None:
+    """W009 says that django-pgmigrate has no effect, unless the project has switched it off."""
+    monkeypatch.setattr(apps, "is_installed", lambda name: name == "pgmigrate")
+    [message] = checks.check_pgmigrate(None)
+    assert (message.id, message.level) == ("safe_init.W009", WARNING)
+    assert "django_safe_init" in message.msg
+    settings.PGMIGRATE_PATCH_MIGRATE = False
+    assert checks.check_pgmigrate(None) == []
 
 
 def test_shadowed_migrate(settings) -> None:
