@@ -90,7 +90,14 @@ class UnsafeConnection(SafeInitError):
 
 
 class ReadOnlyServer(UnsafeConnection):
-    """The database server accepts no writes: it is a standby, or it is set to be read-only."""
+    """The database server accepts no writes: it is a standby, or it is set to be read-only.
+
+    `is_final` is True after the last of `CONNECT_ATTEMPTS`.
+    """
+
+    def __init__(self, message: str | None = None, *, is_final: bool = False) -> None:
+        super().__init__(message)
+        self.is_final = is_final
 
 
 class UnsupportedEngine(UnsafeConnection):

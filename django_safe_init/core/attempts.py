@@ -35,7 +35,8 @@ def repeat(
         try:
             return attempt()
         except ReadOnlyServer as exc:
-            pause = None if deadline.passed() else next(pauses, None)
+            is_last = exc.is_final or deadline.passed()
+            pause = None if is_last else next(pauses, None)
             if pause is None:
                 raise
             report(f"waiting for the primary: {one_line(exc)}")

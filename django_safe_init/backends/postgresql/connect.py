@@ -155,7 +155,8 @@ def _pause_before_retry(
     if pause is None and has_no_primary(reason):
         raise ReadOnlyServer(
             f"No server of the database {wrapper.alias!r} accepts writes: {reason}. "
-            "Let HOST name the primary, too."
+            "Let HOST name the primary, too.",
+            is_final=True,
         ) from error
     if pause is None:
         raise DatabaseUnreachable(

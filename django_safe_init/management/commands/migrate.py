@@ -118,8 +118,9 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
                 Initializer(initialization).run()
         except CommandError as exc:
             failure = exc.__cause__
-            if type(failure) is InitializationFailed and failure.__cause__ is not None:
-                raise failure.__cause__ from None  # Django's `migrate` raises it, too
+            # An error of the run's own sessions is none that Django's `migrate` raises.
+            if type(failure) is InitializationFailed and failure.run is not None:
+                raise (failure.__cause__ or exc) from None
             raise
         return self._output
 

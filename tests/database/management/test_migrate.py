@@ -453,3 +453,32 @@ def test_a_program_of_its_own(django_database) -> None:
     assert ended.stderr == ""
     assert len(django_database.applied_once("auth")) == 12
     assert django_database.newest_run()["command"] == "migrate"
+
+
+def test_the_third_lost_connection(django_database, small_shop, settings) -> None:
+    """A connection that was lost for the third time is an error without a traceback."""
+    settings.SAFE_INIT = {"IN_TESTS": True, "RESTARTS": 0}
+
+    def lose(connection) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+    small_shop.run("0003_lose", lose)
+    codes = []
+    for _ in range(3):
+        with pytest.raises(CommandError) as caught:
+            call_command(Command(), verbosity=0)
+        codes.append(caught.value.returncode)
+    assert codes == [5, 5, 1]
+    assert str(caught.value).startswith("3 times in a row: shop.0003_lose: ")
+
+
+def test_a_session_error(django_database, small_shop, monkeypatch) -> None:
+    """A statement of this package that the server refused is an error without a traceback."""
+
+    def refuse(lock) -> None:
+        lock.session.rows("SELECT no_such_column")
+
+    monkeypatch.setattr(AdvisoryLock, "try_acquire", refuse)
+    with pytest.raises(CommandError, match="refused a statement: UndefinedColumn"):
+        call_command(Command(), verbosity=0)
