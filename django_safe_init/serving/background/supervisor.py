@@ -11,10 +11,12 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from multiprocessing.util import Finalize
 
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.deadline import Deadline
@@ -59,16 +61,43 @@ _CONTRADICTION = (
 
 
 def server_process() -> int | None:
-    """Return the ID of the process that replaces this worker, or None if this is no worker.
+    """Return the ID of the process that replaces this worker, or None if that is not certain.
 
-    It is the parent, under gunicorn and under servers that start their workers with
-    `multiprocessing`, as uvicorn does.
+    It is the parent of a worker of gunicorn, and of uvicorn with several workers: both send a
+    signal to a worker when the server ends. hypercorn sends none, so a worker of it that exits
+    cannot know why; a worker of granian that is replaced receives the same signal.
     """
     parent = multiprocessing.parent_process()
     if parent is not None:
-        return parent.pid
+        is_uvicorn = "uvicorn" in sys.modules and "hypercorn" not in sys.modules
+        return parent.pid if is_uvicorn else None
     is_gunicorn = os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn/")
     return os.getppid() if is_gunicorn else None
+
+
+class ExitHook:
+    """A function that is called when this process exits.
+
+    Python calls no `atexit` function in a worker that `multiprocessing` has forked, as granian's
+    are, before Python 3.13. It calls the finalizers of `multiprocessing` in each of its processes.
+    """
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function = function
+        self._finalizer: Finalize | None = None
+
+    def install(self) -> None:
+        """Call the function at the exit of this process, also if it is only a worker."""
+        if multiprocessing.parent_process() is None:
+            atexit.register(self._function)
+        else:
+            self._finalizer = Finalize(None, self._function, exitpriority=0)
+
+    def remove(self) -> None:
+        """Forget the function, in this process."""
+        atexit.unregister(self._function)
+        if self._finalizer is not None:
+            self._finalizer.cancel()
 
 
 class InitializationSupervisor(threading.Thread):
@@ -94,6 +123,7 @@ class InitializationSupervisor(threading.Thread):
         self._known = known
         # Read early: a worker whose server was killed has another parent.
         self._server = server_process()
+        self._exit_hook = ExitHook(self._at_exit)
         self._stopped = threading.Event()
         # Reentrant: a signal handler also acquires it, and may interrupt its holder.
         self._lock = threading.RLock()
@@ -104,7 +134,7 @@ class InitializationSupervisor(threading.Thread):
 
     def run(self) -> None:
         """Check the known statuses, and initialize idle databases, until all are ready."""
-        atexit.register(self._at_exit)
+        self._exit_hook.install()
         termination.on_first_signal = self._end_child
         while not self._stopped.wait(random.uniform(*_CHECK_SECONDS)):
             statuses = [self._known(alias) for alias in self._aliases]
@@ -114,7 +144,7 @@ class InitializationSupervisor(threading.Thread):
             if idle and time.monotonic() >= self._not_before:
                 self._try_initialize(idle)
         termination.on_first_signal = None
-        atexit.unregister(self._at_exit)
+        self._exit_hook.remove()
 
     def stop(self) -> None:
         """End the child; return when the child and this thread have ended."""
@@ -148,7 +178,7 @@ class InitializationSupervisor(threading.Thread):
 
     def close_in_fork(self) -> None:
         """Give up the lock and the child in a forked process: they belong to the parent."""
-        atexit.unregister(self._at_exit)
+        self._exit_hook.remove()
         if self._host is not None:
             self._host.close()
         if self._child is not None:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import sys
 
 import acts
 
@@ -50,5 +51,10 @@ if any(entry["ENGINE"].endswith("mysql") for entry in DATABASES.values()):
 
     pymysql.version_info, pymysql.__version__ = (2, 2, 7, "final", 0), "2.2.7"
     pymysql.install_as_MySQLdb()
+
+if acts.chosen("HOLD") and "--if-due" in sys.argv:
+    # The child process of a web server, before it leads.
+    acts.note("loading")
+    acts.wait_for("load")
 
 globals().update(json.loads(os.environ.get("SCENARIO_PROJECT", "{}")))

@@ -22,6 +22,7 @@ from django_safe_init.serving.background import backoff, supervisor
 from django_safe_init.serving.background.child_process import NOTHING_TO_DO, ChildResult
 from django_safe_init.serving.background.host_lock import HostLock, OrphanedChild
 from django_safe_init.serving.background.supervisor import (
+    ExitHook,
     InitializationSupervisor,
     server_process,
 )
@@ -381,14 +382,51 @@ def replaced(monkeypatch: pytest.MonkeyPatch) -> int:
 
 
 def test_the_server_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Workers of gunicorn and of `multiprocessing` have a server."""
+    """Workers of gunicorn and uvicorn have a server, because it signals their end."""
     monkeypatch.delenv("SERVER_SOFTWARE", raising=False)
+    for name in ("uvicorn", "hypercorn"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     assert server_process() is None
     monkeypatch.setenv("SERVER_SOFTWARE", "gunicorn/27")
     assert server_process() == os.getppid()
     parent = SimpleNamespace(pid=17)
     monkeypatch.setattr(multiprocessing, "parent_process", lambda: parent)
+    assert server_process() is None
+    monkeypatch.setitem(sys.modules, "uvicorn", os)
     assert server_process() == 17
+    monkeypatch.setitem(sys.modules, "hypercorn", os)
+    assert server_process() is None
+
+
+@pytest.mark.parametrize("parent", [None, SimpleNamespace(pid=17)])
+def test_the_exit_hook(monkeypatch: Any, parent: Any) -> None:
+    """A worker of `multiprocessing` has a finalizer, another process an `atexit` function."""
+    at_exit: list[Callable[[], None]] = []
+    called: list[int] = []
+    monkeypatch.setattr(atexit, "register", at_exit.append)
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: parent)
+    hook = ExitHook(lambda: called.append(1))
+    hook.install()
+    finalizers = [hook._finalizer] if hook._finalizer else []
+    assert len(at_exit) + len(finalizers) == 1
+    assert bool(finalizers) is bool(parent)
+    for function in (*at_exit, *finalizers):
+        function()
+    assert called == [1]
+    hook.remove()
+
+
+def test_an_exit_hook_that_is_removed(monkeypatch: Any) -> None:
+    """A removed finalizer is not called."""
+    parent = SimpleNamespace(pid=17)
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: parent)
+    called: list[int] = []
+    hook = ExitHook(lambda: called.append(1))
+    hook.install()
+    assert hook._finalizer is not None
+    hook.remove()
+    hook._finalizer()
+    assert called == []
 
 
 def test_the_child_continues(
