@@ -27,6 +27,7 @@ from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import (
     Activity,
     ConnectionEnded,
+    LeaderSnapshot,
     RunRow,
     Snapshot,
     StepRow,
@@ -193,7 +194,7 @@ def read_status(database: str, reader: BaseReader) -> Status:
 
 def _read_status(database: str, reader: BaseReader) -> Status:
     try:
-        return describe(database, reader.read())
+        snapshot = reader.read()
     except TablesLocked:
         return Status(
             database,
@@ -202,6 +203,19 @@ def _read_status(database: str, reader: BaseReader) -> Status:
             message="the status tables are locked, probably by a migration",
             led=reader.leader_pid() is not None,
         )
+    return _with_holder(describe(database, snapshot), snapshot, reader)
+
+
+def _with_holder(status: Status, snapshot: Snapshot, reader: BaseReader) -> Status:
+    """Add the session that holds the leader lock to the message, if no open run names it."""
+    newest = LeaderSnapshot(snapshot.latest, snapshot.leader_pid)
+    if status.ready or newest.leader_pid is None or newest.names_leader:
+        return status
+    holder = reader.leader_session()
+    if not holder:
+        return status
+    message = f"{status.message}; the leader lock is held by {holder}"
+    return replace(status, message=message)
 
 
 def _connection_lost(database: str, error: ConnectionEnded) -> DatabaseUnreachable:

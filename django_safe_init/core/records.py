@@ -153,6 +153,20 @@ class LeaderSnapshot(NamedTuple):
     latest: RunRow | None
     leader_pid: int | None
 
+    @property
+    def names_leader(self) -> bool:
+        """True if the newest run is open and its leader holds the lock.
+
+        A process id of 0 is unknown: an old version wrote the run, or SQLite's leader runs in
+        another container.
+        """
+        run = self.latest
+        if run is None or not run.open:
+            return False
+        return run.backend_pid == self.leader_pid or not (
+            run.backend_pid and self.leader_pid
+        )
+
     def at_work_for(self, build: str) -> bool:
         """Return True if a living leader has an open run of the build."""
         run = self.latest
@@ -260,11 +274,14 @@ class Blocker:
     state: str
     seconds: float
     query: str
+    #: The client's address; None on the same host, or if this role may not see it.
+    client: str | None = None
 
     def __str__(self) -> str:
+        where = f", from {self.client}" if self.client else ""
         return printable(
-            f"pid {self.pid} (role {self.role}, {self.application or 'no name'}, {self.state} "
-            f"for {self.seconds:.0f} s: {shorten(self.query)})"
+            f"pid {self.pid} (role {self.role}, {self.application or 'no name'}{where}, "
+            f"{self.state} for {self.seconds:.0f} s: {shorten(self.query)})"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 from django_safe_init.backends.base.backend import LockingBackend
@@ -19,6 +20,8 @@ from django_safe_init.initialization.types import Decision, Outcome, Progress
 
 #: Between two polls of status tables that another session has locked.
 _SECONDS_BETWEEN_POLLS = 0.5
+#: After a second campaign, and each later one, that another process won.
+_SECONDS_AFTER_A_LOST_CAMPAIGN = (0.05, 0.25)
 
 
 class Election:
@@ -73,6 +76,9 @@ class Election:
         while True:
             decision = leader.run()
             if decision is Decision.FOLLOW:
+                if self.progress.role == "follower":
+                    # The lock was free a moment ago: another session takes it in bursts.
+                    sleep(random.uniform(*_SECONDS_AFTER_A_LOST_CAMPAIGN))
                 self.progress.role = "follower"
                 decision = follower.follow()
             if decision is Decision.LED:
@@ -121,12 +127,15 @@ class Election:
     ) -> Snapshot:
         patience = Deadline(self.context.settings.wait_timeout)
         while True:
+            opened = reader()
             try:
-                return reader().read()
+                return opened.read()
             except TablesLocked as exc:
                 if self.context.deadline.passed() or patience.passed():
+                    holders = opened.table_lock_holders()
                     raise WaitTimeout(
-                        f"The status tables stayed locked: {one_line(exc)}"
+                        "The status tables stayed locked"
+                        f"{holders and f' by {holders}'}: {one_line(exc)}"
                     ) from exc
                 self.progress.report(
                     "The status tables are locked at the moment, probably by a migration."

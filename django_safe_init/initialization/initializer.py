@@ -87,14 +87,17 @@ def _check_no_event_loop() -> None:
 
 
 def retry_while_busy(
-    call: Callable[[], None], database: str, report: Callable[[str], None]
+    call: Callable[[], None],
+    database: str,
+    report: Callable[[str], None],
+    deadline: Deadline,
 ) -> None:
     """Call again while the server is full or starting, or has ended Django's connection.
 
-    Raises `DatabaseUnreachable` after `WAIT_TIMEOUT` or the last of `CONNECT_ATTEMPTS`, and for
-    any other `OperationalError`.
+    Raises `DatabaseUnreachable` after `WAIT_TIMEOUT` or the last of `CONNECT_ATTEMPTS`, at the
+    deadline, and for any other `OperationalError`.
     """
-    patience = Deadline(get_settings().wait_timeout)
+    patience = Deadline(deadline.clip(get_settings().wait_timeout))
     pauses = connect_pauses(get_settings())
     while True:
         try:
@@ -106,7 +109,7 @@ def retry_while_busy(
                     f"The database {database!r} failed: {one_line(exc)}"
                 ) from exc
             report(f"waiting for the server: {one_line(exc)}")
-            sleep(pause)
+            sleep(patience.clip(pause))
             _close_unusable_connections()
 
 
@@ -163,7 +166,7 @@ class Initializer:
             from django_safe_init.initialization.unlocked import wait_until_ready
 
             return wait_until_ready(self.context, self.progress)
-        self.options.on_lock_acquired()
+        self.options.on_lock_acquired(self.context.deadline)
         try:
             with run_context(self.database, None):
                 self.options.task.migrate()
@@ -267,7 +270,7 @@ class Initializer:
         for _ in range(_ATTEMPTS_AT_PRIVILEGED):
             if self._check_privileged():
                 return
-            sleep(random.uniform(0.2, 1.0))
+            sleep(self.context.deadline.clip(random.uniform(0.2, 1.0)))
         raise DatabaseUnreachable(
             f"The server of the database {self.database!r} gave no second connection, by which to "
             "see whether an administrator's work is done. Raise max_connections, or start again."

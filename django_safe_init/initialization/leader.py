@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.backends.base.backend import LockingBackend
-from django_safe_init.backends.base.lock import Lock
+from django_safe_init.backends.base.lock import Lock, LockWaitTimeout
 from django_safe_init.backends.base.observer import BaseObserver
 from django_safe_init.backends.base.recorder import BaseRecorder, MissingSchema
 from django_safe_init.backends.base.run_session import ErrorKind, RunSession
@@ -123,7 +123,7 @@ class Leader:
     def _run_system_checks(self) -> None:
         """Run the system checks in the leader only: each may need a connection."""
         if not self.progress.checks_done:
-            self.progress.options.on_lock_acquired()
+            self.progress.options.on_lock_acquired(self.context.deadline)
             self.progress.checks_done = True
 
     def _ensure_tables(self) -> None:
@@ -304,7 +304,9 @@ class Leader:
     def _outcome(self, exc: BaseException) -> str:
         if isinstance(exc, KeyboardInterrupt):
             return "interrupted"
-        transient = self.session.classify(exc) is ErrorKind.TRANSIENT
+        transient = isinstance(exc, LockWaitTimeout) or (
+            self.session.classify(exc) is ErrorKind.TRANSIENT
+        )
         partial = isinstance(exc, PartiallyApplied)
         if self._is_lost(exc) or (transient and not partial):
             return "transient"
@@ -333,4 +335,4 @@ class Leader:
 
 
 #: The errors of this package that are the run's own, also while a migration runs.
-_OWN = (InitializationFailed, LockLost, UnsafeConnection)
+_OWN = (InitializationFailed, LockLost, LockWaitTimeout, UnsafeConnection)

@@ -16,6 +16,7 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations import Migration
 from django.db.migrations.state import ProjectState
 
+from django_safe_init.backends.base.lock import LockWaitTimeout
 from django_safe_init.conf import LockTimeoutPolicy, get_settings
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.heartbeat import Heartbeat
@@ -106,7 +107,11 @@ class LockTimeoutRetry:
                 self.transaction.close(exc)
                 if attempt == self.policy.attempts:
                     raise DDLLockTimeout(
-                        self._with_remedy(self._rolled_back_message(name))
+                        self._with_remedy(self._rolled_back_message(name, attempt))
+                    ) from exc
+                if self.timeout.deadline.passed():
+                    raise LockWaitTimeout(
+                        self._with_remedy(self._rolled_back_message(name, attempt))
                     ) from exc
             self._pause(name, attempt)
             self.session.verify()
@@ -145,7 +150,7 @@ class LockTimeoutRetry:
             f"{name} (attempt {attempt + 1} of {of_all}; the last one got no lock"
             f"{self._blocked_by()})",
         )
-        sleep(seconds)
+        sleep(self.timeout.deadline.clip(seconds))
 
     def _blocked_by(self) -> str:
         blockers = ", ".join(map(str, self._blockers))
@@ -158,10 +163,10 @@ class LockTimeoutRetry:
         )
         return text + end
 
-    def _rolled_back_message(self, name: str) -> str:
+    def _rolled_back_message(self, name: str, attempts: int) -> str:
         return (
             f"{name} did not get a lock within {self.policy.seconds:g} s "
-            f"(attempts: {self.policy.attempts}){self._blocked_by()}. It is undone. Start again "
+            f"(attempts: {attempts}){self._blocked_by()}. It is undone. Start again "
             "when nobody uses its tables for long, or change DDL_LOCK_TIMEOUT or DDL_ATTEMPTS."
         )
 

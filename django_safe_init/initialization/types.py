@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
+from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import LostRuns
 from django_safe_init.core.states import State, StateMachine
 
@@ -63,8 +64,8 @@ class InitializationOptions:
     force: bool = False
     #: False if the task must run even after another leader's success.
     follow_success: bool = True
-    #: Called once, while the lock is held and before any work.
-    on_lock_acquired: Callable[[], None] = lambda: None
+    #: Called once, while the lock is held and before any work, with the limit of all waiting.
+    on_lock_acquired: Callable[[Deadline], None] = lambda deadline: None
 
 
 @dataclass(frozen=True)

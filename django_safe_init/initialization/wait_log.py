@@ -29,6 +29,9 @@ class WaitLog:
         self._activity: Activity | None = None
         #: The step with a progress of its own, as of the last line.
         self._counting: tuple[int, int] | None = None
+        #: The session that holds the leader lock, if no open run is its own.
+        self._holder = ""
+        self._holder_pid: int | None = None
         #: The newest snapshot.
         self.peeked = LeaderSnapshot(None, None)
 
@@ -43,9 +46,17 @@ class WaitLog:
         if seen != self._seen:
             self._seen = seen
             self._moved = now
+        self._name_holder(peeked, reader)
         if now - self._diagnosed >= _SECONDS_BETWEEN_DIAGNOSES:
             self._diagnose(reader, now)
         self._report_if_due(now)
+
+    def _name_holder(self, peeked: LeaderSnapshot, reader: BaseReader) -> None:
+        """Look up the session that holds the lock, once, unless the open run names it."""
+        pid = peeked.leader_pid if not peeked.names_leader else None
+        if pid != self._holder_pid:
+            self._holder_pid = pid
+            self._holder = reader.leader_session() if pid is not None else ""
 
     def _diagnose(self, reader: BaseReader, now: float) -> None:
         self._diagnosed = now
@@ -74,7 +85,7 @@ class WaitLog:
         return (run.id, run.done) if run is not None and run.items else None
 
     def _with_activity(self) -> str:
-        line = describe_leader(self.peeked)
+        line = describe_leader(self.peeked, self._holder)
         activity = str(self._activity or "")
         remedy = self._activity.remedy if self._activity else ""
         end = f". To end it: {remedy}" if remedy else ""
@@ -100,9 +111,14 @@ class WaitLog:
         return f"{self._with_activity()}. To end the leader: {end}"
 
 
-def describe_leader(peeked: LeaderSnapshot) -> str:
-    """Return one line: the leader, since when it leads, its step, `done` of `total`."""
+def describe_leader(peeked: LeaderSnapshot, holder: str = "") -> str:
+    """Return one line: the leader, since when it leads, its step, `done` of `total`.
+
+    `holder` describes the session that holds the leader lock, if no open run is its own.
+    """
     run = peeked.latest
+    if holder:
+        return f"waiting for the holder of the leader lock, {holder}, which has opened no run"
     if run is None or not run.open:
         if peeked.leader_pid is None:
             return "waiting for somebody to initialize this database"

@@ -24,6 +24,7 @@ from django_safe_init.backends.postgresql.errors import (
     is_connection_loss,
     is_read_only,
 )
+from django_safe_init.backends.postgresql.lock_holders import key_holders, name_all
 from django_safe_init.backends.postgresql.lock_keys import privileged_key
 from django_safe_init.backends.postgresql.project_connection import plain_rows
 from django_safe_init.backends.postgresql.session import Session
@@ -202,13 +203,13 @@ class PrivilegedStepRunner:
         while not _query_bool(connection, _TRY_LOCK, key):
             if lock_deadline.passed() or self._deadline.passed():
                 raise WaitTimeout(
-                    "Another process did privileged work for too long. Look for it in "
-                    f"pg_locks: its advisory lock has the key {key}."
+                    "Another process did privileged work for too long: "
+                    f"{_holders(connection, key)}. End that session, and run the phase again."
                 )
             if not is_reported:
                 self.report("waiting for another process that does privileged work")
                 is_reported = True
-            sleep(random.uniform(0.1, 0.3))
+            sleep(self._deadline.clip(random.uniform(0.1, 0.3)))
         try:
             yield
         finally:
@@ -259,3 +260,9 @@ def administrator_alias(settings: Settings) -> str:
 def _query_bool(connection: BaseDatabaseWrapper, query: str, key: int) -> bool:
     [(found,)] = plain_rows(connection, query, [key])
     return bool(found)
+
+
+def _holders(connection: BaseDatabaseWrapper, key: int) -> str:
+    """Return the sessions that hold the advisory lock, for a person."""
+    query = partial(pinned_rows, connection.connection)
+    return name_all(key_holders(query, key))

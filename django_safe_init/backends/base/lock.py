@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from django_safe_init.exceptions import WaitTimeout
+
 
 class Lock(Protocol):
     """A lock that lets only one process initialize a database.
@@ -23,3 +25,7 @@ class Lock(Protocol):
 
     def release(self) -> None:
         """Release the lock. Raises `LockLost` if this object did not hold it."""
+
+
+class LockWaitTimeout(WaitTimeout):
+    """Another session kept a lock that a run needs; a later run may get it."""

@@ -56,6 +56,14 @@ class BaseReader(ABC):
     def leader_pid(self) -> int | None:
         """Return the leader's process id or None, also while the tables are locked."""
 
+    def leader_session(self) -> str:
+        """Return the session that holds the leader lock, for a person; empty if unknown."""
+        return ""
+
+    def table_lock_holders(self) -> str:
+        """Return the sessions that lock the status tables, for a person; empty if unknown."""
+        return ""
+
     @abstractmethod
     def history(self, count: int) -> list[RunRow]:
         """Return the newest `count` runs of all builds, newest first."""

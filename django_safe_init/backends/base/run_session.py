@@ -15,6 +15,7 @@ from django_safe_init.backends.base.reader import BaseReader
 from django_safe_init.backends.base.recorder import BaseRecorder
 from django_safe_init.backends.base.transaction import MigrationTransaction
 from django_safe_init.conf import LockTimeoutPolicy
+from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.heartbeat import Heartbeat
 from django_safe_init.core.records import Blocker
 
@@ -35,6 +36,8 @@ class BaseLockTimeout(ABC):
 
     #: The seconds and the attempts; None without a limit.
     policy: LockTimeoutPolicy | None
+    #: Limits the pauses between the attempts.
+    deadline: Deadline
 
     @abstractmethod
     def limited(self, connection: BaseDatabaseWrapper) -> AbstractContextManager[None]:

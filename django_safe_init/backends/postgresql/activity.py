@@ -27,7 +27,7 @@ _LEADER_SESSIONS = f"""
     ORDER BY leads DESC, backend_start, pid
 """
 _BLOCKERS = """
-    SELECT pid, usename, application_name, state,
+    SELECT pid, usename, application_name, host(client_addr), state,
            extract(epoch FROM clock_timestamp() - coalesce(xact_start, query_start)), query
     FROM pg_stat_activity WHERE pid = ANY(%(pids)s) ORDER BY xact_start
 """
@@ -117,9 +117,15 @@ def blockers(session: Session, pids: list[int]) -> tuple[Blocker, ...]:
 def _to_blockers(rows: Iterable[tuple[Any, ...]]) -> tuple[Blocker, ...]:
     return tuple(
         Blocker(
-            pid, role or "?", name or "", state or "?", float(seconds or 0), query or ""
+            pid,
+            role or "?",
+            name or "",
+            state or "?",
+            float(seconds or 0),
+            query or "",
+            client,
         )
-        for pid, role, name, state, seconds, query in rows
+        for pid, role, name, client, state, seconds, query in rows
     )
 
 

@@ -10,6 +10,7 @@ from django_safe_init.backends.base.observer import BaseObserver
 from django_safe_init.backends.postgresql import errors
 from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
 from django_safe_init.backends.postgresql.errors import translate_errors
+from django_safe_init.backends.postgresql.lock_keys import LOCK_TIMEOUT
 from django_safe_init.backends.postgresql.observer import PostgresObserver
 from django_safe_init.backends.postgresql.reader import PostgresReader
 from django_safe_init.backends.postgresql.session import Session
@@ -96,8 +97,11 @@ class PostgresBackend(LockingBackend):
         return lock if lock.try_acquire() else None
 
     def terminate_predecessors(self, lock: AdvisoryLock) -> None:
-        deadline = Deadline(self.context.settings.wait_timeout)
+        deadline = Deadline(
+            self.context.deadline.clip(self.context.settings.wait_timeout)
+        )
         with translate_errors():
+            lock.session.rows(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
             self._check_lock_excludes(lock.session)
             lock.terminate_predecessors(self.context.report, deadline)
 

@@ -70,20 +70,21 @@ def create_direct_wrapper(
 
 def retry_when_busy(
     wrapper: BaseDatabaseWrapper,
-    seconds: float,
+    patience: Callable[[], float],
     is_full: Callable[[], bool] = lambda: False,
     on_failure: Callable[[], None] = lambda: None,
 ) -> BaseDatabaseWrapper:
-    """Make the wrapper retry for `seconds` while the server is full, and return the wrapper.
+    """Make the wrapper retry while the server is full, and return the wrapper.
 
-    A leader that gets no connection would fail the run for all replicas. `is_full` is called
-    after each failure. It returns True if the server is full, and raises if waiting is useless.
-    `on_failure` is called before any other error of a connection attempt is raised.
+    `patience` returns the limit in seconds. A leader that gets no connection would fail the run
+    for all replicas. `is_full` is called after each failure. It returns True if the server is
+    full, and raises if waiting is useless. `on_failure` is called before any other error of an
+    attempt is raised.
     """
     connect_once = wrapper.get_new_connection
 
     def get_new_connection(params: dict[str, Any]) -> Any:
-        limit = Deadline(seconds)
+        limit = Deadline(patience())
         while True:
             try:
                 return connect_once(params)

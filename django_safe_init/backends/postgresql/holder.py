@@ -112,10 +112,11 @@ def terminate(session: Session, pid: int, started: str | None = None) -> bool:
     return True
 
 
-def cannot_terminate(pid: int, role: str) -> str:
+def cannot_terminate(pid: int, role: str, detail: str = "") -> str:
     """Return the sentence that this role may not terminate the session, with the remedy."""
+    known = f" ({detail})" if detail else ""
     return (
-        f"Backend {pid} of the role {role} may not be ended by this role; "
+        f"Backend {pid} of the role {role}{known} may not be ended by this role; "
         f"an administrator can: {how_to_terminate(pid)}"
     )
 

@@ -226,7 +226,7 @@ class PostgresIntrospection(BaseIntrospection):
         wrapper = create_direct_wrapper(
             alias, settings.direct.get(alias), settings.connect_timeout
         )
-        retry_when_busy(wrapper, settings.wait_timeout)
+        retry_when_busy(wrapper, lambda: settings.wait_timeout)
         try:
             yield collecting_editor(DatabaseSchemaEditor, wrapper)
         finally:

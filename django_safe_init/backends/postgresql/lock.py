@@ -9,9 +9,9 @@ import psycopg
 
 from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.holder import cannot_terminate, terminate
+from django_safe_init.backends.postgresql.lock_holders import Holder, key_holders
 from django_safe_init.backends.postgresql.lock_keys import (
     HELD,
-    HOLDERS,
     channel,
     leader_key,
     work_key,
@@ -20,6 +20,9 @@ from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.exceptions import LockLost, WaitTimeout
+
+#: Between two queries for the sessions that hold the work key, in seconds.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 
 
 @dataclass(frozen=True)
@@ -110,25 +113,21 @@ class AdvisoryLock:
         and names it to `report`. Raises `WaitTimeout` at the deadline.
         """
         named: set[int] = set()
-        while left := self._predecessors():
-            for pid, role in left:
-                if not terminate(self.session, pid) and pid not in named:
-                    named.add(pid)
-                    report(_predecessor_message(pid, role))
+        pause = _SHORTEST_PAUSE
+        while left := key_holders(self.session.rows, self.work_key):
+            for each in left:
+                if not terminate(self.session, each.pid) and each.pid not in named:
+                    named.add(each.pid)
+                    report(_predecessor_message(each))
             if deadline.passed():
                 raise WaitTimeout(
                     "Work that an earlier leader left running did not end in time: "
-                    + " ".join(_predecessor_message(pid, role) for pid, role in left)
+                    + " ".join(map(_predecessor_message, left))
                 )
-            sleep(0.02)
-
-    def _predecessors(self) -> list[tuple[int, str]]:
-        return self.session.rows(
-            f"SELECT pid, usename FROM pg_stat_activity WHERE pid IN ({HOLDERS})"
-            " AND pid <> pg_backend_pid()",
-            {"key": self.work_key},
-        )
+            sleep(deadline.clip(pause))
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
 
 
-def _predecessor_message(pid: int, role: str) -> str:
-    return f"Work of an earlier leader goes on. {cannot_terminate(pid, role)}"
+def _predecessor_message(holder: Holder) -> str:
+    reason = cannot_terminate(holder.pid, holder.role, holder.detail)
+    return f"Work of an earlier leader goes on. {reason}"

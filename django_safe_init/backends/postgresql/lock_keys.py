@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+#: The longest wait of a leader's statement for a lock on the status tables. It then tries again.
+LOCK_TIMEOUT = "500ms"
+
 
 def leader_key(lock_key: str | None = None) -> int:
     """Return the key whose exclusive holder leads. `lock_key` is the setting `LOCK_KEY`."""

@@ -15,6 +15,7 @@ from django_safe_init.backends.postgresql.project_connection import plain_rows
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.conf import LockTimeoutPolicy, Settings
+from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import Blocker
 from django_safe_init.core.text import exception_chain
 
@@ -29,7 +30,11 @@ class PostgresLockTimeout(BaseLockTimeout):
     """The limit on lock waits, as PostgreSQL's parameter `lock_timeout`."""
 
     def __init__(
-        self, settings: Settings, session: Session, fenced: FencedConnections
+        self,
+        settings: Settings,
+        session: Session,
+        fenced: FencedConnections,
+        deadline: Deadline,
     ) -> None:
         seconds = settings.ddl_lock_timeout
         self.policy = (
@@ -37,6 +42,7 @@ class PostgresLockTimeout(BaseLockTimeout):
             if seconds is None
             else LockTimeoutPolicy(seconds, settings.ddl_attempts)
         )
+        self.deadline = deadline
         self._session = session
         self._fenced = fenced
 

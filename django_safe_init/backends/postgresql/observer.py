@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ from django_safe_init.core.records import LeaderSnapshot
 if TYPE_CHECKING:
     from django_safe_init.backends.postgresql.stalled import StalledLeader
 
+#: The pause before a query, after a notification, grows between these limits, in seconds.
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
 #: The seconds for which an answer to `FREE_SLOTS` stays valid.
 _FREE_SLOTS_SECONDS = 10.0
 
@@ -40,6 +43,7 @@ class PostgresObserver(BaseObserver):
         self._pooled = False
         self._listening = False
         self._free_slots_at = 0.0
+        self._least_pause = 0.0
         self._stalled: StalledLeader | None = None
 
     def reader(self) -> PostgresReader:
@@ -106,7 +110,7 @@ class PostgresObserver(BaseObserver):
         if self.session is not None and self._may_keep(self.session):
             seconds = deadline.clip(random.uniform(0.5, 1.0))
             if self._listening:
-                _listen(self.session, seconds)
+                self._listen(self.session, seconds)
             else:
                 sleep(seconds)
             return
@@ -115,6 +119,19 @@ class PostgresObserver(BaseObserver):
         # often, so that a dead leader is noticed.
         rarely = random.random() < 0.875
         sleep(deadline.clip(random.uniform(2.0, 3.0) if rarely else 0.75))
+
+    def _listen(self, session: Session, seconds: float) -> None:
+        """Wait for a notification, which any role may send, and for at least the least pause.
+
+        Each notification doubles the pause, so that many of them cause few queries.
+        """
+        pause = min(self._least_pause, seconds)
+        sleep(pause)
+        if _is_notified(session, seconds - pause):
+            doubled = max(_SHORTEST_PAUSE, 2 * self._least_pause)
+            self._least_pause = min(doubled, _LONGEST_PAUSE)
+        else:
+            self._least_pause = 0.0
 
     def _may_keep(self, session: Session) -> bool:
         if self._pooled or time.monotonic() - self._free_slots_at < _FREE_SLOTS_SECONDS:
@@ -139,7 +156,11 @@ class PostgresObserver(BaseObserver):
         self._listening = self._is_direct = self._pooled = False
 
 
-def _listen(session: Session, seconds: float) -> None:
-    for part in slices(seconds):
+def _is_notified(session: Session, seconds: float) -> bool:
+    """Wait for a notification; return True if one came. All that have arrived count as one."""
+    for part in itertools.chain([0.0], slices(seconds)):
         if list(session.raw.notifies(timeout=part, stop_after=1)):
-            return
+            for _ in session.raw.notifies(timeout=0):
+                pass
+            return True
+    return False

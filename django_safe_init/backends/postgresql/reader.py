@@ -12,6 +12,7 @@ from django_safe_init.backends.base.reader import TableReader
 from django_safe_init.backends.postgresql.lock_keys import holders_sql, leader_key
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.build import Build
+from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import (
     MIGRATION_TABLE,
     RUN_TABLE,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("django_safe_init")
 
 T = TypeVar("T")
+#: The longest wait of a leader for a lock on the status tables.
+_RETRY_SECONDS = 60.0
 
 _AGES = """
     to_jsonb(r) || jsonb_build_object(
@@ -130,6 +133,8 @@ class PostgresReader(TableReader):
             "labels": [step.label for step in self.steps],
         }
         self._runs_were_readable = False
+        #: Limits the waits of a leader for locks on the status tables.
+        self.deadline = Deadline(None)
 
     def finished_run(self) -> int | None:
         names = [self.session.find_table(each) for each in (MIGRATION_TABLE, RUN_TABLE)]
@@ -190,6 +195,22 @@ class PostgresReader(TableReader):
         )
         return None if pid is None else int(pid)
 
+    def leader_session(self) -> str:
+        from django_safe_init.backends.postgresql.lock_holders import (
+            key_holders,
+            name_all,
+        )
+
+        return name_all(key_holders(self.session.read, self.params["leader_key"])[:1])
+
+    def table_lock_holders(self) -> str:
+        from django_safe_init.backends.postgresql.lock_holders import (
+            name_all,
+            table_holders,
+        )
+
+        return name_all(table_holders(self.session.read))
+
     def history(self, count: int) -> list[RunRow]:
         if count < 1 or not self._runs_readable():
             return []
@@ -231,8 +252,16 @@ class PostgresReader(TableReader):
 
     def _rows(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         """Return the rows without the limits of `Session.read`, because only a leader asks."""
+        # Imported here to keep start-up fast.
+        from django_safe_init.backends.postgresql.lock_holders import retry_while_locked
+
+        session = self.session
         try:
-            return self.session.rows(statement, params)
+            return retry_while_locked(
+                lambda: session.rows(statement, params),
+                session.rows,
+                self.deadline.clip(_RETRY_SECONDS),
+            )
         except psycopg.errors.InsufficientPrivilege as exc:
             # Imported here to keep start-up fast.
             from django_safe_init.backends.postgresql.schema import missing_privilege

@@ -29,6 +29,11 @@ from django_safe_init.backends.postgresql.lock import (
     snapshot_params,
     snapshot_sql,
 )
+from django_safe_init.backends.postgresql.lock_holders import (
+    LOCKED,
+    retry_while_locked,
+)
+from django_safe_init.backends.postgresql.lock_keys import LOCK_TIMEOUT
 from django_safe_init.backends.postgresql.pipeline import PendingQuery
 from django_safe_init.backends.postgresql.schema import (
     ensure_tables,
@@ -36,8 +41,8 @@ from django_safe_init.backends.postgresql.schema import (
     missing_privilege,
 )
 from django_safe_init.backends.postgresql.session import Session
-from django_safe_init.core import cancellation
 from django_safe_init.core.build import Build
+from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.progress import ProgressUpdate
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE, LostRuns
 from django_safe_init.core.states import State
@@ -46,8 +51,10 @@ from django_safe_init.core.text import one_line
 logger = logging.getLogger("django_safe_init")
 T = TypeVar("T")
 
-_LOCK_TIMEOUT = "500ms"
+#: The longest wait for a lock on the status tables, in seconds.
 _RETRY_SECONDS = 60.0
+#: The shortest limit of that wait for a run that is open, so that its end is recorded.
+_MIN_RETRY_SECONDS = 5.0
 
 #: On return, this write and all earlier commits are on disk.
 _CLOSE_RUN = f"""
@@ -70,10 +77,6 @@ _DELETE_RUNS = f"""
     DELETE FROM {STEP_TABLE} WHERE run_id = ANY(%(runs)s);
     DELETE FROM {RUN_TABLE} WHERE id = ANY(%(runs)s)
 """
-
-#: The errors of a write that the server dropped and this process can retry. A cancellation may
-#: have been meant for the previous statement, because PostgreSQL cancels the running one.
-_DROPPED = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
 
 #: The statements of every migration. A step that its own transaction recorded as done stays done,
 #: even if the process fails after the commit. They are prepared, because each migration invalidates
@@ -170,9 +173,11 @@ class PostgresRecorder(TableRecorder):
         build: Build,
         lock_key: str | None,
         verify: Callable[[LockSnapshot | None], object] | None = None,
+        deadline: Deadline | None = None,
     ) -> None:
         super().__init__(build, lock_key)
         self.session = session
+        self._deadline = deadline or Deadline(None)
         self._verify = verify or AdvisoryLock(session, lock_key).verify
         self._snapshot_params = snapshot_params(lock_key)
         self._snapshot: LockSnapshot | None = None
@@ -183,11 +188,11 @@ class PostgresRecorder(TableRecorder):
         self._lock = threading.RLock()
 
     def ensure_tables(self) -> None:
-        ensure_tables(self.session)
+        self._write_with_retry(lambda: ensure_tables(self.session))
 
     def open_run(self, command: str, lost: LostRuns | None = None) -> str | None:
         self.session.rows(
-            f"SELECT set_config('lock_timeout', '{_LOCK_TIMEOUT}', false),"
+            f"SELECT set_config('lock_timeout', '{LOCK_TIMEOUT}', false),"
             " CASE WHEN current_setting('synchronous_standby_names') = ''"
             " THEN set_config('synchronous_commit', 'off', false) END"
         )
@@ -354,7 +359,7 @@ class PostgresRecorder(TableRecorder):
     def _write_best_effort(self) -> None:
         try:
             self._write()
-        except _DROPPED:
+        except LOCKED:
             _log_dropped()
         except psycopg.Error as exc:
             raise session_error(exc) from exc
@@ -378,7 +383,7 @@ class PostgresRecorder(TableRecorder):
         try:
             if sent is not None:
                 self._read_snapshot(sent.rows())
-        except _DROPPED:
+        except LOCKED:
             _log_dropped()
             for step, inserted in self._in_flight:
                 step.inserted = inserted
@@ -388,18 +393,15 @@ class PostgresRecorder(TableRecorder):
             ]
 
     def _write_with_retry(self, write: Callable[[], T]) -> T:
-        end = time.monotonic() + _RETRY_SECONDS
-        while True:
-            try:
-                return write()
-            except _DROPPED:
-                cancellation.check()
-                if time.monotonic() > end:
-                    raise
-            except psycopg.errors.InsufficientPrivilege as exc:
-                raise missing_privilege(self.session, exc) from exc
-            except psycopg.Error as exc:
-                raise session_error(exc) from exc
+        seconds = self._deadline.clip(_RETRY_SECONDS)
+        if self.run_id:
+            seconds = max(seconds, _MIN_RETRY_SECONDS)
+        try:
+            return retry_while_locked(write, self.session.rows, seconds)
+        except psycopg.errors.InsufficientPrivilege as exc:
+            raise missing_privilege(self.session, exc) from exc
+        except psycopg.Error as exc:
+            raise session_error(exc) from exc
 
 
 def _log_dropped() -> None:

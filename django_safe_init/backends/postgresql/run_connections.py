@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import threading
 import weakref
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 
+from django_safe_init.backends.base.lock import LockWaitTimeout
 from django_safe_init.backends.postgresql.connect import (
     create_direct_wrapper,
     retry_when_busy,
@@ -24,6 +26,11 @@ from django_safe_init.backends.postgresql.connection_limits import (
 )
 from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.lock import AdvisoryLock, LockSnapshot
+from django_safe_init.backends.postgresql.lock_holders import (
+    KEY_HOLDERS,
+    Holder,
+    name_all,
+)
 from django_safe_init.backends.postgresql.lock_keys import holders_sql
 from django_safe_init.backends.postgresql.project_connection import (
     is_private,
@@ -35,8 +42,9 @@ from django_safe_init.backends.postgresql.session import (
     cancel_statement,
 )
 from django_safe_init.conf import get_settings
-from django_safe_init.core.cancellation import token_of_other_thread
+from django_safe_init.core.cancellation import sleep, token_of_other_thread
 from django_safe_init.core.databases import existing_wrapper
+from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.threads import InitializationThread
 from django_safe_init.exceptions import LockLost, UnsafeConnection
 
@@ -63,11 +71,16 @@ class FencedConnections:
     """
 
     def __init__(
-        self, alias: str, lock: AdvisoryLock, direct: Mapping[str, Any] | None
+        self,
+        alias: str,
+        lock: AdvisoryLock,
+        direct: Mapping[str, Any] | None,
+        deadline: Deadline | None = None,
     ) -> None:
         self.alias = alias
         self.lock = lock
         self.direct = direct
+        self.deadline = deadline or Deadline(None)
         self._process = os.getpid()
         self._token = token_of_other_thread()
         [(self._leader_pid,)] = lock.session.rows("SELECT pg_backend_pid()")
@@ -126,9 +139,7 @@ class FencedConnections:
         wrapper = create_direct_wrapper(self.alias, self.direct)
         if self._token is not None:
             self._token.register(wrapper, cancel_statement)
-        return retry_when_busy(
-            wrapper, get_settings().wait_timeout, self._is_full, self._note_loss
-        )
+        return retry_when_busy(wrapper, self._patience, self._is_full, self._note_loss)
 
     def _note_loss(self) -> None:
         """Note that the run got no connection, which is not the migration's fault."""
@@ -145,6 +156,14 @@ class FencedConnections:
             return is_limit_reached(self.lock.session)
         except psycopg.Error as exc:
             raise session_error(exc) from exc
+
+    def _patience(self) -> float:
+        """Return the seconds for which a connection may wait.
+
+        The deadline does not limit a migration that runs, and connects again.
+        """
+        seconds = get_settings().wait_timeout
+        return seconds if self._raw_pid else self.deadline.clip(seconds)
 
     @property
     def backend_pid(self) -> int:
@@ -168,13 +187,14 @@ class FencedConnections:
     def _take_work_lock(self, raw: psycopg.Connection[Any]) -> None:
         """Take the work key, then verify that this process leads, in this order (see the class)."""
         apply_session_settings(raw, PATROL_SETTINGS)
-        [(acquired, holders, is_led)] = pinned_rows(raw, _TAKE_WORK_KEY, self._keys)
-        if not acquired:
-            raise UnsafeConnection(
-                f"Another session (backend {', '.join(map(str, holders))}) holds the work key "
-                f"{self.lock.work_key} exclusively, so this run could not be fenced off. "
-                "End that session, or set another LOCK_KEY."
-            )
+        deadline = Deadline(self._patience())
+        while True:
+            [(acquired, _, is_led)] = pinned_rows(raw, _TAKE_WORK_KEY, self._keys)
+            if acquired:
+                break
+            if deadline.passed():
+                raise _work_key_is_busy(raw, self.lock.work_key)
+            sleep(deadline.clip(random.uniform(0.02, 0.2)))
         if not is_led:
             self._raise_lost()
 
@@ -240,6 +260,15 @@ class FencedConnections:
             "one in which this process leads. All addresses must lead to one primary: if HOST "
             'names several, set "target_session_attrs": "read-write" in OPTIONS.'
         )
+
+
+def _work_key_is_busy(raw: psycopg.Connection[Any], key: int) -> LockWaitTimeout:
+    rows = pinned_rows(raw, KEY_HOLDERS, {"key": key})
+    holders = name_all(Holder(*row) for row in rows)
+    return LockWaitTimeout(
+        f"The work key {key} stayed locked by {holders}, so this run could not be fenced off. "
+        "End that session, or set another LOCK_KEY."
+    )
 
 
 def _create_connection(alias: str) -> BaseDatabaseWrapper:

@@ -10,6 +10,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.operations.base import Operation
 
 from django_safe_init.backends.base.context import Context
+from django_safe_init.backends.base.lock import LockWaitTimeout
 from django_safe_init.backends.base.run_session import ErrorKind, RunSession
 from django_safe_init.backends.postgresql.connection_checks import inspect_connection
 from django_safe_init.backends.postgresql.errors import (
@@ -50,12 +51,21 @@ class PostgresRunSession(RunSession):
         settings, session = context.settings, lock.session
         self._context = context
         self._session = session
-        self._fenced = FencedConnections(context.alias, lock, context.direct)
+        self._fenced = FencedConnections(
+            context.alias, lock, context.direct, context.deadline
+        )
         self.reader = PostgresReader(session, context.build, settings.lock_key)
         self.recorder = PostgresRecorder(
-            session, context.build, settings.lock_key, self._fenced.verify
+            session,
+            context.build,
+            settings.lock_key,
+            self._fenced.verify,
+            context.deadline,
         )
-        self.lock_timeout = PostgresLockTimeout(settings, session, self._fenced)
+        self.reader.deadline = context.deadline
+        self.lock_timeout = PostgresLockTimeout(
+            settings, session, self._fenced, context.deadline
+        )
         self._statement = StatementProgress(
             session, self._fenced, self.recorder, context.report
         )
@@ -79,7 +89,7 @@ class PostgresRunSession(RunSession):
             return ErrorKind.LOST
         if is_read_only(error) and self._server_is_read_only():
             return ErrorKind.LOST
-        if any(isinstance(each, _TRANSIENT) for each in chain):
+        if any(isinstance(each, (*_TRANSIENT, LockWaitTimeout)) for each in chain):
             return ErrorKind.TRANSIENT
         return ErrorKind.OTHER
 

@@ -33,7 +33,7 @@ class SQLiteRunSession(RunSession):
         alias, lock_key = context.alias, context.settings.lock_key
         self._context = context
         self._lock = lock
-        self._session = SQLiteSession(alias)
+        self._session = SQLiteSession(alias, context.deadline)
         self.reader = SQLiteReader(alias, context.build, lock_key)
         self.recorder = SQLiteRecorder(
             self._session, context.build, lock_key, lock.verify

@@ -11,6 +11,7 @@ from typing import Any
 from django.db import connections
 from django.db.utils import load_backend
 
+from django_safe_init.backends.base.lock import LockWaitTimeout
 from django_safe_init.backends.sqlite3.paths import database_file, is_uri
 from django_safe_init.core import cancellation
 from django_safe_init.core.deadline import Deadline
@@ -26,6 +27,8 @@ from django_safe_init.exceptions import (
 _BUSY_SECONDS = 1.0
 #: The seconds that a writing transaction waits for other connections.
 WRITE_TIMEOUT_SECONDS = 60.0
+#: The shortest limit of that wait, so that a run whose time is over can record its end.
+MIN_WRITE_TIMEOUT_SECONDS = 2.0
 
 
 class SQLiteSession:
@@ -35,8 +38,9 @@ class SQLiteSession:
     `MissingPrivilege`.
     """
 
-    def __init__(self, alias: str) -> None:
+    def __init__(self, alias: str, deadline: Deadline | None = None) -> None:
         self.alias = alias
+        self._deadline = deadline or Deadline(None)
         self._raw: sqlite3.Connection | None = None
 
     def rows(
@@ -92,13 +96,19 @@ class SQLiteSession:
 
     def _retry_while_locked(self, statement: str) -> None:
         """Execute the statement as soon as the file is free. A reader can delay a commit."""
-        deadline = Deadline(WRITE_TIMEOUT_SECONDS)
+        seconds = self._deadline.clip(WRITE_TIMEOUT_SECONDS)
+        deadline = Deadline(max(seconds, MIN_WRITE_TIMEOUT_SECONDS))
         while True:
             try:
                 self.rows(statement)
             except TablesLocked as exc:
                 cancellation.check()
                 if deadline.passed():
+                    if self._deadline.passed():
+                        raise LockWaitTimeout(
+                            f"Another program kept {database_file(self.alias)} locked for "
+                            f"longer than this process may wait: {exc}. End it, and try again."
+                        ) from exc
                     raise InitializationFailed(
                         f"Another program has been using {database_file(self.alias)} for more "
                         f"than {WRITE_TIMEOUT_SECONDS:g} s: {exc}. End it, and try again."

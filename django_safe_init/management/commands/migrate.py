@@ -13,6 +13,7 @@ from django_safe_init.backends import check_loaded, get_features
 from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.core import cancellation
 from django_safe_init.core.databases import check_not_pool
+from django_safe_init.core.deadline import Deadline
 from django_safe_init.exceptions import ConfigurationError, InitializationFailed
 from django_safe_init.initialization.initializer import (
     Initializer,
@@ -31,6 +32,8 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
 
     #: Read by `migrate_command.extends_ours`.
     reports_to_tracker = True
+    #: The limit of all waiting, which begins in `execute`.
+    _deadline: Deadline | None = None
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Run the command as `manage.py` does."""
@@ -58,8 +61,10 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
             self._check_quorum(options)
         self._was_connected = connections[alias].connection is not None
         if self._is_protected(options):
+            max_wait = get_settings().max_wait
+            self._deadline = Deadline(max_wait)
             with exit_codes():
-                wait_for_server(alias, report_to(self.stderr))
+                wait_for_server(alias, report_to(self.stderr), max_wait)
         # Django's own code before `handle` needs the option, also if a package has dropped it.
         output: str | None = super().execute(*args, **{**options, "database": alias})
         return output
@@ -91,6 +96,7 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
                 lambda: super(Command, self).check(*args, **kwargs),
                 self._alias,
                 report_to(self.stderr),
+                self._deadline or Deadline(None),
             )
 
     def handle(self, *args: Any, **options: Any) -> str | None:
@@ -111,7 +117,11 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
             report=report_to(self.stderr),
         )
         initialization = InitializationOptions(
-            task, alias, mode="self", follow_success=False
+            task,
+            alias,
+            mode="self",
+            deadline=self._deadline,
+            follow_success=False,
         )
         try:
             with exit_codes():

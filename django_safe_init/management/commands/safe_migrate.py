@@ -15,7 +15,7 @@ from django_safe_init.backends import check_driver, get_features
 from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.core.cancellation import check as check_cancellation
 from django_safe_init.core.databases import check_alias
-from django_safe_init.core.deadline import check_timeout
+from django_safe_init.core.deadline import Deadline, check_timeout
 from django_safe_init.core.signal_handling import Interrupted
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import ConfigurationError, SafeInitError
@@ -190,14 +190,16 @@ class Command(EntrypointCommand):
             mode=options["mode"],
             timeout=options["timeout"],
             force=options["force"] or bool(options["rerun"]),
-            on_lock_acquired=lambda: self._check(alias, options),
+            on_lock_acquired=lambda deadline: self._check(alias, options, deadline),
         )
 
-    def _check(self, alias: str, options: dict[str, Any]) -> None:
+    def _check(self, alias: str, options: dict[str, Any], deadline: Deadline) -> None:
         """Run Django's system checks, and close the connection that they may open."""
         if not options["skip_checks"]:
             report = self._report(alias)
-            retry_while_busy(lambda: self.check(databases=[alias]), alias, report)
+            retry_while_busy(
+                lambda: self.check(databases=[alias]), alias, report, deadline
+            )
             connections[alias].close()
 
     def _inspect(self, alias: str, options: dict[str, Any]) -> None:

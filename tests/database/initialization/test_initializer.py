@@ -433,7 +433,7 @@ def test_on_lock_acquired(django_database, small_shop) -> None:
     """`on_lock_acquired` is called once under the lock, and its error releases the lock."""
     seen = []
 
-    def check() -> None:
+    def check(deadline) -> None:
         seen.append(len(django_database.holders(leader_key())))
         raise ConfigurationError("not like this")
 
@@ -457,7 +457,9 @@ def test_on_lock_acquired_after_a_restart(django_database, small_shop) -> None:
     small_shop.run("0004_more", lambda connection: None)
     task = MigrateTask(lambda: run_migrate("default"), "test")
     Initializer(
-        InitializationOptions(task, on_lock_acquired=lambda: checks.append(True))
+        InitializationOptions(
+            task, on_lock_acquired=lambda deadline: checks.append(True)
+        )
     ).run()
     assert checks == [True]
     assert lost

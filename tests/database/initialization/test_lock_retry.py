@@ -138,7 +138,7 @@ def test_each_attempt_is_reported(
     report.execute("COMMIT")
     migration.result()
     pid = report.info.backend_pid
-    blocker = f"blocked by pid {pid} (role postgres, report, idle in transaction for "
+    blocker = f"blocked by pid {pid} (role postgres, report, from 127.0.0.1, idle in "
     query = "BEGIN; SELECT count(*) FROM shop_product)"
     line = attempts_of(caplog)[0]
     assert line.startswith(

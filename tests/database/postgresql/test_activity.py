@@ -46,6 +46,8 @@ def test_a_blocked_statement(leader, session, connect_raw, in_background) -> Non
     [blocker] = found.blockers
     assert (blocker.pid, blocker.role) == (report.info.backend_pid, "postgres")
     assert (blocker.application, blocker.state) == ("report", "idle in transaction")
-    assert f"blocked by pid {blocker.pid} (role postgres, report, idle" in str(found)
+    assert f"blocked by pid {blocker.pid} (role postgres, report, from 127" in str(
+        found
+    )
     report.execute("COMMIT")
     altering.result()

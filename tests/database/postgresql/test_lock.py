@@ -146,7 +146,8 @@ def test_another_roles_predecessor(
         lock.terminate_predecessors(lines.append, Deadline(0.2))
     [line] = lines
     assert line == (
-        f"Work of an earlier leader goes on. Backend {pid} of the role postgres may not "
+        f"Work of an earlier leader goes on. Backend {pid} of the role postgres "
+        "(test observer, no address to be seen) may not "
         f"be ended by this role; an administrator can: SELECT pg_terminate_backend({pid});"
     )
     assert line in str(caught.value)

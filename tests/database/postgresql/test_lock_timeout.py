@@ -12,6 +12,7 @@ from django.db import connection
 from django_safe_init import initialize
 from django_safe_init.backends.postgresql.lock_timeout import PostgresLockTimeout
 from django_safe_init.conf import Settings
+from django_safe_init.core.deadline import Deadline
 from django_safe_init.exceptions import LockLost
 from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
@@ -58,7 +59,9 @@ def test_blockers_of_a_lost_session(session) -> None:
     class NoConnections:
         backend_pid = 1
 
-    lock_timeout = PostgresLockTimeout(Settings(), session, NoConnections())
+    lock_timeout = PostgresLockTimeout(
+        Settings(), session, NoConnections(), Deadline(None)
+    )
     assert lock_timeout.blockers() == ()
     session.close()
     with pytest.raises(LockLost):

@@ -9,6 +9,7 @@ import pytest
 
 from django_safe_init.backends.postgresql import observer as module
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
+from django_safe_init.backends.postgresql.lock_keys import channel
 from django_safe_init.backends.postgresql.observer import PostgresObserver
 from tests.support import PROMPT, make_context, wait_until
 
@@ -49,6 +50,30 @@ def test_a_notification_ends_the_pause(observer, session, monkeypatch) -> None:
     lock.release()
     observer.wait()
     assert time.monotonic() - started < PROMPT
+
+
+def test_many_notifications(observer, session, in_background) -> None:
+    """Any role may send notifications; a flood of them causes about two queries a second."""
+    observer.reader()
+    observer.wait()
+    name = channel()
+    started = time.monotonic()
+
+    def flood() -> None:
+        for _ in range(400):
+            session.rows(f"NOTIFY {name}")
+            time.sleep(0.01)
+
+    flooding, looks = in_background(flood), 0
+    while flooding.is_alive():
+        observer.wait()
+        looks += 1
+    flooding.result()
+    # The first queries are close together, the later ones half a second apart and more.
+    assert looks <= 6 + 2.5 * (time.monotonic() - started)
+    observer.wait()
+    observer.wait()
+    assert observer._least_pause == 0  # the next notification is obeyed at once
 
 
 def test_without_room_it_disconnects(

@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from django_safe_init.backends.base.lock import LockWaitTimeout
 from django_safe_init.backends.postgresql import recorder as module
 from django_safe_init.backends.postgresql.lock import LockSnapshot
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
@@ -146,9 +147,10 @@ def test_a_non_atomic_step_is_on_disk(recorder, django_database) -> None:
 def test_a_table_that_stays_locked(recorder, raw_session, monkeypatch) -> None:
     """The end of a run does not wait forever for a locked table."""
     monkeypatch.setattr(module, "_RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(module, "_MIN_RETRY_SECONDS", 0.0)
     with_open_run(recorder)
     raw_session.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
-    with pytest.raises(psycopg.errors.LockNotAvailable):
+    with pytest.raises(LockWaitTimeout, match="stayed locked by backend"):
         recorder.finish_run("ready", State.READY)
 
 

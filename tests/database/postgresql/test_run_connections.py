@@ -10,9 +10,12 @@ from django.db import connection, connections
 from django.db.backends.signals import connection_created
 
 from django_safe_init.backends.postgresql import run_connections
+from django_safe_init.backends.base.lock import LockWaitTimeout
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import work_key
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
+from django_safe_init.conf import get_settings
+from django_safe_init.core.deadline import Deadline
 from django_safe_init.exceptions import LockLost, UnsafeConnection
 from tests.database.postgresql.test_session import exit_code, fork
 from tests.support import wait_until
@@ -317,12 +320,32 @@ def test_a_forked_child_stops_when_its_parent_lost(fenced, lock) -> None:
 
 
 def test_an_exclusive_work_key(fenced, raw_session) -> None:
-    """A connection is refused at once while another session holds the work key exclusively."""
+    """A connection waits until no other session holds the work key exclusively."""
     raw_session.execute("SELECT pg_advisory_lock(%s)", [work_key()])
-    with (
-        fenced,
-        pytest.raises(
-            UnsafeConnection, match=rf"\(backend {raw_session.info.backend_pid}\) holds"
-        ),
-    ):
+    timer = threading.Timer(
+        0.5, raw_session.execute, ["SELECT pg_advisory_unlock(%s)", [work_key()]]
+    )
+    timer.start()
+    with fenced:
+        pid = my_pid()
+        assert fenced.lock.snapshot().work_key_pids == {pid}
+    timer.join()
+
+
+def test_an_exclusive_work_key_for_too_long(lock, raw_session) -> None:
+    """At the deadline the first connection of a run is refused, and the holder is named."""
+    raw_session.execute("SELECT pg_advisory_lock(%s)", [work_key()])
+    pid = raw_session.info.backend_pid
+    fenced = FencedConnections("default", lock, None, Deadline(0.2))
+    holder = rf"backend {pid} \(role \w+, test observer, from 127\.0\.0\.1\)"
+    with fenced, pytest.raises(LockWaitTimeout, match=holder):
         my_pid()
+
+
+def test_the_deadline_and_a_running_migration(lock) -> None:
+    """The deadline does not limit a connection that a running migration opens again."""
+    fenced = FencedConnections("default", lock, None, Deadline(0))
+    with fenced:
+        assert fenced._patience() == 0
+        my_pid()
+        assert fenced._patience() == get_settings().wait_timeout

@@ -14,6 +14,7 @@ from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
+from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.heartbeat import Heartbeat
 from django_safe_init.core.records import RUN_TABLE, LeaderSnapshot
 from django_safe_init.core.states import State
@@ -132,7 +133,7 @@ def test_the_heartbeat_starts_with_the_lock(django_database, small_shop) -> None
         "SELECT query_start > %s + interval '1 s' FROM pg_stat_activity WHERE pid = %s"
     )
 
-    def slow_checks() -> None:
+    def slow_checks(deadline: Deadline) -> None:
         [pid] = django_database.holders(leader_key())
         now = django_database.value("SELECT clock_timestamp()")
         wait_until(lambda: django_database.value(moved, now, pid))

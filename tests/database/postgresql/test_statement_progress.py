@@ -76,7 +76,8 @@ def test_an_index_that_waits(
     pid = writer.info.backend_pid
     wait_until(lambda: lines)
     assert lines[0].startswith(
-        f"shop.0003_index is blocked by pid {pid} (role postgres, writer, idle in transaction for"
+        f"shop.0003_index is blocked by pid {pid} (role postgres, writer, from "
+        "127.0.0.1, idle in transaction for"
     )
     assert lines[0].endswith(f"To end it: SELECT pg_terminate_backend({pid});")
     writer.execute("COMMIT")
@@ -193,7 +194,8 @@ def test_blockers_in_the_status(
     text = command_line(Status, name).stdout
     assert "  statement: running for " in text
     assert (
-        f"blocked by pid {pid} (role postgres, report, idle in transaction for" in text
+        f"blocked by pid {pid} (role postgres, report, from 127.0.0.1, idle in transaction for"
+        in text
     )
     raw.execute("COMMIT")
     migration.result()

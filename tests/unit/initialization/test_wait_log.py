@@ -53,6 +53,14 @@ def test_describe_leader(latest, leader_pid, line) -> None:
     assert describe_leader(LeaderSnapshot(latest, leader_pid)) == line
 
 
+def test_describe_the_holder() -> None:
+    """The holder of the lock is named if it has opened no run."""
+    line = describe_leader(LeaderSnapshot(run_row(8), 99), "backend 99 (role x)")
+    assert line == (
+        "waiting for the holder of the leader lock, backend 99 (role x), which has opened no run"
+    )
+
+
 BLOCKER = Blocker(55, "report", "", "active", 7.4, "SELECT  *\n FROM " + "x" * 200)
 END_IT = "SELECT pg_terminate_backend(55);"
 
@@ -64,6 +72,10 @@ class WaitLogHarness:
         self.now = 1000.0
         self.lines: list[str] = []
         self.activity = Activity(None, 0.0, None, False, ())
+        self.looked_up: list[str] = []
+        self.reader = SimpleNamespace(
+            activity=lambda: self.activity, leader_session=self._leader_session
+        )
         monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
         context = Context(
             "shop", BUILD, Settings(**settings), Deadline(None), self.lines.append
@@ -77,8 +89,12 @@ class WaitLogHarness:
         self.note(LeaderSnapshot(run_row(8, **changes), 99))
         return self.lines[before:]
 
+    def _leader_session(self) -> str:
+        self.looked_up.append("looked up")
+        return ""
+
     def note(self, peeked: LeaderSnapshot) -> None:
-        self.log.note(peeked, SimpleNamespace(activity=lambda: self.activity))
+        self.log.note(peeked, self.reader)
 
 
 @pytest.fixture
@@ -232,3 +248,10 @@ def test_counting_is_progress(harness) -> None:
     harness.observe(61, item_done=9)
     with pytest.raises(WaitTimeout, match=r"shop\.0004_x: 9\. To end"):
         harness.log.check_timeouts()
+
+
+def test_the_holder_is_looked_up_once(harness) -> None:
+    """The session that holds the lock is looked up when it changes, if no run names it."""
+    for pid in (99, 99, 100, None, 4711):
+        harness.note(LeaderSnapshot(run_row(8), pid))
+    assert len(harness.looked_up) == 2

@@ -67,7 +67,7 @@ class FullServer:
 def test_a_full_server_is_waited_for() -> None:
     """`retry_when_busy` connects as soon as the full server has a free slot."""
     full = "FATAL: sorry, too many clients already"
-    wrapper = retry_when_busy(FullServer(full, full), 60)
+    wrapper = retry_when_busy(FullServer(full, full), lambda: 60)
     assert wrapper.get_new_connection({"dbname": "shop"}) == {"dbname": "shop"}
 
 
@@ -77,7 +77,7 @@ def test_a_full_server_is_waited_for() -> None:
 )
 def test_other_errors(text, seconds) -> None:
     """`retry_when_busy` raises other errors, and the server's error when the time is over."""
-    wrapper = retry_when_busy(FullServer(text), seconds)
+    wrapper = retry_when_busy(FullServer(text), lambda: seconds)
     with pytest.raises(psycopg.OperationalError, match=text):
         wrapper.get_new_connection({})
 

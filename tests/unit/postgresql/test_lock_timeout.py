@@ -6,6 +6,7 @@ import pytest
 
 from django_safe_init.backends.postgresql.lock_timeout import PostgresLockTimeout
 from django_safe_init.conf import Settings
+from django_safe_init.core.deadline import Deadline
 
 
 @pytest.mark.parametrize(
@@ -14,5 +15,7 @@ from django_safe_init.conf import Settings
 )
 def test_the_server_setting(seconds, text) -> None:
     """The timeout is at least 1 ms and at most PostgreSQL's maximum."""
-    lock_timeout = PostgresLockTimeout(Settings(ddl_lock_timeout=seconds), None, None)
+    lock_timeout = PostgresLockTimeout(
+        Settings(ddl_lock_timeout=seconds), None, None, Deadline(None)
+    )
     assert lock_timeout.timeout == text
