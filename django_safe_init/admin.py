@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from django.apps import apps
 from django.contrib import admin
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
-from django.db import Error, transaction
-from django.db.models import F, Model, QuerySet
+from django.db import Error
+from django.db.models import F, QuerySet
 from django.db.models.functions import Coalesce
 from django.http import Http404, HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -28,6 +28,7 @@ from django.utils.text import capfirst
 from django.utils.timezone import is_aware, localtime
 from django.utils.translation import gettext_lazy as _
 
+from django_safe_init.backends import bounded_reads
 from django_safe_init.conf import get_settings
 from django_safe_init.core.text import format_duration, printable
 from django_safe_init.models import Run, Step, seconds_between
@@ -117,7 +118,31 @@ class ReadOnlyAdmin(ReadOnlyBase):
     def url(self, route: str, view: Any, name: str) -> URLPattern:
         """Return the pattern of a page for users who may log in to the admin."""
         full_name = f"{self.opts.app_label}_{self.opts.model_name}_{name}"
-        return path(route, self.admin_site.admin_view(_nosniff(view)), name=full_name)
+        bounded: Callable[..., HttpResponse] = self.admin_site.admin_view(
+            self._bounded(view)
+        )
+        return path(route, bounded, name=full_name)
+
+    def _bounded(self, view: Callable[..., HttpResponse]) -> Any:
+        """Return the view with bounded reads, rendered while they are bounded.
+
+        Tables that are missing, locked or of another kind become a page that says so.
+        """
+
+        @functools.wraps(view)
+        def wrapped(request: HttpRequest, **kwargs: Any) -> HttpResponse:
+            if not self.has_view_permission(request):
+                raise PermissionDenied
+            alias = chosen_alias(request)
+            try:
+                with bounded_reads(alias):
+                    response = _rendered(view(request, **kwargs))
+            except (Error, ImproperlyConfigured):  # the second one without a driver
+                response = self.unreadable(request, alias)
+            response["X-Content-Type-Options"] = "nosniff"
+            return response
+
+        return wrapped
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         key = {self.lock_key_lookup: get_settings().lock_key or ""}
@@ -128,21 +153,17 @@ class ReadOnlyAdmin(ReadOnlyBase):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """Return the changelist, or a page that explains why the tables are unreadable."""
+        """Return the changelist, if both tables can be read."""
+        check_readable(chosen_alias(request))
         title = capfirst(self.opts.verbose_name_plural)
         names = {"app_name": _app_name(), "title": title, **(extra_context or {})}
-        return self.unreadable(request) or super().changelist_view(request, names)
+        return super().changelist_view(request, names)
 
-    def unreadable(self, request: HttpRequest) -> HttpResponse | None:
-        """Return a page that explains why the tables cannot be read, or None if they can.
+    def unreadable(self, request: HttpRequest, alias: str) -> HttpResponse:
+        """Return a page that explains why the tables cannot be read.
 
-        A table may be missing, lack a column of this version, or deny this role access.
+        A table may be missing or locked, lack a column of this version, or deny this role access.
         """
-        if not self.has_view_permission(request):
-            raise PermissionDenied
-        alias = chosen_alias(request)
-        if all(_is_readable(model, alias) for model in (Run, Step)):
-            return None
         title = _("No runs can be shown")
         return self.page(request, "unreadable", title=title, alias=alias)
 
@@ -161,30 +182,19 @@ class ReadOnlyAdmin(ReadOnlyBase):
         )
 
 
-def _nosniff(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    @functools.wraps(view)
-    def wrapped(*args: Any, **kwargs: Any) -> HttpResponse:
-        response = view(*args, **kwargs)
-        response["X-Content-Type-Options"] = "nosniff"
-        return response
-
-    return wrapped
+def _rendered(response: HttpResponse) -> HttpResponse:
+    """Return the response after its queries, which a template executes late."""
+    return response.render() if isinstance(response, TemplateResponse) else response
 
 
 def _app_name() -> str | Promise:
     return apps.get_app_config("django_safe_init").verbose_name
 
 
-def _is_readable(model: type[Model], alias: str) -> bool:
-    """Return True if this role can read every column of the model's table."""
-    try:
-        with transaction.atomic(
-            using=alias
-        ):  # an error must not break the request's transaction
-            model._default_manager.using(alias).first()
-    except (Error, ImproperlyConfigured):  # the second one without a driver
-        return False
-    return True
+def check_readable(alias: str) -> None:
+    """Raise an error of Django unless this role can read every column of both tables."""
+    for model in (Run, Step):
+        model._default_manager.using(alias).first()
 
 
 def link_to(run: Run, site: admin.AdminSite) -> str:
@@ -267,10 +277,8 @@ class RunAdmin(ReadOnlyAdmin):
         return [*super().get_urls(), detail]
 
     def run_view(self, request: HttpRequest, run_id: int) -> HttpResponse:
-        """Return the page of one run, or a page that explains why the tables are unreadable."""
-        return self.unreadable(request) or self._run_page(request, run_id)
-
-    def _run_page(self, request: HttpRequest, run_id: int) -> HttpResponse:
+        """Return the page of one run."""
+        check_readable(chosen_alias(request))
         run = self.get_queryset(request).filter(pk=run_id).first()
         if run is None:
             raise Http404(f"There is no run {run_id}.")

@@ -11,6 +11,7 @@ A backend is imported on first use, so a project on SQLite needs no PostgreSQL d
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -124,6 +125,22 @@ def _obstructed(alias: str, features: BackendFeatures) -> UnsupportedEngine:
 def get_backend(context: Context) -> BaseBackend:
     """Return the backend for the context's database. Raises `UnsupportedEngine`."""
     return get_backend_class(context.alias)(context)
+
+
+def bounded_reads(alias: str) -> AbstractContextManager[None]:
+    """Return a context manager that bounds the reads on Django's own connection.
+
+    A read that waits for a lock raises Django's `OperationalError` after a second. Other engines
+    are not bounded. Raises `ImproperlyConfigured` without the engine's driver.
+    """
+    connection = connections[alias]
+    folder = BACKENDS.get(connection.vendor)
+    if folder is None:
+        return nullcontext()
+    bounded: AbstractContextManager[None] = import_module(
+        f"{folder}.bounded_reads"
+    ).bounded_reads(connection)
+    return bounded
 
 
 def privileged_steps(alias: str, build: Build) -> tuple[StepDefinition, ...]:

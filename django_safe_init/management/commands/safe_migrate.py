@@ -210,7 +210,10 @@ class Command(EntrypointCommand):
         if options["plan"]:
             plan.wait_for_login(alias, self._report(alias), options["timeout"])
             retry_while_busy(
-                lambda: self._migrate(alias, options), alias, self._report(alias)
+                lambda: self._migrate(alias, options),
+                alias,
+                self._report(alias),
+                Deadline(options["timeout"]),
             )
             steps = plan.planned_steps(alias)
             if steps is not None:
