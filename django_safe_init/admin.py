@@ -207,8 +207,10 @@ def link_to(run: Run, site: admin.AdminSite) -> str:
     return format_html('<a href="{}">{}</a>', url, run.pk)
 
 
-def moment(when: datetime) -> str:
+def moment(when: datetime | None) -> str:
     """Return the time in the project's time zone, formatted to the second as in logs."""
+    if when is None:  # not written by this package
+        return "?"
     local = localtime(when) if is_aware(when) else when
     return f"{local:%Y-%m-%d %H:%M:%S}"
 

@@ -133,6 +133,8 @@ class Step(PrintableModel):
         return seconds_between(self.started_at, self.finished_at or self.run.ended_at)
 
 
-def seconds_between(start: datetime, end: datetime) -> float:
-    """Return the seconds from `start` to `end`, at least 0."""
+def seconds_between(start: datetime | None, end: datetime | None) -> float:
+    """Return the seconds from `start` to `end`, at least 0; 0 if one of them is missing."""
+    if start is None or end is None:  # not written by this package
+        return 0.0
     return max(0.0, (end - start).total_seconds())

@@ -209,7 +209,8 @@ def _read_status(database: str, reader: BaseReader) -> Status:
 def _with_holder(status: Status, snapshot: Snapshot, reader: BaseReader) -> Status:
     """Add the session that holds the leader lock to the message, if no open run names it."""
     newest = LeaderSnapshot(snapshot.latest, snapshot.leader_pid)
-    if status.ready or newest.leader_pid is None or newest.names_leader:
+    ended = status.ready or status.state is State.ERROR
+    if ended or newest.leader_pid is None or newest.names_leader:
         return status
     holder = reader.leader_session()
     if not holder:

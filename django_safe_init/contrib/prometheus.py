@@ -122,11 +122,13 @@ def last_success(runs: Sequence[RunRow]) -> float | None:
     return None
 
 
-def timestamp(text: str) -> float:
-    """Return a time of the database in seconds since the epoch."""
-    moment = parse_datetime(text)
-    assert moment is not None  # the database has formatted it
-    return moment.timestamp()
+def timestamp(text: str) -> float | None:
+    """Return a time of the database in seconds since the epoch; None for an infinite one."""
+    try:
+        moment = parse_datetime(text)
+        return moment.timestamp() if moment is not None else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def metrics(samples: Sequence[Sample]) -> list[Metric]:
@@ -196,8 +198,10 @@ class _Families:
         for result in RESULTS:
             self.result.add_metric([*database, result], float(result == run.result))
         self.duration.add_metric(database, run.duration_seconds)
-        heartbeat = timestamp(run.started_at) + run.age_seconds - run.silence_seconds
-        self.heartbeat.add_metric(database, heartbeat)
+        started = timestamp(run.started_at)
+        if started is not None:
+            heartbeat = started + run.age_seconds - run.silence_seconds
+            self.heartbeat.add_metric(database, heartbeat)
 
 
 def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:

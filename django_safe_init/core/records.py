@@ -6,6 +6,7 @@ A database is ready by sets of names: every migration that the build defines is 
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from collections.abc import Iterable
@@ -129,21 +130,45 @@ def run_row(values: dict[str, Any] | None) -> RunRow | None:
         return None
     known = {**_RUN_DEFAULTS, **values}
     row = {name: known[name] for name in RunRow._fields if name in known}
-    row = {name: _printable(value) for name, value in row.items()}
-    for name in ("age_seconds", "silence_seconds", "duration_seconds"):
-        row[name] = float(row[name])
+    row = {name: clean_value(name, value) for name, value in row.items()}
     return RunRow(**{**row, "state": _state(known)})
 
 
-def _printable(value: Any) -> Any:
-    """Return a text of the tables on one line; any program may have written it."""
-    return shorten(value, MAX_ERROR_LENGTH) if isinstance(value, str) else value
+_SECONDS = ("age_seconds", "silence_seconds", "duration_seconds", "seconds")
+_INTEGERS = ("id", "done", "total", "progress", "backend_pid", "position")
+_OPTIONAL_INTEGERS = ("item_done", "item_total")
+_OPTIONAL_TEXTS = ("outcome", "finished_at", "error", "item_message")
+
+
+def clean_value(name: str, value: Any) -> Any:
+    """Return a value of the tables with the column's type; any program may have written it.
+
+    A value of another type becomes 0, an empty text or None, and a text is one printable line.
+    """
+    if name in _SECONDS:
+        return _finite(value)
+    if name in _INTEGERS or name in _OPTIONAL_INTEGERS:
+        is_number = isinstance(value, int)
+        return value if is_number else (0 if name in _INTEGERS else None)
+    if name == "backwards":
+        return bool(value)
+    if value is None:
+        return None if name in _OPTIONAL_TEXTS else ""
+    return shorten(str(value), MAX_ERROR_LENGTH)
+
+
+def _finite(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return 0.0
+    return number if math.isfinite(number) else 0.0
 
 
 def _state(values: dict[str, Any]) -> State:
     try:
         return State(values["state"])
-    except ValueError:  # a newer version has written it
+    except (KeyError, ValueError):  # a newer version has written it
         return State.MIGRATING if values["outcome"] is None else State.ERROR
 
 
@@ -239,8 +264,7 @@ class StepRow(NamedTuple):
 def step_row(values: dict[str, Any]) -> StepRow:
     """Return the step of a row that any version of this package has written."""
     known = {"backwards": False, "outcome": None, **values}
-    row = StepRow(*(_printable(known[name]) for name in StepRow._fields))
-    return row._replace(seconds=float(row.seconds))
+    return StepRow(*(clean_value(name, known[name]) for name in StepRow._fields))
 
 
 class RunDetail(NamedTuple):

@@ -188,7 +188,7 @@ class Initializer:
                 f"A migration of {self.database!r} must not initialize {self.database!r}."
             )
         check_alias(self.database)
-        deadline = Deadline(timeout)
+        deadline = self.options.deadline or Deadline(timeout)
         if self.mode != "off":
             if settings.lock == "auto" and self.mode == "self":
                 require_lock(self.database)

@@ -60,6 +60,8 @@ class InitializationOptions:
     mode: str | None = None
     #: The limit of all waiting in seconds; None for the setting `MAX_WAIT`.
     timeout: float | None = None
+    #: The limit of all waiting that has begun before; None to begin it with `timeout`.
+    deadline: Deadline | None = None
     #: Run the task even if this build is initialized already.
     force: bool = False
     #: False if the task must run even after another leader's success.

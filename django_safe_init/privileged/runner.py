@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import psycopg
@@ -26,7 +27,10 @@ from django_safe_init.backends.postgresql.errors import (
 )
 from django_safe_init.backends.postgresql.lock_holders import key_holders, name_all
 from django_safe_init.backends.postgresql.lock_keys import privileged_key
-from django_safe_init.backends.postgresql.project_connection import plain_rows
+from django_safe_init.backends.postgresql.project_connection import (
+    pinned_rows,
+    plain_rows,
+)
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.conf import Settings, get_settings
 from django_safe_init.core.attempts import repeat
@@ -204,7 +208,8 @@ class PrivilegedStepRunner:
             if lock_deadline.passed() or self._deadline.passed():
                 raise WaitTimeout(
                     "Another process did privileged work for too long: "
-                    f"{_holders(connection, key)}. End that session, and run the phase again."
+                    f"{_holders(connection, key)} (advisory lock {key}). End that session, and run "
+                    "the phase again."
                 )
             if not is_reported:
                 self.report("waiting for another process that does privileged work")

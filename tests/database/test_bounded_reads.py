@@ -58,7 +58,7 @@ def bounded(in_background) -> Callable[[Callable[[], Any]], Any]:
 def test_admin(
     django_database, settings, lock_tables, bounded, url, tables, atomic
 ) -> None:
-    """A page of the admin says that the tables cannot be read just now."""
+    """A page of the admin says that the tables are locked or missing."""
     _initialize(settings)
     staff = _logged_in(is_staff=True)
     lock_tables(*tables)

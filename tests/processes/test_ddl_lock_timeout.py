@@ -90,9 +90,7 @@ def test_without_a_limit(fleet: Fleet, database: Database) -> None:
         hold(raw)
         leader = fleet.start(*SAFE)
         pid = raw.info.backend_pid
-        told = (
-            f"shop.0002_stock is blocked by pid {pid} (role postgres, report, idle in"
-        )
+        told = f"shop.0002_stock is blocked by pid {pid} (role postgres, report, from "
         fleet.wait_until(lambda: told in leader.stderr, "the leader says who blocks it")
         assert f"To end it: SELECT pg_terminate_backend({pid});" in leader.stderr
     assert leader.wait() == 0, leader

@@ -24,6 +24,8 @@ ONLY_POSTGRESQL = {
     "stalled",
     "statement_progress",
     "table_locations",
+    "lock_holders",
+    "own_tables",
 }
 ONLY_SQLITE = {"memory", "paths"}
 #: The lock's module has the name of the kind of lock.

@@ -164,10 +164,8 @@ def translate_errors() -> Iterator[None]:
         yield
     except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:
         raise TablesLocked(one_line(exc)) from exc
-    except (
-        psycopg.errors.UndefinedTable,
-        psycopg.errors.InsufficientPrivilege,
-    ) as exc:
+    except (psycopg.ProgrammingError, psycopg.DataError) as exc:
+        # Also: a table of the same name that is not this package's.
         raise TablesUnreadable(one_line(exc)) from exc
     except psycopg.OperationalError as exc:
         raise ConnectionEnded(one_line(exc)) from exc

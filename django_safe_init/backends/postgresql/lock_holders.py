@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import psycopg
 
@@ -13,6 +13,9 @@ from django_safe_init.core import cancellation
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.text import printable
+
+if TYPE_CHECKING:
+    from django_safe_init.backends.postgresql.session import Session
 
 T = TypeVar("T")
 #: Returns the rows of a statement: `Session.rows`, or `Session.read`.
@@ -28,7 +31,7 @@ _TABLE_HOLDERS = _SESSIONS.format(
     pids="""
     SELECT pid FROM pg_locks WHERE locktype = 'relation' AND granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND relation IN (to_regclass(%(run)s), to_regclass(%(step)s))
+    AND relation IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name)
 """
 )
 
@@ -61,10 +64,10 @@ def key_holders(query: Query, key: int) -> list[Holder]:
     return [Holder(*row) for row in query(KEY_HOLDERS, {"key": key})]
 
 
-def table_holders(query: Query) -> list[Holder]:
+def table_holders(session: Session, query: Query) -> list[Holder]:
     """Return the other sessions that hold a lock on a status table."""
-    tables = {"run": RUN_TABLE, "step": STEP_TABLE}
-    return [Holder(*row) for row in query(_TABLE_HOLDERS, tables)]
+    tables = [session.tables.qualified(name) for name in (RUN_TABLE, STEP_TABLE)]
+    return [Holder(*row) for row in query(_TABLE_HOLDERS, {"tables": tables})]
 
 
 def name_all(holders: Iterable[Holder]) -> str:
@@ -72,7 +75,7 @@ def name_all(holders: Iterable[Holder]) -> str:
     return ", ".join(map(str, holders)) or "a session that has ended since"
 
 
-def retry_while_locked(call: Callable[[], T], query: Query, seconds: float) -> T:
+def retry_while_locked(call: Callable[[], T], session: Session, seconds: float) -> T:
     """Return the result of `call` as soon as it gets its locks on the status tables.
 
     The session's `lock_timeout` limits each attempt. Raises `LockWaitTimeout`, which names the
@@ -85,7 +88,7 @@ def retry_while_locked(call: Callable[[], T], query: Query, seconds: float) -> T
         except LOCKED as exc:
             cancellation.check()
             if deadline.passed():
-                holders = name_all(table_holders(query))
+                holders = name_all(table_holders(session, session.rows))
                 raise LockWaitTimeout(
                     f"The status tables stayed locked by {holders}. End that session, and "
                     "start again."

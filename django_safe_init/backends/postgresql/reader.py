@@ -27,6 +27,8 @@ from django_safe_init.core.records import (
     step_row,
 )
 from django_safe_init.core.step import DONE, completed_step, missing_steps
+from django_safe_init.core.text import one_line
+from django_safe_init.exceptions import UnsafeConnection
 
 if TYPE_CHECKING:
     from django_safe_init.core.records import Activity
@@ -37,12 +39,21 @@ T = TypeVar("T")
 #: The longest wait of a leader for a lock on the status tables.
 _RETRY_SECONDS = 60.0
 
-_AGES = """
+
+def _seconds(start: str, end: str) -> str:
+    """Return the SQL of a duration; NULL if one of the times is infinite."""
+    return (
+        f"CASE WHEN isfinite({start}) AND isfinite({end})"
+        f" THEN extract(epoch FROM {end} - {start}) END"
+    )
+
+
+_NOW = "clock_timestamp()"
+_AGES = f"""
     to_jsonb(r) || jsonb_build_object(
-      'age_seconds', extract(epoch FROM clock_timestamp() - r.started_at),
-      'silence_seconds', extract(epoch FROM clock_timestamp() - r.heartbeat_at),
-      'duration_seconds', extract(epoch FROM
-        coalesce(r.finished_at, clock_timestamp()) - r.started_at))
+      'age_seconds', {_seconds("r.started_at", _NOW)},
+      'silence_seconds', {_seconds("r.heartbeat_at", _NOW)},
+      'duration_seconds', {_seconds("r.started_at", f"coalesce(r.finished_at, {_NOW})")})
 """
 _LATEST = f"""
     SELECT {_AGES} FROM {RUN_TABLE} r WHERE lock_key = %(lock_key)s ORDER BY id DESC LIMIT 1
@@ -90,7 +101,7 @@ _NONE_COMPLETED = "'{}'::jsonb[]"
 _UNKNOWN_COMPLETED = "NULL::jsonb[]"
 _STEPS = f"""
     SELECT to_jsonb(s) || jsonb_build_object('seconds',
-             extract(epoch FROM coalesce(finished_at, clock_timestamp()) - started_at))
+             {_seconds("started_at", f"coalesce(finished_at, {_NOW})")})
     FROM {STEP_TABLE} s WHERE run_id = %(run)s ORDER BY position DESC, id DESC LIMIT %(limit)s
 """
 _RUN_DETAIL = """
@@ -101,7 +112,7 @@ _RUN_DETAIL = """
 """
 #: The seconds that each named step took when an earlier run completed it last.
 _TIMED = f"""
-    SELECT DISTINCT ON (name) extract(epoch FROM s.finished_at - s.started_at) AS seconds
+    SELECT DISTINCT ON (name) {_seconds("s.started_at", "s.finished_at")} AS seconds
     FROM {STEP_TABLE} s JOIN {RUN_TABLE} r ON r.id = run_id
     WHERE name = ANY(%(wanted)s) AND run_id <> %(run)s AND lock_key = %(lock_key)s
       AND to_jsonb(s) @> '{{"outcome": "done", "backwards": false}}'
@@ -109,7 +120,7 @@ _TIMED = f"""
 """
 _LEFT = f"""
     SELECT count(*), sum(seconds),
-      (SELECT extract(epoch FROM clock_timestamp() - started_at) FROM {STEP_TABLE}
+      (SELECT {_seconds("started_at", _NOW)} FROM {STEP_TABLE}
        WHERE run_id = %(run)s AND finished_at IS NULL ORDER BY id DESC LIMIT 1)
     FROM ({_TIMED}) AS timed
 """
@@ -171,7 +182,7 @@ class PostgresReader(TableReader):
         if not self.steps:
             return _NONE_COMPLETED
         exists, readable = self._access(STEP_TABLE)
-        if exists and readable and self._runs_readable():
+        if exists and readable and self._runs_readable() and self._is_own(STEP_TABLE):
             return _COMPLETED
         return _UNKNOWN_COMPLETED if exists else _NONE_COMPLETED
 
@@ -209,7 +220,7 @@ class PostgresReader(TableReader):
             table_holders,
         )
 
-        return name_all(table_holders(self.session.read))
+        return name_all(table_holders(self.session, self.session.read))
 
     def history(self, count: int) -> list[RunRow]:
         if count < 1 or not self._runs_readable():
@@ -259,7 +270,7 @@ class PostgresReader(TableReader):
         try:
             return retry_while_locked(
                 lambda: session.rows(statement, params),
-                session.rows,
+                session,
                 self.deadline.clip(_RETRY_SECONDS),
             )
         except psycopg.errors.InsufficientPrivilege as exc:
@@ -278,11 +289,37 @@ class PostgresReader(TableReader):
         except TablesUnreadable:
             self._runs_were_readable = False
             self.session.locate_tables()
+        try:
             return read()
+        except TablesUnreadable as exc:
+            raise self._unreadable(exc) from exc
+
+    def _unreadable(self, error: TablesUnreadable) -> UnsafeConnection:
+        """Return the error for tables that stay unreadable."""
+        # Imported here to keep start-up fast.
+        from django_safe_init.backends.postgresql.own_tables import owners
+
+        return UnsafeConnection(
+            f"The records of the database {self.alias!r} cannot be read: {one_line(error)}. "
+            f"Compare the columns, types and rights of {owners(self.session, self.session.read)}."
+        )
 
     def _runs_readable(self) -> bool:
-        self._runs_were_readable = self._runs_were_readable or self._readable(RUN_TABLE)
+        self._runs_were_readable = self._runs_were_readable or (
+            self._readable(RUN_TABLE) and self._is_own(RUN_TABLE)
+        )
         return self._runs_were_readable
+
+    def _is_own(self, table: str) -> bool:
+        """Return False for another relation of the name; log that once."""
+        # Imported here to keep start-up fast.
+        from django_safe_init.backends.postgresql.own_tables import difference
+
+        sentence = difference(self.session, self.session.read, table)
+        if sentence is not None and sentence not in _logged:
+            _logged.add(sentence)
+            logger.warning("Runs are not read: %s", sentence)
+        return sentence is None
 
     def _query(self, migrations: str, runs: str, completed: str) -> Snapshot:
         [(missing, unknown, latest, own, finished, superseded, leader_pid, steps)] = (
@@ -318,6 +355,7 @@ class PostgresReader(TableReader):
 
 
 _named_grants: set[str] = set()
+_logged: set[str] = set()
 
 
 def _log_grant_once(session: Session, table: str) -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -34,6 +35,7 @@ from django_safe_init.backends.postgresql.lock_holders import (
     retry_while_locked,
 )
 from django_safe_init.backends.postgresql.lock_keys import LOCK_TIMEOUT
+from django_safe_init.backends.postgresql.own_tables import sequence_is_behind
 from django_safe_init.backends.postgresql.pipeline import PendingQuery
 from django_safe_init.backends.postgresql.schema import (
     ensure_tables,
@@ -292,10 +294,24 @@ class PostgresRecorder(TableRecorder):
         insert, params = self._insert_statement(command)
         with self.session.raw.transaction():
             self._close_left_open(ends)
-            [(run,)] = self.session.rows(f"{insert} RETURNING id", params)
+            run = self._insert_newest(f"{insert} RETURNING id", params)
             # Before the commit, whose answer may be lost.
             self.run_id = int(run)
         return self.run_id
+
+    def _insert_newest(self, insert: str, params: Mapping[str, Any]) -> int:
+        """Insert a run and return its id, which is the highest of all.
+
+        Raises `MissingPrivilege` if the sequence is behind the rows: `ensure_tables` repairs it
+        if this role may.
+        """
+        newest = f"SELECT coalesce(max(id), 0) FROM {RUN_TABLE}"
+        [(before,)] = self.session.rows(newest)
+        with suppress(psycopg.errors.UniqueViolation), self.session.raw.transaction():
+            [(run,)] = self.session.rows(insert, params)
+            if run > before:
+                return int(run)
+        raise sequence_is_behind(self.session, RUN_TABLE)
 
     def _end_runs(self, ends: list[RunEnd]) -> None:
         with self.session.raw.transaction():
@@ -397,7 +413,7 @@ class PostgresRecorder(TableRecorder):
         if self.run_id:
             seconds = max(seconds, _MIN_RETRY_SECONDS)
         try:
-            return retry_while_locked(write, self.session.rows, seconds)
+            return retry_while_locked(write, self.session, seconds)
         except psycopg.errors.InsufficientPrivilege as exc:
             raise missing_privilege(self.session, exc) from exc
         except psycopg.Error as exc:

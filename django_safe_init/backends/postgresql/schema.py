@@ -10,6 +10,7 @@ from psycopg import sql
 from django_safe_init.backends.base.recorder import MissingSchema
 from django_safe_init.backends.base.schema import MODELS, TableSchema
 from django_safe_init.backends.postgresql.connect import create_direct_wrapper
+from django_safe_init.backends.postgresql.own_tables import check_own, repair_sequence
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 from django_safe_init.exceptions import MissingPrivilege, ReadOnlyServer
@@ -18,15 +19,18 @@ from django_safe_init.exceptions import MissingPrivilege, ReadOnlyServer
 def ensure_tables(session: Session) -> None:
     """Create the status tables, or add the columns they lack.
 
-    Raises `MissingPrivilege` with the GRANT that the session's role needs, and
-    `ReadOnlyServer` on a read-only database.
+    The sequences of their ids continue after the newest rows. Raises `UnsafeConnection` if
+    another relation has a table's name, `MissingPrivilege` with the GRANT that the session's role
+    needs, and `ReadOnlyServer` on a read-only database.
     """
     try:
         session.locate_tables()
         if session.tables.status_schema is None:
             raise _no_schema(session)
         for model in MODELS:
+            check_own(session, model._meta.db_table)
             _ensure_table(session, model)
+            repair_sequence(session, model._meta.db_table)
     except psycopg.errors.InvalidSchemaName as exc:
         raise _no_schema(session) from exc
     except psycopg.errors.ReadOnlySqlTransaction as exc:
@@ -48,13 +52,21 @@ def _no_schema(session: Session) -> MissingSchema:
 def missing_privilege(session: Session, error: psycopg.Error) -> MissingPrivilege:
     """Return the error for a role that may not create or write the tables, with the GRANT."""
     role = _role(session)
-    if _columns(session, STEP_TABLE):
+    owner = _owner(session)
+    known = ""
+    if owner is not None:
         grant = _grant("SELECT, INSERT, UPDATE, DELETE", role)
+        known = f", owner {owner}"
+        if "must be owner" in str(error):
+            grant = " ".join(
+                f"ALTER TABLE {table} OWNER TO {_identifier(role)};"
+                for table in (RUN_TABLE, STEP_TABLE)
+            )
     else:
         schema = session.tables.status_schema
         grant = f"GRANT CREATE ON SCHEMA {schema} TO {_identifier(role)};"
     return MissingPrivilege(
-        f"The role {role} may not keep the status tables ({error.diag.message_primary}). "
+        f"The role {role} may not keep the status tables ({error.diag.message_primary}{known}). "
         f"As their owner or as an administrator: {grant}"
     )
 
@@ -105,6 +117,15 @@ def _columns(session: Session, table: str) -> set[str]:
         {"table": session.tables.qualified(table)},
     )
     return {name for (name,) in rows}
+
+
+def _owner(session: Session) -> str | None:
+    rows = session.rows(
+        "SELECT pg_get_userbyid(relowner)::text FROM pg_class"
+        " WHERE oid = to_regclass(%(table)s)",
+        {"table": session.tables.qualified(STEP_TABLE)},
+    )
+    return rows[0][0] if rows else None
 
 
 def _role(session: Session) -> str:

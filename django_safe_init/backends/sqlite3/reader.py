@@ -30,6 +30,7 @@ from django_safe_init.core.records import (
     RunRow,
     Snapshot,
     TablesUnreadable,
+    clean_value,
     run_row,
     same_apps,
     step_row,
@@ -190,6 +191,11 @@ class SQLiteReader(TableReader):
         return self._row(rows[0]) if rows else None
 
     def _row(self, values: dict[str, Any]) -> RunRow:
+        cleaned = {
+            name: clean_value(name, values[name])
+            for name in ("progress", "silence_seconds")
+        }
+        values = {**values, **cleaned}
         if values["finished_at"] is None:
             # While a migration's transaction is open, only the lock file can be written.
             silence = min(values["silence_seconds"], silence_seconds(self._lock))

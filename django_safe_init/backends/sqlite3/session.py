@@ -21,10 +21,13 @@ from django_safe_init.exceptions import (
     DatabaseUnreachable,
     InitializationFailed,
     MissingPrivilege,
+    UnsafeConnection,
 )
 
 #: The seconds that a statement waits while another connection locks the file.
 _BUSY_SECONDS = 1.0
+#: Errors of statements on a table that this package has not created.
+_FOREIGN_TABLE = ("already exists", "no such column", "has no column", "is a view")
 #: The seconds that a writing transaction waits for other connections.
 WRITE_TIMEOUT_SECONDS = 60.0
 #: The shortest limit of that wait, so that a run whose time is over can record its end.
@@ -141,6 +144,11 @@ class SQLiteSession:
         if text.startswith("no such table"):
             return TablesUnreadable(text)
         file = database_file(self.alias)
+        if any(part in text for part in _FOREIGN_TABLE):
+            return UnsafeConnection(
+                f"A table or view in {file} has the name of a table of this package, and is "
+                f"another one: {text}. Rename or drop it."
+            )
         if "readonly" in text:
             return MissingPrivilege(
                 f"The database {self.alias!r} is read-only for this user: {file}. Let it write "

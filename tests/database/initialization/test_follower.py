@@ -206,8 +206,8 @@ def test_blockers_of_the_leader(
     """A follower that gives up names the blocker of the leader and the SQL that ends it."""
     monkeypatch.setattr(wait_log, "_SECONDS_BETWEEN_DIAGNOSES", 0.0)
     settings.SAFE_INIT = {**settings.SAFE_INIT, "WAIT_TIMEOUT": 1}
-    session.rows("CREATE TABLE busy ()")
     report, working = connect_raw(application_name="report"), connect_raw()
+    report.execute("CREATE TABLE busy ()")
     report.execute("BEGIN; SELECT * FROM busy")
     working.execute("SELECT pg_advisory_lock_shared(%s)", [work_key()])
     altering = in_background(lambda: working.execute("DROP TABLE busy"))

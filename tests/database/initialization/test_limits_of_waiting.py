@@ -199,6 +199,7 @@ def test_privileged_work(django_database, connect_raw) -> None:
     session = connect_raw(application_name="psql")
     session.execute("SELECT pg_advisory_lock(%s)", [privileged_key()])
     pid = session.info.backend_pid
+    connections["default"].ensure_connection()
     text = _holders(connections["default"], privileged_key())
     assert text == f"backend {pid} (role postgres, psql, from 127.0.0.1)"
     session.close()

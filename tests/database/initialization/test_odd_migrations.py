@@ -6,8 +6,7 @@ import pytest
 from django.core.management import call_command
 
 from django_safe_init import InitializationFailed, WaitTimeout, initialize
-from django_safe_init.backends.postgresql.lock import HOLDERS
-from django_safe_init.backends.postgresql.lock_keys import work_key
+from django_safe_init.backends.postgresql.lock_keys import HOLDERS, work_key
 
 HOLDS_WORK_KEY = f"SELECT pg_backend_pid() IN ({HOLDERS})"
 
@@ -82,7 +81,7 @@ def test_an_error_that_cannot_be_stored(django_database, small_shop) -> None:
         initialize()
     run = django_database.newest_run()
     assert run["outcome"] == "failed"
-    assert "bad \\0 and \\ud800" in run["error"]
+    assert "bad \\x00 and \\ud800" in run["error"]
 
 
 def test_a_migration_that_raises_wait_timeout(django_database, small_shop) -> None:

@@ -297,7 +297,9 @@ def test_it_waits(run, django_database, small_shop, session, in_background) -> N
     ended = run()
     releasing.result()
     assert ended.code == 0
-    assert ended.stderr.startswith("[safe_init] waiting for the leader (pid ")
+    assert ended.stderr.startswith(
+        "[safe_init] waiting for the holder of the leader lock, backend "
+    )
     assert django_database.newest_run()["command"] == "migrate"
 
 

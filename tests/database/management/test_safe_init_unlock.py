@@ -124,7 +124,7 @@ def test_output(run, django_database, leader, working, in_background) -> None:
     assert work.endswith(" s: DROP TABLE busy")
     assert "): running for " in work
     assert blocker.startswith(
-        f"  blocked by pid {blocking} (role postgres, report, idle"
+        f"  blocked by pid {blocking} (role postgres, report, from 127.0.0.1, idle"
     )
     assert blocker.endswith(
         f"To end only that: SELECT pg_terminate_backend({blocking});"

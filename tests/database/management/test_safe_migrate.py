@@ -468,7 +468,10 @@ def test_timeout(run, django_database, small_shop, session) -> None:
     ended = run("--timeout", "0.2")
     assert ended.code == 3
     assert "Gave up after 0.2 s." in ended.stderr
-    assert "[safe_init] waiting for the leader (pid " in ended.stderr
+    assert (
+        "[safe_init] waiting for the holder of the leader lock, backend "
+        in ended.stderr
+    )
     ended = run("--timeout", "0.2", "--json")
     assert (ended.json["result"], ended.json["role"]) == ("timeout", "follower")
     assert ended.json["waited_seconds"] >= 0.2

@@ -156,7 +156,7 @@ class Leader:
     """Another process's leader, which ends its run once its follower is at work."""
 
     #: The statements that a follower executes before the leader ends.
-    STATEMENTS = 12
+    STATEMENTS = 16
 
     def __init__(self, session: Session, proxy: StatementProxy) -> None:
         self.lock = AdvisoryLock(session)

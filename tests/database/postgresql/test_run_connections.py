@@ -9,8 +9,8 @@ import pytest
 from django.db import connection, connections
 from django.db.backends.signals import connection_created
 
-from django_safe_init.backends.postgresql import run_connections
 from django_safe_init.backends.base.lock import LockWaitTimeout
+from django_safe_init.backends.postgresql import run_connections
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import work_key
 from django_safe_init.backends.postgresql.run_connections import FencedConnections

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from django_safe_init.core import records
 from django_safe_init.core.records import LeaderSnapshot
 from django_safe_init.core.states import State
 from tests.unit.snapshots import OTHER, OWN, ended_run, run_row, snapshot
@@ -89,3 +90,26 @@ def test_initialized(found, initialized) -> None:
 def test_at_work(latest, leader_pid, at_work) -> None:
     """A leader works for a build if it holds the lock and the newest open run is that build's."""
     assert LeaderSnapshot(latest, leader_pid).at_work_for(OWN) is at_work
+
+
+def test_odd_values() -> None:
+    """A value that no version of this package writes becomes a harmless one."""
+    values = {
+        "id": "x",
+        "build": None,
+        "state": None,
+        "started_at": b"x",
+        "age_seconds": None,
+        "silence_seconds": float("nan"),
+        "duration_seconds": "Infinity",
+        "done": None,
+        "item_done": "many",
+        "error": 5,
+    }
+    row = records.run_row(values)
+    assert row is not None
+    assert (row.id, row.build, row.done, row.item_done) == (0, "", 0, None)
+    assert (row.age_seconds, row.silence_seconds, row.duration_seconds) == (0, 0, 0)
+    assert (row.error, row.state) == ("5", State.MIGRATING)
+    step = records.step_row({"position": 1, "kind": "step", "name": 3, "seconds": None})
+    assert step == (1, "step", "3", False, None, 0.0)

@@ -153,6 +153,7 @@ def test_details() -> None:
                 "state": "idle",
                 "seconds": 3.0,
                 "query": "TABLE shop",
+                "client": None,
             }
         ],
         "remaining_seconds": None,
