@@ -89,6 +89,8 @@ class FencedConnections:
         self._thread = threading.current_thread()
         self._raw: psycopg.Connection[Any] | None = None
         self._raw_pid = 0
+        #: The connections of the leading thread.
+        self._own: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
         self._opened: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
         self._foreign_threads = weakref.WeakSet(
             thread
@@ -117,7 +119,11 @@ class FencedConnections:
         # Checked before the connection is closed on purpose.
         self.lost = self._is_gone()
         self._raw = None
-        self._undo.close()
+        try:
+            self._undo.close()
+        finally:
+            for raw in list(self._own):
+                raw.close()  # a backend with a pool keeps it, with its work key
 
     def _unregister(self) -> None:
         if self._token is not None:
@@ -224,6 +230,8 @@ class FencedConnections:
             if not raw.autocommit:
                 raw.commit()
             self._opened.add(raw)
+            if thread is self._thread:
+                self._own.add(raw)
             if thread is self._thread:
                 self._raw_pid = pid
         except BaseException:

@@ -33,6 +33,7 @@ from django_safe_init.backends.postgresql.project_connection import (
 )
 from django_safe_init.backends.postgresql.table_locations import (
     LOCATE_TABLES,
+    LOCATE_TABLES_FAST,
     TableLocations,
     locate_params,
 )
@@ -137,11 +138,13 @@ class Session:
         """Find the tables on the project's search path, then leave that path."""
         params = {**locate_params(migrations), "name": name, "pid": self.handshake_pid}
         role = f"SET LOCAL ROLE {quoted(self.role)}; " if self.role else ""
-        message = f"{_READ_LIMITS}{role}{LOCATE_TABLES}; {_PIN}"
+        message = f"{_READ_LIMITS}{role}{LOCATE_TABLES_FAST}; {_PIN}"
         with self._drain_on_interrupt():
             [located, pinned] = results(self._execute(message, params))
         self.tables = TableLocations(migrations, *located[0])
         self._is_dedicated = bool(pinned)
+        if self.tables.has_temporary:
+            self.locate_tables()
 
     def locate_tables(self) -> None:
         """Find the tables again on the search path that the project gave the connection."""

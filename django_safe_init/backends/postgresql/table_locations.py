@@ -39,8 +39,25 @@ LOCATE_TABLES = f"""
 """
 
 
+def _schema_of(parameter: str) -> str:
+    """Return an expression for the schema of a table, which costs less than a query.
+
+    The class of `pg_class` has the oid 1259.
+    """
+    name = f"pg_catalog.to_regclass(pg_catalog.quote_ident(%({parameter})s))"
+    return f"(pg_catalog.pg_identify_object(1259, {name}, 0)).schema"
+
+
+#: The same fields, at less cost. A temporary table hides another table of its name.
+LOCATE_TABLES_FAST = f"""
+    SELECT pg_catalog.current_setting('search_path'),
+      pg_catalog.current_schemas(true), pg_catalog.quote_ident(pg_catalog.current_schema()),
+      {_schema_of("migrations")}, {_schema_of("runs")}
+"""
+
+
 def locate_params(migrations: str) -> dict[str, Any]:
-    """Return the parameters of `LOCATE_TABLES`; `migrations` is Django's quoted name."""
+    """Return the parameters of both queries; `migrations` is Django's quoted name."""
     found = _QUOTED.fullmatch(migrations)
     name = found["name"] if found else migrations
     return {"migrations": name, "runs": RUN_TABLE}
@@ -72,6 +89,12 @@ class TableLocations:
         is_default = self.migrations == f'"{MIGRATION_TABLE}"'
         name = MIGRATION_TABLE if is_default else self.migrations
         return f"{self._migration_schema}.{name}"
+
+    @property
+    def has_temporary(self) -> bool:
+        """Return True if a temporary table was found."""
+        schemas = (self._migration_schema or "", self._run_schema or "")
+        return any(schema.startswith("pg_temp") for schema in schemas)
 
     @property
     def has_runs(self) -> bool:

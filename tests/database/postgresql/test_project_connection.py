@@ -24,6 +24,7 @@ from django_safe_init import (
     get_status,
     initialize,
 )
+from django_safe_init.backends.postgresql.lock_keys import work_key
 from django_safe_init.management.commands.safe_migrate import Command
 from tests.database.engine.base import DatabaseWrapper
 from tests.support import wait_until
@@ -203,6 +204,25 @@ def test_a_backend_with_pools_by_alias(
     assert get_status().ready
     assert pools["default"].get_nowait() is raw
     raw.close()
+    wait_until(lambda: not django_database.backends())
+
+
+def test_a_backend_that_keeps_connections(
+    django_database, small_shop, connect_with, monkeypatch
+) -> None:
+    """The connection of a run ends with the run, also if the backend keeps it open."""
+    kept: list[Any] = []
+
+    def close(wrapper: DatabaseWrapper) -> None:
+        kept.append(wrapper.connection)
+        wrapper.connection = None
+
+    connect_with(lambda wrapper, params: psycopg.connect(**params))
+    with monkeypatch.context() as patched:
+        patched.setattr(DatabaseWrapper, "close", close)
+        assert initialize().role == "leader"
+    assert [raw.closed for raw in kept if raw is not None] == [True]
+    wait_until(lambda: not django_database.holders(work_key()))
 
 
 class Proxy:
