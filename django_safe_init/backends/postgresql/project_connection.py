@@ -121,7 +121,7 @@ def open_connection(wrapper: BaseDatabaseWrapper, options: Mapping[str, Any]) ->
     private = _private_wrapper(wrapper, options)
     try:
         with _driver_errors(wrapper.alias):
-            private.connect()
+            _connect(private)
             return _detach(private)
     except BaseException:
         _discard(private)
@@ -159,20 +159,35 @@ def _driver_errors(alias: str) -> Any:
         ) from exc
 
 
+def _connect(private: BaseDatabaseWrapper) -> None:
+    try:
+        private.connect()
+    except Exception:
+        # Django cannot set up a connection that already serves this package.
+        if private.connection is not None:
+            _refuse_shared(private)
+        raise
+
+
 def _detach(private: BaseDatabaseWrapper) -> Raw:
     """Take the connection from the wrapper, and prepare it for this package's statements."""
+    _refuse_shared(private)
     raw: Raw = _unwrap(private.connection)
-    reason = _shared(raw)
+    private.connection = None
+    _given_out.add(raw)
+    _set_up(raw)
+    return raw
+
+
+def _refuse_shared(private: BaseDatabaseWrapper) -> None:
+    """Raise `UnsafeConnection` unless the wrapper has a connection that nothing else uses."""
+    reason = _shared(_unwrap(private.connection))
     if reason is not None:
         engine = private.settings_dict["ENGINE"]
         raise UnsafeConnection(
             f"The database {private.alias!r} needs a connection that nothing else uses, but its "
             f"ENGINE {engine} gives out {reason}. Use an ENGINE that opens a new connection."
         )
-    private.connection = None
-    _given_out.add(raw)
-    _set_up(raw)
-    return raw
 
 
 def _unwrap(raw: Any) -> Any:

@@ -296,6 +296,23 @@ def test_a_connection_that_is_in_use(django_database, small_shop, connect_with) 
     raw.close()
 
 
+def test_a_connection_that_a_backend_keeps(
+    django_database, small_shop, connect_with, receive
+) -> None:
+    """A backend that gives out one connection again and again, as Django expects, is refused."""
+    made: list[Any] = []
+
+    def keep(wrapper: DatabaseWrapper, params: dict[str, Any]) -> Any:
+        if not made or made[0].closed:
+            made[:] = [super(DatabaseWrapper, wrapper).get_new_connection(params)]
+        return made[0]
+
+    connect_with(keep)
+    receive(execute("SELECT 1"))
+    with pytest.raises(UnsafeConnection, match="that it has given out before"):
+        initialize()
+
+
 def test_a_shared_session(django_database, connect_with, open_session) -> None:
     """A connection that another session of this package has is refused."""
     made: list[Any] = []
