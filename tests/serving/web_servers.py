@@ -36,6 +36,8 @@ class WebServer:
     codes_without_worker: frozenset[int] = frozenset()
     #: True if the workers of a killed master go on serving.
     outlives_master: bool = False
+    #: False if a worker may miss two signals at once, with any application.
+    survives_two_signals: bool = True
     #: False if it does not notice SIGTERM as PID 1: it has no handler.
     ends_as_pid_one: bool = True
 
@@ -109,6 +111,7 @@ SERVERS = [
             has_workers=True,
             codes_without_worker=frozenset({1}),
             outlives_master=True,
+            survives_two_signals=interface == "asgi",
         )
         for interface, application in [
             ("asgi", "serving:application"),
