@@ -180,7 +180,7 @@ def _detach(private: BaseDatabaseWrapper) -> Raw:
 
 
 def _refuse_shared(private: BaseDatabaseWrapper) -> None:
-    """Raise `UnsafeConnection` unless the wrapper has a connection that nothing else uses."""
+    """Raise `UnsafeConnection` if other code uses the connection of the wrapper, too."""
     reason = _shared(_unwrap(private.connection))
     if reason is not None:
         engine = private.settings_dict["ENGINE"]
