@@ -17,6 +17,8 @@ from tests.database.postgresql import planted
 from tests.database.postgresql.planted import called
 from tests.support import Database
 
+pytestmark = pytest.mark.thorough
+
 PATHS = ['"$user", public', "public, pg_catalog"]
 
 

@@ -29,6 +29,8 @@ from tests.database.engine.base import DatabaseWrapper
 from tests.streaming import StreamingPair
 from tests.support import Database
 
+pytestmark = pytest.mark.thorough
+
 READ_WRITE = {"target_session_attrs": "read-write"}
 _numbers = count(1)
 Configure = Callable[..., None]

@@ -46,6 +46,8 @@ from tests.wire import (
     StatementProxy,
 )
 
+pytestmark = pytest.mark.thorough
+
 #: The statements of a run are divided among so many tests, which run side by side.
 PARTS = 4
 RUN_FAULTS = [TERMINATED_BEFORE, ANSWER_LOST, TERMINATED_AFTER]

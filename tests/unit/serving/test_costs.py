@@ -14,6 +14,8 @@ from django.test import RequestFactory
 from django_safe_init.serving.http import responses
 from tests.unit.conftest import BEHIND, status_of
 
+pytestmark = pytest.mark.thorough
+
 factory = RequestFactory()
 BROWSER = {
     "HTTP_ACCEPT": "text/html,application/xhtml+xml,*/*;q=0.8",
