@@ -11,7 +11,7 @@ import psycopg
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.records import MIGRATION_TABLE, RUN_TABLE, STEP_TABLE
 from django_safe_init.core.text import printable
-from django_safe_init.exceptions import MissingPrivilege, UnsafeConnection
+from django_safe_init.exceptions import UnsafeConnection
 
 #: Returns the rows of a statement: `Session.rows`, or `Session.read`.
 Query = Callable[[str, dict[str, Any]], list[Any]]
@@ -61,7 +61,7 @@ _ADDED = {
         "detail": "jsonb",
     },
 }
-_RELATION = """
+RELATION = """
     SELECT c.oid::regclass::text, c.relkind::text, pg_get_userbyid(c.relowner)::text,
       ARRAY(SELECT ARRAY[attname::text, format_type(atttypid, NULL)] FROM pg_attribute
             WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)
@@ -79,16 +79,29 @@ _KINDS = {
     "I": "index",
     "c": "composite type",
 }
+#: The sequence that numbers the rows: of the identity, or of the column's default, which need not
+#: own it. A default may also name its sequence as text.
+SEQUENCE = r"""
+    SELECT coalesce(
+      (SELECT objid FROM pg_depend WHERE classid = 'pg_class'::regclass AND deptype = 'i'
+       AND refclassid = 'pg_class'::regclass
+       AND refobjid = a.attrelid AND refobjsubid = a.attnum),
+      (SELECT s.oid FROM pg_depend p JOIN pg_class s ON s.oid = p.refobjid
+       WHERE p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid
+         AND p.refclassid = 'pg_class'::regclass AND s.relkind = 'S' LIMIT 1),
+      to_regclass(substring(pg_get_expr(d.adbin, d.adrelid)
+                            FROM 'nextval\(\(''(.*)''::text\)::regclass\)'))
+    )::regclass AS sequence
+    FROM pg_attribute a
+    LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    WHERE a.attrelid = to_regclass(%(table)s) AND a.attname = 'id'
+"""
 #: Logical replication and a restore of only the data leave a sequence behind the rows.
 _REPAIR_SEQUENCE = """
     SELECT setval(sequence, newest)
-    FROM (SELECT pg_get_serial_sequence(%(table)s, 'id')::regclass AS sequence,
-                 (SELECT max(id) FROM {table}) AS newest) AS ids
+    FROM (SELECT sequence, (SELECT max(id) FROM {table}) AS newest
+          FROM ({sequence}) AS found) AS ids
     WHERE newest > coalesce(pg_sequence_last_value(sequence), 0)
-"""
-_SEQUENCE = """
-    SELECT oid::regclass::text, pg_get_userbyid(relowner)::text, quote_ident(current_user)
-    FROM pg_class WHERE oid = pg_get_serial_sequence(%(table)s, 'id')::regclass
 """
 
 
@@ -110,7 +123,7 @@ def difference(session: Session, query: Query, table: str) -> str | None:
 
 
 def _relation(session: Session, query: Query, table: str) -> list[Any]:
-    return query(_RELATION, {"table": session.tables.qualified(table)})
+    return query(RELATION, {"table": session.tables.qualified(table)})
 
 
 def _reason(table: str, kind: str, columns: dict[str, str]) -> str | None:
@@ -136,24 +149,14 @@ def check_own(session: Session, table: str) -> None:
 def repair_sequence(session: Session, table: str) -> None:
     """Let the sequence of the table's ids continue after the newest row, under the leader lock.
 
-    A role without the right to do so changes nothing; `sequence_is_behind` names the right when a
-    row cannot be inserted.
+    A role without the right to do so, and a sequence that cannot count so far, change nothing:
+    `ids_do_not_rise` names the cause when a row cannot be inserted.
     """
-    with suppress(psycopg.errors.InsufficientPrivilege):
+    with suppress(
+        psycopg.errors.InsufficientPrivilege, psycopg.errors.NumericValueOutOfRange
+    ):
         params = {"table": session.tables.qualified(table)}
-        session.rows(_REPAIR_SEQUENCE.format(table=table), params)
-
-
-def sequence_is_behind(session: Session, table: str) -> MissingPrivilege:
-    """Return the error for a role that may not repair the sequence of the table's ids."""
-    [(sequence, owner, role)] = session.rows(
-        _SEQUENCE, {"table": session.tables.qualified(table)}
-    )
-    return MissingPrivilege(
-        f"The sequence {sequence} of the role {owner} is behind the rows of {table}, and the "
-        f"role {role} may not repair it. As its owner: "
-        f"GRANT SELECT, UPDATE ON SEQUENCE {sequence} TO {role};"
-    )
+        session.rows(_REPAIR_SEQUENCE.format(table=table, sequence=SEQUENCE), params)
 
 
 def owners(session: Session, query: Query) -> str:

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -35,8 +34,13 @@ from django_safe_init.backends.postgresql.lock_holders import (
     retry_while_locked,
 )
 from django_safe_init.backends.postgresql.lock_keys import LOCK_TIMEOUT
-from django_safe_init.backends.postgresql.own_tables import sequence_is_behind
 from django_safe_init.backends.postgresql.pipeline import PendingQuery
+from django_safe_init.backends.postgresql.refused_rows import (
+    NO_ROW,
+    ids_do_not_rise,
+    refusal,
+    refused_row,
+)
 from django_safe_init.backends.postgresql.schema import (
     ensure_tables,
     grant_delete_hint,
@@ -49,6 +53,7 @@ from django_safe_init.core.progress import ProgressUpdate
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE, LostRuns
 from django_safe_init.core.states import State
 from django_safe_init.core.text import one_line
+from django_safe_init.exceptions import UnsafeConnection
 
 logger = logging.getLogger("django_safe_init")
 T = TypeVar("T")
@@ -302,16 +307,23 @@ class PostgresRecorder(TableRecorder):
     def _insert_newest(self, insert: str, params: Mapping[str, Any]) -> int:
         """Insert a run and return its id, which is the highest of all.
 
-        Raises `MissingPrivilege` if the sequence is behind the rows: `ensure_tables` repairs it
-        if this role may.
+        Raises `UnsafeConnection` if the table takes no row, and `MissingPrivilege` if the sequence
+        is behind the rows: `ensure_tables` repairs it if this role may.
         """
         newest = f"SELECT coalesce(max(id), 0) FROM {RUN_TABLE}"
         [(before,)] = self.session.rows(newest)
-        with suppress(psycopg.errors.UniqueViolation), self.session.raw.transaction():
-            [(run,)] = self.session.rows(insert, params)
-            if run > before:
-                return int(run)
-        raise sequence_is_behind(self.session, RUN_TABLE)
+        error: psycopg.Error | None = None
+        try:
+            with self.session.raw.transaction():
+                for (run,) in self.session.rows(insert, params):
+                    if run > before:
+                        return int(run)
+                    break
+                else:
+                    raise refused_row(self.session, RUN_TABLE, NO_ROW)
+        except psycopg.errors.UniqueViolation as exc:
+            error = exc
+        raise ids_do_not_rise(self.session, RUN_TABLE, error) from error
 
     def _end_runs(self, ends: list[RunEnd]) -> None:
         with self.session.raw.transaction():
@@ -378,7 +390,7 @@ class PostgresRecorder(TableRecorder):
         except LOCKED:
             _log_dropped()
         except psycopg.Error as exc:
-            raise session_error(exc) from exc
+            raise self._refusal(exc) or session_error(exc) from exc
 
     def _send(self) -> None:
         """Write without waiting; the next write receives the result."""
@@ -391,7 +403,11 @@ class PostgresRecorder(TableRecorder):
         try:
             self._confirm()
         except psycopg.Error as exc:
-            raise session_error(exc) from exc
+            raise self._refusal(exc) or session_error(exc) from exc
+
+    def _refusal(self, error: psycopg.Error) -> UnsafeConnection | None:
+        """Return the error for a row that a status table refused; None for any other error."""
+        return refusal(self.session, error, STEP_TABLE if self.run_id else RUN_TABLE)
 
     def _confirm(self) -> None:
         """Receive the result of the query in flight; if it was dropped, keep its steps unsaved."""
@@ -415,9 +431,10 @@ class PostgresRecorder(TableRecorder):
         try:
             return retry_while_locked(write, self.session, seconds)
         except psycopg.errors.InsufficientPrivilege as exc:
-            raise missing_privilege(self.session, exc) from exc
+            refused = self._refusal(exc)
+            raise refused or missing_privilege(self.session, exc) from exc
         except psycopg.Error as exc:
-            raise session_error(exc) from exc
+            raise self._refusal(exc) or session_error(exc) from exc
 
 
 def _log_dropped() -> None:

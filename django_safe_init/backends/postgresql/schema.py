@@ -11,17 +11,23 @@ from django_safe_init.backends.base.recorder import MissingSchema
 from django_safe_init.backends.base.schema import MODELS, TableSchema
 from django_safe_init.backends.postgresql.connect import create_direct_wrapper
 from django_safe_init.backends.postgresql.own_tables import check_own, repair_sequence
+from django_safe_init.backends.postgresql.refused_rows import check_takes_rows
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
-from django_safe_init.exceptions import MissingPrivilege, ReadOnlyServer
+from django_safe_init.core.text import one_line
+from django_safe_init.exceptions import (
+    MissingPrivilege,
+    ReadOnlyServer,
+    UnsafeConnection,
+)
 
 
 def ensure_tables(session: Session) -> None:
     """Create the status tables, or add the columns they lack.
 
     The sequences of their ids continue after the newest rows. Raises `UnsafeConnection` if
-    another relation has a table's name, `MissingPrivilege` with the GRANT that the session's role
-    needs, and `ReadOnlyServer` on a read-only database.
+    another relation has a table's name, or a table takes no rows. Raises `MissingPrivilege` with
+    the GRANT that the session's role needs, and `ReadOnlyServer` on a read-only database.
     """
     try:
         session.locate_tables()
@@ -30,6 +36,7 @@ def ensure_tables(session: Session) -> None:
         for model in MODELS:
             check_own(session, model._meta.db_table)
             _ensure_table(session, model)
+            check_takes_rows(session, model._meta.db_table)
             repair_sequence(session, model._meta.db_table)
     except psycopg.errors.InvalidSchemaName as exc:
         raise _no_schema(session) from exc
@@ -103,7 +110,12 @@ def _create(session: Session, model: type[models.Model], schema: TableSchema) ->
     create = f"CREATE TABLE {model._meta.db_table} ({', '.join(columns)})"
     try:
         session.rows("; ".join([create, *schema.indexes(model)]))
-    except (psycopg.errors.DuplicateTable, psycopg.errors.UniqueViolation):
+    except (psycopg.errors.DuplicateTable, psycopg.errors.UniqueViolation) as exc:
+        if not _columns(session, model._meta.db_table):
+            raise UnsafeConnection(
+                f"The table {model._meta.db_table} cannot be created: {one_line(exc)}. "
+                "Rename or drop that relation."
+            ) from exc
         # A project with another LOCK_KEY in this database created it first.
         _ensure_table(session, model)
     if not session.tables.has_runs:

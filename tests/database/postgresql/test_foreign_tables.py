@@ -241,3 +241,182 @@ def test_a_table_of_another_owner(
         MissingPrivilege, match=f'ALTER TABLE {RUN_TABLE} OWNER TO "reader"'
     ):
         initialize_again()
+
+
+def test_a_sequence_that_the_column_does_not_own(
+    django_database, small_shop, command_line
+) -> None:
+    """A leader repairs the sequence of a default, also if the default names it as text."""
+    for _ in range(2):
+        call_command("safe_migrate", "--force", verbosity=0)
+    for table in (RUN_TABLE, STEP_TABLE):
+        for sequence in ("s'2", "S3"):
+            name = f'public."{table} {sequence}"'
+            value = name.replace("'", "''")
+            text = "::text" if sequence == "S3" else ""
+            django_database.rows(
+                f"ALTER TABLE {table} ALTER id DROP IDENTITY IF EXISTS;"
+                f"CREATE SEQUENCE {name};"
+                f"ALTER TABLE {table} ALTER id SET DEFAULT nextval('{value}'{text})"
+            )
+            small_shop.write(f"{table}_{sequence[0]}")
+            ended = command_line(safe_migrate.Command, "safe_migrate", "--force")
+            assert ended.code == 0, ended.stderr
+    assert [run["id"] for run in django_database.runs()] == [1, 2, 3, 4, 5, 6]
+    assert get_status().run.id == 6
+
+
+EXTRA = (
+    "ALTER TABLE {} ADD extra int; UPDATE {} SET extra = 1;"
+    " ALTER TABLE {} ALTER extra SET NOT NULL"
+)
+TRIGGER = (
+    "CREATE FUNCTION nope() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$;"
+    "CREATE TRIGGER nope BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION nope()"
+)
+REFUSING = {
+    "no default": (
+        "ALTER TABLE {} ALTER id DROP IDENTITY",
+        "its column id has no default",
+    ),
+    "a copy": (
+        "ALTER TABLE {} RENAME TO x; CREATE TABLE {} AS TABLE x",
+        "its column id has no default",
+    ),
+    "another column": (
+        EXTRA,
+        "its column extra is NOT NULL and has no default",
+    ),
+    "a rule": (
+        "CREATE RULE none AS ON INSERT TO {} DO INSTEAD NOTHING",
+        "it has a rule ON INSERT DO INSTEAD",
+    ),
+    "a trigger without a row": (
+        TRIGGER.format(table="{}", body="RETURN NULL;"),
+        "a trigger or a rule left the row out",
+    ),
+    "a trigger with an error": (
+        TRIGGER.format(table="{}", body="RAISE 'not today';"),
+        "not today",
+    ),
+    "the last id": (
+        "UPDATE {} SET id = 9223372036854775807 WHERE id = 1",
+        "reached maximum value of sequence",
+    ),
+    "a short sequence": (
+        "ALTER TABLE {} ALTER id SET MAXVALUE 2 SET START 1 RESTART",
+        "",
+    ),
+    "a constraint": (
+        "ALTER TABLE {} ADD CONSTRAINT none CHECK (id < 3)",
+        'violates check constraint "none"',
+    ),
+    "a sequence without a schema": (
+        "CREATE SEQUENCE s2; ALTER TABLE {} ALTER id DROP IDENTITY;"
+        " ALTER TABLE {} ALTER id SET DEFAULT nextval('s2'::text)",
+        'relation "s2" does not exist',
+    ),
+    "equal ids": (
+        "ALTER TABLE {} ALTER id DROP IDENTITY; ALTER TABLE {} ALTER id SET DEFAULT 1",
+        "duplicate key value",
+    ),
+    "a generated column": (
+        "ALTER TABLE {} DROP COLUMN started_at; ALTER TABLE {} ADD started_at timestamptz"
+        " GENERATED ALWAYS AS ('2026-01-01 00:00+00'::timestamptz) STORED",
+        'cannot insert a non-DEFAULT value into column "started_at"',
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSING)
+@pytest.mark.parametrize("table", [RUN_TABLE, STEP_TABLE])
+def test_a_table_that_takes_no_row(
+    django_database, small_shop, command_line, table, kind
+) -> None:
+    """A leader names a table of its own that takes no row, with its owner and the remedy."""
+    for _ in range(2):
+        call_command("safe_migrate", "--force", verbosity=0)
+    change, reason = REFUSING[kind]
+    django_database.rows(change.replace("{}", table))
+    small_shop.run("0003_new", lambda connection: None, atomic=False)
+    ended = command_line(safe_migrate.Command, "safe_migrate", "--force")
+    assert ended.code == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    *_, sentence = ended.stderr.splitlines()
+    assert f"The table public.{table} of the role postgres takes no row" in sentence
+    assert reason in sentence
+    assert "s its owner" in sentence
+    assert "shop.0003_new" in get_status().pending
+    if "no default" in reason and "column id" in reason:
+        remedy = sentence.split("As its owner: ")[1]
+        django_database.rows(remedy)
+        initialize()
+        assert get_status().ready
+
+
+def test_ids_that_fall(django_database, small_shop, command_line) -> None:
+    """A run whose id is not the newest is refused."""
+    call_command("safe_migrate", "--force", verbosity=0)
+    django_database.rows(
+        f"ALTER TABLE {RUN_TABLE} ALTER id DROP IDENTITY;"
+        f" ALTER TABLE {RUN_TABLE} ALTER id SET DEFAULT -5"
+    )
+    ended = command_line(safe_migrate.Command, "safe_migrate", "--force")
+    assert ended.code == 2, ended.stderr
+    assert "a new id is not higher than all others" in ended.stderr
+
+
+@pytest.mark.parametrize("table", [RUN_TABLE, STEP_TABLE])
+def test_row_security(
+    django_database, small_shop, new_role, log_in_as, command_line, table
+) -> None:
+    """Row security is named; a GRANT could not help."""
+    initialize()
+    role = new_role("writer")
+    django_database.rows(
+        f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role};"
+        f" GRANT ALL ON SCHEMA public TO {role};"
+        f" ALTER TABLE {table} ENABLE ROW LEVEL SECURITY"
+    )
+    log_in_as(USER=role)
+    ended = command_line(safe_migrate.Command, "safe_migrate", "--force")
+    assert ended.code == 2, ended.stderr
+    assert f"The table public.{table} of the role postgres takes no row" in ended.stderr
+    assert "GRANT" not in ended.stderr
+    django_database.rows(ended.stderr.split("As its owner: ")[1])
+    assert command_line(safe_migrate.Command, "safe_migrate", "--force").code == 0
+
+
+@pytest.mark.parametrize("table", [RUN_TABLE, STEP_TABLE])
+def test_a_sequence_without_rights(
+    django_database, small_shop, new_role, log_in_as, command_line, table
+) -> None:
+    """A role that may not use the sequence of a default gets the GRANT for it."""
+    initialize()
+    role = new_role("writer")
+    django_database.rows(
+        f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role};"
+        f" GRANT ALL ON SCHEMA public TO {role};"
+        f" ALTER TABLE {table} ALTER id DROP IDENTITY; CREATE SEQUENCE s2;"
+        f" ALTER TABLE {table} ALTER id SET DEFAULT nextval('s2')"
+    )
+    small_shop.write("0003_new")
+    log_in_as(USER=role)
+    ended = command_line(safe_migrate.Command, "safe_migrate", "--force")
+    assert ended.code == 2, ended.stderr
+    assert "GRANT USAGE, SELECT, UPDATE ON SEQUENCE public.s2" in ended.stderr
+    django_database.rows(ended.stderr.split("As its owner: ")[1])
+    assert command_line(safe_migrate.Command, "safe_migrate", "--force").code == 0
+
+
+def test_a_table_that_was_renamed(django_database, small_shop, command_line) -> None:
+    """Indexes that a renamed table has kept are named, and no table is half made."""
+    initialize()
+    django_database.rows(f"ALTER TABLE {STEP_TABLE} RENAME TO old")
+    ended = command_line(safe_migrate.Command, "safe_migrate", "--force")
+    assert ended.code == 2, ended.stderr
+    assert "Traceback" not in ended.stderr
+    *_, sentence = ended.stderr.splitlines()
+    assert f"The table {STEP_TABLE} cannot be created: relation" in sentence
+    assert "Rename or drop that relation." in sentence
+    assert not django_database.has_table(STEP_TABLE)
