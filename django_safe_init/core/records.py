@@ -172,6 +172,11 @@ def _state(values: dict[str, Any]) -> State:
         return State.MIGRATING if values["outcome"] is None else State.ERROR
 
 
+#: Stands for a prepared transaction, which holds its locks without a server process. PostgreSQL
+#: itself reports 0, which on SQLite is a leader in another container.
+PREPARED_PID = -1
+
+
 class LeaderSnapshot(NamedTuple):
     """The leader and the newest run at one moment."""
 
@@ -187,6 +192,8 @@ class LeaderSnapshot(NamedTuple):
         """
         run = self.latest
         if run is None or not run.open:
+            return False
+        if self.leader_pid == PREPARED_PID:
             return False
         return run.backend_pid == self.leader_pid or not (
             run.backend_pid and self.leader_pid
@@ -290,8 +297,9 @@ def same_apps(unknown: Iterable[str], missing: Iterable[str]) -> tuple[str, ...]
 
 @dataclass(frozen=True)
 class Blocker:
-    """A session that a leader's statement waits for."""
+    """A session, or a prepared transaction, that a leader's statement waits for."""
 
+    #: The server process; `PREPARED_PID` for a prepared transaction.
     pid: int
     role: str
     application: str
@@ -302,9 +310,13 @@ class Blocker:
     client: str | None = None
 
     def __str__(self) -> str:
+        if self.pid == PREPARED_PID:
+            who, name = "a prepared transaction", ""
+        else:
+            who, name = f"pid {self.pid}", f", {self.application or 'no name'}"
         where = f", from {self.client}" if self.client else ""
         return printable(
-            f"pid {self.pid} (role {self.role}, {self.application or 'no name'}{where}, "
+            f"{who} (role {self.role}{name}{where}, "
             f"{self.state} for {self.seconds:.0f} s: {shorten(self.query)})"
         )
 

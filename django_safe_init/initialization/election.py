@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from django_safe_init.backends.base.backend import LockingBackend
 from django_safe_init.backends.base.observer import BaseObserver
@@ -12,7 +12,6 @@ from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import LeaderSnapshot, Snapshot, TablesLocked
 from django_safe_init.core.states import State
-from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import WaitTimeout
 from django_safe_init.initialization.follower import Follower
 from django_safe_init.initialization.leader import Leader
@@ -20,8 +19,15 @@ from django_safe_init.initialization.types import Decision, Outcome, Progress
 
 #: Between two polls of status tables that another session has locked.
 _SECONDS_BETWEEN_POLLS = 0.5
-#: After a second campaign, and each later one, that another process won.
-_SECONDS_AFTER_A_LOST_CAMPAIGN = (0.05, 0.25)
+#: The longest pause after the second lost campaign. Each further one doubles it, up to the limit.
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.25, 2.0
+
+
+def _pauses_after_lost_campaigns() -> Iterator[float]:
+    longest = _FIRST_PAUSE_SECONDS
+    while True:
+        yield random.uniform(longest / 4, longest)
+        longest = min(2 * longest, _LONGEST_PAUSE_SECONDS)
 
 
 class Election:
@@ -73,12 +79,14 @@ class Election:
             self.progress,
             is_done=lambda: self._recheck_with_lock(follower),
         )
+        pauses = _pauses_after_lost_campaigns()
         while True:
             decision = leader.run()
             if decision is Decision.FOLLOW:
                 if self.progress.role == "follower":
                     # The lock was free a moment ago: another session takes it in bursts.
-                    sleep(random.uniform(*_SECONDS_AFTER_A_LOST_CAMPAIGN))
+                    follower.check_timeouts()
+                    sleep(self.context.deadline.clip(next(pauses)))
                 self.progress.role = "follower"
                 decision = follower.follow()
             if decision is Decision.LED:
@@ -132,11 +140,7 @@ class Election:
                 return opened.read()
             except TablesLocked as exc:
                 if self.context.deadline.passed() or patience.passed():
-                    holders = opened.table_lock_holders()
-                    raise WaitTimeout(
-                        "The status tables stayed locked"
-                        f"{holders and f' by {holders}'}: {one_line(exc)}"
-                    ) from exc
+                    raise WaitTimeout(opened.table_lock_holders()) from exc
                 self.progress.report(
                     "The status tables are locked at the moment, probably by a migration."
                 )

@@ -26,6 +26,11 @@ from django_safe_init.initialization.wait_log import WaitLog
 
 logger = logging.getLogger("django_safe_init")
 
+_UNSEEN_HOLDER = (
+    "The leader lock stayed taken, and no query shows its holder. Start again, or compare "
+    "`manage.py safe_init_unlock` with the locks of type advisory in pg_locks."
+)
+
 
 class Follower:
     """Waits until this process can lead, or has nothing left to wait for.
@@ -71,8 +76,16 @@ class Follower:
                 self._log.check_timeouts()
                 sleep(random.uniform(0.1, 0.5))
 
+    def check_timeouts(self) -> None:
+        """Raise `WaitTimeout` if this process has waited as long as it may for the lock.
+
+        A lock that cannot be taken, and whose holder no query shows, is limited like any other.
+        """
+        self._log.check_timeouts(lambda: _UNSEEN_HOLDER)
+
     def _poll(self) -> Decision | None:
         reader = self.observer.reader()
+        obstacle = None
         try:
             seen = peeked = reader.peek()
             if not (self.may_lead and peeked.at_work_for(self.build)):
@@ -85,10 +98,11 @@ class Follower:
             if self.may_lead and peeked.leader_pid is None:
                 return Decision.CAMPAIGN
             seen = peeked._replace(latest=None)
+            obstacle = reader.table_lock_holders
         if self.may_lead and self.observer.end_stalled(seen):
             return Decision.CAMPAIGN
         self._log.note(peeked, reader)
-        self._log.check_timeouts()
+        self._log.check_timeouts(obstacle)
         return None
 
     def _read(self, reader: BaseReader, peeked: LeaderSnapshot) -> Snapshot:

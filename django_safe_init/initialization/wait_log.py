@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from django_safe_init.backends.base.observer import BaseObserver
 from django_safe_init.backends.base.reader import BaseReader
@@ -91,20 +92,24 @@ class WaitLog:
         end = f". To end it: {remedy}" if remedy else ""
         return f"{line}; {activity}{end}" if activity else line
 
-    def check_timeouts(self) -> None:
-        """Raise `WaitTimeout` at the deadline, and after `WAIT_TIMEOUT` without progress."""
+    def check_timeouts(self, obstacle: Callable[[], str] | None = None) -> None:
+        """Raise `WaitTimeout` at the deadline, and after `WAIT_TIMEOUT` without progress.
+
+        `obstacle` returns the sentence about an obstacle that is not the leader.
+        """
         silence = time.monotonic() - self._moved
         if self.deadline.passed():
-            raise WaitTimeout(
-                f"Gave up after {self.deadline.seconds:g} s. {self._remedy()}"
-            )
-        if silence > self.settings.wait_timeout:
-            raise WaitTimeout(
-                f"Gave up: no progress for {self.settings.wait_timeout:g} s. {self._remedy()}"
-            )
+            limit = f" after {self.deadline.seconds:g} s"
+        elif silence > self.settings.wait_timeout:
+            limit = f": no progress for {self.settings.wait_timeout:g} s"
+        else:
+            return
+        raise WaitTimeout(f"Gave up{limit}. {self._remedy(obstacle)}")
 
-    def _remedy(self) -> str:
+    def _remedy(self, obstacle: Callable[[], str] | None) -> str:
         pid = self.peeked.leader_pid
+        if pid is None and obstacle is not None:
+            return obstacle()
         if pid is None:
             return "Nobody initializes this database: run `manage.py safe_migrate` somewhere."
         end = self.observer.how_to_end(pid)

@@ -15,6 +15,11 @@ class LockHolder(ABC):
     #: Asks a person to confirm the end of the leader.
     question: ClassVar[str]
 
+    @property
+    def refusal(self) -> str | None:
+        """Return the reason why `end` cannot end the holder, with the remedy, or None."""
+        return None
+
     @abstractmethod
     def lines(self) -> list[str]:
         """Return the lines that describe the leader to a person."""

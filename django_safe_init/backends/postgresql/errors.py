@@ -13,7 +13,12 @@ from django_safe_init.core.records import (
     TablesLocked,
     TablesUnreadable,
 )
-from django_safe_init.core.text import exception_chain, one_line
+from django_safe_init.core.text import (
+    MAX_ERROR_LENGTH,
+    exception_chain,
+    one_line,
+    shorten,
+)
 from django_safe_init.exceptions import (
     InitializationFailed,
     LockLost,
@@ -163,12 +168,17 @@ def translate_errors() -> Iterator[None]:
     try:
         yield
     except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as exc:
-        raise TablesLocked(one_line(exc)) from exc
+        raise TablesLocked(_primary(exc)) from exc
     except (psycopg.ProgrammingError, psycopg.DataError) as exc:
         # Also: a table of the same name that is not this package's.
         raise TablesUnreadable(one_line(exc)) from exc
     except psycopg.OperationalError as exc:
         raise ConnectionEnded(one_line(exc)) from exc
+
+
+def _primary(error: psycopg.Error) -> str:
+    """Return the error's text without the line and the position in the statement."""
+    return shorten(error.diag.message_primary or str(error), MAX_ERROR_LENGTH)
 
 
 def is_lost_connection(error: BaseException) -> bool:

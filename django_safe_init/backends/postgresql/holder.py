@@ -13,16 +13,19 @@ from django_safe_init.backends.base.holder import LockHolder, describe, open_run
 from django_safe_init.backends.postgresql.activity import (
     LeaderSession,
     blockers,
-    how_to_terminate,
+    how_to_end,
     leader_sessions,
 )
 from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
+from django_safe_init.backends.postgresql.lock_holders import Holder, prepared_holders
+from django_safe_init.backends.postgresql.lock_keys import leader_key, work_key
 from django_safe_init.backends.postgresql.reader import PostgresReader
+from django_safe_init.backends.postgresql.remedies import how_to_terminate
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import Blocker, ConnectionEnded, RunRow
-from django_safe_init.core.text import one_line
+from django_safe_init.core.text import one_line, printable
 from django_safe_init.exceptions import DatabaseUnreachable
 
 
@@ -39,15 +42,28 @@ class PostgresLockHolder(LockHolder):
     #: The session that reads and terminates the leader's sessions.
     session: Session
 
+    #: The prepared transactions that hold the leader lock or the work key.
+    prepared: tuple[Holder, ...] = ()
+
     question = "End these sessions?"
+
+    @property
+    def refusal(self) -> str | None:
+        if not self.prepared:
+            return None
+        remedies = " ".join(dict.fromkeys(each.remedy for each in self.prepared))
+        return (
+            "Nothing was ended: a prepared transaction outlives its session. As its owner or a "
+            f"superuser, in its database: {remedies}"
+        )
 
     def lines(self) -> list[str]:
         return [
-            describe(self.run),
+            describe(self.run) if self.sessions else "not led by a session",
+            *(f"  locked by {each}" for each in self.prepared),
             *(f"  {each}" for each in self.sessions),
             *(
-                f"  blocked by {blocker}. To end only that: "
-                f"{how_to_terminate(blocker.pid)}"
+                f"  blocked by {blocker}. To end only that: {how_to_end(blocker)}"
                 for blocker in self.blockers
             ),
         ]
@@ -80,14 +96,18 @@ def find_holder(session: Session, context: Context) -> PostgresLockHolder | None
     lock_key = context.settings.lock_key
     sessions = leader_sessions(session, lock_key)
     if not sessions or not sessions[0].leads:
+        sessions = []
+    prepared = prepared_holders(session.read, leader_key(lock_key), work_key(lock_key))
+    if not sessions and not prepared:
         return None
-    blocking_pids = [pid for each in sessions for pid in each.blocking_pids]
     run = open_run(PostgresReader(session, context.build, lock_key))
+    leads = sessions and run is not None and run.backend_pid == sessions[0].pid
     return PostgresLockHolder(
-        run if run is not None and run.backend_pid == sessions[0].pid else None,
+        run if leads else None,
         tuple(sessions),
-        blockers(session, blocking_pids),
+        blockers(session, sessions),
         session,
+        prepared,
     )
 
 
@@ -116,7 +136,7 @@ def cannot_terminate(pid: int, role: str, detail: str = "") -> str:
     """Return the sentence that this role may not terminate the session, with the remedy."""
     known = f" ({detail})" if detail else ""
     return (
-        f"Backend {pid} of the role {role}{known} may not be ended by this role; "
+        f"Backend {pid} of the role {printable(role)}{known} may not be ended by this role; "
         f"an administrator can: {how_to_terminate(pid)}"
     )
 

@@ -112,12 +112,13 @@ class AdvisoryLock:
         run. If a session of another role cannot be terminated, this process waits for its end
         and names it to `report`. Raises `WaitTimeout` at the deadline.
         """
-        named: set[int] = set()
+        named: set[tuple[int, str | None]] = set()
         pause = _SHORTEST_PAUSE
         while left := key_holders(self.session.rows, self.work_key):
             for each in left:
-                if not terminate(self.session, each.pid) and each.pid not in named:
-                    named.add(each.pid)
+                is_told = each.gid is None and terminate(self.session, each.pid)
+                if not is_told and (each.pid, each.gid) not in named:
+                    named.add((each.pid, each.gid))
                     report(_predecessor_message(each))
             if deadline.passed():
                 raise WaitTimeout(
@@ -129,5 +130,7 @@ class AdvisoryLock:
 
 
 def _predecessor_message(holder: Holder) -> str:
+    if holder.gid is not None:
+        return f"Work of an earlier leader is kept by {holder}."
     reason = cannot_terminate(holder.pid, holder.role, holder.detail)
     return f"Work of an earlier leader goes on. {reason}"

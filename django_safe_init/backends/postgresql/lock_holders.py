@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import psycopg
 
 from django_safe_init.backends.base.lock import LockWaitTimeout
-from django_safe_init.backends.postgresql.lock_keys import HOLDERS
+from django_safe_init.backends.postgresql.lock_keys import HELD
+from django_safe_init.backends.postgresql.remedies import (
+    PREPARED,
+    how_to_roll_back,
+    how_to_terminate,
+    literal,
+)
 from django_safe_init.core import cancellation
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
+from django_safe_init.core.records import (
+    MIGRATION_TABLE,
+    PREPARED_PID,
+    RUN_TABLE,
+    STEP_TABLE,
+)
 from django_safe_init.core.text import printable
 
 if TYPE_CHECKING:
@@ -21,19 +32,31 @@ T = TypeVar("T")
 #: Returns the rows of a statement: `Session.rows`, or `Session.read`.
 Query = Callable[[str, dict[str, Any]], list[Any]]
 
-_SESSIONS = """
-    SELECT pid, coalesce(usename, '?'), coalesce(application_name, ''), host(client_addr)
-    FROM pg_stat_activity WHERE pid IN ({pids}) AND pid <> pg_backend_pid()
-    ORDER BY backend_start, pid
+_HOLDERS = f"""
+    WITH held AS MATERIALIZED ({{held}})
+    SELECT pid, coalesce(usename, '?'), coalesce(application_name, ''),
+           host(client_addr), NULL, name
+    FROM held JOIN pg_stat_activity USING (pid) WHERE pid <> pg_backend_pid()
+    UNION
+    SELECT held.pid, owner, 'prepared at ' || prepared::timestamptz(0), database, gid, name
+    FROM held JOIN ({PREPARED}) AS prepared USING (virtualtransaction)
+    WHERE held.pid = {PREPARED_PID}
+    ORDER BY pid
 """
-KEY_HOLDERS = _SESSIONS.format(pids=HOLDERS)
-_TABLE_HOLDERS = _SESSIONS.format(
-    pids="""
-    SELECT pid FROM pg_locks WHERE locktype = 'relation' AND granted
+KEY_HOLDERS = _HOLDERS.format(
+    held=f"SELECT pid, virtualtransaction, NULL AS name FROM {HELD} WHERE key = %(key)s"
+)
+_TABLE_HOLDERS = _HOLDERS.format(
+    held=f"""
+    SELECT coalesce(pid, {PREPARED_PID}) AS pid, virtualtransaction, name
+    FROM pg_locks JOIN unnest(%(tables)s::text[]) AS name ON relation = to_regclass(name)
+    WHERE locktype = 'relation' AND granted AND mode LIKE %(mode)s
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND relation IN (SELECT to_regclass(name) FROM unnest(%(tables)s::text[]) AS name)
 """
 )
+
+#: The lock mode that blocks a SELECT.
+BLOCKS_READS = "AccessExclusiveLock"
 
 #: The errors of a statement that waited too long for a lock, and can be retried. A cancellation
 #: may have been meant for the previous statement, because PostgreSQL cancels the running one.
@@ -41,38 +64,83 @@ LOCKED = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
 
 
 class Holder(NamedTuple):
-    """A session that holds a lock."""
+    """A session, or a prepared transaction, that holds a lock."""
 
     pid: int
     role: str
+    #: The name of the application; the time of a prepared transaction.
     application: str
-    #: None for a client on the same host, and for a role that may not see it.
+    #: The address, or the database of a prepared transaction. None for a client on the same host,
+    #: and for a role that may not see the address.
     client: str | None
+    #: The identifier of a prepared transaction; None for a session.
+    gid: str | None = None
+    #: The locked table; None for a key.
+    table: str | None = None
 
     @property
     def detail(self) -> str:
         """Return the application's name and the address."""
+        if self.gid is not None:
+            return printable(f"database {self.client}, {self.application}")
         address = f"from {self.client}" if self.client else "no address to be seen"
         return printable(f"{self.application or 'no name'}, {address}")
 
+    @property
+    def remedy(self) -> str:
+        """Return the statement that ends the holder, for a person."""
+        if self.gid is not None:
+            return how_to_roll_back(self.gid)
+        return how_to_terminate(self.pid)
+
     def __str__(self) -> str:
-        return f"backend {self.pid} (role {printable(self.role)}, {self.detail})"
+        if self.gid is None:
+            return f"backend {self.pid} (role {printable(self.role)}, {self.detail})"
+        return (
+            f"the prepared transaction {literal(self.gid)} "
+            f"(role {printable(self.role)}, {self.detail}; to end it: {self.remedy})"
+        )
 
 
 def key_holders(query: Query, key: int) -> list[Holder]:
-    """Return the other sessions that hold the advisory lock with the key."""
+    """Return the holders of the advisory lock with the key, without this session."""
     return [Holder(*row) for row in query(KEY_HOLDERS, {"key": key})]
 
 
-def table_holders(session: Session, query: Query) -> list[Holder]:
-    """Return the other sessions that hold a lock on a status table."""
-    tables = [session.tables.qualified(name) for name in (RUN_TABLE, STEP_TABLE)]
-    return [Holder(*row) for row in query(_TABLE_HOLDERS, {"tables": tables})]
+def prepared_holders(query: Query, *keys: int) -> tuple[Holder, ...]:
+    """Return the prepared transactions that hold an advisory lock with one of the keys."""
+    found = [each for key in keys for each in key_holders(query, key)]
+    return tuple(dict.fromkeys(each for each in found if each.gid is not None))
+
+
+def table_holders(session: Session, query: Query, mode: str = "%") -> list[Holder]:
+    """Return the holders of a lock on a status table or on the table of migrations.
+
+    `mode` is a pattern for LIKE, such as `BLOCKS_READS`.
+    """
+    names = (RUN_TABLE, STEP_TABLE, MIGRATION_TABLE)
+    tables = [session.tables.qualified(name) for name in names]
+    rows = query(_TABLE_HOLDERS, {"tables": tables, "mode": mode})
+    return [Holder(*row) for row in rows]
 
 
 def name_all(holders: Iterable[Holder]) -> str:
     """Return the holders as text."""
     return ", ".join(map(str, holders)) or "a session that has ended since"
+
+
+def locked_tables(holders: Sequence[Holder]) -> str:
+    """Return the sentences that name the locked tables, their holders and the remedy."""
+    if not holders:
+        return "The status tables stayed locked by a session that has ended since."
+    tables = sorted({printable(each.table or "") for each in holders})
+    found = list(dict.fromkeys(each._replace(table=None) for each in holders))
+    remedies = " ".join(dict.fromkeys(each.remedy for each in found))
+    noun = "table" if len(tables) == 1 else "tables"
+    return (
+        f"The {noun} {', '.join(tables)} stayed locked by {name_all(found)}. "
+        f"To end that: {remedies}"
+    )
 
 
 def retry_while_locked(call: Callable[[], T], session: Session, seconds: float) -> T:
@@ -88,8 +156,7 @@ def retry_while_locked(call: Callable[[], T], session: Session, seconds: float) 
         except LOCKED as exc:
             cancellation.check()
             if deadline.passed():
-                holders = name_all(table_holders(session, session.rows))
+                holders = table_holders(session, session.rows)
                 raise LockWaitTimeout(
-                    f"The status tables stayed locked by {holders}. End that session, and "
-                    "start again."
+                    f"{locked_tables(holders)} Start again then."
                 ) from exc

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
+from django_safe_init.core.records import PREPARED_PID
+
 #: The longest wait of a leader's statement for a lock on the status tables. It then tries again.
 LOCK_TIMEOUT = "500ms"
 
@@ -43,9 +45,11 @@ def _key(purpose: str, lock_key: str | None) -> int:
     )
 
 
-#: The 64-bit keys and their holders. `pg_locks` shows a key in halves (PostgreSQL manual, 53.13).
-HELD = """(
-    SELECT pid, (classid::bigint << 32) | objid::bigint AS key FROM pg_locks
+#: The 64-bit keys and their holders. `pg_locks` shows a key in halves, and a prepared transaction
+#: without a process id (PostgreSQL manual, 53.13).
+HELD = f"""(
+    SELECT coalesce(pid, {PREPARED_PID}) AS pid, virtualtransaction,
+           (classid::bigint << 32) | objid::bigint AS key FROM pg_locks
     WHERE locktype = 'advisory' AND objsubid = 1 AND granted
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 ) AS held"""

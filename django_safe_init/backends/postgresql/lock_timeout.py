@@ -9,7 +9,7 @@ import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.backends.base.run_session import BaseLockTimeout
-from django_safe_init.backends.postgresql.activity import blockers_of, how_to_terminate
+from django_safe_init.backends.postgresql.activity import blockers_of, how_to_end
 from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.project_connection import plain_rows
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
@@ -77,4 +77,4 @@ class PostgresLockTimeout(BaseLockTimeout):
             raise session_error(exc) from exc
 
     def how_to_end(self, blocker: Blocker) -> str:
-        return how_to_terminate(blocker.pid)
+        return how_to_end(blocker)

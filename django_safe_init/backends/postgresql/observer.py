@@ -17,7 +17,7 @@ from django_safe_init.backends.postgresql.lock_keys import channel
 from django_safe_init.backends.postgresql.reader import PostgresReader
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.cancellation import check, sleep, slices
-from django_safe_init.core.records import LeaderSnapshot
+from django_safe_init.core.records import PREPARED_PID, LeaderSnapshot
 
 if TYPE_CHECKING:
     from django_safe_init.backends.postgresql.stalled import StalledLeader
@@ -99,6 +99,8 @@ class PostgresObserver(BaseObserver):
 
     def how_to_end(self, leader_pid: int) -> str:
         command = super().how_to_end(leader_pid)
+        if leader_pid == PREPARED_PID:
+            return "the ROLLBACK PREPARED above, as its owner or a superuser"
         return f"{command}, or SELECT pg_terminate_backend({leader_pid});"
 
     def wait(self) -> None:

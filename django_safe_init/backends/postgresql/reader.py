@@ -216,11 +216,13 @@ class PostgresReader(TableReader):
 
     def table_lock_holders(self) -> str:
         from django_safe_init.backends.postgresql.lock_holders import (
-            name_all,
+            BLOCKS_READS,
+            locked_tables,
             table_holders,
         )
 
-        return name_all(table_holders(self.session, self.session.read))
+        session = self.session
+        return locked_tables(table_holders(session, session.read, BLOCKS_READS))
 
     def history(self, count: int) -> list[RunRow]:
         if count < 1 or not self._runs_readable():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import psycopg
 
-from django_safe_init.backends.postgresql.activity import blockers_of, how_to_terminate
+from django_safe_init.backends.postgresql.activity import blockers_of, how_to_end
 from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
@@ -65,7 +65,7 @@ class StatementProgress:
         self._report = report
         self._read_at = 0.0
         #: The blocked step and its blockers in the last report.
-        self._reported: tuple[str, list[int]] | None = None
+        self._reported: tuple[str, list[str]] | None = None
 
     def read(self) -> ProgressUpdate | None:
         """Return the statement's progress, at most one heartbeat old; None if unknown.
@@ -88,10 +88,10 @@ class StatementProgress:
 
     def _report_blockers(self) -> None:
         found = blockers_of(self._session, self._fenced.backend_pid)
-        blocked = (self._recorder.message, [each.pid for each in found])
+        blocked = (self._recorder.message, [how_to_end(each) for each in found])
         if found and blocked != self._reported:
             self._reported = blocked
             self._report(
                 f"{self._recorder.message} is blocked by {', '.join(map(str, found))}. "
-                f"To end it: {how_to_terminate(found[0].pid)}"
+                f"To end it: {how_to_end(found[0])}"
             )

@@ -54,11 +54,13 @@ class Command(SafeInitCommand):
                 self.stdout.write(f"{alias}: nobody holds the leader lock")
                 return 0
             self.stdout.write(f"{alias}: " + "\n".join(map(printable, holder.lines())))
+            if holder.refusal is not None:
+                raise CommandError(printable(holder.refusal))
             if options["interactive"]:
                 _confirm(holder.question)
             reason = holder.end(_SECONDS_TO_END)
         if reason is not None:
-            raise CommandError(reason)
+            raise CommandError(printable(reason))
         self.stdout.write(f"{alias}: ended; a replica that waits takes over")
         return 0
 

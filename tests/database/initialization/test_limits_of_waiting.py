@@ -15,6 +15,8 @@ from django.db import OperationalError, connections
 
 from django_safe_init import initialize
 from django_safe_init.backends.base.lock import LockWaitTimeout
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
+from django_safe_init.backends.postgresql.lock_holders import locked_tables
 from django_safe_init.backends.postgresql.lock_keys import (
     leader_key,
     privileged_key,
@@ -27,7 +29,9 @@ from django_safe_init.core.build import Build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 from django_safe_init.exceptions import DatabaseUnreachable, WaitTimeout
+from django_safe_init.initialization.follower import Follower
 from django_safe_init.initialization.initializer import retry_while_busy
+from django_safe_init.initialization.types import Decision
 from django_safe_init.management.commands import migrate, safe_init_status, safe_migrate
 from django_safe_init.status import get_status
 
@@ -103,17 +107,66 @@ def test_an_abandoned_run_and_a_stranger(django_database, leader, stranger) -> N
         initialize(timeout=0.5)
 
 
+@pytest.mark.parametrize("mode", ["self", "external"])
 @pytest.mark.parametrize("table", [RUN_TABLE, STEP_TABLE, "django_migrations"])
-def test_a_locked_table(django_database, small_shop, raw_session, table) -> None:
-    """A start waits for a locked table until the time-out."""
+def test_a_locked_table(django_database, small_shop, raw_session, table, mode) -> None:
+    """A start waits for a locked table until the time-out, and names its holder."""
     initialize()
     raw_session.autocommit = False
     raw_session.execute(f"LOCK TABLE {table}")
     small_shop.write("0003_new")
     with pytest.raises(WaitTimeout) as caught:
+        initialize(timeout=0.5, mode=mode)
+    if (table, mode) == (STEP_TABLE, "external"):
+        return  # a build without steps is followed without that table
+    pid, text = raw_session.info.backend_pid, str(caught.value)
+    assert re.search(
+        rf"The table \S*{table} stayed locked by backend {pid} \(role", text
+    )
+    assert f"To end that: SELECT pg_terminate_backend({pid});" in text
+    assert "LINE" not in text
+
+
+def test_a_reader_of_a_table_is_not_named(
+    django_database, small_shop, raw_session, connect_raw
+) -> None:
+    """A session whose lock blocks no reader is not named to one."""
+    initialize()
+    innocent = connect_raw()
+    innocent.autocommit = False
+    innocent.execute(f"SELECT * FROM {STEP_TABLE}")
+    raw_session.autocommit = False
+    raw_session.execute(f"LOCK TABLE {RUN_TABLE}")
+    small_shop.write("0003_new")
+    with pytest.raises(WaitTimeout) as caught:
         initialize(timeout=0.5)
-    if table == RUN_TABLE:
-        assert f"backend {raw_session.info.backend_pid} (role" in str(caught.value)
+    assert f"backend {innocent.info.backend_pid}" not in str(caught.value)
+
+
+def test_a_table_that_is_free_again() -> None:
+    """A holder that cannot be seen is a session that has ended."""
+    assert locked_tables([]).endswith("locked by a session that has ended since.")
+
+
+@pytest.mark.parametrize("limit", ["MAX_WAIT", "WAIT_TIMEOUT"])
+def test_a_leader_lock_without_a_visible_holder(
+    django_database, small_shop, stranger, settings, monkeypatch, limit
+) -> None:
+    """The campaigns for a lock that no query shows are limited, and have pauses."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, limit: 1}
+    attempts: list[None] = []
+    real = AdvisoryLock.try_acquire
+
+    def try_acquire(self: AdvisoryLock) -> bool:
+        attempts.append(None)
+        return real(self)
+
+    monkeypatch.setattr(AdvisoryLock, "try_acquire", try_acquire)
+    monkeypatch.setattr(Follower, "follow", lambda self: Decision.CAMPAIGN)
+    stranger.execute("SELECT pg_advisory_lock(%s)", [leader_key()])
+    with pytest.raises(WaitTimeout, match="no query shows its holder"):
+        initialize()
+    assert len(attempts) <= 20
 
 
 def test_a_table_that_is_locked_under_the_lock(

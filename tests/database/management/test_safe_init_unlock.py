@@ -321,3 +321,20 @@ def test_straight_to_the_server(run, django_database, leader, settings) -> None:
         "CONNECT_ATTEMPTS": 1,
     }
     assert run("--noinput").code == 4
+
+
+@pytest.mark.parametrize("key", [leader_key(), work_key()])
+def test_a_hostile_role(
+    run, django_database, shop, connect_raw, new_role, log_in_as, key
+) -> None:
+    """The name of a role that may not be ended forges no line."""
+    name = "r\n[safe_init] FORGED"
+    hostile = connect_raw(user=new_role(name))
+    hostile.execute("SELECT pg_advisory_lock(%s)", [leader_key()])
+    hostile.execute("SELECT pg_advisory_lock_shared(%s)", [key])
+    log_in_as(USER=new_role("other"))
+    ended = run("--noinput")
+    assert ended.code == 1
+    assert r"of the role r\n[safe_init] FORGED may not be ended" in ended.stderr
+    assert "\n[safe_init] FORGED" not in ended.stdout + ended.stderr
+    hostile.close()
