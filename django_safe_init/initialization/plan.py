@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
+
+from django.db import ProgrammingError
 
 from django_safe_init.backends import get_features, privileged_steps
 from django_safe_init.conf import effective_mode, get_settings
@@ -56,6 +59,19 @@ def wait_for_login(
         from django_safe_init.privileged.status import add_hint
 
         raise add_hint(exc) from exc
+
+
+@contextmanager
+def readable_records(alias: str) -> Iterator[None]:
+    """Raise `UnsafeConnection` if the block fails on a table of migrations that is not Django's.
+
+    Any other error is raised as it is.
+    """
+    try:
+        yield
+    except ProgrammingError:
+        get_status(alias)
+        raise
 
 
 def planned_steps(alias: str) -> list[PlannedStep] | None:

@@ -22,9 +22,17 @@ from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.databases import check_alias
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.findings import Finding, FindingKind, management_command_line
-from django_safe_init.core.records import ConnectionEnded, TablesLocked
+from django_safe_init.core.records import (
+    ConnectionEnded,
+    TablesLocked,
+    TablesUnreadable,
+)
 from django_safe_init.core.text import one_line
-from django_safe_init.exceptions import DatabaseUnreachable, WaitTimeout
+from django_safe_init.exceptions import (
+    DatabaseUnreachable,
+    UnsafeConnection,
+    WaitTimeout,
+)
 from django_safe_init.validation.classify import apps_ahead, compare
 from django_safe_init.validation.model_schema import Table, tables_of
 
@@ -85,7 +93,8 @@ def validate_database(database: str, report: Callable[[str], None]) -> Validatio
 
     Write nothing, take no lock and do not wait for the database server. `report` receives the
     reason of a refused connection. Raise `DatabaseUnreachable`, `WaitTimeout` (a migration has
-    locked the tables), `MissingPrivilege`, `ConfigurationError` or `UnsupportedEngine`.
+    locked the tables), `UnsafeConnection` (the tables cannot be read), `MissingPrivilege`,
+    `ConfigurationError` or `UnsupportedEngine`.
     """
     check_alias(database)
     # The schema editor must use the alias too, and must not wait for a free connection.
@@ -100,6 +109,11 @@ def validate_database(database: str, report: Callable[[str], None]) -> Validatio
         raise WaitTimeout(
             f"The tables of {database!r} are locked at the moment, probably by a migration: "
             f"{one_line(exc)}. Try again when it is done."
+        ) from exc
+    except TablesUnreadable as exc:
+        raise UnsafeConnection(
+            f"The records of the database {database!r} cannot be read: {one_line(exc)}. "
+            "Compare the columns, types and rights of the table of migrations."
         ) from exc
     except ConnectionEnded as exc:
         raise DatabaseUnreachable(

@@ -209,12 +209,13 @@ class Command(EntrypointCommand):
         plan.check_privileged(alias, options["mode"], options["timeout"])
         if options["plan"]:
             plan.wait_for_login(alias, self._report(alias), options["timeout"])
-            retry_while_busy(
-                lambda: self._migrate(alias, options),
-                alias,
-                self._report(alias),
-                Deadline(options["timeout"]),
-            )
+            with plan.readable_records(alias):
+                retry_while_busy(
+                    lambda: self._migrate(alias, options),
+                    alias,
+                    self._report(alias),
+                    Deadline(options["timeout"]),
+                )
             steps = plan.planned_steps(alias)
             if steps is not None:
                 self._print_plan(steps, options)
