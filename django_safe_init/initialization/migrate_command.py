@@ -85,6 +85,7 @@ def run_migrate(
     command = migrate_command()
     wanted = {
         "database": database,
+        "verbosity": verbosity,
         "interactive": False,
         "skip_checks": True,
         **options,
@@ -98,7 +99,6 @@ def run_migrate(
             )
     call_command(
         command,
-        verbosity=verbosity,
         stdout=stdout or io.StringIO(),
         **{name: value for name, value in wanted.items() if name in known},
     )

@@ -55,10 +55,46 @@ class Command(Migrate):
         super().handle(**options)
         return "the output of another app"
 """
+#: Adds an option in `execute`, and sets the options that it has removed.
+ADDED_IN_EXECUTE = """
+from django.core.management.commands.migrate import Command as Migrate
+
+REMOVED = {"verbosity": 1, "no_color": False, "force_color": False, "database": "default"}
+
+class Command(Migrate):
+    def add_arguments(self, parser):
+        super().add_arguments(parser)
+        for action in [each for each in parser._actions if each.dest in REMOVED]:
+            parser._handle_conflict_resolve(
+                None, [(name, action) for name in list(action.option_strings)])
+    def execute(self, *args, **options):
+        for name, value in {**REMOVED, "tenants": ["a", "b"]}.items():
+            options.setdefault(name, value)
+        return super().execute(*args, **options)
+    def handle(self, *args, **options):
+        assert options["tenants"] == ["a", "b"] and REMOVED.keys() <= options.keys()
+        return super().handle(*args, **options)
+"""
+#: Knows neither `--database` nor `--skip-checks`, and takes no option that it does not know.
+NO_OTHER_KEYWORDS = """
+from django.core.management import BaseCommand
+from django.core.management.commands.migrate import Command as Migrate
+
+class Command(Migrate):
+    requires_system_checks = []
+    def add_arguments(self, parser):
+        pass
+    def handle(self, *, settings, pythonpath, traceback, no_color, force_color, verbosity,
+               stdout=None, stderr=None):
+        defaults = vars(Migrate().create_parser("manage.py", "migrate").parse_args([]))
+        Migrate.handle(self, **{**defaults, "verbosity": verbosity})
+"""
 KINDS = {
     "no checks": NO_CHECKS,
     "own options": OWN_OPTIONS,
     "fixed keywords": FIXED_KEYWORDS,
+    "added in execute": ADDED_IN_EXECUTE,
+    "no other keywords": NO_OTHER_KEYWORDS,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import Parameter, signature
 from typing import Any
 
 from django.core.management import CommandError
@@ -26,6 +27,9 @@ from django_safe_init.initialization.types import InitializationOptions, Migrate
 from django_safe_init.management.base import command_errors, exit_codes
 from django_safe_init.management.console import printable_uncaught_errors, report_to
 
+#: Added by `execute` and by Django's `call_command`, whatever the parser knows.
+_ADDED = frozenset({"database", "skip_checks"})
+
 
 class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on settings
     """Overrides `migrate`: exactly one process migrates a database at a time."""
@@ -40,9 +44,9 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
         with printable_uncaught_errors():
             super().run_from_argv(argv)
 
-    #: The options that the extended command knows, if a parser was created.
-    _known: frozenset[str] | None = None
     _output: str | None = None
+    #: The options that the extended command's parser knows, if one was created.
+    _known: frozenset[str] | None = None
 
     def create_parser(
         self, prog_name: str, subcommand: str, **kwargs: Any
@@ -139,9 +143,19 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
         tracker = current_listener(self._alias)
         # A `migrate` that a migration calls belongs to that migration.
         self._tracker = tracker if tracker and tracker.current is None else None
-        if self._known is not None:
-            options = {key: options[key] for key in options if key in self._known}
-        self._output = super().handle(*args, **options)
+        self._output = super().handle(*args, **self._wanted_by_handle(options))
+
+    def _wanted_by_handle(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the options, except `database` and `skip_checks` if `handle` refuses them.
+
+        The extended command may add options of its own in `execute`.
+        """
+        added = _ADDED.difference(self._known or _ADDED)
+        parameters = signature(super().handle).parameters.values()
+        if any(each.kind is Parameter.VAR_KEYWORD for each in parameters):
+            return options
+        refused = added.difference(each.name for each in parameters)
+        return {name: options[name] for name in options if name not in refused}
 
     def _is_protected(self, options: dict[str, Any]) -> bool:
         looks_only = options.get("plan") or options.get("check_unapplied")
