@@ -17,6 +17,7 @@ from django_safe_init.backends.postgresql.errors import (
     how_to_get_connections,
     is_busy,
     is_final,
+    is_unusable,
 )
 from django_safe_init.backends.postgresql.project_connection import (
     copy_settings,
@@ -28,6 +29,7 @@ from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline, connect_pauses
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import (
+    ConfigurationError,
     DatabaseUnreachable,
     LoginRefused,
     ReadOnlyServer,
@@ -111,8 +113,8 @@ def connect(
     """Return a session as soon as the server accepts one; `report` gets the reason for a wait.
 
     The backoff is exponential, with jitter, for a server that does not answer. It is random for
-    a server that is full or starting. Raises `LoginRefused` at once, `DatabaseUnreachable` after
-    the last attempt, and `WaitTimeout` for a full server.
+    a server that is full or starting. Raises `LoginRefused` and `ConfigurationError` at once,
+    `DatabaseUnreachable` after the last attempt, and `WaitTimeout` for a full server.
     """
     limit = Deadline(settings.wait_timeout)
     pauses = connect_pauses(settings)
@@ -138,6 +140,12 @@ def _pause_before_retry(
 ) -> float:
     """Return the seconds to wait before the next attempt, or raise the final error."""
     reason = one_line(error)
+    if is_unusable(reason):
+        raise ConfigurationError(
+            f"The settings of the database {wrapper.alias!r} cannot be used: {reason}. "
+            "Correct HOST, PORT and OPTIONS. Let HOST and PORT be lists of the same length; an "
+            "entry of DIRECT with a HOST needs its own PORT."
+        ) from error
     if is_final(reason):
         raise LoginRefused(
             f"The server of the database {wrapper.alias!r} refuses us: {reason}. "

@@ -50,6 +50,10 @@ _FINAL = (
 )
 
 
+#: The errors of libpq and psycopg for settings that can never connect.
+_UNUSABLE = re.compile(
+    r"(could not|cannot) match \d+ |invalid port number|invalid integer value"
+)
 #: The errors of `target_session_attrs` for a standby or a read-only server.
 _READ_ONLY = ("session is read-only", "server is in hot standby mode")
 
@@ -69,6 +73,14 @@ def is_final(text: str) -> bool:
         or ('role "' in attempt and '" does not exist' in attempt)
         for attempt in _attempts(text)
     )
+
+
+def is_unusable(text: str) -> bool:
+    """Return True if the settings name no server at all; `text` is the error's text.
+
+    The lists of hosts, addresses and ports differ in length, or a port is no port.
+    """
+    return _UNUSABLE.search(text) is not None
 
 
 def has_no_primary(text: str) -> bool:
@@ -157,9 +169,15 @@ def translate_session_errors(alias: str) -> Iterator[None]:
             raise LockLost(
                 f"A session of the database {alias!r} ended: {text}"
             ) from exc
-        raise InitializationFailed(
-            f"The database {alias!r} refused a statement: {type(exc).__name__}: {text}"
-        ) from exc
+        raise _refused(alias, exc) from exc
+    except TablesUnreadable as exc:
+        raise _refused(alias, exc.__cause__ or exc) from exc
+
+
+def _refused(alias: str, error: BaseException) -> InitializationFailed:
+    return InitializationFailed(
+        f"The database {alias!r} refused a statement: {type(error).__name__}: {one_line(error)}"
+    )
 
 
 @contextlib.contextmanager

@@ -66,6 +66,27 @@ def test_no_answer(django_database, log_in_as, short_pauses) -> None:
     assert len(short_pauses) == 2
 
 
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [
+        ("127.0.0.1", "1,2"),
+        ("127.0.0.1,127.0.0.1", "1,2,3"),
+        ("127.0.0.1", "70000"),
+        ("127.0.0.1", "http"),
+    ],
+)
+def test_settings_without_a_server(
+    django_database, log_in_as, short_pauses, host, port
+) -> None:
+    """Settings that can never connect are refused at once."""
+    log_in_as(HOST=host, PORT=port)
+    with pytest.raises(ConfigurationError, match="'default' cannot be used") as caught:
+        try_to_connect()
+    assert "HOST and PORT be lists of the same length" in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert short_pauses == []
+
+
 def test_an_unknown_database_is_tried_again(django_database, log_in_as, short_pauses):
     """`connect` retries an unknown database, which may be created soon."""
     log_in_as(NAME="nowhere")
