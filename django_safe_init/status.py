@@ -196,13 +196,11 @@ def _read_status(database: str, reader: BaseReader) -> Status:
     try:
         snapshot = reader.read()
     except TablesLocked:
-        return Status(
-            database,
-            State.MIGRATING,
-            progress=0,
-            message="the status tables are locked, probably by a migration",
-            led=reader.leader_pid() is not None,
-        )
+        led = reader.leader_pid() is not None
+        message = "the status tables are locked, probably by a migration"
+        if not led:
+            message = f"waiting for a locked table. {reader.table_lock_holders()}"
+        return Status(database, State.MIGRATING, progress=0, message=message, led=led)
     return _with_holder(describe(database, snapshot), snapshot, reader)
 
 

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from django.db import ProgrammingError
+from django.db import OperationalError, ProgrammingError
 
-from django_safe_init.backends import get_features, privileged_steps
+from django_safe_init.backends import (
+    bounded_reads,
+    get_backend_class,
+    get_features,
+    privileged_steps,
+)
 from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.core.build import current_build
+from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.databases import check_alias
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.exceptions import InitializationFailed, LoginRefused
+from django_safe_init.exceptions import InitializationFailed, LoginRefused, WaitTimeout
 from django_safe_init.initialization.initializer import wait_for_server
-from django_safe_init.status import get_status
+from django_safe_init.status import get_status, open_reader
 
 if TYPE_CHECKING:
     from django_safe_init.privileged.runner import PrivilegedStepRunner
+
+
+_SECONDS_BETWEEN_READS = 0.5
 
 
 class PlannedStep(NamedTuple):
@@ -72,6 +81,33 @@ def readable_records(alias: str) -> Iterator[None]:
     except ProgrammingError:
         get_status(alias)
         raise
+
+
+def read_plan(alias: str, read: Callable[[], None], timeout: float | None) -> None:
+    """Call `read` until no lock of another session makes it wait for long.
+
+    `read` prints the plan as its last act, on Django's own connection. `timeout` is in seconds;
+    None for the setting `MAX_WAIT`. Raises `WaitTimeout` after it, and after `WAIT_TIMEOUT`.
+    """
+    settings = get_settings()
+    deadline = Deadline(settings.max_wait if timeout is None else timeout)
+    patience = Deadline(deadline.clip(settings.wait_timeout))
+    while True:
+        try:
+            with bounded_reads(alias):
+                return read()
+        except OperationalError as exc:
+            if not get_backend_class(alias).is_locked(exc):
+                raise
+            if patience.passed():
+                raise WaitTimeout(_table_lock_holders(alias)) from exc
+        sleep(patience.clip(_SECONDS_BETWEEN_READS))
+
+
+def _table_lock_holders(alias: str) -> str:
+    settings = get_settings()
+    with closing(open_reader(alias, settings, Deadline(0))) as reader:
+        return reader.table_lock_holders()
 
 
 def planned_steps(alias: str) -> list[PlannedStep] | None:

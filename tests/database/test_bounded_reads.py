@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from django_safe_init.contrib.prometheus import SafeInitCollector
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.step import StepDefinition
 from django_safe_init.exceptions import WaitTimeout
+from django_safe_init.initialization.plan import read_plan
 from django_safe_init.management.commands import (
     safe_init_status,
     safe_init_unlock,
@@ -136,6 +138,85 @@ def test_commands(
     lock_tables(*TABLES)
     ended = command_line(command, command.__module__.rpartition(".")[2])
     assert ended.code in code
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize(
+    ("arguments", "codes"),
+    [
+        (["--plan", "--timeout", "1"], {0, 3}),
+        (["--check", "--timeout", "1"], {1}),
+        (["--plan", "--check"], {1, 3}),
+        (["--plan", "--json", "--timeout", "1"], {0, 3}),
+    ],
+)
+def test_plan_and_check(
+    django_database,
+    small_shop,
+    raw_session,
+    command_line,
+    bounded,
+    settings,
+    table,
+    arguments,
+    codes,
+) -> None:
+    """The plan and the check of a locked database end with the time-out, and name the holder."""
+    initialize()
+    small_shop.write("0003_new")
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "MAX_WAIT": 1}
+    raw_session.autocommit = False
+    raw_session.execute(f"LOCK TABLE {table}")
+    ended = bounded(
+        lambda: command_line(safe_migrate.Command, "safe_migrate", *arguments)
+    )
+    assert ended.code in codes
+    if table == "django_migrations":
+        assert ended.code != 0
+        output = ended.stdout + ended.stderr
+        remedy = f"SELECT pg_terminate_backend({raw_session.info.backend_pid});"
+        assert "django_migrations stayed locked by backend" in output
+        assert remedy in output
+        assert "LINE" not in output
+
+
+def test_plan_waits(django_database, small_shop, raw_session, command_line) -> None:
+    """The plan is printed once, as soon as the lock is released."""
+    initialize()
+    small_shop.write("0003_new")
+    raw_session.autocommit = False
+    raw_session.execute("LOCK TABLE django_migrations")
+    timer = threading.Timer(2, raw_session.rollback)
+    timer.start()
+    ended = command_line(
+        safe_migrate.Command, "safe_migrate", "--plan", "--timeout", "60"
+    )
+    timer.join()
+    assert ended.code == 0
+    assert ended.stdout.count("shop.0003_new") == 1
+
+
+def test_plan_of_a_locked_file(lite, shop, command_line) -> None:
+    """On SQLite the plan waits for the file until the time-out."""
+    shop.write("0001_initial")
+    initialize()
+    shop.write("0002_new")
+    with locked(lite.file):
+        ended = command_line(
+            safe_migrate.Command, "safe_migrate", "--plan", "--timeout", "1"
+        )
+    assert ended.code == 3
+    assert "stayed locked" in ended.stderr
+
+
+def test_a_plan_that_fails(django_database, small_shop) -> None:
+    """An error that is not about a lock is raised as it is."""
+
+    def fail() -> None:
+        raise OperationalError("no")
+
+    with pytest.raises(OperationalError, match="no"):
+        read_plan("default", fail, None)
 
 
 def test_metrics(django_database, small_shop, lock_tables, bounded) -> None:

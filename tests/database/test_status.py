@@ -289,7 +289,12 @@ def test_locked_tables(session, small_shop, raw_session, led) -> None:
     raw_session.execute(f"BEGIN; LOCK TABLE {RUN_TABLE}")
     found = get_status()
     assert found.state is State.MIGRATING
-    assert found.message == "the status tables are locked, probably by a migration"
+    if led:
+        assert found.message == "the status tables are locked, probably by a migration"
+    else:
+        pid = raw_session.info.backend_pid
+        assert f"{RUN_TABLE} stayed locked by backend {pid} (role" in found.message
+        assert f"SELECT pg_terminate_backend({pid});" in found.message
     assert found.led is led
     assert not found.ready
 

@@ -50,6 +50,11 @@ class BaseBackend(ABC):
         return False
 
     @staticmethod
+    def is_locked(error: BaseException) -> bool:
+        """Return True if a bounded read waited too long for another session's lock."""
+        return False
+
+    @staticmethod
     def loss_detector() -> LossDetector:
         """Return a detector of lost connections."""
         return LossDetector()

@@ -42,6 +42,10 @@ class PostgresBackend(LockingBackend):
         return lost and not errors.is_final(str(error))
 
     @staticmethod
+    def is_locked(error: BaseException) -> bool:
+        return any(map(errors.is_locked, exception_chain(error)))
+
+    @staticmethod
     def loss_detector() -> PostgresLossDetector:
         from django_safe_init.backends.postgresql.losses import PostgresLossDetector
 

@@ -130,6 +130,12 @@ def is_connection_loss(error: BaseException | None) -> bool:
     )
 
 
+def is_locked(error: BaseException) -> bool:
+    """Return True if a time-out canceled a statement, most likely while it waited for a lock."""
+    locked = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
+    return isinstance(error, locked)
+
+
 def is_read_only(error: BaseException) -> bool:
     """Return True if a read-only transaction refused a statement (SQLSTATE 25006)."""
     return any(

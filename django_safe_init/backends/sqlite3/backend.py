@@ -13,6 +13,7 @@ from django_safe_init.backends.sqlite3.lock_file import FileLock
 from django_safe_init.backends.sqlite3.observer import SQLiteObserver
 from django_safe_init.backends.sqlite3.paths import lock_file
 from django_safe_init.backends.sqlite3.reader import SQLiteReader
+from django_safe_init.backends.sqlite3.session import is_locked
 from django_safe_init.exceptions import ConfigurationError
 
 # Modules that only a leader, or one command, needs are imported where they are used: a start
@@ -28,6 +29,10 @@ class SQLiteBackend(LockingBackend):
 
     A leader's work ends with its process, so a successor has nothing to terminate.
     """
+
+    @staticmethod
+    def is_locked(error: BaseException) -> bool:
+        return is_locked(str(error))
 
     def reader(self) -> SQLiteReader:
         context = self.context

@@ -209,9 +209,10 @@ class Command(EntrypointCommand):
         plan.check_privileged(alias, options["mode"], options["timeout"])
         if options["plan"]:
             plan.wait_for_login(alias, self._report(alias), options["timeout"])
+            migrate = partial(self._migrate, alias, options)
             with plan.readable_records(alias):
                 retry_while_busy(
-                    lambda: self._migrate(alias, options),
+                    lambda: plan.read_plan(alias, migrate, options["timeout"]),
                     alias,
                     self._report(alias),
                     Deadline(options["timeout"]),
