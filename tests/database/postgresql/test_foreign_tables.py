@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import psycopg
 import pytest
 from django.core.management import call_command
 
 from django_safe_init import get_status, initialize
+from django_safe_init.backends.postgresql.refused_rows import refusal
 from django_safe_init.contrib import prometheus
 from django_safe_init.core.build import current_build
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
@@ -420,3 +422,14 @@ def test_a_table_that_was_renamed(django_database, small_shop, command_line) -> 
     assert f"The table {STEP_TABLE} cannot be created: relation" in sentence
     assert "Rename or drop that relation." in sentence
     assert not django_database.has_table(STEP_TABLE)
+
+
+def test_a_refusal_without_a_table(open_session) -> None:
+    """A dropped table is named without an owner, and a lost session tells nothing."""
+    session = open_session()
+    error = psycopg.errors.UndefinedTable("gone")
+    assert refusal(session, psycopg.errors.DiskFull("full"), RUN_TABLE) is None
+    named = refusal(session, error, RUN_TABLE)
+    assert "of the role ? takes no row of this package: gone" in str(named)
+    session.close()
+    assert refusal(session, error, RUN_TABLE) is None
