@@ -14,7 +14,7 @@ from typing import Any
 
 from django.apps import apps
 
-from django_safe_init.backends import get_backend
+from django_safe_init.backends import check_driver, get_backend
 from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.base.introspection import BaseIntrospection
 from django_safe_init.conf import get_settings
@@ -100,6 +100,7 @@ def validate_database(database: str, report: Callable[[str], None]) -> Validatio
     # The schema editor must use the alias too, and must not wait for a free connection.
     settings = replace(get_settings(), direct={}, wait_timeout=0)
     build = current_build()
+    check_driver(database, settings)
     context = Context(database, build, settings, Deadline(0), report)
     introspection = get_backend(context).introspection()
     try:

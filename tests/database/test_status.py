@@ -137,7 +137,8 @@ def test_a_starting_leader(session, small_shop) -> None:
     found = get_status()
     assert (found.state, found.message) == (
         State.CHECKING_SCHEMA,
-        "a leader is starting",
+        "a leader is starting; the leader lock is held by backend "
+        f"{session.handshake_pid} (role postgres, safe_init test, from 127.0.0.1)",
     )
 
 
@@ -195,7 +196,7 @@ def test_a_table_that_may_not_be_read(
     with caplog.at_level(logging.WARNING, "django_safe_init"):
         for _ in range(2):
             ready = is_ready()
-    grant = f'GRANT SELECT ON {table} TO "web server";'
+    grant = f'GRANT SELECT ON public.{table} TO "web server";'
     [message] = caplog.messages
     assert message.endswith(f"As its owner: {grant}")
     assert ready is (table == RUN_TABLE)
@@ -218,8 +219,9 @@ def test_reading_without_privileges(
 
 
 def test_one_round_trip(session, small_shop, monkeypatch) -> None:
-    """`finished_run` executes one statement."""
+    """`finished_run` executes one statement, once the tables are found."""
     run = initialize().run
+    session.locate_tables()
     sent = []
     real = session.rows
     monkeypatch.setattr(

@@ -23,8 +23,6 @@ _REQUIRED = {
         "build": "text",
         "state": "text",
         "leader": "text",
-        "backend_pid": "integer",
-        "command": "text",
         "version": "text",
         "started_at": "timestamp with time zone",
         "heartbeat_at": "timestamp with time zone",
@@ -42,6 +40,8 @@ _REQUIRED = {
 _ADDED = {
     RUN_TABLE: {
         "lock_key": "text",
+        "backend_pid": "integer",
+        "command": "text",
         "outcome": "text",
         "done": "integer",
         "total": "integer",
