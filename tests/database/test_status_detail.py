@@ -71,11 +71,11 @@ def test_a_blocked_leader(leading, reader, raw_session, django_database, in_back
     django_database.rows("CREATE TABLE shop ()")
     raw_session.execute("BEGIN; LOCK TABLE shop")
     blocked = in_background(
-        lambda: leading.session.rows("SET lock_timeout = 0; TABLE shop")
+        lambda: leading.session.rows("SET lock_timeout = 0; TABLE public.shop")
     )
     wait_until(lambda: django_database.backends("wait_event_type = 'Lock'"))
     activity = read_detail("default", reader, None).activity
-    assert activity.query.endswith("TABLE shop")
+    assert activity.query.endswith("TABLE public.shop")
     assert [blocker.pid for blocker in activity.blockers] == [
         raw_session.info.backend_pid
     ]
@@ -103,21 +103,23 @@ def test_four_queries_a_second(
     reader, session, raw_session, django_database, in_background, monkeypatch
 ) -> None:
     """However many queries a read needs, it makes four a second at most."""
-    assert count_queries(reader, monkeypatch) == 3
+    without_a_run = count_queries(reader, monkeypatch)
     recorder = lead(session)
     read_detail(
         "default", reader, None
     )  # after this the reader knows that the tables exist
-    assert count_queries(reader, monkeypatch) == 4
+    led = count_queries(reader, monkeypatch)
     django_database.rows("CREATE TABLE shop ()")
     raw_session.execute("BEGIN; LOCK TABLE shop")
-    blocked = in_background(lambda: session.rows("SET lock_timeout = 0; TABLE shop"))
+    blocked = in_background(
+        lambda: session.rows("SET lock_timeout = 0; TABLE public.shop")
+    )
     wait_until(lambda: django_database.backends("wait_event_type = 'Lock'"))
-    assert count_queries(reader, monkeypatch) == 5
+    assert without_a_run < led < count_queries(reader, monkeypatch)
     raw_session.execute("COMMIT")
     blocked.result()
     recorder.finish_run("failed", State.ERROR, "it broke")
-    assert count_queries(reader, monkeypatch) == 3
+    assert count_queries(reader, monkeypatch) < led
 
 
 def test_a_leader_that_has_ended(leading, reader) -> None:

@@ -429,7 +429,7 @@ def test_cancelled_while_the_tables_are_locked(
             task = asyncio.create_task(ainitialize())
             await until(
                 lambda: django_database.backends(
-                    "wait_event_type = 'Lock' AND query LIKE '%%INSERT INTO django_safe_init_run%%'"
+                    "wait_event_type = 'Lock' AND query LIKE '%%INSERT %%django_safe_init_run%%'"
                 )
             )
             return await cancel(task)
