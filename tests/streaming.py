@@ -61,7 +61,7 @@ class StreamingServer(EmbeddedServer):
     def value(self, query: str) -> Any:
         """Return the first column of the query's first row."""
         with self.connect() as connection:
-            row = connection.execute(query).fetchone()  # type: ignore[arg-type]
+            row = connection.execute(query).fetchone()  # type: ignore[arg-type]  # no literal
         return row[0] if row else None
 
     def promote(self) -> None:

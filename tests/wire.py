@@ -109,7 +109,7 @@ class StatementProxy:
         self._admin.close()
 
     def _start(self, target: object, *arguments: object) -> None:
-        thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
+        thread = threading.Thread(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]  # any callable
         self._threads.append(thread)
         thread.start()
 

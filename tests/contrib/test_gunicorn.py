@@ -117,7 +117,7 @@ def test_it_fails(fleet: Fleet, database: Database, serve: Any) -> None:  # noqa
     assert [run["outcome"] for run in database.runs()] == ["failed"]
 
 
-def test_it_fails_without_an_exit_code(fleet: Fleet, serve: Any) -> None:  # noqa: F811
+def test_it_fails_without_an_exit_code(fleet: Fleet, serve: Any) -> None:  # noqa: F811  (a fixture)
     """A failure is a failure although gunicorn was started with SIGCHLD ignored."""
     fleet.use(scenario="failing")
     fleet.allow()

@@ -32,7 +32,7 @@ from django_safe_init.validation import validate_database
 from tests.database.test_admin import RUNS, STEPS, Page, _initialize, _logged_in
 
 TABLES = (RUN_TABLE, STEP_TABLE, "django_migrations")
-#: Long enough for a busy machine; a read without a limit would take for ever.
+#: Long enough for a busy machine; a read without a limit would hang.
 PATIENCE = 100
 
 

@@ -1,4 +1,4 @@
-"""A role that may only connect delays no replica for ever, and fails no run."""
+"""A role that may only connect can neither block a replica without limit nor fail a run."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ class Server:
             last[:] = [self.get(path)]
             return last[0] if condition(last[0]) else None
 
-        return wait_until(poll, message=lambda: f"{last} of {self.replica}")  # type: ignore[return-value]
+        return wait_until(poll, message=lambda: f"{last} of {self.replica}")  # type: ignore[return-value]  # never None
 
     def wait_until_ready(self, workers: int = 1, besides: Collection[int] = ()) -> None:
         """Wait until so many workers, not counting `besides`, have answered 200."""

@@ -106,7 +106,7 @@ class FencedConnections:
                 _registry.append(self)
                 # Only the handler makes the connections of threads that a migration starts, and
                 # its settings may name a pool or a pooler.
-                connections.create_connection = _create_connection  # type: ignore[method-assign]
+                connections.create_connection = _create_connection  # type: ignore[method-assign]  # no public seam
             undo.callback(connection_created.disconnect, self._fence)
             connection_created.connect(self._fence)
             self._wrapper = self.new_wrapper()

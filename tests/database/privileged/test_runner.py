@@ -936,7 +936,7 @@ def test_a_function_that_an_administrator_must_not_call(
     with mallory:
         for arguments in ("text, text", "name, text", "character varying, text"):
             mallory.execute(
-                f"CREATE FUNCTION public.pg_has_role({arguments}) RETURNS boolean"  # type: ignore[arg-type]
+                f"CREATE FUNCTION public.pg_has_role({arguments}) RETURNS boolean"  # type: ignore[arg-type]  # no literal
                 " LANGUAGE plpgsql AS"
                 " $$ BEGIN ALTER ROLE mallory SUPERUSER; RETURN true; END $$"
             )
