@@ -170,8 +170,11 @@ def impatient(database: Database) -> Iterator[Database]:
 def test_time_outs_of_the_role(
     fleet: Fleet, database: Database, impatient: Database
 ) -> None:
-    """The role's timeouts end no session of the leader or of a follower."""
-    fleet.use(scenario="gated", database=impatient)
+    """The role's timeouts end no session of the leader or of a follower.
+
+    They hold for the migration's own transaction, unless it changes them.
+    """
+    fleet.use(scenario="gated", database=impatient, patient="1")
     started = fleet.start_together(SAFE, SAFE, STOCK)
     fleet.wait_for_note("inside")
     fleet.wait_for_followers(2)

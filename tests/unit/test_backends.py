@@ -26,6 +26,8 @@ ONLY_POSTGRESQL = {
     "table_locations",
     "lock_holders",
     "own_tables",
+    "refused_rows",
+    "remedies",
 }
 ONLY_SQLITE = {"memory", "paths"}
 #: The lock's module has the name of the kind of lock.

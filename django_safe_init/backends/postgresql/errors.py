@@ -208,3 +208,12 @@ def _primary(error: psycopg.Error) -> str:
 def is_lost_connection(error: BaseException) -> bool:
     """Return True if a connection was lost; False for one that this process closed."""
     return is_connection_loss(error) and "the connection is closed" not in str(error)
+
+
+#: `idle_in_transaction_session_timeout`, `transaction_timeout` and `idle_session_timeout`.
+_TIME_OUTS = ("25P03", "25P04", "57P05")
+
+
+def is_time_out(error: BaseException) -> bool:
+    """Return True if a time-out of the project, which ends the next attempt too, ended a session."""
+    return getattr(error, "sqlstate", None) in _TIME_OUTS

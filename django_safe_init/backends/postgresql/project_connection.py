@@ -207,9 +207,10 @@ def _shared(raw: Any) -> str | None:
 
 
 def _is_in_use(raw: Any) -> bool:
-    wrappers = connections.all(initialized_only=True)
-    return any(raw is each for each in _given_out) or any(
-        raw is _unwrap(wrapper.connection) for wrapper in wrappers
+    # Other threads add connections to the set meanwhile, so do not iterate over it.
+    return raw in _given_out or any(
+        raw is _unwrap(wrapper.connection)
+        for wrapper in connections.all(initialized_only=True)
     )
 
 

@@ -16,6 +16,7 @@ from django_safe_init.backends.postgresql.connection_checks import inspect_conne
 from django_safe_init.backends.postgresql.errors import (
     is_lost_connection,
     is_read_only,
+    is_time_out,
 )
 from django_safe_init.backends.postgresql.introspection import (
     PostgresIntrospection,
@@ -84,8 +85,9 @@ class PostgresRunSession(RunSession):
 
     def classify(self, error: BaseException) -> ErrorKind:
         chain = list(exception_chain(error))
-        lost = self._fenced.lost or bool(self._session.raw.closed)
-        if lost and any(map(is_lost_connection, chain)):
+        closed = self._fenced.lost or bool(self._session.raw.closed)
+        lost = any(map(is_lost_connection, chain)) and not any(map(is_time_out, chain))
+        if closed and lost:
             return ErrorKind.LOST
         if is_read_only(error) and self._server_is_read_only():
             return ErrorKind.LOST

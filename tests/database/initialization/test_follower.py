@@ -33,10 +33,11 @@ class Waiter:
 def test_ready(leader, in_background, django_database) -> None:
     """A follower waits without a transaction, and is ready as soon as the leader's run ends."""
     waiter = Waiter(in_background)
-    [backend] = wait_until(lambda: django_database.followers())
     wait_until(lambda: waiter.lines)
     [backend] = django_database.followers()
-    assert backend["backend_xmin"] is None
+    # While it waits; not while it reads the leader's row.
+    pid = backend["pid"]
+    wait_until(lambda: django_database.backends(f"backend_xmin IS NULL AND pid = {pid}"))
     finish(leader, django_database)
     outcome = waiter.result()
     assert (outcome.role, outcome.run, outcome.applied) == (

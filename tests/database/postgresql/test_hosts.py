@@ -133,7 +133,8 @@ def test_a_follower_on_several_hosts(
 
     def follow(connection: Any) -> None:
         followers.append(in_background(initialize))
-        while not replicated.followers():
+        # A follower listens once it has seen the leader.
+        while not replicated.backends("query LIKE 'LISTEN%'"):
             assert followers[0].is_alive()
 
     small_shop.run("0003_wait", follow)

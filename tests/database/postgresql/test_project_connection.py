@@ -20,6 +20,7 @@ from psycopg.types.json import set_json_loads
 
 from django_safe_init import (
     ConfigurationError,
+    InitializationFailed,
     UnsafeConnection,
     get_status,
     initialize,
@@ -533,13 +534,34 @@ def test_the_leader_session_has_no_time_outs(
         assert session.rows("SHOW transaction_isolation") == [("read committed",)]
 
 
-def test_a_statement_that_takes_too_long(
-    django_database, log_in_as, small_shop
+@pytest.mark.parametrize(
+    ("name", "atomic"),
+    [
+        ("statement_timeout", True),
+        ("transaction_timeout", True),
+        ("idle_in_transaction_session_timeout", True),
+        ("idle_session_timeout", False),
+    ],
+)
+def test_a_migration_that_takes_too_long(
+    django_database, log_in_as, small_shop, name, atomic
 ) -> None:
-    """A migration that exceeds the operator's `statement_timeout` fails, as in plain Django."""
-    log_in_as(OPTIONS={"options": "-c statement_timeout=1500"})
-    small_shop.write("0003_slow", "migrations.RunSQL('SELECT pg_sleep(600)')")
-    from django_safe_init import InitializationFailed
+    """A migration that exceeds a time-out of the operator fails, as in plain Django."""
+    if not django_database.rows("SELECT 1 FROM pg_settings WHERE name = %s", name):
+        pytest.skip("needs a newer PostgreSQL")
+    log_in_as(OPTIONS={"options": f"-c {name}=1500"})
 
-    with pytest.raises(InitializationFailed, match="statement timeout"):
+    def exceed(connection: BaseDatabaseWrapper) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            pid = cursor.fetchone()[0]
+            if "idle" in name:
+                ended = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)"
+                wait_until(lambda: django_database.value(ended, pid))
+            cursor.execute("SELECT pg_sleep(600)")
+
+    small_shop.run("0003_slow", exceed, atomic=atomic)
+    with pytest.raises(InitializationFailed, match="timeout"):
         initialize()
+
+

@@ -93,7 +93,7 @@ def test_a_locked_file(lite, lite_session, small_shop, monkeypatch) -> None:
             assert found.run is None
         lock.release()
     assert status.state is State.MIGRATING
-    assert "are locked" in status.message
+    assert "stayed locked" in status.message
 
 
 def test_detail(lite, small_shop) -> None:

@@ -5,6 +5,9 @@ import tables
 
 
 def enter(apps, schema_editor):
+    if acts.chosen("PATIENT"):
+        schema_editor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        schema_editor.execute("SET LOCAL transaction_timeout = 0")
     tables.enter(schema_editor, "gate")
     acts.note("inside")
     acts.wait_for("go")
