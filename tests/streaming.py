@@ -166,7 +166,7 @@ class StreamingPair:
 
     def wait_for_standby(self) -> None:
         """Wait until the standby has replayed everything that the primary has written."""
-        position = self.primary.value("SELECT pg_current_wal_lsn()")
+        position = self.primary.value("SELECT pg_current_wal_insert_lsn()")
         query = f"SELECT pg_last_wal_replay_lsn() >= '{position}'"
         wait_until(lambda: self.standby.value(query), PATIENCE)
 

@@ -48,7 +48,7 @@ class WaitLog:
             self._seen = seen
             self._moved = now
         self._name_holder(peeked, reader)
-        if now - self._diagnosed >= _SECONDS_BETWEEN_DIAGNOSES:
+        if now - self._diagnosed >= self._seconds_between_diagnoses:
             self._diagnose(reader, now)
         self._report_if_due(now)
 
@@ -58,6 +58,13 @@ class WaitLog:
         if pid != self._holder_pid:
             self._holder_pid = pid
             self._holder = reader.leader_session() if pid is not None else ""
+
+    @property
+    def _seconds_between_diagnoses(self) -> float:
+        if self.observer.keeps_connection:
+            return _SECONDS_BETWEEN_DIAGNOSES
+        # Often enough to see progress before WAIT_TIMEOUT.
+        return min(_SECONDS_BETWEEN_REMINDERS, self.settings.wait_timeout / 4)
 
     def _diagnose(self, reader: BaseReader, now: float) -> None:
         self._diagnosed = now

@@ -15,6 +15,10 @@ class BaseObserver(ABC):
     Between two calls it holds no snapshot, transaction or lock.
     """
 
+    #: False while the server has too few free connections to keep one: each poll opens its own,
+    #: so it should ask little.
+    keeps_connection = True
+
     def __init__(self, context: Context) -> None:
         self.context = context
 

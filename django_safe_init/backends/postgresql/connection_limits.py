@@ -29,14 +29,22 @@ _LIMITS = """
     WHERE rolname = session_user AND datname = current_database()
 """
 
-#: Followers may keep their sessions while at most half of each limit is in use.
-FREE_SLOTS = f"""
-    SELECT 2 * role_used <= coalesce(role_limit, 2 * role_used)
-       AND 2 * database_used <= coalesce(database_limit, 2 * database_used)
-       AND 2 * server_used <= current_setting('max_connections')::int, pg_backend_pid(),
-       pg_is_in_recovery()
-    FROM ({_LIMITS}) AS limits(name, role, database, role_limit, database_limit,
-      server_limit, role_used, database_used, server_used)
+#: Followers may keep their sessions while at most half of each limit is in use. Every follower
+#: without a session asks this on a new one, so nothing is counted for a limit that is not set.
+FREE_SLOTS = """
+    SELECT
+      CASE WHEN 2 * (SELECT sum(pg_stat_get_db_numbackends(oid)) FROM pg_database)
+                > current_setting('max_connections')::int THEN false
+        WHEN rolsuper THEN true
+        WHEN datconnlimit >= 0 AND 2 * pg_stat_get_db_numbackends(d.oid) > datconnlimit
+          THEN false
+        WHEN rolconnlimit >= 0 THEN rolconnlimit >= 2 * (
+          SELECT count(*) FROM pg_stat_get_activity(NULL)
+          WHERE usesysid = r.oid AND backend_type = 'client backend')
+        ELSE true END,
+      pg_backend_pid(), pg_is_in_recovery()
+    FROM pg_roles r, pg_database d
+    WHERE rolname = session_user AND datname = current_database()
 """
 
 

@@ -215,5 +215,8 @@ _TIME_OUTS = ("25P03", "25P04", "57P05")
 
 
 def is_time_out(error: BaseException) -> bool:
-    """Return True if a time-out of the project, which ends the next attempt too, ended a session."""
+    """Return True if a time-out of the project ended a session.
+
+    It would end the session of the next attempt, too.
+    """
     return getattr(error, "sqlstate", None) in _TIME_OUTS

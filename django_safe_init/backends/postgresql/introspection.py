@@ -150,7 +150,8 @@ class PostgresIntrospection(BaseIntrospection):
         self._tables = "{}"
 
     def recorded_migrations(self) -> list[str]:
-        table = self._session.find_table(MIGRATION_TABLE)
+        self._session.locate_missing_tables()
+        table = self._session.tables.existing(MIGRATION_TABLE)
         [(exists, readable, role)] = self._query(_HAS_MIGRATIONS, {"table": table})
         if exists and not readable:
             raise MissingPrivilege(

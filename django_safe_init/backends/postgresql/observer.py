@@ -70,6 +70,7 @@ class PostgresObserver(BaseObserver):
             "safe_init waiting",
             context.report,
         )
+        self.session.is_new = True
 
     def _current_reader(self) -> PostgresReader:
         check()
@@ -117,6 +118,7 @@ class PostgresObserver(BaseObserver):
                 sleep(seconds)
             return
         self.close()
+        self.keeps_connection = False
         # Each poll costs the server a connection, so most followers poll rarely. A few poll
         # often, so that a dead leader is noticed.
         rarely = random.random() < 0.875
@@ -143,6 +145,7 @@ class PostgresObserver(BaseObserver):
         if not has_free_slots and not self._pooled:
             return False
         self._free_slots_at = time.monotonic()
+        self.keeps_connection = True
         # A standby cannot listen. The session outlives its promotion.
         if not (self._listening or self._pooled or is_standby):
             session.apply_session_settings()

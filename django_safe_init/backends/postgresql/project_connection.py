@@ -207,7 +207,7 @@ def _shared(raw: Any) -> str | None:
 
 
 def _is_in_use(raw: Any) -> bool:
-    # Other threads add connections to the set meanwhile, so do not iterate over it.
+    # Without a loop over the set: other threads add connections to it.
     return raw in _given_out or any(
         raw is _unwrap(wrapper.connection)
         for wrapper in connections.all(initialized_only=True)

@@ -148,8 +148,9 @@ class PostgresReader(TableReader):
         self.deadline = Deadline(None)
 
     def finished_run(self) -> int | None:
-        names = [self.session.find_table(each) for each in (MIGRATION_TABLE, RUN_TABLE)]
-        if None in names or not self.session.tables.has_runs:
+        self.session.locate_missing_tables()
+        tables = self.session.tables
+        if None in map(tables.existing, (MIGRATION_TABLE, RUN_TABLE)):
             raise TablesUnreadable("The tables do not exist.")
         steps = _COMPLETED if self.steps else _NONE_COMPLETED
         rows = self.session.read(_FINISHED.format(steps=steps), self.params)
@@ -225,7 +226,10 @@ class PostgresReader(TableReader):
         return locked_tables(table_holders(session, session.read, BLOCKS_READS))
 
     def history(self, count: int) -> list[RunRow]:
-        if count < 1 or not self._runs_readable():
+        if count < 1:
+            return []
+        self.session.locate_missing_tables()
+        if not self._runs_readable():
             return []
         rows = self.session.read(
             f"SELECT {_AGES} FROM {RUN_TABLE} r WHERE lock_key = %(lock_key)s"
@@ -286,6 +290,7 @@ class PostgresReader(TableReader):
 
         The status tables are written asynchronously, so a server that crashes may lose them.
         """
+        self.session.locate_missing_tables()
         try:
             return read()
         except TablesUnreadable:
@@ -349,7 +354,7 @@ class PostgresReader(TableReader):
 
     def _access(self, table: str) -> tuple[bool, bool]:
         """Return if the table exists, and if this role may read it."""
-        name = self.session.find_table(table)
+        name = self.session.tables.existing(table)
         if name is None:
             return False, False
         [(exists, readable)] = self.session.read(_READABLE, {"table": name})

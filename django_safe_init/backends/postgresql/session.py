@@ -38,7 +38,7 @@ from django_safe_init.backends.postgresql.table_locations import (
     locate_params,
 )
 from django_safe_init.core.databases import quoted_migration_table
-from django_safe_init.core.records import MIGRATION_TABLE
+from django_safe_init.core.records import MIGRATION_TABLE, RUN_TABLE
 from django_safe_init.core.text import exception_chain
 from django_safe_init.exceptions import ConfigurationError, MissingPrivilege
 
@@ -124,6 +124,8 @@ class Session:
         #: False behind a pooler, where another client may get this server session.
         self._is_dedicated = True
         self._has_settings = False
+        #: True for a session that is used at once: its first message has searched the tables.
+        self.is_new = False
         self._sent: PendingQuery | None = None
         self._prepared: set[str] = set()
         self._lock = threading.RLock()
@@ -144,23 +146,28 @@ class Session:
         self.tables = TableLocations(migrations, *located[0])
         self._is_dedicated = bool(pinned)
         if self.tables.has_temporary:
-            self.locate_tables()
+            self._search(LOCATE_TABLES)
 
     def locate_tables(self) -> None:
         """Find the tables again on the search path that the project gave the connection."""
+        self._search(LOCATE_TABLES_FAST)
+        if self.tables.has_temporary:
+            self._search(LOCATE_TABLES)
+
+    def _search(self, query: str) -> None:
         tables = self.tables
         path = "SELECT set_config('search_path', %(path)s, true); "
         params = {**locate_params(tables.migrations), "path": tables.search_path}
         with translate_errors():
-            [located] = self.rows(_READ_LIMITS + path + LOCATE_TABLES, params)
+            [located] = self.rows(_READ_LIMITS + path + query, params)
         self.tables = TableLocations(tables.migrations, *located)
 
-    def find_table(self, table: str) -> str | None:
-        """Return the qualified name of a table, or None. Search again if it was missing."""
-        is_known = self.tables.has_runs or table == MIGRATION_TABLE
-        if not is_known or self.tables.qualified(table) is None:
+    def locate_missing_tables(self) -> None:
+        """Find the tables again if one was missing, and the session is not new."""
+        is_new, self.is_new = self.is_new, False
+        names = (MIGRATION_TABLE, RUN_TABLE)
+        if not is_new and None in map(self.tables.existing, names):
             self.locate_tables()
-        return self.tables.qualified(table)
 
     def rows(
         self, statement: str, params: Mapping[str, Any] | None = None

@@ -37,7 +37,9 @@ def test_ready(leader, in_background, django_database) -> None:
     [backend] = django_database.followers()
     # While it waits; not while it reads the leader's row.
     pid = backend["pid"]
-    wait_until(lambda: django_database.backends(f"backend_xmin IS NULL AND pid = {pid}"))
+    wait_until(
+        lambda: django_database.backends(f"backend_xmin IS NULL AND pid = {pid}")
+    )
     finish(leader, django_database)
     outcome = waiter.result()
     assert (outcome.role, outcome.run, outcome.applied) == (

@@ -11,6 +11,7 @@ from django_safe_init.backends.postgresql import observer as module
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import channel
 from django_safe_init.backends.postgresql.observer import PostgresObserver
+from django_safe_init.backends.postgresql.session import Session
 from tests.support import PROMPT, make_context, wait_until
 
 
@@ -74,6 +75,66 @@ def test_many_notifications(observer, session, in_background) -> None:
     observer.wait()
     observer.wait()
     assert observer._least_pause == 0  # the next notification is obeyed at once
+
+
+@pytest.mark.parametrize(
+    ("limited", "options", "is_kept"),
+    [
+        ("ROLE {used}", "LOGIN", False),
+        ("DATABASE {database}", "LOGIN", False),
+        ("ROLE {used}", "LOGIN SUPERUSER", True),
+        ("ROLE {unused}", "LOGIN", True),
+    ],
+)
+def test_a_limit_of_connections(
+    observer,
+    pauses,
+    connect_raw,
+    django_database,
+    log_in_as,
+    new_role,
+    limited,
+    options,
+    is_kept,
+) -> None:
+    """A follower keeps no session if its role or database uses half of its connections."""
+    used = new_role(f"used_{django_database.name}", options)
+    unused = new_role(f"unused_{django_database.name}")
+    target = limited.format(used=used, unused=unused, database=django_database.name)
+    django_database.rows(f"ALTER {target} CONNECTION LIMIT 4")
+    log_in_as(USER=used)
+    for _ in range(2):
+        connect_raw(user=used)
+    observer.reader()
+    observer.wait()
+    assert observer.keeps_connection is is_kept
+    assert (observer.session is not None) is is_kept
+
+
+def test_a_poll_without_room_is_cheap(
+    observer, pauses, connect_raw, django_database, monkeypatch
+) -> None:
+    """Hundreds of followers without a session cost the server five messages a poll each."""
+    for _ in range(
+        django_database.value("SELECT current_setting('max_connections')::int") // 2
+    ):
+        connect_raw()
+    messages: list[str] = []
+    execute = Session._execute
+
+    def count(self, statement, params):
+        messages.append(statement)
+        return execute(self, statement, params)
+
+    monkeypatch.setattr(Session, "_execute", count)
+    for _ in range(3):
+        reader = observer.reader()
+        reader.peek()
+        reader.read()
+        observer.wait()
+        assert observer.session is None
+    # The search of new tables, two reads, a second search, and the free slots.
+    assert len(messages) <= 3 * 5
 
 
 def test_without_room_it_disconnects(

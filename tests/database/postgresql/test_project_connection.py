@@ -141,11 +141,13 @@ def test_a_schema_that_appears(django_database, small_shop, receive, open_sessio
     """A session finds the tables that a leader creates later, in a schema of its path."""
     receive(execute("SET search_path TO app"))
     session = open_session()
-    assert session.find_table("django_migrations") is None
+    assert session.tables.existing("django_migrations") is None
     django_database.rows("CREATE SCHEMA app")
     initialize()
-    assert session.find_table("django_migrations") == "app.django_migrations"
-    assert session.find_table("django_safe_init_run") == "app.django_safe_init_run"
+    session.locate_missing_tables()
+    tables = session.tables
+    assert tables.existing("django_migrations") == "app.django_migrations"
+    assert tables.existing("django_safe_init_run") == "app.django_safe_init_run"
 
 
 def test_a_temporary_table(django_database, small_shop, receive) -> None:
@@ -556,12 +558,12 @@ def test_a_migration_that_takes_too_long(
             cursor.execute("SELECT pg_backend_pid()")
             pid = cursor.fetchone()[0]
             if "idle" in name:
-                ended = "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)"
+                ended = (
+                    "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)"
+                )
                 wait_until(lambda: django_database.value(ended, pid))
             cursor.execute("SELECT pg_sleep(600)")
 
     small_shop.run("0003_slow", exceed, atomic=atomic)
     with pytest.raises(InitializationFailed, match="timeout"):
         initialize()
-
-

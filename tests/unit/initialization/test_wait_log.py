@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -125,6 +126,23 @@ def test_a_reminder_every_half_minute(harness) -> None:
     assert harness.observe(29) == []
     assert len(harness.observe(1)) == 1
     assert harness.observe(29) == []
+
+
+def test_it_asks_less_without_a_connection(harness) -> None:
+    """A follower that cannot keep a connection looks up the statement every 15 seconds.
+
+    A quarter of WAIT_TIMEOUT, which is 60 s here, and 30 s at most.
+    """
+    asked: list[float] = []
+    harness.reader.activity = lambda: asked.append(harness.now) or harness.activity
+    harness.observe(0)
+    harness.log.observer.keeps_connection = False
+    for _ in range(60):
+        harness.observe(1)
+    assert [after - before for before, after in pairwise(asked)] == [15, 15, 15]
+    harness.log.observer.keeps_connection = True
+    harness.observe(5)
+    assert len(asked) == 5
 
 
 def test_it_names_the_statement(harness) -> None:
