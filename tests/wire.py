@@ -23,6 +23,8 @@ RESET_BEFORE = "reset before"
 ANSWER_LOST = "answer lost"
 #: The session is terminated after the statement, while it is idle.
 TERMINATED_AFTER = "terminated after"
+#: The statement is never sent, and its connection stays open.
+NO_ANSWER = "no answer"
 FAULTS = [TERMINATED_BEFORE, RESET_BEFORE, ANSWER_LOST, TERMINATED_AFTER]
 
 
@@ -157,6 +159,8 @@ class _ProxiedSession:
                     continue
                 if kind in _STATEMENT and not self._meet(waiting):
                     return
+                if self._fault == NO_ANSWER:
+                    continue
                 self._server.sendall(waiting)
                 waiting = b""
 

@@ -12,6 +12,7 @@ PACKAGE = Path(django_safe_init.__file__).parent
 #: Responsibilities that only one engine has: the server's sessions, and databases in memory.
 ONLY_POSTGRESQL = {
     "activity",
+    "answer_limit",
     "connect",
     "connection_checks",
     "connection_limits",

@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
 
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_safe_init.backends.postgresql import answer_limit
 
 _LIMITS = {"lock_timeout": "1s", "statement_timeout": "10s"}
 
 
 @contextmanager
 def bounded_reads(connection: BaseDatabaseWrapper) -> Iterator[None]:
-    """Limit each wait for a lock, and each query, inside the block.
+    """Limit each wait for a lock, for a query and for an answer, inside the block.
 
     The limits belong to a transaction, so a pooler gives them to no other client. An outer
     transaction gets its own limits back.
     """
-    with transaction.atomic(using=connection.alias):
+
+    def limit_answer() -> AbstractContextManager[None]:
+        seconds = answer_limit.ANSWER_SECONDS
+        return answer_limit.limit_answer(connection, OperationalError, seconds)
+
+    def execute_limited(execute: Callable[..., Any], *arguments: Any) -> Any:
+        with limit_answer():
+            return execute(*arguments)
+
+    with ExitStack() as stack:
+        stack.enter_context(connection.execute_wrapper(execute_limited))
+        atomic = transaction.atomic(using=connection.alias)
+        with limit_answer():
+            atomic.__enter__()
+
+        @stack.push
+        def end(*error: Any) -> Any:
+            with limit_answer():
+                return atomic.__exit__(*error)
+
         before = {name: _current(connection, name) for name in _LIMITS}
         _set(connection, _LIMITS)
         yield

@@ -12,6 +12,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.utils import load_backend
 
+from django_safe_init.backends.postgresql import answer_limit
 from django_safe_init.backends.postgresql.errors import (
     has_no_primary,
     how_to_get_connections,
@@ -45,6 +46,10 @@ KEEPALIVES = {
     "keepalives_interval": 1,
     "keepalives_count": 3,
 }
+
+
+#: The seconds for an answer after the deadline, which says for whom the process has waited.
+_LAST_ANSWER_SECONDS = 2.0
 
 
 def create_direct_wrapper(
@@ -103,6 +108,11 @@ def retry_when_busy(
     return wrapper
 
 
+def answer_patience(deadline: Deadline) -> Callable[[], float]:
+    """Return the patience of a process that waits, with a server that does not answer."""
+    return lambda: max(_LAST_ANSWER_SECONDS, deadline.clip(answer_limit.ANSWER_SECONDS))
+
+
 def connect(
     wrapper: BaseDatabaseWrapper,
     settings: Settings,
@@ -121,7 +131,8 @@ def connect(
     reported = ""
     while True:
         try:
-            return Session(wrapper, name, deadline.clip(settings.connect_timeout))
+            seconds = deadline.clip(settings.connect_timeout)
+            return Session(wrapper, name, seconds, answer_patience(deadline))
         except psycopg.OperationalError as exc:
             pause = _pause_before_retry(wrapper, exc, pauses, limit, deadline)
             line = f"waiting for the server: {one_line(exc)}"

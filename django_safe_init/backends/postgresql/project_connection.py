@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -18,6 +18,7 @@ from psycopg.postgres import register_default_adapters
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
 
+from django_safe_init.backends.postgresql.answer_limit import limit_answer
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import ConfigurationError, UnsafeConnection
 
@@ -109,23 +110,37 @@ def hide_pools(wrapper: BaseDatabaseWrapper) -> None:
     wrapper._connection_pools = {}  # type: ignore[attr-defined]  # no public way
 
 
-def open_connection(wrapper: BaseDatabaseWrapper, options: Mapping[str, Any]) -> Raw:
+def open_connection(
+    wrapper: BaseDatabaseWrapper,
+    options: Mapping[str, Any],
+    patience: Callable[[], float] | None = None,
+) -> Raw:
     """Return a connection made by the backend class, the settings and the receivers of a project.
 
     A private wrapper with the settings of `wrapper` and more libpq options connects once. It is
     never used again, so nothing can reconnect. The connection is in autocommit and has the
-    driver's own adapters and cursors. Raises the driver's `OperationalError`,
+    driver's own adapters and cursors. `patience` returns the seconds in which the backend and the
+    receivers must have set the connection up. Raises the driver's `OperationalError`,
     `ConfigurationError` for any other error, and `UnsafeConnection` if the project also uses
     the connection itself.
     """
     private = _private_wrapper(wrapper, options)
     try:
-        with _driver_errors(wrapper.alias):
+        with _driver_errors(wrapper.alias), _limited(private, patience):
             _connect(private)
             return _detach(private)
     except BaseException:
         _discard(private)
         raise
+
+
+def _limited(
+    private: BaseDatabaseWrapper, patience: Callable[[], float] | None
+) -> contextlib.AbstractContextManager[None]:
+    # `connect_timeout` ends with the login, before the statements of the backend and receivers.
+    if patience is None:
+        return contextlib.nullcontext()
+    return limit_answer(private, psycopg.OperationalError, patience())
 
 
 def _private_wrapper(

@@ -50,6 +50,7 @@ class PostgresRunSession(RunSession):
 
     def __init__(self, context: Context, lock: AdvisoryLock) -> None:
         settings, session = context.settings, lock.session
+        session.patience = None  # no limit of waiting applies to a run
         self._context = context
         self._session = session
         self._fenced = FencedConnections(

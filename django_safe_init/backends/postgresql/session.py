@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import psycopg
@@ -29,7 +29,6 @@ from django_safe_init.backends.postgresql.project_connection import (
     Raw,
     open_connection,
     plain_cursor,
-    results,
 )
 from django_safe_init.backends.postgresql.table_locations import (
     LOCATE_TABLES,
@@ -107,9 +106,15 @@ class Session:
     """
 
     def __init__(
-        self, wrapper: BaseDatabaseWrapper, name: str, connect_timeout: float
+        self,
+        wrapper: BaseDatabaseWrapper,
+        name: str,
+        connect_timeout: float,
+        patience: Callable[[], float] | None = None,
     ) -> None:
         self.alias = wrapper.alias
+        #: Returns the seconds that the server has for its next answer; None for no limit.
+        self.patience = patience
         options = wrapper.settings_dict["OPTIONS"]
         self.role: str | None = options.get("assume_role")
         self.raw = _open(
@@ -120,6 +125,7 @@ class Session:
                 "connect_timeout": max(1, round(connect_timeout)),
                 "application_name": name,
             },
+            patience,
         )
         #: False behind a pooler, where another client may get this server session.
         self._is_dedicated = True
@@ -142,7 +148,8 @@ class Session:
         role = f"SET LOCAL ROLE {quoted(self.role)}; " if self.role else ""
         message = f"{_READ_LIMITS}{role}{LOCATE_TABLES_FAST}; {_PIN}"
         with self._drain_on_interrupt():
-            [located, pinned] = results(self._execute(message, params))
+            # The settings of a statement have no rows.
+            *_, located, pinned = self._send(message, params).all_rows(self._seconds())
         self.tables = TableLocations(migrations, *located[0])
         self._is_dedicated = bool(pinned)
         if self.tables.has_temporary:
@@ -179,18 +186,16 @@ class Session:
         with self._lock:
             self.wait()
             with self._drain_on_interrupt():
-                cursor = self._execute(self._complete(statement, params), params)
-                while cursor.nextset():
-                    pass
-                return cursor.fetchall() if cursor.description else []
+                sent = self._send(self._complete(statement, params), params)
+                return sent.rows(self._seconds())
 
-    def _execute(
-        self, statement: str, params: Mapping[str, Any] | None
-    ) -> psycopg.Cursor[Any]:
-        # Not `raw.execute`, which the project's class of connections may override.
-        return psycopg.ClientCursor(self.raw, row_factory=tuple_row).execute(
-            statement, params
-        )
+    def _send(self, statement: str, params: Mapping[str, Any] | None) -> PendingQuery:
+        # Not `raw.cursor`, which the project's class of connections may override.
+        cursor = psycopg.ClientCursor(self.raw, row_factory=tuple_row)
+        return PendingQuery(cursor, statement, params)
+
+    def _seconds(self) -> float | None:
+        return None if self.patience is None else self.patience()
 
     def _complete(self, statement: str, params: Mapping[str, Any] | None) -> str:
         """Return the statement with the tables' schemas, and with a search path of its own."""
@@ -204,9 +209,7 @@ class Session:
         with self._lock:
             self.wait()
             with self._drain_on_interrupt():
-                self._sent = PendingQuery(
-                    self.raw, self._complete(statements, params), params
-                )
+                self._sent = self._send(self._complete(statements, params), params)
                 return self._sent
 
     @contextlib.contextmanager
@@ -229,7 +232,7 @@ class Session:
         """Wait for the sent statements. Their sender gets the result or the error."""
         with self._lock:
             if self._sent is not None:
-                self._sent.wait()
+                self._sent.wait(self._seconds())
 
     def read(
         self, statement: str, params: Mapping[str, Any] | None = None
@@ -265,7 +268,7 @@ class Session:
         """
         if not self._has_settings:
             values = {**PATROL_SETTINGS, **NO_TIMEOUTS, **_OWN_SETTINGS}
-            apply_session_settings(self.raw, values)
+            apply_session_settings(self.raw, values, self.rows)
             if self.role and not self._is_dedicated:
                 self.rows(f"SET ROLE {quoted(self.role)}")
             self._is_dedicated = self._has_settings = True
@@ -311,9 +314,13 @@ def quoted(name: str) -> str:
     return sql.Identifier(name).as_string(None)
 
 
-def _open(wrapper: BaseDatabaseWrapper, options: Mapping[str, Any]) -> Raw:
+def _open(
+    wrapper: BaseDatabaseWrapper,
+    options: Mapping[str, Any],
+    patience: Callable[[], float] | None,
+) -> Raw:
     try:
-        return open_connection(wrapper, options)
+        return open_connection(wrapper, options, patience)
     except ConfigurationError as exc:
         role: str = options.get("assume_role") or ""
         user = wrapper.settings_dict["USER"]
@@ -327,8 +334,16 @@ def _open(wrapper: BaseDatabaseWrapper, options: Mapping[str, Any]) -> Raw:
         raise
 
 
-def apply_session_settings(raw: Raw, settings: Mapping[str, str]) -> None:
-    """Set these parameters; log each one that the server rejects, once."""
+def apply_session_settings(
+    raw: Raw,
+    settings: Mapping[str, str],
+    execute: Callable[[str], Any] | None = None,
+) -> None:
+    """Set these parameters; log each one that the server rejects, once.
+
+    `execute` executes a statement on the connection; None for the driver's own way.
+    """
+    execute = execute or plain_cursor(raw).execute
     known = {
         name: value
         for name, value in settings.items()
@@ -336,26 +351,26 @@ def apply_session_settings(raw: Raw, settings: Mapping[str, str]) -> None:
         and (name != "transaction_timeout" or raw.info.server_version >= 170000)
     }
     try:
-        _set_config(raw, known.items())
+        execute(_set_config(known.items()))
     except (psycopg.DataError, psycopg.ProgrammingError):
         for item in known.items():
-            _set_or_skip(raw, item)
+            _set_or_skip(execute, item)
 
 
-def _set_or_skip(raw: Raw, item: tuple[str, str]) -> None:
+def _set_or_skip(execute: Callable[[str], Any], item: tuple[str, str]) -> None:
     try:
-        _set_config(raw, [item])
+        execute(_set_config([item]))
     except (psycopg.DataError, psycopg.ProgrammingError) as exc:
         _refused_settings.add(item[0])
         logger.warning("The server refuses the setting %s: %s", item[0], exc)
 
 
-def _set_config(raw: Raw, items: Iterable[tuple[str, str]]) -> None:
+def _set_config(items: Iterable[tuple[str, str]]) -> str:
     calls = sql.SQL(", ").join(
         sql.SQL("pg_catalog.set_config({}, {}, false)").format(name, value)
         for name, value in items
     )
-    plain_cursor(raw).execute(sql.SQL("SELECT ") + calls)
+    return (sql.SQL("SELECT ") + calls).as_string(None)
 
 
 def cancel_statement(raw: psycopg.Connection[Any]) -> None:

@@ -21,6 +21,7 @@ from django_safe_init import (
     initialize,
     is_ready,
 )
+from django_safe_init.backends.postgresql import answer_limit, connect
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.session import Session
@@ -41,6 +42,7 @@ from tests.support import Database, wait_until
 from tests.wire import (
     ANSWER_LOST,
     FAULTS,
+    NO_ANSWER,
     TERMINATED_AFTER,
     TERMINATED_BEFORE,
     StatementProxy,
@@ -59,6 +61,8 @@ def proxy(
 ) -> Iterator[StatementProxy]:
     """Yield a proxy before `django_database` that `default` uses, with short pauses."""
     monkeypatch.setattr(random, "uniform", lambda low, high: min(low, 0.01))
+    monkeypatch.setattr(answer_limit, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(connect, "_LAST_ANSWER_SECONDS", 1.0)
     with StatementProxy(django_database) as made:
         log_in_as(HOST="127.0.0.1", PORT=made.port)
         yield made
@@ -190,7 +194,7 @@ def other_leader(
 
 
 @pytest.mark.parametrize("mode", ["self", "external"])
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [*FAULTS, NO_ANSWER])
 def test_a_wait(
     proxy: StatementProxy,
     other_leader: Leader,
@@ -268,7 +272,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [*FAULTS, NO_ANSWER])
 def test_a_status(
     proxy: StatementProxy,
     work: Shop,

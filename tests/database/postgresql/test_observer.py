@@ -120,13 +120,13 @@ def test_a_poll_without_room_is_cheap(
     ):
         connect_raw()
     messages: list[str] = []
-    execute = Session._execute
+    send = Session._send
 
     def count(self, statement, params):
         messages.append(statement)
-        return execute(self, statement, params)
+        return send(self, statement, params)
 
-    monkeypatch.setattr(Session, "_execute", count)
+    monkeypatch.setattr(Session, "_send", count)
     for _ in range(3):
         reader = observer.reader()
         reader.peek()
