@@ -152,7 +152,8 @@ def test_under_runserver(fleet: Fleet, database: Database) -> None:
     server = Server(fleet, *command, project={"DEBUG": True}, env=NO_WARNINGS)
     server.get(READY)
     fleet.wait_for_note("inside")
-    assert "shop.0002_gate" in server.get("/entries/", BROWSER).body
+    # The page's next poll shows the migration that is running.
+    wait_until(lambda: "shop.0002_gate" in server.get("/entries/", BROWSER).body)
     fleet.allow()
     server.wait_for(lambda answer: answer.status == 200)
     assert_done_once(database)
