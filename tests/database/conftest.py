@@ -55,6 +55,7 @@ class Migration(migrations.Migration):
     dependencies = {dependencies}
     operations = [{operations}]
 """
+_HERE = Path(__file__).parent
 _packages = count(1)
 _callbacks: dict[str, Callable[..., object]] = {}
 
@@ -119,6 +120,12 @@ class Shop:
 
     def build(self) -> Build:
         return current_build()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _HERE in item.path.parents:
+            item.add_marker(pytest.mark.database)
 
 
 @pytest.fixture
