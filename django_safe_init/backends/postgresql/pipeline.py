@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import select
+import selectors
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,7 +34,7 @@ class PendingQuery:
         try:
             self._pgconn.send_query(text.encode(self._raw.info.encoding))
             while self._pgconn.flush():
-                self._poll_socket(select.POLLOUT, None)
+                self._wait_for_socket(selectors.EVENT_WRITE, None)
         except psycopg.Error as exc:
             self._fail(exc)
 
@@ -76,7 +76,7 @@ class PendingQuery:
     def _receive_one(self, end: float | None) -> bool:
         """Receive the next result, or the end of all; return False if it is late."""
         while self._pgconn.is_busy():
-            if not self._poll_socket(select.POLLIN, end):
+            if not self._wait_for_socket(selectors.EVENT_READ, end):
                 return False
             self._pgconn.consume_input()
         result = self._pgconn.get_result()
@@ -90,8 +90,9 @@ class PendingQuery:
             self._results.append(result)
         return True
 
-    def _poll_socket(self, event: int, end: float | None) -> bool:
-        poll = select.poll()
-        poll.register(self._pgconn.socket, event)
-        left = None if end is None else max(0.0, end - time.monotonic()) * 1000
-        return bool(poll.poll(left))
+    def _wait_for_socket(self, event: int, end: float | None) -> bool:
+        # Not `select.poll`, which eventlet removes.
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._pgconn.socket, event)
+            left = None if end is None else max(0.0, end - time.monotonic())
+            return bool(selector.select(left))
