@@ -17,6 +17,8 @@ from django.test import Client
 from django_safe_init.backends.postgresql.schema import RUN_TABLE, STEP_TABLE
 from tests.support import Database, SqliteDatabase
 
+pytestmark = pytest.mark.every_django
+
 APPS = [
     "django_safe_init",
     "django.contrib.contenttypes",

@@ -41,6 +41,8 @@ from django_safe_init.signals import state_changed
 from tests.database.conftest import INITIAL
 from tests.support import wait_until
 
+pytestmark = pytest.mark.every_django
+
 ADVISORY = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory'"
 
 

@@ -24,6 +24,8 @@ from django_safe_init.management.commands.migrate import Command
 from tests.database.conftest import INITIAL
 from tests.support import Database, wait_until
 
+pytestmark = pytest.mark.every_django
+
 OURS = {RUN_TABLE, STEP_TABLE}
 
 

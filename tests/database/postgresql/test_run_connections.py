@@ -20,6 +20,8 @@ from django_safe_init.exceptions import LockLost, UnsafeConnection
 from tests.database.postgresql.test_session import exit_code, fork
 from tests.support import wait_until
 
+pytestmark = pytest.mark.every_django
+
 
 @pytest.fixture
 def lock(session) -> AdvisoryLock:
