@@ -166,7 +166,7 @@ def check_steps(
     ]
 
 
-@register("safe_init", Tags.database)
+@register(Tags.database)
 def check_serving_role(
     app_configs: Sequence[AppConfig] | None,
     databases: Sequence[str] | None = None,
@@ -175,6 +175,7 @@ def check_serving_role(
     """W007: the project has privileged steps, and the application's role is an administrator's.
 
     The check opens the database, so Django runs it only for the databases of `check --database`.
+    It has no other tag: with one, Django 6.1 would run it for all databases.
     """
     try:
         found = steps.registry.steps()

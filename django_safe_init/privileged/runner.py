@@ -24,6 +24,7 @@ from django_safe_init.backends.postgresql.connection_limits import check_limits
 from django_safe_init.backends.postgresql.errors import (
     is_connection_loss,
     is_read_only,
+    is_time_out,
 )
 from django_safe_init.backends.postgresql.lock_holders import key_holders, name_all
 from django_safe_init.backends.postgresql.lock_keys import privileged_key
@@ -242,7 +243,8 @@ def _raise_if_lost(error: Exception) -> None:
         raise ReadOnlyServer(
             f"The administrator's server is read-only: {text}"
         ) from error
-    if any(map(is_connection_loss, exception_chain(error))):
+    chain = list(exception_chain(error))
+    if any(map(is_connection_loss, chain)) and not any(map(is_time_out, chain)):
         raise LockLost(f"The administrator's connection ended: {text}") from error
 
 

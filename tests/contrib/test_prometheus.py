@@ -295,3 +295,17 @@ def test_multiprocess_mode(
     assert first == second
     assert 'django_safe_init_up{database="default"} 1.0' in first
     assert not [line for line in first if "pid" in line]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-01-01T00:00:00+00:00", 1767225600.0),
+        ("infinity", None),
+        ("2026-13-01T00:00:00+00:00", None),
+        ("0001-01-01T00:00:00", None),
+    ],
+)
+def test_odd_times(text: str, expected: float | None) -> None:
+    """A time of the database that has no number of seconds is left out."""
+    assert prometheus.timestamp(text) == expected

@@ -6,7 +6,10 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+from django.db import OperationalError
+
 import django_safe_init
+from django_safe_init.backends.generic.backend import GenericBackend
 
 PACKAGE = Path(django_safe_init.__file__).parent
 #: Responsibilities that only one engine has: the server's sessions, and databases in memory.
@@ -63,3 +66,10 @@ def test_the_same_file_for_the_same_responsibility() -> None:
     )
     shared = {LOCKS.get(name, name) for name in postgresql - ONLY_POSTGRESQL}
     assert shared == sqlite - ONLY_SQLITE
+
+
+def test_the_errors_of_another_engine() -> None:
+    """Of an engine without a leader lock, no error is known to pass with time."""
+    error = OperationalError("database is locked")
+    for ask in ("is_busy", "is_locked", "is_connection_loss"):
+        assert getattr(GenericBackend, ask)(error) is False

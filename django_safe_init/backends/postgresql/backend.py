@@ -91,6 +91,7 @@ class PostgresBackend(LockingBackend):
         )
         from django_safe_init.backends.postgresql.lock import AdvisoryLock
 
+        session.is_new = False  # another leader may have come and gone
         declared = self.context.direct is not None
         if check_direct_connection(session, declared=declared).behind_pooler:
             # Before the first attempt: a pooler that shares sessions would leave the lock on a

@@ -23,8 +23,9 @@ def bounded_reads(connection: BaseDatabaseWrapper) -> Iterator[None]:
     """
 
     def limit_answer() -> AbstractContextManager[None]:
-        seconds = answer_limit.ANSWER_SECONDS
-        return answer_limit.limit_answer(connection, OperationalError, seconds)
+        return answer_limit.limit_answer(
+            lambda: connection.connection, OperationalError, answer_limit.ANSWER_SECONDS
+        )
 
     def execute_limited(execute: Callable[..., Any], *arguments: Any) -> Any:
         with limit_answer():

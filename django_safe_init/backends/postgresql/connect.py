@@ -109,7 +109,12 @@ def retry_when_busy(
 
 
 def answer_patience(deadline: Deadline) -> Callable[[], float]:
-    """Return the patience of a process that waits, with a server that does not answer."""
+    """Return the patience of a process that waits, with a server that does not answer.
+
+    A deadline of 0 seconds is that of a status, which only does not connect again.
+    """
+    if not deadline.seconds:
+        return lambda: answer_limit.ANSWER_SECONDS
     return lambda: max(_LAST_ANSWER_SECONDS, deadline.clip(answer_limit.ANSWER_SECONDS))
 
 

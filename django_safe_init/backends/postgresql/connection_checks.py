@@ -97,10 +97,12 @@ def _separate_backends(first: Session, second: Session) -> bool:
     """Return True if each session keeps its own backend during the other's transaction."""
     mine = inspect_connection(first).backend_pid
     for _ in range(5):
-        with second.raw.transaction():
-            theirs = inspect_connection(second).backend_pid
-            if theirs == mine or inspect_connection(first).backend_pid != mine:
-                return False
+        second.rows("BEGIN")
+        theirs = inspect_connection(second).backend_pid
+        is_kept = inspect_connection(first).backend_pid == mine
+        second.rows("ROLLBACK")
+        if theirs == mine or not is_kept:
+            return False
     return True
 
 

@@ -39,8 +39,7 @@ FREE_SLOTS = """
         WHEN datconnlimit >= 0 AND 2 * pg_stat_get_db_numbackends(d.oid) > datconnlimit
           THEN false
         WHEN rolconnlimit >= 0 THEN rolconnlimit >= 2 * (
-          SELECT count(*) FROM pg_stat_get_activity(NULL)
-          WHERE usesysid = r.oid AND backend_type = 'client backend')
+          SELECT count(*) FROM pg_stat_get_activity(NULL) WHERE usesysid = r.oid)
         ELSE true END,
       pg_backend_pid(), pg_is_in_recovery()
     FROM pg_roles r, pg_database d

@@ -16,6 +16,7 @@ from django_safe_init.backends.postgresql.activity import (
     how_to_end,
     leader_sessions,
 )
+from django_safe_init.backends.postgresql.answer_limit import ANSWER_SECONDS
 from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
 from django_safe_init.backends.postgresql.lock_holders import Holder, prepared_holders
 from django_safe_init.backends.postgresql.lock_keys import leader_key, work_key
@@ -84,6 +85,7 @@ def open_holder(context: Context) -> Iterator[PostgresLockHolder | None]:
         ) as session:
             # A person may need longer to answer than the role's timeouts allow.
             session.apply_session_settings()
+            session.patience = lambda: ANSWER_SECONDS
             yield find_holder(session, context)
     except (ConnectionEnded, psycopg.OperationalError) as exc:
         raise DatabaseUnreachable(

@@ -163,11 +163,8 @@ class PostgresObserver(BaseObserver):
 
 def _is_notified(session: Session, seconds: float) -> bool:
     """Wait for a notification; return True if one came. All that have arrived count as one."""
-    came_with_a_result = False
-    while session.raw.pgconn.notifies() is not None:
-        came_with_a_result = True
     for part in itertools.chain([0.0], slices(seconds)):
-        if came_with_a_result or list(session.raw.notifies(timeout=part, stop_after=1)):
+        if list(session.raw.notifies(timeout=part, stop_after=1)):
             for _ in session.raw.notifies(timeout=0):
                 pass
             return True

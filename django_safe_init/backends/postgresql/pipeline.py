@@ -1,14 +1,15 @@
-"""Send statements on a psycopg connection, and wait for their results for a limited time."""
+"""Send statements on a psycopg connection without waiting for their result."""
 
 from __future__ import annotations
 
-import selectors
-import time
+import select
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psycopg
 from psycopg.pq import ExecStatus
+
+from django_safe_init.backends.postgresql.project_connection import plain_cursor
 
 
 class PendingQuery:
@@ -20,79 +21,56 @@ class PendingQuery:
 
     def __init__(
         self,
-        cursor: psycopg.ClientCursor[Any],
+        raw: psycopg.Connection[Any],
         statements: str,
         params: Mapping[str, Any] | Sequence[Any] | None = None,
     ) -> None:
-        self._cursor = cursor
-        self._raw = cursor.connection
-        self._pgconn = self._raw.pgconn
+        self._raw = raw
+        self._pgconn = raw.pgconn
         self._done = False
         self._error: psycopg.Error | None = None
-        self._results: list[psycopg.pq.abc.PGresult] = []
-        text = cursor.mogrify(statements, params)
+        self._result: psycopg.pq.abc.PGresult | None = None
+        self._cursor = plain_cursor(raw)
+        text = self._cursor.mogrify(statements, params)
         try:
-            self._pgconn.send_query(text.encode(self._raw.info.encoding))
+            self._pgconn.send_query(text.encode(raw.info.encoding))
             while self._pgconn.flush():
-                self._wait_for_socket(selectors.EVENT_WRITE, None)
+                self._poll_socket(select.POLLOUT)
         except psycopg.Error as exc:
-            self._fail(exc)
+            self._error, self._done = exc, True
 
-    def _fail(self, error: psycopg.Error) -> None:
-        # The server's last words say more than the end of the connection after them.
-        self._error = self._error or error
-        self._done = True
-
-    def wait(self, seconds: float | None = None) -> None:
-        """Wait for the end of the statements, and keep their results or their error.
-
-        Closes the connection after `seconds`: a later answer would belong to no statement.
-        """
-        end = None if seconds is None else time.monotonic() + seconds
+    def wait(self) -> None:
+        """Wait for the end of the statements, and keep their result or error."""
         while not self._done:
             try:
-                if not self._receive_one(end):
-                    self._raw.close()
-                    raise psycopg.OperationalError(f"no answer for {seconds:g} s")
+                self._receive_one()
             except psycopg.Error as exc:
-                self._fail(exc)
+                self._error, self._done = exc, True
 
-    def rows(self, seconds: float | None = None) -> list[Any]:
+    def rows(self) -> list[Any]:
         """Wait, and return the rows of the last statement, or raise the statements' error."""
-        return self.all_rows(seconds)[-1]
-
-    def all_rows(self, seconds: float | None = None) -> list[list[Any]]:
-        """Wait, and return the rows of each statement, or raise the statements' error."""
-        self.wait(seconds)
+        self.wait()
         if self._error is not None:
             raise self._error
-        return [self._rows_of(result) for result in self._results]
-
-    def _rows_of(self, result: psycopg.pq.abc.PGresult) -> list[Any]:
+        assert self._result is not None
         transformer = psycopg.adapt.Transformer(self._cursor)
-        transformer.set_pgresult(result)
-        return transformer.load_rows(0, result.ntuples, tuple)
+        transformer.set_pgresult(self._result)
+        return transformer.load_rows(0, self._result.ntuples, tuple)
 
-    def _receive_one(self, end: float | None) -> bool:
-        """Receive the next result, or the end of all; return False if it is late."""
+    def _receive_one(self) -> None:
         while self._pgconn.is_busy():
-            if not self._wait_for_socket(selectors.EVENT_READ, end):
-                return False
+            self._poll_socket(select.POLLIN)
             self._pgconn.consume_input()
         result = self._pgconn.get_result()
         if result is None:
             self._done = True
         elif result.status == ExecStatus.FATAL_ERROR:
             encoding = self._raw.info.encoding
-            error = psycopg.errors.error_from_result(result, encoding)
-            self._error = self._error or error
+            self._error = psycopg.errors.error_from_result(result, encoding)
         else:
-            self._results.append(result)
-        return True
+            self._result = result
 
-    def _wait_for_socket(self, event: int, end: float | None) -> bool:
-        # Not `select.poll`, which eventlet removes.
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._pgconn.socket, event)
-            left = None if end is None else max(0.0, end - time.monotonic())
-            return bool(selector.select(left))
+    def _poll_socket(self, event: int) -> None:
+        poll = select.poll()
+        poll.register(self._pgconn.socket, event)
+        poll.poll()

@@ -140,7 +140,9 @@ def _limited(
     # `connect_timeout` ends with the login, before the statements of the backend and receivers.
     if patience is None:
         return contextlib.nullcontext()
-    return limit_answer(private, psycopg.OperationalError, patience())
+    return limit_answer(
+        lambda: _unwrap(private.connection), psycopg.OperationalError, patience()
+    )
 
 
 def _private_wrapper(
@@ -188,9 +190,9 @@ def _detach(private: BaseDatabaseWrapper) -> Raw:
     """Take the connection from the wrapper, and prepare it for this package's statements."""
     _refuse_shared(private)
     raw: Raw = _unwrap(private.connection)
+    _set_up(raw)
     private.connection = None
     _given_out.add(raw)
-    _set_up(raw)
     return raw
 
 

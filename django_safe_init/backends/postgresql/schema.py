@@ -38,8 +38,6 @@ def ensure_tables(session: Session) -> None:
             _ensure_table(session, model)
             check_takes_rows(session, model._meta.db_table)
             repair_sequence(session, model._meta.db_table)
-    except psycopg.errors.InvalidSchemaName as exc:
-        raise _no_schema(session) from exc
     except psycopg.errors.ReadOnlySqlTransaction as exc:
         raise ReadOnlyServer(
             f"The database {session.alias!r} is read-only at the moment: "

@@ -20,6 +20,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
 
+from django_safe_init.backends.postgresql.answer_limit import limit_answer
 from django_safe_init.backends.postgresql.errors import (
     translate_errors,
 )
@@ -29,6 +30,7 @@ from django_safe_init.backends.postgresql.project_connection import (
     Raw,
     open_connection,
     plain_cursor,
+    results,
 )
 from django_safe_init.backends.postgresql.table_locations import (
     LOCATE_TABLES,
@@ -148,8 +150,7 @@ class Session:
         role = f"SET LOCAL ROLE {quoted(self.role)}; " if self.role else ""
         message = f"{_READ_LIMITS}{role}{LOCATE_TABLES_FAST}; {_PIN}"
         with self._drain_on_interrupt():
-            # The settings of a statement have no rows.
-            *_, located, pinned = self._send(message, params).all_rows(self._seconds())
+            [located, pinned] = results(self._execute(message, params))
         self.tables = TableLocations(migrations, *located[0])
         self._is_dedicated = bool(pinned)
         if self.tables.has_temporary:
@@ -186,16 +187,21 @@ class Session:
         with self._lock:
             self.wait()
             with self._drain_on_interrupt():
-                sent = self._send(self._complete(statement, params), params)
-                return sent.rows(self._seconds())
+                cursor = self._execute(self._complete(statement, params), params)
+                while cursor.nextset():
+                    pass
+                return cursor.fetchall() if cursor.description else []
 
-    def _send(self, statement: str, params: Mapping[str, Any] | None) -> PendingQuery:
-        # Not `raw.cursor`, which the project's class of connections may override.
+    def _execute(
+        self, statement: str, params: Mapping[str, Any] | None
+    ) -> psycopg.Cursor[Any]:
+        # Not `raw.execute`, which the project's class of connections may override.
         cursor = psycopg.ClientCursor(self.raw, row_factory=tuple_row)
-        return PendingQuery(cursor, statement, params)
-
-    def _seconds(self) -> float | None:
-        return None if self.patience is None else self.patience()
+        if self.patience is None:
+            return cursor.execute(statement, params)
+        seconds = self.patience()
+        with limit_answer(lambda: self.raw, psycopg.OperationalError, seconds):
+            return cursor.execute(statement, params)
 
     def _complete(self, statement: str, params: Mapping[str, Any] | None) -> str:
         """Return the statement with the tables' schemas, and with a search path of its own."""
@@ -209,7 +215,9 @@ class Session:
         with self._lock:
             self.wait()
             with self._drain_on_interrupt():
-                self._sent = self._send(self._complete(statements, params), params)
+                self._sent = PendingQuery(
+                    self.raw, self._complete(statements, params), params
+                )
                 return self._sent
 
     @contextlib.contextmanager
@@ -232,7 +240,7 @@ class Session:
         """Wait for the sent statements. Their sender gets the result or the error."""
         with self._lock:
             if self._sent is not None:
-                self._sent.wait(self._seconds())
+                self._sent.wait()
 
     def read(
         self, statement: str, params: Mapping[str, Any] | None = None

@@ -14,7 +14,6 @@ from django_safe_init.backends.base.transaction import (
     recorded_sql,
 )
 from django_safe_init.backends.postgresql.pipeline import PendingQuery
-from django_safe_init.backends.postgresql.project_connection import plain_cursor
 
 #: Where a commit waits for standbys, it still does: a failover keeps it.
 _ASYNCHRONOUS = """
@@ -61,7 +60,7 @@ class PostgresTransaction(MigrationTransaction):
         )
         recorded = recorded_sql(self.connection, "%s", names, _EQUALS)
         self._sent = PendingQuery(
-            plain_cursor(raw),
+            raw,
             f"{begin}; {self._settings}{recorded}",
             [part for name in names for part in name],
         )

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from django_safe_init.core.build import Build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 from django_safe_init.exceptions import DatabaseUnreachable, WaitTimeout
+from django_safe_init.initialization import initializer
 from django_safe_init.initialization.follower import Follower
 from django_safe_init.initialization.initializer import retry_while_busy
 from django_safe_init.initialization.types import Decision
@@ -277,3 +279,18 @@ def test_a_locked_file(lite, locked_file, monkeypatch) -> None:
     locked_file()
     with pytest.raises(WaitTimeout, match="longer than this process may wait"):
         initialize(timeout=0.3)
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_the_checks_of_another_engine(monkeypatch, supported) -> None:
+    """On an engine without a leader lock, no error is known to pass with time."""
+    features = SimpleNamespace(is_supported=supported)
+    monkeypatch.setattr(initializer, "get_features", lambda alias: features)
+
+    def check() -> None:
+        raise OperationalError("sorry, too many clients already")
+
+    lines: list[str] = []
+    with pytest.raises(DatabaseUnreachable, match="too many clients"):
+        retry_while_busy(check, "default", lines.append, Deadline(0.2))
+    assert bool(lines) is supported

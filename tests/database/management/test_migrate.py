@@ -16,7 +16,7 @@ from django.core.management.commands.migrate import Command as DjangoMigrate
 from django.db import connections
 from django.db.models.signals import post_migrate, pre_migrate
 
-from django_safe_init import get_status, initialize
+from django_safe_init import ConfigurationError, get_status, initialize
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import leader_key
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
@@ -486,3 +486,14 @@ def test_a_session_error(django_database, small_shop, monkeypatch) -> None:
     monkeypatch.setattr(AdvisoryLock, "try_acquire", refuse)
     with pytest.raises(CommandError, match="refused a statement: UndefinedColumn"):
         call_command(Command(), verbosity=0)
+
+
+def test_a_quorum_without_a_lock(monkeypatch) -> None:
+    """A quorum is left to django-syzygy where this package takes no lock."""
+    command = Command()
+    command._alias = "default"
+    monkeypatch.setattr(command, "_is_protected", lambda options: False)
+    command._check_quorum({"quorum": 2})
+    monkeypatch.setattr(command, "_is_protected", lambda options: True)
+    with pytest.raises(ConfigurationError, match="No quorum of 2"):
+        command._check_quorum({"quorum": 2})

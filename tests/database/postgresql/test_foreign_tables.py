@@ -330,6 +330,15 @@ REFUSING = {
 }
 
 
+@pytest.mark.parametrize("table", [RUN_TABLE, STEP_TABLE])
+def test_a_trigger_that_takes_each_row(django_database, small_shop, table) -> None:
+    """A trigger that lets the rows in does not disturb a run."""
+    initialize()
+    django_database.rows(TRIGGER.format(table=table, body="RETURN NEW;"))
+    small_shop.run("0003_new", lambda connection: None)
+    assert initialize().role == "leader"
+
+
 @pytest.mark.parametrize("kind", REFUSING)
 @pytest.mark.parametrize("table", [RUN_TABLE, STEP_TABLE])
 def test_a_table_that_takes_no_row(

@@ -6,10 +6,12 @@ Each ends in a documented result: starting over and success, or a `SafeInitError
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from typing import Any
 
+import psycopg
 import pytest
 from django.core.checks.registry import registry as registry_of_checks
 from django.core.management import CommandError, call_command
@@ -287,3 +289,26 @@ def test_a_status(
     monkeypatch.setattr("django_safe_init.serving.background.poller.MIN_INTERVAL", 0.01)
     initialize()
     assert each_statement(proxy, fault, COMMANDS[name], count(1))
+
+
+def test_a_signal_without_an_answer(
+    proxy: StatementProxy, open_session: Callable[..., Session], monkeypatch: Any
+) -> None:
+    """One SIGINT ends a process that waits for an answer, and its other threads go on."""
+
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    session = open_session()
+    session.patience = lambda: answer_limit.ANSWER_SECONDS
+    proxy.arm(1, NO_ANSWER)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        with pytest.raises((KeyboardInterrupt, psycopg.Error)):
+            session.rows("SELECT 1")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert proxy.hit
+    wait_until(lambda: session.raw.closed)

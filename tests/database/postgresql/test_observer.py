@@ -120,13 +120,13 @@ def test_a_poll_without_room_is_cheap(
     ):
         connect_raw()
     messages: list[str] = []
-    send = Session._send
+    execute = Session._execute
 
     def count(self, statement, params):
         messages.append(statement)
-        return send(self, statement, params)
+        return execute(self, statement, params)
 
-    monkeypatch.setattr(Session, "_send", count)
+    monkeypatch.setattr(Session, "_execute", count)
     for _ in range(3):
         reader = observer.reader()
         reader.peek()

@@ -351,3 +351,20 @@ def test_the_deadline_and_a_running_migration(lock) -> None:
         assert fenced._patience() == 0
         my_pid()
         assert fenced._patience() == get_settings().wait_timeout
+
+
+def test_a_child_of_a_full_server(fenced) -> None:
+    """A forked child does not use its parent's session to ask whether the server is full."""
+
+    def child() -> None:
+        assert not fenced._is_full()
+
+    assert exit_code(fork(child)) == 0
+    assert not fenced._is_full()
+
+
+def test_a_full_server_that_ends_the_session(fenced, session, django_database) -> None:
+    """A leader whose session ends while it waits for a connection has lost the lock."""
+    django_database.rows("SELECT pg_terminate_backend(%s, 5000)", session.handshake_pid)
+    with pytest.raises(LockLost):
+        fenced._is_full()

@@ -969,3 +969,11 @@ def test_planted_objects(
     connections["admin"].close()
     assert initialize().role == "leader"
     assert planted.called(site.server, of_django) == []
+
+
+def test_a_refused_statement() -> None:
+    """An error of the administrator's server that is no lost connection has a remedy, too."""
+    refused = psycopg.errors.InsufficientPrivilege("permission denied for function")
+    expected = pytest.raises(DatabaseUnreachable, match="Run the phase again")
+    with expected, runner._translate_errors():
+        raise refused

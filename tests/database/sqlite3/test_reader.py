@@ -109,6 +109,7 @@ def test_detail(lite, small_shop) -> None:
         assert (detail.role, detail.followers, detail.activity) == (None, None, None)
         run = detail.status.run
         assert reader.run_detail(run, None) == RunDetail()
+        assert reader.on_primary()
 
 
 def test_not_a_database(lite, small_shop) -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import psycopg
 import pytest
 
-from django_safe_init.backends.postgresql.errors import is_busy
+from django_safe_init.backends.postgresql.errors import (
+    is_busy,
+    translate_session_errors,
+)
+from django_safe_init.core.records import TablesUnreadable
+from django_safe_init.exceptions import InitializationFailed, LockLost
 
 
 @pytest.mark.parametrize(
@@ -32,3 +37,18 @@ def test_busy(text) -> None:
 def test_not_busy(text) -> None:
     """Any other error is a failed attempt."""
     assert not is_busy(psycopg.OperationalError(text))
+
+
+@pytest.mark.parametrize(
+    ("error", "expected", "text"),
+    [
+        (psycopg.errors.AdminShutdown("ended"), LockLost, "session of the database"),
+        (psycopg.errors.ReadOnlySqlTransaction("no"), LockLost, "become read-only"),
+        (psycopg.errors.UndefinedColumn("x"), InitializationFailed, "UndefinedColumn"),
+        (TablesUnreadable("x"), InitializationFailed, "refused a statement"),
+    ],
+)
+def test_errors_of_a_session(error, expected, text) -> None:
+    """A session that ended, or whose server cannot be written any more, is lost."""
+    with pytest.raises(expected, match=text), translate_session_errors("default"):
+        raise error
