@@ -12,7 +12,7 @@ from typing import Any
 #: The longest wait for one answer, in seconds. It exceeds the `statement_timeout` of all queries
 #: that are not a leader's, so that the server's own error arrives first.
 ANSWER_SECONDS = 15.0
-#: The time in which a process that was stopped meanwhile reads an answer that has arrived.
+#: The time in which a process that was stopped can read an answer that has arrived.
 _GRACE_SECONDS = 0.2
 
 
@@ -22,8 +22,8 @@ def limit_answer(
 ) -> Iterator[None]:
     """End the driver's connection if the block takes longer, and raise `error(text)` then.
 
-    `connection` returns the connection, or None while there is none: `connect_timeout` limits
-    that. The server's own time-outs do not help: a pooler lets a client log in, and accepts its
+    `connection` returns the connection, or None before it exists: `connect_timeout` limits the
+    attempt. The server's own time-outs do not help: a pooler lets a client log in, and accepts its
     statements, before it has a session of the server for it. Only another thread can limit a wait
     in the driver.
     """
@@ -57,7 +57,7 @@ def _shut_down(raw: Any) -> bool:
     try:
         number = raw.fileno()
         with socket.socket(fileno=os.dup(number)) as duplicate:
-            # A closed connection raises: its number may be another socket's by now.
+            # A closed connection raises an error: another socket may have its number.
             if raw.fileno() == number:
                 duplicate.shutdown(socket.SHUT_RDWR)
     except Exception:  # noqa: BLE001  (each driver has its own error for a closed connection)

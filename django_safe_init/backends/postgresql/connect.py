@@ -111,7 +111,8 @@ def retry_when_busy(
 def answer_patience(deadline: Deadline) -> Callable[[], float]:
     """Return the patience of a process that waits, with a server that does not answer.
 
-    A deadline of 0 seconds is that of a status, which only does not connect again.
+    A status has a deadline of 0 seconds, so that it does not connect again. Its answers may take
+    the full time.
     """
     if not deadline.seconds:
         return lambda: answer_limit.ANSWER_SECONDS

@@ -38,7 +38,7 @@ def within(limit: AbstractContextManager[None], act: Callable[[], object]) -> No
 
 
 def test_no_answer(silent) -> None:
-    """The connection ends, and the error says for how long there was no answer."""
+    """The connection ends, and the error says how long the wait was."""
     limit = limit_answer(lambda: silent, OperationalError, 0.05)
     with pytest.raises(OperationalError, match=r"^no answer for 0\.05 s$") as caught:
         within(limit, lambda: receive(silent))
@@ -56,7 +56,7 @@ def test_an_answer_in_time(silent) -> None:
 
 
 def test_the_error_of_an_attempt_to_connect() -> None:
-    """While there is no connection, an error is the driver's own, however late it is."""
+    """Without a connection, an error stays the driver's own, however late it is."""
     asked: list[None] = []
 
     def fail() -> None:
@@ -82,7 +82,7 @@ def test_a_connection_that_comes_late(silent) -> None:
 
 
 def test_a_closed_connection(silent) -> None:
-    """A connection that was closed meanwhile has no socket to shut down."""
+    """A connection that was closed has no socket to shut down."""
     silent.close()
     assert not answer_limit._shut_down(silent)
 
