@@ -57,9 +57,8 @@ def _shut_down(raw: Any) -> bool:
     try:
         number = raw.fileno()
         with socket.socket(fileno=os.dup(number)) as duplicate:
-            # A closed connection raises an error: another socket may have its number.
-            if raw.fileno() == number:
-                duplicate.shutdown(socket.SHUT_RDWR)
+            raw.fileno()  # an error if it was closed: another socket may have its number
+            duplicate.shutdown(socket.SHUT_RDWR)
     except Exception:  # noqa: BLE001  (each driver has its own error for a closed connection)
         return False
     return True

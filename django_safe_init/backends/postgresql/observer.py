@@ -165,7 +165,6 @@ def _is_notified(session: Session, seconds: float) -> bool:
     """Wait for a notification; return True if one came. All that have arrived count as one."""
     for part in itertools.chain([0.0], slices(seconds)):
         if list(session.raw.notifies(timeout=part, stop_after=1)):
-            for _ in session.raw.notifies(timeout=0):
-                pass
+            list(session.raw.notifies(timeout=0))
             return True
     return False

@@ -390,7 +390,9 @@ def test_cancelled_in_a_commit(
     async def main() -> None:
         task = asyncio.create_task(ainitialize())
         await until(
-            lambda: django_database.backends("state = 'active' AND query = 'COMMIT'")
+            lambda: django_database.backends(
+                "wait_event = 'PgSleep' AND query = 'COMMIT'"
+            )
         )
         await cancel(task)
         assert_nothing_left()

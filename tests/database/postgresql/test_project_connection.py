@@ -567,3 +567,23 @@ def test_a_migration_that_takes_too_long(
     small_shop.run("0003_slow", exceed, atomic=atomic)
     with pytest.raises(InitializationFailed, match="timeout"):
         initialize()
+
+
+def test_a_temporary_table_that_appears(django_database, small_shop, open_session):
+    """A search names the real table behind a temporary one of the same name."""
+    initialize()
+    session = open_session()
+    session.raw.execute("CREATE TEMPORARY TABLE django_migrations (i int)")
+    session.locate_tables()
+    assert session.tables.existing("django_migrations") == "public.django_migrations"
+
+
+def test_a_role_behind_a_pooler(django_database, new_role, open_session) -> None:
+    """Behind a pooler each query assumes the role again, until the session is its own."""
+    session = open_session()
+    session.role = new_role(f"assumed_{django_database.name}")
+    session._is_dedicated = False
+    assert session.read("SELECT current_user::text") == [(session.role,)]
+    assert session.rows("SELECT current_user::text") == [("postgres",)]
+    session.apply_session_settings()
+    assert session.rows("SELECT current_user::text") == [(session.role,)]

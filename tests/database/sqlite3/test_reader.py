@@ -148,3 +148,15 @@ def test_history_of_a_locked_file(lite, small_shop, command_line, monkeypatch) -
         "migrating",
         [],
     )
+
+
+def test_a_leader_without_a_run(lite, lite_session, small_shop) -> None:
+    """The process that holds the lock has no session, so the message names none."""
+    lock = FileLock(lock_file("default"))
+    assert lock.try_acquire()
+    try:
+        status = get_status()
+    finally:
+        lock.release()
+    assert status.led
+    assert "held by" not in status.message
