@@ -92,6 +92,8 @@ class ReadOnlyAdmin(ReadOnlyBase):
     show_facets = admin.ShowFacets.NEVER
     #: Lookup from a row to the `LOCK_KEY` of its project.
     lock_key_lookup = "lock_key"
+    #: Lookup to the column that no page may show or search.
+    traceback_lookup = "traceback"
 
     class Media:
         css = {"all": ["django_safe_init/admin.css"]}
@@ -147,8 +149,13 @@ class ReadOnlyAdmin(ReadOnlyBase):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         key = {self.lock_key_lookup: get_settings().lock_key or ""}
         rows = super().get_queryset(request).using(chosen_alias(request))
-        own: QuerySet[Any] = rows.filter(**key)
+        own: QuerySet[Any] = rows.filter(**key).defer(self.traceback_lookup)
         return own
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest) -> bool:
+        """Refuse lookups in the URL that would disclose a traceback."""
+        hidden = f"{lookup}__".startswith(f"{self.traceback_lookup}__")
+        return not hidden and super().lookup_allowed(lookup, value, request)
 
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
@@ -192,9 +199,9 @@ def _app_name() -> str | Promise:
 
 
 def check_readable(alias: str) -> None:
-    """Raise an error of Django unless this role can read every column of both tables."""
-    for model in (Run, Step):
-        model._default_manager.using(alias).first()
+    """Raise an error of Django unless this role can read every column that a page shows."""
+    Run._default_manager.using(alias).defer("traceback").first()
+    Step._default_manager.using(alias).first()
 
 
 def link_to(run: Run, site: admin.AdminSite) -> str:
@@ -332,6 +339,7 @@ class StepAdmin(ReadOnlyAdmin):
     search_fields = ("name",)
     ordering = ("-id",)
     lock_key_lookup = "run__lock_key"
+    traceback_lookup = "run__traceback"
 
     @admin.display(description=_("run"), ordering="run")
     def link(self, step: Step) -> str:

@@ -35,8 +35,12 @@ from django_safe_init.core.records import (
     TablesUnreadable,
 )
 from django_safe_init.core.states import State
-from django_safe_init.core.text import one_line
-from django_safe_init.exceptions import DatabaseUnreachable
+from django_safe_init.core.text import bounded_lines, one_line
+from django_safe_init.exceptions import (
+    ConfigurationError,
+    DatabaseUnreachable,
+    WaitTimeout,
+)
 
 logger = logging.getLogger("django_safe_init")
 
@@ -44,6 +48,10 @@ logger = logging.getLogger("django_safe_init")
 MAX_STEPS = 200
 #: The time that `poll_interval` allows for each query: at most four queries a second.
 SECONDS_PER_QUERY = 0.25
+#: More steps than a run has.
+_ALL_STEPS = 1_000_000
+#: The highest id that a column of the tables can have.
+_MAX_ID = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -234,6 +242,68 @@ def read_history(database: str, reader: BaseReader, count: int) -> list[RunRow]:
         return []
     except ConnectionEnded as exc:
         raise _connection_lost(database, exc) from exc
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A run with its steps and the traceback of its error."""
+
+    database: str
+    run: RunRow
+    #: All steps of the run, in the order in which they started.
+    steps: tuple[StepRow, ...]
+    #: Printable lines; None if none was recorded. It may quote rows of the project, so only a
+    #: person with access to the database sees it.
+    traceback: str | None
+    #: The reason why the steps are missing; empty if they are complete.
+    note: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the run and its steps for JSON, without the traceback."""
+        return {
+            "database": self.database,
+            "run": self.run.as_json(),
+            "steps": [step._asdict() for step in self.steps],
+        }
+
+
+def read_run(database: str, reader: BaseReader, number: int) -> RunReport:
+    """Return a run of any build with its steps.
+
+    Raises `ConfigurationError` for an unknown number, `WaitTimeout` while a migration locks the
+    tables, and `DatabaseUnreachable` when the connection is lost.
+    """
+    try:
+        run = reader.find_run(number) if 0 < number <= _MAX_ID else None
+        if run is None:
+            raise _unknown_run(database, reader, number)
+        traceback = reader.traceback(run)
+        steps, note = _all_steps(run, reader)
+    except TablesLocked as exc:
+        raise WaitTimeout(
+            f"Run {number} cannot be read for database {database!r}: "
+            f"{reader.table_lock_holders()} Try again."
+        ) from exc
+    except ConnectionEnded as exc:
+        raise _connection_lost(database, exc) from exc
+    lines = None if traceback is None else bounded_lines(str(traceback))
+    return RunReport(database, run, steps, lines, note)
+
+
+def _unknown_run(database: str, reader: BaseReader, number: int) -> ConfigurationError:
+    newest = reader.history(1)
+    known = f"the newest is run {newest[0].id}" if newest else "no run is recorded"
+    return ConfigurationError(
+        f"Run {number} cannot be shown for database {database!r}: {known}. "
+        "List the runs with --history N."
+    )
+
+
+def _all_steps(run: RunRow, reader: BaseReader) -> tuple[tuple[StepRow, ...], str]:
+    try:
+        return reader.run_detail(run, _ALL_STEPS).steps, ""
+    except TablesUnreadable as exc:
+        return (), one_line(exc)
 
 
 def describe(database: str, snapshot: Snapshot) -> Status:

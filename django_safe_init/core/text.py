@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 #: The longest text of an error, in characters. A migration's error can hold megabytes.
 MAX_ERROR_LENGTH = 10_000
+#: The longest text of a traceback, in characters.
+MAX_TRACEBACK_LENGTH = 20_000
 
 #: Control characters, format characters such as bidirectional marks, lone surrogates, separators
 #: of lines and paragraphs, and characters without a visible glyph (Unicode's general categories
@@ -32,6 +34,11 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(_escaped, text)
 
 
+def escape(text: str, encoding: str = "ascii") -> str:
+    """Return the text with a Python escape for each character that the encoding lacks."""
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def printable_lines(text: str) -> str:
     """Return the text with each line made printable; its line feeds and tabs stay."""
     return "\n".join(
@@ -45,6 +52,28 @@ def printable_traceback(error: BaseException) -> str:
     The mark tells the lines of an error's text from the lines of a log.
     """
     return mark_lines("".join(traceback.format_exception(error)))
+
+
+def stored_traceback(error: BaseException) -> str:
+    """Return the error's traceback as printable lines of bounded length.
+
+    A long traceback loses its middle: its end names the error and the line that raised it.
+    """
+    return bounded_lines("".join(traceback.format_exception(error)).rstrip("\n"))
+
+
+def bounded_lines(text: str) -> str:
+    """Return at most `MAX_TRACEBACK_LENGTH` characters of the text as printable lines."""
+    # Escape sequences make the text longer.
+    return _without_middle(printable_lines(_without_middle(text)))
+
+
+def _without_middle(text: str) -> str:
+    if len(text) <= MAX_TRACEBACK_LENGTH:
+        return text
+    mark = "\n... (shortened) ...\n"
+    head = MAX_TRACEBACK_LENGTH // 4
+    return text[:head] + mark + text[head + len(mark) - MAX_TRACEBACK_LENGTH :]
 
 
 def mark_lines(text: str) -> str:

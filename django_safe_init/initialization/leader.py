@@ -18,7 +18,7 @@ from django_safe_init.core.progress import use_tracker
 from django_safe_init.core.records import MAX_TRANSIENT_FAILURES
 from django_safe_init.core.states import State
 from django_safe_init.core.step import StepDefinition
-from django_safe_init.core.text import one_line
+from django_safe_init.core.text import one_line, stored_traceback
 from django_safe_init.exceptions import (
     InitializationFailed,
     LeaderFailed,
@@ -295,7 +295,10 @@ class Leader:
                 self.recorder.finish_step("failed")
             with shield():
                 return self.recorder.finish_run(
-                    self._outcome(exc), State.ERROR, self._reason(exc)
+                    self._outcome(exc),
+                    State.ERROR,
+                    self._reason(exc),
+                    stored_traceback(exc),
                 )
         except SafeInitError as error:
             logger.info("Run %s is left open: %s", self.recorder.run_id, error)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO, cast
 from django.core.management.base import OutputWrapper
 
 from django_safe_init.core.text import (
+    escape,
     format_duration,
     mark_lines,
     printable,
@@ -47,8 +48,7 @@ class PrintableOutput(OutputWrapper):
     ) -> None:
         """Write the lines. A character that the stream cannot encode is escaped."""
         encoding = getattr(self._out, "encoding", None) or "utf-8"
-        text = printable_lines(str(msg)).encode(encoding, "backslashreplace")
-        super().write(text.decode(encoding), style_func, ending)
+        super().write(escape(printable_lines(str(msg)), encoding), style_func, ending)
 
 
 class PrintableStream:

@@ -47,6 +47,7 @@ class ReaderContract(BackendContract):
             assert reader.peek() == LeaderSnapshot(None, None)
             assert reader.leader_pid() is None
             assert reader.history(9) == []
+            assert reader.find_run(1) is None
             with raises(TablesUnreadable):
                 reader.finished_run()
         assert connections[self.alias].introspection.table_names() == []
@@ -150,6 +151,20 @@ class ReaderContract(BackendContract):
             assert [run.outcome for run in reader.history(2)] == ["failed", "partial"]
             assert reader.history(0) == []
 
+    def test_a_run_by_its_number(self) -> None:
+        """A run of any build is found by its number; another `LOCK_KEY`'s run is not."""
+        first = self._record_run("failed", OTHER_BUILD)
+        second = self._record_run("ready")
+        other = self._record_run("ready", lock_key="other")
+        with self._reader() as reader:
+            found = [reader.find_run(number) for number in (first, second)]
+            assert [run and (run.id, run.outcome) for run in found] == [
+                (first, "failed"),
+                (second, "ready"),
+            ]
+            assert reader.find_run(other) is None
+            assert reader.find_run(other + 1) is None
+
     def test_a_lock_key_has_its_own_runs(self) -> None:
         """A reader ignores the runs and steps of another `LOCK_KEY`."""
         self._record_migrations(*BUILD.migrations)
@@ -175,6 +190,19 @@ class ReaderContract(BackendContract):
             assert names == ["shop.0002", "shop.0003"]
             assert len(reader.run_detail(run, 9).steps) == 3
             assert reader.run_detail(run, None).steps == ()
+
+    def test_a_step_that_was_broken_off(self) -> None:
+        """A step without an end lasts until its run ended."""
+        with self._lead() as session, self._reader() as reader:
+            session.recorder.open_run("test")
+            session.recorder.start_step("shop.0001", backwards=False, atomic=False)
+            session.recorder.finish_run("interrupted", State.ERROR)
+            run = latest(reader)
+            [step] = reader.run_detail(run, 9).steps
+            assert step.outcome is None
+            wait_until(lambda: latest(reader).age_seconds > run.duration_seconds + 0.1)
+            [later] = reader.run_detail(run, 9).steps
+            assert later.seconds == step.seconds <= run.duration_seconds
 
     def test_seconds_left(self) -> None:
         """The time of steps is estimated from earlier runs, if they all were timed."""

@@ -101,6 +101,20 @@ class RecorderContract(BackendContract):
             assert (run.outcome, run.state) == ("failed", State.ERROR)
             assert run.error == "it broke"
 
+    def test_the_traceback_of_a_run(self) -> None:
+        """A run keeps the lines of its error's traceback; without one it has none."""
+        lines = "Traceback:\n\tline 1\nValueError: it broke"
+        with self._lead() as session, self._reader() as reader:
+            recorder = session.recorder
+            recorder.open_run("test")
+            assert reader.traceback(latest(reader)) is None
+            recorder.finish_run("failed", State.ERROR, "it broke", lines)
+            assert reader.traceback(latest(reader)) == lines
+            assert "traceback" not in latest(reader).as_json()
+            recorder.open_run("test")
+            recorder.finish_run("ready", State.READY)
+            assert reader.traceback(latest(reader)) is None
+
     def test_the_progress_of_a_loop(self) -> None:
         """The heartbeat records the progress of the running step."""
         with self._lead() as session, self._reader() as reader:

@@ -190,6 +190,21 @@ def test_number_of_queries(
         Page(staff, STEPS)
 
 
+def test_tracebacks(admin_project: Database, staff: Client) -> None:
+    """No page shows a traceback or searches for one, also before the column exists."""
+    add_run(admin_project, outcome="failed", traceback="secret rows")
+    urls = [RUNS, STEPS, f"{RUNS}2/", f"{RUNS}?q=secret"]
+    for url in urls:
+        assert "secret rows" not in Page(staff, url).html
+    for lookup in ("traceback", "traceback__contains"):
+        Page(staff, f"{RUNS}?{lookup}=secret", status=400)
+        Page(staff, f"{STEPS}?run__{lookup}=secret", status=400)
+    admin_project.rows(f"ALTER TABLE {RUN_TABLE} DROP COLUMN traceback")
+    assert Page(staff, RUNS).first_cells() == ["2", "1"]
+    for url in urls[1:]:
+        Page(staff, url)
+
+
 # The page of a run
 
 

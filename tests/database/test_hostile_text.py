@@ -109,6 +109,7 @@ def _write_rows(database: Any, leader_pid: int) -> None:
         "message",
         "error",
         "item_message",
+        "traceback",
         "version",
         "state",
     )
@@ -142,6 +143,8 @@ def _write_rows(database: Any, leader_pid: int) -> None:
         "safe_init_status",
         "safe_init_status --history 9",
         "safe_init_status --json --history 9",
+        "safe_init_status --run 1",
+        "safe_init_status --run 2 --json",
         "safe_init_status --wait --timeout 0.5",
         "safe_init_unlock",
         "safe_init_validate",

@@ -77,6 +77,15 @@ class FakeReader(BaseReader):
     def history(self, count: int) -> list[RunRow]:
         return [_run_row(run) for run in self._runs()[:count]]
 
+    def find_run(self, number: int) -> RunRow | None:
+        found = (run for run in self._runs() if run["id"] == number)
+        return next(map(_run_row, found), None)
+
+    def traceback(self, run: RunRow) -> str | None:
+        assert self.server.runs is not None  # the run was read from it
+        found: str | None = self.server.runs[run.id].get("traceback")
+        return found
+
     def activity(self) -> Activity:
         leads = self.leader_pid() is not None
         return Activity(None, 0.0, None, progressing=leads, blockers=())
@@ -84,8 +93,15 @@ class FakeReader(BaseReader):
     def run_detail(self, run: RunRow, steps: int | None) -> RunDetail:
         rows = [step for step in self.server.steps if step["run_id"] == run.id]
         newest = rows[-steps:] if steps else []
+        end = (self.server.runs or {}).get(run.id, {}).get("finished_at")
         timed = [
-            {**step, "seconds": seconds(step, end="finished_at")} for step in newest
+            {
+                **step,
+                "seconds": seconds(
+                    {"finished_at": end, **_known(step)}, end="finished_at"
+                ),
+            }
+            for step in newest
         ]
         return RunDetail(tuple(map(step_row, timed)))
 
@@ -138,6 +154,10 @@ class FakeReader(BaseReader):
         # A wrapper of its own: in a leader's thread, Django's belongs to the run.
         self._wrapper = self._wrapper or connections.create_connection(self.alias)
         return set(recorded_migrations(self._wrapper))
+
+
+def _known(row: Row) -> Row:
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def _run_row(run: Row) -> RunRow:

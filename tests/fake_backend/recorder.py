@@ -147,10 +147,14 @@ class FakeRecorder(BaseRecorder):
                 state="error", outcome=outcome, error=error, finished_at=now()
             )
 
-    def _close_run(self, outcome: str, state: State, error: str | None) -> None:
+    def _close_run(
+        self, outcome: str, state: State, error: str | None, traceback: str | None
+    ) -> None:
         self.state = state
         self._write()
-        self._runs[self.run_id].update(outcome=outcome, error=error, finished_at=now())
+        self._runs[self.run_id].update(
+            outcome=outcome, error=error, traceback=traceback, finished_at=now()
+        )
 
     def _retained_runs(self) -> list[RetainedRun]:
         return [

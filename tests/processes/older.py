@@ -27,7 +27,13 @@ UNMEASURED = dict.fromkeys(("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
 #: The version number of the older version, and the columns it does not have.
 VERSION = "0.0.1"
 LACKS = {
-    "django_safe_init_run": ["item_done", "item_message", "item_total", "progress"],
+    "django_safe_init_run": [
+        "item_done",
+        "item_message",
+        "item_total",
+        "progress",
+        "traceback",
+    ],
     "django_safe_init_step": ["backwards", "detail"],
 }
 

@@ -295,6 +295,9 @@ def test_the_older_version_first(
     assert_ready(fleet.run(*SAFE, **old))
     assert missing_columns(database) == older.LACKS
     assert shown(fleet, **NEW)["ready"]
+    run = fleet.run("safe_init_status", "--run", "1", **NEW)
+    assert run.wait() == 0, run
+    assert "  steps:\n      1 " in run.stdout
     assert missing_columns(database) == older.LACKS, "reading has changed the tables"
     new = fleet.run(*SAFE, **NEW)
     assert_ready(new)

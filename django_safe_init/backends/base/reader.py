@@ -69,6 +69,14 @@ class BaseReader(ABC):
         """Return the newest `count` runs of all builds, newest first."""
 
     @abstractmethod
+    def find_run(self, number: int) -> RunRow | None:
+        """Return the run with this id, of any build; None if no such run is recorded."""
+
+    @abstractmethod
+    def traceback(self, run: RunRow) -> str | None:
+        """Return the traceback of the run's error, if one was recorded."""
+
+    @abstractmethod
     def activity(self) -> Activity:
         """Return the leader's current statement, as far as other sessions can see it."""
 

@@ -54,6 +54,12 @@ class RecordReader(BaseReader):
     def history(self, count: int) -> list[RunRow]:
         return []
 
+    def find_run(self, number: int) -> RunRow | None:
+        return None
+
+    def traceback(self, run: RunRow) -> str | None:
+        return None
+
     def activity(self) -> Activity:
         return Activity(None, 0.0, None, False, ())
 

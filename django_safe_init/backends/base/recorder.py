@@ -187,18 +187,29 @@ class BaseRecorder(ABC):
         The end of an atomic step is written together with the next write.
         """
 
-    def finish_run(self, outcome: str, state: State, error: str | None = None) -> str:
+    def finish_run(
+        self,
+        outcome: str,
+        state: State,
+        error: str | None = None,
+        traceback: str | None = None,
+    ) -> str:
         """Close the run and return the outcome that was written.
 
         A transient outcome that is the build's third in a row is written as "failed".
+        `traceback` belongs to the error, and comes from `stored_traceback`.
         """
-        return self._transaction(lambda: self._finish_run(outcome, state, error))
+        return self._transaction(
+            lambda: self._finish_run(outcome, state, error, traceback)
+        )
 
-    def _finish_run(self, outcome: str, state: State, error: str | None) -> str:
+    def _finish_run(
+        self, outcome: str, state: State, error: str | None, traceback: str | None
+    ) -> str:
         if outcome in TRANSIENT_OUTCOMES:
             failures = 1 + self._failures_in_a_row()
             outcome = "failed" if failures >= MAX_TRANSIENT_FAILURES else outcome
-        self._close_run(outcome, state, error)
+        self._close_run(outcome, state, error, traceback)
         return outcome
 
     @abstractmethod
@@ -244,7 +255,9 @@ class BaseRecorder(ABC):
         """Close the runs."""
 
     @abstractmethod
-    def _close_run(self, outcome: str, state: State, error: str | None) -> None:
+    def _close_run(
+        self, outcome: str, state: State, error: str | None, traceback: str | None
+    ) -> None:
         """Write the end of this run and of its last step, and wait until both are on disk."""
 
     @abstractmethod

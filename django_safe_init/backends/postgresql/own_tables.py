@@ -52,6 +52,7 @@ _ADDED = {
         "item_done": "bigint",
         "item_total": "bigint",
         "item_message": "text",
+        "traceback": "text",
     },
     STEP_TABLE: {
         "backwards": "boolean",

@@ -50,7 +50,7 @@ def _seconds(start: str, end: str) -> str:
 
 _NOW = "clock_timestamp()"
 _AGES = f"""
-    to_jsonb(r) || jsonb_build_object(
+    (to_jsonb(r) - 'traceback') || jsonb_build_object(
       'age_seconds', {_seconds("r.started_at", _NOW)},
       'silence_seconds', {_seconds("r.heartbeat_at", _NOW)},
       'duration_seconds', {_seconds("r.started_at", f"coalesce(r.finished_at, {_NOW})")})
@@ -99,9 +99,13 @@ _COMPLETED = f"""
 _NONE_COMPLETED = "'{}'::jsonb[]"
 #: The role may not read which steps were completed.
 _UNKNOWN_COMPLETED = "NULL::jsonb[]"
+#: A step without an end lasts until its run ended.
+_STEP_END = f"""
+    coalesce(finished_at, (SELECT finished_at FROM {RUN_TABLE} WHERE id = run_id), {_NOW})
+"""
 _STEPS = f"""
-    SELECT to_jsonb(s) || jsonb_build_object('seconds',
-             {_seconds("started_at", f"coalesce(finished_at, {_NOW})")})
+    SELECT to_jsonb(s) || jsonb_build_object(
+             'seconds', {_seconds("started_at", _STEP_END)})
     FROM {STEP_TABLE} s WHERE run_id = %(run)s ORDER BY position DESC, id DESC LIMIT %(limit)s
 """
 _RUN_DETAIL = """
@@ -228,17 +232,32 @@ class PostgresReader(TableReader):
     def history(self, count: int) -> list[RunRow]:
         if count < 1:
             return []
+        return self._read_runs("ORDER BY id DESC LIMIT %(count)s", {"count": count})
+
+    def find_run(self, number: int) -> RunRow | None:
+        runs = self._read_runs("AND id = %(number)s", {"number": number})
+        return runs[0] if runs else None
+
+    def _read_runs(self, which: str, params: dict[str, int]) -> list[RunRow]:
+        """Return the runs that `which`, the end of the statement, selects."""
         self.session.locate_missing_tables()
         if not self._runs_readable():
             return []
         rows = self.session.read(
-            f"SELECT {_AGES} FROM {RUN_TABLE} r WHERE lock_key = %(lock_key)s"
-            " ORDER BY id DESC LIMIT %(count)s",
-            {**self.params, "count": count},
+            f"SELECT {_AGES} FROM {RUN_TABLE} r WHERE lock_key = %(lock_key)s {which}",
+            {**self.params, **params},
         )
         return [
             run for run in (run_row(values) for (values,) in rows) if run is not None
         ]
+
+    def traceback(self, run: RunRow) -> str | None:
+        # As JSON, because a table that an older version created lacks the column.
+        rows = self.session.read(
+            f"SELECT to_jsonb(r) ->> 'traceback' FROM {RUN_TABLE} r WHERE id = %(run)s",
+            {"run": run.id},
+        )
+        return rows[0][0] if rows else None
 
     def activity(self) -> Activity:
         # Imported here to keep start-up fast.

@@ -52,7 +52,7 @@ from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.progress import ProgressUpdate
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE, LostRuns
 from django_safe_init.core.states import State
-from django_safe_init.core.text import one_line
+from django_safe_init.core.text import escape, one_line
 from django_safe_init.exceptions import UnsafeConnection
 
 logger = logging.getLogger("django_safe_init")
@@ -70,7 +70,7 @@ _CLOSE_RUN = f"""
     SET state = %(state)s, done = %(done)s, total = %(total)s, progress = %(progress)s,
         message = %(message)s, item_done = NULL, item_total = NULL, item_message = NULL,
         finished_at = clock_timestamp(), heartbeat_at = clock_timestamp(),
-        outcome = %(outcome)s, error = %(error)s
+        outcome = %(outcome)s, error = %(error)s, traceback = %(traceback)s
     WHERE id = %(run)s
 """
 
@@ -333,13 +333,17 @@ class PostgresRecorder(TableRecorder):
         for statement, params in self._end_statements(ends):
             self.session.rows(statement, params)
 
-    def _close_run(self, outcome: str, state: State, error: str | None) -> None:
+    def _close_run(
+        self, outcome: str, state: State, error: str | None, traceback: str | None
+    ) -> None:
         self._write()
-        params = {**self._run_params(state), "outcome": outcome, "error": error}
+        texts = {"error": error, "traceback": traceback}
+        params = {**self._run_params(state), "outcome": outcome}
         try:
-            self.session.rows(_CLOSE_RUN, params)
+            self.session.rows(_CLOSE_RUN, {**params, **texts})
         except psycopg.DataError:  # the database's encoding lacks a character
-            self.session.rows(_CLOSE_RUN, {**params, "error": ascii(error)})
+            plain = {name: text and escape(text) for name, text in texts.items()}
+            self.session.rows(_CLOSE_RUN, {**params, **plain})
         # Not before: a retry writes again, and an open run must not show a final state.
         self.state = state
 

@@ -62,8 +62,12 @@ _READY = f"""
     SELECT max(id) AS latest, max(CASE WHEN build = :build THEN id END) AS own
     FROM {RUN_TABLE} WHERE lock_key = :lock_key AND outcome = 'ready'
 """
+#: A step without an end lasts until its run ended.
+_STEP_END = f"""
+    coalesce(finished_at, (SELECT finished_at FROM {RUN_TABLE} WHERE id = run_id), 'now')
+"""
 _STEPS = f"""
-    SELECT *, {_seconds("started_at", "coalesce(finished_at, 'now')")} AS seconds
+    SELECT *, {_seconds("started_at", _STEP_END)} AS seconds
     FROM {STEP_TABLE} WHERE run_id = :run ORDER BY position DESC, id DESC LIMIT :limit
 """
 #: The seconds that earlier runs took for steps of these names, oldest first.
@@ -141,6 +145,21 @@ class SQLiteReader(TableReader):
             f"{_RUN} ORDER BY id DESC LIMIT :count", {**self.params, "count": count}
         )
         return [self._row(values) for values in rows]
+
+    def find_run(self, number: int) -> RunRow | None:
+        if RUN_TABLE not in self._tables():
+            return None
+        rows = self.session.rows(
+            f"{_RUN} AND id = :number", {**self.params, "number": number}
+        )
+        return self._row(rows[0]) if rows else None
+
+    def traceback(self, run: RunRow) -> str | None:
+        # All columns, because a table that an older version created lacks this one.
+        rows = self.session.rows(
+            f"SELECT * FROM {RUN_TABLE} WHERE id = :run", {"run": run.id}
+        )
+        return rows[0].get("traceback") if rows else None
 
     def activity(self) -> Activity:
         """Return an activity without a statement, which SQLite does not show.

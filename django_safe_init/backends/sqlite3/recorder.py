@@ -27,7 +27,8 @@ _UPDATE_RUN = f"""
       message = :message, heartbeat_at = {NOW} WHERE id = :run
 """
 _CLOSE_RUN = f"""
-    UPDATE {RUN_TABLE} SET finished_at = {NOW}, outcome = :outcome, error = :error WHERE id = :run
+    UPDATE {RUN_TABLE} SET finished_at = {NOW}, outcome = :outcome, error = :error,
+      traceback = :traceback WHERE id = :run
 """
 _START_STEP = f"""
     INSERT INTO {STEP_TABLE} (run_id, position, kind, name, backwards, atomic, started_at, detail)
@@ -119,9 +120,16 @@ class SQLiteRecorder(TableRecorder):
     def _end_runs(self, ends: list[RunEnd]) -> None:
         self._execute(*self._end_statements(ends))
 
-    def _close_run(self, outcome: str, state: State, error: str | None) -> None:
+    def _close_run(
+        self, outcome: str, state: State, error: str | None, traceback: str | None
+    ) -> None:
         self.state = state
-        params = {"run": self.run_id, "outcome": outcome, "error": error}
+        params = {
+            "run": self.run_id,
+            "outcome": outcome,
+            "error": error,
+            "traceback": traceback,
+        }
         self._execute(
             *self._ended_step(), (_UPDATE_RUN, self._run_params()), (_CLOSE_RUN, params)
         )

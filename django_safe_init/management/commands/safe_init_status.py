@@ -16,6 +16,7 @@ from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import RunRow
 from django_safe_init.core.states import State
 from django_safe_init.core.text import printable
+from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from django_safe_init.management.base import SafeInitCommand
@@ -25,12 +26,14 @@ from django_safe_init.management.console import (
     terminal,
     text_table,
 )
+from django_safe_init.management.run_report import format_run
 from django_safe_init.management.watch import PlainOutput, watch
 from django_safe_init.status import (
     StatusDetail,
     open_reader,
     read_detail,
     read_history,
+    read_run,
 )
 
 if TYPE_CHECKING:
@@ -73,6 +76,12 @@ class Command(SafeInitCommand):
             metavar="N",
             help="Show the last N runs, too, the newest first.",
         )
+        add(
+            "--run",
+            type=int,
+            metavar="N",
+            help="Show only run N: its steps, its error and the traceback.",
+        )
 
     def run(self, options: dict[str, Any]) -> int:
         """Wait or watch if an option says so, then print the status."""
@@ -80,6 +89,8 @@ class Command(SafeInitCommand):
         plain_only = options["json"] or not self.stdout.isatty()
         check_alias(alias)
         check_driver(alias, get_settings())
+        if options["run"] is not None:
+            return self._show_run(alias, options)
         self.console = None if plain_only else terminal(color=not options["no_color"])
         if options["wait"]:
             self._wait(alias, options["timeout"])
@@ -94,6 +105,20 @@ class Command(SafeInitCommand):
         if detail.status.ready:
             return 0
         return 1 if detail.status.state is State.ERROR else NOT_READY
+
+    def _show_run(self, alias: str, options: dict[str, Any]) -> int:
+        """Print one run. The traceback is never part of the JSON."""
+        if options["wait"] or options["watch"] or options["history"]:
+            raise ConfigurationError(
+                "--run shows one run: leave out --wait, --watch and --history."
+            )
+        with closing(open_reader(alias, get_settings(), Deadline(0))) as reader:
+            report = read_run(alias, reader, options["run"])
+        if options["json"]:
+            self.print_json(report.as_json())
+        else:
+            self.stdout.write("\n".join(format_run(report)))
+        return 0
 
     def _wait(self, alias: str, timeout: float | None) -> None:
         task = MigrateTask(

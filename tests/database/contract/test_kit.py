@@ -99,6 +99,8 @@ def runs_of_all_keys(self: FakeServer, lock_key: str) -> list[Any]:
     return list(reversed((self.runs or {}).values()))
 
 
+run_detail = FakeReader.run_detail
+
 READER: dict[str, Breakage] = {
     "an_empty_database": (FakeReader, "_recorded", create_table),
     "missing_and_unknown_migrations": (
@@ -125,7 +127,13 @@ READER: dict[str, Breakage] = {
         "history",
         lambda self, count: history(self, count)[::-1],
     ),
+    "a_run_by_its_number": (FakeReader, "find_run", lambda self, number: None),
     "a_lock_key_has_its_own_runs": (FakeServer, "runs_of", runs_of_all_keys),
+    "a_step_that_was_broken_off": (
+        FakeReader,
+        "run_detail",
+        lambda self, run, steps: run_detail(self, run, None),
+    ),
     "the_steps_of_a_run": (FakeReader, "run_detail", oldest_steps),
     "seconds_left": (FakeReader, "seconds_left", lambda self, run, names: 0.0),
     "locked_tables": (FakeReader, "_runs", lambda self: self.server.runs_of("")),
@@ -189,8 +197,11 @@ RECORDER: dict[str, Breakage] = {
     "the_end_of_a_run": (
         FakeRecorder,
         "_close_run",
-        lambda self, outcome, state, error: close_run(self, outcome, state, None),
+        lambda self, outcome, state, error, traceback: close_run(
+            self, outcome, state, None, None
+        ),
     ),
+    "the_traceback_of_a_run": (FakeReader, "traceback", lambda self, run: run.error),
     "the_progress_of_a_loop": (FakeRunSession, "_beat", nothing),
     "a_dead_leaders_run_is_abandoned": (FakeRecorder, "_open_runs", lambda self: []),
     "a_death_without_a_place": (recorder, "end_of", end_with_a_place),

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import threading
+from contextlib import closing
 from functools import partial
 from types import SimpleNamespace
 
@@ -14,10 +15,12 @@ from django.core.management import call_command
 
 from django_safe_init import InitializationFailed, initialize
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
+from django_safe_init.backends.postgresql.reader import PostgresReader
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
+from django_safe_init.backends.sqlite3.session import SQLiteSession
 from django_safe_init.core.build import current_build
-from django_safe_init.core.records import RUN_TABLE
+from django_safe_init.core.records import RUN_TABLE, ConnectionEnded
 from django_safe_init.core.states import State
 from django_safe_init.management import watch
 from django_safe_init.management.commands.safe_init_status import Command
@@ -111,6 +114,172 @@ def test_history(run, django_database, small_shop) -> None:
     assert [each["id"] for each in run("--history", "1", "--json").json["history"]] == [
         2
     ]
+
+
+# One run
+
+
+def test_a_failed_run(run, django_database, small_shop) -> None:
+    """--run N prints the run's times, steps and error, and where the error was raised."""
+    fail(small_shop)
+    initialize_again(small_shop)
+    ended = run("--run", "1")
+    assert ended.code == 0
+    took = r" +\d\.\d\d s"
+    moment = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+    assert re.fullmatch(
+        "default: run 1 - failed\n"
+        "  command:   initialize\n"
+        r"  leader:    \S+:\d+\n"
+        rf"  started:   {moment}\n"
+        rf"  finished:  {moment}\n"
+        r"  took:      \d\.\d\d s\n"
+        "  done:      2 of 3\n"
+        "  error:     shop.0003_fail: ValueError: no\n"
+        "  steps:\n"
+        rf"      1 {took}  done        shop.0001_initial\n"
+        rf"      2 {took}  done        shop.0002_sale\n"
+        rf"      3 {took}  failed      shop.0003_fail\n"
+        "  traceback:\n"
+        r"    \| Traceback \(most recent call last\):\n"
+        r"(    \|   .*\n)+"
+        r"    \|   File .*test_safe_init_status.py.*, in refuse\n"
+        r'    \|     raise ValueError\("no"\)\n'
+        r"(    \|     .*\n)?"
+        r"    \| ValueError: no\n",
+        ended.stdout,
+    )
+    assert "run 2 - ready" in run("--run", "2").stdout
+    assert "traceback" not in run("--run", "2").stdout
+
+
+def initialize_again(shop) -> None:
+    """Initialize with the migration that failed removed."""
+    shop.remove("0003_fail")
+    initialize()
+
+
+def test_json_of_a_run(run, django_database, small_shop) -> None:
+    """--run N --json prints the run and its steps; no JSON has the traceback."""
+    fail(small_shop)
+    ended = run("--run", "1", "--json")
+    assert ended.code == 0
+    assert ended.json["database"] == "default"
+    assert ended.json["run"]["error"] == "shop.0003_fail: ValueError: no"
+    steps = [(step["name"], step["outcome"]) for step in ended.json["steps"]]
+    assert steps[1:] == [("shop.0002_sale", "done"), ("shop.0003_fail", "failed")]
+    for output in (ended, run("--json", "--history", "9")):
+        assert output.json
+        assert "raceback" not in output.stdout
+
+
+def test_an_unknown_run(run, django_database, small_shop) -> None:
+    """A number without a run causes exit code 2 with the newest number."""
+    ended = run("--run", "1")
+    assert (ended.code, ended.stdout) == (2, "")
+    assert ended.stderr == (
+        "CommandError: Run 1 cannot be shown for database 'default': no run is recorded."
+        " List the runs with --history N.\n"
+    )
+    initialize()
+    for number in ("2", "0", "-1", str(2**63), "9" * 99):
+        ended = run("--run", number, "--json")
+        assert ended.code == 2
+        error = (
+            f"Run {number} cannot be shown for database 'default': the newest is run 1."
+        )
+        assert ended.json["error"].startswith(error)
+
+
+@pytest.mark.parametrize("option", ["--wait", "--watch", "--history=3"])
+def test_a_run_and_another_option(run, django_database, small_shop, option) -> None:
+    """--run excludes the options that show something else."""
+    initialize()
+    ended = run("--run", "1", option)
+    assert ended.code == 2
+    assert "--run shows one run: leave out" in ended.stderr
+
+
+def test_an_open_run_by_its_number(run, django_database, small_shop, session) -> None:
+    """--run N of an open run shows the running step."""
+    recorder = open_run(session)
+    recorder.total = 2
+    recorder.start_step("shop.0001_initial", backwards=True, atomic=False)
+    text = run("--run", "1").stdout
+    assert text.startswith("default: run 1 - open\n")
+    assert "  now:       shop.0001_initial\n" in text
+    assert re.search(r"  running     shop.0001_initial, backwards\n$", text)
+    assert "finished" not in text
+
+
+def test_a_run_without_a_traceback(run, django_database, small_shop, session) -> None:
+    """A run of an older version, and a run whose leader died, have no traceback."""
+    recorder = open_run(session)
+    recorder.start_step("shop.0001_initial", backwards=False, atomic=False)
+    session.close()
+    initialize()
+    text = run("--run", "1").stdout
+    assert "default: run 1 - abandoned\n" in text
+    assert "  broken off  shop.0001_initial\n" in text
+    assert text.endswith("  traceback: none was recorded\n")
+    django_database.rows(f"ALTER TABLE {RUN_TABLE} DROP COLUMN traceback")
+    assert run("--run", "1").stdout == text
+
+
+def test_a_run_while_the_tables_are_locked(run, django_database, small_shop) -> None:
+    """A migration that locks the tables causes exit code 3, and the command names it."""
+    initialize()
+    with django_database.connect() as other:
+        other.autocommit = False
+        other.execute(f"LOCK TABLE {RUN_TABLE}")
+        ended = run("--run", "1")
+        other.rollback()
+    assert ended.code == 3
+    assert "Run 1 cannot be read for database 'default': " in ended.stderr
+    assert "django_safe_init_run" in ended.stderr
+
+
+def test_a_run_whose_steps_cannot_be_read(
+    run, django_database, small_shop, log_in_as, new_role
+) -> None:
+    """Without the right to read the steps, the command shows the rest of the run."""
+    initialize()
+    role = new_role("safe_init_reader")
+    django_database.rows(f"GRANT SELECT ON {RUN_TABLE} TO {role}")
+    log_in_as(USER=role)
+    ended = run("--run", "1")
+    assert ended.code == 0
+    assert "  steps:     " in ended.stdout
+    assert "permission denied" in ended.stdout
+
+
+def test_a_connection_that_ends(run, django_database, small_shop, monkeypatch) -> None:
+    """A lost connection causes exit code 4."""
+
+    def lose(*arguments):
+        raise ConnectionEnded("gone")
+
+    initialize()
+    monkeypatch.setattr(PostgresReader, "traceback", lose)
+    ended = run("--run", "1")
+    assert ended.code == 4
+    assert "The connection to 'default' ended: gone" in ended.stderr
+
+
+@pytest.mark.parametrize("number", ["1", "2"])
+def test_a_run_on_sqlite(run, lite, small_shop, number) -> None:
+    """On SQLite, --run N shows a failed run with its traceback."""
+    fail(small_shop)
+    ended = run("--run", number)
+    if number == "2":
+        assert ended.code == 2
+        return
+    assert ended.code == 0
+    assert "  error:     shop.0003_fail: ValueError: no\n" in ended.stdout
+    assert "    | ValueError: no\n" in ended.stdout
+    with closing(SQLiteSession("default")) as session, session.writing():
+        session.rows(f"ALTER TABLE {RUN_TABLE} DROP COLUMN traceback")
+    assert "  traceback: none was recorded\n" in run("--run", number).stdout
 
 
 def test_an_open_run(run, django_database, small_shop, session) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from django_safe_init.core.text import (
     MAX_ERROR_LENGTH,
+    MAX_TRACEBACK_LENGTH,
     format_duration,
     mark_lines,
     one_line,
@@ -16,6 +17,7 @@ from django_safe_init.core.text import (
     printable_lines,
     printable_traceback,
     shorten,
+    stored_traceback,
 )
 
 
@@ -95,6 +97,33 @@ def test_printable_lines() -> None:
 def test_marked_lines() -> None:
     """A mark before each line tells it from a line that another program writes."""
     assert mark_lines("a\nINFO ready\n") == "| a\n| INFO ready"
+
+
+@pytest.mark.parametrize("character", ["x", "\0", "\n"])
+def test_a_long_traceback(character) -> None:
+    """A stored traceback is bounded, and keeps its beginning and its end."""
+
+    def fail() -> None:
+        raise ValueError(character * 3 * MAX_TRACEBACK_LENGTH) from TypeError("first")
+
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (any text)
+        fail()
+    caught.value.add_note("the end\x1b[2J")
+    text = stored_traceback(caught.value)
+    assert len(text) == MAX_TRACEBACK_LENGTH
+    assert text.startswith("TypeError: first\n")
+    assert "\n... (shortened) ...\n" in text
+    assert text.endswith("\nthe end\\x1b[2J")
+
+
+def test_a_stored_traceback() -> None:
+    """A stored traceback has printable lines without a mark."""
+    try:
+        raise ValueError("no\n\x1b[31mred")
+    except ValueError as exc:
+        lines = stored_traceback(exc).splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-2:] == ["ValueError: no", "\\x1b[31mred"]
 
 
 def test_traceback() -> None:
