@@ -22,7 +22,7 @@ def format_run(report: RunReport) -> Iterator[str]:
         yield printable(f"  {'steps:':10} {report.note}")
     if report.traceback is not None:
         yield "  traceback:"
-        yield from (f"    {line}" for line in mark_lines(report.traceback).split("\n"))
+        yield mark_lines(report.traceback)
     elif run.error:
         yield f"  {'traceback:':10} none was recorded"
 

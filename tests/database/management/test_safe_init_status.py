@@ -141,12 +141,12 @@ def test_a_failed_run(run, django_database, small_shop) -> None:
         rf"      2 {took}  done        shop.0002_sale\n"
         rf"      3 {took}  failed      shop.0003_fail\n"
         "  traceback:\n"
-        r"    \| Traceback \(most recent call last\):\n"
-        r"(    \|   .*\n)+"
-        r"    \|   File .*test_safe_init_status.py.*, in refuse\n"
-        r'    \|     raise ValueError\("no"\)\n'
-        r"(    \|     .*\n)?"
-        r"    \| ValueError: no\n",
+        r"\| Traceback \(most recent call last\):\n"
+        r"(\|   .*\n)+"
+        r"\|   File .*test_safe_init_status.py.*, in refuse\n"
+        r'\|     raise ValueError\("no"\)\n'
+        r"(\|     .*\n)?"
+        r"\| ValueError: no\n",
         ended.stdout,
     )
     assert "run 2 - ready" in run("--run", "2").stdout
@@ -276,7 +276,7 @@ def test_a_run_on_sqlite(run, lite, small_shop, number) -> None:
         return
     assert ended.code == 0
     assert "  error:     shop.0003_fail: ValueError: no\n" in ended.stdout
-    assert "    | ValueError: no\n" in ended.stdout
+    assert "\n| ValueError: no\n" in ended.stdout
     with closing(SQLiteSession("default")) as session, session.writing():
         session.rows(f"ALTER TABLE {RUN_TABLE} DROP COLUMN traceback")
     assert "  traceback: none was recorded\n" in run("--run", number).stdout
