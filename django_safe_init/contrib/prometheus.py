@@ -50,6 +50,8 @@ class Sample:
     status: Status | None = None
     #: The migrations of this build.
     known: frozenset[str] = frozenset()
+    #: Those which a squashed migration of this build replaces. They do not count.
+    replaced: frozenset[str] = frozenset()
     #: The end of the newest run that ended ready, in seconds since the epoch.
     last_success: float | None = None
 
@@ -111,7 +113,8 @@ def sample(database: str, build: Build) -> Sample:
         status = read_status(database, reader)
         # Without a run, the table is empty or locked by a migration.
         runs = reader.history(RECENT_RUNS) if status.run else []
-    return Sample(database, status, build.migrations, last_success(runs))
+    replaced = frozenset[str]().union(*build.replacements.values())
+    return Sample(database, status, build.migrations, replaced, last_success(runs))
 
 
 def last_success(runs: Sequence[RunRow]) -> float | None:
@@ -147,11 +150,11 @@ class _Families:
         self.state = _gauge("state", "1 for the state there is, 0 for others.", "state")
         self.pending = _gauge(
             "migrations_pending",
-            "Migrations that this build knows and the database has not recorded.",
+            "Migrations of this build that are not applied.",
         )
         self.applied = _gauge(
             "migrations_applied",
-            "Migrations that this build knows and the database has recorded.",
+            "Migrations of this build that are applied.",
         )
         self.progress = _gauge("progress_ratio", "How far the work is, from 0 to 1.")
         self.runs = CounterMetricFamily(
@@ -186,7 +189,9 @@ class _Families:
             )
         pending = len(sample.known.intersection(status.pending))
         self.pending.add_metric(database, pending)
-        self.applied.add_metric(database, len(sample.known) - pending)
+        known = len(sample.known - sample.replaced)
+        # Of a squashed migration that is applied in part, several may be pending.
+        self.applied.add_metric(database, max(0, known - pending))
         self.progress.add_metric(database, status.progress / 100)
         if sample.last_success is not None:
             self.last_success.add_metric(database, sample.last_success)

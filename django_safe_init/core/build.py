@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import pkgutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.machinery import all_suffixes
 from importlib.util import find_spec
 
@@ -37,6 +38,47 @@ class Build:
     #: Steps of the phase "privileged". Not part of the fingerprint, because PostgreSQL's catalog
     #: tells each time whether they are pending.
     privileged: tuple[StepDefinition, ...] = ()
+    #: Return the squashed migrations with the migrations that must be recorded for each.
+    #: Imports migrations, so it is called when a reader compares the build with a database.
+    read_replacements: Callable[[], Mapping[str, frozenset[str]]] = field(
+        default=dict, compare=False, repr=False
+    )
+
+    @cached_property
+    def replacements(self) -> Mapping[str, frozenset[str]]:
+        """The squashed migrations, with the migrations that must be recorded for each."""
+        return self.read_replacements()
+
+    @cached_property
+    def required(self) -> frozenset[str]:
+        """The migrations that are recorded once Django's loader calls all of them applied.
+
+        Django never asks for the record of a squashed migration, only for the records of the
+        migrations that it replaces, whose files may be deleted.
+        """
+        squashed = self.replacements
+        return (self.migrations - squashed.keys()).union(*squashed.values())
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The migrations that this build defines, and those which its migrations replace."""
+        return self.migrations | self.required
+
+    def pending(self, recorded: Collection[str]) -> tuple[str, ...]:
+        """Return the migrations that Django has to apply, sorted, without those they replace.
+
+        `recorded` are the names in `django_migrations`.
+        """
+        # Imported here to keep the start with nothing to do fast.
+        from django_safe_init.core import replacements
+
+        squashed, unrecorded = self.replacements, self.required.difference(recorded)
+        if any(name in recorded and squashed[name] & unrecorded for name in squashed):
+            # Only its graph tells if Django applies the squashed migration again.
+            plan = replacements.plan(recorded)
+            if plan is not None:
+                return plan
+        return replacements.pending(squashed, unrecorded, self.migrations)
 
     def steps_of(self, alias: str) -> tuple[StepDefinition, ...]:
         """Return the steps that run in the database, in order."""
@@ -57,7 +99,7 @@ def current_build() -> Build:
     steps = tuple(step for step in found if step.phase == "schema")
     privileged = tuple(step for step in found if step.phase == "privileged")
     fingerprint = _fingerprint(migrations, configs, steps)
-    return Build(migrations, fingerprint, steps, privileged)
+    return Build(migrations, fingerprint, steps, privileged, _read_replacements)
 
 
 def migrated_apps() -> frozenset[str]:
@@ -87,9 +129,12 @@ def _fingerprint(
 def _migration_names(config: AppConfig) -> Iterator[str]:
     """Yield the names that Django's `MigrationLoader.load_disk` would load, without imports."""
     for path in _migrations_path(config):
-        for name in _plain_modules(path):
-            if name[0] not in "_~":
-                yield f"{config.label}.{name}"
+        for name in _migration_modules(path):
+            yield f"{config.label}.{name}"
+
+
+def _migration_modules(path: str) -> list[str]:
+    return [name for name in _plain_modules(path) if name[0] not in "_~"]
 
 
 def _plain_modules(path: str) -> set[str]:
@@ -122,6 +167,21 @@ def _stem(name: str) -> str:
     return next(name[: -len(end)] for end in _SUFFIXES if name.endswith(end))
 
 
+def _read_replacements() -> dict[str, frozenset[str]]:
+    # Imported here to keep the start with nothing to do fast.
+    from django_safe_init.core.replacements import replaced_by, resolve
+
+    replaces: dict[str, tuple[str, ...]] = {}
+    for config in apps.get_app_configs():
+        module = _migrations_module(config)
+        for path in _migrations_path(config):
+            found = replaced_by(
+                config.label, str(module), path, _migration_modules(path)
+            )
+            replaces.update(found)
+    return resolve(replaces)
+
+
 def _migrations_path(config: AppConfig) -> list[str]:
     return _default_path(config) or _imported_path(config)
 
@@ -135,13 +195,15 @@ def _default_path(config: AppConfig) -> list[str]:
     return [path] if os.path.isfile(os.path.join(path, "__init__.py")) else []
 
 
+def _migrations_module(config: AppConfig) -> str | None:
+    default = f"{config.name}.migrations"
+    name: str | None = settings.MIGRATION_MODULES.get(config.label, default)
+    return name
+
+
 def _imported_path(config: AppConfig) -> list[str]:
     explicit = config.label in settings.MIGRATION_MODULES
-    name = (
-        settings.MIGRATION_MODULES[config.label]
-        if explicit
-        else f"{config.name}.migrations"
-    )
+    name = _migrations_module(config)
     if name is None:
         return []
     try:

@@ -214,14 +214,22 @@ class Leader:
         self.recorder.update(State.VALIDATING)
         missing = self._missing()
         if missing and self.task.require_ready:
-            raise ValidationFailed(
-                f"Not applied after `migrate`: {', '.join(missing)}."
-            )
+            raise ValidationFailed(self._not_applied(missing))
         valid = self._schema_is_valid()
         state = State.UNINITIALIZED if missing else State.READY
         whole = self.task.full_target and not missing and valid
         self.recorder.finish_run("ready" if whole else "partial", state)
         self.machine.transition_to(state)
+
+    def _not_applied(self, missing: tuple[str, ...]) -> str:
+        text = f"Not applied after `migrate`: {', '.join(missing)}."
+        if self.context.build.replacements.keys().isdisjoint(missing):
+            return text
+        return (
+            f"{text} Django applies no squashed migration while some of the migrations that it "
+            "replaces are recorded and the others are not. Apply the others first, with a "
+            "release that still has their files."
+        )
 
     def _schema_is_valid(self) -> bool:
         """Return True if validation found no error; raise if the task requires that."""

@@ -62,6 +62,25 @@ class ReaderContract(BackendContract):
             self._record_migrations("shop.0001")
             assert (reader.read().missing, reader.read().unknown) == ((), ())
 
+    def test_replaced_migrations(self) -> None:
+        """A squashed migration is applied if the migrations that it replaces are recorded."""
+        build = replace(
+            BUILD,
+            migrations=frozenset({"shop.0001_squashed", "shop.0003"}),
+            read_replacements=lambda: {
+                "shop.0001_squashed": frozenset({"shop.0001", "shop.0002"})
+            },
+        )
+        with self._reader(build) as reader:
+            assert reader.read().missing == ("shop.0001_squashed", "shop.0003")
+            self._record_migrations("shop.0001")
+            assert reader.read().missing == ("shop.0001_squashed", "shop.0003")
+            self._record_migrations("shop.0002", "shop.0004")
+            assert reader.read().missing == ("shop.0003",)
+            assert reader.read().unknown == ("shop.0004",)
+            self._record_migrations("shop.0003")
+            assert reader.read().ready
+
     def test_missing_steps(self) -> None:
         """A step is missing until a run has completed it in the version of the build."""
         newer = replace(SEED, version=2)

@@ -134,7 +134,7 @@ def validate(
     compared, because any table may be missing.
     """
     recorded = introspection.recorded_migrations()
-    unapplied = sorted(build.migrations.difference(recorded))
+    unapplied = build.pending(frozenset(recorded))
     tables: list[Table] = []
     findings = [_unapplied(name, alias) for name in unapplied]
     if not unapplied:

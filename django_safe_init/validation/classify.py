@@ -32,11 +32,12 @@ def apps_ahead(recorded: Sequence[str], build: Build) -> dict[str, AheadOfBuild]
     `recorded` is in the order of recording. An unknown migration *before* a known one does not
     count, because it may have been squashed.
     """
+    defined = build.known
     known: dict[str, str] = {}
     ahead: dict[str, AheadOfBuild] = {}
     for name in recorded:
         label = name.partition(".")[0]
-        if name in build.migrations:
+        if name in defined:
             known[label] = name
             ahead.pop(label, None)
         elif label in known:

@@ -39,7 +39,7 @@ class FakeReader(BaseReader):
         self.server = server_of(context.alias)
         self.alias = context.alias
         self.lock_key = context.settings.lock_key or ""
-        self.migrations = context.build.migrations
+        self.definition = context.build
         self.build = context.build.fingerprint
         self.steps = context.build.steps_of(context.alias)
         self._wrapper: BaseDatabaseWrapper | None = None
@@ -55,7 +55,7 @@ class FakeReader(BaseReader):
     def read(self) -> Snapshot:
         runs, own = self._runs(), self._own_runs()
         recorded = self._recorded()
-        missing = tuple(sorted(self.migrations - recorded))
+        missing = self.definition.pending(recorded)
         ready = [run["id"] for run in runs if run["outcome"] == "ready"]
         return Snapshot(
             (*missing, *missing_steps(self.steps, self.completed_steps())),
@@ -64,7 +64,7 @@ class FakeReader(BaseReader):
             finished=any(run["id"] in ready for run in own),
             superseded=bool(own) and max(ready, default=0) > own[0]["id"],
             leader_pid=self.leader_pid(),
-            unknown=same_apps(recorded - self.migrations, missing),
+            unknown=same_apps(recorded - self.definition.known, missing),
         )
 
     def peek(self) -> LeaderSnapshot:

@@ -6,8 +6,10 @@ import os
 import signal
 from typing import Any
 
+import pytest
+
 from tests.processes.harness import Fleet
-from tests.serving.harness import READY
+from tests.serving.harness import READY, gunicorn
 from tests.support import Database
 
 #: The old build has one of the three migrations of the new one.
@@ -71,3 +73,19 @@ def test_a_database_that_went_another_way(fleet: Fleet, serve: Any) -> None:
     [database] = told.json["databases"]
     assert database["pending"] == ["shop.0002_gate", "shop.0003_data"]
     assert "shop.0002_sale" in database["unknown"]
+
+
+@pytest.mark.parametrize("engine", ["fleet", "lite_fleet"])
+def test_a_squash_of_applied_migrations(request: Any, engine: str) -> None:
+    """A release that only squashes is ready where another process migrates, before it does."""
+    replicas: Fleet = request.getfixturevalue(engine)
+    assert replicas.run("safe_migrate", scenario=OLD).wait() == 0
+    replicas.use(scenario="squashed", safe_init={"MODE": "external"})
+    assert replicas.run("migrate", "--check").wait() == 0, replicas
+    assert replicas.run("safe_migrate", "--check").wait() == 0, replicas
+    assert replicas.run("safe_migrate", "--timeout", "60").wait() == 0, replicas
+    server = gunicorn(replicas)
+    server.wait_for(lambda answer: answer.status == 200)
+    assert server.get("/sync/").status == 200
+    server.end()
+    assert "shop.0001_squashed" not in replicas.database.applied_counts()

@@ -114,7 +114,7 @@ class TableReader(BaseReader):
     def __init__(self, alias: str, build: Build, lock_key: str | None) -> None:
         self.alias = alias
         self.lock_key = lock_key or ""
-        self.migrations = build.migrations
+        self.definition = build
         self.build = build.fingerprint
         self.steps = build.steps_of(alias)
 

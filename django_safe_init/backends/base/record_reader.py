@@ -30,7 +30,7 @@ class RecordReader(BaseReader):
 
     def __init__(self, alias: str, build: Build) -> None:
         self.alias = alias
-        self.migrations = build.migrations
+        self.build = build
 
     @abstractmethod
     def _connection(self) -> BaseDatabaseWrapper:
@@ -41,8 +41,8 @@ class RecordReader(BaseReader):
 
     def read(self) -> Snapshot:
         recorded = _recorded(self._connection())
-        missing = tuple(sorted(self.migrations - recorded))
-        unknown = same_apps(recorded - self.migrations, missing)
+        missing = self.build.pending(recorded)
+        unknown = same_apps(recorded - self.build.known, missing)
         return Snapshot(missing, None, None, False, False, None, unknown)
 
     def peek(self) -> LeaderSnapshot:

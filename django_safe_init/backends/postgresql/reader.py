@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
@@ -141,7 +142,6 @@ class PostgresReader(TableReader):
         super().__init__(session.alias, build, lock_key)
         self.session = session
         self.params: dict[str, Any] = {
-            "names": "\n".join(sorted(build.migrations)),
             "build": self.build,
             "lock_key": self.lock_key,
             "leader_key": leader_key(lock_key),
@@ -157,7 +157,11 @@ class PostgresReader(TableReader):
         if None in map(tables.existing, (MIGRATION_TABLE, RUN_TABLE)):
             raise TablesUnreadable("The tables do not exist.")
         steps = _COMPLETED if self.steps else _NONE_COMPLETED
-        rows = self.session.read(_FINISHED.format(steps=steps), self.params)
+        rows = self.session.read(
+            _FINISHED.format(steps=steps),
+            # Only these are known without an import of migrations.
+            {**self.params, "names": _joined(self.definition.migrations)},
+        )
         for run, completed in rows:
             if not self._missing_steps(completed):
                 return int(run)
@@ -347,22 +351,28 @@ class PostgresReader(TableReader):
             logger.warning("Runs are not read: %s", sentence)
         return sentence is None
 
+    @cached_property
+    def _required(self) -> str:
+        return _joined(self.definition.required)
+
     def _query(self, migrations: str, runs: str, completed: str) -> Snapshot:
         [(missing, unknown, latest, own, finished, superseded, leader_pid, steps)] = (
             self.session.read(
                 f"SELECT {migrations}, {runs}, ({holders_sql('leader_key')} LIMIT 1),"
                 f" {completed}",
-                self.params,
+                {**self.params, "names": self._required},
             )
         )
+        recorded = self.definition.required.difference(missing).union(unknown)
+        pending = self.definition.pending(recorded)
         return Snapshot(
-            (*sorted(missing), *self._missing_steps(steps)),
+            (*pending, *self._missing_steps(steps)),
             run_row(latest),
             run_row(own),
             finished,
             superseded,
             leader_pid,
-            same_apps(unknown, missing),
+            same_apps(set(unknown) - self.definition.known, pending),
         )
 
     def _readable(self, table: str) -> bool:
@@ -378,6 +388,10 @@ class PostgresReader(TableReader):
             return False, False
         [(exists, readable)] = self.session.read(_READABLE, {"table": name})
         return exists, readable
+
+
+def _joined(names: Iterable[str]) -> str:
+    return "\n".join(sorted(names))
 
 
 _named_grants: set[str] = set()

@@ -94,7 +94,9 @@ class SQLiteReader(TableReader):
         if not self._exists():
             raise TablesUnreadable(f"There is no file {self._file}.")
         run = self._run(_NEWEST_OWN)
-        if run is None or run.outcome != "ready" or self.migrations - self._recorded():
+        if run is None or run.outcome != "ready":
+            return None
+        if self.definition.migrations - self._recorded():
             return None
         return None if self._missing_steps() else run.id
 
@@ -105,7 +107,8 @@ class SQLiteReader(TableReader):
     def read(self) -> Snapshot:
         tables = self._tables()
         if not tables:
-            nothing = (*sorted(self.migrations), *missing_steps(self.steps, ()))
+            pending = self.definition.pending(())
+            nothing = (*pending, *missing_steps(self.steps, ()))
             return Snapshot(nothing, None, None, False, False, self.leader_pid())
         with self.session.snapshot():
             return self._read(tables)
@@ -113,8 +116,8 @@ class SQLiteReader(TableReader):
     def _read(self, tables: set[str]) -> Snapshot:
         has_migrations = self._migrations.strip('"').lower() in tables
         recorded = self._recorded() if has_migrations else set()
-        migrations = tuple(sorted(self.migrations - recorded))
-        unknown = same_apps(recorded - self.migrations, migrations)
+        migrations = self.definition.pending(recorded)
+        unknown = same_apps(recorded - self.definition.known, migrations)
         leader = self.leader_pid()
         if RUN_TABLE not in tables:
             nothing = (*migrations, *missing_steps(self.steps, ()))

@@ -1,0 +1,1 @@
+"""The build after `portable`: its migration is squashed, and its file is deleted."""
