@@ -66,6 +66,8 @@ class Run(PrintableModel):
     item_message = models.TextField(null=True)
     #: Only `safe_init_status --run` shows it, because it may quote rows of the project.
     traceback = models.TextField(null=True)
+    #: `CHECKS_PASSED`, or the identifiers of the errors that the system checks found.
+    checks = models.TextField(null=True)
 
     class Meta:
         apps = _registry

@@ -309,12 +309,17 @@ def _all_steps(run: RunRow, reader: BaseReader) -> tuple[tuple[StepRow, ...], st
 def describe(database: str, snapshot: Snapshot) -> Status:
     """Return the status that a snapshot of the tables stands for."""
     state, run = snapshot.state, snapshot.latest
-    error = _error(snapshot) if state is State.ERROR else None
+    error, message = None, _message(state, snapshot)
+    if state is State.ERROR:
+        error = message = _error(snapshot)
+    elif state is State.UNINITIALIZED and _is_transient_failure(snapshot):
+        error = _error(snapshot)
+        message = f"{message}; the last run failed and can be repeated: {error}"
     return Status(
         database=database,
         state=state,
         progress=_progress(state, run),
-        message=error or _message(state, snapshot),
+        message=message,
         run=run,
         led=snapshot.led,
         pending=snapshot.missing,
@@ -329,9 +334,17 @@ def _progress(state: State, run: RunRow | None) -> int:
     return run.progress if run and run.open else 0
 
 
+def _is_transient_failure(snapshot: Snapshot) -> bool:
+    """Return True if the newest run is this build's, and another process may repeat it."""
+    own, latest = snapshot.own, snapshot.latest
+    if own is None or latest is None or own.identity != latest.identity:
+        return False
+    return own.outcome == "transient"
+
+
 def _error(snapshot: Snapshot) -> str:
     run = snapshot.latest
-    assert run is not None  # the state is ERROR because of this run
+    assert run is not None  # the error belongs to this run
     if run.open:
         return f"the leader of run {run.id} ({run.leader}) died in {run.doing or run.state}"
     return run.error or f"run {run.id} failed"

@@ -25,6 +25,9 @@ MIGRATION_TABLE = "django_migrations"
 OUTCOMES = ("ready", "partial", "failed", "interrupted", "transient", "abandoned")
 #: Outcomes after which another process tries again.
 TRANSIENT_OUTCOMES = ("interrupted", "transient", "abandoned")
+#: The value of the column `checks` after system checks that passed. After others, it holds the
+#: identifiers of their errors; it is NULL if no check ran.
+CHECKS_PASSED = "passed"
 #: This many transient outcomes of one build in a row are a failure.
 MAX_TRANSIENT_FAILURES = 3
 
@@ -69,6 +72,8 @@ class RunRow(NamedTuple):
     item_done: int | None = None
     item_total: int | None = None
     item_message: str | None = None
+    #: `CHECKS_PASSED`, the identifiers of the errors that system checks found, or None.
+    checks: str | None = None
 
     @property
     def identity(self) -> tuple[int, str]:
@@ -104,9 +109,21 @@ class RunRow(NamedTuple):
         """The outcome, or "open" while the run has none."""
         return run_result(self.outcome)
 
+    @property
+    def needs_no_checks(self) -> bool:
+        """True if the run began after its system checks had passed, and did not succeed.
+
+        The checks belong to the database as it was before. The leader may have left it
+        half-migrated, and a check that reads the database may refuse it in that condition.
+        """
+        has_succeeded = self.outcome in ("ready", "partial")
+        return self.checks == CHECKS_PASSED and not has_succeeded
+
     def as_json(self) -> dict[str, Any]:
-        """Return all fields for JSON."""
-        return {**self._asdict(), "state": self.state.value}
+        """Return the fields of the published JSON."""
+        values = {**self._asdict(), "state": self.state.value}
+        del values["checks"]
+        return values
 
 
 #: Defaults of columns that the tables of an older version of this package lack.
@@ -137,7 +154,7 @@ def run_row(values: dict[str, Any] | None) -> RunRow | None:
 _SECONDS = ("age_seconds", "silence_seconds", "duration_seconds", "seconds")
 _INTEGERS = ("id", "done", "total", "progress", "backend_pid", "position")
 _OPTIONAL_INTEGERS = ("item_done", "item_total")
-_OPTIONAL_TEXTS = ("outcome", "finished_at", "error", "item_message")
+_OPTIONAL_TEXTS = ("outcome", "finished_at", "error", "item_message", "checks")
 
 
 def clean_value(name: str, value: Any) -> Any:
@@ -231,7 +248,10 @@ class Snapshot(NamedTuple):
         own = self.own
         if self.missing or (own is not None and own.open):
             return False
-        return own is None or own.outcome != "failed" or self.superseded
+        if own is None or own.outcome != "failed" or self.superseded:
+            return True
+        # Its system checks failed before it began, and the database was ready.
+        return own.state is State.READY
 
     @property
     def initialized(self) -> bool:

@@ -116,6 +116,8 @@ class Election:
             self.observer.direct_reader,
             lambda: sleep(_SECONDS_BETWEEN_POLLS),
         )
+        if snapshot.own is not None and snapshot.own.needs_no_checks:
+            self.progress.checks_passed = True
         return follower.decide(snapshot) is Decision.DONE
 
     def _first_snapshot(self) -> Snapshot:

@@ -166,7 +166,8 @@ class Initializer:
             from django_safe_init.initialization.unlocked import wait_until_ready
 
             return wait_until_ready(self.context, self.progress)
-        self.options.on_lock_acquired(self.context.deadline)
+        if self.options.run_checks is not None:
+            self.options.run_checks(self.context.deadline)
         try:
             with run_context(self.database, None):
                 self.options.task.migrate()

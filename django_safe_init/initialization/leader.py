@@ -15,7 +15,7 @@ from django_safe_init.backends.base.recorder import BaseRecorder, MissingSchema
 from django_safe_init.backends.base.run_session import ErrorKind, RunSession
 from django_safe_init.core.cancellation import raise_cancellation, shield
 from django_safe_init.core.progress import use_tracker
-from django_safe_init.core.records import MAX_TRANSIENT_FAILURES
+from django_safe_init.core.records import CHECKS_PASSED, MAX_TRANSIENT_FAILURES
 from django_safe_init.core.states import State
 from django_safe_init.core.step import StepDefinition
 from django_safe_init.core.text import one_line, stored_traceback
@@ -26,6 +26,11 @@ from django_safe_init.exceptions import (
     SafeInitError,
     UnsafeConnection,
     ValidationFailed,
+)
+from django_safe_init.initialization.check_failures import (
+    ChecksFailed,
+    check_errors,
+    record_failure,
 )
 from django_safe_init.initialization.interrupted import InterruptedSteps
 from django_safe_init.initialization.lock_retry import PartiallyApplied
@@ -79,7 +84,7 @@ class Leader:
         ):
             if lock is None:
                 return Decision.FOLLOW
-            with self.backend.heartbeat(lock):
+            with self._recorded_check_failure(lock), self.backend.heartbeat(lock):
                 self.backend.terminate_predecessors(lock)
                 if self.is_done():
                     return Decision.DONE
@@ -122,9 +127,38 @@ class Leader:
 
     def _run_system_checks(self) -> None:
         """Run the system checks in the leader only: each may need a connection."""
-        if not self.progress.checks_done:
-            self.progress.options.on_lock_acquired(self.context.deadline)
-            self.progress.checks_done = True
+        run_checks = self.progress.options.run_checks
+        if run_checks is None or self.progress.checks_passed:
+            return
+        with check_errors():
+            run_checks(self.context.deadline)
+        self.progress.checks_passed = True
+
+    @contextmanager
+    def _recorded_check_failure(self, lock: Lock) -> Iterator[None]:
+        """Record system checks that failed in the block as a run, which the followers see."""
+        try:
+            yield
+        except ChecksFailed as exc:
+            self._record(lock, exc)
+            logger.error(
+                "%s: failed before its run: %s",
+                self.context.alias,
+                exc.text,
+                exc_info=exc.cause,
+            )
+            if exc.cause is None:
+                raise exc.error from None
+            raise InitializationFailed(
+                exc.text, run=self.progress.run_id
+            ) from exc.cause
+
+    def _record(self, lock: Lock, failure: ChecksFailed) -> None:
+        try:
+            with closing(self.backend.open_run_session(lock)) as session, shield():
+                record_failure(session, self.progress, failure)
+        except SafeInitError as exc:
+            logger.warning("The failed system checks are not recorded: %s", exc)
 
     def _ensure_tables(self) -> None:
         """Create the tables, if need be in a schema that a receiver of `pre_migrate` creates."""
@@ -141,6 +175,8 @@ class Leader:
 
     def _open_run(self) -> None:
         """Open the run. Raises `LeaderFailed` if the build has failed too often in a row."""
+        if self.progress.checks_passed:
+            self.recorder.checks = CHECKS_PASSED
         try:
             reason = self.recorder.open_run(self.task.command, self.progress.lost)
         finally:

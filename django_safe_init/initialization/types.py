@@ -66,8 +66,11 @@ class InitializationOptions:
     force: bool = False
     #: False if the task must run even after another leader's success.
     follow_success: bool = True
-    #: Called once, while the lock is held and before any work, with the limit of all waiting.
-    on_lock_acquired: Callable[[Deadline], None] = lambda deadline: None
+    #: Runs the system checks, while the lock is held and before any work, with the limit of all
+    #: waiting. None: the checks are skipped, or the caller has run them.
+    run_checks: Callable[[Deadline], None] | None = None
+    #: True if the caller has run the system checks.
+    checks_passed: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,9 +117,13 @@ class Progress:
     applied: tuple[str, ...] = ()
     #: Until this process led; None while it has not.
     waited: float | None = None
-    #: The system checks passed in this process.
-    checks_done: bool = False
+    #: True if the system checks passed for this build: here, or in a leader that left its work
+    #: unfinished.
+    checks_passed: bool = False
     lost: LostRuns = field(default_factory=LostRuns)
+
+    def __post_init__(self) -> None:
+        self.checks_passed = self.options.checks_passed
 
     def report(self, line: str) -> None:
         """Write a line to the log, and to the person who waits."""

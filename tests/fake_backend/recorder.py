@@ -120,7 +120,7 @@ class FakeRecorder(BaseRecorder):
 
     def _outcomes(self, limit: int) -> list[RunOutcome]:
         return [
-            RunOutcome(run["id"], run["leader"], run["outcome"])
+            RunOutcome(run["id"], run["leader"], run["outcome"], run["checks"])
             for run in self.server.runs_of(self.lock_key)
             if run["build"] == self.build and run["outcome"] is not None
         ][:limit]

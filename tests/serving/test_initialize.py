@@ -477,3 +477,17 @@ def test_an_unsafe_database(fleet: Fleet, serve: Any) -> None:
     failed = r"failed, and is not tried again here within 3\d s: .* is read-only: "
     wait_until(lambda: re.search(failed, server.replica.stderr))
     assert server.get(READY).status == 503
+
+
+def test_failing_system_checks(fleet: Fleet, database: Database, serve: Any) -> None:
+    """The health, the status with the token and the page show why checks failed."""
+    fleet.use(check="fails")
+    server = serve(env={"SAFE_INIT_STATUS_TOKEN": "s3cret"}, pause="0.5")
+    failed = server.wait_for(lambda answer: answer.json["status"] == "unhealthy")
+    assert failed.json["error"].startswith("initialization failed, run ")
+    told = server.get(READY, {"Authorization": "Bearer s3cret"}).json
+    assert "The license is missing." in told["databases"][0]["error"]
+    assert "Run " in server.get("/", BROWSER).body
+    outcomes = [run["outcome"] for run in database.runs()]
+    assert outcomes[:2] == ["transient", "failed"]
+    assert database.applied_once() == []

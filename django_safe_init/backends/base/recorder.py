@@ -23,6 +23,7 @@ from django_safe_init.backends.base.statements import (
 from django_safe_init.core.build import Build
 from django_safe_init.core.progress import ProgressTracker
 from django_safe_init.core.records import (
+    CHECKS_PASSED,
     MAX_TRANSIENT_FAILURES,
     STEP_TABLE,
     TRANSIENT_OUTCOMES,
@@ -36,6 +37,10 @@ from django_safe_init.exceptions import InitializationFailed, MissingPrivilege
 from django_safe_init.version import __version__
 
 T = TypeVar("T")
+
+
+#: The number of runs that are compared with failed checks.
+_MAX_FAILED_CHECKS = 20
 
 
 class MissingSchema(MissingPrivilege):
@@ -57,6 +62,7 @@ class RunOutcome(NamedTuple):
     id: int
     leader: str
     outcome: str
+    checks: str | None = None
 
 
 class RunEnd(NamedTuple):
@@ -101,6 +107,26 @@ def failures_in_a_row(outcomes: Iterable[RunOutcome], lost: LostRuns) -> int:
     return failures
 
 
+def is_second_failure(
+    outcomes: Iterable[RunOutcome], checks: str, recorded_here: LostRuns
+) -> bool:
+    """Return True if the checks failed before in another process, or the build already failed.
+
+    `outcomes` are the newest first, and count back to the newest run whose checks passed. The
+    first failure may come from one process's environment. `recorded_here` are the failures that
+    this process itself recorded.
+    """
+    for position, run in enumerate(outcomes):
+        # A first failure must not hide the failure of an earlier run.
+        if position == 0 and run.outcome == "failed":
+            return True
+        if run.outcome == "ready" or run.checks == CHECKS_PASSED:
+            return False
+        if run.checks == checks and not recorded_here.include(run.id, run.leader):
+            return True
+    return False
+
+
 class BaseRecorder(ABC):
     """A leader's recorder of one run and its steps.
 
@@ -120,6 +146,8 @@ class BaseRecorder(ABC):
         self.progress = ProgressTracker()
         self.build = build.fingerprint
         self.lock_key = lock_key or ""
+        #: The value of the column `checks` of the run that `open_run` opens.
+        self.checks: str | None = None
         self._lost = LostRuns()
 
     @abstractmethod
@@ -212,6 +240,25 @@ class BaseRecorder(ABC):
         self._close_run(outcome, state, error, traceback)
         return outcome
 
+    def finish_failed_checks(
+        self,
+        state: State,
+        error: str,
+        traceback: str | None,
+        recorded_here: LostRuns,
+    ) -> str:
+        """Close a run whose `checks` failed, and return the outcome that was written.
+
+        The outcome is "failed" if the same checks failed in another process, which all followers
+        share. A first failure is "transient". `state` tells what the run left: the run has
+        changed nothing, so a database that was ready stays ready.
+        """
+        assert self.checks is not None  # the caller has set it before `open_run`
+        earlier = self._transaction(lambda: self._outcomes(_MAX_FAILED_CHECKS))
+        is_second = is_second_failure(earlier, self.checks, recorded_here)
+        outcome = "failed" if is_second else "transient"
+        return self.finish_run(outcome, state, error, traceback)
+
     @abstractmethod
     def complete_step(self, connection: BaseDatabaseWrapper) -> None:
         """Record the running step as done, in the transaction that is open on `connection`.
@@ -281,6 +328,7 @@ class BaseRecorder(ABC):
             "leader": leader_name(),
             "command": command,
             "version": __version__,
+            "checks": self.checks,
         }
 
     def _run_params(self, state: State | None = None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ OPEN_RUNS = f"""
 
 #: The fields of `RunOutcome`, a build's newest run first.
 OUTCOMES = f"""
-    SELECT id, leader, outcome FROM {RUN_TABLE}
+    SELECT id, leader, outcome, checks FROM {RUN_TABLE}
     WHERE lock_key = %(lock_key)s AND build = %(build)s AND outcome IS NOT NULL
     ORDER BY id DESC LIMIT %(limit)s
 """
@@ -29,9 +29,10 @@ CLOSE_LEFT_OPEN = f"""
 
 INSERT_RUN = f"""
     INSERT INTO {RUN_TABLE}
-      (lock_key, build, state, leader, backend_pid, command, version, started_at, heartbeat_at)
+      (lock_key, build, state, leader, backend_pid, command, version, checks, started_at,
+       heartbeat_at)
     VALUES (%(lock_key)s, %(build)s, %(state)s, %(leader)s, {{pid}}, %(command)s, %(version)s,
-            {{now}}, {{now}})
+            %(checks)s, {{now}}, {{now}})
 """
 
 #: The fields of `RetainedRun`, newest run first.

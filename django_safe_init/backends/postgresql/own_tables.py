@@ -53,6 +53,7 @@ _ADDED = {
         "item_total": "bigint",
         "item_message": "text",
         "traceback": "text",
+        "checks": "text",
     },
     STEP_TABLE: {
         "backwards": "boolean",

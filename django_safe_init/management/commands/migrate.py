@@ -126,6 +126,7 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
             mode="self",
             deadline=self._deadline,
             follow_success=False,
+            checks_passed=not options.get("skip_checks"),
         )
         try:
             with exit_codes():

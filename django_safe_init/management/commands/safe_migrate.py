@@ -190,17 +190,14 @@ class Command(EntrypointCommand):
             mode=options["mode"],
             timeout=options["timeout"],
             force=options["force"] or bool(options["rerun"]),
-            on_lock_acquired=lambda deadline: self._check(alias, options, deadline),
+            run_checks=None if options["skip_checks"] else partial(self._check, alias),
         )
 
-    def _check(self, alias: str, options: dict[str, Any], deadline: Deadline) -> None:
+    def _check(self, alias: str, deadline: Deadline) -> None:
         """Run Django's system checks, and close the connection that they may open."""
-        if not options["skip_checks"]:
-            report = self._report(alias)
-            retry_while_busy(
-                lambda: self.check(databases=[alias]), alias, report, deadline
-            )
-            connections[alias].close()
+        report = self._report(alias)
+        retry_while_busy(lambda: self.check(databases=[alias]), alias, report, deadline)
+        connections[alias].close()
 
     def _inspect(self, alias: str, options: dict[str, Any]) -> None:
         """Show the plan and check the status, as the options say."""

@@ -168,13 +168,14 @@ def _content(page: PageContext) -> dict[str, Any]:
     progress = 100 if page.state == "ready" else min(max(0, page.progress), 100)
     working, failed = page.state in _WORKING, page.state == "error"
     counted = total > 0 and (working or failed)
+    shows_run = failed or page.state == "not_initialized"
     return {
         "state": page.state,
         "working": working,
         "title": texts.title(str(heading), progress if working and total else None),
         "heading": heading,
         "explanation": _explanation(page, checking=0 < total == done),
-        "run": texts.run(page.run) if failed and page.run is not None else "",
+        "run": texts.run(page.run) if shows_run and page.run is not None else "",
         "advice": texts.advice(),
         "bar": working or counted or page.state == "ready",
         "value": progress if counted or progress else None,
@@ -260,7 +261,7 @@ def status_page(
     return render(
         PageContext(
             state=PUBLIC_STATES[status.state],
-            run=run.id if run else None,
+            run=run.id if run and (run.open or status.error) else None,
             done=open_run.done if open_run else 0,
             total=open_run.total if open_run else 0,
             progress=status.progress,

@@ -431,8 +431,8 @@ def test_another_leader_failed_first(
     wait_until(lambda: not django_database.rows(ADVISORY))
 
 
-def test_on_lock_acquired(django_database, small_shop) -> None:
-    """`on_lock_acquired` is called once under the lock, and its error releases the lock."""
+def test_run_checks(django_database, small_shop) -> None:
+    """`run_checks` is called once under the lock, and its error releases the lock."""
     seen = []
 
     def check(deadline) -> None:
@@ -441,13 +441,13 @@ def test_on_lock_acquired(django_database, small_shop) -> None:
 
     task = MigrateTask(lambda: pytest.fail("it led"), "test")
     with pytest.raises(ConfigurationError, match="not like this"):
-        Initializer(InitializationOptions(task, on_lock_acquired=check)).run()
+        Initializer(InitializationOptions(task, run_checks=check)).run()
     assert seen == [1]
     wait_until(lambda: not django_database.rows(ADVISORY))
 
 
-def test_on_lock_acquired_after_a_restart(django_database, small_shop) -> None:
-    """A leader that starts over does not call `on_lock_acquired` again."""
+def test_run_checks_after_a_restart(django_database, small_shop) -> None:
+    """A leader that starts over does not call `run_checks` again."""
     checks, lost = [], []
 
     def lose(connection) -> None:
@@ -459,9 +459,7 @@ def test_on_lock_acquired_after_a_restart(django_database, small_shop) -> None:
     small_shop.run("0004_more", lambda connection: None)
     task = MigrateTask(lambda: run_migrate("default"), "test")
     Initializer(
-        InitializationOptions(
-            task, on_lock_acquired=lambda deadline: checks.append(True)
-        )
+        InitializationOptions(task, run_checks=lambda deadline: checks.append(True))
     ).run()
     assert checks == [True]
     assert lost

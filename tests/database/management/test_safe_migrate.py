@@ -223,7 +223,7 @@ def test_an_unforeseen_error_of_one(
     assert ended.stderr.splitlines()[-2:] == [
         "CommandError: nowhere: There is no database 'nowhere' in DATABASES. "
         f"Use one of: {', '.join(connections.settings)}.",
-        "default: LookupError: no such app",
+        "default: A system check raised LookupError: no such app",
     ]
     [record] = [record for record in caplog.records if record.exc_info]
     assert record.exc_info[0] is LookupError
@@ -414,7 +414,7 @@ def test_missing_privilege(
 
 
 def test_failing_checks(run, django_database, small_shop) -> None:
-    """A failed system check stops the command before any lock, unless checks are skipped."""
+    """A failed system check stops the command before any work, unless checks are skipped."""
 
     @register
     def check_in_vain(app_configs, **kwargs):
@@ -423,16 +423,18 @@ def test_failing_checks(run, django_database, small_shop) -> None:
     ended = run("--json")
     assert (ended.code, ended.json["result"]) == (2, "usage")
     assert "It is Friday." in ended.json["error"]
-    assert there_is_no_table(django_database)
+    assert django_database.applied_once() == []
+    assert ended.json["run"] == django_database.newest_run()["id"]
     assert run("--skip-checks").code == 0
 
 
-def test_an_unforeseen_error(run, django_database, small_shop, caplog) -> None:
+def test_an_unforeseen_error(run, small_shop, caplog, monkeypatch) -> None:
     """With --json an unexpected error is an object, and its traceback is logged."""
 
-    @register
-    def check_and_break(app_configs, **kwargs):
+    def fail(*args):
         raise LookupError("no such app")
+
+    monkeypatch.setattr(Command, "_check_driver", fail)
 
     ended = run("--json")
     assert (ended.code, ended.json["result"]) == (1, "failed")

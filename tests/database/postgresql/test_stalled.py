@@ -139,9 +139,7 @@ def test_the_heartbeat_starts_with_the_lock(django_database, small_shop) -> None
         wait_until(lambda: django_database.value(moved, now, pid))
 
     task = MigrateTask(lambda: run_migrate("default"), "test")
-    outcome = Initializer(
-        InitializationOptions(task, on_lock_acquired=slow_checks)
-    ).run()
+    outcome = Initializer(InitializationOptions(task, run_checks=slow_checks)).run()
     assert outcome.role == "leader"
 
 

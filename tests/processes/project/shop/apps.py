@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from django.apps import AppConfig
+from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.management.commands.migrate import Command
+from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.models.signals import post_migrate, pre_migrate
 
@@ -15,6 +17,8 @@ class ShopConfig(AppConfig):
     name = "shop"
 
     def ready(self) -> None:
+        if acts.chosen("CHECK"):
+            register(check_project)
         pre_migrate.connect(report_pre_migrate, sender=self)
         post_migrate.connect(report_post_migrate, sender=self)
         for method in ("record_applied", "record_unapplied"):
@@ -24,6 +28,24 @@ class ShopConfig(AppConfig):
         Command.migration_progress_callback = deadly_progress(
             Command.migration_progress_callback
         )
+
+
+def check_project(**kwargs: Any) -> list[CheckMessage]:
+    """Fail, break, or refuse a half-migrated database, as `SCENARIO_CHECK` says."""
+    acts.note("check")
+    chosen = acts.chosen("CHECK")
+    if chosen == "waits":
+        acts.wait_for("check")
+    if chosen == "breaks":
+        raise LookupError("no such plugin")
+    if chosen == "half-migrated":
+        names = connection.introspection.table_names()
+        if "shop_product" not in names or "shop_sale" in names:
+            return []
+    return [
+        Error("The license is missing.", hint="Buy one.", id="shop.E001"),
+        Warning("It is Friday.", id="shop.W001"),
+    ]
 
 
 def report_pre_migrate(**kwargs: Any) -> None:

@@ -1,0 +1,102 @@
+"""Describe system checks that failed before a run began, and record them as a run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from django.core.management.base import SystemCheckError
+
+from django_safe_init.backends.base.run_session import RunSession
+from django_safe_init.core.records import LostRuns
+from django_safe_init.core.states import State
+from django_safe_init.core.text import (
+    MAX_ERROR_LENGTH,
+    one_line,
+    shorten,
+    stored_traceback,
+)
+from django_safe_init.exceptions import SafeInitError
+from django_safe_init.initialization.types import Progress
+
+#: A color of Django's `style.ERROR`.
+_COLOR = re.compile(r"\x1b\[[0-9;]*m")
+#: The headings of the messages that fail no check, as `BaseCommand.check` writes them.
+_HARMLESS = re.compile(r"^(WARNINGS|INFOS|DEBUGS):$", re.MULTILINE)
+#: The identifier of a message, as `CheckMessage.__str__` writes it after the object.
+_IDENTIFIER = re.compile(r"^\S.*?: \(([^()\s]+)\) ", re.MULTILINE)
+_HEADING = "SystemCheckError: System check identified some issues:\n"
+_MAX_IDENTIFIERS_LENGTH = 1000
+
+#: The failures that this process has recorded, by alias.
+_recorded_here: dict[str, LostRuns] = {}
+
+
+class ChecksFailed(Exception):
+    """The system checks found errors, or a check raised `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+        #: Equal in two processes whose checks failed in the same way.
+        self.identifiers, self.text = _describe(error)
+
+    @property
+    def cause(self) -> Exception | None:
+        """The error that a check raised; None for errors that the checks found.
+
+        The traceback of the latter shows Django's own code only.
+        """
+        return None if isinstance(self.error, SystemCheckError) else self.error
+
+    @property
+    def traceback(self) -> str | None:
+        """The traceback of `cause`, to be stored."""
+        return None if self.cause is None else stored_traceback(self.cause)
+
+
+@contextmanager
+def check_errors() -> Iterator[None]:
+    """Raise `ChecksFailed` for an error that is not about the server or the arguments."""
+    try:
+        yield
+    except SafeInitError:
+        raise
+    except Exception as exc:
+        raise ChecksFailed(exc) from exc
+
+
+def _describe(error: Exception) -> tuple[str, str]:
+    """Return the identifiers and the text of the errors, without the checks' warnings."""
+    if not isinstance(error, SystemCheckError):
+        kind = type(error).__name__
+        return kind, f"A system check raised {kind}: {one_line(error)}"
+    text = _HARMLESS.split(_COLOR.sub("", str(error)))[0].removeprefix(_HEADING)
+    identifiers = ", ".join(sorted(set(_IDENTIFIER.findall(text)))) or text
+    return shorten(identifiers, _MAX_IDENTIFIERS_LENGTH), shorten(
+        f"System checks failed: {text}", MAX_ERROR_LENGTH
+    )
+
+
+def record_failure(
+    session: RunSession, progress: Progress, failure: ChecksFailed
+) -> str | None:
+    """Record the failure as a run and return its outcome, or None if no run was opened.
+
+    Raises the errors of the recorder.
+    """
+    recorder = session.recorder
+    recorder.ensure_tables()
+    was_ready = session.reader.read().ready
+    recorder.checks = failure.identifiers
+    if recorder.open_run(progress.options.task.command, progress.lost) is not None:
+        return None
+    recorded = _recorded_here.setdefault(progress.options.database, LostRuns())
+    state = State.READY if was_ready else State.ERROR
+    outcome = recorder.finish_failed_checks(
+        state, failure.text, failure.traceback, recorded
+    )
+    recorded.runs.append(recorder.run_id)
+    progress.run_id = recorder.run_id
+    return outcome
