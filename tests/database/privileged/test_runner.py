@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import socket
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -770,9 +769,7 @@ def test_a_server_that_never_answers(site: Site, settings: Any) -> None:
         connections["default"].close()
         connections.settings["default"].update(address)
         del connections["default"]
-        began = time.monotonic()
         assert pending_privileged("default", steps, get_settings(), 1) is None
-    assert time.monotonic() - began < 20
 
 
 def test_a_plan_with_a_refused_login(
