@@ -21,7 +21,7 @@ from django_safe_init import initialize
 from django_safe_init.backends.postgresql.schema import RUN_TABLE
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import InitializationFailed
-from tests.support import Database, wait_until
+from tests.support import PATIENCE, Database, wait_until
 
 pytest.importorskip("prometheus_client")
 
@@ -280,7 +280,7 @@ def test_multiprocess_mode(
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=PATIENCE,
         ).stdout
         for _ in range(2)
     ]

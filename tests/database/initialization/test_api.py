@@ -197,7 +197,7 @@ def test_two_initializers_in_one_process(django_database, small_shop) -> None:
 
     def wait(connection) -> None:
         inside.set()
-        assert go.wait(20)
+        assert go.wait(PATIENCE)
 
     small_shop.run("0003_wait", wait)
 
@@ -307,7 +307,7 @@ def test_a_cancelled_migration_without_queries(
 
     def work(connection) -> None:
         inside.set()
-        assert go.wait(20)
+        assert go.wait(PATIENCE)
 
     small_shop.run("0003_work", work, atomic=atomic)
 
@@ -341,13 +341,13 @@ def test_a_thread_that_outlives_a_cancelled_run(
         with connections["default"].cursor() as cursor:
             cursor.execute("SELECT 1")
             asked.set()
-            assert ask_again.wait(20)
+            assert ask_again.wait(PATIENCE)
             cursor.execute("SELECT 2")
             return cursor.fetchone()[0]
 
     def work(connection) -> None:
         started.append(in_background(outlive))
-        assert asked.wait(20)
+        assert asked.wait(PATIENCE)
         with connection.cursor() as cursor:
             cursor.execute("SELECT pg_sleep(60)")
 

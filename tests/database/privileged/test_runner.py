@@ -43,7 +43,7 @@ from django_safe_init.privileged.runner import PrivilegedStepRunner
 from django_safe_init.privileged.status import pending_privileged
 from example_project.embedded import EmbeddedServer
 from tests.database.postgresql import planted
-from tests.support import Database, program, wait_until
+from tests.support import PATIENCE, Database, program, wait_until
 
 SECRET = "correct horse battery staple"
 _numbers = count(1)
@@ -654,7 +654,7 @@ def test_a_read_only_server(
         wait_until(lambda: [line for line in said if "waiting for the primary" in line])
     finally:
         set_read_only("off")
-    phase.result(60)
+    phase.result(PATIENCE)
     assert is_done(site)
 
 
