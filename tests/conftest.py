@@ -16,9 +16,16 @@ from django.db import connections
 from django_safe_init.pools import SlowPool, pools, router
 from example_project.embedded import EmbeddedServer
 from tests.mariadb import MariaDatabase, MariaDB
-from tests.support import Database, wait_until
+from tests.support import PATIENCE, Database, wait_until
 
 EMPTY = "template0"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Let a test take longer than its longest wait, unless the command line says otherwise."""
+    if config.getoption("timeout", None) is None:
+        config.option.timeout = 2.5 * PATIENCE
 
 
 def pytest_xdist_auto_num_workers() -> int:

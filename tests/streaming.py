@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from example_project.embedded import EmbeddedServer, EmbeddedServerError
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
 #: The timeout of each event, in seconds.
-PATIENCE = 40.0
 
 
 class StreamingServer(EmbeddedServer):

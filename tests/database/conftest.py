@@ -30,7 +30,7 @@ from django_safe_init.conf import get_settings
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.deadline import Deadline
 from example_project.embedded import EmbeddedServer
-from tests.support import Database, SqliteDatabase, validate_json
+from tests.support import PATIENCE, Database, SqliteDatabase, validate_json
 
 _ID = "('id', models.BigAutoField(primary_key=True))"
 INITIAL = f"migrations.CreateModel('Product', [{_ID}, ('name', models.TextField(default=''))])"
@@ -322,7 +322,7 @@ def in_background() -> Iterator[Callable[[Callable[[], Any]], Background]]:
 
     yield start
     for thread in started:
-        thread.join(30)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
 

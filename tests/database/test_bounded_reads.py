@@ -30,10 +30,10 @@ from django_safe_init.privileged.status import pending_privileged
 from django_safe_init.serving.background.poller import StatusPoller
 from django_safe_init.validation import validate_database
 from tests.database.test_admin import RUNS, STEPS, Page, _initialize, _logged_in
+from tests.support import PATIENCE
 
 TABLES = (RUN_TABLE, STEP_TABLE, "django_migrations")
 #: Long enough for a busy machine; a read without a limit would hang.
-PATIENCE = 100
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.fork_server import Program, can_start
 from tests.support import PATIENCE, Records, validate_json, wait_until
 
 T = TypeVar("T")
@@ -35,14 +36,20 @@ class Replica:
         )
         self.command = command
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
-            self._process = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=stdout,
-                stderr=stderr,
-                pass_fds=tuple(pass_fds),
-            )
+            files = {"stdout": stdout.fileno(), "stderr": stderr.fileno()}
+            self._process: Program | subprocess.Popen[bytes]
+            if can_start(command):
+                self._process = Program(
+                    command, environment, **files, pass_fds=pass_fds
+                )
+            else:
+                self._process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=tuple(pass_fds),
+                    **files,
+                )
         self.pid = self._process.pid
 
     def wait(self, timeout: float = PATIENCE) -> int:

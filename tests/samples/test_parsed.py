@@ -19,7 +19,7 @@ import django_safe_init
 from django_safe_init.conf import get_settings, iter_errors
 from django_safe_init.management.exec import split_argv
 from tests.samples.blocks import BLOCKS, PAGES, Block, command_lines, of_kind
-from tests.support import validate_json
+from tests.support import PATIENCE, validate_json
 from tests.unit.catalogs import parse_po, texts_in
 
 KINDS = {
@@ -88,7 +88,7 @@ def test_command_lines(block: Block) -> None:
 @pytest.mark.parametrize("block", of_kind("parse", "run"), ids=str)
 def test_shell_syntax(block: Block) -> None:
     """A shell accepts the syntax of the sample."""
-    subprocess.run(["bash", "-n", "-c", block.text], check=True, timeout=20)
+    subprocess.run(["bash", "-n", "-c", block.text], check=True, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("block", of_kind("parse"), ids=str)

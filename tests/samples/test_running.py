@@ -17,7 +17,7 @@ import pytest
 from django_safe_init import initialize
 from tests.samples.blocks import BLOCKS, TUTORIAL, Block, of_kind
 from tests.samples.conftest import SHOP, Shell
-from tests.support import Database, wait_until
+from tests.support import PATIENCE, Database, wait_until
 
 WAITERS = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'"
 
@@ -163,7 +163,7 @@ def test_sessions(block: Block, database: Database) -> None:
         wait_until(lambda: database.value(WAITERS))
         attempt(leader, index)
         leader.close()
-        waiting.join(20)
+        waiting.join(PATIENCE)
     assert errors == [psycopg.errors.DeadlockDetected]
 
 

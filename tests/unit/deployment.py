@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from tests.support import PATIENCE
+
 EXAMPLE = Path(__file__).parents[2] / "example_project"
 DEPLOY = EXAMPLE / "deploy"
 COMPOSE = sorted(DEPLOY.glob("compose*.yaml"))
@@ -156,7 +158,7 @@ def settings_with(environment: dict[str, str]) -> dict[str, Any]:
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))

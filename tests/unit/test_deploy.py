@@ -13,7 +13,7 @@ from django.core.management import get_commands, load_command_class
 
 from django_safe_init.conf import DEFAULT_PATHS
 from django_safe_init.management.exec import split_argv
-from tests.support import program
+from tests.support import PATIENCE, program
 from tests.unit.deployment import (
     COMPOSE,
     DEPLOY,
@@ -37,7 +37,7 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done

@@ -11,6 +11,7 @@ import pytest
 from django.apps import apps
 
 import django_safe_init
+from tests.support import PATIENCE
 
 
 @pytest.mark.parametrize("name", django_safe_init.__all__)
@@ -47,7 +48,7 @@ def printed_by(code: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     return done.stdout.strip()
 
@@ -78,7 +79,7 @@ def test_import_where_nothing_forks() -> None:
         "import django_safe_init.serving.background.readiness\n"
         "import django_safe_init.initialization.initializer"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE)
     assert done.returncode == 0
 
 

@@ -15,6 +15,7 @@ import pytest
 from django_safe_init.testing import LockContract
 from tests.fake_backend.lock import FakeLock
 from tests.fake_backend.server import FakeServer
+from tests.support import PATIENCE
 
 
 class GrantingLock(FakeLock):
@@ -26,7 +27,7 @@ class GrantingLock(FakeLock):
         return True
 
     def verify(self) -> None:
-        assert self.released.wait(10)
+        assert self.released.wait(PATIENCE)
 
     def release(self) -> None:
         self.released.set()

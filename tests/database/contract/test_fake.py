@@ -26,6 +26,7 @@ from django_safe_init.validation import validate_database
 from tests.database.conftest import Shop
 from tests.fake_backend.observer import FakeObserver
 from tests.fake_backend.server import FakeServer
+from tests.support import PATIENCE
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ class Gate:
     def wait(self, connection: Any) -> None:
         if not self.reached.is_set():
             self.reached.set()
-            assert self.opened.wait(20)
+            assert self.opened.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -147,9 +148,9 @@ def test_a_new_build(fake, small_shop) -> None:
 def test_a_follower(fake, gate, waiting, in_background) -> None:
     """A follower waits for the leader, and is told when the build is ready."""
     leader = in_background(initialize)
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(PATIENCE)
     follower = in_background(initialize)
-    assert waiting.wait(20)
+    assert waiting.wait(PATIENCE)
     gate.opened.set()
     led, followed = leader.result(), follower.result()
     assert (led.role, followed.role) == ("leader", "follower")
@@ -165,9 +166,9 @@ def test_a_failure(fake, gate, small_shop, waiting, in_background) -> None:
 
     small_shop.run("0004_fail", fail)
     leader = in_background(initialize)
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(PATIENCE)
     follower = in_background(initialize)
-    assert waiting.wait(20)
+    assert waiting.wait(PATIENCE)
     gate.opened.set()
     with pytest.raises(InitializationFailed, match="0004_fail: ValueError: it broke"):
         leader.result()
@@ -181,7 +182,7 @@ def test_a_failure(fake, gate, small_shop, waiting, in_background) -> None:
 def test_a_takeover(fake, gate, in_background) -> None:
     """A dead leader is replaced: its work is undone, and its run is abandoned."""
     dead = in_background(initialize)
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(PATIENCE)
     run = get_status().run
     fake.leader = None
     assert get_status().error.endswith("died in shop.0003_gate")
@@ -203,7 +204,7 @@ def test_the_status(fake, gate, in_background) -> None:
     assert (status.state, status.led) == (State.UNINITIALIZED, False)
     assert status.pending == ("shop.0001_initial", "shop.0002_sale", "shop.0003_gate")
     leader = in_background(initialize)
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(PATIENCE)
     status = get_status()
     assert (status.state, status.led, status.progress) == (State.MIGRATING, True, 66)
     assert status.message == "migrating 3/3 shop.0003_gate"
@@ -216,7 +217,7 @@ def test_the_status(fake, gate, in_background) -> None:
 def test_unlock(fake, gate, in_background, capsys) -> None:
     """`safe_init_unlock` ends the leader, which starts over when it notices."""
     leader = in_background(initialize)
-    assert gate.reached.wait(20)
+    assert gate.reached.wait(PATIENCE)
     pid = fake.leader.pid
     Unlock().run_from_argv(["manage.py", "safe_init_unlock", "--noinput"])
     assert capsys.readouterr().out.splitlines() == [

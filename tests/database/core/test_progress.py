@@ -22,7 +22,7 @@ from django_safe_init.core.build import current_build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.progress import ProgressUpdate
 from django_safe_init.status import open_reader, read_detail
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
 
 class Gate:
@@ -34,7 +34,7 @@ class Gate:
 
     def __call__(self) -> None:
         self.arrived.set()
-        assert self.opened.wait(20)
+        assert self.opened.wait(PATIENCE)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_progress_of_a_run(
     """The status shows the items and their share of the percentage until the run ends."""
     small_shop.run("0003_fill", fill(gate), atomic=atomic)
     work = in_background(initialize)
-    assert gate.arrived.wait(20)
+    assert gate.arrived.wait(PATIENCE)
     # The status shows it within about a second, or later on a busy machine.
     wait_until(lambda: seen() == (2, 4, "prices"))
     status = get_status()
@@ -90,7 +90,7 @@ def test_progress_ends_with_its_step(
     small_shop.run("0003_fill", lambda connection: list(track("ab")))
     small_shop.run("0004_wait", lambda connection: gate())
     work = in_background(initialize)
-    assert gate.arrived.wait(20)
+    assert gate.arrived.wait(PATIENCE)
     wait_until(lambda: get_status().message == "migrating 4/4 shop.0004_wait")
     gate.opened.set()
     work.result()
@@ -133,7 +133,7 @@ def test_sqlite(lite, small_shop, in_background, gate) -> None:
     """On SQLite, the lock file holds the progress while the migration locks the database."""
     small_shop.run("0003_fill", fill(gate))
     work = in_background(initialize)
-    assert gate.arrived.wait(20)
+    assert gate.arrived.wait(PATIENCE)
     wait_until(lambda: seen() == (2, 4, "prices"))
     assert get_status().progress == 83
     assert lite.newest_run()["item_done"] is None

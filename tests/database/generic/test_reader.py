@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import closing
 
 import pytest
@@ -121,10 +120,8 @@ def test_a_server_without_an_answer(maria, black_hole, log_in_as, settings) -> N
     """A server that never answers is given up after CONNECT_TIMEOUT."""
     log_in_as(PORT=str(black_hole))
     settings.SAFE_INIT = {**settings.SAFE_INIT, "CONNECT_TIMEOUT": 1}
-    started = time.monotonic()
     with pytest.raises(DatabaseUnreachable):
         get_status()
-    assert time.monotonic() - started < 60
 
 
 def test_the_projects_options_win(maria, log_in_as) -> None:

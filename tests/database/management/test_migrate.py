@@ -22,7 +22,7 @@ from django_safe_init.backends.postgresql.lock_keys import leader_key
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 from django_safe_init.management.commands.migrate import Command
 from tests.database.conftest import INITIAL
-from tests.support import Database, wait_until
+from tests.support import PATIENCE, Database, wait_until
 
 pytestmark = pytest.mark.every_django
 
@@ -450,7 +450,7 @@ def test_a_program_of_its_own(django_database) -> None:
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr

@@ -21,7 +21,7 @@ from django_safe_init.backends.postgresql.lock_keys import leader_key
 from django_safe_init.core.records import RUN_TABLE
 from django_safe_init.management.commands.safe_migrate import Command
 from tests.database.conftest import INITIAL, SALE
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
 KEYS = [
     "result",
@@ -148,7 +148,7 @@ def test_json_whatever_is_printed(run, django_database, small_shop) -> None:
 
     def shout(connection) -> None:
         print("from a migration")
-        subprocess.run(["echo", "from a program"], check=True, timeout=10)
+        subprocess.run(["echo", "from a program"], check=True, timeout=PATIENCE)
 
     small_shop.run("0003_shout", shout)
     ended = run("--json")
@@ -582,7 +582,7 @@ def start(django_database):
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
             check=False,
         )
 

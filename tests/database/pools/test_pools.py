@@ -28,7 +28,7 @@ from django_safe_init import (
 )
 from django_safe_init.pools import SlowPool, postgresql
 from tests.processes.pgbouncer import pgbouncer
-from tests.support import Database, wait_until
+from tests.support import PATIENCE, Database, wait_until
 
 MODELS = (ContentType, Permission, Group, User)
 SLOW = "default_analytics"
@@ -111,7 +111,7 @@ def test_pools_do_not_wait_for_each_other(pooled, in_background) -> None:
     def occupy() -> None:
         with using_pool("analytics"):
             names()
-            release.wait(20)
+            release.wait(PATIENCE)
 
     occupying = in_background(occupy)
     wait_until(lambda: pooled.backends("application_name = 'analytics'"))
@@ -454,8 +454,8 @@ def test_in_threads() -> None:
             connections.close_all()
 
     with using_pool("analytics"), ThreadPoolExecutor(1) as executor:
-        assert executor.submit(copy_context().run, read).result(20) == SLOW
-        assert executor.submit(read).result(20) == "default"
+        assert executor.submit(copy_context().run, read).result(PATIENCE) == SLOW
+        assert executor.submit(read).result(PATIENCE) == "default"
 
 
 # Initialization

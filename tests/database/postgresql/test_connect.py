@@ -24,7 +24,7 @@ from django_safe_init.exceptions import (
     WaitTimeout,
 )
 from tests.database.conftest import Background
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
 SETTINGS = Settings(connect_attempts=3, connect_timeout=5)
 
@@ -175,7 +175,7 @@ def password_server(spare_server):
             "host all locked all scram-sha-256\nhost all barred all reject\n" + before
         )
         admin.execute("SELECT pg_reload_conf()")
-        wait_until(lambda: _needs_password(spare_server), 10)
+        wait_until(lambda: _needs_password(spare_server))
         yield spare_server
         rules.write_text(before)
         admin.execute("SELECT pg_reload_conf()")
@@ -331,7 +331,7 @@ def test_a_limit_that_a_run_exceeds(
     def use_thread(connection) -> None:
         thread = Background(lambda: connections["default"].ensure_connection())
         thread.start()
-        thread.result(60)
+        thread.result(PATIENCE)
 
     small_shop.run("0003_thread", use_thread)
     log_in_as(USER=role)
@@ -374,7 +374,7 @@ def test_a_limit_that_others_use(
     wait_until(lambda: others)
     assert leading.is_alive()
     others[0].close()
-    assert leading.result(60).role == "leader"
+    assert leading.result(PATIENCE).role == "leader"
     log_in_as(USER="postgres")
 
 

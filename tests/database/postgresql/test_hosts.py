@@ -27,7 +27,7 @@ from django_safe_init.management.commands.safe_init_unlock import Command as Unl
 from django_safe_init.management.commands.safe_init_validate import Command as Validate
 from tests.database.engine.base import DatabaseWrapper
 from tests.streaming import StreamingPair
-from tests.support import Database
+from tests.support import PATIENCE, Database
 
 pytestmark = pytest.mark.thorough
 
@@ -139,7 +139,7 @@ def test_a_follower_on_several_hosts(
 
     small_shop.run("0003_wait", follow)
     assert initialize().role == "leader"
-    assert followers[0].result(60).role == "follower"
+    assert followers[0].result(PATIENCE).role == "follower"
 
 
 def test_no_primary(

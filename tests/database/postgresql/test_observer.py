@@ -12,7 +12,7 @@ from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import channel
 from django_safe_init.backends.postgresql.observer import PostgresObserver
 from django_safe_init.backends.postgresql.session import Session
-from tests.support import PROMPT, make_context, wait_until
+from tests.support import make_context, wait_until
 
 
 @pytest.fixture
@@ -47,10 +47,8 @@ def test_a_notification_ends_the_pause(observer, session, monkeypatch) -> None:
     monkeypatch.setattr(module.random, "uniform", lambda *bounds: 3600.0)
     lock = AdvisoryLock(session)
     assert lock.try_acquire()
-    started = time.monotonic()
     lock.release()
     observer.wait()
-    assert time.monotonic() - started < PROMPT
 
 
 def test_many_notifications(observer, session, in_background) -> None:

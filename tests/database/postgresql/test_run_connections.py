@@ -18,7 +18,7 @@ from django_safe_init.conf import get_settings
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.exceptions import LockLost, UnsafeConnection
 from tests.database.postgresql.test_session import exit_code, fork
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
 pytestmark = pytest.mark.every_django
 
@@ -54,7 +54,7 @@ def in_thread(function):
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(20)
+    thread.join(PATIENCE)
     return found[0]
 
 
@@ -91,7 +91,7 @@ def test_other_threads(fenced, lock, django_database) -> None:
     go, done, found = threading.Event(), threading.Event(), []
 
     def work() -> None:
-        go.wait(20)
+        go.wait(PATIENCE)
         my_pid()
         found.append(connection.settings_dict["OPTIONS"])
         found.append(django_database.holders(work_key()))
@@ -102,7 +102,7 @@ def test_other_threads(fenced, lock, django_database) -> None:
     thread.start()
     with FencedConnections("default", lock, None):
         go.set()
-        assert done.wait(20)
+        assert done.wait(PATIENCE)
     thread.join()
     assert found == [{}, []]
 
@@ -176,10 +176,10 @@ def test_two_runs_of_one_alias(
     def lead() -> None:
         with FencedConnections("default", lock, None):
             entered.set()
-            assert unwind.wait(20)
+            assert unwind.wait(PATIENCE)
 
     first = in_background(lead)
-    assert entered.wait(20)
+    assert entered.wait(PATIENCE)
     lock.session.close()
     following = AdvisoryLock(open_session())
     wait_until(following.try_acquire)

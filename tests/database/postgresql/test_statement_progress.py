@@ -18,7 +18,7 @@ from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from django_safe_init.management.commands.safe_init_status import Command as Status
 from tests.database.conftest import INDEX
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
 #: A slow function, for an index that takes time to build.
 SLOW = """
@@ -131,11 +131,11 @@ def test_copy(django_database, small_shop, in_background) -> None:
             for _ in range(5000):
                 rows.write_row(["x" * 50])
             copied.set()
-            assert go_on.wait(20)
+            assert go_on.wait(PATIENCE)
 
     small_shop.run("0003_copy", copy)
     migration = in_background(initialize)
-    assert copied.wait(20)
+    assert copied.wait(PATIENCE)
     message, done, total = wait_for_item("COPY FROM")
     assert (message, total) == ("COPY FROM, rows", None)
     assert 0 < done <= 5000

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import socket
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count
@@ -44,7 +43,7 @@ from django_safe_init.privileged.runner import PrivilegedStepRunner
 from django_safe_init.privileged.status import pending_privileged
 from example_project.embedded import EmbeddedServer
 from tests.database.postgresql import planted
-from tests.support import Database, program, wait_until
+from tests.support import PATIENCE, Database, program, wait_until
 
 SECRET = "correct horse battery staple"
 _numbers = count(1)
@@ -655,7 +654,7 @@ def test_a_read_only_server(
         wait_until(lambda: [line for line in said if "waiting for the primary" in line])
     finally:
         set_read_only("off")
-    phase.result(60)
+    phase.result(PATIENCE)
     assert is_done(site)
 
 
@@ -770,9 +769,7 @@ def test_a_server_that_never_answers(site: Site, settings: Any) -> None:
         connections["default"].close()
         connections.settings["default"].update(address)
         del connections["default"]
-        began = time.monotonic()
         assert pending_privileged("default", steps, get_settings(), 1) is None
-    assert time.monotonic() - began < 20
 
 
 def test_a_plan_with_a_refused_login(

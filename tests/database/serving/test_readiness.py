@@ -37,7 +37,7 @@ from django_safe_init.middleware import InitializationMiddleware
 from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.status import Status, StatusDetail, open_reader, with_estimate
 from example_project.embedded import free_port
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 from tests.unit.snapshots import run_row
 
 factory = RequestFactory()
@@ -78,7 +78,7 @@ def state_of(alias: str = "default") -> State | None:
 def health(serving: Callable[[str], HttpResponse]) -> int:
     """Return the HTTP status of readiness after the first poll."""
     serving("/health/live")
-    readiness.wait(20)
+    readiness.wait(PATIENCE)
     return serving("/health/db").status_code
 
 

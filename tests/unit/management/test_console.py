@@ -19,6 +19,7 @@ from django_safe_init.management.console import (
     terminal,
     text_table,
 )
+from tests.support import PATIENCE
 from tests.unit.snapshots import ended_run, run_row
 
 RUNS = [
@@ -71,7 +72,7 @@ def test_json_output(capfd, monkeypatch) -> None:
         # pytest's own does not write to descriptor 1.
         monkeypatch.setattr(sys, "stdout", stdout)
         print("from Python")
-        subprocess.run(["sh", "-c", "echo from a child"], check=True, timeout=10)
+        subprocess.run(["sh", "-c", "echo from a child"], check=True, timeout=PATIENCE)
         json.emit({"a": 1})
         stdout.flush()
     os.write(1, b"afterwards\n")

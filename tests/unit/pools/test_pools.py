@@ -24,6 +24,7 @@ from django_safe_init import ConfigurationError, get_status, initialize, using_p
 from django_safe_init.core.databases import check_alias
 from django_safe_init.pools import PoolRouter, SlowPool, pools
 from django_safe_init.pools.router import ROUTER, current_pool
+from tests.support import PATIENCE
 
 POSTGRESQL = {"ENGINE": "django.db.backends.postgresql", "NAME": "shop", "HOST": "db"}
 SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": "db.sqlite3"}
@@ -125,7 +126,7 @@ def test_import_in_a_settings_file() -> None:
         "pools({'ENGINE': 'django.db.backends.postgresql'}, reports=SlowPool())\n"
         "assert not settings.configured\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE)
 
 
 # Blocks
@@ -212,8 +213,10 @@ def test_threads() -> None:
     """A thread is in the block if it was started with a copy of the context."""
     with using_pool("analytics"), ThreadPoolExecutor(1) as executor:
         context = contextvars.copy_context()
-        assert executor.submit(context.run, reads).result(20) == "default_analytics"
-        assert executor.submit(reads).result(20) == "default"
+        assert (
+            executor.submit(context.run, reads).result(PATIENCE) == "default_analytics"
+        )
+        assert executor.submit(reads).result(PATIENCE) == "default"
 
 
 @pytest.mark.usefixtures("pooled")

@@ -26,7 +26,7 @@ from django_safe_init.serving.background.poller import (
     poll_interval,
 )
 from django_safe_init.status import Status, StatusDetail
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 from tests.unit.conftest import READY, status_of
 from tests.unit.snapshots import run_row, snapshot
 
@@ -56,7 +56,7 @@ def poll(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[Status]
         monkeypatch.setattr(poller, "read_status", lambda alias, reader: reader.status)
         started.append(StatusPoller("default", None, reported.append))
         started[-1].start()
-        started[-1].join(10)
+        started[-1].join(PATIENCE)
         assert not started[-1].is_alive()
         return [detail.status for detail in reported]
 

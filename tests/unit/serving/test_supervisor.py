@@ -118,7 +118,7 @@ def begin() -> Iterator[Callable[..., InitializationSupervisor]]:
 
 
 def assert_ends(thread: InitializationSupervisor) -> None:
-    thread.join(10)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
 
 

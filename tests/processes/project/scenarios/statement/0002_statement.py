@@ -13,7 +13,7 @@ STILL_RUNNING = """
 def enter(apps, schema_editor):
     if acts.chosen("EACH") or acts.first_time("statement"):
         acts.note("inside")
-        tables.enter(schema_editor, "orphan", after=60)
+        tables.enter(schema_editor, "orphan", after=3600)
     if schema_editor.connection.vendor == "postgresql":
         with schema_editor.connection.cursor() as cursor:
             cursor.execute(STILL_RUNNING)
