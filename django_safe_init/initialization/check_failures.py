@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from django.core.management.base import SystemCheckError
 
 from django_safe_init.backends.base.run_session import RunSession
+from django_safe_init.core.local_errors import is_local
 from django_safe_init.core.records import LostRuns
 from django_safe_init.core.states import State
 from django_safe_init.core.text import (
@@ -58,12 +59,17 @@ class ChecksFailed(Exception):
 
 @contextmanager
 def check_errors() -> Iterator[None]:
-    """Raise `ChecksFailed` for an error that is not about the server or the arguments."""
+    """Raise `ChecksFailed` for an error of the build.
+
+    An error about the server, the arguments or only this process is raised as it is.
+    """
     try:
         yield
     except SafeInitError:
         raise
     except Exception as exc:
+        if is_local(exc):
+            raise
         raise ChecksFailed(exc) from exc
 
 

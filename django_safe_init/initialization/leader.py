@@ -14,6 +14,7 @@ from django_safe_init.backends.base.observer import BaseObserver
 from django_safe_init.backends.base.recorder import BaseRecorder, MissingSchema
 from django_safe_init.backends.base.run_session import ErrorKind, RunSession
 from django_safe_init.core.cancellation import raise_cancellation, shield
+from django_safe_init.core.local_errors import is_local
 from django_safe_init.core.progress import use_tracker
 from django_safe_init.core.records import CHECKS_PASSED, MAX_TRANSIENT_FAILURES
 from django_safe_init.core.states import State
@@ -352,7 +353,7 @@ class Leader:
         if isinstance(exc, KeyboardInterrupt):
             return "interrupted"
         transient = isinstance(exc, LockWaitTimeout) or (
-            self.session.classify(exc) is ErrorKind.TRANSIENT
+            self.session.classify(exc) is ErrorKind.TRANSIENT or is_local(exc)
         )
         partial = isinstance(exc, PartiallyApplied)
         if self._is_lost(exc) or (transient and not partial):

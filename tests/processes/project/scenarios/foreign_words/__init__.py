@@ -1,0 +1,1 @@
+"""A migration prints a character that ASCII lacks."""

@@ -1,0 +1,1 @@
+"""A migration writes to a program that has ended."""
