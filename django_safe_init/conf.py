@@ -19,6 +19,28 @@ MODES = ("self", "external", "off")
 MODE_VARIABLE = "DB_INIT_MODE"
 SERVE_MODES = ("gate", "initialize", "off")
 TOKEN_VARIABLE = "SAFE_INIT_STATUS_TOKEN"
+RELEASE_VARIABLE = "SAFE_INIT_RELEASE"
+#: The environment variables by which platforms identify a release. Each value is the same on all
+#: machines and processes of one release, and new with the next one:
+#: - Heroku: https://devcenter.heroku.com/articles/dyno-metadata
+#: - Render: https://render.com/docs/environment-variables
+#: - Fly: https://fly.io/docs/machines/runtime-environment/ (not `FLY_MACHINE_VERSION`, which
+#:   identifies the configuration of one machine)
+#: - Cloud Run: https://cloud.google.com/run/docs/container-contract
+#: - Railway: https://docs.railway.com/variables/reference (a deployment belongs to one service,
+#:   and several services may share a commit)
+PLATFORM_VARIABLES = (
+    "HEROKU_RELEASE_VERSION",
+    "HEROKU_BUILD_COMMIT",
+    "HEROKU_SLUG_COMMIT",
+    "RENDER_GIT_COMMIT",
+    "FLY_IMAGE_REF",
+    "K_REVISION",
+    "RAILWAY_GIT_COMMIT_SHA",
+    "RAILWAY_DEPLOYMENT_ID",
+)
+_RELEASE_VARIABLES = (RELEASE_VARIABLE, *PLATFORM_VARIABLES)
+_MAX_RELEASE_LENGTH = 200
 #: The key of an entry of DATABASES that marks it as a slow pool of another entry.
 POOL_KEY = "SAFE_INIT_POOL"
 #: The URL paths of the endpoints. `PATHS` overrides them.
@@ -47,6 +69,9 @@ class Settings:
     in_tests: bool = False
     #: The aliases that `safe_migrate` initializes.
     databases: tuple[str, ...] = ("default",)
+    #: Identifies the release of the project's code, which each new deployment changes. None for
+    #: the environment variable `SAFE_INIT_RELEASE`, or the variable of a known platform.
+    release: str | None = None
     #: Distinguishes projects that share one database.
     lock_key: str | None = None
     #: "auto", or "none" to accept a database engine without a lock.
@@ -163,6 +188,10 @@ _OPTIONAL_DURATION: tuple[Callable[[Any], bool], str] = (
     lambda value: value is None or (_is_number(value) and value > 0),
     "a positive number of seconds or None",
 )
+_OPTIONAL_TEXT: tuple[Callable[[Any], bool], str] = (
+    lambda value: value is None or isinstance(value, str),
+    "a string or None",
+)
 _POSITIVE_COUNT: tuple[Callable[[Any], bool], str] = (
     lambda value: _is_count(value) and value > 0,
     "a positive integer",
@@ -173,10 +202,8 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "MODE": _one_of(*MODES),
     "IN_TESTS": (lambda value: isinstance(value, bool), "True or False"),
     "DATABASES": (_is_alias_list, "a list of database aliases"),
-    "LOCK_KEY": (
-        lambda value: value is None or isinstance(value, str),
-        "a string or None",
-    ),
+    "RELEASE": _OPTIONAL_TEXT,
+    "LOCK_KEY": _OPTIONAL_TEXT,
     "LOCK": _one_of("auto", "none"),
     "PRIVILEGED_DATABASE": (
         lambda value: value is None or isinstance(value, str),
@@ -330,11 +357,21 @@ def get_settings() -> Settings:
     if mode := os.environ.get(MODE_VARIABLE):
         values["mode"] = mode
     values.setdefault("status_token", os.environ.get(TOKEN_VARIABLE, ""))
+    values["release"] = _release(values.get("release"))
     values["paths"] = {**DEFAULT_PATHS, **values.get("paths", {})}
     values["validate"] = {**DEFAULT_LEVELS, **values.get("validate", {})}
     for key in {"databases", "exempt_paths"} & values.keys():
         values[key] = tuple(values[key])
     return Settings(**values)
+
+
+def _release(configured: str | None) -> str | None:
+    """Return the release as ASCII, which every database can store; None without one."""
+    values = [configured]
+    if configured is None:
+        values = [os.environ.get(name) for name in _RELEASE_VARIABLES]
+    found = next((value.strip() for value in values if value and value.strip()), "")
+    return ascii(found)[1:-1][:_MAX_RELEASE_LENGTH] or None
 
 
 _MAX_BACKOFF_SECONDS = 30.0

@@ -68,6 +68,7 @@ class Run(PrintableModel):
     traceback = models.TextField(null=True)
     #: `CHECKS_PASSED`, or the identifiers of the errors that the system checks found.
     checks = models.TextField(null=True)
+    release = models.TextField(null=True)
 
     class Meta:
         apps = _registry

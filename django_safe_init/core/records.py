@@ -74,6 +74,8 @@ class RunRow(NamedTuple):
     item_message: str | None = None
     #: `CHECKS_PASSED`, the identifiers of the errors that system checks found, or None.
     checks: str | None = None
+    #: The release whose code ran it; None without one. Not in the JSON of a status.
+    release: str | None = None
 
     @property
     def identity(self) -> tuple[int, str]:
@@ -122,7 +124,7 @@ class RunRow(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         """Return the fields of the published JSON."""
         values = {**self._asdict(), "state": self.state.value}
-        del values["checks"]
+        del values["checks"], values["release"]
         return values
 
 
@@ -154,7 +156,14 @@ def run_row(values: dict[str, Any] | None) -> RunRow | None:
 _SECONDS = ("age_seconds", "silence_seconds", "duration_seconds", "seconds")
 _INTEGERS = ("id", "done", "total", "progress", "backend_pid", "position")
 _OPTIONAL_INTEGERS = ("item_done", "item_total")
-_OPTIONAL_TEXTS = ("outcome", "finished_at", "error", "item_message", "checks")
+_OPTIONAL_TEXTS = (
+    "outcome",
+    "finished_at",
+    "error",
+    "item_message",
+    "checks",
+    "release",
+)
 
 
 def clean_value(name: str, value: Any) -> Any:
@@ -241,6 +250,8 @@ class Snapshot(NamedTuple):
     leader_pid: int | None
     #: Recorded migrations that this build does not define, of apps with missing ones, sorted.
     unknown: tuple[str, ...] = ()
+    #: The release of the newest run, of any build, that ended ready.
+    release: str | None = None
 
     @property
     def ready(self) -> bool:
@@ -257,6 +268,17 @@ class Snapshot(NamedTuple):
     def initialized(self) -> bool:
         """True if it is ready, and `post_migrate` and validation have run for this build."""
         return self.ready and self.finished
+
+    def is_released(self, release: str) -> bool:
+        """Return True if this build's newest run ended ready, in this release.
+
+        No other release has ended ready since: its receivers of `post_migrate` may have
+        replaced the objects that this release had installed.
+        """
+        own = self.own
+        if own is None or own.outcome != "ready":
+            return False
+        return own.release == self.release == release
 
     @property
     def led(self) -> bool:

@@ -15,6 +15,7 @@ from django_safe_init.core.states import State
 from django_safe_init.exceptions import WaitTimeout
 from django_safe_init.initialization.follower import Follower
 from django_safe_init.initialization.leader import Leader
+from django_safe_init.initialization.release import ReceiverPolicy
 from django_safe_init.initialization.types import Decision, Outcome, Progress
 
 #: Between two polls of status tables that another session has locked.
@@ -38,6 +39,7 @@ class Election:
         backend: LockingBackend,
         observer: BaseObserver,
         progress: Progress,
+        policy: ReceiverPolicy,
         *,
         may_lead: bool,
     ) -> None:
@@ -46,6 +48,7 @@ class Election:
         self.observer = observer
         self.progress = progress
         self.options = progress.options
+        self.policy = policy
         self.may_lead = may_lead
 
     def run(self) -> Outcome:
@@ -67,6 +70,7 @@ class Election:
         snapshot = self._first_snapshot()
         if (
             snapshot.initialized
+            and self.policy.allows_skip(snapshot)
             and self.options.follow_success
             and not self.options.force
         ):
@@ -104,7 +108,8 @@ class Election:
         )
 
     def _is_satisfied(self, snapshot: Snapshot) -> bool:
-        return snapshot.ready and self.options.follow_success
+        done = snapshot.ready and self.options.follow_success
+        return done and self.policy.accepts(snapshot)
 
     def _recheck_with_lock(self, follower: Follower) -> bool:
         """Return True if another leader finished before this process took the lock.

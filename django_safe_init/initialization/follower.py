@@ -112,7 +112,9 @@ class Follower:
         """
         run = peeked.latest
         if run is not None and run.build == self.build and self._ended_ready(run):
-            return Snapshot((), run, run, True, False, peeked.leader_pid)
+            return Snapshot(
+                (), run, run, True, False, peeked.leader_pid, release=run.release
+            )
         return reader.read()
 
     def decide(self, snapshot: Snapshot) -> Decision | None:

@@ -42,6 +42,7 @@ from django_safe_init.exceptions import (
     LockLost,
     LoginRefused,
 )
+from django_safe_init.initialization.release import ReceiverPolicy
 from django_safe_init.initialization.run_context import in_run, run_context
 from django_safe_init.initialization.types import (
     InitializationOptions,
@@ -198,6 +199,9 @@ class Initializer:
         self.context = Context(
             self.database, current_build(), settings, deadline, self.progress.report
         )
+        # Readiness is about migrations and steps. A process that never leads needs no more.
+        is_external = self.mode == "external"
+        self.policy = ReceiverPolicy() if is_external else ReceiverPolicy.of(settings)
         return settings
 
     def _try_once(self) -> Outcome:
@@ -226,7 +230,9 @@ class Initializer:
             from django_safe_init.initialization.election import Election
 
             may_lead = self.mode != "external"
-            return Election(backend, observer, self.progress, may_lead=may_lead).run()
+            return Election(
+                backend, observer, self.progress, self.policy, may_lead=may_lead
+            ).run()
 
     def _already_initialized(self, observer: BaseObserver) -> int | None:
         """Return the run that made this build ready, as one cheap query can tell.
@@ -247,9 +253,10 @@ class Initializer:
         external = self.mode == "external"
         reader = observer.reader if external else observer.direct_reader
         try:
-            return reader().finished_run()
+            run = reader().finished_run(self.policy.release)
         except (TablesLocked, TablesUnreadable):
             return None
+        return None if self.policy.always else run
 
     def _privileged_steps(self) -> tuple[StepDefinition, ...]:
         return privileged_steps(self.database, self.context.build)

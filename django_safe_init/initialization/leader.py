@@ -179,7 +179,9 @@ class Leader:
         if self.progress.checks_passed:
             self.recorder.checks = CHECKS_PASSED
         try:
-            reason = self.recorder.open_run(self.task.command, self.progress.lost)
+            reason = self.recorder.open_run(
+                self.task.command, self.progress.lost, self.context.settings.release
+            )
         finally:
             self.progress.lost.runs.append(self.recorder.run_id)
         if reason is not None:

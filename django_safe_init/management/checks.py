@@ -16,7 +16,12 @@ from django.urls import Resolver404, ResolverMatch, resolve
 
 from django_safe_init.backends import get_features
 from django_safe_init.backends.base.features import BackendFeatures
-from django_safe_init.conf import Settings, get_settings, iter_errors
+from django_safe_init.conf import (
+    RELEASE_VARIABLE,
+    Settings,
+    get_settings,
+    iter_errors,
+)
 from django_safe_init.core import step_registry as steps
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.initialization.migrate_command import (
@@ -24,6 +29,7 @@ from django_safe_init.initialization.migrate_command import (
     extends_ours,
     project_migrate,
 )
+from django_safe_init.initialization.release import project_receivers
 from django_safe_init.pools.config import pool_of, primary_alias
 from django_safe_init.pools.router import ROUTER, is_routed, pool_names
 
@@ -96,6 +102,28 @@ def _without_lock(alias: str, features: BackendFeatures) -> CheckMessage:
         'concurrent initialization with SAFE_INIT = {"LOCK": "none"}.',
         id="safe_init.W001",
     )
+
+
+@register("safe_init")
+@needs_settings
+def check_receivers(
+    app_configs: Sequence[AppConfig] | None, settings: Settings, **kwargs: Any
+) -> list[CheckMessage]:
+    """W010: receivers that may change with each release, and no release is known."""
+    if settings.mode != "self" or settings.release is not None:
+        return []
+    receivers = project_receivers()
+    if not receivers:
+        return []
+    return [
+        Warning(
+            "These receivers of pre_migrate or post_migrate may change without a migration, so "
+            f"each start of safe_migrate runs them: {', '.join(receivers)}.",
+            hint=f"Set {RELEASE_VARIABLE} to the commit or image of the release, or set "
+            'SAFE_INIT = {"RELEASE": "..."}. Starts of the same release then have nothing to do.',
+            id="safe_init.W010",
+        )
+    ]
 
 
 @register("safe_init")

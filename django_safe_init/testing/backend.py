@@ -118,10 +118,11 @@ class BackendContract(ABC):
         build: Build = BUILD,
         lock_key: str | None = None,
         complete: StepDefinition | None = None,
+        release: str | None = None,
     ) -> int:
         """Record a run that ends, and return its id."""
         with self._lead(build, lock_key) as session:
-            assert session.recorder.open_run("test") is None
+            assert session.recorder.open_run("test", release=release) is None
             if complete is not None:
                 self._complete(session, complete)
             state = State.READY if outcome == "ready" else State.ERROR

@@ -125,6 +125,24 @@ class ReaderContract(BackendContract):
             self._record_death()
             assert reader.finished_run() is None
 
+    def test_finished_run_of_a_release(self) -> None:
+        """The fast path of a release needs its run, and no later one of another release."""
+        self._record_migrations(*BUILD.migrations)
+        with self._reader() as reader:
+            run = self._record_run("ready", release="one")
+            assert reader.finished_run("one") == reader.finished_run() == run
+            assert reader.finished_run("two") is None
+            assert reader.read().is_released("one")
+            assert reader.history(1)[0].release == "one"
+            self._record_run("ready", OTHER_BUILD, release="two")
+            assert reader.finished_run("one") is None
+            assert reader.finished_run() == run
+            assert not reader.read().is_released("one")
+            self._record_run("failed", OTHER_BUILD, release="one")
+            assert reader.finished_run("one") is None
+            self._record_run("ready", OTHER_BUILD, release="one")
+            assert reader.finished_run("one") == run
+
     def test_finished_run_with_a_missing_migration(self) -> None:
         """The fast path refuses a build with a migration that is not recorded any more."""
         self._record_migrations(*BUILD.migrations)

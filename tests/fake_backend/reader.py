@@ -44,13 +44,20 @@ class FakeReader(BaseReader):
         self.steps = context.build.steps_of(context.alias)
         self._wrapper: BaseDatabaseWrapper | None = None
 
-    def finished_run(self) -> int | None:
+    def finished_run(self, release: str | None = None) -> int | None:
         if self.server.runs is None:
             raise TablesUnreadable("The status tables do not exist.")
         own = self._newest(self._own_runs())
         if own is None or own.outcome != "ready" or self.read().missing:
             return None
+        if release is not None and not release == own.release == self._release():
+            return None
         return own.id
+
+    def _release(self) -> str | None:
+        ready = [run for run in self._runs() if run["outcome"] == "ready"]
+        newest = self._newest(ready)
+        return newest.release if newest else None
 
     def read(self) -> Snapshot:
         runs, own = self._runs(), self._own_runs()
@@ -65,6 +72,7 @@ class FakeReader(BaseReader):
             superseded=bool(own) and max(ready, default=0) > own[0]["id"],
             leader_pid=self.leader_pid(),
             unknown=same_apps(recorded - self.definition.known, missing),
+            release=self._release(),
         )
 
     def peek(self) -> LeaderSnapshot:

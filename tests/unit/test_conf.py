@@ -10,6 +10,8 @@ from django.test import override_settings
 
 from django_safe_init.conf import (
     DEFAULT_PATHS,
+    PLATFORM_VARIABLES,
+    RELEASE_VARIABLE,
     RULES,
     LockTimeoutPolicy,
     Settings,
@@ -27,6 +29,7 @@ VALUES = {
     "MODE": (["self", "external", "off"], ["SELF", "", None, 1]),
     "IN_TESTS": ([True, False], [1, 0, "yes", None]),
     "DATABASES": ([["default"], ("default",)], ["default", [], [1], None, {}]),
+    "RELEASE": ([None, "", "v42", "3f2a"], [1, b"v42", ["v42"]]),
     "LOCK_KEY": ([None, "", "shop"], [1, b"shop", ["shop"]]),
     "LOCK": (["auto", "none"], [None, "file", True]),
     "DIRECT": (
@@ -74,6 +77,7 @@ READ_AS = {
     "DATABASES": tuple,
     "EXEMPT_PATHS": tuple,
     "PATHS": lambda value: {**DEFAULT_PATHS, **value},
+    "RELEASE": lambda value: value or None,
     "VALIDATE": lambda value: {**DEFAULT_LEVELS, **value},
 }
 GOOD = [(key, value) for key, (good, _) in VALUES.items() for value in good]
@@ -219,6 +223,37 @@ def test_the_environments_mode_wins(monkeypatch) -> None:
     monkeypatch.setenv("DB_INIT_MODE", "external")
     with override_settings(SAFE_INIT={"MODE": "off"}):
         assert get_settings().mode == "external"
+
+
+@pytest.mark.parametrize("variable", [RELEASE_VARIABLE, *PLATFORM_VARIABLES])
+def test_the_release_of_the_environment(monkeypatch, variable) -> None:
+    """Each variable identifies the release, unless RELEASE is given, even as empty."""
+    monkeypatch.setenv(variable, " v42\n")
+    assert get_settings().release == "v42"
+    for given, release in {"v43": "v43", "": None}.items():
+        with override_settings(SAFE_INIT={"RELEASE": given}):
+            assert get_settings().release == release
+
+
+def test_the_most_specific_release_wins(monkeypatch) -> None:
+    """The first variable that is not empty wins, and the package's own is the first."""
+    monkeypatch.setenv("RENDER_GIT_COMMIT", "render")
+    monkeypatch.setenv("HEROKU_RELEASE_VERSION", "heroku")
+    monkeypatch.setenv(RELEASE_VARIABLE, " ")
+    assert get_settings().release == "heroku"
+    monkeypatch.setenv(RELEASE_VARIABLE, "own")
+    assert get_settings().release == "own"
+
+
+def test_every_database_can_store_the_release() -> None:
+    """A release is printable ASCII of limited length, however it is written."""
+    for given in ("Größe\x00\n", "x" * 5000):
+        with override_settings(SAFE_INIT={"RELEASE": given}):
+            release = get_settings().release
+        assert release is not None
+        assert release.isascii()
+        assert release.isprintable()
+        assert len(release) <= 200
 
 
 def test_an_empty_environment_variable_is_none(monkeypatch) -> None:

@@ -22,7 +22,7 @@ from django_safe_init import exceptions, signals
 from django_safe_init.conf import DEFAULT_PATHS, MODES, SERVE_MODES, Settings
 from django_safe_init.core import records
 from django_safe_init.core.findings import DEFAULT_LEVELS, LEVELS, Finding, FindingKind
-from django_safe_init.core.records import Blocker, RunRow
+from django_safe_init.core.records import Blocker
 from django_safe_init.core.states import TRANSITIONS, State
 from django_safe_init.exceptions import SafeInitError
 from django_safe_init.initialization.types import Outcome
@@ -31,6 +31,7 @@ from django_safe_init.serving.http.payloads import PUBLIC_STATES
 from django_safe_init.status import Status, StatusDetail
 from django_safe_init.validation import ValidationReport
 from tests.support import schema_of
+from tests.unit.snapshots import run_row
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -444,8 +445,8 @@ def test_schema_of_safe_init_status() -> None:
     assert list(defs["status"]["properties"]) == [*status.as_json(), "history"]
     blocker = list(Blocker.__dataclass_fields__)
     assert defs["blocker"]["required"] == blocker
-    fields = [name for name in RunRow._fields if name != "checks"]
-    assert list(defs["run"]["properties"]) == fields
+    run = run_row(1)
+    assert list(defs["run"]["properties"]) == list(run.as_json())
     assert defs["state"]["enum"] == [state.value for state in State]
     known = defs["run"]["properties"]["outcome"]["enum"]
     assert known == [*records.OUTCOMES, None]

@@ -33,10 +33,11 @@ class BaseReader(ABC):
     """
 
     @abstractmethod
-    def finished_run(self) -> int | None:
+    def finished_run(self, release: str | None = None) -> int | None:
         """Return the id of the build's newest run if it ended ready and nothing is missing.
 
-        This is the fast path of a start with nothing to do: one cheap query. Raises
+        A release must be the release of that run, and of the newest run of any build that ended
+        ready. This is the fast path of a start with nothing to do: one cheap query. Raises
         `TablesUnreadable` if the tables are missing or the role may not read them.
         """
 

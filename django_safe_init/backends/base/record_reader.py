@@ -36,7 +36,7 @@ class RecordReader(BaseReader):
     def _connection(self) -> BaseDatabaseWrapper:
         """Return the connection to read with."""
 
-    def finished_run(self) -> int | None:
+    def finished_run(self, release: str | None = None) -> int | None:
         return None
 
     def read(self) -> Snapshot:

@@ -148,6 +148,7 @@ class BaseRecorder(ABC):
         self.lock_key = lock_key or ""
         #: The value of the column `checks` of the run that `open_run` opens.
         self.checks: str | None = None
+        self._release: str | None = None
         self._lost = LostRuns()
 
     @abstractmethod
@@ -157,15 +158,18 @@ class BaseRecorder(ABC):
         Raises `MissingPrivilege` with the GRANT that the role needs.
         """
 
-    def open_run(self, command: str, lost: LostRuns | None = None) -> str | None:
+    def open_run(
+        self, command: str, lost: LostRuns | None = None, release: str | None = None
+    ) -> str | None:
         """Close the runs that earlier leaders left open, and open a run; return None.
 
-        `lost` are the runs that this process itself lost. If an abandoned run was the build's
-        third transient failure in a row, no run is opened. That run is marked as failed, which
-        stops all followers, and the reason is returned.
+        `lost` are the runs that this process itself lost. The run keeps `release`. If an
+        abandoned run was the build's third transient failure in a row, no run is opened. That
+        run is marked as failed, which stops all followers, and the reason is returned.
         """
         lost = lost or LostRuns()
         self._lost = lost
+        self._release = release
         return self._transaction(lambda: self._open_run(command, lost))
 
     def _open_run(self, command: str, lost: LostRuns) -> str | None:
@@ -329,6 +333,7 @@ class BaseRecorder(ABC):
             "command": command,
             "version": __version__,
             "checks": self.checks,
+            "release": self._release,
         }
 
     def _run_params(self, state: State | None = None) -> dict[str, Any]:

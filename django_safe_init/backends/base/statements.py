@@ -29,10 +29,10 @@ CLOSE_LEFT_OPEN = f"""
 
 INSERT_RUN = f"""
     INSERT INTO {RUN_TABLE}
-      (lock_key, build, state, leader, backend_pid, command, version, checks, started_at,
-       heartbeat_at)
+      (lock_key, build, state, leader, backend_pid, command, version, checks, release,
+       started_at, heartbeat_at)
     VALUES (%(lock_key)s, %(build)s, %(state)s, %(leader)s, {{pid}}, %(command)s, %(version)s,
-            %(checks)s, {{now}}, {{now}})
+            %(checks)s, %(release)s, {{now}}, {{now}})
 """
 
 #: The fields of `RetainedRun`, newest run first.

@@ -54,6 +54,7 @@ _ADDED = {
         "item_message": "text",
         "traceback": "text",
         "checks": "text",
+        "release": "text",
     },
     STEP_TABLE: {
         "backwards": "boolean",

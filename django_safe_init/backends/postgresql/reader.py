@@ -59,6 +59,11 @@ _AGES = f"""
 _LATEST = f"""
     SELECT {_AGES} FROM {RUN_TABLE} r WHERE lock_key = %(lock_key)s ORDER BY id DESC LIMIT 1
 """
+#: The release of the newest run that ended ready. An older table has no such column.
+_RELEASE = f"""
+    SELECT to_jsonb(r) ->> 'release' FROM {RUN_TABLE} r
+    WHERE lock_key = %(lock_key)s AND outcome = 'ready' ORDER BY id DESC LIMIT 1
+"""
 _RUNS = f"""
     ({_LATEST}),
     (SELECT {_AGES} FROM {RUN_TABLE} r WHERE lock_key = %(lock_key)s
@@ -67,9 +72,10 @@ _RUNS = f"""
      AND build = %(build)s AND outcome = 'ready'),
     EXISTS (SELECT FROM {RUN_TABLE} WHERE lock_key = %(lock_key)s AND outcome = 'ready'
      AND id > (SELECT max(id) FROM {RUN_TABLE}
-               WHERE lock_key = %(lock_key)s AND build = %(build)s))
+               WHERE lock_key = %(lock_key)s AND build = %(build)s)),
+    ({_RELEASE})
 """
-_NO_RUNS = "NULL::jsonb, NULL::jsonb, false, false"
+_NO_RUNS = "NULL::jsonb, NULL::jsonb, false, false, NULL::text"
 #: One text, because the driver would quote each of hundreds of array elements.
 _NAMES = r"string_to_array(%(names)s, E'\n')"
 _MISSING_NAMES = f"""
@@ -84,10 +90,14 @@ _NONE_UNKNOWN = "'{}'::text[]"
 #: The migrations are compared only if the run ended ready.
 _FINISHED = f"""
     SELECT id, {{steps}} FROM (
-      SELECT id, CASE WHEN outcome = 'ready' THEN NOT EXISTS ({_MISSING_NAMES}) END AS covered
-      FROM {RUN_TABLE} WHERE lock_key = %(lock_key)s AND build = %(build)s
+      SELECT id, CASE WHEN outcome = 'ready' AND {{released}}
+                 THEN NOT EXISTS ({_MISSING_NAMES}) END AS covered
+      FROM {RUN_TABLE} r WHERE lock_key = %(lock_key)s AND build = %(build)s
       ORDER BY id DESC LIMIT 1) AS newest
     WHERE covered
+"""
+_RELEASED = f"""
+    to_jsonb(r) ->> 'release' = %(release)s AND ({_RELEASE}) = %(release)s
 """
 #: The completed steps among the build's steps, as arguments of `completed_step`.
 _COMPLETED = f"""
@@ -151,16 +161,21 @@ class PostgresReader(TableReader):
         #: Limits the waits of a leader for locks on the status tables.
         self.deadline = Deadline(None)
 
-    def finished_run(self) -> int | None:
+    def finished_run(self, release: str | None = None) -> int | None:
         self.session.locate_missing_tables()
         tables = self.session.tables
         if None in map(tables.existing, (MIGRATION_TABLE, RUN_TABLE)):
             raise TablesUnreadable("The tables do not exist.")
         steps = _COMPLETED if self.steps else _NONE_COMPLETED
+        released = "true" if release is None else _RELEASED
         rows = self.session.read(
-            _FINISHED.format(steps=steps),
+            _FINISHED.format(steps=steps, released=released),
             # Only these are known without an import of migrations.
-            {**self.params, "names": _joined(self.definition.migrations)},
+            {
+                **self.params,
+                "names": _joined(self.definition.migrations),
+                "release": release,
+            },
         )
         for run, completed in rows:
             if not self._missing_steps(completed):
@@ -356,13 +371,12 @@ class PostgresReader(TableReader):
         return _joined(self.definition.required)
 
     def _query(self, migrations: str, runs: str, completed: str) -> Snapshot:
-        [(missing, unknown, latest, own, finished, superseded, leader_pid, steps)] = (
-            self.session.read(
-                f"SELECT {migrations}, {runs}, ({holders_sql('leader_key')} LIMIT 1),"
-                f" {completed}",
-                {**self.params, "names": self._required},
-            )
+        [row] = self.session.read(
+            f"SELECT {migrations}, {runs}, ({holders_sql('leader_key')} LIMIT 1),"
+            f" {completed}",
+            {**self.params, "names": self._required},
         )
+        missing, unknown, latest, own, finished, superseded, release, pid, steps = row
         recorded = self.definition.required.difference(missing).union(unknown)
         pending = self.definition.pending(recorded)
         return Snapshot(
@@ -371,8 +385,9 @@ class PostgresReader(TableReader):
             run_row(own),
             finished,
             superseded,
-            leader_pid,
+            pid,
             same_apps(set(unknown) - self.definition.known, pending),
+            release,
         )
 
     def _readable(self, table: str) -> bool:

@@ -197,13 +197,15 @@ class PostgresRecorder(TableRecorder):
     def ensure_tables(self) -> None:
         self._write_with_retry(lambda: ensure_tables(self.session))
 
-    def open_run(self, command: str, lost: LostRuns | None = None) -> str | None:
+    def open_run(
+        self, command: str, lost: LostRuns | None = None, release: str | None = None
+    ) -> str | None:
         self.session.rows(
             f"SELECT set_config('lock_timeout', '{LOCK_TIMEOUT}', false),"
             " CASE WHEN current_setting('synchronous_standby_names') = ''"
             " THEN set_config('synchronous_commit', 'off', false) END"
         )
-        reason = super().open_run(command, lost)
+        reason = super().open_run(command, lost, release)
         if reason is None:
             self._write_with_retry(lambda: self.session.prepare(_PREPARED))
         return reason

@@ -66,6 +66,8 @@ _READY = f"""
 _STEP_END = f"""
     coalesce(finished_at, (SELECT finished_at FROM {RUN_TABLE} WHERE id = run_id), 'now')
 """
+#: The newest run that ended ready.
+_NEWEST_READY = f"{_RUN} AND outcome = 'ready' ORDER BY id DESC LIMIT 1"
 _STEPS = f"""
     SELECT *, {_seconds("started_at", _STEP_END)} AS seconds
     FROM {STEP_TABLE} WHERE run_id = :run ORDER BY position DESC, id DESC LIMIT :limit
@@ -90,7 +92,7 @@ class SQLiteReader(TableReader):
         self._file = database_file(alias)
         self._lock = lock_file(alias)
 
-    def finished_run(self) -> int | None:
+    def finished_run(self, release: str | None = None) -> int | None:
         if not self._exists():
             raise TablesUnreadable(f"There is no file {self._file}.")
         run = self._run(_NEWEST_OWN)
@@ -98,7 +100,14 @@ class SQLiteReader(TableReader):
             return None
         if self.definition.migrations - self._recorded():
             return None
+        if release is not None and not release == run.release == self._release():
+            return None
         return None if self._missing_steps() else run.id
+
+    def _release(self) -> str | None:
+        """Return the release of the newest run, of any build, that ended ready."""
+        run = self._run(_NEWEST_READY)
+        return run.release if run else None
 
     def _missing_steps(self) -> tuple[str, ...]:
         completed = self.completed_steps() if self.steps else ()
@@ -132,6 +141,7 @@ class SQLiteReader(TableReader):
             superseded=own is not None and (ready["latest"] or 0) > own.id,
             leader_pid=leader,
             unknown=unknown,
+            release=self._release(),
         )
 
     def peek(self) -> LeaderSnapshot:

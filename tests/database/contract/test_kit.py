@@ -80,13 +80,18 @@ read = FakeReader.read
 history = FakeReader.history
 
 
-def any_ready_run(self: FakeReader) -> int | None:
+def any_ready_run(self: FakeReader, release: str | None = None) -> int | None:
     ready = [run["id"] for run in self._own_runs() if run["outcome"] == "ready"]
     return max(ready, default=None)
 
 
-def newest_run(self: FakeReader) -> int:
+def newest_run(self: FakeReader, release: str | None = None) -> int:
     return self._own_runs()[0]["id"]
+
+
+def release_of_own_runs(self: FakeReader) -> str | None:
+    release: str | None = self._own_runs()[0]["release"]
+    return release
 
 
 def oldest_steps(self: FakeReader, run: Any, steps: int | None) -> Any:
@@ -115,6 +120,7 @@ READER: dict[str, Breakage] = {
         lambda self: read(self)._replace(superseded=False),
     ),
     "finished_run": (FakeReader, "finished_run", any_ready_run),
+    "finished_run_of_a_release": (FakeReader, "_release", release_of_own_runs),
     "finished_run_with_a_missing_migration": (FakeReader, "finished_run", newest_run),
     "the_leader": (FakeReader, "leader_pid", lambda self: 1),
     "the_activity_without_a_leader": (

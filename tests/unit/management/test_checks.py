@@ -11,6 +11,7 @@ from django.core.checks import ERROR, WARNING, run_checks
 from django.core.management import get_commands
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models.signals import post_migrate
 
 from django_safe_init import UnsupportedEngine, get_status, init_step
 from django_safe_init.core.step_registry import registry
@@ -67,6 +68,35 @@ def test_engine_without_a_lock() -> None:
         message.msg == "The database 'other' (tests.other_engine) has no leader lock."
     )
     assert '"LOCK": "none"' in message.hint
+
+
+def install_views(**kwargs) -> None:
+    """Stand for a receiver of a package that installs views."""
+
+
+@pytest.fixture
+def receiver():
+    post_migrate.connect(install_views)
+    yield f"{__name__}.install_views"
+    post_migrate.disconnect(install_views)
+
+
+def test_receivers_without_a_release(settings, monkeypatch, receiver) -> None:
+    """W010 names the project's receivers, and how to get the fast path back."""
+    [message] = ours()
+    assert (message.id, message.level) == ("safe_init.W010", WARNING)
+    assert receiver in message.msg
+    assert "django.contrib" not in message.msg
+    assert "Set SAFE_INIT_RELEASE" in message.hint
+    monkeypatch.setenv("SAFE_INIT_RELEASE", "v42")
+    assert ours() == []
+
+
+@pytest.mark.parametrize("mode", ["external", "off"])
+def test_receivers_of_a_process_that_never_leads(settings, receiver, mode) -> None:
+    """W010 reports nothing in a mode in which no fast path exists."""
+    settings.SAFE_INIT = {"MODE": mode}
+    assert ours() == []
 
 
 @pytest.mark.usefixtures("other_alias")
