@@ -40,7 +40,12 @@ def initialize(
     Call it before a process serves requests: while it leads, new connections to the alias, of
     this thread and of threads that start later, belong to the run.
     """
-    task = MigrateTask(migrate=lambda: run_migrate(database), command="initialize")
+    task = MigrateTask(
+        migrate=lambda: run_migrate(database),
+        command="initialize",
+        # An error tracker drops the second report of an error that the caller does not catch.
+        error_to_log=lambda error, cause: error,
+    )
     options = InitializationOptions(task, database, mode=mode, timeout=timeout)
     return Initializer(options).run()
 

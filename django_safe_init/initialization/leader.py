@@ -68,6 +68,9 @@ class Leader:
         self.is_done = is_done
         self._session: RunSession | None = None
         self._connection_lost = False
+        #: The error that ended the open run, and the outcome that was written for it.
+        self._cause: BaseException | None = None
+        self._outcome_written: str | None = None
         self._tracker: MigrationTracker | None = None
         self._steps: StepRunner | None = None
 
@@ -185,6 +188,8 @@ class Leader:
         finally:
             self.progress.lost.runs.append(self.recorder.run_id)
         if reason is not None:
+            # The processes that failed were killed, and could log nothing.
+            logger.error("Run %s failed: %s", self.recorder.run_id, reason)
             raise LeaderFailed(reason, run=self.recorder.run_id)
 
     def _delete_old_runs(self, interrupted: InterruptedSteps) -> None:
@@ -291,28 +296,47 @@ class Leader:
         """
         try:
             yield
-        except SafeInitError:
-            raise
         except BaseException as exc:
-            if self._session is None:
+            error = self._translated(exc)
+            self._log_failure(error)
+            if error is exc:
                 raise
-            if self._connection_lost:
-                raise LockLost(
-                    f"A connection of the run was lost: {one_line(exc)}"
-                ) from exc
-            if not isinstance(exc, (Exception, SystemExit)):
-                raise
-            raise InitializationFailed(
-                self._reason(exc),
-                applied=(*self.progress.applied, *self._applied),
-                failed_migration=self._failed_step,
-                run=self.recorder.run_id,
-            ) from exc
+            raise error from exc
         finally:
             if self._session is not None:
                 self.progress.applied += self._applied
                 run_id = self._session.recorder.run_id
                 self.progress.run_id = run_id or self.progress.run_id
+
+    def _translated(self, exc: BaseException) -> BaseException:
+        if self._session is None or isinstance(exc, SafeInitError):
+            return exc
+        if self._connection_lost:
+            return LockLost(f"A connection of the run was lost: {one_line(exc)}")
+        if not isinstance(exc, (Exception, SystemExit)):
+            return exc
+        error = InitializationFailed(
+            self._reason(exc),
+            applied=(*self.progress.applied, *self._applied),
+            failed_migration=self._failed_step,
+            run=self.recorder.run_id,
+        )
+        error.__cause__ = exc  # for the log
+        return error
+
+    def _log_failure(self, error: BaseException) -> None:
+        """Log once why the run failed: `error`, which the caller gets, is not logged again."""
+        cause = self._cause
+        if cause is None:  # no run was open
+            return
+        is_left_open = self._outcome_written is None and not isinstance(error, LockLost)
+        has_failed = self._outcome_written in ("failed", "partial") or is_left_open
+        logged = self.task.error_to_log(error, cause) if has_failed else None
+        run, reason = self.recorder.run_id, self._reason(cause)
+        if logged is not None:
+            logger.error("Run %s failed: %s", run, reason, exc_info=logged)
+        elif isinstance(cause, Exception):
+            logger.info("Run %s: %s", run, reason, exc_info=cause)
 
     @property
     def _applied(self) -> tuple[str, ...]:
@@ -325,10 +349,9 @@ class Leader:
             with use_tracker(self.recorder.progress):
                 yield
         except BaseException as exc:
-            if isinstance(exc, Exception):
-                reason = self._reason(exc)
-                logger.info("Run %s: %s", self.recorder.run_id, reason, exc_info=exc)
-            if self._close_run(exc) == "failed" and self._is_lost(exc):
+            self._cause = exc
+            self._outcome_written = self._close_run(exc)
+            if self._outcome_written == "failed" and self._is_lost(exc):
                 raise InitializationFailed(
                     f"{MAX_TRANSIENT_FAILURES} times in a row: {self._reason(exc)}"
                 ) from exc

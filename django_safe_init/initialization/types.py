@@ -46,6 +46,11 @@ class MigrateTask:
     fake: bool = False
     #: Interrupted migrations that may run again.
     rerun: tuple[str, ...] = ()
+    #: Takes the error that the caller gets, and its cause. Returns the error to log: by default
+    #: the cause; None if the caller raises the cause, which Python or a tracker then reports.
+    error_to_log: Callable[[BaseException, BaseException], BaseException | None] = (
+        lambda error, cause: cause
+    )
     #: Takes a line for the person who waits.
     report: Callable[[str], None] = lambda line: None
 

@@ -491,3 +491,17 @@ def test_failing_system_checks(fleet: Fleet, database: Database, serve: Any) -> 
     outcomes = [run["outcome"] for run in database.runs()]
     assert outcomes[:2] == ["transient", "failed"]
     assert database.applied_once() == []
+
+
+def test_an_error_tracker(fleet: Fleet, database: Database, serve: Any) -> None:
+    """The child process sends one event for each failed run; the worker sends none."""
+    fleet.use(scenario="failing", sentry="1")
+    fleet.allow()
+    server = serve()
+    answer = server.wait_for(lambda answer: answer.json["status"] == "unhealthy")
+    events = fleet.wait_for_note("event ")
+    children = {pid for pid, _ in fleet.notes("inside")}
+    assert answer.worker not in children
+    assert {pid for pid, _ in events} <= children
+    assert len(events) == len({pid for pid, _ in events})
+    assert all("ValueError" in text for _, text in events)

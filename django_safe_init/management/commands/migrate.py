@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from inspect import Parameter, signature
-from typing import Any
+from typing import Any, TypeGuard
 
 from django.core.management import CommandError
 from django.core.management.base import CommandParser
@@ -118,6 +118,7 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
             full_target=not options.get("app_label"),
             require_ready=False,
             fake=bool(options.get("fake")),
+            error_to_log=lambda error, cause: None if _is_raised(error) else cause,
             report=report_to(self.stderr),
         )
         initialization = InitializationOptions(
@@ -133,8 +134,7 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
                 Initializer(initialization).run()
         except CommandError as exc:
             failure = exc.__cause__
-            # An error of the run's own sessions is none that Django's `migrate` raises.
-            if type(failure) is InitializationFailed and failure.run is not None:
+            if _has_own_cause(failure):
                 raise (failure.__cause__ or exc) from None
             raise
         return self._output
@@ -180,3 +180,21 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
             else:
                 tracker.on_apply_success(fake=fake)
         super().migration_progress_callback(action, migration, fake)
+
+
+def _has_own_cause(failure: BaseException | None) -> TypeGuard[InitializationFailed]:
+    """Return True if the failure's cause is an error that Django's `migrate` raises.
+
+    An error of the run's own sessions is none.
+    """
+    return type(failure) is InitializationFailed and failure.run is not None
+
+
+def _is_raised(failure: BaseException) -> bool:
+    """Return True if the command raises the failure's cause, and Python prints its traceback.
+
+    Django prints the text of a `CommandError`, and no error tracker learns of it.
+    """
+    cause = failure.__cause__
+    is_printed = isinstance(cause, Exception) and not isinstance(cause, CommandError)
+    return _has_own_cause(failure) and is_printed

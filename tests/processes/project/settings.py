@@ -49,6 +49,11 @@ if seconds := os.environ.get("SCENARIO_POLL"):
     # Every version of the package draws the time until a follower's next poll.
     random.uniform = lambda low, high: acts.note("pauses") or float(seconds)
 
+if acts.chosen("SENTRY"):
+    import reports
+
+    reports.install()
+
 if any(entry["ENGINE"].endswith("mysql") for entry in DATABASES.values()):
     import pymysql
 
