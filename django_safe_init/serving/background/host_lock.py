@@ -54,7 +54,7 @@ class HostLock:
 
         Returns True also if the file cannot be created, or belongs to another user.
         """
-        file = _open(self.path, os.O_CREAT)
+        file = open_own_file(self.path, os.O_CREAT)
         if file is None:
             return True
         if not _lock(file):
@@ -84,7 +84,7 @@ class HostLock:
 
     def orphan(self) -> OrphanedChild | None:
         """Return the child that holds the lock although its worker has exited, or None."""
-        file = _open(self.path)
+        file = open_own_file(self.path)
         if file is None:
             return None
         try:
@@ -104,10 +104,10 @@ def host_lock(build: Build) -> HostLock:
     identity: list[Any] = [module, build.fingerprint, settings.lock_key, databases]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]
     name = f"django-safe-init-{os.geteuid()}-{digest}.lock"
-    return HostLock(os.path.join(_folder(), name))
+    return HostLock(os.path.join(temporary_folder(), name))
 
 
-def _folder() -> str:
+def temporary_folder() -> str:
     """Return the folder for temporary files, or a path that can hold no file."""
     try:
         return tempfile.gettempdir()
@@ -115,7 +115,11 @@ def _folder() -> str:
         return os.devnull
 
 
-def _open(path: str, more: int = 0) -> int | None:
+def open_own_file(path: str, more: int = 0) -> int | None:
+    """Open a file in the folder for temporary files; None if it is missing or another user's.
+
+    `more` are flags of `os.open`.
+    """
     try:
         file = os.open(path, _FLAGS | more, 0o600)
     except OSError:

@@ -82,6 +82,10 @@ class Readiness:
         self._starts_in_forks = True
         if should_initialize(get_settings()):
             termination.install_handlers()
+            # Imported here: a server that only polls does not need it.
+            from django_safe_init.serving.background.reloads import detector
+
+            detector.register()
 
     def start(self) -> None:
         """Start the threads of a process that serves, unless they were started.
@@ -127,19 +131,28 @@ class Readiness:
 
     def _start_supervisor(self) -> None:
         # Imported here: a server that only polls does not need it.
+        from django_safe_init.serving.background.reloads import detector
         from django_safe_init.serving.background.supervisor import (
             InitializationSupervisor,
         )
 
         with self._lock:
-            if self._needs_supervisor:
-                self._needs_supervisor = False
-                aliases = with_lock([poller.alias for poller in self._pollers])
-                if aliases:
-                    self._supervisor = InitializationSupervisor(
-                        aliases, self._build, self.status
-                    )
-                    self._supervisor.start()
+            if not self._needs_supervisor:
+                return
+            detector.register()  # if this process was forked since `install`
+            aliases = with_lock([poller.alias for poller in self._pollers])
+            if detector.is_reload:
+                logger.info(
+                    "The development server has reloaded, so this process applies "
+                    "nothing. If migrations are pending, run: python manage.py safe_migrate"
+                )
+            elif aliases:
+                self._supervisor = InitializationSupervisor(
+                    aliases, self._build, self.status
+                )
+                self._supervisor.start()
+            # Last, because other threads do not wait for the lock then.
+            self._needs_supervisor = False
 
     def update(self, detail: StatusDetail) -> None:
         """Store a result of a poller."""

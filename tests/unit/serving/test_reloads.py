@@ -1,0 +1,243 @@
+"""A process that a development server has reloaded, told from the server's first ones."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from django_safe_init.serving.background import readiness as readiness_module
+from django_safe_init.serving.background import reloads
+from django_safe_init.serving.background.readiness import readiness
+from django_safe_init.serving.background.reloads import (
+    ReloadDetector,
+    has_reloader,
+    reloading_server,
+    started_at,
+)
+from tests.unit.conftest import SilentPoller
+
+#: Records itself as a process of its parent, prints if it is a reload, and waits.
+PROCESS = """\
+from django_safe_init.serving.background.reloads import ReloadDetector
+detector = ReloadDetector()
+detector.register()
+detector.register()
+print(detector.is_reload, flush=True)
+input()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "RUN_MAIN",
+        "WERKZEUG_RUN_MAIN",
+        "WATCHFILES_CHANGES",
+        "GRANIAN_RELOAD",
+        "SERVER_SOFTWARE",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "argv", ["manage.py"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files, which is empty."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    return tmp_path
+
+
+@contextmanager
+def process(**variables: str) -> Iterator[bool]:
+    """Start a process of this server; yield True if it is a reload. It ends with the block."""
+    command = [sys.executable, "-c", PROCESS]
+    environment = {
+        **os.environ,
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+        **variables,
+    }
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    ) as started:
+        assert started.stdin is not None
+        assert started.stdout is not None
+        yield started.stdout.readline() == b"True\n"
+        started.stdin.close()
+
+
+@pytest.mark.parametrize("variable", ["RUN_MAIN", "WERKZEUG_RUN_MAIN"])
+def test_the_successor_of_a_process(folder: Path, variable: str) -> None:
+    """Processes that serve side by side are first ones; the successor of one is a reload."""
+    with (
+        process(**{variable: "true"}) as first,
+        process(**{variable: "true"}) as second,
+    ):
+        assert (first, second) == (False, False)
+    with process(**{variable: "true"}) as third:
+        assert third
+
+
+def test_a_successor_without_a_reloader(folder: Path) -> None:
+    """A worker that gunicorn replaces without its reloader is no reload."""
+    for _ in range(2):
+        with process(SERVER_SOFTWARE="gunicorn/23") as reload:
+            assert not reload
+
+
+def test_a_process_of_no_server(folder: Path) -> None:
+    """A process that a person starts is no reload, and leaves no file."""
+    for _ in range(2):
+        with process() as reload:
+            assert not reload
+    assert list(folder.iterdir()) == []
+
+
+def test_files_of_servers_that_have_exited(folder: Path) -> None:
+    """The next server deletes the file of a server that has exited."""
+    old = folder / f"django-safe-init-{os.geteuid()}-server-{2**22 + 1}-7.txt"
+    old.write_text("1 7\n")
+    with process(RUN_MAIN="true"):
+        assert not old.exists()
+        [file] = folder.iterdir()
+    assert f"-server-{os.getpid()}-{started_at(os.getpid())}.txt" in file.name
+
+
+def test_a_file_that_cannot_be_deleted(folder: Path) -> None:
+    """A folder with the name of an old file remains."""
+    old = folder / f"django-safe-init-{os.geteuid()}-server-{2**22 + 1}-7.txt"
+    old.mkdir()
+    with process(RUN_MAIN="true") as reload:
+        assert not reload
+    assert old.exists()
+
+
+def test_no_place_for_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a place for the file, each process of a reloading server counts as a reload."""
+    monkeypatch.setattr(reloads, "temporary_folder", lambda: "/dev/null")
+    monkeypatch.setenv("RUN_MAIN", "true")
+    detector = ReloadDetector()
+    assert not detector.is_reload
+    detector.register()
+    assert detector.is_reload
+
+
+def test_watchfiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command `watchfiles` tells a process which files have changed."""
+    detector = ReloadDetector()
+    monkeypatch.setenv("WATCHFILES_CHANGES", "[]")
+    assert not detector.is_reload
+    monkeypatch.setenv("WATCHFILES_CHANGES", '[["modified", "models.py"]]')
+    assert detector.is_reload
+
+
+def test_no_reloader() -> None:
+    """A process without a server's signs has no server and no reloader."""
+    assert reloading_server() is None
+    assert not has_reloader()
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Let `multiprocessing` report that a server has started this process."""
+    current = SimpleNamespace(_kwargs={})
+    monkeypatch.setattr(
+        multiprocessing, "parent_process", lambda: SimpleNamespace(pid=4711)
+    )
+    monkeypatch.setattr(multiprocessing, "current_process", lambda: current)
+    return current
+
+
+def test_a_worker_of_a_server(
+    worker: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The option, granian's variable or the configuration enables the reloader of a worker."""
+    assert reloading_server() == 4711
+    assert not has_reloader()
+    monkeypatch.setenv("GRANIAN_RELOAD", "true")
+    assert has_reloader()
+    monkeypatch.delenv("GRANIAN_RELOAD")
+    monkeypatch.setattr(sys, "argv", ["granian", "--reload"])
+    assert has_reloader()
+
+
+@pytest.mark.parametrize("name", ["should_reload", "use_reloader"])
+def test_the_configuration_of_a_worker(worker: SimpleNamespace, name: str) -> None:
+    """uvicorn and hypercorn pass their configuration to a worker."""
+    worker._kwargs["config"] = SimpleNamespace(**{name: False})
+    assert not has_reloader()
+    worker._kwargs["config"] = SimpleNamespace(**{name: True})
+    assert has_reloader()
+
+
+def test_gunicorns_reloader() -> None:
+    """A thread of gunicorn's reloader enables it."""
+    reloader = type(
+        "Reloader", (threading.Thread,), {"__module__": "gunicorn.reloader"}
+    )
+    stopped = threading.Event()
+    thread = reloader(target=stopped.wait)
+    thread.start()
+    try:
+        assert has_reloader()
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def test_the_start_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that has exited has no start, also before its parent has reaped it."""
+    assert (started_at(os.getpid()) or "").isdecimal()
+    child = os.fork()
+    if not child:
+        os._exit(0)
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    assert started_at(child) is None
+    os.waitpid(child, 0)
+    assert started_at(child) is None
+
+
+def test_a_system_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without `/proc` a process that runs, also another user's, has the start "0"."""
+
+    def missing(*arguments: Any) -> Any:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("builtins.open", missing)
+    monkeypatch.setattr(os.path, "exists", lambda path: False)
+    assert started_at(os.getpid()) == "0"
+    for error, start in ((PermissionError, "0"), (ProcessLookupError, None)):
+
+        def kill(pid: int, number: int, error: type[OSError] = error) -> None:
+            raise error
+
+        monkeypatch.setattr(os, "kill", kill)
+        assert started_at(1) == start
+
+
+def test_a_reload_starts_no_supervisor(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reloaded process polls, and has nothing initialized."""
+    settings.SAFE_INIT = {"SERVE": "initialize", "IN_TESTS": True}
+    monkeypatch.setattr(readiness_module, "StatusPoller", SilentPoller)
+    monkeypatch.setattr(
+        reloads, "detector", SimpleNamespace(is_reload=True, register=lambda: None)
+    )
+    readiness.start()
+    try:
+        assert readiness._supervisor is None
+        assert readiness._pollers
+    finally:
+        readiness.reset()
