@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
@@ -11,7 +12,8 @@ from django.apps import AppConfig, apps
 from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.management import get_commands
-from django.db import connections
+from django.db import connections, router
+from django.db.models import Model
 from django.urls import Resolver404, ResolverMatch, resolve
 
 from django_safe_init.backends import get_features
@@ -23,6 +25,7 @@ from django_safe_init.conf import (
     iter_errors,
 )
 from django_safe_init.core import step_registry as steps
+from django_safe_init.core.build import migrated_apps
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.initialization.migrate_command import (
     APP_NAME,
@@ -102,6 +105,69 @@ def _without_lock(alias: str, features: BackendFeatures) -> CheckMessage:
         'concurrent initialization with SAFE_INIT = {"LOCK": "none"}.',
         id="safe_init.W001",
     )
+
+
+@register("safe_init")
+@needs_settings
+def check_other_databases(
+    app_configs: Sequence[AppConfig] | None, settings: Settings, **kwargs: Any
+) -> list[CheckMessage]:
+    """W011: the project has a database that could be initialized, and does not say if it is."""
+    is_chosen = "DATABASES" in getattr(django_settings, "SAFE_INIT", {})
+    if is_chosen or settings.mode == "off":
+        return []
+    chosen = [*settings.databases]
+    others = [alias for alias in connections.settings if _is_left_out(alias, settings)]
+    return [
+        Warning(
+            f"The database {alias!r} is not initialized: safe_migrate and the health checks "
+            f"cover only {', '.join(map(repr, chosen))}.",
+            hint=f'Set SAFE_INIT = {{"DATABASES": {json.dumps([*chosen, *others])}}}, or '
+            f"{json.dumps(chosen)} to confirm that the others are left out.",
+            id="safe_init.W011",
+        )
+        for alias in others
+    ]
+
+
+def _is_left_out(alias: str, settings: Settings) -> bool:
+    """Return True for a database that a leader could migrate, and never does."""
+    entry = connections.settings[alias]
+    if alias in settings.databases or alias == settings.privileged_database:
+        return False
+    if pool_of(alias) or entry["TEST"]["MIRROR"]:
+        return False
+    same = (
+        _location(connections.settings.get(each, {})) for each in settings.databases
+    )
+    if _location(entry) in same or not get_features(alias).has_lock:
+        return False
+    return _may_be_migrated(alias)
+
+
+def _location(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the server and the name of a database: two aliases may share both."""
+    options = entry.get("OPTIONS", {})
+    keys = ("ENGINE", "HOST", "PORT", "NAME")
+    return *(str(entry.get(key)) for key in keys), str(options.get("service"))
+
+
+def _may_be_migrated(alias: str) -> bool:
+    """Return True if the routers allow a migration of one app on the database."""
+    labels = migrated_apps()
+    for config in apps.get_app_configs():
+        models = [each for each in config.get_models(True) if _is_managed(each)]
+        if any(router.allow_migrate_model(alias, each) for each in models):
+            return True
+        only_migrations = not models and config.label in labels
+        if only_migrations and router.allow_migrate(alias, config.label):
+            return True
+    return False
+
+
+def _is_managed(model: type[Model]) -> bool:
+    options = model._meta
+    return options.managed and not options.proxy and not options.swapped
 
 
 @register("safe_init")

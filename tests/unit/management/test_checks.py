@@ -14,9 +14,11 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models.signals import post_migrate
 
 from django_safe_init import UnsupportedEngine, get_status, init_step
+from django_safe_init.conf import POOL_KEY
 from django_safe_init.core.step_registry import registry
 from django_safe_init.management import checks
 from tests.mariadb import install_driver
+from tests.settings import DATABASES
 
 OTHER = {"ENGINE": "tests.other_engine", "NAME": ":memory:"}
 
@@ -68,6 +70,100 @@ def test_engine_without_a_lock() -> None:
         message.msg == "The database 'other' (tests.other_engine) has no leader lock."
     )
     assert '"LOCK": "none"' in message.hint
+
+
+SECOND = {"ENGINE": "django.db.backends.postgresql", "NAME": "second"}
+
+
+class OnlyDefault:
+    """A router that allows migrations only on the first database."""
+
+    def allow_migrate(self, db, app_label, **hints) -> bool:
+        return db == "default"
+
+
+class OnlyAuth:
+    """A router that allows the migrations of one app on the second database."""
+
+    def allow_migrate(self, db, app_label, **hints) -> bool | None:
+        return app_label == "auth" if db == "second" else None
+
+
+@pytest.fixture
+def add_database(monkeypatch):
+    """Return a function that adds a database of this alias to the project."""
+    added = []
+
+    def add(alias: str, **entry) -> None:
+        configured = connections.configure_settings({"default": {}, alias: entry})
+        monkeypatch.setitem(connections.settings, alias, configured[alias])
+        added.append(alias)
+
+    yield add
+    for alias in added:
+        with suppress(AttributeError):  # it was not opened
+            del connections[alias]
+
+
+def test_a_second_database(settings, add_database) -> None:
+    """W011 names each database that could be initialized, until the project decides on it."""
+    add_database("second", **SECOND)
+    add_database("file", ENGINE="django.db.backends.sqlite3", NAME="file.sqlite3")
+    messages = ours()
+    assert [message.id for message in messages] == ["safe_init.W011"] * 2
+    assert "'second' is not initialized" in messages[0].msg
+    assert '"DATABASES": ["default", "second", "file"]' in messages[0].hint
+    for chosen in (["default"], ["default", "second"]):
+        settings.SAFE_INIT = {"DATABASES": chosen}
+        assert ours() == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"TEST": {"MIRROR": "default"}},
+        {POOL_KEY: SimpleNamespace(name="slow", database="default")},
+        {"ENGINE": "tests.other_engine"},
+        {"ENGINE": "django.db.backends.dummy"},
+        {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"},
+        {"ENGINE": "no.such.engine"},
+        {key: DATABASES["default"][key] for key in ("NAME", "HOST", "PORT")},
+    ],
+    ids=["mirror", "pool", "no lock", "dummy", "memory", "not loaded", "same"],
+)
+def test_a_second_entry_that_is_no_database_of_its_own(add_database, changes) -> None:
+    """W011 does not report an entry that no leader could, or need, initialize."""
+    add_database("second", **{**SECOND, **changes})
+    assert "safe_init.W011" not in {message.id for message in ours()}
+
+
+@pytest.mark.parametrize(
+    "safe_init", [{"MODE": "off"}, {"PRIVILEGED_DATABASE": "second"}]
+)
+def test_a_second_database_without_a_run(settings, add_database, safe_init) -> None:
+    """W011 reports nothing in the mode "off", and no administrator's alias."""
+    settings.SAFE_INIT = safe_init
+    add_database("second", **SECOND)
+    assert ours() == []
+
+
+@pytest.mark.parametrize(("name", "count"), [("OnlyDefault", 0), ("OnlyAuth", 1)])
+def test_routers_of_a_second_database(settings, add_database, name, count) -> None:
+    """W011 does not report a database on which the routers allow no migration."""
+    settings.DATABASE_ROUTERS = [f"{__name__}.{name}"]
+    add_database("second", **SECOND)
+    assert [message.id for message in ours()] == ["safe_init.W011"] * count
+
+
+def test_a_second_database_for_migrations_without_models(
+    settings, add_database, monkeypatch
+) -> None:
+    """W011 reports a database on which only an app without models has migrations."""
+    settings.DATABASE_ROUTERS = [f"{__name__}.OnlyAuth"]
+    add_database("second", **SECOND)
+    auth = apps.get_app_config("auth")
+    monkeypatch.setattr(auth, "get_models", lambda *args: [])
+    assert [message.id for message in ours()] == ["safe_init.W011"]
 
 
 def install_views(**kwargs) -> None:
