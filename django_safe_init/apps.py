@@ -2,6 +2,8 @@
 
 from django.apps import AppConfig
 
+from django_safe_init.core import process  # noqa: F401  (notes when it was imported)
+
 
 class SafeInitConfig(AppConfig):
     """App configuration that registers the checks, the guard of slow pools and the log filter.

@@ -10,7 +10,7 @@ from django.core.management.base import SystemCheckError
 
 from django_safe_init.backends.base.run_session import RunSession
 from django_safe_init.core.local_errors import is_local
-from django_safe_init.core.records import LostRuns
+from django_safe_init.core.records import CHECKS_PASSED, LostRuns, RunRow
 from django_safe_init.core.states import State
 from django_safe_init.core.text import (
     MAX_ERROR_LENGTH,
@@ -83,6 +83,21 @@ def _describe(error: Exception) -> tuple[str, str]:
     return shorten(identifiers, _MAX_IDENTIFIERS_LENGTH), shorten(
         f"System checks failed: {text}", MAX_ERROR_LENGTH
     )
+
+
+def is_shared_failure(run: RunRow, progress: Progress) -> bool:
+    """Return True if the run's checks failed elsewhere while this process was starting.
+
+    Replicas that start together load for different times. One that loads for longer did not wait
+    for that run, and would repeat the checks of the others.
+    """
+    if progress.options.run_checks is None or run.checks in (None, CHECKS_PASSED):
+        return False
+    recorded = _recorded_here.get(progress.options.database)
+    if recorded is not None and recorded.include(run.id, run.leader):
+        return False
+    seconds_since_end = run.age_seconds - run.duration_seconds
+    return seconds_since_end < progress.seconds_since_start
 
 
 def record_failure(

@@ -13,6 +13,7 @@ from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import LeaderSnapshot, Snapshot, TablesLocked
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import WaitTimeout
+from django_safe_init.initialization.check_failures import is_shared_failure
 from django_safe_init.initialization.follower import Follower
 from django_safe_init.initialization.leader import Leader
 from django_safe_init.initialization.release import ReceiverPolicy
@@ -105,6 +106,7 @@ class Election:
             satisfied=self._is_satisfied,
             may_lead=self.may_lead,
             propagate_failure=self.options.task.full_target,
+            shares_failure=lambda run: is_shared_failure(run, self.progress),
         )
 
     def _is_satisfied(self, snapshot: Snapshot) -> bool:

@@ -37,7 +37,8 @@ class Follower:
 
     `since` was read before the wait: only a run that ended later counts. `satisfied` returns
     True for a snapshot that ends the wait. `may_lead` allows this process to take the lock.
-    Without `propagate_failure` another leader's failure does not end the wait.
+    Without `propagate_failure` another leader's failure does not end the wait. `shares_failure`
+    returns True for a run whose failure counts although it ended before the wait.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Follower:
         satisfied: Callable[[Snapshot], bool],
         may_lead: bool,
         propagate_failure: bool = True,
+        shares_failure: Callable[[RunRow], bool] = lambda run: False,
     ) -> None:
         self.observer = observer
         self.build = observer.context.build.fingerprint
@@ -55,6 +57,7 @@ class Follower:
         self.satisfied = satisfied
         self.may_lead = may_lead
         self.propagate_failure = propagate_failure
+        self.shares_failure = shares_failure
         #: The snapshot of the last decision.
         self.snapshot = since
         self._log = WaitLog(observer)
@@ -146,7 +149,7 @@ class Follower:
     def _raise_leader_failure(self, own: RunRow | None) -> None:
         if own is None or own.outcome != "failed" or not self.propagate_failure:
             return
-        if self._ended_since(own):
+        if self._ended_since(own) or self.shares_failure(own):
             raise LeaderFailed(
                 f"The leader ({own.leader}) failed: {own.error}", run=own.id
             )

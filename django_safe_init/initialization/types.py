@@ -74,6 +74,8 @@ class InitializationOptions:
     #: Runs the system checks, while the lock is held and before any work, with the limit of all
     #: waiting. None: the checks are skipped, or the caller has run them.
     run_checks: Callable[[Deadline], None] | None = None
+    #: Seconds for which this process was loading, and could not wait yet.
+    seconds_of_loading: float = 0.0
     #: True if the caller has run the system checks.
     checks_passed: bool = False
 
@@ -134,6 +136,11 @@ class Progress:
         """Write a line to the log, and to the person who waits."""
         logger.info("%s: %s", self.options.database, line)
         self.options.task.report(line)
+
+    @property
+    def seconds_since_start(self) -> float:
+        """Seconds since this initialization, or the process that only serves it, began."""
+        return time.monotonic() - self.started + self.options.seconds_of_loading
 
     def became_leader(self) -> None:
         """Note that the waiting is over: this process leads."""

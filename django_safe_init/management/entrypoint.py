@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from django.core.management.base import CommandError, CommandParser
 
+from django_safe_init.core.process import seconds_since_start
 from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.core.text import printable_traceback
 from django_safe_init.management.base import PrintableCommand
@@ -28,6 +29,8 @@ class EntrypointCommand(PrintableCommand, ABC):
     #: The program after `--`, and its arguments.
     next_command: list[str] = []
     reported = False
+    #: Seconds that the process took until the command began, if it is the main program.
+    seconds_of_loading = 0.0
     _json: JSONOutput | None = None
 
     def create_parser(
@@ -43,6 +46,7 @@ class EntrypointCommand(PrintableCommand, ABC):
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Run the command, and then become the command after `--`."""
+        self.seconds_of_loading = seconds_since_start()
         own, self.next_command = split_argv(argv)
         with contextlib.ExitStack() as stack:
             if "--json" in own:

@@ -25,6 +25,20 @@ def test_eight_replicas(fleet: Fleet, database: Database) -> None:
     assert database.applied_once() == []
 
 
+def test_a_slow_replica(fleet: Fleet, database: Database) -> None:
+    """A replica that was still loading when the checks failed does not repeat them."""
+    slow = fleet.start(*SAFE, check="fails", loads="slowly")
+    fleet.wait_for_note("loading")
+    fast = [fleet.run(*SAFE, check="fails") for _ in range(2)]
+    assert exit_codes(fast) == [2, 2], fleet
+    fleet.allow("load")
+    assert slow.wait() == 1, slow
+    assert "The license is missing." in slow.json["error"]
+    assert len(fleet.notes("check")) == 2
+    assert fleet.run(*SAFE, check="fails").wait() == 2, fleet
+    assert len(fleet.notes("check")) == 3
+
+
 def test_one_environment(fleet: Fleet, database: Database) -> None:
     """A check that fails in one process's environment does not stop the others."""
     broken = fleet.start(*SAFE, check="waits")

@@ -190,6 +190,7 @@ class Command(EntrypointCommand):
             mode=options["mode"],
             timeout=options["timeout"],
             force=options["force"] or bool(options["rerun"]),
+            seconds_of_loading=self.seconds_of_loading,
             run_checks=None if options["skip_checks"] else partial(self._check, alias),
         )
 

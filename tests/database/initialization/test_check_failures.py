@@ -305,3 +305,37 @@ def test_a_follower_shares_the_failure(small_shop, django_database) -> None:
     with pytest.raises(LeaderFailed, match="no such plugin"):
         Initializer(options).run()
     assert [outcome for outcome, *_ in runs(django_database)] == ["transient", "failed"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "is_new", "error"),
+    [
+        (3600.0, True, LeaderFailed),
+        (3600.0, False, InitializationFailed),
+        (0.0, True, InitializationFailed),
+    ],
+    ids=["while it loaded", "of this process", "before it loaded"],
+)
+def test_a_failure_while_this_process_loaded(
+    small_shop, django_database, seconds, is_new, error
+) -> None:
+    """Checks that failed elsewhere while this process was loading are not repeated."""
+    task = MigrateTask(lambda: run_migrate("default"), "test")
+    ran = []
+
+    def fail(deadline) -> None:
+        ran.append(True)
+        raise LookupError("no such plugin")
+
+    check_failures._recorded_here.clear()
+    for _ in range(3):
+        with pytest.raises(InitializationFailed):
+            Initializer(InitializationOptions(task, run_checks=fail)).run()
+    assert django_database.newest_run()["outcome"] == "failed"
+    if is_new:
+        check_failures._recorded_here.clear()
+    options = InitializationOptions(task, run_checks=fail, seconds_of_loading=seconds)
+    with pytest.raises(InitializationFailed) as caught:
+        Initializer(options).run()
+    assert type(caught.value) is error
+    assert len(ran) == (3 if error is LeaderFailed else 4)

@@ -17,6 +17,9 @@ class ShopConfig(AppConfig):
     name = "shop"
 
     def ready(self) -> None:
+        if acts.chosen("LOADS"):
+            acts.note("loading")
+            acts.wait_for("load")
         if acts.chosen("CHECK"):
             register(check_project)
         if acts.chosen("RECEIVERS", "connected"):
