@@ -35,7 +35,7 @@ from django_safe_init.core.records import (
     TablesUnreadable,
 )
 from django_safe_init.core.states import State
-from django_safe_init.core.text import bounded_lines, one_line
+from django_safe_init.core.text import bounded_lines, name_some, one_line
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
@@ -346,7 +346,7 @@ def _error(snapshot: Snapshot) -> str:
     run = snapshot.latest
     assert run is not None  # the error belongs to this run
     if run.open:
-        return f"the leader of run {run.id} ({run.leader}) died in {run.doing or run.state}"
+        return f"the {run.leader_title} died in {run.doing or run.state}"
     return run.error or f"run {run.id} failed"
 
 
@@ -367,7 +367,7 @@ def _message(state: State, snapshot: Snapshot) -> str:
 def _unknown_migrations(snapshot: Snapshot) -> str:
     if not snapshot.unknown:
         return ""
-    return f", which does not know {', '.join(snapshot.unknown)}"
+    return f", which does not know {name_some(snapshot.unknown)}"
 
 
 def read_detail(

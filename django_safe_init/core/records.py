@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from django_safe_init.core.states import State
-from django_safe_init.core.text import MAX_ERROR_LENGTH, printable, shorten
+from django_safe_init.core.text import MAX_ERROR_LENGTH, name_some, printable, shorten
 
 RUN_TABLE = "django_safe_init_run"
 STEP_TABLE = "django_safe_init_step"
@@ -100,6 +100,11 @@ class RunRow(NamedTuple):
     def doing(self) -> str:
         """The message of the run, with the progress of the running step."""
         return f"{self.message}: {self.items}" if self.items else self.message
+
+    @property
+    def leader_title(self) -> str:
+        """The leader, named as in every text: `leader HOST:PID of run N`."""
+        return f"leader {self.leader} of run {self.id}"
 
     @property
     def open(self) -> bool:
@@ -382,15 +387,16 @@ class Activity:
             return ""
         text = f"running for {self.seconds:.0f} s: {shorten(self.query)}"
         if self.blockers:
-            text += "; blocked by " + ", ".join(
-                str(blocker) for blocker in self.blockers
-            )
+            text += f"; blocked by {name_some(self.blockers)}"
         return text
 
 
-def leader_name() -> str:
-    """Return the name of this process in the row of a run that it leads."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+def leader_name(pid: int | None = None) -> str:
+    """Return the name `HOST:PID` of a process of this machine as a leader; None for this one.
+
+    Every text names a leader so. A "backend" is a session of PostgreSQL.
+    """
+    return f"{socket.gethostname()}:{os.getpid() if pid is None else pid}"
 
 
 @dataclass

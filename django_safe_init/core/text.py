@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
 
 #: The longest text of an error, in characters. A migration's error can hold megabytes.
 MAX_ERROR_LENGTH = 10_000
 #: The longest text of a traceback, in characters.
 MAX_TRACEBACK_LENGTH = 20_000
+#: A list with more items is cut, and this many items of it are shown.
+MAX_SHOWN, SHOWN_OF_MANY = 5, 3
 
 #: Control characters, format characters such as bidirectional marks, lone surrogates, separators
 #: of lines and paragraphs, and characters without a visible glyph (Unicode's general categories
@@ -108,6 +113,18 @@ def shorten(text: str, length: int = 100) -> str:
     line = printable(" ".join(text[: 10 * length].split()))
     is_whole = len(line) <= length and len(text) <= 10 * length
     return line if is_whole else line[: length - 3] + "..."
+
+
+def name_some(items: Iterable[object]) -> str:
+    """Return the items, or the first few of a long list and the number of the others."""
+    shown, more = first_of(list(map(str, items)))
+    return ", ".join(shown) + (f" and {more} more" if more else "")
+
+
+def first_of(items: Sequence[T]) -> tuple[Sequence[T], int]:
+    """Return the items to show, and the number of items that are left out of a long list."""
+    shown = items if len(items) <= MAX_SHOWN else items[:SHOWN_OF_MANY]
+    return shown, len(items) - len(shown)
 
 
 def exception_chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -151,5 +151,5 @@ class Follower:
             return
         if self._ended_since(own) or self.shares_failure(own):
             raise LeaderFailed(
-                f"The leader ({own.leader}) failed: {own.error}", run=own.id
+                f"The {own.leader_title} failed: {own.error}", run=own.id
             )

@@ -21,6 +21,7 @@ from django_safe_init.backends.base.run_session import RunSession
 from django_safe_init.conf import Settings
 from django_safe_init.core.records import InterruptedStep
 from django_safe_init.core.step import StepDefinition
+from django_safe_init.core.text import name_some
 from django_safe_init.exceptions import ConfigurationError, UnfinishedMigration
 
 logger = logging.getLogger("django_safe_init")
@@ -97,7 +98,7 @@ class InterruptedSteps:
         self.rerun = frozenset(rerun)
         for name in rerun:
             if name not in self.steps:
-                known = ", ".join(sorted(self.steps)) or "none is"
+                known = name_some(sorted(self.steps)) or "none is"
                 raise ConfigurationError(
                     f"--rerun {name}: that is not unfinished. Unfinished: {known}."
                 )

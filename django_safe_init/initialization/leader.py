@@ -19,7 +19,7 @@ from django_safe_init.core.progress import use_tracker
 from django_safe_init.core.records import CHECKS_PASSED, MAX_TRANSIENT_FAILURES
 from django_safe_init.core.states import State
 from django_safe_init.core.step import StepDefinition
-from django_safe_init.core.text import one_line, stored_traceback
+from django_safe_init.core.text import name_some, one_line, stored_traceback
 from django_safe_init.exceptions import (
     InitializationFailed,
     LeaderFailed,

@@ -22,6 +22,7 @@ from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.heartbeat import Heartbeat
 from django_safe_init.core.records import Blocker
 from django_safe_init.core.states import State
+from django_safe_init.core.text import name_some
 from django_safe_init.exceptions import DDLLockTimeout
 from django_safe_init.initialization.interrupted import database_option
 
@@ -153,7 +154,7 @@ class LockTimeoutRetry:
         sleep(self.timeout.deadline.clip(seconds))
 
     def _blocked_by(self) -> str:
-        blockers = ", ".join(map(str, self._blockers))
+        blockers = name_some(self._blockers)
         return f"; blocked by {blockers}" if blockers else ""
 
     def _with_remedy(self, text: str) -> str:

@@ -19,6 +19,7 @@ from django_safe_init.core.build import current_build
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.databases import check_alias
 from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.text import name_some
 from django_safe_init.exceptions import InitializationFailed, LoginRefused, WaitTimeout
 from django_safe_init.initialization.initializer import wait_for_server
 from django_safe_init.status import get_status, open_reader
@@ -131,17 +132,24 @@ def planned_privileged_steps(runner: PrivilegedStepRunner) -> list[PlannedStep]:
     return [PlannedStep(label, "privileged") for label in runner.plan()]
 
 
-def check_done(steps: Sequence[PlannedStep]) -> None:
-    """Raise `InitializationFailed` if a step is pending."""
+def check_done(steps: Sequence[PlannedStep], *, name_all: bool = False) -> None:
+    """Raise `InitializationFailed` if a step is pending; it names the first or all."""
     if steps:
-        labels = ", ".join(step.label for step in steps)
+        labels = _names([step.label for step in steps], name_all)
         raise InitializationFailed(f"not done: {labels}")
 
 
-def check_ready(alias: str) -> None:
-    """Raise `InitializationFailed` unless the database is ready for this build."""
+def check_ready(alias: str, *, name_all: bool = False) -> None:
+    """Raise `InitializationFailed` unless the database is ready for this build.
+
+    The message names the first pending migrations and steps, or all of them.
+    """
     status = get_status(alias)
     if not status.ready:
-        count = len(status.pending)
-        more = f"; {count} to apply" if count else ""
+        names = _names(status.pending, name_all)
+        more = f"; {len(status.pending)} to apply: {names}" if names else ""
         raise InitializationFailed(f"not ready: {status.message}{more}")
+
+
+def _names(names: Sequence[str], name_all: bool) -> str:
+    return ", ".join(names) if name_all else name_some(names)

@@ -130,13 +130,13 @@ def describe_leader(peeked: LeaderSnapshot, holder: str = "") -> str:
     """
     run = peeked.latest
     if holder:
-        return f"waiting for the holder of the leader lock, {holder}, which has opened no run"
+        return f"waiting for a leader that has opened no run yet: {holder}"
     if run is None or not run.open:
         if peeked.leader_pid is None:
             return "waiting for somebody to initialize this database"
-        return f"waiting for the leader (pid {peeked.leader_pid}), which is starting"
+        return "waiting for a leader that has opened no run yet"
     step = f" {min(run.done + 1, run.total)}/{run.total}" if run.total else ""
     return (
-        f"waiting for {run.leader}, leader of run {run.id} for {run.age_seconds:.0f} s: "
+        f"waiting for the {run.leader_title}, for {run.age_seconds:.0f} s: "
         f"{run.state}{step} {run.doing}".rstrip()
     )

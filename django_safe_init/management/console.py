@@ -16,6 +16,7 @@ from django.core.management.base import OutputWrapper
 
 from django_safe_init.core.text import (
     escape,
+    first_of,
     format_duration,
     mark_lines,
     printable,
@@ -197,18 +198,46 @@ def rich_table(runs: Sequence[RunRow]) -> RenderableType:
     return Group(table, *errors)
 
 
+# Lists
+
+#: Ends a list that is cut.
+_SHOW_ALL = "--verbosity 2 shows all"
+#: The number of findings of one kind that are shown.
+_MAX_FINDINGS = 10
+
+
+def format_names(title: str, names: Sequence[str], *, show_all: bool) -> Iterator[str]:
+    """Yield the lines of a list: one, or with `show_all` a line for each name of a long list."""
+    shown, more = first_of(names)
+    if not more:
+        yield from [f"  {title}: {', '.join(names)}"] if names else []
+    elif show_all:
+        yield f"  {title} ({len(names)}):"
+        yield from (f"    {name}" for name in names)
+    else:
+        yield f"  {title} ({len(names)}): {', '.join(shown)} and {more} more ({_SHOW_ALL})"
+
+
 # Findings of a validation
 
 
-def format_findings(report: ValidationReport) -> Iterator[str]:
-    """Yield the lines of a report, grouped by kind, each repair once after its findings."""
+def format_findings(report: ValidationReport, *, show_all: bool) -> Iterator[str]:
+    """Yield the lines of a report, grouped by kind, each repair once after its findings.
+
+    Without `show_all` only the first findings of each kind are shown.
+    """
     yield f"{report.database}: {_headline(report)}"
     by_kind = groupby(report.findings, lambda each: f"{each.kind} ({each.level})")
-    for title, findings in by_kind:
+    for title, group in by_kind:
+        findings = list(group)
+        shown = findings if show_all else findings[:_MAX_FINDINGS]
+        more = len(findings) - len(shown)
         yield f"\n{title}"
-        for repair, same_repair in groupby(findings, lambda each: each.repair):
+        for repair, same_repair in groupby(shown, lambda each: each.repair):
             yield from (f"  {printable(each.message)}" for each in same_repair)
             yield from (f"    {printable(line)}" for line in repair)
+        if more:
+            yield f"  and {more} more ({_SHOW_ALL})"
 
 
 def _headline(report: ValidationReport) -> str:

@@ -19,7 +19,7 @@ from rich.text import Text
 from django_safe_init.backends.base.reader import BaseReader
 from django_safe_init.core.records import RunRow, StepRow
 from django_safe_init.core.states import State
-from django_safe_init.core.text import format_duration, printable, shorten
+from django_safe_init.core.text import first_of, format_duration, printable, shorten
 from django_safe_init.status import Status, StatusDetail, poll_interval, read_detail
 
 _STYLES = {
@@ -95,15 +95,18 @@ class StatusView:
         if activity is not None and activity.query is not None:
             seconds = format_duration(activity.seconds + self.elapsed)
             yield "statement", f"{seconds}: {shorten(activity.query, 120)}"
-            for blocker in activity.blockers:
+            shown, more = first_of(activity.blockers)
+            for blocker in shown:
                 yield "blocked by", str(blocker)
+            if more:
+                yield "blocked by", f"{more} more sessions"
         if detail.followers is not None:
             yield "followers", f"{detail.followers} connected now"
 
     def _leader(self, run: RunRow) -> str:
         age = format_duration(run.age_seconds + self.elapsed)
         role = f", role {self.detail.role}" if self.detail.role else ""
-        return f"{run.leader}, lock held by pid {run.backend_pid}{role}, for {age}"
+        return f"{run.leader}, lock held by backend {run.backend_pid}{role}, for {age}"
 
     def _steps(self, room: int) -> Iterator[RenderableType]:
         shown = self.detail.steps[-room:]

@@ -39,7 +39,7 @@ from django_safe_init.core.build import current_build
 from django_safe_init.core.cancellation import check, sleep
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.step import StepDefinition
-from django_safe_init.core.text import exception_chain, one_line
+from django_safe_init.core.text import exception_chain, name_some, one_line
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
@@ -112,7 +112,7 @@ class PrivilegedStepRunner:
             left = pending(self.steps, self.alias, connection, target)
         if left:
             raise InitializationFailed(
-                f"Done, and not there afterwards: {', '.join(left)}."
+                f"Done, and not there afterwards: {name_some(left)}."
             )
 
     def _run_step(

@@ -16,7 +16,7 @@ from django_safe_init.backends.postgresql.project_connection import plain_rows
 from django_safe_init.conf import Settings
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.step import PrivilegedContext, StepDefinition
-from django_safe_init.core.text import one_line
+from django_safe_init.core.text import name_some, one_line
 from django_safe_init.exceptions import LoginRefused, MissingPrivilege
 
 COMMAND = "python manage.py safe_migrate --phase privileged"
@@ -132,7 +132,7 @@ def require_privileged(
     labels = pending_privileged(alias, steps, settings, seconds)
     if labels:
         raise MissingPrivilege(
-            f"This build needs what only an administrator may do: {', '.join(labels)}. "
+            f"This build needs what only an administrator may do: {name_some(labels)}. "
             f"Run where PRIVILEGED_DATABASE is configured: {COMMAND}"
         )
     return labels is not None

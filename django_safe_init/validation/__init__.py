@@ -40,6 +40,8 @@ logger = logging.getLogger("django_safe_init")
 
 #: The number of errors that a summary quotes.
 _MAX_QUOTED = 3
+#: The number of findings that are logged.
+_MAX_LOGGED = 20
 
 
 @dataclass(frozen=True)
@@ -146,12 +148,17 @@ def validate(
 
 
 def log_findings(alias: str, findings: Iterable[Finding]) -> None:
-    """Log each finding with its repair, at the log level that matches its severity."""
-    for finding in findings:
+    """Log the first findings with their repair, at the log level of their severity."""
+    ordered = sorted(findings, key=lambda each: not each.is_error)
+    more = len(ordered) - _MAX_LOGGED
+    for finding in ordered[:_MAX_LOGGED]:
         if finding.is_error:
             logger.error("Validation of %s: %s", alias, finding)
         else:
             logger.warning("Validation of %s: %s", alias, finding)
+    if more > 0:
+        command = management_command_line("safe_init_validate", alias)
+        logger.warning("Validation of %s: %s more. List them: %s", alias, more, command)
 
 
 def _unapplied(name: str, alias: str) -> Finding:

@@ -127,7 +127,7 @@ def test_a_dead_leader(lead) -> None:
     found = wait_until(lambda: not (now := get_status()).led and now)
     assert found.state is State.ERROR
     assert found.error == (
-        f"the leader of run {leader.run_id} ({found.run.leader}) died in shop.0001_initial"
+        f"the leader {found.run.leader} of run {leader.run_id} died in shop.0001_initial"
     )
 
 

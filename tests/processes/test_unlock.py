@@ -27,7 +27,7 @@ def test_a_waiter_takes_over(fleet: Fleet, database: Database) -> None:
     unlock = fleet.start(*UNLOCK)
     wait_until(lambda: not database.backends(f"pid = {session}"))
     assert unlock.wait() == 0, unlock
-    assert f"led by {leader}, run 1 " in unlock.stdout
+    assert f"the leader {leader} of run 1 " in unlock.stdout
     for pid in (session, backend):
         assert f"  backend {pid} (" in unlock.stdout
         assert not database.backends(f"pid = {pid}")

@@ -99,7 +99,7 @@ def test_a_run_in_a_terminal(
     fleet.wait_for_followers(1)
     terminal = watch("--history", "3")
     terminal.wait_for("shop.0002_gate")
-    terminal.wait_for(f":{leader.pid}, lock held by pid ")
+    terminal.wait_for(f":{leader.pid}, lock held by backend ")
     terminal.wait_for("1 connected now")
     terminal.wait_for("running")
     with database.connect() as other:

@@ -30,12 +30,12 @@ OPEN = run_row(1)
         (
             snapshot(OPEN, **BEHIND),
             "error",
-            "the leader of run 1 (web-1:77) died in shop.0004_x",
+            "the leader web-1:77 of run 1 died in shop.0004_x",
         ),
         (
             snapshot(run_row(message=""), **BEHIND),
             "error",
-            "the leader of run 1 (web-1:77) died in migrating",
+            "the leader web-1:77 of run 1 died in migrating",
         ),
         (snapshot(ended_run(1, "failed"), **BEHIND), "error", "ValueError: it broke"),
         (snapshot(ended_run(5, "failed", error=None)), "error", "run 5 failed"),

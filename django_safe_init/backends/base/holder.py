@@ -44,10 +44,10 @@ def open_run(reader: BaseReader) -> RunRow | None:
 def describe(run: RunRow | None) -> str:
     """Return one line about the leader, from its open run."""
     if run is None:
-        return "led by a process that has no run to be seen"
+        return "a leader that has no run to be seen"
     doing = f"{run.state} {run.doing}".rstrip()
     return (
-        f"led by {run.leader}, run {run.id} ({run.command}) for {run.age_seconds:.0f} s, "
+        f"the {run.leader_title} ({run.command}), for {run.age_seconds:.0f} s, "
         f"{run.done} of {run.total} done: {doing}; "
         f"last sign of life {run.silence_seconds:.0f} s ago"
     )

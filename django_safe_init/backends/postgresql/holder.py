@@ -26,7 +26,7 @@ from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import Blocker, ConnectionEnded, RunRow
-from django_safe_init.core.text import one_line, printable
+from django_safe_init.core.text import first_of, name_some, one_line, printable
 from django_safe_init.exceptions import DatabaseUnreachable
 
 
@@ -59,14 +59,16 @@ class PostgresLockHolder(LockHolder):
         )
 
     def lines(self) -> list[str]:
+        shown, more = first_of(self.blockers)
         return [
-            describe(self.run) if self.sessions else "not led by a session",
+            describe(self.run) if self.sessions else "no leader with a session",
             *(f"  locked by {each}" for each in self.prepared),
             *(f"  {each}" for each in self.sessions),
             *(
                 f"  blocked by {blocker}. To end only that: {how_to_end(blocker)}"
-                for blocker in self.blockers
+                for blocker in shown
             ),
+            *([f"  blocked by {more} more sessions"] if more else []),
         ]
 
     def end(self, seconds: float) -> str | None:
@@ -156,8 +158,7 @@ def terminate_sessions(
     deadline = Deadline(seconds)
     while left := _remaining(session, targets):
         if deadline.passed():
-            pids = ", ".join(str(pid) for pid in left)
-            return f"Told to end, and not ended within {seconds:g} s: backend {pids}."
+            return f"Told to end, and not ended within {seconds:g} s: backend {name_some(left)}."
         sleep(0.02)
     return None
 

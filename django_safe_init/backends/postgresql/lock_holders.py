@@ -23,7 +23,7 @@ from django_safe_init.core.records import (
     RUN_TABLE,
     STEP_TABLE,
 )
-from django_safe_init.core.text import printable
+from django_safe_init.core.text import name_some, printable
 
 if TYPE_CHECKING:
     from django_safe_init.backends.postgresql.session import Session
@@ -126,7 +126,7 @@ def table_holders(session: Session, query: Query, mode: str = "%") -> list[Holde
 
 def name_all(holders: Iterable[Holder]) -> str:
     """Return the holders as text."""
-    return ", ".join(map(str, holders)) or "a session that has ended since"
+    return name_some(holders) or "a session that has ended since"
 
 
 def locked_tables(holders: Sequence[Holder]) -> str:

@@ -78,10 +78,9 @@ class StalledLeader:
     def _end(self, sessions: list[LeaderSession], snapshot: LeaderSnapshot) -> bool:
         leader = sessions[0]
         run = _run_of(leader.pid, snapshot)
-        line = (
-            f"the leader ({run.leader if run else f'backend {leader.pid}'}) has given no sign "
-            f"of life for {_silence(leader, snapshot):.0f} s"
-        )
+        title = f"the {run.leader_title}" if run else f"a leader (backend {leader.pid})"
+        silence = f"{_silence(leader, snapshot):.0f} s"
+        line = f"{title} has given no sign of life for {silence}"
         reason = terminate_sessions(self._open_session(), sessions, _SECONDS_TO_END)
         if reason is not None:
             self._refused = leader.identity

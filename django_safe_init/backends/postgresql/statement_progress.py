@@ -14,6 +14,7 @@ from django_safe_init.backends.postgresql.run_connections import FencedConnectio
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.conf import HEARTBEAT_SECONDS
 from django_safe_init.core.progress import ProgressUpdate
+from django_safe_init.core.text import name_some
 
 #: The commands whose progress PostgreSQL reports (manual, 28.4). A phase that waits counts
 #: sessions. Other phases count blocks, or tuples if their total is known. A value is NULL if this
@@ -92,6 +93,6 @@ class StatementProgress:
         if found and blocked != self._reported:
             self._reported = blocked
             self._report(
-                f"{self._recorder.message} is blocked by {', '.join(map(str, found))}. "
+                f"{self._recorder.message} is blocked by {name_some(found)}. "
                 f"To end it: {how_to_end(found[0])}"
             )

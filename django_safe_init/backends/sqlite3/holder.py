@@ -16,7 +16,7 @@ from django_safe_init.backends.sqlite3.paths import lock_file
 from django_safe_init.backends.sqlite3.reader import SQLiteReader
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.records import RunRow
+from django_safe_init.core.records import RunRow, leader_name
 
 #: SIGTERM lets the process close its run and release the lock.
 _SIGNALS = (signal.SIGTERM, signal.SIGKILL)
@@ -35,7 +35,10 @@ class SQLiteLockHolder(LockHolder):
 
     def lines(self) -> list[str]:
         command = _command_line(self.pid) or "a process that cannot be looked into"
-        return [describe(self.run), f"  pid {self.pid} (leader lock): {command}"]
+        return [
+            describe(self.run),
+            f"  process {leader_name(self.pid)} (leader lock): {command}",
+        ]
 
     def end(self, seconds: float) -> str | None:
         if self.pid <= 0:

@@ -31,6 +31,7 @@ from django_safe_init.core.records import (
     Snapshot,
     TablesUnreadable,
     clean_value,
+    leader_name,
     run_row,
     same_apps,
     step_row,
@@ -150,6 +151,10 @@ class SQLiteReader(TableReader):
 
     def leader_pid(self) -> int | None:
         return holder_pid(self._lock)
+
+    def leader_session(self) -> str:
+        pid = self.leader_pid()
+        return f"process {leader_name(pid)}" if pid else ""
 
     def history(self, count: int) -> list[RunRow]:
         if count < 1 or RUN_TABLE not in self._tables():

@@ -21,6 +21,7 @@ from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from django_safe_init.management.base import SafeInitCommand
 from django_safe_init.management.console import (
+    format_names,
     report_to,
     rich_table,
     terminal,
@@ -101,7 +102,7 @@ class Command(SafeInitCommand):
             runs = [run.as_json() for run in history]
             self.print_json({**detail.as_json(), "history": runs})
         else:
-            self._print(detail, history)
+            self._print(detail, history, show_all=options["verbosity"] > 1)
         if detail.status.ready:
             return 0
         return 1 if detail.status.state is State.ERROR else NOT_READY
@@ -144,15 +145,20 @@ class Command(SafeInitCommand):
     def _line(self, line: str) -> None:
         self.stdout.write(printable(line))
 
-    def _print(self, detail: StatusDetail, history: list[RunRow]) -> None:
+    def _print(
+        self, detail: StatusDetail, history: list[RunRow], *, show_all: bool
+    ) -> None:
         status, activity = detail.status, str(detail.activity or "")
         self._line(f"{status.database}: {status.state} - {status.message}")
         if activity:
             self._line(f"  statement: {activity}")
-        if status.pending:
-            self._line(f"  to apply: {', '.join(status.pending)}")
-        for label in _pending_privileged(status.database):
-            self._line(f"  needs an administrator: {label}")
+        for title, names in (
+            ("to apply", status.pending),
+            ("unknown to this build", status.unknown if show_all else ()),
+            ("needs an administrator", _pending_privileged(status.database)),
+        ):
+            for line in format_names(title, names, show_all=show_all):
+                self._line(line)
         if history and self.console is not None:
             self.console.print(rich_table(history))
         elif history:

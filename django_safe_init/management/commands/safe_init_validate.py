@@ -43,7 +43,8 @@ class Command(SafeInitCommand):
             self.print_json(self._as_json(error=None))
         else:
             for report in reports:
-                self.stdout.write("\n".join(format_findings(report)))
+                lines = format_findings(report, show_all=options["verbosity"] > 1)
+                self.stdout.write("\n".join(lines))
         passed = all(report.passes(strict=options["strict"]) for report in reports)
         return 0 if passed else 1
 

@@ -219,7 +219,7 @@ class Command(EntrypointCommand):
             if steps is not None:
                 self._print_plan(steps, options)
         if options["check"]:
-            plan.check_ready(alias)
+            plan.check_ready(alias, name_all=options["verbosity"] > 1)
 
     def _run_privileged(self, alias: str, options: dict[str, Any]) -> None:
         report = self._report(alias)
@@ -238,7 +238,7 @@ class Command(EntrypointCommand):
         if options["plan"]:
             self._print_plan(steps, options)
         if options["check"]:
-            plan.check_done(steps)
+            plan.check_done(steps, name_all=options["verbosity"] > 1)
 
     def _print_plan(self, steps: list[PlannedStep], options: dict[str, Any]) -> None:
         for line in format_plan(steps):

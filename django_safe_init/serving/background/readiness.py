@@ -12,6 +12,7 @@ from django_safe_init.backends import with_lock
 from django_safe_init.conf import get_settings, in_project_tests, should_initialize
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.text import name_some
 from django_safe_init.serving.background.poller import StatusPoller
 from django_safe_init.serving.background.recheck import Recheck
 from django_safe_init.serving.background.termination_signals import termination
@@ -174,7 +175,7 @@ class Readiness:
         logger.warning(
             "%s lacks migrations or steps that it had, probably since a failover: %s",
             alias,
-            ", ".join(status.pending),
+            name_some(status.pending),
         )
         with self._lock:
             self._ready.discard(alias)

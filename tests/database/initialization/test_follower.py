@@ -7,7 +7,7 @@ import pytest
 
 from django_safe_init.backends.postgresql.lock_keys import work_key
 from django_safe_init.core.build import current_build
-from django_safe_init.core.records import RUN_TABLE
+from django_safe_init.core.records import RUN_TABLE, leader_name
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import DatabaseUnreachable, LeaderFailed, WaitTimeout
 from django_safe_init.initialization import wait_log
@@ -106,7 +106,7 @@ def test_it_gives_up_in_time(leader, in_background) -> None:
         waiter.result()
     text = str(caught.value)
     assert text.startswith("Gave up after 0.5 s. waiting for ")
-    assert f"leader of run {leader.run_id} for" in text
+    assert f"the leader {leader_name()} of run {leader.run_id}, for " in text
     pid = leader.session.handshake_pid
     assert text.endswith(
         ". To end the leader: manage.py safe_init_unlock --database default, "

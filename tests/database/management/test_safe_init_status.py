@@ -12,6 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 from django.core.management import call_command
+from django.db import connections
+from django.db.migrations.recorder import MigrationRecorder
 
 from django_safe_init import InitializationFailed, initialize
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
@@ -53,6 +55,38 @@ def test_not_ready(run, django_database, small_shop) -> None:
         "  to apply: shop.0001_initial, shop.0002_sale\n"
     )
     assert django_database.value(f"SELECT to_regclass('{RUN_TABLE}')") is None
+
+
+def test_many_pending_migrations(run, django_database, small_shop) -> None:
+    """Of many pending migrations the first few are named; --verbosity 2 names all."""
+    names = [f"00{number:02}_more" for number in range(3, 30)]
+    for name in names:
+        small_shop.write(name)
+    first, line = run().stdout.splitlines()
+    assert first == "default: uninitialized - not initialized for this build"
+    assert line == (
+        "  to apply (29): shop.0001_initial, shop.0002_sale, shop.0003_more and 26 more"
+        " (--verbosity 2 shows all)"
+    )
+    assert len(run("--json").json["pending"]) == 29
+    _, line, *lines = run("--verbosity", "2").stdout.splitlines()
+    assert line == "  to apply (29):"
+    assert lines == [f"    shop.{name}" for name in small_shop.names]
+
+
+def test_many_unknown_migrations(run, django_database, small_shop) -> None:
+    """Of many migrations that this build does not know, the first few are named."""
+    recorder = MigrationRecorder(connections["default"])
+    recorder.ensure_schema()
+    for number in range(9):
+        recorder.record_applied("shop", f"900{number}_other")
+    first, *_ = run().stdout.splitlines()
+    assert first.endswith(
+        "which does not know shop.9000_other, shop.9001_other, shop.9002_other and 6 more"
+    )
+    text = run("--verbosity", "2").stdout
+    assert "  unknown to this build (9):\n    shop.9000_other\n" in text
+    assert "\n    shop.9008_other\n" in text
 
 
 def test_ready(run, django_database, small_shop) -> None:

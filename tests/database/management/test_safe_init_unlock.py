@@ -112,7 +112,7 @@ def test_output(run, django_database, leader, working, in_background) -> None:
     first, session, work, blocker, _ = ended.stdout.splitlines()
     name = django_database.newest_run()["leader"]
     assert first.startswith(
-        f"default: led by {name}, run {leader.run_id} (safe_migrate) for "
+        f"default: the leader {name} of run {leader.run_id} (safe_migrate), for "
     )
     assert "0 of 2 done: migrating shop.0002_sale; last sign of life " in first
     assert session.startswith(
@@ -149,7 +149,7 @@ def test_a_leader_without_a_run(
     ended = run("--noinput")
     assert ended.code == 0, ended.stderr
     first, second, _ = ended.stdout.splitlines()
-    assert first == "default: led by a process that has no run to be seen"
+    assert first == "default: a leader that has no run to be seen"
     assert f"backend {session.handshake_pid} (leader lock; " in second
 
 
@@ -191,7 +191,7 @@ def test_no_terminal(run, django_database, leader, monkeypatch) -> None:
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: False))
     ended = run()
     assert ended.code == 1
-    assert "led by " in ended.stdout
+    assert "the leader " in ended.stdout
     assert ended.stderr == (
         "CommandError: Nothing was ended: there is no terminal to confirm it on. "
         "Add --noinput.\n"

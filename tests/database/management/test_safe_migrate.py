@@ -290,6 +290,17 @@ def test_check(run, django_database, small_shop) -> None:
     assert run("--check").code == 0
 
 
+def test_check_with_many_pending_migrations(run, django_database, small_shop) -> None:
+    """--check names the first pending migrations and their number; --verbosity 2 names all."""
+    for number in range(3, 30):
+        small_shop.write(f"00{number:02}_more")
+    start = "CommandError: default: not ready: not initialized for this build; 29 to apply: "
+    shown = "shop.0001_initial, shop.0002_sale, shop.0003_more"
+    assert run("--check").stderr == f"{start}{shown} and 26 more\n"
+    names = ", ".join(f"shop.{name}" for name in small_shop.names)
+    assert run("--check", "--verbosity", "2").stderr == f"{start}{names}\n"
+
+
 def test_plan_and_check(run, django_database, small_shop) -> None:
     """--plan and --check together print the plan and set the exit code."""
     ended = run("--plan", "--check")

@@ -16,7 +16,7 @@ from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.heartbeat import Heartbeat
-from django_safe_init.core.records import RUN_TABLE, LeaderSnapshot
+from django_safe_init.core.records import RUN_TABLE, LeaderSnapshot, leader_name
 from django_safe_init.core.states import State
 from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.migrate_command import run_migrate
@@ -89,7 +89,8 @@ def test_a_silent_leader_is_ended(
     [line] = follower.lines
     name = django_database.newest_run()["leader"]
     assert line == (
-        f"the leader ({name}) has given no sign of life for 1 s: its sessions were ended."
+        f"the leader {name} of run {leader.run_id} has given no sign of life for 1 s: "
+        "its sessions were ended."
     )
 
 
@@ -115,7 +116,7 @@ def test_locked_tables(follower, leader, django_database, connect_raw) -> None:
         assert not leader.session.raw.closed
     follower.wait_for_end(readable=False)
     pid = leader.session.handshake_pid
-    assert follower.lines[0].startswith(f"the leader (backend {pid}) has given no sign")
+    assert follower.lines[0].startswith(f"a leader (backend {pid}) has given no sign")
 
 
 def test_before_its_run(follower, session, django_database) -> None:
@@ -203,7 +204,7 @@ def test_another_roles_leader(
     follower.assert_not_ended(django_database)
     [line] = follower.lines
     pid = leader.session.handshake_pid
-    assert line.startswith("the leader (")
+    assert line.startswith(f"the leader {leader_name()} of run ")
     assert line.endswith(
         f" s. Backend {pid} of the role postgres may not be ended by this role; "
         f"an administrator can: SELECT pg_terminate_backend({pid});"

@@ -743,6 +743,25 @@ def test_command_with_findings(validate, library) -> None:
     ]
 
 
+def test_command_with_many_unapplied_migrations(
+    validate, django_database, small_shop
+) -> None:
+    """Of many unapplied migrations ten are shown with one repair; --verbosity 2 shows all."""
+    for number in range(3, 30):
+        small_shop.write(f"00{number:02}_more")
+    lines = validate().stdout.splitlines()
+    assert lines[0] == "default: 29 errors, 0 warnings"
+    assert lines[3] == "  The migration shop.0001_initial is not applied."
+    assert lines[-2:] == [
+        "    python manage.py safe_migrate",
+        "  and 19 more (--verbosity 2 shows all)",
+    ]
+    assert len(lines) == 3 + 10 + 2
+    assert len(validate("--verbosity", "2").stdout.splitlines()) == 3 + 29 + 1
+    [database] = validate("--json").json["databases"]
+    assert len(database["findings"]) == 29
+
+
 def test_command_with_warnings(validate, library) -> None:
     """A warning is exit code 0, unless --strict."""
     run(library, "DROP INDEX book_lower; DROP INDEX book_published")

@@ -10,8 +10,10 @@ import pytest
 from django_safe_init.core.text import (
     MAX_ERROR_LENGTH,
     MAX_TRACEBACK_LENGTH,
+    first_of,
     format_duration,
     mark_lines,
+    name_some,
     one_line,
     printable,
     printable_lines,
@@ -48,6 +50,24 @@ def test_durations(seconds, text) -> None:
 def test_shorten(text, short) -> None:
     """A short text has one line and at most the given length."""
     assert shorten(text, 10) == short
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (0, ""),
+        (2, "m1, m2"),
+        (5, "m1, m2, m3, m4, m5"),
+        (6, "m1, m2, m3 and 3 more"),
+        (205, "m1, m2, m3 and 202 more"),
+    ],
+)
+def test_a_long_list(number, text) -> None:
+    """Of a long list the first few names and the number of the others are shown."""
+    names = [f"m{each + 1}" for each in range(number)]
+    assert name_some(names) == text
+    shown, more = first_of(names)
+    assert len(shown) + more == number
 
 
 def test_one_line() -> None:

@@ -133,7 +133,9 @@ def test_shared_failure(since, leads) -> None:
     failed = snapshot(ended_run(1, "failed"), **BEHIND, **LED)
     with pytest.raises(LeaderFailed) as caught:
         follower(since, may_lead=leads).decide(failed)
-    assert str(caught.value) == "The leader (web-1:77) failed: ValueError: it broke"
+    assert (
+        str(caught.value) == "The leader web-1:77 of run 1 failed: ValueError: it broke"
+    )
     assert caught.value.run == 1
 
 

@@ -26,26 +26,26 @@ BUILD = Build(frozenset(), OWN)
     ("latest", "leader_pid", "line"),
     [
         (None, None, "waiting for somebody to initialize this database"),
-        (None, 99, "waiting for the leader (pid 99), which is starting"),
+        (None, 99, "waiting for a leader that has opened no run yet"),
         (
             ended_run(1, "ready"),
             99,
-            "waiting for the leader (pid 99), which is starting",
+            "waiting for a leader that has opened no run yet",
         ),
         (
             run_row(8),
             99,
-            "waiting for web-1:77, leader of run 8 for 12 s: migrating 4/14 shop.0004_x",
+            "waiting for the leader web-1:77 of run 8, for 12 s: migrating 4/14 shop.0004_x",
         ),
         (
             run_row(8, done=14),
             99,
-            "waiting for web-1:77, leader of run 8 for 12 s: migrating 14/14 shop.0004_x",
+            "waiting for the leader web-1:77 of run 8, for 12 s: migrating 14/14 shop.0004_x",
         ),
         (
             run_row(8, total=0, message="", state=State.CHECKING_SCHEMA),
             99,
-            "waiting for web-1:77, leader of run 8 for 12 s: checking_schema",
+            "waiting for the leader web-1:77 of run 8, for 12 s: checking_schema",
         ),
     ],
 )
@@ -58,7 +58,7 @@ def test_describe_the_holder() -> None:
     """The holder of the lock is named if it has opened no run."""
     line = describe_leader(LeaderSnapshot(run_row(8), 99), "backend 99 (role x)")
     assert line == (
-        "waiting for the holder of the leader lock, backend 99 (role x), which has opened no run"
+        "waiting for a leader that has opened no run yet: backend 99 (role x)"
     )
 
 
@@ -106,7 +106,7 @@ def harness(monkeypatch) -> WaitLogHarness:
 def test_the_first_line(harness) -> None:
     """The first observation is logged at once, and an unchanged one is not."""
     assert harness.observe(0) == [
-        "waiting for web-1:77, leader of run 8 for 12 s: migrating 4/14 shop.0004_x"
+        "waiting for the leader web-1:77 of run 8, for 12 s: migrating 4/14 shop.0004_x"
     ]
     assert harness.observe(1) == []
     assert harness.observe(6) == []
@@ -176,7 +176,7 @@ def test_no_progress(harness) -> None:
         harness.log.check_timeouts()
     text = str(caught.value)
     assert text.startswith(
-        "Gave up: no progress for 60 s. waiting for web-1:77, leader"
+        "Gave up: no progress for 60 s. waiting for the leader web-1:77, leader"
     )
     assert text.endswith(
         ". To end the leader: manage.py safe_init_unlock --database shop, "
@@ -227,7 +227,7 @@ def test_the_deadline(harness) -> None:
     harness.log.deadline = Deadline(5)
     harness.observe(0)
     harness.observe(5, done=4)
-    with pytest.raises(WaitTimeout, match=r"^Gave up after 5 s\. waiting for web-1:77"):
+    with pytest.raises(WaitTimeout, match=r"^Gave up after 5 s\. waiting for the leader web-1:77"):
         harness.log.check_timeouts()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import pytest
@@ -70,7 +71,7 @@ def test_a_run(width) -> None:
     assert shown[1].endswith(" 14.3 s")
     assert [line.split(None, 1) for line in shown[2:6]] == [
         ["now", "migrating 4/14 shop.0004_x"],
-        ["leader", "web-1:77, lock held by pid 4711, role shop, for 14.3 s"],
+        ["leader", "web-1:77, lock held by backend 4711, role shop, for 14.3 s"],
         ["statement", "1 min 03 s: CREATE INDEX shop_x"],
         ["followers", "7 connected now"],
     ]
@@ -105,11 +106,20 @@ def test_a_blocked_statement() -> None:
     assert f"blocked by  {blocker}" in text
 
 
+def test_many_sessions_that_block() -> None:
+    """The view names the first of many sessions that block, and counts the others."""
+    blockers = tuple(dataclasses.replace(BLOCKER, pid=pid) for pid in range(80, 100))
+    activity = dataclasses.replace(BLOCKED, blockers=blockers)
+    shown = [line for line in lines(working(activity=activity)) if "blocked by" in line]
+    assert len(shown) == 4
+    assert shown[-1].endswith("17 more sessions")
+
+
 def test_nothing_is_running_in_the_server() -> None:
     """The view omits the statement between two statements, and an unknown role."""
     text = rendered(working(activity=IDLE, role=None))
     assert "statement" not in text
-    assert "pid 4711, for" in text
+    assert "backend 4711, for" in text
 
 
 def test_a_long_statement() -> None:

@@ -22,7 +22,7 @@ from django_safe_init.backends.sqlite3.introspection import (
 from django_safe_init.core.build import Build
 from django_safe_init.core.findings import Finding, FindingKind, management_command_line
 from django_safe_init.management.console import format_findings
-from django_safe_init.validation import ValidationReport
+from django_safe_init.validation import ValidationReport, log_findings
 from django_safe_init.validation.classify import apps_ahead
 from django_safe_init.validation.model_schema import column_of, table_name, tables_of
 
@@ -144,8 +144,58 @@ def test_texts() -> None:
     """A finding without a repair shows only its message."""
     finding = Finding(FindingKind.MISSING_TABLE, "error", "t", None, "It is missing.")
     assert str(finding) == "It is missing."
-    assert list(format_findings(ValidationReport("default", 2, (finding,)))) == [
+    report = ValidationReport("default", 2, (finding,))
+    assert list(format_findings(report, show_all=False)) == [
         "default: 1 error, 0 warnings",
         "\nmissing_table (error)",
         "  It is missing.",
     ]
+
+
+def many_findings() -> list[Finding]:
+    """Return 12 warnings, then 30 errors, each with a repair."""
+    return [
+        *(
+            Finding(
+                FindingKind.INVALID_INDEX, "warn", f"i{n}", None, f"{n}?", ("FIX;",)
+            )
+            for n in range(12)
+        ),
+        *(
+            Finding(
+                FindingKind.MISSING_TABLE, "error", f"t{n}", None, f"{n}.", ("ADD;",)
+            )
+            for n in range(30)
+        ),
+    ]
+
+
+def test_many_findings() -> None:
+    """The first findings of each kind are shown with their repair, or all of them."""
+    report = ValidationReport("default", 2, tuple(many_findings()))
+    assert list(format_findings(report, show_all=False)) == [
+        "default: 30 errors, 12 warnings",
+        "\ninvalid_index (warn)",
+        *(f"  {n}?" for n in range(10)),
+        "    FIX;",
+        "  and 2 more (--verbosity 2 shows all)",
+        "\nmissing_table (error)",
+        *(f"  {n}." for n in range(10)),
+        "    ADD;",
+        "  and 20 more (--verbosity 2 shows all)",
+    ]
+    lines = list(format_findings(report, show_all=True))
+    assert len(lines) == 1 + 2 + 12 + 30 + 2
+    assert not any("more" in line for line in lines)
+
+
+def test_many_logged_findings(caplog) -> None:
+    """Errors are logged first, and a long list ends with the command that shows all."""
+    log_findings("shop", many_findings())
+    assert len(caplog.records) == 21
+    assert {record.levelname for record in caplog.records[:20]} == {"ERROR"}
+    assert caplog.messages[0].startswith("Validation of shop: 0. ")
+    assert caplog.messages[-1] == (
+        "Validation of shop: 22 more. List them: "
+        "python manage.py safe_init_validate --database shop"
+    )
