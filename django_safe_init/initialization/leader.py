@@ -16,7 +16,7 @@ from django_safe_init.backends.base.run_session import ErrorKind, RunSession
 from django_safe_init.core.cancellation import raise_cancellation, shield
 from django_safe_init.core.local_errors import is_local
 from django_safe_init.core.progress import use_tracker
-from django_safe_init.core.records import CHECKS_PASSED, MAX_TRANSIENT_FAILURES
+from django_safe_init.core.records import CHECKS_PASSED
 from django_safe_init.core.states import State
 from django_safe_init.core.step import StepDefinition
 from django_safe_init.core.text import name_some, one_line, stored_traceback
@@ -352,24 +352,25 @@ class Leader:
             self._cause = exc
             self._outcome_written = self._close_run(exc)
             if self._outcome_written == "failed" and self._is_lost(exc):
-                raise InitializationFailed(
-                    f"{MAX_TRANSIENT_FAILURES} times in a row: {self._reason(exc)}"
-                ) from exc
+                raise InitializationFailed(self.recorder.error) from exc
             raise
 
     def _close_run(self, exc: BaseException) -> str | None:
         """Return the outcome that was written, or None if the session is gone."""
+        expected = self._outcome(exc)
         try:
             # A non-atomic step that was cut off stays open: its effect is unknown.
             if self._current and self._current.current_is_atomic:
                 self.recorder.finish_step("failed")
             with shield():
-                return self.recorder.finish_run(
-                    self._outcome(exc),
-                    State.ERROR,
-                    self._reason(exc),
-                    stored_traceback(exc),
+                written = self.recorder.finish_run(
+                    expected, State.ERROR, self._reason(exc), stored_traceback(exc)
                 )
+            if written != expected:
+                self.task.report(
+                    f"run {self.recorder.run_id} failed: {self.recorder.error}"
+                )
+            return written
         except SafeInitError as error:
             logger.info("Run %s is left open: %s", self.recorder.run_id, error)
             return None

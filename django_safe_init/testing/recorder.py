@@ -154,9 +154,9 @@ class RecorderContract(BackendContract):
             reason = session.recorder.open_run("test")
             assert session.recorder.run_id == last
         run = self._history()[-1]
-        assert reason == (
-            f"3 times in a row, the last time: the leader {run.leader} died in shop.0001"
-        )
+        died = f"the leader {run.leader} died in shop.0001"
+        assert reason is not None
+        assert reason.startswith(f"3 times in a row, the last time: {died}. ")
         assert (run.error, run.state) == (reason, State.ERROR)
         assert self._outcomes() == ["abandoned", "abandoned", "failed"]
         self._record_run("ready")  # the failure does not count
@@ -168,8 +168,10 @@ class RecorderContract(BackendContract):
         with self._lead() as session:
             session.recorder.open_run("test")
             written = session.recorder.finish_run("transient", State.ERROR, "again")
+            assert session.recorder.error == "3 times in a row, the last time: again"
         assert written == "failed"
         assert self._outcomes() == ["abandoned", "interrupted", "failed"]
+        assert self._history()[-1].error == "3 times in a row, the last time: again"
 
     def test_another_end_resets_the_count(self) -> None:
         """Transient ends count from the last other end of the build."""

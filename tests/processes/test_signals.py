@@ -25,6 +25,14 @@ signal.pause()
 COMMAND = ["--", sys.executable, "-c", SERVE]
 
 
+@pytest.fixture(params=["postgresql", "sqlite"])
+def either(request: pytest.FixtureRequest) -> Fleet:
+    """Return a fleet on PostgreSQL, and one on SQLite."""
+    name = "fleet" if request.param == "postgresql" else "lite_fleet"
+    fleet: Fleet = request.getfixturevalue(name)
+    return fleet
+
+
 @pytest.mark.parametrize(
     "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.smoke), signal.SIGINT]
 )
@@ -46,6 +54,41 @@ def test_leader_is_told_to_end(
     assert entries(database) == ["gate", "data"]
     interrupted = database.runs()[0]
     assert interrupted["outcome"] == "interrupted"
+
+
+def test_three_starts_that_time_out(either: Fleet) -> None:
+    """The third start in a row that a signal ends says so, and names the time-outs to raise.
+
+    The status, a follower and the process itself say the same.
+    """
+    either.use(scenario="gated")
+    for number in (1, 2, 3):
+        leader = either.start("safe_migrate")
+        either.wait_for_note("inside", number)
+        if number == 3:
+            follower = either.start(*SAFE)
+            either.wait_for_followers(1)
+        leader.kill(signal.SIGTERM)
+        assert leader.wait() == 143, leader
+        assert ("times in a row" in leader.stderr) == (number == 3), leader
+    error = either.database.newest_run()["error"]
+    assert error.startswith("3 times in a row, the last time: ")
+    assert (
+        "ended by SIGTERM. If a start time-out ended these processes, raise it" in error
+    )
+    for name in (
+        "TimeoutStartSec",
+        "healthCheckGracePeriodSeconds",
+        "startTimeout",
+        "startupProbe",
+    ):
+        assert name in error
+    assert f"run 3 failed: {error}" in leader.stderr
+    assert follower.wait() == 1, follower
+    assert follower.json["error"].endswith(f" failed: {error}")
+    status = either.run("safe_init_status")
+    assert status.wait() == 1, status
+    assert error in status.stdout
 
 
 @pytest.mark.parametrize("atomic", ["1", "0"], ids=["atomic", "non-atomic"])

@@ -127,6 +127,23 @@ def is_second_failure(
     return False
 
 
+#: A time-out that is too short for a migration ends start after start.
+_RAISE_TIME_OUTS = (
+    "If a start time-out ended these processes, raise it: TimeoutStartSec in systemd, "
+    "healthCheckGracePeriodSeconds or startTimeout in Amazon ECS, failureThreshold of the "
+    "startupProbe in Kubernetes."
+)
+
+
+def repeated_failure(outcome: str, error: str | None) -> str:
+    """Return the error of a run whose transient outcome was the build's third in a row.
+
+    After a signal or a death it names the time-outs that may have caused it.
+    """
+    text = f"{MAX_TRANSIENT_FAILURES} times in a row, the last time: {error or outcome}"
+    return text if outcome == "transient" else f"{text}. {_RAISE_TIME_OUTS}"
+
+
 class BaseRecorder(ABC):
     """A leader's recorder of one run and its steps.
 
@@ -142,6 +159,8 @@ class BaseRecorder(ABC):
         self.done = 0
         self.total = 0
         self.message = ""
+        #: The error of the closed run, as it was written.
+        self.error: str | None = None
         #: The progress inside the running step.
         self.progress = ProgressTracker()
         self.build = build.fingerprint
@@ -182,7 +201,7 @@ class BaseRecorder(ABC):
             self.run_id = self._begin_run(ends, command)
             return None
         last = max(abandoned)
-        reason = f"{MAX_TRANSIENT_FAILURES} times in a row, the last time: {last.error}"
+        reason = repeated_failure(last.outcome, last.error)
         failed = RunEnd(last.id, "failed", reason)
         self._end_runs([failed if end is last else end for end in ends])
         self.run_id = last.id
@@ -228,8 +247,9 @@ class BaseRecorder(ABC):
     ) -> str:
         """Close the run and return the outcome that was written.
 
-        A transient outcome that is the build's third in a row is written as "failed".
-        `traceback` belongs to the error, and comes from `stored_traceback`.
+        A transient outcome that is the build's third in a row is written as "failed", with an
+        error that says so. `self.error` is the error that was written. `traceback` belongs to
+        the error, and comes from `stored_traceback`.
         """
         return self._transaction(
             lambda: self._finish_run(outcome, state, error, traceback)
@@ -240,7 +260,9 @@ class BaseRecorder(ABC):
     ) -> str:
         if outcome in TRANSIENT_OUTCOMES:
             failures = 1 + self._failures_in_a_row()
-            outcome = "failed" if failures >= MAX_TRANSIENT_FAILURES else outcome
+            if failures >= MAX_TRANSIENT_FAILURES:
+                outcome, error = "failed", repeated_failure(outcome, error)
+        self.error = error
         self._close_run(outcome, state, error, traceback)
         return outcome
 

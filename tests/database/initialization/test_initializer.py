@@ -229,7 +229,9 @@ def test_the_third_loss_of_a_fleet(django_database, small_shop, settings) -> Non
             initialize()
     with pytest.raises(InitializationFailed) as caught:
         initialize()
-    assert str(caught.value).startswith("3 times in a row: shop.0003_lose: ")
+    assert str(caught.value).startswith(
+        "3 times in a row, the last time: shop.0003_lose: "
+    )
     outcomes = [run["outcome"] for run in django_database.runs()]
     assert outcomes == ["transient", "transient", "failed"]
 

@@ -474,7 +474,9 @@ def test_the_third_lost_connection(django_database, small_shop, settings) -> Non
             call_command(Command(), verbosity=0)
         codes.append(caught.value.returncode)
     assert codes == [5, 5, 1]
-    assert str(caught.value).startswith("3 times in a row: shop.0003_lose: ")
+    assert str(caught.value).startswith(
+        "3 times in a row, the last time: shop.0003_lose: "
+    )
 
 
 def test_a_session_error(django_database, small_shop, monkeypatch) -> None:

@@ -227,7 +227,9 @@ def test_the_deadline(harness) -> None:
     harness.log.deadline = Deadline(5)
     harness.observe(0)
     harness.observe(5, done=4)
-    with pytest.raises(WaitTimeout, match=r"^Gave up after 5 s\. waiting for the leader web-1:77"):
+    with pytest.raises(
+        WaitTimeout, match=r"^Gave up after 5 s\. waiting for the leader web-1:77"
+    ):
         harness.log.check_timeouts()
 
 
