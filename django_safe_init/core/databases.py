@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.recorder import MigrationRecorder
 
-from django_safe_init.conf import POOL_KEY
+from django_safe_init.conf import POOL_KEY, Settings
+from django_safe_init.core.text import name_some
 from django_safe_init.exceptions import ConfigurationError
+
+#: The engine that Django gives to an empty entry of DATABASES.
+_NO_ENGINE = "django.db.backends.dummy"
+
+
+def chosen_aliases(named: str | None, settings: Settings) -> tuple[str, ...]:
+    """Return the databases of a command: the one named by its option, or those of the project.
+
+    Without an option, `DATABASES` of `SAFE_INIT` decides. If it has several databases and
+    `default` among them, the command is about `default` only.
+    """
+    if named is not None:
+        return (named,)
+    if DEFAULT_DB_ALIAS in settings.databases:
+        return (DEFAULT_DB_ALIAS,)
+    return settings.databases
 
 
 def check_alias(alias: str) -> None:
@@ -17,6 +34,21 @@ def check_alias(alias: str) -> None:
         raise ConfigurationError(
             f"There is no database {alias!r} in DATABASES. "
             f"Use one of: {', '.join(connections.settings)}."
+        )
+    check_not_empty(alias)
+
+
+def check_not_empty(alias: str) -> None:
+    """Raise `ConfigurationError` if the entry of the alias in `DATABASES` is empty."""
+    configured = connections.settings
+    if alias in configured and configured[alias]["ENGINE"] == _NO_ENGINE:
+        others = [
+            other for other in configured if configured[other]["ENGINE"] != _NO_ENGINE
+        ]
+        raise ConfigurationError(
+            f"The database {alias!r} has no engine: its entry in DATABASES is empty. Name "
+            'others in SAFE_INIT["DATABASES"], or one with --database. '
+            f"DATABASES has: {name_some(others) or 'no other'}."
         )
 
 

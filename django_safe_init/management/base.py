@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from django.db import DEFAULT_DB_ALIAS
 
 from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.exceptions import SafeInitError
@@ -16,6 +17,11 @@ from django_safe_init.management.console import (
     PrintableStream,
     json_line,
     printable_uncaught_errors,
+)
+
+#: The help of `--database` where it may be given once.
+DATABASE_HELP = (
+    "Default: 'default' if SAFE_INIT's DATABASES has it, else all of DATABASES."
 )
 
 
@@ -79,7 +85,7 @@ class SafeInitCommand(PrintableCommand, ABC):
 
     def error_as_json(self, error: str, options: dict[str, Any]) -> dict[str, Any]:
         """Return the JSON object of an error."""
-        return {"database": options["database"], "error": error}
+        return {"database": options["database"] or DEFAULT_DB_ALIAS, "error": error}
 
     def print_json(self, value: dict[str, Any]) -> None:
         """Write the JSON object to standard output."""

@@ -13,7 +13,7 @@ from django.db.migrations import Migration
 from django_safe_init.backends import check_loaded, get_features
 from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.core import cancellation
-from django_safe_init.core.databases import check_not_pool
+from django_safe_init.core.databases import check_not_empty, check_not_pool
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.exceptions import ConfigurationError, InitializationFailed
 from django_safe_init.initialization.initializer import (
@@ -61,6 +61,7 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
         self._alias = alias = options.get("database") or DEFAULT_DB_ALIAS
         with command_errors():
             check_not_pool(alias)
+            check_not_empty(alias)
             self._check_engine(alias)
             self._check_quorum(options)
         self._was_connected = connections[alias].connection is not None

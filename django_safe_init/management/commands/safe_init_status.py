@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from django.db import DEFAULT_DB_ALIAS
 from django_safe_init.backends import check_driver, privileged_steps
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
-from django_safe_init.core.databases import check_alias
+from django_safe_init.core.databases import check_alias, chosen_aliases
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import RunRow
 from django_safe_init.core.states import State
@@ -19,7 +20,7 @@ from django_safe_init.core.text import printable
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
-from django_safe_init.management.base import SafeInitCommand
+from django_safe_init.management.base import DATABASE_HELP, SafeInitCommand
 from django_safe_init.management.console import (
     format_names,
     report_to,
@@ -27,6 +28,7 @@ from django_safe_init.management.console import (
     terminal,
     text_table,
 )
+from django_safe_init.management.results import WORST_FIRST
 from django_safe_init.management.run_report import format_run
 from django_safe_init.management.watch import PlainOutput, watch
 from django_safe_init.status import (
@@ -56,7 +58,7 @@ class Command(SafeInitCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the options."""
         add = parser.add_argument
-        add("--database", default=DEFAULT_DB_ALIAS, metavar="ALIAS")
+        add("--database", metavar="ALIAS", help=DATABASE_HELP)
         add("--json", action="store_true", help="Print one JSON object.")
         add(
             "--watch",
@@ -85,14 +87,35 @@ class Command(SafeInitCommand):
         )
 
     def run(self, options: dict[str, Any]) -> int:
-        """Wait or watch if an option says so, then print the status."""
-        alias = options["database"]
+        """Show the databases, and return the exit code of the worst status."""
         plain_only = options["json"] or not self.stdout.isatty()
-        check_alias(alias)
-        check_driver(alias, get_settings())
-        if options["run"] is not None:
-            return self._show_run(alias, options)
         self.console = None if plain_only else terminal(color=not options["no_color"])
+        settings = get_settings()
+        aliases = chosen_aliases(options["database"], settings)
+        if options["run"] is not None:
+            _check_options_of_run(aliases, options)
+        objects: list[dict[str, Any]] = []
+        codes: list[int] = []
+        for alias in aliases:
+            self._alias = alias
+            check_alias(alias)
+            check_driver(alias, settings)
+            show = self._show_status if options["run"] is None else self._show_run
+            codes.append(show(alias, options, objects))
+        if options["json"]:
+            several = {"databases": objects}
+            self.print_json(objects[0] if len(objects) == 1 else several)
+        return min(codes, key=WORST_FIRST.index)
+
+    def error_as_json(self, error: str, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the JSON object of an error of the database that was read."""
+        alias = getattr(self, "_alias", options["database"] or DEFAULT_DB_ALIAS)
+        return {"database": alias, "error": error}
+
+    def _show_status(
+        self, alias: str, options: dict[str, Any], objects: list[dict[str, Any]]
+    ) -> int:
+        """Wait or watch if an option says so, then print the status or add its object."""
         if options["wait"]:
             self._wait(alias, options["timeout"])
         if options["watch"]:
@@ -100,23 +123,21 @@ class Command(SafeInitCommand):
         detail, history = self._read(alias, options["history"])
         if options["json"]:
             runs = [run.as_json() for run in history]
-            self.print_json({**detail.as_json(), "history": runs})
+            objects.append({**detail.as_json(), "history": runs})
         else:
             self._print(detail, history, show_all=options["verbosity"] > 1)
         if detail.status.ready:
             return 0
         return 1 if detail.status.state is State.ERROR else NOT_READY
 
-    def _show_run(self, alias: str, options: dict[str, Any]) -> int:
-        """Print one run. The traceback is never part of the JSON."""
-        if options["wait"] or options["watch"] or options["history"]:
-            raise ConfigurationError(
-                "--run shows one run: leave out --wait, --watch and --history."
-            )
+    def _show_run(
+        self, alias: str, options: dict[str, Any], objects: list[dict[str, Any]]
+    ) -> int:
+        """Print one run, or add its object, of which the traceback is never a part."""
         with closing(open_reader(alias, get_settings(), Deadline(0))) as reader:
             report = read_run(alias, reader, options["run"])
         if options["json"]:
-            self.print_json(report.as_json())
+            objects.append(report.as_json())
         else:
             self.stdout.write("\n".join(format_run(report)))
         return 0
@@ -163,6 +184,17 @@ class Command(SafeInitCommand):
             self.console.print(rich_table(history))
         elif history:
             self.stdout.write(text_table(history))
+
+
+def _check_options_of_run(aliases: Sequence[str], options: dict[str, Any]) -> None:
+    if options["wait"] or options["watch"] or options["history"]:
+        raise ConfigurationError(
+            "--run shows one run: leave out --wait, --watch and --history."
+        )
+    if len(aliases) > 1:
+        raise ConfigurationError(
+            "--run is about one database: name it with --database."
+        )
 
 
 def _pending_privileged(alias: str) -> list[str]:

@@ -6,16 +6,15 @@ import sys
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
-from django.db import DEFAULT_DB_ALIAS
 
 from django_safe_init.backends import get_backend, require_lock
 from django_safe_init.backends.base.context import Context
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
-from django_safe_init.core.databases import check_alias
+from django_safe_init.core.databases import check_alias, chosen_aliases
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.text import printable
-from django_safe_init.management.base import SafeInitCommand
+from django_safe_init.management.base import DATABASE_HELP, SafeInitCommand
 from django_safe_init.management.console import report_to
 
 _SECONDS_TO_END = 10.0
@@ -32,7 +31,7 @@ class Command(SafeInitCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the options."""
-        parser.add_argument("--database", default=DEFAULT_DB_ALIAS, metavar="ALIAS")
+        parser.add_argument("--database", metavar="ALIAS", help=DATABASE_HELP)
         parser.add_argument(
             "--noinput",
             "--no-input",
@@ -42,8 +41,12 @@ class Command(SafeInitCommand):
         )
 
     def run(self, options: dict[str, Any]) -> int:
-        """Show the leader, ask for confirmation, and terminate it."""
-        alias = options["database"]
+        """Show the leaders of the databases, and terminate each after confirmation."""
+        for alias in chosen_aliases(options["database"], get_settings()):
+            self._unlock(alias, interactive=options["interactive"])
+        return 0
+
+    def _unlock(self, alias: str, *, interactive: bool) -> None:
         check_alias(alias)
         require_lock(alias)
         settings, report = get_settings(), report_to(self.stderr)
@@ -52,17 +55,16 @@ class Command(SafeInitCommand):
         with get_backend(context).lock_holder() as holder:
             if holder is None:
                 self.stdout.write(f"{alias}: nobody holds the leader lock")
-                return 0
+                return
             self.stdout.write(f"{alias}: " + "\n".join(map(printable, holder.lines())))
             if holder.refusal is not None:
                 raise CommandError(printable(holder.refusal))
-            if options["interactive"]:
+            if interactive:
                 _confirm(holder.question)
             reason = holder.end(_SECONDS_TO_END)
         if reason is not None:
             raise CommandError(printable(reason))
         self.stdout.write(f"{alias}: ended; a replica that waits takes over")
-        return 0
 
 
 def _confirm(question: str) -> None:
