@@ -15,6 +15,7 @@ from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.exceptions import SafeInitError
 from django_safe_init.management.console import (
     PrintableStream,
+    escape_unencodable,
     json_line,
     printable_uncaught_errors,
 )
@@ -55,6 +56,7 @@ class PrintableCommand(BaseCommand):
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Run the command as `manage.py` does."""
+        escape_unencodable()
         with printable_uncaught_errors():
             super().run_from_argv(argv)
 

@@ -71,6 +71,20 @@ class PrintableStream:
         )
 
 
+#: The error handlers of a standard output that cannot print each character.
+_FAILING_HANDLERS = ("strict", "surrogateescape")
+
+
+def escape_unencodable() -> None:
+    """Let standard output escape a character that its encoding lacks, as standard error does.
+
+    Libraries, Django and the project's migrations print, too.
+    """
+    if getattr(sys.stdout, "errors", "") in _FAILING_HANDLERS:
+        with contextlib.suppress(AttributeError):  # no file of the interpreter
+            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # typeshed: TextIO
+
+
 @contextlib.contextmanager
 def printable_uncaught_errors() -> Iterator[None]:
     """Make Python print the traceback of an error that leaves the block with printable lines.

@@ -126,6 +126,23 @@ def test_a_step_that_counts(fleet: Fleet, watch: Callable[..., Terminal]) -> Non
     assert leader.wait() == 0, leader
 
 
+@pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {}])
+def test_a_terminal_without_these_characters(
+    fleet: Fleet,
+    database: Database,
+    watch: Callable[..., Terminal],
+    variables: dict[str, str],
+) -> None:
+    """The view and the table of runs escape characters that the terminal's encoding lacks."""
+    assert fleet.run("safe_migrate").wait() == 0, fleet
+    database.rows("UPDATE django_safe_init_run SET leader = 'größe'")
+    fleet.use(env=variables)
+    terminal = watch("--history", "3")
+    assert terminal.wait() == 0, terminal.text
+    shown = r"gr\xf6\xdfe" if variables else "größe"
+    assert shown in terminal.text
+
+
 def test_a_lost_connection_and_the_end_by_hand(
     fleet: Fleet, database: Database, watch: Callable[..., Terminal]
 ) -> None:

@@ -25,7 +25,11 @@ from django_safe_init.initialization.migrate_command import known_options, next_
 from django_safe_init.initialization.run_context import current_listener, in_run
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from django_safe_init.management.base import command_errors, exit_codes
-from django_safe_init.management.console import printable_uncaught_errors, report_to
+from django_safe_init.management.console import (
+    escape_unencodable,
+    printable_uncaught_errors,
+    report_to,
+)
 
 #: Added by `execute` and by Django's `call_command`, whatever the parser knows.
 _ADDED = frozenset({"database", "skip_checks"})
@@ -41,6 +45,7 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Run the command as `manage.py` does."""
+        escape_unencodable()
         with printable_uncaught_errors():
             super().run_from_argv(argv)
 

@@ -351,7 +351,10 @@ def test_applied_before_a_failure(run, django_database, small_shop) -> None:
         (["--timeout", "-1"], "A time-out of -1 seconds is not possible."),
         (["--rerun", "shop.0001_initial"], "that is not unfinished"),
         (["--jobs", "0"], "--jobs must be 1 or more."),
-        (["--", "no-such-program"], "There is no command 'no-such-program'"),
+        (
+            ["--", "no-such-program"],
+            "The command 'no-such-program' after `--` is not on PATH",
+        ),
         (
             ["--plan", "--", "true"],
             "--plan changes nothing, so no command can follow it.",
@@ -628,7 +631,10 @@ def test_a_command_that_cannot_be_started(start, django_database, tmp_path) -> N
     program.chmod(0o755)
     ended = start("safe_migrate", "--", str(program))
     assert ended.returncode == 2
-    assert ended.stderr.endswith(f"{program} cannot be started: Exec format error\n")
+    assert ended.stderr.endswith(
+        f"The command {program} after `--` cannot be started: Exec format error. "
+        "It needs a first line such as #!/bin/sh.\n"
+    )
 
 
 def test_called_from_python(django_database, small_shop) -> None:

@@ -1,3 +1,4 @@
+import os
 import sys
 
 from django.db import migrations
@@ -6,7 +7,7 @@ import tables
 
 
 def enter(apps, schema_editor):
-    print("printed by a migration")
+    print("printed by a migration", os.environ.get("SCENARIO_TEXT", ""))
     sys.__stdout__.write("written past sys.stdout\n")
     tables.enter(schema_editor, "printing")
 
