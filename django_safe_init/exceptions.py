@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from django.db import InternalError
 
-from django_safe_init.core.text import printable
+from django_safe_init.core.text import printable_hint
 
 if TYPE_CHECKING:
     from django_safe_init.core.findings import Finding
@@ -22,7 +22,7 @@ class SafeInitError(Exception):
 
     def __init__(self, message: str | None = None) -> None:
         # A message may quote a database, a migration or the environment.
-        super().__init__(printable(message) if message else self.__doc__)
+        super().__init__(printable_hint(message) if message else self.__doc__)
 
 
 class InitializationFailed(SafeInitError):

@@ -17,7 +17,7 @@ from django.db import models
 
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE, run_result
 from django_safe_init.core.states import State
-from django_safe_init.core.text import printable
+from django_safe_init.core.text import printable, stored_hint
 
 _registry = Apps()
 
@@ -37,8 +37,16 @@ class PrintableModel(models.Model):
         **options: Any,
     ) -> Any:
         """Return the instance of a row that was read."""
-        texts = [printable(each) if isinstance(each, str) else each for each in values]
+        texts = [
+            _clean(name, value) for name, value in zip(field_names, values, strict=True)
+        ]
         return super().from_db(db, field_names, texts, **options)
+
+
+def _clean(name: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return stored_hint(value) if name == "error" else printable(value)
 
 
 class Run(PrintableModel):

@@ -35,7 +35,7 @@ from django_safe_init.core.records import (
     TablesUnreadable,
 )
 from django_safe_init.core.states import State
-from django_safe_init.core.text import bounded_lines, name_some, one_line
+from django_safe_init.core.text import bounded_lines, name_some, one_line, wrap
 from django_safe_init.exceptions import (
     ConfigurationError,
     DatabaseUnreachable,
@@ -63,7 +63,7 @@ class Status:
     state: State
     #: Per cent, 0 to 100.
     progress: int
-    #: The current activity, or the reason for the state, as one line of text.
+    #: The current activity, or the reason for the state: one line, and a line for each command.
     message: str
     #: The newest run, or None.
     run: RunRow | None = None
@@ -207,7 +207,7 @@ def _read_status(database: str, reader: BaseReader) -> Status:
         led = reader.leader_pid() is not None
         message = "the status tables are locked, probably by a migration"
         if not led:
-            message = f"waiting for a locked table. {reader.table_lock_holders()}"
+            message = wrap("waiting for a locked table. ", reader.table_lock_holders())
         return Status(database, State.MIGRATING, progress=0, message=message, led=led)
     return _with_holder(describe(database, snapshot), snapshot, reader)
 
@@ -280,10 +280,8 @@ def read_run(database: str, reader: BaseReader, number: int) -> RunReport:
         traceback = reader.traceback(run)
         steps, note = _all_steps(run, reader)
     except TablesLocked as exc:
-        raise WaitTimeout(
-            f"Run {number} cannot be read for database {database!r}: "
-            f"{reader.table_lock_holders()} Try again."
-        ) from exc
+        start = f"Run {number} cannot be read for database {database!r}: "
+        raise WaitTimeout(wrap(start, reader.table_lock_holders())) from exc
     except ConnectionEnded as exc:
         raise _connection_lost(database, exc) from exc
     lines = None if traceback is None else bounded_lines(str(traceback))

@@ -15,7 +15,7 @@ _NO_ENGINE = "django.db.backends.dummy"
 
 
 def chosen_aliases(named: str | None, settings: Settings) -> tuple[str, ...]:
-    """Return the databases of a command: the one named by its option, or those of the project.
+    """Return the databases of a command: the named one, or the project's.
 
     Without an option, `DATABASES` of `SAFE_INIT` decides. If it has several databases and
     `default` among them, the command is about `default` only.

@@ -9,6 +9,8 @@ from typing import Any
 
 from django.db import DEFAULT_DB_ALIAS
 
+from django_safe_init.core.text import with_commands
+
 LEVELS = ("error", "warn", "off")
 
 
@@ -66,7 +68,7 @@ class Finding:
     def __str__(self) -> str:
         if not self.repair:
             return self.message
-        return f"{self.message} Repair it: {' '.join(self.repair)}"
+        return with_commands(f"{self.message} Repair it:", self.repair)
 
     @property
     def is_error(self) -> bool:

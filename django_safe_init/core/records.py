@@ -14,7 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from django_safe_init.core.states import State
-from django_safe_init.core.text import MAX_ERROR_LENGTH, name_some, printable, shorten
+from django_safe_init.core.text import (
+    MAX_ERROR_LENGTH,
+    name_some,
+    printable,
+    shorten,
+    stored_hint,
+)
 
 RUN_TABLE = "django_safe_init_run"
 STEP_TABLE = "django_safe_init_step"
@@ -185,6 +191,8 @@ def clean_value(name: str, value: Any) -> Any:
         return bool(value)
     if value is None:
         return None if name in _OPTIONAL_TEXTS else ""
+    if name == "error":
+        return stored_hint(str(value))
     return shorten(str(value), MAX_ERROR_LENGTH)
 
 

@@ -44,6 +44,70 @@ def escape(text: str, encoding: str = "ascii") -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
+class Hint(str):
+    """A printable line for a person, and below it each command on a line of its own.
+
+    It stays a hint in the messages of this package's errors and in the column `error`. In an
+    f-string it becomes a plain text, whose line feeds are escaped: use `wrap` instead.
+    """
+
+    summary: str
+    commands: tuple[str, ...]
+
+    def __new__(cls, summary: str, *commands: str) -> Hint:
+        lines = [printable(summary), *map(printable, commands)]
+        hint = super().__new__(cls, _BEFORE_COMMAND.join(lines))
+        hint.summary, hint.commands = lines[0], tuple(lines[1:])
+        return hint
+
+    def __getnewargs__(self) -> tuple[str, ...]:  # type: ignore[override]  # for pickle
+        return (self.summary, *self.commands)
+
+
+#: Separates the lines of a hint.
+_BEFORE_COMMAND = "\n    "
+
+
+def with_commands(text: str, commands: Iterable[str], end: str = "") -> str:
+    """Return the text, followed by one command, or by each of several on a line of its own.
+
+    `end` is a sentence that follows a single command, and precedes several.
+    """
+    found = list(dict.fromkeys(commands))
+    if len(found) > 1:
+        return Hint(f"{text}{end}", *found)
+    return f"{text} {''.join(found)}{end}"
+
+
+def wrap(before: str, text: str, after: str = "") -> str:
+    """Return the text between two others; a hint keeps its commands."""
+    if isinstance(text, Hint):
+        return Hint(f"{before}{text.summary}{after}", *text.commands)
+    return f"{before}{text}{after}"
+
+
+def first_line(text: str) -> str:
+    """Return the text without the commands of a hint."""
+    return text.summary if isinstance(text, Hint) else text
+
+
+def printable_hint(text: str) -> str:
+    """Return a printable text: the lines of a hint, or one line."""
+    return text if isinstance(text, Hint) else printable(text)
+
+
+def stored_hint(text: str) -> str:
+    """Return a text that a hint was stored as. Each line has a bounded length."""
+    lines = [shorten(line, MAX_ERROR_LENGTH) for line in text.split(_BEFORE_COMMAND)]
+    return Hint(*lines) if len(lines) > 1 else lines[0]
+
+
+def message_of(error: BaseException) -> str:
+    """Return the error's text on one line of bounded length, or its hint."""
+    text = error.args[0] if error.args else ""
+    return text if isinstance(text, Hint) else one_line(error)
+
+
 def printable_lines(text: str) -> str:
     """Return the text with each line made printable; its line feeds and tabs stay."""
     return "\n".join(
@@ -103,8 +167,10 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the error's text on one printable line of bounded length."""
-    return shorten(str(error), MAX_ERROR_LENGTH)
+    """Return the error's text on one printable line of bounded length, without commands."""
+    text = error.args[0] if error.args else ""
+    line = text.summary if isinstance(text, Hint) else str(error)
+    return shorten(line, MAX_ERROR_LENGTH)
 
 
 def shorten(text: str, length: int = 100) -> str:

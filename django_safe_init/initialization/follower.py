@@ -19,7 +19,7 @@ from django_safe_init.core.records import (
     Snapshot,
     TablesLocked,
 )
-from django_safe_init.core.text import one_line
+from django_safe_init.core.text import one_line, wrap
 from django_safe_init.exceptions import LeaderFailed
 from django_safe_init.initialization.types import Decision
 from django_safe_init.initialization.wait_log import WaitLog
@@ -150,6 +150,5 @@ class Follower:
         if own is None or own.outcome != "failed" or not self.propagate_failure:
             return
         if self._ended_since(own) or self.shares_failure(own):
-            raise LeaderFailed(
-                f"The {own.leader_title} failed: {own.error}", run=own.id
-            )
+            text = wrap(f"The {own.leader_title} failed: ", own.error or "")
+            raise LeaderFailed(text, run=own.id)

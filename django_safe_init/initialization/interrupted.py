@@ -21,7 +21,7 @@ from django_safe_init.backends.base.run_session import RunSession
 from django_safe_init.conf import Settings
 from django_safe_init.core.records import InterruptedStep
 from django_safe_init.core.step import StepDefinition
-from django_safe_init.core.text import name_some
+from django_safe_init.core.text import Hint, name_some
 from django_safe_init.exceptions import ConfigurationError, UnfinishedMigration
 
 logger = logging.getLogger("django_safe_init")
@@ -215,11 +215,12 @@ def _recovery_hint(step: InterruptedStep, migration: Migration, where: str) -> s
         what, again, done = " while it was reversed", "reverse and apply it", "reversed"
         before = (name for label, name in migration.dependencies if label == app)
         name = next(before, "zero")
-    return (
+    return Hint(
         f"{step.name} is not atomic and was interrupted{what}, so what it has done is "
-        f"unknown. Look at the database, then either {again}: "
-        f"python manage.py safe_migrate{where} --rerun {step.name} -- or record it as {done}: "
-        f"python manage.py migrate{where} --fake {app} {name}"
+        f"unknown. Look at the database, then either {again} (the first command), or record it "
+        f"as {done} (the second):",
+        f"python manage.py safe_migrate{where} --rerun {step.name}",
+        f"python manage.py migrate{where} --fake {app} {name}",
     )
 
 

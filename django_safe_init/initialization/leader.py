@@ -19,7 +19,13 @@ from django_safe_init.core.progress import use_tracker
 from django_safe_init.core.records import CHECKS_PASSED
 from django_safe_init.core.states import State
 from django_safe_init.core.step import StepDefinition
-from django_safe_init.core.text import name_some, one_line, stored_traceback
+from django_safe_init.core.text import (
+    message_of,
+    name_some,
+    one_line,
+    stored_traceback,
+    wrap,
+)
 from django_safe_init.exceptions import (
     InitializationFailed,
     LeaderFailed,
@@ -367,9 +373,8 @@ class Leader:
                     expected, State.ERROR, self._reason(exc), stored_traceback(exc)
                 )
             if written != expected:
-                self.task.report(
-                    f"run {self.recorder.run_id} failed: {self.recorder.error}"
-                )
+                error = self.recorder.error or ""
+                self.task.report(wrap(f"run {self.recorder.run_id} failed: ", error))
             return written
         except SafeInitError as error:
             logger.info("Run %s is left open: %s", self.recorder.run_id, error)
@@ -392,12 +397,12 @@ class Leader:
         return isinstance(exc, LockLost) or self.session.classify(exc) is ErrorKind.LOST
 
     def _reason(self, exc: BaseException) -> str:
-        """Return the error in one line, with the migration or step that raised it."""
+        """Return the error's text, with the migration or step that raised it."""
         step = self._failed_step
-        text = one_line(exc)
+        text = message_of(exc)
         if not isinstance(exc, SafeInitError):
             text = f"{type(exc).__name__}: {text}"
-        return f"{step}: {text}" if step and step not in text else text
+        return wrap(f"{step}: ", text) if step and step not in text else text
 
     @property
     def _failed_step(self) -> str | None:

@@ -22,7 +22,7 @@ from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.heartbeat import Heartbeat
 from django_safe_init.core.records import Blocker
 from django_safe_init.core.states import State
-from django_safe_init.core.text import name_some
+from django_safe_init.core.text import first_of, name_some, with_commands
 from django_safe_init.exceptions import DDLLockTimeout
 from django_safe_init.initialization.interrupted import database_option
 
@@ -103,8 +103,7 @@ class LockTimeoutRetry:
                 if not self.timeout.is_timeout(exc):
                     raise
                 if not (atomic and self.transaction.is_intact):
-                    text = self._partial_message(name, atomic)
-                    raise PartiallyApplied(self._with_remedy(text)) from exc
+                    raise PartiallyApplied(self._partial_message(name, atomic)) from exc
                 self.transaction.close(exc)
                 if attempt == self.policy.attempts:
                     raise DDLLockTimeout(
@@ -157,12 +156,14 @@ class LockTimeoutRetry:
         blockers = name_some(self._blockers)
         return f"; blocked by {blockers}" if blockers else ""
 
-    def _with_remedy(self, text: str) -> str:
-        end = "".join(
-            f" To end that session: {self.timeout.how_to_end(each)}"
-            for each in self._blockers
-        )
-        return text + end
+    def _with_remedy(self, text: str, *commands: str) -> str:
+        """Return the text with a command for each blocker, then the other commands."""
+        shown, _ = first_of(self._blockers)
+        ends = [self.timeout.how_to_end(each) for each in shown]
+        if not ends:
+            return with_commands(text, commands) if commands else text
+        goal = " End the sessions first:" if commands else " To end what blocks it:"
+        return with_commands(text + goal, [*ends, *commands])
 
     def _rolled_back_message(self, name: str, attempts: int) -> str:
         return (
@@ -174,13 +175,12 @@ class LockTimeoutRetry:
     def _partial_message(self, name: str, atomic: bool) -> str:
         where = database_option(get_settings(), self.transaction.connection.alias)
         option = "" if atomic else f" --rerun {name}"
-        again = (
-            "reverse it again"
-            if self._is_reversal
-            else f"run it again: python manage.py safe_migrate{where}{option}"
-        )
-        return (
+        text = (
             f"{name} did not get a lock within {self.policy.seconds:g} s"
             f"{self._blocked_by()}. It is not one transaction, so what it did before stays, "
-            f"and nobody who waits tries it again. Look at the database, then {again}"
+            "and nobody who waits tries it again. Look at the database, then "
         )
+        if self._is_reversal:
+            return self._with_remedy(f"{text}reverse it again.")
+        again = f"python manage.py safe_migrate{where}{option}"
+        return self._with_remedy(f"{text}run it again:", again)

@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 from django_safe_init.backends.base.observer import BaseObserver
 from django_safe_init.backends.base.reader import BaseReader
+from django_safe_init.core.findings import management_command_line
 from django_safe_init.core.records import Activity, LeaderSnapshot
+from django_safe_init.core.text import Hint, with_commands, wrap
 from django_safe_init.exceptions import WaitTimeout
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -93,11 +95,14 @@ class WaitLog:
         return (run.id, run.done) if run is not None and run.items else None
 
     def _with_activity(self) -> str:
+        line = self._describe()
+        remedy = self._activity.remedy if self._activity else ""
+        return f"{line}. To end it: {remedy}" if remedy else line
+
+    def _describe(self) -> str:
         line = describe_leader(self.peeked, self._holder)
         activity = str(self._activity or "")
-        remedy = self._activity.remedy if self._activity else ""
-        end = f". To end it: {remedy}" if remedy else ""
-        return f"{line}; {activity}{end}" if activity else line
+        return f"{line}; {activity}" if activity else line
 
     def check_timeouts(self, obstacle: Callable[[], str] | None = None) -> None:
         """Raise `WaitTimeout` at the deadline, and after `WAIT_TIMEOUT` without progress.
@@ -111,16 +116,25 @@ class WaitLog:
             limit = f": no progress for {self.settings.wait_timeout:g} s"
         else:
             return
-        raise WaitTimeout(f"Gave up{limit}. {self._remedy(obstacle)}")
+        raise WaitTimeout(wrap(f"Gave up{limit}. ", self._remedy(obstacle)))
 
     def _remedy(self, obstacle: Callable[[], str] | None) -> str:
         pid = self.peeked.leader_pid
         if pid is None and obstacle is not None:
             return obstacle()
         if pid is None:
-            return "Nobody initializes this database: run `manage.py safe_migrate` somewhere."
-        end = self.observer.how_to_end(pid)
-        return f"{self._with_activity()}. To end the leader: {end}"
+            alias = self.observer.context.alias
+            command = management_command_line("safe_migrate", alias)
+            return f"No process initializes this database. Start one: {command}"
+        ways = self.observer.how_to_end(pid)
+        if not ways:
+            return self._with_activity()
+        line, choice = self._describe(), ", by one of these" if len(ways) > 1 else ""
+        remedy = self._activity.remedy if self._activity else ""
+        if remedy:
+            goal = "To end the session that blocks it, or the leader"
+            return Hint(f"{line}. {goal}:", remedy, *ways)
+        return with_commands(f"{line}. To end the leader{choice}:", ways)
 
 
 def describe_leader(peeked: LeaderSnapshot, holder: str = "") -> str:

@@ -16,10 +16,12 @@ from django.core.management.base import OutputWrapper
 
 from django_safe_init.core.text import (
     escape,
+    first_line,
     first_of,
     format_duration,
     mark_lines,
     printable,
+    printable_hint,
     printable_lines,
 )
 
@@ -114,7 +116,8 @@ def report_to(stream: OutputWrapper, label: str = "") -> Callable[[str], None]:
     """Return a function that writes a line to the stream, after the package's prefix."""
 
     def report(line: str) -> None:
-        stream.write(f"[safe_init] {label}{printable(line)}", style_func=str)
+        for each in printable_hint(line).split("\n"):
+            stream.write(f"[safe_init] {label}{each}", style_func=str)
         stream.flush()
 
     return report
@@ -170,13 +173,16 @@ def row(run: RunRow) -> tuple[str, ...]:
         f"{run.done}/{run.total}",
         run.command,
         run.leader,
-        run.error or "",
+        first_line(run.error or ""),
     )
     return tuple(map(printable, cells))
 
 
 def text_table(runs: Sequence[RunRow]) -> str:
-    """Return the table of runs as aligned text. A long error makes its line long."""
+    """Return the table of runs as aligned text, without the commands in an error.
+
+    A long error makes its line long.
+    """
     rows = [HEADINGS, *map(row, runs)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(_aligned(row, widths) for row in rows)

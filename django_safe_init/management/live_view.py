@@ -19,7 +19,12 @@ from rich.text import Text
 from django_safe_init.backends.base.reader import BaseReader
 from django_safe_init.core.records import RunRow, StepRow
 from django_safe_init.core.states import State
-from django_safe_init.core.text import first_of, format_duration, printable, shorten
+from django_safe_init.core.text import (
+    first_of,
+    format_duration,
+    printable_hint,
+    shorten,
+)
 from django_safe_init.status import Status, StatusDetail, poll_interval, read_detail
 
 _STYLES = {
@@ -150,8 +155,8 @@ def _title(status: Status) -> Text:
 
 
 def _text(text: str, style: str = "") -> Text:
-    """Return the text without markup, on one printable line."""
-    return Text(printable(text), style)
+    """Return the text without markup, on one printable line or the lines of a hint."""
+    return Text(printable_hint(text), style)
 
 
 def _table() -> Table:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from django_safe_init.core.records import RunRow, StepRow
-from django_safe_init.core.text import format_duration, mark_lines, printable
+from django_safe_init.core.text import (
+    format_duration,
+    mark_lines,
+    printable,
+    printable_hint,
+    wrap,
+)
 from django_safe_init.status import RunReport
 
 
@@ -14,7 +20,7 @@ def format_run(report: RunReport) -> Iterator[str]:
     run = report.run
     yield printable(f"{report.database}: run {run.id} - {run.result}")
     for label, value in _facts(run):
-        yield printable(f"  {label + ':':10} {value}")
+        yield printable_hint(wrap(f"  {label + ':':10} ", value))
     if report.steps:
         yield "  steps:"
         yield from (_step(step, run) for step in report.steps)

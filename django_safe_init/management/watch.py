@@ -12,7 +12,7 @@ from django_safe_init.backends.base.reader import BaseReader
 from django_safe_init.conf import get_settings
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.states import State
-from django_safe_init.core.text import printable
+from django_safe_init.core.text import printable_hint, wrap
 from django_safe_init.exceptions import DatabaseUnreachable
 from django_safe_init.status import (
     SECONDS_PER_QUERY,
@@ -83,7 +83,7 @@ class PlainOutput:
 
     def report(self, line: str) -> None:
         """Write a line."""
-        self.stream.write(printable(f"{self.database}: {line}"))
+        self.stream.write(printable_hint(wrap(f"{self.database}: ", line)))
         self.stream.flush()
 
     def poll_interval(self) -> float:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.base.reader import BaseReader
+from django_safe_init.core.findings import management_command_line
 from django_safe_init.core.records import LeaderSnapshot
 
 
@@ -38,9 +39,9 @@ class BaseObserver(ABC):
         """
         return False
 
-    def how_to_end(self, leader_pid: int) -> str:
-        """Return the command that ends the leader, for a person."""
-        return f"manage.py safe_init_unlock --database {self.context.alias}"
+    def how_to_end(self, leader_pid: int) -> list[str]:
+        """Return the commands of which each ends the leader, for a person."""
+        return [management_command_line("safe_init_unlock", self.context.alias)]
 
     @abstractmethod
     def wait(self) -> None:

@@ -32,7 +32,7 @@ from django_safe_init.core.records import (
 )
 from django_safe_init.core.states import State
 from django_safe_init.core.step import DONE
-from django_safe_init.core.text import printable
+from django_safe_init.core.text import printable, wrap
 from django_safe_init.exceptions import InitializationFailed, MissingPrivilege
 from django_safe_init.version import __version__
 
@@ -140,8 +140,9 @@ def repeated_failure(outcome: str, error: str | None) -> str:
 
     After a signal or a death it names the time-outs that may have caused it.
     """
-    text = f"{MAX_TRANSIENT_FAILURES} times in a row, the last time: {error or outcome}"
-    return text if outcome == "transient" else f"{text}. {_RAISE_TIME_OUTS}"
+    end = "" if outcome == "transient" else f". {_RAISE_TIME_OUTS}"
+    start = f"{MAX_TRANSIENT_FAILURES} times in a row, the last time: "
+    return wrap(start, error or outcome, end)
 
 
 class BaseRecorder(ABC):
@@ -263,7 +264,8 @@ class BaseRecorder(ABC):
             if failures >= MAX_TRANSIENT_FAILURES:
                 outcome, error = "failed", repeated_failure(outcome, error)
         self.error = error
-        self._close_run(outcome, state, error, traceback)
+        # A driver may not know a subclass of `str`.
+        self._close_run(outcome, state, error and str(error), traceback)
         return outcome
 
     def finish_failed_checks(

@@ -26,7 +26,13 @@ from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import Blocker, ConnectionEnded, RunRow
-from django_safe_init.core.text import first_of, name_some, one_line, printable
+from django_safe_init.core.text import (
+    first_of,
+    name_some,
+    one_line,
+    printable,
+    with_commands,
+)
 from django_safe_init.exceptions import DatabaseUnreachable
 
 
@@ -52,10 +58,10 @@ class PostgresLockHolder(LockHolder):
     def refusal(self) -> str | None:
         if not self.prepared:
             return None
-        remedies = " ".join(dict.fromkeys(each.remedy for each in self.prepared))
-        return (
+        return with_commands(
             "Nothing was ended: a prepared transaction outlives its session. As its owner or a "
-            f"superuser, in its database: {remedies}"
+            "superuser, in its database:",
+            [each.remedy for each in self.prepared],
         )
 
     def lines(self) -> list[str]:

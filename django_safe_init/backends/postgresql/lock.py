@@ -9,7 +9,11 @@ import psycopg
 
 from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.holder import cannot_terminate, terminate
-from django_safe_init.backends.postgresql.lock_holders import Holder, key_holders
+from django_safe_init.backends.postgresql.lock_holders import (
+    Holder,
+    key_holders,
+    name_all,
+)
 from django_safe_init.backends.postgresql.lock_keys import (
     HELD,
     channel,
@@ -19,6 +23,7 @@ from django_safe_init.backends.postgresql.lock_keys import (
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.text import first_of, with_commands
 from django_safe_init.exceptions import LockLost, WaitTimeout
 
 #: Between two queries for the sessions that hold the work key, in seconds.
@@ -121,9 +126,13 @@ class AdvisoryLock:
                     named.add((each.pid, each.gid))
                     report(_predecessor_message(each))
             if deadline.passed():
+                shown, _ = first_of(left)
                 raise WaitTimeout(
-                    "Work that an earlier leader left running did not end in time: "
-                    + " ".join(map(_predecessor_message, left))
+                    with_commands(
+                        "Work that an earlier leader left running did not end in time: "
+                        f"{name_all(left)}. To end that, as an administrator:",
+                        [each.remedy for each in shown],
+                    )
                 )
             sleep(deadline.clip(pause))
             pause = min(pause * 1.5, _LONGEST_PAUSE)
@@ -131,6 +140,6 @@ class AdvisoryLock:
 
 def _predecessor_message(holder: Holder) -> str:
     if holder.gid is not None:
-        return f"Work of an earlier leader is kept by {holder}."
+        return f"Work of an earlier leader is kept by {holder.with_remedy}"
     reason = cannot_terminate(holder.pid, holder.role, holder.detail)
     return f"Work of an earlier leader goes on. {reason}"

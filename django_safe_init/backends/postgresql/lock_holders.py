@@ -23,7 +23,7 @@ from django_safe_init.core.records import (
     RUN_TABLE,
     STEP_TABLE,
 )
-from django_safe_init.core.text import name_some, printable
+from django_safe_init.core.text import first_of, name_some, printable, with_commands
 
 if TYPE_CHECKING:
     from django_safe_init.backends.postgresql.session import Session
@@ -63,6 +63,10 @@ BLOCKS_READS = "AccessExclusiveLock"
 LOCKED = (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled)
 
 
+#: Stands for a holder that no query shows.
+UNSEEN = "a session that has ended since"
+
+
 class Holder(NamedTuple):
     """A session, or a prepared transaction, that holds a lock."""
 
@@ -98,8 +102,13 @@ class Holder(NamedTuple):
             return f"backend {self.pid} (role {printable(self.role)}, {self.detail})"
         return (
             f"the prepared transaction {literal(self.gid)} "
-            f"(role {printable(self.role)}, {self.detail}; to end it: {self.remedy})"
+            f"(role {printable(self.role)}, {self.detail})"
         )
+
+    @property
+    def with_remedy(self) -> str:
+        """Return the holder; with the statement that ends a prepared transaction."""
+        return str(self) if self.gid is None else f"{self}. To end it: {self.remedy}"
 
 
 def key_holders(query: Query, key: int) -> list[Holder]:
@@ -125,21 +134,27 @@ def table_holders(session: Session, query: Query, mode: str = "%") -> list[Holde
 
 
 def name_all(holders: Iterable[Holder]) -> str:
-    """Return the holders as text."""
-    return name_some(holders) or "a session that has ended since"
+    """Return the holders as text, without the statements that end them."""
+    return name_some(holders) or UNSEEN
 
 
-def locked_tables(holders: Sequence[Holder]) -> str:
-    """Return the sentences that name the locked tables, their holders and the remedy."""
+def locked_tables(holders: Sequence[Holder], end: str = "") -> str:
+    """Return the sentences that name the locked tables, their holders and the remedies.
+
+    `end` is a further sentence, such as " Start again then."
+    """
     if not holders:
-        return "The status tables stayed locked by a session that has ended since."
+        return (
+            f"The status tables stayed locked by a session that has ended since.{end}"
+        )
     tables = sorted({printable(each.table or "") for each in holders})
     found = list(dict.fromkeys(each._replace(table=None) for each in holders))
-    remedies = " ".join(dict.fromkeys(each.remedy for each in found))
+    shown, _ = first_of(found)
     noun = "table" if len(tables) == 1 else "tables"
-    return (
-        f"The {noun} {', '.join(tables)} stayed locked by {name_all(found)}. "
-        f"To end that: {remedies}"
+    return with_commands(
+        f"The {noun} {', '.join(tables)} stayed locked by {name_all(found)}. To end that:",
+        [each.remedy for each in shown],
+        end,
     )
 
 
@@ -158,5 +173,5 @@ def retry_while_locked(call: Callable[[], T], session: Session, seconds: float) 
             if deadline.passed():
                 holders = table_holders(session, session.rows)
                 raise LockWaitTimeout(
-                    f"{locked_tables(holders)} Start again then."
+                    locked_tables(holders, " Start again then.")
                 ) from exc

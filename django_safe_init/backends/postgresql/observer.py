@@ -15,6 +15,7 @@ from django_safe_init.backends.postgresql.connection_limits import FREE_SLOTS
 from django_safe_init.backends.postgresql.errors import translate_errors
 from django_safe_init.backends.postgresql.lock_keys import channel
 from django_safe_init.backends.postgresql.reader import PostgresReader
+from django_safe_init.backends.postgresql.remedies import how_to_terminate
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.cancellation import check, sleep, slices
 from django_safe_init.core.records import PREPARED_PID, LeaderSnapshot
@@ -98,11 +99,10 @@ class PostgresObserver(BaseObserver):
         with translate_errors():
             return self._stalled.end(self.reader().session, snapshot)
 
-    def how_to_end(self, leader_pid: int) -> str:
-        command = super().how_to_end(leader_pid)
+    def how_to_end(self, leader_pid: int) -> list[str]:
         if leader_pid == PREPARED_PID:
-            return "the ROLLBACK PREPARED above, as its owner or a superuser"
-        return f"{command}, or SELECT pg_terminate_backend({leader_pid});"
+            return []  # the leader's description has the command
+        return [*super().how_to_end(leader_pid), how_to_terminate(leader_pid)]
 
     def wait(self) -> None:
         with translate_errors():

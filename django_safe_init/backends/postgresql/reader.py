@@ -232,11 +232,12 @@ class PostgresReader(TableReader):
 
     def leader_session(self) -> str:
         from django_safe_init.backends.postgresql.lock_holders import (
+            UNSEEN,
             key_holders,
-            name_all,
         )
 
-        return name_all(key_holders(self.session.read, self.params["leader_key"])[:1])
+        found = key_holders(self.session.read, self.params["leader_key"])
+        return found[0].with_remedy if found else UNSEEN
 
     def table_lock_holders(self) -> str:
         from django_safe_init.backends.postgresql.lock_holders import (

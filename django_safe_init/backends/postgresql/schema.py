@@ -14,7 +14,7 @@ from django_safe_init.backends.postgresql.own_tables import check_own, repair_se
 from django_safe_init.backends.postgresql.refused_rows import check_takes_rows
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
-from django_safe_init.core.text import one_line
+from django_safe_init.core.text import one_line, with_commands
 from django_safe_init.exceptions import (
     MissingPrivilege,
     ReadOnlyServer,
@@ -60,19 +60,23 @@ def missing_privilege(session: Session, error: psycopg.Error) -> MissingPrivileg
     owner = _owner(session)
     known = ""
     if owner is not None:
-        grant = _grant("SELECT, INSERT, UPDATE, DELETE", role)
+        grants = [_grant("SELECT, INSERT, UPDATE, DELETE", role)]
         known = f", owner {owner}"
         if "must be owner" in str(error):
-            grant = " ".join(
+            grants = [
                 f"ALTER TABLE {table} OWNER TO {_identifier(role)};"
                 for table in (RUN_TABLE, STEP_TABLE)
-            )
+            ]
     else:
         schema = session.tables.status_schema
-        grant = f"GRANT CREATE ON SCHEMA {schema} TO {_identifier(role)};"
+        grants = [f"GRANT CREATE ON SCHEMA {schema} TO {_identifier(role)};"]
+    cause = f"{error.diag.message_primary}{known}"
     return MissingPrivilege(
-        f"The role {role} may not keep the status tables ({error.diag.message_primary}{known}). "
-        f"As their owner or as an administrator: {grant}"
+        with_commands(
+            f"The role {role} may not keep the status tables ({cause}). "
+            "As their owner or as an administrator:",
+            grants,
+        )
     )
 
 

@@ -16,7 +16,7 @@ from django_safe_init.core.databases import check_alias, chosen_aliases
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import RunRow
 from django_safe_init.core.states import State
-from django_safe_init.core.text import printable
+from django_safe_init.core.text import printable, printable_hint, wrap
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
@@ -170,7 +170,8 @@ class Command(SafeInitCommand):
         self, detail: StatusDetail, history: list[RunRow], *, show_all: bool
     ) -> None:
         status, activity = detail.status, str(detail.activity or "")
-        self._line(f"{status.database}: {status.state} - {status.message}")
+        start = f"{status.database}: {status.state} - "
+        self.stdout.write(printable_hint(wrap(start, status.message)))
         if activity:
             self._line(f"  statement: {activity}")
         for title, names in (

@@ -13,7 +13,7 @@ from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.databases import check_alias, chosen_aliases
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.text import printable
+from django_safe_init.core.text import printable, printable_hint
 from django_safe_init.management.base import DATABASE_HELP, SafeInitCommand
 from django_safe_init.management.console import report_to
 
@@ -58,7 +58,7 @@ class Command(SafeInitCommand):
                 return
             self.stdout.write(f"{alias}: " + "\n".join(map(printable, holder.lines())))
             if holder.refusal is not None:
-                raise CommandError(printable(holder.refusal))
+                raise CommandError(printable_hint(holder.refusal))
             if interactive:
                 _confirm(holder.question)
             reason = holder.end(_SECONDS_TO_END)

@@ -30,6 +30,7 @@ from django.core.management import execute_from_command_line
 from django_safe_init.backends import with_lock
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
+from django_safe_init.core.text import first_line, stored_hint
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.serving.background.backoff import seconds_until_due
 from django_safe_init.serving.background.host_lock import HostLock
@@ -142,7 +143,8 @@ def _reported(output: bytes) -> ChildResult | None:
             value = json.loads(line)
             databases = value.get("databases", [value])
             errors = [each["error"] for each in databases if each["error"]]
-            return ChildResult(value["result"], " ".join(errors))
+            lines = [first_line(stored_hint(each)) for each in errors]
+            return ChildResult(value["result"], " ".join(lines))
         except (ValueError, LookupError, AttributeError, TypeError):
             continue
     return None
