@@ -278,7 +278,7 @@ def test_unlock_a_stopped_leader(lite_fleet: Fleet, lite: SqliteDatabase) -> Non
         waiter = lite_fleet.run(*SAFE)
         assert waiter.wait() == 3, waiter
         assert (
-            "To end the leader: manage.py safe_init_unlock --database default"
+            "To end the leader: python manage.py safe_init_unlock"
             in waiter.json["error"]
         )
         unlock = lite_fleet.run("safe_init_unlock", "--noinput")

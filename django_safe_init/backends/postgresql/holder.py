@@ -68,7 +68,7 @@ class PostgresLockHolder(LockHolder):
         shown, more = first_of(self.blockers)
         return [
             describe(self.run) if self.sessions else "no leader with a session",
-            *(f"  locked by {each}" for each in self.prepared),
+            *(f"  locked by {each.with_remedy}" for each in self.prepared),
             *(f"  {each}" for each in self.sessions),
             *(
                 f"  blocked by {blocker}. To end only that: {how_to_end(blocker)}"

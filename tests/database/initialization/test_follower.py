@@ -109,8 +109,9 @@ def test_it_gives_up_in_time(leader, in_background) -> None:
     assert f"the leader {leader_name()} of run {leader.run_id}, for " in text
     pid = leader.session.handshake_pid
     assert text.endswith(
-        ". To end the leader: manage.py safe_init_unlock --database default, "
-        f"or SELECT pg_terminate_backend({pid});"
+        ". To end the leader, by one of these:\n"
+        "    python manage.py safe_init_unlock\n"
+        f"    SELECT pg_terminate_backend({pid});"
     )
 
 

@@ -10,6 +10,7 @@ from django_safe_init import (
     ConfigurationError,
     InitializationFailed,
     UnfinishedMigration,
+    get_status,
     initialize,
 )
 from django_safe_init.initialization.initializer import Initializer
@@ -119,8 +120,14 @@ def test_report(django_database, other_shop, settings) -> None:
     assert other_shop.calls == []
     assert caught.value.failed_migration == "shop.0002_other"
     text = str(caught.value)
-    assert "python manage.py safe_migrate --rerun shop.0002_other -- or" in text
-    assert text.endswith("python manage.py migrate --fake shop 0002_other")
+    commands = [
+        "    python manage.py safe_migrate --rerun shop.0002_other",
+        "    python manage.py migrate --fake shop 0002_other",
+    ]
+    assert text.splitlines()[1:] == commands
+    assert django_database.newest_run()["error"] == text
+    status = get_status()
+    assert (status.error, status.message) == (text, text)
     assert rerun("shop.0002_other").applied == ("shop.0002_other",)
     assert len(other_shop.calls) == 1
     initialize()
@@ -285,13 +292,11 @@ def test_report_of_a_reversal(django_database, shop, settings, depends) -> None:
     before = "0001_initial" if depends else "zero"
     text = str(caught.value)
     assert "was interrupted while it was reversed" in text
-    assert (
-        f"reverse and apply it: python manage.py safe_migrate --rerun shop.{name}"
-        in text
-    )
-    assert text.endswith(
-        f"record it as reversed: python manage.py migrate --fake shop {before}"
-    )
+    assert "either reverse and apply it (the first command), or record it as" in text
+    assert text.splitlines()[1:] == [
+        f"    python manage.py safe_migrate --rerun shop.{name}",
+        f"    python manage.py migrate --fake shop {before}",
+    ]
     assert reversals == []
     if depends:
         assert rerun(f"shop.{name}").applied == (f"shop.{name}", "shop.0009_more")

@@ -389,7 +389,7 @@ def test_wait_in_vain(run, django_database, small_shop) -> None:
     assert (
         "[safe_init] waiting for somebody to initialize this database" in ended.stderr
     )
-    assert "CommandError: Gave up after 0.2 s. Nobody initializes" in ended.stderr
+    assert "CommandError: Gave up after 0.2 s. No process initializes" in ended.stderr
     ended = run("--wait", "--timeout", "0.2", "--json")
     assert ended.code == 3
     assert ended.json["error"].startswith("Gave up after 0.2 s.")

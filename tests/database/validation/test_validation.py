@@ -619,8 +619,9 @@ def test_a_run_that_fails(library, caplog) -> None:
         if record.getMessage().startswith("Validation of default: ")
     }
     assert levels["ERROR"].startswith(
-        f"Validation of default: {error} Repair it: ALTER"
+        f"Validation of default: {error} Repair it:\n    ALTER"
     )
+    assert levels["ERROR"].splitlines()[2].startswith("    ALTER TABLE")
     assert "Repair it: CREATE UNIQUE INDEX" in levels["WARNING"]
     repair(library)
     assert initialize().result == "ready"
