@@ -272,7 +272,7 @@ class Leader:
         self.machine.transition_to(state)
 
     def _not_applied(self, missing: tuple[str, ...]) -> str:
-        text = f"Not applied after `migrate`: {', '.join(missing)}."
+        text = f"Not applied after `migrate`: {name_some(missing)}."
         if self.context.build.replacements.keys().isdisjoint(missing):
             return text
         return (

@@ -26,7 +26,7 @@ from django_safe_init.backends.postgresql.errors import (
     is_read_only,
     is_time_out,
 )
-from django_safe_init.backends.postgresql.lock_holders import key_holders, name_all
+from django_safe_init.backends.postgresql.lock_holders import UNSEEN, key_holders
 from django_safe_init.backends.postgresql.lock_keys import privileged_key
 from django_safe_init.backends.postgresql.project_connection import (
     pinned_rows,
@@ -270,6 +270,7 @@ def _query_bool(connection: BaseDatabaseWrapper, query: str, key: int) -> bool:
 
 
 def _holders(connection: BaseDatabaseWrapper, key: int) -> str:
-    """Return the sessions that hold the advisory lock, for a person."""
+    """Return the session that holds the advisory lock, for a person."""
     query = partial(pinned_rows, connection.connection)
-    return name_all(key_holders(query, key))
+    found = key_holders(query, key)
+    return found[0].with_remedy if found else UNSEEN

@@ -45,6 +45,7 @@ from django_safe_init.conf import get_settings
 from django_safe_init.core.cancellation import sleep, token_of_other_thread
 from django_safe_init.core.databases import existing_wrapper
 from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.text import first_of, with_commands
 from django_safe_init.core.threads import InitializationThread
 from django_safe_init.exceptions import LockLost, UnsafeConnection
 
@@ -272,11 +273,14 @@ class FencedConnections:
 
 def _work_key_is_busy(raw: psycopg.Connection[Any], key: int) -> LockWaitTimeout:
     rows = pinned_rows(raw, KEY_HOLDERS, {"key": key})
-    holders = name_all(Holder(*row) for row in rows)
-    return LockWaitTimeout(
-        f"The work key {key} stayed locked by {holders}, so this run could not be fenced off. "
-        "End that session, or set another LOCK_KEY."
+    holders = [Holder(*row) for row in rows]
+    shown, _ = first_of(holders)
+    text = (
+        f"The work key {key} stayed locked by {name_all(holders)}, so this run could not be "
+        "fenced off. Set another LOCK_KEY, or end the session."
     )
+    commands = [each.remedy for each in shown]
+    return LockWaitTimeout(with_commands(text, commands) if commands else text)
 
 
 def _create_connection(alias: str) -> BaseDatabaseWrapper:

@@ -219,6 +219,7 @@ def test_blockers_of_the_leader(
         Waiter(in_background).result()
     text = str(caught.value)
     assert "DROP TABLE busy; blocked by pid" in text
-    assert f"To end it: SELECT pg_terminate_backend({report.info.backend_pid});" in text
+    assert "To end the session that blocks it, or the leader:\n" in text
+    assert f"\n    SELECT pg_terminate_backend({report.info.backend_pid});\n" in text
     report.execute("COMMIT")
     altering.result()
