@@ -24,6 +24,10 @@ class SafeInitError(Exception):
         # A message may quote a database, a migration or the environment.
         super().__init__(printable_hint(message) if message else self.__doc__)
 
+    def __str__(self) -> str:
+        text: str = self.args[0]  # a hint keeps its commands
+        return text
+
 
 class InitializationFailed(SafeInitError):
     """The initialization failed.

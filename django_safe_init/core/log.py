@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from django_safe_init.core.text import printable, printable_traceback
+from django_safe_init.core.text import printable, printable_hint, printable_traceback
 
 
 class PrintableFilter(logging.Filter):
@@ -27,7 +27,9 @@ class PrintableFilter(logging.Filter):
 
 def _printable(argument: Any) -> Any:
     # A number keeps its type for formats such as `%.0f`.
-    return argument if isinstance(argument, (int, float)) else printable(str(argument))
+    if isinstance(argument, (int, float)):
+        return argument
+    return printable_hint(argument if isinstance(argument, str) else str(argument))
 
 
 def make_log_printable() -> None:

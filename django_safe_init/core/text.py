@@ -104,7 +104,7 @@ def stored_hint(text: str) -> str:
 
 def message_of(error: BaseException) -> str:
     """Return the error's text on one line of bounded length, or its hint."""
-    text = error.args[0] if error.args else ""
+    text = str(error)
     return text if isinstance(text, Hint) else one_line(error)
 
 
@@ -168,9 +168,7 @@ def _escaped(match: re.Match[str]) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return the error's text on one printable line of bounded length, without commands."""
-    text = error.args[0] if error.args else ""
-    line = text.summary if isinstance(text, Hint) else str(error)
-    return shorten(line, MAX_ERROR_LENGTH)
+    return shorten(first_line(str(error)), MAX_ERROR_LENGTH)
 
 
 def shorten(text: str, length: int = 100) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import logging
 import pickle
 import re
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import django_safe_init
 from django_safe_init.backends.base.recorder import repeated_failure
 from django_safe_init.backends.postgresql.lock_holders import Holder, locked_tables
 from django_safe_init.core.findings import Finding, FindingKind
+from django_safe_init.core.log import make_log_printable
 from django_safe_init.core.records import MAX_TRANSIENT_FAILURES, Blocker
 from django_safe_init.core.text import (
     Hint,
@@ -159,7 +161,8 @@ def test_a_hint_in_an_error(capsys) -> None:
     """An error keeps its hint, also when it is pickled, and its single line has no command."""
     error = LeaderFailed(HINT)
     assert str(error) == str(HINT)
-    assert message_of(error) is HINT
+    assert isinstance(str(error), Hint)
+    assert message_of(error) == HINT
     assert one_line(error) == first_line(HINT) == "Do this:"
     assert message_of(ValueError("a\nb")) == "a b"
     assert message_of(ValueError()) == one_line(ValueError()) == ""
@@ -206,3 +209,15 @@ def test_blockers() -> None:
     """The text about a blocker has no command; the hint around it adds one for each."""
     blocker = Blocker(-1, "report", "", "prepared", 9.0, "PREPARE TRANSACTION 'x'")
     assert not _COMMAND.search(str(blocker))
+
+
+def test_a_logged_hint(caplog) -> None:
+    """A hint, an error and a finding are logged with a line for each command."""
+    logger = logging.getLogger("django_safe_init")
+    make_log_printable()
+    for argument in (HINT, LeaderFailed(HINT), FINDING, "a\nb"):
+        logger.warning("%s", argument)
+    lines = [message.splitlines() for message in caplog.messages]
+    assert lines[0] == lines[1] == str(HINT).splitlines()
+    assert lines[2][1:] == [f"    {command}" for command in FINDING.repair]
+    assert lines[3] == [r"a\nb"]

@@ -88,5 +88,5 @@ def test_texts_of_the_live_view() -> None:
     ]
     assert sorted(plain) == [
         "Text(', '.join(filter(None, hidden)), 'dim')",  # numbers
-        "Text(printable(text), style)",
+        "Text(printable_hint(text), style)",
     ]
