@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -373,8 +373,11 @@ class Leader:
                     expected, State.ERROR, self._reason(exc), stored_traceback(exc)
                 )
             if written != expected:
-                error = self.recorder.error or ""
-                self.task.report(wrap(f"run {self.recorder.run_id} failed: ", error))
+                line = wrap(
+                    f"run {self.recorder.run_id} failed: ", self.recorder.error or ""
+                )
+                with suppress(OSError):  # a broken pipe must not replace the error
+                    self.task.report(line)
             return written
         except SafeInitError as error:
             logger.info("Run %s is left open: %s", self.recorder.run_id, error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 
@@ -190,3 +191,25 @@ def test_external(fleet: Fleet, database: Database, how: dict[str, object]) -> N
     assert fleet.run("migrate").wait() == 0, fleet
     assert waiter.wait() == 0, waiter
     assert (waiter.json["result"], waiter.json["applied"]) == ("ready", [])
+
+
+def test_one_name_for_the_leader(fleet: Fleet, database: Database) -> None:
+    """A follower, `safe_init_unlock` and the status after a death name the leader alike."""
+    fleet.use(scenario="gated")
+    leader = fleet.start(*SAFE)
+    fleet.wait_for_note("inside")
+    follower = fleet.start("safe_migrate", "--mode", "external")
+    title = f"the leader {database.newest_run()['leader']} of run 1"
+    assert title.endswith(f":{leader.pid} of run 1")
+    wait_until(
+        lambda: f"waiting for {title}, for " in follower.stderr, message=repr(follower)
+    )
+    assert "(pid " not in follower.stderr
+    unlock = fleet.run("safe_init_unlock")
+    assert unlock.wait() == 1, unlock
+    assert unlock.stdout.startswith(f"default: {title} (safe_migrate), for ")
+    leader.kill(signal.SIGKILL)
+    leader.wait()
+    status = fleet.run("safe_init_status")
+    assert status.wait() == 1, status
+    assert status.stdout.startswith(f"default: error - {title} died in ")
