@@ -338,7 +338,7 @@ class Leader:
         is_left_open = self._outcome_written is None and not isinstance(error, LockLost)
         has_failed = self._outcome_written in ("failed", "partial") or is_left_open
         logged = self.task.error_to_log(error, cause) if has_failed else None
-        run, reason = self.recorder.run_id, self._reason(cause)
+        run, reason = self.recorder.run_id, self.recorder.error or self._reason(cause)
         if logged is not None:
             logger.error("Run %s failed: %s", run, reason, exc_info=logged)
         elif isinstance(cause, Exception):

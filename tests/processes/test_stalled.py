@@ -114,7 +114,7 @@ def test_off(fleet: Fleet, database: Database) -> None:
         for replica in waiting:
             said = replica.stdout + replica.stderr
             assert "Gave up: no progress for 2 s. waiting for " in said
-            assert "manage.py safe_init_unlock --database default" in said
+            assert "python manage.py safe_init_unlock" in said
             assert f"SELECT pg_terminate_backend({session});" in said
     fleet.allow()
     assert leader.wait() == 0, leader
