@@ -113,6 +113,7 @@ READER: dict[str, Breakage] = {
         "same_apps",
         lambda unknown, missing: tuple(sorted(unknown)),
     ),
+    "replaced_migrations": (reader, "same_apps", lambda unknown, missing: ()),
     "missing_steps": (reader, "missing_steps", lambda steps, completed: ()),
     "the_runs_of_a_snapshot": (
         FakeReader,

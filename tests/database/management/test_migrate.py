@@ -300,7 +300,7 @@ def test_it_waits(run, django_database, small_shop, session, in_background) -> N
     releasing.result()
     assert ended.code == 0
     assert ended.stderr.startswith(
-        "[safe_init] waiting for the holder of the leader lock, backend "
+        "[safe_init] waiting for a leader that has opened no run yet: backend "
     )
     assert django_database.newest_run()["command"] == "migrate"
 

@@ -485,7 +485,7 @@ def test_timeout(run, django_database, small_shop, session) -> None:
     assert ended.code == 3
     assert "Gave up after 0.2 s." in ended.stderr
     assert (
-        "[safe_init] waiting for the holder of the leader lock, backend "
+        "[safe_init] waiting for a leader that has opened no run yet: backend "
         in ended.stderr
     )
     ended = run("--timeout", "0.2", "--json")
