@@ -200,6 +200,39 @@ def test_runserver_reloads(fleet: Fleet, database: Database, tmp_path: Path) -> 
     server.replica.wait()
 
 
+def test_a_release_that_changes_a_view(
+    fleet: Fleet, database: Database, serve: Any
+) -> None:
+    """The workers of a new release serve at once, and one child installs the release's view."""
+    fleet.use(scenario="plain")
+    old, new = ({"env": {"SAFE_INIT_RELEASE": name}, "view": name} for name in "12")
+    assert fleet.run("safe_migrate", **old).wait() == 0, fleet
+    server = serve(workers=2, **LOGGED, **new)
+    server.wait_until_ready(2)
+    wait_until(lambda: "has ended: ready" in server.replica.stderr)
+    assert database.value("SELECT version FROM shop_view") == "2"
+    again = serve(workers=2, **LOGGED, **new)
+    again.wait_until_ready(2)
+    assert len(database.runs()) == 2
+    assert "Initializing in the background" not in again.replica.stderr
+
+
+def test_each_server_without_a_release(
+    fleet: Fleet, database: Database, serve: Any
+) -> None:
+    """Without a release each server installs its view once, whatever workers it replaces."""
+    fleet.use(scenario="plain")
+    fleet.run("safe_migrate", env={"SAFE_INIT_RELEASE": ""}, view="1")
+    server = serve(workers=1, **LOGGED, env={"SAFE_INIT_RELEASE": ""}, view="2")
+    server.wait_until_ready()
+    wait_until(lambda: "has ended: ready" in server.replica.stderr)
+    assert database.value("SELECT version FROM shop_view") == "2"
+    worker = server.get(READY).worker
+    os.kill(worker, signal.SIGKILL)
+    server.wait_until_ready(besides={worker})
+    assert len(database.runs()) == 2
+
+
 def test_two_servers(fleet: Fleet, database: Database, serve: Any) -> None:
     """Of all workers of two web servers one leads."""
     first, second = serve(workers=2), serve(workers=2)

@@ -7,16 +7,22 @@ processes of a fleet wait for about the same moment.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import closing
 from itertools import takewhile
 
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import Build
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.records import RunRow
+from django_safe_init.core.records import (
+    ConnectionEnded,
+    RunRow,
+    TablesLocked,
+    TablesUnreadable,
+)
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import SafeInitError
+from django_safe_init.initialization.release import ReceiverPolicy
 from django_safe_init.status import Status, open_reader, read_history, read_status
 
 #: The pause after the first failed run, and the maximum, in seconds. Each further failure
@@ -64,3 +70,32 @@ def seconds_until_due(alias: str, build: Build) -> float:
     except SafeInitError:
         return math.inf
     return seconds_until_retry(status, runs, build.fingerprint)
+
+
+def receivers_are_due(
+    aliases: Iterable[str], build: Build, server_seconds: float
+) -> bool:
+    """Return True if the receivers of the migrate signals must run on a ready database.
+
+    `server_seconds` is how long ago the server was started. Without a release a run since then
+    is enough. A database that cannot be read counts as due: the child reports the reason.
+    """
+    policy = ReceiverPolicy.of(get_settings())
+    if policy == ReceiverPolicy():
+        return False
+    try:
+        return any(_lacks_run(each, build, policy, server_seconds) for each in aliases)
+    except (SafeInitError, TablesLocked, TablesUnreadable, ConnectionEnded):
+        return True
+
+
+def _lacks_run(
+    alias: str, build: Build, policy: ReceiverPolicy, server_seconds: float
+) -> bool:
+    reader = open_reader(alias, get_settings(), Deadline(0), build)
+    with closing(reader):
+        snapshot = reader.read()
+    own = snapshot.own
+    if own is None or not policy.accepts(snapshot):
+        return True
+    return policy.always and own.age_seconds - own.duration_seconds > server_seconds

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import sys
 import threading
+import time
 from contextlib import suppress
 
 from django_safe_init.serving.background.host_lock import (
@@ -26,6 +27,8 @@ from django_safe_init.serving.background.host_lock import (
 _RUNSERVER_VARIABLES = ("RUN_MAIN", "WERKZEUG_RUN_MAIN")
 #: Set by the command `watchfiles`, in a process that it starts again, to the changed files.
 _WATCHFILES_VARIABLE = "WATCHFILES_CHANGES"
+#: When this process loaded the module, which the web process does at its start.
+_LOADED = time.monotonic()
 #: The attributes of a configuration by which uvicorn and hypercorn enable their reloader.
 _CONFIG_FLAGS = ("should_reload", "use_reloader")
 
@@ -150,6 +153,15 @@ def started_at(pid: int) -> str | None:
     except OSError:
         return None if os.path.exists("/proc/self/stat") else _without_proc(pid)
     return None if state in (b"Z", b"X") else fields[18].decode()
+
+
+def server_seconds() -> float:
+    """Return how long ago this process's server was started, or this process without one."""
+    started = started_at(reloading_server() or os.getpid())
+    if started in (None, "0") or not hasattr(time, "CLOCK_BOOTTIME"):
+        return time.monotonic() - _LOADED
+    ticks = os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - int(started or 0) / ticks
 
 
 def _without_proc(pid: int) -> str | None:

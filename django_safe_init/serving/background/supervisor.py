@@ -18,12 +18,15 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from multiprocessing.util import Finalize
 
+from django_safe_init.conf import get_settings
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.text import one_line
+from django_safe_init.initialization.release import ReceiverPolicy
 from django_safe_init.serving.background.backoff import (
     backoff,
     is_idle,
+    receivers_are_due,
     seconds_until_due,
 )
 from django_safe_init.serving.background.child_process import (
@@ -38,6 +41,7 @@ from django_safe_init.serving.background.host_lock import (
     OrphanedChild,
     host_lock,
 )
+from django_safe_init.serving.background.reloads import server_seconds
 from django_safe_init.serving.background.termination_signals import termination
 from django_safe_init.status import Status
 
@@ -131,6 +135,7 @@ class InitializationSupervisor(threading.Thread):
         self._child: InitializationProcess | None = None
         self._failures = 0
         self._not_before = 0.0
+        self._receivers_have_run = False
 
     def run(self) -> None:
         """Check the known statuses, and initialize idle databases, until all are ready."""
@@ -138,10 +143,15 @@ class InitializationSupervisor(threading.Thread):
         termination.on_first_signal = self._end_child
         while not self._stopped.wait(random.uniform(*_CHECK_SECONDS)):
             statuses = [self._known(alias) for alias in self._aliases]
+            is_postponed = time.monotonic() < self._not_before
             if all(status is not None and status.ready for status in statuses):
-                break
+                if not self._may_need_receivers():
+                    break
+                if not is_postponed:
+                    self._with_host_lock(self._run_receivers_if_due)
+                continue
             idle = [each.database for each in statuses if each and is_idle(each)]
-            if idle and time.monotonic() >= self._not_before:
+            if idle and not is_postponed:
                 self._try_initialize(idle)
         termination.on_first_signal = None
         self._exit_hook.remove()
@@ -184,14 +194,26 @@ class InitializationSupervisor(threading.Thread):
         if self._child is not None:
             self._child.close_in_fork()
 
+    def _may_need_receivers(self) -> bool:
+        """Return True unless ready databases need no run for the receivers' sake."""
+        if self._receivers_have_run:
+            return False
+        return ReceiverPolicy.of(get_settings()) != ReceiverPolicy()
+
     def _try_initialize(self, aliases: Sequence[str]) -> None:
+        self._with_host_lock(
+            lambda build, host: self._initialize_if_due(aliases, build, host)
+        )
+
+    def _with_host_lock(self, work: Callable[[Build, HostLock], None]) -> None:
+        """Call `work` if no other process on this host has a child."""
         try:
             self._build = build = self._build or current_build()
             host = host_lock(build)
-            if not host.acquire():  # another process on this host has a child
+            if not host.acquire():
                 return
             try:
-                self._initialize_if_due(aliases, build, host)
+                work(build, host)
             finally:
                 self._host = None
                 host.release()
@@ -210,13 +232,25 @@ class InitializationSupervisor(threading.Thread):
         if result is not None:
             self._conclude(result, aliases, build)
 
-    def _initialize(self, host: HostLock) -> ChildResult | None:
+    def _run_receivers_if_due(self, build: Build, host: HostLock) -> None:
+        """Run a child that leads a run, although all databases are ready."""
+        if not receivers_are_due(self._aliases, build, server_seconds()):
+            self._receivers_have_run = True
+            return
+        result = self._initialize(host, if_due=False)
+        if result is not None and result.result == READY:
+            self._receivers_have_run = True
+            logger.info("The initialization in the background has ended: ready.")
+        elif result is not None:
+            self._fail(result.error)
+
+    def _initialize(self, host: HostLock, *, if_due: bool = True) -> ChildResult | None:
         """Run a child; return its result, or None if this process ends."""
         with self._lock:
             if self._stopped.is_set():
                 return None
             self._host = host
-            self._child = child = InitializationProcess(if_due=True, holding=host)
+            self._child = child = InitializationProcess(if_due=if_due, holding=host)
         logger.info("Initializing in the background, in process %s.", child.pid)
         result = child.result()
         with self._lock:

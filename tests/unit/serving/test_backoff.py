@@ -6,13 +6,20 @@ import math
 from typing import Any
 
 import pytest
+from django.db.models.signals import post_migrate
 
 from django_safe_init.core.build import Build
-from django_safe_init.core.records import ConnectionEnded, RunRow
+from django_safe_init.core.records import (
+    ConnectionEnded,
+    RunRow,
+    Snapshot,
+    TablesLocked,
+)
 from django_safe_init.exceptions import DatabaseUnreachable
 from django_safe_init.serving.background import backoff as module
 from django_safe_init.serving.background.backoff import (
     backoff,
+    receivers_are_due,
     seconds_until_due,
     seconds_until_retry,
 )
@@ -77,3 +84,47 @@ def test_runs_in_the_database(set_database: Any) -> None:
     assert seconds_until_due("default", BUILD) == pytest.approx(4)
     set_database(DatabaseUnreachable())
     assert seconds_until_due("default", BUILD) == math.inf
+
+
+class SnapshotReader:
+    """A reader that returns one snapshot, or raises an error."""
+
+    def __init__(self, seen: Snapshot | Exception) -> None:
+        self.seen = seen
+
+    def read(self) -> Snapshot:
+        if isinstance(self.seen, Exception):
+            raise self.seen
+        return self.seen
+
+    def close(self) -> None: ...
+
+
+def due(monkeypatch: Any, seen: Any, seconds: float = 100.0) -> bool:
+    reader = SnapshotReader(seen)
+    monkeypatch.setattr(module, "open_reader", lambda *arguments: reader)
+    return receivers_are_due(["default"], BUILD, seconds)
+
+
+def test_receivers_of_a_release(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The receivers are due unless the newest runs carry the release."""
+    settings.SAFE_INIT = {"RELEASE": "v2"}
+    run = ended_run(1, "ready", release="v2")
+    assert due(monkeypatch, snapshot())
+    assert due(monkeypatch, snapshot(run, release="v1"))
+    assert not due(monkeypatch, snapshot(run, release="v2"))
+    for error in (TablesLocked(), DatabaseUnreachable()):
+        assert due(monkeypatch, error)
+
+
+def test_receivers_without_a_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a release the receivers are due once after each start of the server."""
+    assert not due(monkeypatch, DatabaseUnreachable())
+
+    def install(**kwargs: Any) -> None: ...
+
+    post_migrate.connect(install)
+    seen = snapshot(ended_run(1, "ready", age_seconds=60.0, duration_seconds=10.0))
+    assert due(monkeypatch, seen, 49)
+    assert not due(monkeypatch, seen, 51)
+    assert due(monkeypatch, snapshot(ended_run(1, "ready", build=OTHER)))

@@ -23,8 +23,10 @@ from django_safe_init.serving.background.reloads import (
     ReloadDetector,
     has_reloader,
     reloading_server,
+    server_seconds,
     started_at,
 )
+from tests.support import PATIENCE
 from tests.unit.conftest import SilentPoller
 
 #: Records itself as a process of its parent, prints if it is a reload, and waits.
@@ -206,6 +208,15 @@ def test_the_start_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     assert started_at(child) is None
     os.waitpid(child, 0)
     assert started_at(child) is None
+
+
+def test_the_age_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is older than this process, as far as the system tells."""
+    own = server_seconds()
+    monkeypatch.setenv("RUN_MAIN", "true")
+    assert server_seconds() >= own > 0
+    monkeypatch.setattr(reloads, "started_at", lambda pid: None)
+    assert 0 < server_seconds() <= own + PATIENCE
 
 
 def test_a_system_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,11 +91,16 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[FakeChild]:
     return made
 
 
+#: The argument `if_due` of each child.
+made_if_due: list[bool] = []
+
+
 def use(monkeypatch: Any, made: list[FakeChild], *ends: End) -> None:
     left = list(ends)
+    made_if_due.clear()
 
     def start(*, if_due: bool, holding: HostLock) -> FakeChild:
-        assert if_due
+        made_if_due.append(if_due)
         assert holding.file is not None
         return FakeChild(made, left)
 
@@ -164,6 +169,45 @@ def test_it_initializes(
     known["default"] = READY
     assert_ends(thread)
     assert "Initializing in the background, in process 4711." in caplog.messages
+
+
+def test_a_release_on_a_ready_database(
+    children: Any, begin: Any, monkeypatch: Any, settings: Any, caplog: Any
+) -> None:
+    """A child runs the receivers of a new release, and is tried again after a failure."""
+    caplog.set_level(logging.INFO)
+    settings.SAFE_INIT = {"RELEASE": "v2"}
+    monkeypatch.setattr(supervisor, "receivers_are_due", lambda *arguments: True)
+    monkeypatch.setattr(backoff, "MIN_PAUSE", 0.001)
+    ends = (ended("failed", "no view"), ended("ready"))
+    use(monkeypatch, children, *ends)
+    assert_ends(begin({"default": READY}))
+    assert made_if_due == [False, False]
+    assert "no view" in caplog.text
+    assert "has ended: ready" in caplog.text
+
+
+def test_a_release_that_another_process_has_run(
+    children: Any, begin: Any, monkeypatch: Any, settings: Any
+) -> None:
+    """The supervisor ends without a child if the newest run carries the release."""
+    settings.SAFE_INIT = {"RELEASE": "v2"}
+    monkeypatch.setattr(supervisor, "receivers_are_due", lambda *arguments: False)
+    assert_ends(begin({"default": READY}))
+    assert children == []
+
+
+def test_it_ends_while_the_receivers_run(
+    children: Any, begin: Any, monkeypatch: Any, settings: Any
+) -> None:
+    """A process that ends while the receivers run ends the child, and reports no failure."""
+    settings.SAFE_INIT = {"RELEASE": "v2"}
+    monkeypatch.setattr(supervisor, "receivers_are_due", lambda *arguments: True)
+    thread = begin({"default": READY})
+    wait_until(lambda: children)
+    thread.stop()
+    assert children[0].ended.is_set()
+    assert thread._failures == 0
 
 
 def test_several_databases(children: Any, begin: Any, set_database: Any) -> None:
