@@ -540,3 +540,21 @@ def test_an_error_tracker(fleet: Fleet, database: Database, serve: Any) -> None:
     assert {pid for pid, _ in events} <= children
     assert len(events) == len({pid for pid, _ in events})
     assert all("ValueError" in text for _, text in events)
+
+
+def test_a_failure_without_a_run(
+    fleet: Fleet, database: Database, serve: Any, role: str
+) -> None:
+    """The status shows the error of a child whose role may not record a run."""
+    server = serve(
+        env={"SAFE_INIT_STATUS_TOKEN": "s3cret"},
+        database_settings={"USER": role},
+        pause="0.5",
+    )
+    failed = server.wait_for(lambda answer: answer.json["status"] == "unhealthy")
+    assert failed.json["error"] == "initialization failed"
+    told = server.get(READY, {"Authorization": "Bearer s3cret"}).json
+    assert "GRANT CREATE ON SCHEMA" in told["databases"][0]["error"]
+    database.rows(f"GRANT CREATE ON SCHEMA public TO {role}")
+    fleet.allow()
+    server.wait_until_ready()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from django_safe_init.backends import with_lock
@@ -157,6 +158,9 @@ class Readiness:
 
     def update(self, detail: StatusDetail) -> None:
         """Store a result of a poller."""
+        supervisor = self._supervisor
+        if supervisor is not None:
+            detail = replace(detail, status=supervisor.with_error(detail.status))
         status = detail.status
         with self._lock:
             self._known[status.database] = detail

@@ -16,11 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from multiprocessing.util import Finalize
 
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.states import State
 from django_safe_init.core.text import one_line
 from django_safe_init.initialization.release import ReceiverPolicy
 from django_safe_init.serving.background.backoff import (
@@ -134,6 +136,8 @@ class InitializationSupervisor(threading.Thread):
         self._host: HostLock | None = None
         self._child: InitializationProcess | None = None
         self._failures = 0
+        #: The error of the last child; empty if it did not fail.
+        self._error = ""
         self._not_before = 0.0
         self._receivers_have_run = False
 
@@ -155,6 +159,20 @@ class InitializationSupervisor(threading.Thread):
                 self._try_initialize(idle)
         termination.on_first_signal = None
         self._exit_hook.remove()
+
+    def with_error(self, status: Status) -> Status:
+        """Return the status with the error of the last child, unless a run tells one.
+
+        Not every failure can be recorded: a role may lack the right to do so. The first
+        one may pass, so only the second in a row changes the state.
+        """
+        error = self._error
+        if not error or status.error or not is_idle(status):
+            return status
+        if self._failures > 1:
+            return replace(status, state=State.ERROR, message=error, error=error)
+        message = f"{status.message}; a child process failed: {error}"
+        return replace(status, message=message, error=error)
 
     def stop(self) -> None:
         """End the child; return when the child and this thread have ended."""
@@ -260,6 +278,7 @@ class InitializationSupervisor(threading.Thread):
     def _conclude(
         self, result: ChildResult, aliases: Sequence[str], build: Build
     ) -> None:
+        self._error = ""
         if result.result not in (READY, NOTHING_TO_DO):
             self._fail(result.error)
         elif _seconds_until_due(aliases, build) <= 0:
@@ -272,6 +291,7 @@ class InitializationSupervisor(threading.Thread):
             logger.info("Another process was faster: the child process did nothing.")
 
     def _fail(self, error: str) -> None:
+        self._error = error
         self._failures += 1
         pause = backoff(self._failures) * random.uniform(1.0, 1.25)
         self._postpone(pause)

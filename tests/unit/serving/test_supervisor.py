@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from django_safe_init.core.build import Build
+from django_safe_init.core.states import State
 from django_safe_init.serving.background import backoff, supervisor
 from django_safe_init.serving.background.child_process import NOTHING_TO_DO, ChildResult
 from django_safe_init.serving.background.host_lock import HostLock, OrphanedChild
@@ -276,6 +277,25 @@ def test_a_failure(
     assert 0.01 <= first < 0.0126
     assert 0.02 <= second < 0.0251
     assert late < second  # a success resets the pause
+
+
+def test_the_error_of_a_child(set_database: Any, monkeypatch: Any) -> None:
+    """The error of a child is shown; the second in a row, or the end of a run, is the state."""
+    set_database(LED)
+    thread = InitializationSupervisor(["default"], BUILD, {"default": DUE}.get)
+    assert thread.with_error(DUE) is DUE
+    thread._conclude(ChildResult("unsafe", "No GRANT."), ["default"], BUILD)
+    shown = thread.with_error(DUE)
+    assert (shown.state, shown.error) == (DUE.state, "No GRANT.")
+    assert shown.message == f"{DUE.message}; a child process failed: No GRANT."
+    thread._conclude(ChildResult("unsafe", "No GRANT."), ["default"], BUILD)
+    shown = thread.with_error(DUE)
+    assert (shown.state, shown.error) == (State.ERROR, "No GRANT.")
+    for status in (READY, LED, FAILED):
+        known = status if isinstance(status, Status) else status_of(status)
+        assert thread.with_error(known) is known
+    thread._conclude(ChildResult("ready"), ["default"], BUILD)
+    assert thread.with_error(DUE) is DUE
 
 
 def test_another_process_was_faster(
