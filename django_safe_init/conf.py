@@ -374,6 +374,13 @@ def _release(configured: str | None) -> str | None:
     return ascii(found)[1:-1][:_MAX_RELEASE_LENGTH] or None
 
 
+def strict_kinds() -> frozenset[str]:
+    """Return the kinds of findings with the explicit level "error" in `VALIDATE`."""
+    raw: Mapping[str, Any] = getattr(django_settings, "SAFE_INIT", {})
+    levels: Mapping[str, str] = raw.get("VALIDATE", {})
+    return frozenset(kind for kind, level in levels.items() if level == "error")
+
+
 _MAX_BACKOFF_SECONDS = 30.0
 
 #: Polls of the blocking sessions during each lock timeout, so that one precedes its end.

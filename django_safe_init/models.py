@@ -77,6 +77,7 @@ class Run(PrintableModel):
     #: `CHECKS_PASSED`, or the identifiers of the errors that the system checks found.
     checks = models.TextField(null=True)
     release = models.TextField(null=True)
+    findings = models.TextField(null=True)
 
     class Meta:
         apps = _registry

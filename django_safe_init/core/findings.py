@@ -49,6 +49,11 @@ def management_command_line(command: str, alias: str = DEFAULT_DB_ALIAS) -> str:
     return f"python manage.py {command}{option}"
 
 
+def finding_key(kind: str, name: str) -> str:
+    """Return the text that stands for a finding in the row of a run."""
+    return f"{kind} {name}"
+
+
 @dataclass(frozen=True)
 class Finding:
     """A difference between a database and the build, with its repair."""
@@ -69,6 +74,11 @@ class Finding:
         if not self.repair:
             return self.message
         return with_commands(f"{self.message} Repair it:", self.repair)
+
+    @property
+    def key(self) -> str:
+        """Return the text that stands for the finding in the row of a run."""
+        return finding_key(self.kind, self.object)
 
     @property
     def is_error(self) -> bool:

@@ -312,6 +312,14 @@ class Snapshot(NamedTuple):
         return State.CHECKING_SCHEMA if self.led else State.UNINITIALIZED
 
 
+class PreviousFindings(NamedTuple):
+    """The findings that an earlier run left or, if it did not end ready, began with."""
+
+    ready: bool
+    #: Keys of findings, from `core.findings.finding_key`.
+    keys: tuple[str, ...]
+
+
 class StepRow(NamedTuple):
     """A row of the step table."""
 

@@ -101,7 +101,7 @@ def pending(
 def plan(recorded: Collection[str]) -> tuple[str, ...] | None:
     """Return the plan of Django's `migrate` for these records, sorted; None if it has none."""
     try:
-        loader = _RecordedLoader(recorded)
+        loader = RecordedLoader(recorded)
     except Exception as exc:  # noqa: BLE001  (a migration is code of the project)
         logger.debug("Django refuses the migrations: %s", one_line(exc))
         return None
@@ -113,7 +113,7 @@ def plan(recorded: Collection[str]) -> tuple[str, ...] | None:
     return tuple(sorted(".".join(node) for node in nodes if node not in applied))
 
 
-class _RecordedLoader(MigrationLoader):
+class RecordedLoader(MigrationLoader):
     """Django's loader, for records that were read before."""
 
     def __init__(self, recorded: Iterable[str]) -> None:

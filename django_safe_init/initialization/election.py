@@ -73,7 +73,7 @@ class Election:
             snapshot.initialized
             and self.policy.allows_skip(snapshot)
             and self.options.follow_success
-            and not self.options.force
+            and not self.options.must_run
         ):
             return self._ready(snapshot)
         self.progress.machine.transition_to(State.ACQUIRING_LOCK)

@@ -223,7 +223,7 @@ class Initializer:
             if (
                 run is not None
                 and self.options.follow_success
-                and not self.options.force
+                and not self.options.must_run
             ):
                 return self.progress.ready(run)
             # Imported here to keep the start with nothing to do fast.

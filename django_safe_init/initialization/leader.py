@@ -13,6 +13,7 @@ from django_safe_init.backends.base.lock import Lock, LockWaitTimeout
 from django_safe_init.backends.base.observer import BaseObserver
 from django_safe_init.backends.base.recorder import BaseRecorder, MissingSchema
 from django_safe_init.backends.base.run_session import ErrorKind, RunSession
+from django_safe_init.conf import strict_kinds
 from django_safe_init.core.cancellation import raise_cancellation, shield
 from django_safe_init.core.local_errors import is_local
 from django_safe_init.core.progress import use_tracker
@@ -46,7 +47,8 @@ from django_safe_init.initialization.run_context import run_context
 from django_safe_init.initialization.step_runner import StepRunner
 from django_safe_init.initialization.tracker import MigrationTracker
 from django_safe_init.initialization.types import Decision, Progress
-from django_safe_init.validation import log_findings, validate
+from django_safe_init.validation import ValidationReport, log_findings, validate
+from django_safe_init.validation.baseline import take_baseline
 
 logger = logging.getLogger("django_safe_init")
 
@@ -79,6 +81,8 @@ class Leader:
         self._outcome_written: str | None = None
         self._tracker: MigrationTracker | None = None
         self._steps: StepRunner | None = None
+        #: Keys of the findings that this run did not cause.
+        self._baseline: tuple[str, ...] = ()
 
     def run(self) -> Decision:
         """Lead a run from its first event to its last one.
@@ -106,6 +110,7 @@ class Leader:
                 interrupted = self._read_interrupted_steps()
                 self._open_run()
                 with self._closed_run(), session.heartbeat():
+                    self._take_baseline()
                     self._delete_old_runs(interrupted)
                     with session.connections() as connection:
                         self._migrate(connection, interrupted)
@@ -198,6 +203,22 @@ class Leader:
             logger.error("Run %s failed: %s", self.recorder.run_id, reason)
             raise LeaderFailed(reason, run=self.recorder.run_id)
 
+    def _take_baseline(self) -> None:
+        """Note the findings that were there before, and store them for the next leader.
+
+        A run that did not end ready may have applied migrations, so its baseline is inherited.
+        """
+        before = self.session.reader.previous_findings(self.recorder.run_id)
+        if before is None or before.ready:
+            self._baseline = take_baseline(
+                self.context.alias,
+                self.session.introspection(),
+                known=before and before.keys,
+            )
+        else:
+            self._baseline = before.keys
+        self.recorder.store_findings(self._baseline)
+
     def _delete_old_runs(self, interrupted: InterruptedSteps) -> None:
         self.recorder.prune(self.context.settings.history, interrupted.runs)
 
@@ -265,9 +286,14 @@ class Leader:
         missing = self._missing()
         if missing and self.task.require_ready:
             raise ValidationFailed(self._not_applied(missing))
-        valid = self._schema_is_valid()
+        complete = self.task.full_target and not missing
+        report = self._validate_schema()
+        if report.errors and complete and not self.task.fake:
+            raise ValidationFailed(report.summary, findings=report.schema)
         state = State.UNINITIALIZED if missing else State.READY
-        whole = self.task.full_target and not missing and valid
+        whole = complete and not report.errors
+        if whole:
+            self.recorder.store_findings(each.key for each in report.schema)
         self.recorder.finish_run("ready" if whole else "partial", state)
         self.machine.transition_to(state)
 
@@ -281,18 +307,18 @@ class Leader:
             "release that still has their files."
         )
 
-    def _schema_is_valid(self) -> bool:
-        """Return True if validation found no error; raise if the task requires that."""
-        report = validate(
+    def _validate_schema(self) -> ValidationReport:
+        """Return the findings, and log them. An error is a finding that this run has caused."""
+        found = validate(
             self.context.alias,
             self.session.introspection(),
             self.context.build,
             self.context.settings.validate,
         )
+        forced = self.progress.options.force
+        report = found.against(() if forced else self._baseline, strict_kinds())
         log_findings(self.context.alias, report.schema)
-        if report.errors and self.task.require_ready:
-            raise ValidationFailed(report.summary, findings=report.schema)
-        return not report.errors
+        return report
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:

@@ -67,7 +67,8 @@ class InitializationOptions:
     timeout: float | None = None
     #: The limit of all waiting that has begun before; None to begin it with `timeout`.
     deadline: Deadline | None = None
-    #: Run the task even if this build is initialized already.
+    #: Run the task even if this build is initialized already, and let validation fail on every
+    #: error, also one that was there before.
     force: bool = False
     #: False if the task must run even after another leader's success.
     follow_success: bool = True
@@ -78,6 +79,11 @@ class InitializationOptions:
     seconds_of_loading: float = 0.0
     #: True if the caller has run the system checks.
     checks_passed: bool = False
+
+    @property
+    def must_run(self) -> bool:
+        """Return True if the task runs even if this build is initialized already."""
+        return self.force or bool(self.task.rerun)
 
 
 @dataclass(frozen=True)

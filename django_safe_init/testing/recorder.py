@@ -12,7 +12,7 @@ from django.db import connections, transaction
 
 from django_safe_init.backends.base.reader import BaseReader
 from django_safe_init.core.progress import track, use_tracker
-from django_safe_init.core.records import InterruptedStep, LostRuns
+from django_safe_init.core.records import InterruptedStep, LostRuns, PreviousFindings
 from django_safe_init.core.states import State
 from django_safe_init.core.step import CompletedStep
 from django_safe_init.testing.assertions import raises, wait_until
@@ -114,6 +114,31 @@ class RecorderContract(BackendContract):
             recorder.open_run("test")
             recorder.finish_run("ready", State.READY)
             assert reader.traceback(latest(reader)) is None
+
+    def test_the_findings_of_a_run(self) -> None:
+        """A run keeps keys of findings, for the next run of any build with the `LOCK_KEY`."""
+        with self._lead() as session:
+            recorder, reader = session.recorder, session.reader
+            recorder.open_run("test")
+            assert reader.previous_findings(recorder.run_id) is None
+            recorder.store_findings(["missing_table b", "missing_table a"])
+            assert "findings" not in latest(reader).as_json()
+            recorder.finish_run("failed", State.ERROR, "it broke")
+            keys = ("missing_table a", "missing_table b")
+            recorder.open_run("test")
+            found = reader.previous_findings(recorder.run_id)
+            assert found == PreviousFindings(ready=False, keys=keys)
+        self._record_run("failed")  # it has applied nothing
+        with self._lead(OTHER_BUILD) as session:
+            session.recorder.open_run("test")
+            found = session.reader.previous_findings(session.recorder.run_id)
+            assert found == PreviousFindings(ready=False, keys=keys)
+        ready = self._record_run("ready")
+        with self._lead(lock_key="other") as session:
+            assert session.reader.previous_findings(ready + 1) is None
+        with self._lead() as session:
+            found = session.reader.previous_findings(ready + 1)
+            assert found == PreviousFindings(ready=True, keys=())
 
     def test_the_progress_of_a_loop(self) -> None:
         """The heartbeat records the progress of the running step."""

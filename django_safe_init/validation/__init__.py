@@ -7,7 +7,7 @@ an engine's SQL.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,6 +60,18 @@ class ValidationReport:
             each
             for each in self.findings
             if each.kind is not FindingKind.UNAPPLIED_MIGRATION
+        )
+
+    def against(
+        self, baseline: Collection[str], strict: Collection[str]
+    ) -> ValidationReport:
+        """Return the report of a run, in which findings of the baseline are warnings.
+
+        Kinds in `strict` stay errors.
+        """
+        return replace(
+            self,
+            findings=tuple(_judged(each, baseline, strict) for each in self.findings),
         )
 
     @property
@@ -145,6 +157,15 @@ def validate(
         findings += compare(alias, introspection, tables, levels, ahead)
     findings += _issues(introspection, levels)
     return ValidationReport(alias, len(tables), tuple(findings))
+
+
+def _judged(
+    finding: Finding, baseline: Collection[str], strict: Collection[str]
+) -> Finding:
+    if finding.key not in baseline or finding.kind in strict or not finding.is_error:
+        return finding
+    message = f"{finding.message} It was so before this run."
+    return replace(finding, level="warn", message=message)
 
 
 def log_findings(alias: str, findings: Iterable[Finding]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,6 +45,14 @@ def apps_ahead(recorded: Sequence[str], build: Build) -> dict[str, AheadOfBuild]
     return ahead
 
 
+def schema_differences(
+    alias: str, introspection: BaseIntrospection, tables: Sequence[Table]
+) -> Iterator[SchemaDifference]:
+    """Yield each difference between the tables and the database of the introspection."""
+    catalog = introspection.catalog([table.name for table in tables])
+    return differences(tables, catalog, migrated_apps(), connections[alias])
+
+
 def compare(
     alias: str,
     introspection: BaseIntrospection,
@@ -56,11 +64,10 @@ def compare(
 
     `levels` is the setting `VALIDATE`; `ahead` is the result of `apps_ahead()`.
     """
-    catalog = introspection.catalog([table.name for table in tables])
     migrated = migrated_apps()
     found = [
         difference
-        for difference in differences(tables, catalog, migrated, connections[alias])
+        for difference in schema_differences(alias, introspection, tables)
         if levels[difference.kind] != "off"
     ]
     if not found:

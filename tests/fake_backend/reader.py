@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 from django.db import connections
@@ -13,6 +14,7 @@ from django_safe_init.core.records import (
     Activity,
     InterruptedStep,
     LeaderSnapshot,
+    PreviousFindings,
     RunDetail,
     RunRow,
     Snapshot,
@@ -134,6 +136,14 @@ class FakeReader(BaseReader):
             for name, step in newest.items()
             if not step["atomic"] and step["finished_at"] is None
         }
+
+    def previous_findings(self, run: int) -> PreviousFindings | None:
+        assert self.server.runs is not None
+        for row in self._runs():
+            if row["id"] < run and (row["outcome"] == "ready" or row.get("findings")):
+                found = json.loads(row.get("findings") or "[]")
+                return PreviousFindings(row["outcome"] == "ready", tuple(found))
+        return None
 
     def completed_steps(self) -> list[CompletedStep]:
         return [

@@ -156,6 +156,9 @@ class FakeRecorder(BaseRecorder):
             outcome=outcome, error=error, traceback=traceback, finished_at=now()
         )
 
+    def _store_findings(self, findings: str) -> None:
+        self._runs[self.run_id]["findings"] = findings
+
     def _retained_runs(self) -> list[RetainedRun]:
         return [
             RetainedRun(

@@ -28,10 +28,13 @@ UNMEASURED = dict.fromkeys(("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
 VERSION = "0.0.1"
 LACKS = {
     "django_safe_init_run": [
+        "checks",
+        "findings",
         "item_done",
         "item_message",
         "item_total",
         "progress",
+        "release",
         "traceback",
     ],
     "django_safe_init_step": ["backwards", "detail"],

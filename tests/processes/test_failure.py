@@ -52,6 +52,49 @@ def test_waiters_share_findings(fleet: Fleet, database: Database) -> None:
     assert database.applied_once() == ["shop.0001_initial", "shop.0002_lacking"]
 
 
+@pytest.mark.parametrize("engine", ["fleet", "lite_fleet"])
+def test_a_successor_inherits_the_baseline(
+    request: pytest.FixtureRequest, engine: str
+) -> None:
+    """A leader dies after its migration dropped a column: its successor fails for that column.
+
+    Each later start fails too, `migrate` included, until the column is back.
+    """
+    replicas: Fleet = request.getfixturevalue(engine)
+    replicas.allow()
+    replicas.use(scenario="lacking", kill_at="apply_success shop.0002_lacking")
+    assert replicas.run(*SAFE).wait() == 137, replicas
+    for command in (SAFE, ["migrate"], [*SAFE, "--check"]):
+        ended = replicas.run(*command)
+        assert ended.wait() == 1, ended
+    assert [run["outcome"] for run in replicas.database.runs()] == [
+        "abandoned",
+        "failed",
+        "failed",
+    ]
+    replicas.database.rows("ALTER TABLE shop_product ADD COLUMN name text")
+    assert replicas.run(*SAFE).wait() == 0, replicas
+
+
+@pytest.mark.parametrize("engine", ["fleet", "lite_fleet"])
+def test_drift_from_before_this_package(
+    request: pytest.FixtureRequest, engine: str
+) -> None:
+    """A column that was dropped by hand long ago does not stop the first start."""
+    replicas: Fleet = request.getfixturevalue(engine)
+    replicas.allow()
+    replicas.use(scenario="lacking")
+    assert replicas.run("migrate", "shop", "0001", apps=()).wait() == 0, replicas
+    replicas.database.rows("ALTER TABLE shop_product DROP COLUMN name")
+    assert replicas.run("migrate", "--fake", "shop", apps=()).wait() == 0, replicas
+    started = replicas.start_together(*[SAFE] * 3)
+    assert exit_codes(started) == [0] * 3, replicas
+    assert replicas.run("migrate").wait() == 0, replicas
+    assert replicas.run(*SAFE, "--check").wait() == 0, replicas
+    assert replicas.run("safe_init_validate").wait() == 1, replicas
+    assert {run["outcome"] for run in replicas.database.runs()} == {"ready"}
+
+
 @pytest.mark.smoke
 def test_a_later_start_tries_again(fleet: Fleet, database: Database) -> None:
     """A new start runs a failed migration again."""

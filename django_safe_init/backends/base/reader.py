@@ -10,12 +10,14 @@ from typing import Any
 from django_safe_init.backends.base.statements import (
     COMPLETED_STEPS,
     INTERRUPTED_STEPS,
+    PREVIOUS_FINDINGS,
 )
 from django_safe_init.core.build import Build
 from django_safe_init.core.records import (
     Activity,
     InterruptedStep,
     LeaderSnapshot,
+    PreviousFindings,
     RunDetail,
     RunRow,
     Snapshot,
@@ -28,8 +30,9 @@ class BaseReader(ABC):
 
     No method writes, or holds a lock or a snapshot longer than its query. Every method raises
     `TablesLocked` while a migration locks the tables, and `ConnectionEnded` if the connection
-    is lost. The exceptions are `interrupted` and `completed_steps`: only a leader calls them,
-    they wait for locks, and raise the errors of its session. A reader is cheap enough to poll.
+    is lost. The exceptions are `interrupted`, `completed_steps` and `previous_findings`: only
+    a leader calls them, they wait for locks, and raise the errors of its session. A reader is
+    cheap enough to poll.
     """
 
     @abstractmethod
@@ -105,6 +108,10 @@ class BaseReader(ABC):
         """Return the steps that runs completed, newest first."""
 
     @abstractmethod
+    def previous_findings(self, run: int) -> PreviousFindings | None:
+        """Return the findings of the newest run before this one that has some, or None."""
+
+    @abstractmethod
     def close(self) -> None:
         """Close the connection, if the reader opened it."""
 
@@ -133,6 +140,21 @@ class TableReader(BaseReader):
     def completed_steps(self) -> list[CompletedStep]:
         rows = self._rows(COMPLETED_STEPS, {"lock_key": self.lock_key})
         return [completed_step(name, decode_detail(detail)) for name, detail in rows]
+
+    def previous_findings(self, run: int) -> PreviousFindings | None:
+        rows = self._rows(PREVIOUS_FINDINGS, {"lock_key": self.lock_key, "run": run})
+        for outcome, findings in rows:
+            return PreviousFindings(outcome == "ready", decode_findings(findings))
+        return None
+
+
+def decode_findings(text: str | None) -> tuple[str, ...]:
+    """Return the keys of findings in a run's row, which any program may have written."""
+    try:
+        found = json.loads(text or "[]")
+    except ValueError:
+        return ()
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def decode_detail(detail: Any) -> Any:

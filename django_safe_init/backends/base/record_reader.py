@@ -14,6 +14,7 @@ from django_safe_init.core.records import (
     Activity,
     InterruptedStep,
     LeaderSnapshot,
+    PreviousFindings,
     RunDetail,
     RunRow,
     Snapshot,
@@ -71,6 +72,9 @@ class RecordReader(BaseReader):
 
     def interrupted(self) -> dict[str, InterruptedStep]:
         return {}
+
+    def previous_findings(self, run: int) -> PreviousFindings | None:
+        return None
 
     def completed_steps(self) -> list[CompletedStep]:
         return []

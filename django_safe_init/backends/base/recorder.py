@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -19,6 +20,7 @@ from django_safe_init.backends.base.statements import (
     OPEN_RUNS,
     OUTCOMES,
     RETAINED_RUNS,
+    STORE_FINDINGS,
 )
 from django_safe_init.core.build import Build
 from django_safe_init.core.progress import ProgressTracker
@@ -287,6 +289,11 @@ class BaseRecorder(ABC):
         outcome = "failed" if is_second else "transient"
         return self.finish_run(outcome, state, error, traceback)
 
+    def store_findings(self, keys: Iterable[str]) -> None:
+        """Store keys of findings: the baseline of the run or, at its end, its findings."""
+        text = json.dumps(sorted(keys))
+        self._transaction(lambda: self._store_findings(text))
+
     @abstractmethod
     def complete_step(self, connection: BaseDatabaseWrapper) -> None:
         """Record the running step as done, in the transaction that is open on `connection`.
@@ -334,6 +341,10 @@ class BaseRecorder(ABC):
         self, outcome: str, state: State, error: str | None, traceback: str | None
     ) -> None:
         """Write the end of this run and of its last step, and wait until both are on disk."""
+
+    @abstractmethod
+    def _store_findings(self, findings: str) -> None:
+        """Write the findings of this run, in JSON."""
 
     @abstractmethod
     def _retained_runs(self) -> list[RetainedRun]:
@@ -425,6 +436,9 @@ class TableRecorder(BaseRecorder):
     def _insert_statement(self, command: str) -> tuple[str, Mapping[str, Any]]:
         params = {**self._new_run_params(command), "pid": os.getpid()}
         return INSERT_RUN.format(now=self.now_sql, pid=self.pid_sql), params
+
+    def _store_findings(self, findings: str) -> None:
+        self._rows(STORE_FINDINGS, {"run": self.run_id, "findings": findings})
 
     def _retained_runs(self) -> list[RetainedRun]:
         rows = self._rows(RETAINED_RUNS, self._identity)

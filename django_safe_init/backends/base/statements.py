@@ -35,6 +35,17 @@ INSERT_RUN = f"""
             %(checks)s, %(release)s, {{now}}, {{now}})
 """
 
+STORE_FINDINGS = f"UPDATE {RUN_TABLE} SET findings = %(findings)s WHERE id = %(run)s"
+
+#: The run whose findings a later run begins with. A run without findings has applied nothing, or
+#: an older version of this package has led it.
+PREVIOUS_FINDINGS = f"""
+    SELECT outcome, findings FROM {RUN_TABLE}
+    WHERE lock_key = %(lock_key)s AND id < %(run)s
+      AND (outcome = 'ready' OR findings IS NOT NULL)
+    ORDER BY id DESC LIMIT 1
+"""
+
 #: The fields of `RetainedRun`, newest run first.
 RETAINED_RUNS = f"""
     SELECT id, build, outcome, finished_at IS NULL FROM {RUN_TABLE}

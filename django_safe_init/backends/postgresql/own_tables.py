@@ -55,6 +55,7 @@ _ADDED = {
         "traceback": "text",
         "checks": "text",
         "release": "text",
+        "findings": "text",
     },
     STEP_TABLE: {
         "backwards": "boolean",

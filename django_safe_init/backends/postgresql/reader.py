@@ -51,7 +51,7 @@ def _seconds(start: str, end: str) -> str:
 
 _NOW = "clock_timestamp()"
 _AGES = f"""
-    (to_jsonb(r) - 'traceback') || jsonb_build_object(
+    (to_jsonb(r) - '{{traceback,findings}}'::text[]) || jsonb_build_object(
       'age_seconds', {_seconds("r.started_at", _NOW)},
       'silence_seconds', {_seconds("r.heartbeat_at", _NOW)},
       'duration_seconds', {_seconds("r.started_at", f"coalesce(r.finished_at, {_NOW})")})

@@ -77,7 +77,10 @@ class Command(EntrypointCommand):
         )
         add("--timeout", type=float, metavar="SECONDS", help="How long to wait in all.")
         flag = partial(add, action="store_true")
-        flag("--force", help="Run even if this build is initialized.")
+        flag(
+            "--force",
+            help="Run even if this build is initialized, and fail on every finding.",
+        )
         add(
             "--rerun",
             action="append",
@@ -189,7 +192,7 @@ class Command(EntrypointCommand):
             alias,
             mode=options["mode"],
             timeout=options["timeout"],
-            force=options["force"] or bool(options["rerun"]),
+            force=options["force"],
             seconds_of_loading=self.seconds_of_loading,
             run_checks=None if options["skip_checks"] else partial(self._check, alias),
         )

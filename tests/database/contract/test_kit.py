@@ -13,7 +13,13 @@ from django.db.migrations.recorder import MigrationRecorder
 from django_safe_init.backends.base import recorder, retention
 from django_safe_init.backends.base.recorder import BaseRecorder, RunEnd, RunOutcome
 from django_safe_init.backends.base.transaction import MigrationTransaction
-from django_safe_init.core.records import TRANSIENT_OUTCOMES, Activity, InterruptedStep
+from django_safe_init.core.build import Build
+from django_safe_init.core.records import (
+    TRANSIENT_OUTCOMES,
+    Activity,
+    InterruptedStep,
+    PreviousFindings,
+)
 from django_safe_init.core.step import DONE, completed_step
 from django_safe_init.testing import (
     LeadershipContract,
@@ -113,7 +119,11 @@ READER: dict[str, Breakage] = {
         "same_apps",
         lambda unknown, missing: tuple(sorted(unknown)),
     ),
-    "replaced_migrations": (reader, "same_apps", lambda unknown, missing: ()),
+    "replaced_migrations": (
+        Build,
+        "pending",
+        lambda self, recorded: tuple(sorted(self.migrations.difference(recorded))),
+    ),
     "missing_steps": (reader, "missing_steps", lambda steps, completed: ()),
     "the_runs_of_a_snapshot": (
         FakeReader,
@@ -209,6 +219,11 @@ RECORDER: dict[str, Breakage] = {
         ),
     ),
     "the_traceback_of_a_run": (FakeReader, "traceback", lambda self, run: run.error),
+    "the_findings_of_a_run": (
+        FakeReader,
+        "previous_findings",
+        lambda self, run: PreviousFindings(False, ("missing_table b",)),
+    ),
     "the_progress_of_a_loop": (FakeRunSession, "_beat", nothing),
     "a_dead_leaders_run_is_abandoned": (FakeRecorder, "_open_runs", lambda self: []),
     "a_death_without_a_place": (recorder, "end_of", end_with_a_place),

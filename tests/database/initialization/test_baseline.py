@@ -1,0 +1,320 @@
+"""A run fails only for what it has caused; a finding that was there before is a warning."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.apps import apps
+from django.core.management import CommandError, call_command
+from django.core.management.commands.migrate import Command as DjangoMigrate
+from django.db import models
+
+from django_safe_init import ValidationFailed, get_status, initialize
+from django_safe_init.core.records import RUN_TABLE
+from django_safe_init.core.states import State
+from django_safe_init.management.commands.safe_init_validate import Command as Validate
+from django_safe_init.management.commands.safe_migrate import Command as SafeMigrate
+from tests.support import Records
+
+DROP = "ALTER TABLE library_reading DROP COLUMN at"
+MESSAGE = "The table library_reading of library.Reading has no column at."
+_TEMPLATE = """\
+from django.db import migrations, models
+
+
+class Migration(migrations.Migration):
+    dependencies = [("library", "{before}")]
+    operations = [{operation}]
+"""
+
+
+class Library:
+    """The migrated app `library`, whose next migrations a test writes."""
+
+    def __init__(self, database: Records, folder: Path, settings: Any) -> None:
+        self.database = database
+        self.settings = settings
+        self.folder = folder
+        self.newest = "0001_initial"
+        (folder / "__init__.py").write_text("")
+        (folder / "0001_initial.py").write_text(
+            "from importlib import import_module\n\n"
+            "Migration = import_module(\n"
+            "    'tests.database.apps.library.migrations.0001_initial'\n"
+            ").Migration\n"
+        )
+
+    def write(self, name: str, operation: str = "") -> None:
+        """Write the migration of the next release."""
+        text = _TEMPLATE.format(before=self.newest, operation=operation)
+        (self.folder / f"{name}.py").write_text(text)
+        importlib.invalidate_caches()
+        self.newest = name
+
+    def run_sql(self, name: str, statement: str) -> None:
+        self.write(name, f"migrations.RunSQL({statement!r}, '')")
+
+    def use(self, **safe_init: Any) -> None:
+        self.settings.SAFE_INIT = {"IN_TESTS": True, **safe_init}
+
+    def outcomes(self) -> list[str]:
+        return [run["outcome"] for run in self.database.runs()]
+
+
+@pytest.fixture(params=["django_database", "lite"])
+def library(request, tmp_path, settings, monkeypatch):
+    """The app on each engine; nothing is migrated."""
+    database = request.getfixturevalue(request.param)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    folder = tmp_path / "library_migrations"
+    folder.mkdir()
+    settings.INSTALLED_APPS = [
+        "django_safe_init",
+        "django.contrib.contenttypes",
+        "django.contrib.auth",
+        "tests.database.apps.library",
+    ]
+    settings.MIGRATION_MODULES = {"library": folder.name}
+    yield Library(database, folder, settings)
+    for name in [name for name in sys.modules if name.startswith(folder.name)]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def old(library):
+    """The library in a database that plain Django has migrated, with a column dropped by hand."""
+    call_command(DjangoMigrate(), verbosity=0)
+    library.database.rows(DROP)
+    return library
+
+
+@pytest.fixture
+def check(command_line):
+    """Return a function that runs `safe_migrate` with options, and returns its exit code."""
+    run = partial(command_line, SafeMigrate, "safe_migrate")
+    return lambda *options: run(*options).code
+
+
+@pytest.fixture
+def validate(command_line):
+    """Return a function that runs `safe_init_validate`, and returns its exit code."""
+    run = partial(command_line, Validate, "safe_init_validate")
+    return lambda: run().code
+
+
+def assert_failed(library: Library, check) -> None:
+    """Assert that every answer is the same: this build is not ready."""
+    with pytest.raises(ValidationFailed, match=MESSAGE):
+        initialize()
+    with pytest.raises(CommandError, match=MESSAGE):
+        call_command("migrate", verbosity=0)
+    assert (check(), check("--check")) == (1, 1)
+    assert get_status().state is State.ERROR
+    assert set(library.outcomes()[-3:]) == {"failed"}
+
+
+def test_drift_from_before(old, check, validate, caplog) -> None:
+    """The first run of an old database with drift is ready, and warns with the repair."""
+    assert check("--check") == 0
+    assert initialize().result == "ready"
+    [told] = [
+        each for each in caplog.records if "Validation of default" in each.getMessage()
+    ]
+    assert told.levelname == "WARNING"
+    assert f"{MESSAGE} It was so before this run. Repair it:" in told.getMessage()
+    assert (check("--check"), check()) == (0, 0)
+    assert get_status().ready
+    assert validate() == 1
+    call_command("migrate", verbosity=0)
+    old.write("0002_next")
+    assert initialize().applied == ("library.0002_next",)
+    assert set(old.outcomes()) == {"ready"}
+
+
+def test_migrate_first(old, check) -> None:
+    """`migrate` judges like `safe_migrate`."""
+    call_command("migrate", verbosity=0)
+    assert old.outcomes() == ["ready"]
+    assert (check("--check"), check()) == (0, 0)
+    assert len(old.outcomes()) == 1
+
+
+def test_drift_between_two_releases(library) -> None:
+    """A column that was dropped by hand after a run does not fail the next run."""
+    initialize()
+    library.database.rows(DROP)
+    library.write("0002_next")
+    assert initialize().result == "ready"
+    call_command("migrate", verbosity=0)
+    assert library.outcomes() == ["ready"] * 3
+
+
+def test_drift_of_a_table(library) -> None:
+    """The table of a many-to-many field counts like any other."""
+    initialize()
+    library.database.rows("DROP TABLE library_book_editors")
+    library.write("0002_next")
+    assert initialize().result == "ready"
+
+
+def test_a_migration_that_drops_it(library, check) -> None:
+    """A column that a run's own migration has dropped fails this run, and each one after it."""
+    initialize()
+    library.run_sql("0002_drop", DROP)
+    assert_failed(library, check)
+    library.write("0003_next")  # another build
+    assert_failed(library, check)
+
+
+def test_migrate_drops_it(library, check) -> None:
+    """`migrate` fails like `safe_migrate`, and leaves no failure behind after a repair."""
+    initialize()
+    library.run_sql("0002_drop", DROP)
+    with pytest.raises(CommandError, match=MESSAGE):
+        call_command("migrate", verbosity=0)
+    assert_failed(library, check)
+    library.database.rows("ALTER TABLE library_reading ADD COLUMN at varchar(20)")
+    assert (initialize().result, check("--check")) == ("ready", 0)
+
+
+def test_a_target_of_migrate(library) -> None:
+    """A part of the migrations does not count as a finished run: its work is judged later."""
+    initialize()
+    library.run_sql("0002_drop", DROP)
+    library.write("0003_next")
+    call_command("migrate", "library", "0002", verbosity=0)
+    with pytest.raises(ValidationFailed, match=MESSAGE):
+        initialize()
+
+
+def test_the_first_run_drops_it(library, check) -> None:
+    """On an empty database, all that is missing at the end is the run's failure."""
+    library.run_sql("0002_drop", DROP)
+    assert_failed(library, check)
+
+
+def test_drift_beside_a_migration_that_fails(old) -> None:
+    """The baseline of a failed run is inherited, so the drift stays a warning."""
+    old.run_sql("0002_broken", "SELECT 1 FROM nowhere")
+    with pytest.raises(Exception, match="nowhere"):
+        initialize()
+    (old.folder / "0002_broken.py").unlink()
+    old.newest = "0001_initial"
+    old.write("0002_mended")
+    assert initialize().applied == ("library.0002_mended",)
+    assert old.outcomes() == ["failed", "ready"]
+
+
+def test_a_column_that_a_pending_migration_should_add(library, monkeypatch) -> None:
+    """The first run fails if its migration does not create what it says."""
+    call_command(DjangoMigrate(), verbosity=0)
+    add_field(monkeypatch)
+    add = "migrations.AddField('reading', 'note', models.TextField(null=True))"
+    library.write(
+        "0002_note",
+        f"migrations.SeparateDatabaseAndState(state_operations=[{add}])",
+    )
+    for _ in range(2):
+        with pytest.raises(ValidationFailed, match=r"has no column note\."):
+            initialize()
+
+
+def test_an_explicit_level(old) -> None:
+    """The explicit level "error" ignores the baseline, which stays stored."""
+    old.use(VALIDATE={"missing_column": "error"})
+    with pytest.raises(ValidationFailed, match=MESSAGE):
+        initialize()
+    old.use(VALIDATE={"missing_table": "error"})
+    assert initialize().result == "ready"
+
+
+def test_force(old, check) -> None:
+    """--force ignores the baseline, which stays stored."""
+    assert check("--force") == 1
+    assert get_status().state is State.ERROR
+    assert check() == 0
+    assert old.outcomes() == ["failed", "ready"]
+
+
+def test_a_model_without_its_migration(library, monkeypatch) -> None:
+    """A field whose migration was forgotten fails the release that adds it."""
+    initialize()
+    add_field(monkeypatch)
+    library.write("0002_next")
+    with pytest.raises(ValidationFailed, match=r"has no column note\."):
+        initialize()
+
+
+def test_a_model_without_its_migration_before_the_first_run(
+    library, monkeypatch
+) -> None:
+    """In an application that lives without the column, the first run and the next ones warn."""
+    call_command(DjangoMigrate(), verbosity=0)
+    add_field(monkeypatch)
+    assert initialize().result == "ready"
+    library.write("0002_next")
+    assert initialize().result == "ready"
+
+
+def add_field(monkeypatch) -> None:
+    reading = apps.get_model("library", "Reading")
+    field = models.TextField(null=True)
+    field.set_attributes_from_name("note")
+    field.model = reading
+    fields = [*reading._meta.local_fields, field]
+    monkeypatch.setattr(reading._meta, "local_fields", fields)
+
+
+def test_an_app_without_migrations(library) -> None:
+    """The table of an app without migrations cannot be a migration's fault."""
+    library.settings.INSTALLED_APPS = [
+        *library.settings.INSTALLED_APPS,
+        "tests.database.apps.notes",
+    ]
+    call_command("migrate", run_syncdb=True, verbosity=0)
+    library.database.rows("DROP TABLE notes_note")
+    library.write("0002_next")
+    assert initialize().result == "ready"
+
+
+@pytest.mark.parametrize("findings", [None, "{", "7"])
+def test_a_run_without_readable_findings(old, findings) -> None:
+    """A row that an older version or another program has written does not matter."""
+    initialize()
+    old.database.rows(
+        f"UPDATE {RUN_TABLE} SET findings = "
+        + ("NULL" if findings is None else f"'{findings}'")
+    )
+    old.write("0002_next")
+    assert initialize().result == "ready"
+
+
+def test_a_failure_of_an_older_version(old) -> None:
+    """A database that an older version has refused is ready with this one."""
+    old.use(VALIDATE={"missing_column": "error"})
+    with pytest.raises(ValidationFailed):
+        initialize()
+    old.database.rows(f"UPDATE {RUN_TABLE} SET findings = NULL")
+    old.use()
+    assert initialize().result == "ready"
+
+
+def test_a_history_of_one_run(library, check) -> None:
+    """The baseline is read before the run that holds it is deleted."""
+    library.use(HISTORY=1)
+    initialize()
+    library.run_sql("0002_drop", DROP)
+    assert_failed_once(library)
+    assert_failed_once(library)
+
+
+def assert_failed_once(library: Library) -> None:
+    with pytest.raises(ValidationFailed, match=MESSAGE):
+        initialize()
+    assert library.database.newest_run()["outcome"] == "failed"
