@@ -90,5 +90,6 @@ def check_outside_transaction(alias: str) -> None:
     if wrapper is not None and wrapper.in_atomic_block:
         raise ConfigurationError(
             f"The database {alias!r} cannot be initialized inside transaction.atomic(): "
-            "the work happens on a connection of its own. Call it outside."
+            "the work happens on a connection of its own. Call it outside. A test that calls it "
+            "must be a TransactionTestCase, because TestCase begins a transaction."
         )

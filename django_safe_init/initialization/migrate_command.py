@@ -10,6 +10,7 @@ from typing import Any
 from django.apps import apps
 from django.core.management import (
     BaseCommand,
+    CommandError,
     CommandParser,
     call_command,
     find_commands,
@@ -17,6 +18,8 @@ from django.core.management import (
     load_command_class,
 )
 from django.db import DEFAULT_DB_ALIAS
+from django.db.migrations.exceptions import AmbiguityError
+from django.db.migrations.loader import MigrationLoader
 
 from django_safe_init.exceptions import ConfigurationError
 
@@ -102,6 +105,49 @@ def run_migrate(
         stdout=stdout or io.StringIO(),
         **{name: value for name, value in wanted.items() if name in known},
     )
+
+
+def check_target(
+    app_label: str | None, migration_name: str | None, *, run_syncdb: bool
+) -> None:
+    """Raise Django's `CommandError` for a target of `migrate` that does not exist.
+
+    Django raises it after it has read the database. Here it comes before the leader lock and
+    needs no database. `migrate` reports the error of a migration that cannot be imported.
+    """
+    if not app_label:
+        return
+    try:
+        apps.get_app_config(app_label)
+    except LookupError as exc:
+        raise CommandError(str(exc)) from exc
+    loader = MigrationLoader(None, load=False)
+    try:
+        loader.load_disk()
+    except Exception:  # noqa: BLE001  (a migration is code of the project)
+        return
+    if app_label not in loader.migrated_apps and not run_syncdb:
+        raise CommandError(f"App '{app_label}' does not have migrations.")
+    if app_label in loader.migrated_apps and run_syncdb:
+        raise CommandError(
+            f"Can't use run_syncdb with app '{app_label}' as it has migrations."
+        )
+    if migration_name and migration_name != "zero":
+        _check_migration(loader, app_label, migration_name)
+
+
+def _check_migration(loader: MigrationLoader, app_label: str, name: str) -> None:
+    try:
+        loader.get_migration_by_prefix(app_label, name)
+    except AmbiguityError as exc:
+        raise CommandError(
+            f"More than one migration matches '{name}' in app '{app_label}'. "
+            "Please be more specific."
+        ) from exc
+    except KeyError as exc:
+        raise CommandError(
+            f"Cannot find a migration matching '{name}' from app '{app_label}'."
+        ) from exc
 
 
 def known_options(command: BaseCommand, parser: CommandParser) -> set[str]:

@@ -21,7 +21,11 @@ from django_safe_init.initialization.initializer import (
     retry_while_busy,
     wait_for_server,
 )
-from django_safe_init.initialization.migrate_command import known_options, next_migrate
+from django_safe_init.initialization.migrate_command import (
+    check_target,
+    known_options,
+    next_migrate,
+)
 from django_safe_init.initialization.run_context import current_listener, in_run
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from django_safe_init.management.base import command_errors, exit_codes
@@ -115,6 +119,11 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
         if not self._is_protected(options):
             self._migrate(*args, **options)
             return self._output
+        check_target(
+            options.get("app_label"),
+            options.get("migration_name"),
+            run_syncdb=bool(options.get("run_syncdb")),
+        )
         if not self._was_connected:
             # The checks opened it, and another replica may need the connection slot.
             connections[alias].close()

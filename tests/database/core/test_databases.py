@@ -14,6 +14,9 @@ def test_check_outside_transaction(django_database) -> None:
     check_outside_transaction("default")
     with (
         transaction.atomic(),
-        pytest.raises(ConfigurationError, match="Call it outside"),
+        pytest.raises(
+            ConfigurationError,
+            match="must be a TransactionTestCase",
+        ),
     ):
         check_outside_transaction("default")

@@ -7,13 +7,14 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import partial
 from io import StringIO
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.core.management.commands.migrate import Command as DjangoMigrate
-from django.db import connections
+from django.db import connections, transaction
 from django.db.models.signals import post_migrate, pre_migrate
 
 from django_safe_init import ConfigurationError, get_status, initialize
@@ -499,3 +500,53 @@ def test_a_quorum_without_a_lock(monkeypatch) -> None:
     monkeypatch.setattr(command, "_is_protected", lambda options: True)
     with pytest.raises(ConfigurationError, match="No quorum of 2"):
         command._check_quorum({"quorum": 2})
+
+
+# Targets that do not exist
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        (["nope"], {}),
+        (["safe_init_nope", "0001"], {}),
+        (["django_safe_init"], {}),
+        (["shop", "0009"], {}),
+        (["shop", "000"], {}),
+        (["shop"], {"run_syncdb": True}),
+    ],
+)
+@pytest.mark.parametrize("engine", ["django_database", "lite"])
+def test_a_target_that_does_not_exist(
+    request, small_shop, engine, arguments, options
+) -> None:
+    """The error is Django's, inside a transaction too, and comes before the lock and a run."""
+    database = request.getfixturevalue(engine)
+    with pytest.raises(CommandError) as expected:
+        call_command(DjangoMigrate(), *arguments, verbosity=0, **options)
+    for block in (nullcontext(), transaction.atomic()):
+        with pytest.raises(CommandError) as caught, block:
+            call_command("migrate", *arguments, verbosity=0, **options)
+        assert str(caught.value) == str(expected.value)
+    assert not database.has_table(RUN_TABLE)
+
+
+def test_a_target_inside_a_transaction(django_database, small_shop) -> None:
+    """A target that exists is refused there, with the remedy for a test."""
+    with (
+        transaction.atomic(),
+        pytest.raises(CommandError, match="TransactionTestCase"),
+    ):
+        call_command("migrate", "shop", "0001", verbosity=0)
+
+
+def test_a_target_beside_a_broken_file(django_database, small_shop) -> None:
+    """A migration that cannot be imported raises its own error."""
+    (small_shop.folder / "0003_broken.py").write_text("import nowhere_at_all")
+    with pytest.raises(ModuleNotFoundError, match="nowhere_at_all"):
+        call_command("migrate", "shop", "0001", verbosity=0)
+
+
+def test_zero_is_a_target(run, django_database, small_shop) -> None:
+    """The target "zero" needs no migration of that name."""
+    assert run("shop", "zero").code == 0
