@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.processes.harness import Fleet, entries, exit_codes
-from tests.support import Database
+from tests.support import Database, SqliteDatabase
 
 SAFE = ["safe_migrate", "--json"]
 
@@ -78,3 +78,15 @@ def test_a_later_start(fleet: Fleet, database: Database, first: str) -> None:
     assert fleet.run(*SAFE).wait() == 0, fleet
     assert len(database.applied_once()) == 5
     assert fleet.run("safe_migrate", "--force").wait() == 0, fleet
+
+
+def test_on_sqlite(lite_fleet: Fleet, lite: SqliteDatabase) -> None:
+    """On SQLite, too, failed checks are recorded, and leave a ready database ready."""
+    assert [lite_fleet.run(*SAFE, check="fails").wait() for _ in range(2)] == [2, 2]
+    assert [run["outcome"] for run in lite.runs()] == ["transient", "failed"]
+    assert lite_fleet.run("safe_init_status").wait() == 1, lite_fleet
+    assert lite_fleet.run(*SAFE).wait() == 0, lite_fleet
+    for _ in range(2):
+        assert lite_fleet.run(*SAFE, "--force", check="fails").wait() == 2
+    assert lite.newest_run()["outcome"] == "failed"
+    assert lite_fleet.run("safe_init_status").wait() == 0, lite_fleet

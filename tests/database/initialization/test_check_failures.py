@@ -172,6 +172,18 @@ def test_other_failures(error, django_database, small_shop) -> None:
     assert django_database.value(f"SELECT to_regclass('{RUN_TABLE}')") is None
 
 
+def test_an_error_of_this_process(django_database, small_shop) -> None:
+    """An error of only this process, in a check, is raised as it is and not recorded."""
+
+    def check(deadline) -> None:
+        raise MemoryError
+
+    task = MigrateTask(lambda: pytest.fail("it led"), "test")
+    with pytest.raises(MemoryError):
+        Initializer(InitializationOptions(task, run_checks=check)).run()
+    assert django_database.value(f"SELECT to_regclass('{RUN_TABLE}')") is None
+
+
 def test_a_ready_database(start, found, django_database) -> None:
     """Failed checks leave a ready database ready, because no work has begun."""
     start(skip_checks=True)
