@@ -40,7 +40,7 @@ def test_both_commands_mixed(fleet: Fleet, database: Database, replicas: int) ->
     """Any number of `safe_migrate` and `migrate` processes exit 0, and each migration runs once."""
     stock = max(1, replicas // 5)
     started = fleet.start_together(*[SAFE] * (replicas - stock), *[STOCK] * stock)
-    assert exit_codes(started, 90) == [0] * replicas, fleet
+    assert exit_codes(started) == [0] * replicas, fleet
     assert_done_once(fleet, database)
     applied = [replica.json["applied"] for replica in started[:-stock]]
     assert sum(map(bool, applied)) <= 1

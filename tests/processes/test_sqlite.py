@@ -31,7 +31,7 @@ def test_both_commands_mixed(
     """Any number of processes on one file exit 0, and each migration runs once, in one of them."""
     stock = max(1, replicas // 5)
     started = lite_fleet.start_together(*[SAFE] * (replicas - stock), *[STOCK] * stock)
-    assert exit_codes(started, 90) == [0] * replicas, lite_fleet
+    assert exit_codes(started) == [0] * replicas, lite_fleet
     assert_done_once(lite_fleet, lite)
     applied = [replica.json["applied"] for replica in started[:-stock]]
     assert sum(map(bool, applied)) <= 1
