@@ -88,8 +88,14 @@ def test_an_exit_in_migrate(errors, small_shop, django_database) -> None:
 
 def test_a_target_of_migrate(errors, small_shop, django_database) -> None:
     """A failed part of the migrations is logged, although its run ends as partial."""
+
+    def refuse(connection) -> None:
+        raise CommandError("not like this")
+
+    small_shop.run("0003_fail", refuse)
     with pytest.raises(CommandError):
-        call_command("migrate", "shop", "0009", verbosity=0)
+        call_command("migrate", "shop", "0003", verbosity=0)
+    assert django_database.newest_run()["outcome"] == "partial"
     assert [kind for kind, _ in errors()] == [CommandError]
 
 
