@@ -21,8 +21,9 @@ HERE = Path(__file__).parent
 LEAK = re.compile(
     r"ResourceWarning: (?!Unclosed file <tempfile\.Spooled|Enable tracemalloc)"
 )
-#: The log's record of a failed run, which the process that failed writes.
-LOGGED = re.compile(r"Run \d+ failed: .*\n(?:\| .*\n)+")
+#: The log's record of a failed run, which the process that failed writes. The commands of a hint
+#: have a line each.
+LOGGED = re.compile(r"Run \d+ failed: .*\n(?: {4}.*\n)*(?:\| .*\n)+")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
