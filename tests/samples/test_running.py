@@ -116,7 +116,7 @@ def run_privileged(shell: Shell) -> None:
     administrator = '{**DATABASES["default"], "NAME": "postgres"}'
     with settings.open("a") as file:
         file.write(f'DATABASES["admin"] = {administrator}\n')
-        file.write('SAFE_INIT = {"PRIVILEGED_DATABASE": "admin"}\n')
+        file.write('SAFE_INIT["PRIVILEGED_DATABASE"] = "admin"\n')
     shell.environment.update(OWNER_PASSWORD="one", APP_PASSWORD="two")
     assert "--phase privileged" in shell.run("python manage.py safe_migrate", 2)
     shell.run("python manage.py safe_migrate --phase privileged")

@@ -17,4 +17,4 @@ DATABASES = {
     "analytics": {"ENGINE": POSTGRESQL, "NAME": os.environ["ANALYTICS_DATABASE"]},
 }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-SAFE_INIT = {}
+SAFE_INIT = {"DATABASES": ["default"]}  # "analytics" is of one page
