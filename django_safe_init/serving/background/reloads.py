@@ -3,17 +3,17 @@
 A reload comes with each saved file, so the code of its process may be half-written. The server
 outlives its reloads, and each process records itself in a file of that server. A process that
 replaces an earlier one is a reload. Servers without a reloader replace processes, too, for
-example a worker that was killed. Therefore the server's reloader must also be in use.
+example a worker that was killed. Therefore only processes under a reloader record themselves.
 """
 
 from __future__ import annotations
 
 import fcntl
+import gc
 import glob
 import multiprocessing
 import os
 import sys
-import threading
 import time
 from contextlib import suppress
 
@@ -45,15 +45,8 @@ def reloading_server() -> int | None:
 
 
 def has_reloader() -> bool:
-    """Return True if this process's server replaces it whenever code changes.
-
-    gunicorn starts its reloader's thread after it has loaded the application.
-    """
-    if _under_runserver():
-        return True
-    if any(
-        type(each).__module__ == "gunicorn.reloader" for each in threading.enumerate()
-    ):
+    """Return True if this process's server replaces it whenever code changes."""
+    if _under_runserver() or _gunicorn_has_reloader():
         return True
     if multiprocessing.parent_process() is None:
         return False
@@ -62,6 +55,18 @@ def has_reloader() -> bool:
 
 def _under_runserver() -> bool:
     return any(os.environ.get(name) == "true" for name in _RUNSERVER_VARIABLES)
+
+
+def _gunicorn_has_reloader() -> bool:
+    """Return True if gunicorn has created its reloader, which it does before the application.
+
+    It starts the reloader's thread later, and its worker is in no variable that others can read.
+    """
+    if "gunicorn.reloader" not in sys.modules:
+        return False
+    return any(
+        type(each).__module__ == "gunicorn.reloader" for each in gc.get_objects()
+    )
 
 
 def _option_is_set() -> bool:
@@ -85,11 +90,11 @@ class ReloadDetector:
         self._replaces = False
 
     def register(self) -> None:
-        """Record this process in the file of its server, once, when the application loads."""
+        """Record this process in the file of a server that reloads, when the application loads."""
         if self._pid == os.getpid():
             return
         self._pid = os.getpid()
-        server = reloading_server()
+        server = reloading_server() if has_reloader() else None
         self._replaces = server is not None and _register(server)
 
     @property
@@ -97,7 +102,7 @@ class ReloadDetector:
         """True if a development server has started this process because code changed."""
         if os.environ.get(_WATCHFILES_VARIABLE, "[]") != "[]":
             return True
-        return self._replaces and has_reloader()
+        return self._replaces
 
 
 def _register(server: int) -> bool:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,6 +95,7 @@ def test_a_successor_without_a_reloader(folder: Path) -> None:
     for _ in range(2):
         with process(SERVER_SOFTWARE="gunicorn/23") as reload:
             assert not reload
+    assert list(folder.iterdir()) == []
 
 
 def test_a_process_of_no_server(folder: Path) -> None:
@@ -184,18 +184,13 @@ def test_the_configuration_of_a_worker(worker: SimpleNamespace, name: str) -> No
 
 
 def test_gunicorns_reloader() -> None:
-    """A thread of gunicorn's reloader enables it."""
-    reloader = type(
-        "Reloader", (threading.Thread,), {"__module__": "gunicorn.reloader"}
-    )
-    stopped = threading.Event()
-    thread = reloader(target=stopped.wait)
-    thread.start()
-    try:
-        assert has_reloader()
-    finally:
-        stopped.set()
-        thread.join()
+    """gunicorn's reloader enables it, before its thread has started."""
+    from gunicorn.reloader import reloader_engines
+
+    assert not has_reloader()
+    reloader = reloader_engines["poll"](callback=print)
+    assert has_reloader()
+    assert not reloader.is_alive()
 
 
 def test_the_start_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
