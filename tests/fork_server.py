@@ -243,6 +243,6 @@ def _run(request: dict[str, Any]) -> None:
 if __name__ == "__main__":
     del sys.path[0]
     for name in PRELOADED:
-        with suppress(ImportError):
+        with suppress(Exception):  # a program without a driver reports that itself
             importlib.import_module(name)
     _run(_serve(socket.socket(fileno=int(sys.argv[1]))))
