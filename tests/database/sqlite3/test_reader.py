@@ -22,7 +22,12 @@ from django_safe_init.backends.sqlite3.paths import lock_file
 from django_safe_init.backends.sqlite3.reader import SQLiteReader
 from django_safe_init.backends.sqlite3.recorder import SQLiteRecorder
 from django_safe_init.core.build import Build, current_build
-from django_safe_init.core.records import RUN_TABLE, RunDetail, TablesUnreadable
+from django_safe_init.core.records import (
+    RUN_TABLE,
+    RunDetail,
+    TablesUnreadable,
+    leader_name,
+)
 from django_safe_init.management.commands.safe_init_status import Command as Status
 from django_safe_init.status import read_detail
 from tests.support import make_context
@@ -151,7 +156,7 @@ def test_history_of_a_locked_file(lite, small_shop, command_line, monkeypatch) -
 
 
 def test_a_leader_without_a_run(lite, lite_session, small_shop) -> None:
-    """The process that holds the lock has no session, so the message names none."""
+    """The process that holds the lock has no session, so the message names the process."""
     lock = FileLock(lock_file("default"))
     assert lock.try_acquire()
     try:
@@ -159,4 +164,4 @@ def test_a_leader_without_a_run(lite, lite_session, small_shop) -> None:
     finally:
         lock.release()
     assert status.led
-    assert "held by" not in status.message
+    assert status.message.endswith(f" is held by process {leader_name()}")
