@@ -43,7 +43,7 @@ PRELOADED = (
 #: Environment variables with these beginnings count when the interpreter, its libraries or the
 #: preloaded modules start, so each combination of their values has its own server.
 STARTUP_VARIABLES = ("PYTHON", "LD_", "LC_", "LANG", "TZ", "MALLOC", "PSYCOPG")
-#: Of the server itself coverage measures nothing: each program starts its own measurement.
+#: Each program starts its own measurement of coverage, if the test's process is measured.
 MEASUREMENT = "COVERAGE_"
 #: Above all file descriptors that a program asks for.
 _FIRST_SPARE_FD = 500
@@ -118,10 +118,11 @@ class _Server:
         return cls._all[key]
 
     def __init__(self, environment: dict[str, str]) -> None:
+        # Of a program's other variables the server has none: a test may look for them in /proc.
         own = {
             name: value
             for name, value in environment.items()
-            if not name.startswith(MEASUREMENT)
+            if name.startswith((*STARTUP_VARIABLES, "PATH"))
         }
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:

@@ -52,8 +52,15 @@ class WebServer:
         values = {"port": port, "project": PROJECT}
         command = [word.format(**values) for word in self.command]
         env = {"PYTHONPATH": str(PROJECT), "PYTHONWARNINGS": "ignore"}
+        # Behind a wrapper it is not forked from a process with an environment of its own:
+        # `processes_of` finds the processes by their first environment.
         server = Server(
-            fleet, *command, wrapper=wrapper, listens=False, env=env, **settings
+            fleet,
+            *command,
+            wrapper=wrapper or ["env"],
+            listens=False,
+            env=env,
+            **settings,
         )
         server.port = port
 
