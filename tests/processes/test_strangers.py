@@ -57,7 +57,7 @@ def test_a_key_that_is_held(
     for command in (["safe_migrate", "--timeout", "3"], ["migrate"]):
         ended = owned.run(*command, safe_init={"MAX_WAIT": 3})
         assert ended.wait() == 3, owned
-        *_, error = ended.stderr.strip().splitlines()
+        error = ended.stderr.rpartition("CommandError: ")[2]
         assert str(pid) in error
         assert f"role {role}" in error
         assert "from 127.0.0.1" in error
