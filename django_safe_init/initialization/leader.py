@@ -200,7 +200,12 @@ class Leader:
             self.progress.lost.runs.append(self.recorder.run_id)
         if reason is not None:
             # The processes that failed were killed, and could log nothing.
-            logger.error("Run %s failed: %s", self.recorder.run_id, reason)
+            logger.error(
+                "%s: run %s failed: %s",
+                self.context.alias,
+                self.recorder.run_id,
+                reason,
+            )
             raise LeaderFailed(reason, run=self.recorder.run_id)
 
     def _take_baseline(self) -> None:
@@ -364,11 +369,12 @@ class Leader:
         is_left_open = self._outcome_written is None and not isinstance(error, LockLost)
         has_failed = self._outcome_written in ("failed", "partial") or is_left_open
         logged = self.task.error_to_log(error, cause) if has_failed else None
-        run, reason = self.recorder.run_id, self.recorder.error or self._reason(cause)
+        run = self.context.alias, self.recorder.run_id
+        reason = self.recorder.error or self._reason(cause)
         if logged is not None:
-            logger.error("Run %s failed: %s", run, reason, exc_info=logged)
+            logger.error("%s: run %s failed: %s", *run, reason, exc_info=logged)
         elif isinstance(cause, Exception):
-            logger.info("Run %s: %s", run, reason, exc_info=cause)
+            logger.info("%s: run %s: %s", *run, reason, exc_info=cause)
 
     @property
     def _applied(self) -> tuple[str, ...]:

@@ -83,7 +83,9 @@ def escape_unencodable() -> None:
     Libraries, Django and the project's migrations print, too.
     """
     if getattr(sys.stdout, "errors", "") in _FAILING_HANDLERS:
-        with contextlib.suppress(AttributeError):  # no file of the interpreter
+        # It may be no file of the interpreter. If it was a file at the start and is a pipe now,
+        # Python changes the handler, and fails when it asks for the position in the pipe.
+        with contextlib.suppress(AttributeError, OSError):
             sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # typeshed: TextIO
 
 

@@ -23,7 +23,7 @@ LEAK = re.compile(
 )
 #: The log's record of a failed run, which the process that failed writes. The commands of a hint
 #: have a line each.
-LOGGED = re.compile(r"Run \d+ failed: .*\n(?: {4}.*\n)*(?:\| .*\n)+")
+LOGGED = re.compile(r"\w+: run \d+ failed: .*\n(?: {4}.*\n)*(?:\| .*\n)+")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -89,14 +89,6 @@ def test_a_full_disk(fleet: Fleet, database: Database) -> None:
     assert_another_took_over(database, [broken, fleet.run(*SAFE)], fleet)
 
 
-def test_an_encoding(fleet: Fleet, database: Database) -> None:
-    """A leader whose output lacks a printed character fails, and only this leader."""
-    fleet.use(scenario="foreign_words")
-    fleet.tracebacks = True
-    broken = fleet.run("safe_migrate", env={"PYTHONIOENCODING": "ascii"})
-    assert_another_took_over(database, [broken, fleet.run(*SAFE)], fleet)
-
-
 def test_a_pipe_of_the_migration(fleet: Fleet, database: Database) -> None:
     """The broken pipe of a migration's own program is the build's failure."""
     fleet.use(scenario="own_pipe")

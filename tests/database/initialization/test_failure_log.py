@@ -37,7 +37,7 @@ def test_safe_migrate(errors, small_shop, django_database) -> None:
     with pytest.raises(CommandError, match="no price"):
         call_command("safe_migrate", verbosity=0)
     number = django_database.newest_run()["id"]
-    text = f"Run {number} failed: shop.0003_fail: ValueError: no price"
+    text = f"default: run {number} failed: shop.0003_fail: ValueError: no price"
     assert errors() == [(ValueError, text)]
 
 

@@ -1,1 +1,0 @@
-"""A migration prints a character that ASCII lacks."""
