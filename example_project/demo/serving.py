@@ -13,7 +13,7 @@ from .errors import DemoError
 from .observer import Observer
 from .report import print_checks
 from .scenes import LIMIT_SECONDS, POLL_SECONDS, Stage, headline, left_behind
-from .servers import describe, fresh_database
+from .servers import EmbeddedServer, describe, fresh_database
 from .views import make_view
 from .webserver import WebServer
 
@@ -50,8 +50,14 @@ def serve(stage: Stage) -> bool:
 
 def _environment(stage: Stage, database: str) -> dict[str, str]:
     """Return the environment of a production server, which shows the page for users."""
+    server = stage.server
+    # What a server that is killed leaves among its temporary files goes with the database.
+    temporary = (
+        {"TMPDIR": str(server.directory)} if isinstance(server, EmbeddedServer) else {}
+    )
     return {
         **stage.environment(database),
+        **temporary,
         "DEBUG": "0",
         "SHOP_SERVE": "initialize",
         "SHOP_SLOW_SECONDS": os.environ.get("SHOP_SLOW_SECONDS", SLOW_SECONDS),
