@@ -118,7 +118,7 @@ class _Server:
         return cls._all[key]
 
     def __init__(self, environment: dict[str, str]) -> None:
-        # Of a program's other variables the server has none: a test may look for them in /proc.
+        # Tests find processes in /proc by the other variables, so the server has none of them.
         own = {
             name: value
             for name, value in environment.items()
