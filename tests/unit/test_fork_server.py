@@ -102,7 +102,7 @@ def test_exit_codes(start: Any, text: str, code: int) -> None:
 
 def test_a_signal(start: Any, tmp_path: Path) -> None:
     """A running program has no exit code, and receives signals."""
-    program = start("import time; print('up', flush=True); time.sleep(3600)")
+    program = start("import signal; print('up', flush=True); signal.pause()")
     wait_until(lambda: "up" in (tmp_path / "out").read_text())
     assert program.poll() is None
     program.kill()
