@@ -26,8 +26,12 @@ DEBUG = DebugContext(
 
 
 def stay(page: Any, site: Site) -> None:
-    """Let the page of a ready database stay: without JavaScript it opens the site by itself."""
-    page.route(f"{site.url}/", lambda route: route.abort())
+    """Let the page of a ready database stay: without JavaScript it opens the site by itself.
+
+    An answer without content ends a navigation and keeps the document. An aborted request
+    replaces it with an error page.
+    """
+    page.route(f"{site.url}/", lambda route: route.fulfill(status=204))
 
 
 def heading(state: str) -> str:

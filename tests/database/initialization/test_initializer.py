@@ -382,6 +382,27 @@ def test_another_engine_without_lock(other_engine, shop, settings) -> None:
     assert RUN_TABLE not in connection.introspection.table_names()
 
 
+def test_a_wait_without_a_lock(other_engine, shop, settings, monkeypatch) -> None:
+    """Mode "external" waits for as long as migrations are missing."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "LOCK": "none"}
+    shop.write("0001_initial", INITIAL)
+    turns = iter(
+        [
+            lambda: None,
+            lambda: None,
+            lambda: call_command("migrate", verbosity=0),
+        ]
+    )
+    monkeypatch.setattr(
+        "django_safe_init.initialization.unlocked.sleep",
+        lambda seconds: next(turns)(),
+    )
+    outcome = initialize(mode="external")
+    assert (outcome.result, outcome.applied) == ("ready", ())
+    assert "shop_product" in connection.introspection.table_names()
+    assert next(turns, None) is None
+
+
 # While holding the lock
 
 
