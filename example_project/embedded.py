@@ -215,7 +215,8 @@ class EmbeddedServer:
 
     def create_database(self, name: str, template: str | None = None) -> None:
         """Create a database, optionally as a copy of `template`, which must have no sessions."""
-        create = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        # To copy the files takes a third of the CPU time of the default, which logs each block.
+        create = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
         with self.connect() as connection:
             connection.execute(
                 create.format(

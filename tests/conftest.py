@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
@@ -26,6 +27,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let a test take longer than its longest wait, unless the command line says otherwise."""
     if config.getoption("timeout", None) is None:
         config.option.timeout = 2.5 * PATIENCE
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector away from the tests themselves: they live as long as the process."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_xdist_auto_num_workers() -> int:

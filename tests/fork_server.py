@@ -8,6 +8,7 @@ both sides: `Program` in the test's process, and the server when it runs as a sc
 from __future__ import annotations
 
 import array
+import gc
 import importlib
 import json
 import os
@@ -24,6 +25,7 @@ from typing import Any
 #: Imported before the fork. Nothing of this package: a program's own imports are tested.
 PRELOADED = (
     "asyncio",
+    "coverage",
     "logging.config",
     "django.contrib.auth.decorators",
     "django.contrib.auth.hashers",
@@ -39,6 +41,7 @@ PRELOADED = (
     "django.db.backends.sqlite3.base",
     "django.views.debug",
     "django.views.generic",
+    "sqlite3",
 )
 #: Environment variables with these beginnings count when the interpreter, its libraries or the
 #: preloaded modules start, so each combination of their values has its own server.
@@ -246,4 +249,7 @@ if __name__ == "__main__":
     for name in PRELOADED:
         with suppress(Exception):  # a program without a driver reports that itself
             importlib.import_module(name)
+    # A program's collector then does not touch these objects, so their memory stays shared.
+    gc.collect()
+    gc.freeze()
     _run(_serve(socket.socket(fileno=int(sys.argv[1]))))
