@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DEFAULT_DB_ALIAS
 
 from django_safe_init.core.signal_handling import Interrupted, interruptible
 from django_safe_init.exceptions import SafeInitError
@@ -67,17 +66,9 @@ class SafeInitCommand(PrintableCommand, ABC):
     requires_system_checks: list[str] = []
 
     def handle(self, **options: Any) -> None:
-        """Call `run`, and exit with the code that it returns.
-
-        With `--json` an error is printed as the JSON object, too.
-        """
-        try:
-            with exit_codes():
-                code = self.run(options)
-        except CommandError as exc:
-            if options.get("json"):
-                self.print_json(self.error_as_json(str(exc), options))
-            raise
+        """Call `run`, and exit with the code that it returns."""
+        with exit_codes():
+            code = self.run(options)
         if code:
             sys.exit(code)
 
@@ -85,9 +76,22 @@ class SafeInitCommand(PrintableCommand, ABC):
     def run(self, options: dict[str, Any]) -> int:
         """Do the command's work, and return its exit code."""
 
+
+class JsonCommand(SafeInitCommand):
+    """Command with the option `--json`, which prints an error as the JSON object, too."""
+
+    def handle(self, **options: Any) -> None:
+        """Call `run`, and exit with the code that it returns."""
+        try:
+            super().handle(**options)
+        except CommandError as exc:
+            if options["json"]:
+                self.print_json(self.error_as_json(str(exc), options))
+            raise
+
+    @abstractmethod
     def error_as_json(self, error: str, options: dict[str, Any]) -> dict[str, Any]:
         """Return the JSON object of an error."""
-        return {"database": options["database"] or DEFAULT_DB_ALIAS, "error": error}
 
     def print_json(self, value: dict[str, Any]) -> None:
         """Write the JSON object to standard output."""

@@ -57,10 +57,6 @@ class _PrefixedStream(io.TextIOBase):
         self._prefix = prefix
         self._partial_line = ""
 
-    @property
-    def encoding(self) -> str:  # type: ignore[override]  # typeshed: writable
-        return self._stream.encoding
-
     def write(self, text: str) -> int:
         *lines, self._partial_line = (self._partial_line + text).split("\n")
         # One write for all lines, because other threads write to the same stream.

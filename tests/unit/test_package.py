@@ -76,6 +76,7 @@ def test_import_where_nothing_forks() -> None:
     code = (
         "import os; del os.fork, os.register_at_fork; "
         "import django_safe_init.backends.postgresql.session\n"
+        "import django_safe_init.core.process\n"
         "import django_safe_init.serving.background.readiness\n"
         "import django_safe_init.initialization.initializer"
     )

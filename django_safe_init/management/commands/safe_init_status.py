@@ -20,7 +20,7 @@ from django_safe_init.core.text import printable, printable_hint, wrap
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
-from django_safe_init.management.base import DATABASE_HELP, SafeInitCommand
+from django_safe_init.management.base import DATABASE_HELP, JsonCommand
 from django_safe_init.management.console import (
     format_names,
     report_to,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 NOT_READY = 3
 
 
-class Command(SafeInitCommand):
+class Command(JsonCommand):
     """Shows the status of a database; writes nothing and takes no lock."""
 
     help = (

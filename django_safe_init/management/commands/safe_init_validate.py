@@ -7,12 +7,12 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from django_safe_init.conf import get_settings
-from django_safe_init.management.base import SafeInitCommand
+from django_safe_init.management.base import JsonCommand
 from django_safe_init.management.console import format_findings, report_to
 from django_safe_init.validation import ValidationReport, validate_database
 
 
-class Command(SafeInitCommand):
+class Command(JsonCommand):
     """Compares databases with this build's models; writes nothing and takes no lock."""
 
     help = (

@@ -24,6 +24,7 @@ from django_safe_init.management.commands.safe_init_unlock import Command as Unl
 from django_safe_init.signals import state_changed
 from django_safe_init.validation import validate_database
 from tests.database.conftest import Shop
+from tests.fake_backend.lock import FakeLock
 from tests.fake_backend.observer import FakeObserver
 from tests.fake_backend.server import FakeServer
 from tests.support import PATIENCE
@@ -212,6 +213,15 @@ def test_the_status(fake, gate, in_background) -> None:
     gate.opened.set()
     leader.result()
     assert is_ready()
+
+
+def test_a_leader_that_is_starting(fake, small_shop) -> None:
+    """A backend that cannot name who holds the lock says only that a leader is starting."""
+    lock = FakeLock(fake)
+    assert lock.try_acquire()
+    status = get_status()
+    lock.release()
+    assert (status.led, status.message) == (True, "a leader is starting")
 
 
 def test_unlock(fake, gate, in_background, capsys) -> None:

@@ -25,6 +25,7 @@ from django_safe_init.serving.background.readiness import readiness
 from tests.database.conftest import INITIAL
 from tests.mariadb import MariaDatabase, install_driver
 from tests.support import make_context, wait_until
+from tests.unit.snapshots import ended_run
 
 
 @pytest.fixture
@@ -57,6 +58,9 @@ def test_status(maria: MariaDatabase, shop) -> None:
         assert reader.read().ready
         assert reader.history(5) == []
         assert reader.finished_run() is None
+        assert reader.find_run(1) is None
+        assert reader.traceback(ended_run(1, "failed")) is None
+        assert reader.previous_findings(1) is None
     connections["default"].close()
 
 

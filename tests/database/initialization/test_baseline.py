@@ -225,6 +225,22 @@ def test_a_column_that_a_pending_migration_should_add(library, monkeypatch) -> N
             initialize()
 
 
+def test_a_table_that_a_pending_migration_should_rename(library) -> None:
+    """The first run fails if its migration does not rename what it says."""
+    library.write(
+        "0002_move", "migrations.AlterModelTable('reading', 'library_old_reading')"
+    )
+    call_command(DjangoMigrate(), verbosity=0)
+    back = "migrations.AlterModelTable('reading', None)"
+    library.write(
+        "0003_back",
+        f"migrations.SeparateDatabaseAndState(state_operations=[{back}])",
+    )
+    for _ in range(2):
+        with pytest.raises(ValidationFailed, match="library_reading"):
+            initialize()
+
+
 def test_an_explicit_level(old) -> None:
     """The explicit level "error" ignores the baseline, which stays stored."""
     old.use(VALIDATE={"missing_column": "error"})
