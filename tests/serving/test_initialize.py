@@ -377,9 +377,8 @@ def test_the_server_ends_after_its_worker(
     replace_worker(server, "/entries/")
     server.replica.kill(number)
     assert server.replica.wait() == (0 if number == signal.SIGTERM else 137)
-    if number == signal.SIGKILL:
-        wait_until(lambda: no_child_is_left(fleet))
-    assert no_child_is_left(fleet)
+    # A worker that has just started may not know of the child yet, and then does not wait for it.
+    wait_until(lambda: no_child_is_left(fleet))
     assert database.newest_run()["outcome"] == "interrupted"
     assert database.holders(leader_key()) == []
 
