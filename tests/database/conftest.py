@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -30,7 +31,13 @@ from django_safe_init.conf import get_settings
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.deadline import Deadline
 from example_project.embedded import EmbeddedServer
-from tests.support import PATIENCE, Database, SqliteDatabase, validate_json
+from tests.support import (
+    PATIENCE,
+    Database,
+    SqliteDatabase,
+    validate_json,
+    wait_until,
+)
 
 _ID = "('id', models.BigAutoField(primary_key=True))"
 INITIAL = f"migrations.CreateModel('Product', [{_ID}, ('name', models.TextField(default=''))])"
@@ -155,6 +162,44 @@ def small_shop(shop) -> Shop:
     shop.write("0001_initial", INITIAL)
     shop.write("0002_sale", SALE)
     return shop
+
+
+@pytest.fixture(scope="session")
+def initialized_copies(server: EmbeddedServer) -> Iterator[dict[str, str]]:
+    """Yield the databases that `initialize_as` has kept, by the name of the project."""
+    made: dict[str, str] = {}
+    yield made
+    for name in made.values():
+        server.drop_database(name)
+
+
+@pytest.fixture
+def initialize_as(
+    django_database: Database,
+    server: EmbeddedServer,
+    initialized_copies: dict[str, str],
+) -> Callable[..., Database]:
+    """Return a function that initializes `django_database` for a project.
+
+    The first test of a project runs its migrations, and the next ones get a copy.
+    """
+
+    def make(project: str, run: Callable[[], object]) -> Database:
+        copy = f"copy_{os.getpid()}_{project}"
+        if project in initialized_copies:
+            connections["default"].close()
+            server.drop_database(django_database.name)
+            server.create_database(django_database.name, copy)
+        else:
+            run()
+            connections["default"].close()
+            wait_until(lambda: not django_database.backends())
+            django_database.close()
+            server.create_database(copy, django_database.name)
+            initialized_copies[project] = copy
+        return django_database
+
+    return make
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from html.parser import HTMLParser
 from typing import Any
 
@@ -57,10 +58,7 @@ def configure_admin(settings: Any) -> None:
     settings.STATIC_URL = "static/"
 
 
-def _initialize(settings: Any) -> None:
-    """Configure the admin, and initialize the database."""
-    configure_admin(settings)
-    call_command("safe_migrate", verbosity=0)
+initialize_admin = partial(call_command, "safe_migrate", verbosity=0)
 
 
 def _logged_in(**rights: bool) -> Client:
@@ -72,10 +70,10 @@ def _logged_in(**rights: bool) -> Client:
 
 
 @pytest.fixture
-def admin_project(django_database: Database, settings: Any) -> Database:
+def admin_project(initialize_as: Callable[..., Database], settings: Any) -> Database:
     """Return the database of an initialized project with the admin."""
-    _initialize(settings)
-    return django_database
+    configure_admin(settings)
+    return initialize_as("admin", initialize_admin)
 
 
 @pytest.fixture
@@ -409,7 +407,8 @@ def test_other_projects(admin_project: Database, staff: Client, settings: Any) -
 
 def test_sqlite(lite: SqliteDatabase, settings: Any) -> None:
     """All pages work on SQLite, also when sorted by duration."""
-    _initialize(settings)
+    configure_admin(settings)
+    initialize_admin()
     staff = _logged_in(is_staff=True)
     names = [step["name"] for step in lite.steps()]
     assert Page(staff, f"{RUNS}1/").first_cells() == names

@@ -29,7 +29,14 @@ from django_safe_init.management.commands import (
 from django_safe_init.privileged.status import pending_privileged
 from django_safe_init.serving.background.poller import StatusPoller
 from django_safe_init.validation import validate_database
-from tests.database.test_admin import RUNS, STEPS, Page, _initialize, _logged_in
+from tests.database.test_admin import (
+    RUNS,
+    STEPS,
+    Page,
+    _logged_in,
+    configure_admin,
+    initialize_admin,
+)
 from tests.support import PATIENCE
 
 TABLES = (RUN_TABLE, STEP_TABLE, "django_migrations")
@@ -58,10 +65,11 @@ def bounded(in_background) -> Callable[[Callable[[], Any]], Any]:
 @pytest.mark.parametrize("tables", [(RUN_TABLE,), (STEP_TABLE,)])
 @pytest.mark.parametrize("atomic", [False, True])
 def test_admin(
-    django_database, settings, lock_tables, bounded, url, tables, atomic
+    initialize_as, settings, lock_tables, bounded, url, tables, atomic
 ) -> None:
     """A page of the admin says that the tables are locked or missing."""
-    _initialize(settings)
+    configure_admin(settings)
+    initialize_as("admin", initialize_admin)
     staff = _logged_in(is_staff=True)
     lock_tables(*tables)
     values = connections["default"].settings_dict

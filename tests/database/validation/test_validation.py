@@ -152,11 +152,10 @@ def install(settings: Any) -> Callable[..., None]:
 
 
 @pytest.fixture
-def library(django_database: Any, install: Callable[..., None]) -> Any:
+def library(initialize_as: Callable[..., Any], install: Callable[..., None]) -> Any:
     """The migrated library on PostgreSQL."""
     install("library")
-    initialize()
-    return django_database
+    return initialize_as("library", initialize)
 
 
 @pytest.fixture
@@ -175,11 +174,10 @@ def any_library(request: pytest.FixtureRequest) -> Any:
 
 
 @pytest.fixture
-def stacks(django_database: Any, install: Callable[..., None]) -> Any:
+def stacks(initialize_as: Callable[..., Any], install: Callable[..., None]) -> Any:
     """The migrated app with features that only PostgreSQL has."""
     install("stacks")
-    initialize()
-    return django_database
+    return initialize_as("stacks", initialize)
 
 
 def model(name: str) -> Any:
