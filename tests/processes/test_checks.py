@@ -71,13 +71,44 @@ def test_a_half_migrated_database(fleet: Fleet, database: Database) -> None:
 
 
 @pytest.mark.parametrize("first", ["safe_migrate", "migrate"])
-def test_a_later_start(fleet: Fleet, database: Database, first: str) -> None:
+@pytest.mark.parametrize("second", ["safe_migrate", "migrate"])
+def test_a_later_start(
+    fleet: Fleet, database: Database, first: str, second: str
+) -> None:
     """A later start continues a half-migrated database that a check refuses."""
     fleet.use(check="half-migrated", kill_at="apply_success shop.0001_initial")
     assert fleet.run(first).wait() == 137, fleet
-    assert fleet.run(*SAFE).wait() == 0, fleet
+    assert fleet.run(second).wait() == 0, fleet
     assert len(database.applied_once()) == 5
     assert fleet.run("safe_migrate", "--force").wait() == 0, fleet
+
+
+def test_migrate_beside_a_leader(fleet: Fleet, database: Database) -> None:
+    """`migrate` waits for a leader, although a check refuses what that has half done."""
+    fleet.use(scenario="gated", check="half-migrated")
+    leader = fleet.start("migrate")
+    fleet.wait_for_note("inside")
+    others = [fleet.start("migrate") for _ in range(3)]
+    fleet.wait_for_followers(3)
+    fleet.allow()
+    assert exit_codes([leader, *others]) == [0] * 4, fleet
+    assert {run["outcome"] for run in database.runs()} == {"ready"}
+
+
+def test_migrate_records_failed_checks(fleet: Fleet, database: Database) -> None:
+    """`migrate` exits 1 with Django's message, and records the failure as `safe_migrate` does."""
+    fleet.use(check="fails")
+    started = [fleet.run("migrate") for _ in range(2)]
+    assert exit_codes(started) == [1, 1], fleet
+    for each in started:
+        assert "SystemCheckError: System check identified" in each.stderr, each
+        assert "The license is missing." in each.stderr, each
+    assert [run["outcome"] for run in database.runs()] == ["transient", "failed"]
+    assert {run["command"] for run in database.runs()} == {"migrate"}
+    status = fleet.run("safe_init_status")
+    assert status.wait() == 1, status
+    assert "The license is missing." in status.stdout
+    assert database.applied_once() == []
 
 
 def test_on_sqlite(lite_fleet: Fleet, lite: SqliteDatabase) -> None:

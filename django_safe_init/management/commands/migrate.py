@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from inspect import Parameter, signature
 from typing import Any, TypeGuard
 
@@ -16,6 +18,7 @@ from django_safe_init.core import cancellation
 from django_safe_init.core.databases import check_not_empty, check_not_pool
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.exceptions import ConfigurationError, InitializationFailed
+from django_safe_init.initialization.check_failures import ChecksFailed, check_errors
 from django_safe_init.initialization.initializer import (
     Initializer,
     retry_while_busy,
@@ -46,6 +49,8 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
     reports_to_tracker = True
     #: The limit of all waiting, which begins in `execute`.
     _deadline: Deadline | None = None
+    #: The system checks, if they failed before this process led.
+    _failed_checks: Callable[[Deadline], None] | None = None
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Run the command as `manage.py` does."""
@@ -104,14 +109,25 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
             )
 
     def check(self, *args: Any, **kwargs: Any) -> None:
-        """Run Django's system checks, and repeat a check that finds no free connection."""
+        """Run Django's system checks, and repeat a check that finds no free connection.
+
+        Checks that fail are repeated by the leader, which records what they find: a check may
+        refuse a database that another process is migrating, or has left half-migrated.
+        """
+        run = partial(super().check, *args, **kwargs)
+        report = report_to(self.stderr)
+
+        def check(deadline: Deadline) -> None:
+            retry_while_busy(run, self._alias, report, deadline)
+
         with command_errors():
-            retry_while_busy(
-                lambda: super(Command, self).check(*args, **kwargs),
-                self._alias,
-                report_to(self.stderr),
-                self._deadline or Deadline(None),
-            )
+            try:
+                with check_errors():
+                    check(self._deadline or Deadline(None))
+            except ChecksFailed as exc:
+                if self._deadline is None:
+                    raise exc.error from None
+                self._failed_checks = check
 
     def handle(self, *args: Any, **options: Any) -> str | None:
         """Wait until this process leads, then run Django's `migrate`, and return its output."""
@@ -142,7 +158,8 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
             mode="self",
             deadline=self._deadline,
             follow_success=False,
-            checks_passed=not options.get("skip_checks"),
+            run_checks=self._failed_checks,
+            checks_passed=not (options.get("skip_checks") or self._failed_checks),
         )
         try:
             with exit_codes():

@@ -7,6 +7,7 @@ from django.apps import AppConfig
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.management.commands.migrate import Command
 from django.db import connection, connections
+from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.models.signals import post_migrate, pre_migrate
 
@@ -43,8 +44,9 @@ def check_project(**kwargs: Any) -> list[CheckMessage]:
     if chosen == "breaks":
         raise LookupError("no such plugin")
     if chosen == "half-migrated":
-        names = connection.introspection.table_names()
-        if "shop_product" not in names or "shop_sale" in names:
+        loader = MigrationLoader(connection)
+        known = {key for key in loader.disk_migrations if key[0] == "shop"}
+        if known & set(loader.applied_migrations) in (set(), known):
             return []
     return [
         Error("The license is missing.", hint="Buy one.", id="shop.E001"),
