@@ -17,7 +17,14 @@ from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import MissingPrivilege, UnsafeConnection
 from django_safe_init.management.commands import safe_init_status, safe_migrate
-from tests.database.test_admin import RUNS, STEPS, Page, _initialize, _logged_in
+from tests.database.test_admin import (
+    RUNS,
+    STEPS,
+    Page,
+    _logged_in,
+    configure_admin,
+    initialize_admin,
+)
 
 FOREIGN = {
     "other columns": (
@@ -131,7 +138,8 @@ ODD = {
 @pytest.mark.parametrize("is_open", [True, False])
 def test_odd_values(django_database, settings, command_line, values, is_open) -> None:
     """Rows with values that this package never writes break no command, page or metric."""
-    _initialize(settings)
+    configure_admin(settings)
+    initialize_admin()
     staff = _logged_in(is_staff=True)
     nullable = (
         "state message leader command total done backend_pid started_at heartbeat_at"
