@@ -42,9 +42,16 @@ def is_local(error: BaseException) -> bool:
     A migration may use pipes and files of its own. So an error that could stem from one of them
     is local only while an output of this process is unusable.
     """
-    return any(
-        _is_exhausted(each) or _is_output(each) for each in exception_chain(error)
-    )
+    return is_output_lost(error) or any(map(_is_exhausted, exception_chain(error)))
+
+
+def is_output_lost(error: BaseException) -> bool:
+    """Return True if the error, or one that it was raised from, is a write to a broken output.
+
+    Each process has outputs of its own. A shortage may be the build's fault: a migration can need
+    more memory than any host has.
+    """
+    return any(map(_is_output, exception_chain(error)))
 
 
 def _is_exhausted(error: BaseException) -> bool:

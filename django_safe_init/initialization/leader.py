@@ -15,7 +15,7 @@ from django_safe_init.backends.base.recorder import BaseRecorder, MissingSchema
 from django_safe_init.backends.base.run_session import ErrorKind, RunSession
 from django_safe_init.conf import strict_kinds
 from django_safe_init.core.cancellation import raise_cancellation, shield
-from django_safe_init.core.local_errors import is_local
+from django_safe_init.core.local_errors import is_local, is_output_lost
 from django_safe_init.core.progress import use_tracker
 from django_safe_init.core.records import CHECKS_PASSED
 from django_safe_init.core.states import State
@@ -396,13 +396,15 @@ class Leader:
     def _close_run(self, exc: BaseException) -> str | None:
         """Return the outcome that was written, or None if the session is gone."""
         expected = self._outcome(exc)
+        is_harmless = expected == "transient" and is_output_lost(exc)
+        state = State.UNINITIALIZED if is_harmless else State.ERROR
         try:
             # A non-atomic step that was cut off stays open: its effect is unknown.
             if self._current and self._current.current_is_atomic:
                 self.recorder.finish_step("failed")
             with shield():
                 written = self.recorder.finish_run(
-                    expected, State.ERROR, self._reason(exc), stored_traceback(exc)
+                    expected, state, self._reason(exc), stored_traceback(exc)
                 )
             if written != expected:
                 line = wrap(

@@ -120,7 +120,9 @@ class FakeRecorder(BaseRecorder):
 
     def _outcomes(self, limit: int) -> list[RunOutcome]:
         return [
-            RunOutcome(run["id"], run["leader"], run["outcome"], run["checks"])
+            RunOutcome(
+                run["id"], run["leader"], run["outcome"], run["checks"], run["state"]
+            )
             for run in self.server.runs_of(self.lock_key)
             if run["build"] == self.build and run["outcome"] is not None
         ][:limit]

@@ -20,6 +20,14 @@ os.dup2(pipe, {descriptor})
 os.close(pipe)
 os.execv(sys.argv[2], sys.argv[2:])
 """
+#: Replaces itself by a program whose standard output is a pipe without a reader.
+_WITHOUT_READER = """
+import os, sys
+reader, writer = os.pipe()
+os.dup2(writer, 1)
+os.close(reader)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 class Pipe:
@@ -78,6 +86,18 @@ def test_nothing_reads_the_output(
     assert "BrokenPipeError" in database.runs()[0]["error"]
     assert entries(database) == ["gate", "data"]
     assert len(database.applied_once()) == 3
+
+
+def test_many_processes_without_a_reader(fleet: Fleet, database: Database) -> None:
+    """However many processes have lost their output, the build does not fail."""
+    fleet.tracebacks = True
+    wrapper = [sys.executable, "-c", _WITHOUT_READER]
+    broken = [fleet.run("safe_migrate", wrapper=wrapper) for _ in range(4)]
+    assert 0 not in exit_codes(broken), fleet
+    assert fleet.run(*SAFE).wait() == 0, fleet
+    outcomes = [run["outcome"] for run in database.runs()]
+    assert outcomes == ["transient"] * 4 + ["ready"], database.runs()
+    assert {run["state"] for run in database.runs()} == {"uninitialized", "ready"}
 
 
 def test_a_full_disk(fleet: Fleet, database: Database) -> None:

@@ -65,6 +65,12 @@ class RunOutcome(NamedTuple):
     leader: str
     outcome: str
     checks: str | None = None
+    state: str = State.ERROR.value
+
+    @property
+    def is_harmless(self) -> bool:
+        """True if only the run's process was at fault, which tells nothing about the build."""
+        return self.state == State.UNINITIALIZED.value
 
 
 class RunEnd(NamedTuple):
@@ -99,13 +105,13 @@ def failures_in_a_row(outcomes: Iterable[RunOutcome], lost: LostRuns) -> int:
     """Return the number of transient outcomes before the newest other outcome.
 
     `outcomes` are the newest first. Runs in `lost` do not count, because the setting `RESTARTS`
-    limits a process that survives.
+    limits a process that survives. Nor do runs whose process lost its output.
     """
     failures = 0
     for run in outcomes:
         if run.outcome not in TRANSIENT_OUTCOMES:
             break
-        failures += not lost.include(run.id, run.leader)
+        failures += not (run.is_harmless or lost.include(run.id, run.leader))
     return failures
 
 
@@ -251,8 +257,9 @@ class BaseRecorder(ABC):
         """Close the run and return the outcome that was written.
 
         A transient outcome that is the build's third in a row is written as "failed", with an
-        error that says so. `self.error` is the error that was written. `traceback` belongs to
-        the error, and comes from `stored_traceback`.
+        error that says so. The state "uninitialized" tells that this process lost its output:
+        such a run does not count. `self.error` is the error that was written. `traceback`
+        belongs to the error, and comes from `stored_traceback`.
         """
         return self._transaction(
             lambda: self._finish_run(outcome, state, error, traceback)
@@ -261,7 +268,7 @@ class BaseRecorder(ABC):
     def _finish_run(
         self, outcome: str, state: State, error: str | None, traceback: str | None
     ) -> str:
-        if outcome in TRANSIENT_OUTCOMES:
+        if outcome in TRANSIENT_OUTCOMES and state is not State.UNINITIALIZED:
             failures = 1 + self._failures_in_a_row()
             if failures >= MAX_TRANSIENT_FAILURES:
                 outcome, error = "failed", repeated_failure(outcome, error)

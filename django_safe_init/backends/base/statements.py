@@ -16,7 +16,7 @@ OPEN_RUNS = f"""
 
 #: The fields of `RunOutcome`, a build's newest run first.
 OUTCOMES = f"""
-    SELECT id, leader, outcome, checks FROM {RUN_TABLE}
+    SELECT id, leader, outcome, checks, state FROM {RUN_TABLE}
     WHERE lock_key = %(lock_key)s AND build = %(build)s AND outcome IS NOT NULL
     ORDER BY id DESC LIMIT %(limit)s
 """

@@ -73,6 +73,18 @@ def test_lost_runs_do_not_count() -> None:
     assert failures_in_a_row(outcomes, LostRuns([9, 7], "gone", "web:1")) == 1
 
 
+def test_lost_outputs_do_not_count() -> None:
+    """Runs whose process lost its output neither count nor end the row."""
+    outcomes = [
+        RunOutcome(9, "web:2", "transient", state="uninitialized"),
+        RunOutcome(8, "web:1", "transient"),
+        RunOutcome(7, "web:3", "transient", state="uninitialized"),
+        RunOutcome(6, "web:1", "abandoned"),
+        RunOutcome(5, "web:1", "failed"),
+    ]
+    assert failures_in_a_row(outcomes, LostRuns()) == 2
+
+
 def test_another_leaders_run_with_the_id_of_a_lost_run_counts() -> None:
     """After a failover another leader's run may have the id of a run that was lost here."""
     outcomes = [
