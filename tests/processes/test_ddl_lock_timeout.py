@@ -26,7 +26,8 @@ def test_the_fleet_waits_and_goes_on(fleet: Fleet, database: Database) -> None:
     initialized(fleet)
     with closing(database.connect(application_name="report")) as raw:
         hold(raw)
-        started = fleet.start_together(*[SAFE] * 3, safe_init=LIMIT)
+        patient = {**LIMIT, "DDL_ATTEMPTS": 1000}
+        started = fleet.start_together(*[SAFE] * 3, safe_init=patient)
         fleet.wait_for_followers(2)
         blocker = f"blocked by pid {raw.info.backend_pid} (role postgres, report"
         told = "shop.0002_stock is undone, and tried again in "
