@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -41,6 +42,7 @@ PLATFORM_VARIABLES = (
 )
 _RELEASE_VARIABLES = (RELEASE_VARIABLE, *PLATFORM_VARIABLES)
 _MAX_RELEASE_LENGTH = 200
+_DIGEST_LENGTH = 16
 #: The key of an entry of DATABASES that marks it as a slow pool of another entry.
 POOL_KEY = "SAFE_INIT_POOL"
 #: The URL paths of the endpoints. `PATHS` overrides them.
@@ -371,7 +373,12 @@ def _release(configured: str | None) -> str | None:
     if configured is None:
         values = [os.environ.get(name) for name in _RELEASE_VARIABLES]
     found = next((value.strip() for value in values if value and value.strip()), "")
-    return ascii(found)[1:-1][:_MAX_RELEASE_LENGTH] or None
+    text = ascii(found)[1:-1]
+    if len(text) <= _MAX_RELEASE_LENGTH:
+        return text or None
+    # Two long names may differ only in the end that is cut off.
+    digest = sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
+    return f"{text[: _MAX_RELEASE_LENGTH - _DIGEST_LENGTH - 1]}-{digest}"
 
 
 def strict_kinds() -> frozenset[str]:

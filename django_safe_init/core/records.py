@@ -263,7 +263,7 @@ class Snapshot(NamedTuple):
     leader_pid: int | None
     #: Recorded migrations that this build does not define, of apps with missing ones, sorted.
     unknown: tuple[str, ...] = ()
-    #: The release of the newest run, of any build, that ended ready.
+    #: The release of the newest run, of any build and with any outcome, that ended.
     release: str | None = None
 
     @property
@@ -285,8 +285,8 @@ class Snapshot(NamedTuple):
     def is_released(self, release: str) -> bool:
         """Return True if this build's newest run ended ready, in this release.
 
-        No other release has ended ready since: its receivers of `post_migrate` may have
-        replaced the objects that this release had installed.
+        No run of another release has ended since, however it ended: its receivers of
+        `post_migrate` may have replaced the objects that this release had installed.
         """
         own = self.own
         if own is None or own.outcome != "ready":

@@ -49,10 +49,12 @@ def _live_receivers() -> Iterator[Any]:
 def _package(receiver: Callable[..., Any]) -> str:
     """Return the top-level package of a receiver, or of the class of a method's object."""
     owner = getattr(receiver, "__self__", None)
-    if owner is None:
-        return receiver.__module__.partition(".")[0]
-    cls = owner if isinstance(owner, type) else type(owner)
-    return cls.__module__.partition(".")[0]
+    if owner is not None:
+        cls = owner if isinstance(owner, type) else type(owner)
+        return str(cls.__module__).partition(".")[0]
+    # Not `__module__`, which `functools.wraps` copies from another function.
+    module = getattr(receiver, "__globals__", {}).get("__name__")
+    return str(module or type(receiver).__module__).partition(".")[0]
 
 
 def _name(receiver: Callable[..., Any]) -> str:

@@ -138,9 +138,11 @@ class ReaderContract(BackendContract):
             assert reader.finished_run("one") is None
             assert reader.finished_run() == run
             assert not reader.read().is_released("one")
-            self._record_run("failed", OTHER_BUILD, release="one")
-            assert reader.finished_run("one") is None
             self._record_run("ready", OTHER_BUILD, release="one")
+            assert reader.finished_run("one") == run
+            self._record_run("failed", OTHER_BUILD, release="two")
+            assert reader.finished_run("one") is None
+            self._record_run("failed", OTHER_BUILD, release="one")
             assert reader.finished_run("one") == run
 
     def test_finished_run_with_a_missing_migration(self) -> None:

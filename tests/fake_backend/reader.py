@@ -57,8 +57,8 @@ class FakeReader(BaseReader):
         return own.id
 
     def _release(self) -> str | None:
-        ready = [run for run in self._runs() if run["outcome"] == "ready"]
-        newest = self._newest(ready)
+        ended = [run for run in self._runs() if run["outcome"] is not None]
+        newest = self._newest(ended)
         return newest.release if newest else None
 
     def read(self) -> Snapshot:

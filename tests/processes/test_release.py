@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -66,6 +67,26 @@ def test_a_rollback_of_a_build(fleet: Fleet, database: Database) -> None:
     assert (again.json["role"], again.json["applied"]) == ("leader", [])
     assert view(fleet) == "one"
     assert fleet.run(*SAFE, **older).json["role"] == "none"
+
+
+def test_a_rollback_of_a_part(fleet: Fleet, database: Database) -> None:
+    """A release whose `migrate APP` ran the receivers is rolled back like any other."""
+    fleet.run(*SAFE, **release("one"))
+    fleet.run("migrate", "shop", **release("two", scenario="newer"))
+    assert (view(fleet), database.newest_run()["outcome"]) == ("two", "partial")
+    assert fleet.run(*SAFE, **release("one")).json["role"] == "leader"
+    assert view(fleet) == "one"
+
+
+def test_a_rollback_of_an_interrupted_run(fleet: Fleet, database: Database) -> None:
+    """A release that was stopped in its receivers is rolled back like any other."""
+    fleet.run(*SAFE, **release("one"))
+    stopped = fleet.start(*SAFE, **release("two", scenario="newer", hold_receiver="1"))
+    fleet.wait_until(lambda: view(fleet) == "two", "the other view")
+    stopped.kill(signal.SIGTERM)
+    assert stopped.wait() == 143, stopped
+    assert fleet.run(*SAFE, **release("one")).json["role"] == "leader"
+    assert view(fleet) == "one"
 
 
 def test_two_builds_of_one_release(fleet: Fleet, database: Database) -> None:

@@ -256,6 +256,15 @@ def test_every_database_can_store_the_release() -> None:
         assert len(release) <= 200
 
 
+def test_long_releases_differ() -> None:
+    """Two long releases with the same beginning are two releases."""
+    found = set()
+    for number in range(2):
+        with override_settings(SAFE_INIT={"RELEASE": f"{'x' * 300}-{number}"}):
+            found.add(get_settings().release)
+    assert len(found) == 2
+
+
 def test_an_empty_environment_variable_is_none(monkeypatch) -> None:
     """An empty DB_INIT_MODE is ignored."""
     monkeypatch.setenv("DB_INIT_MODE", "")

@@ -59,10 +59,10 @@ _AGES = f"""
 _LATEST = f"""
     SELECT {_AGES} FROM {RUN_TABLE} r WHERE lock_key = %(lock_key)s ORDER BY id DESC LIMIT 1
 """
-#: The release of the newest run that ended ready. An older table has no such column.
+#: The release of the newest run that ended. An older table has no such column.
 _RELEASE = f"""
     SELECT to_jsonb(r) ->> 'release' FROM {RUN_TABLE} r
-    WHERE lock_key = %(lock_key)s AND outcome = 'ready' ORDER BY id DESC LIMIT 1
+    WHERE lock_key = %(lock_key)s AND outcome IS NOT NULL ORDER BY id DESC LIMIT 1
 """
 _RUNS = f"""
     ({_LATEST}),

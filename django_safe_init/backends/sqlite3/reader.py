@@ -67,8 +67,7 @@ _READY = f"""
 _STEP_END = f"""
     coalesce(finished_at, (SELECT finished_at FROM {RUN_TABLE} WHERE id = run_id), 'now')
 """
-#: The newest run that ended ready.
-_NEWEST_READY = f"{_RUN} AND outcome = 'ready' ORDER BY id DESC LIMIT 1"
+_NEWEST_ENDED = f"{_RUN} AND outcome IS NOT NULL ORDER BY id DESC LIMIT 1"
 _STEPS = f"""
     SELECT *, {_seconds("started_at", _STEP_END)} AS seconds
     FROM {STEP_TABLE} WHERE run_id = :run ORDER BY position DESC, id DESC LIMIT :limit
@@ -106,8 +105,8 @@ class SQLiteReader(TableReader):
         return None if self._missing_steps() else run.id
 
     def _release(self) -> str | None:
-        """Return the release of the newest run, of any build, that ended ready."""
-        run = self._run(_NEWEST_READY)
+        """Return the release of the newest run, of any build, that ended."""
+        run = self._run(_NEWEST_ENDED)
         return run.release if run else None
 
     def _missing_steps(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, wraps
 
 import pytest
 from django.contrib.auth.management import create_permissions
@@ -80,6 +80,16 @@ def test_a_partial_receiver(connect) -> None:
     assert project_receivers() == [f"{__name__}.install"]
 
 
+def test_a_wrapper_of_djangos_receiver(connect) -> None:
+    """A function of the project is the project's, although it copies the name of Django's."""
+
+    @wraps(create_permissions)
+    def create_some(**kwargs) -> None: ...
+
+    connect(post_migrate, create_some)
+    assert len(project_receivers()) == 1
+
+
 def test_an_inherited_method(connect) -> None:
     """A method that Django defines is the project's, on an object of the project."""
     manager = Manager()
@@ -107,7 +117,7 @@ READY = ended_run(3, "ready", release="v2")
     ],
 )
 def test_a_release(seen, skip, accepted) -> None:
-    """A release is done if the build's newest run, and the newest ready one, carry it."""
+    """A release is done if the build's newest run, and the newest of any build, carry it."""
     policy = ReceiverPolicy("v2")
     assert (policy.allows_skip(seen), policy.accepts(seen)) == (skip, accepted)
 
