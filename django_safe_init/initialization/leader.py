@@ -366,8 +366,8 @@ class Leader:
         cause = self._cause
         if cause is None:  # no run was open
             return
-        is_left_open = self._outcome_written is None and not isinstance(error, LockLost)
-        has_failed = self._outcome_written in ("failed", "partial") or is_left_open
+        starts_over = isinstance(error, LockLost)
+        has_failed = self._outcome_written != "interrupted" and not starts_over
         logged = self.task.error_to_log(error, cause) if has_failed else None
         run = self.context.alias, self.recorder.run_id
         reason = self.recorder.error or self._reason(cause)

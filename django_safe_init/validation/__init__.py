@@ -169,14 +169,14 @@ def _judged(
 
 
 def log_findings(alias: str, findings: Iterable[Finding]) -> None:
-    """Log the first findings with their repair, at the log level of their severity."""
+    """Log the first findings with their repair, errors first.
+
+    All are warnings in the log: the run that errors fail is logged as one error.
+    """
     ordered = sorted(findings, key=lambda each: not each.is_error)
     more = len(ordered) - _MAX_LOGGED
     for finding in ordered[:_MAX_LOGGED]:
-        if finding.is_error:
-            logger.error("Validation of %s: %s", alias, finding)
-        else:
-            logger.warning("Validation of %s: %s", alias, finding)
+        logger.warning("Validation of %s: %s", alias, finding)
     if more > 0:
         command = management_command_line("safe_init_validate", alias)
         logger.warning("Validation of %s: %s more. List them: %s", alias, more, command)
