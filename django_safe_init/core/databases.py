@@ -38,13 +38,16 @@ def check_alias(alias: str) -> None:
     check_not_empty(alias)
 
 
+def is_empty(alias: str) -> bool:
+    """Return True if the entry of the alias in `DATABASES` is empty."""
+    entry = connections.settings.get(alias)
+    return entry is not None and entry["ENGINE"] == _NO_ENGINE
+
+
 def check_not_empty(alias: str) -> None:
     """Raise `ConfigurationError` if the entry of the alias in `DATABASES` is empty."""
-    configured = connections.settings
-    if alias in configured and configured[alias]["ENGINE"] == _NO_ENGINE:
-        others = [
-            other for other in configured if configured[other]["ENGINE"] != _NO_ENGINE
-        ]
+    if is_empty(alias):
+        others = [other for other in connections.settings if not is_empty(other)]
         raise ConfigurationError(
             f"The database {alias!r} has no engine: its entry in DATABASES is empty. Name "
             'others in SAFE_INIT["DATABASES"], or one with --database. '

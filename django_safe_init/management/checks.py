@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
@@ -26,6 +27,7 @@ from django_safe_init.conf import (
 )
 from django_safe_init.core import step_registry as steps
 from django_safe_init.core.build import migrated_apps
+from django_safe_init.core.databases import is_empty
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.initialization.migrate_command import (
     APP_NAME,
@@ -39,6 +41,8 @@ from django_safe_init.pools.router import ROUTER, is_routed, pool_names
 #: Apps whose migration executor migrates each tenant's schema separately.
 _EXECUTOR_APPS = ("django_tenants", "tenant_schemas")
 _MIDDLEWARE = f"{APP_NAME}.middleware.InitializationMiddleware"
+#: The schemas of a connection, in the options of libpq's command line.
+_SEARCH_PATH = re.compile(r"search_path\s*=\s*(\S+)")
 _SETTING_IDS = {"unknown": "safe_init.E001", "type": "safe_init.E002"}
 _STEP_IDS = {
     "name": "safe_init.E005",
@@ -116,14 +120,20 @@ def check_other_databases(
     is_chosen = "DATABASES" in getattr(django_settings, "SAFE_INIT", {})
     if is_chosen or settings.mode == "off":
         return []
-    chosen = [*settings.databases]
+    chosen = [alias for alias in settings.databases if not is_empty(alias)]
     others = [alias for alias in connections.settings if _is_left_out(alias, settings)]
+    covered = f"only {', '.join(map(repr, chosen))}" if chosen else "no database"
+    confirmation = (
+        f", or {json.dumps(chosen)} to confirm that the others are left out"
+        if chosen
+        else ""
+    )
     return [
         Warning(
             f"The database {alias!r} is not initialized: safe_migrate and the health checks "
-            f"cover only {', '.join(map(repr, chosen))}.",
-            hint=f'Set SAFE_INIT = {{"DATABASES": {json.dumps([*chosen, *others])}}}, or '
-            f"{json.dumps(chosen)} to confirm that the others are left out.",
+            f"cover {covered}.",
+            hint=f'Set SAFE_INIT = {{"DATABASES": {json.dumps([*chosen, *others])}}}'
+            f"{confirmation}.",
             id="safe_init.W011",
         )
         for alias in others
@@ -146,10 +156,11 @@ def _is_left_out(alias: str, settings: Settings) -> bool:
 
 
 def _location(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the server and the name of a database: two aliases may share both."""
+    """Return the server, the name and the schemas of a database: two aliases may share them."""
     options = entry.get("OPTIONS", {})
     keys = ("ENGINE", "HOST", "PORT", "NAME")
-    return *(str(entry.get(key)) for key in keys), str(options.get("service"))
+    schemas = _SEARCH_PATH.findall(str(options.get("options")))
+    return *(str(entry.get(key)) for key in keys), str(options.get("service")), *schemas
 
 
 def _may_be_migrated(alias: str) -> bool:

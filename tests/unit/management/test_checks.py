@@ -119,6 +119,30 @@ def test_a_second_database(settings, add_database) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({"options": "-c search_path=other"}, 1),
+        ({"options": "-c statement_timeout=5s"}, 0),
+    ],
+)
+def test_a_second_schema(add_database, options, count) -> None:
+    """W011 reports an alias of the same database whose tables are in another schema."""
+    same = {key: DATABASES["default"][key] for key in ("NAME", "HOST", "PORT")}
+    add_database("second", **{**SECOND, **same, "OPTIONS": options})
+    assert [message.id for message in ours()] == ["safe_init.W011"] * count
+
+
+def test_an_empty_default_beside_databases(add_database, monkeypatch) -> None:
+    """The hint of W011 proposes no empty entry."""
+    add_database("second", **SECOND)
+    empty = {**connections.settings["default"], "ENGINE": "django.db.backends.dummy"}
+    monkeypatch.setitem(connections.settings, "default", empty)
+    [message] = [each for each in ours() if each.id == "safe_init.W011"]
+    assert message.msg.endswith("cover no database.")
+    assert message.hint == 'Set SAFE_INIT = {"DATABASES": ["second"]}.'
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"TEST": {"MIRROR": "default"}},
