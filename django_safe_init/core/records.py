@@ -313,11 +313,17 @@ class Snapshot(NamedTuple):
 
 
 class PreviousFindings(NamedTuple):
-    """The findings that an earlier run left or, if it did not end ready, began with."""
+    """The findings that an earlier run left or, if it did not finish, began with.
 
-    ready: bool
-    #: Keys of findings, from `core.findings.finding_key`.
+    They are keys from `core.findings.finding_key`.
+    """
+
+    #: True if the run ended ready, or finished the part that it was asked for.
+    finished: bool
+    #: The findings that the run did not cause.
     keys: tuple[str, ...]
+    #: The findings that a run has caused, and that no run has been failed for yet.
+    caused: tuple[str, ...] = ()
 
 
 class StepRow(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -48,7 +48,7 @@ from django_safe_init.initialization.step_runner import StepRunner
 from django_safe_init.initialization.tracker import MigrationTracker
 from django_safe_init.initialization.types import Decision, Progress
 from django_safe_init.validation import ValidationReport, log_findings, validate
-from django_safe_init.validation.baseline import take_baseline
+from django_safe_init.validation.baseline import earlier_differences, without_damage
 
 logger = logging.getLogger("django_safe_init")
 
@@ -82,7 +82,9 @@ class Leader:
         self._tracker: MigrationTracker | None = None
         self._steps: StepRunner | None = None
         #: Keys of the findings that this run did not cause.
-        self._baseline: tuple[str, ...] = ()
+        self._baseline: frozenset[str] = frozenset()
+        #: Keys of the findings that earlier runs caused, none of which has been repaired.
+        self._damage: frozenset[str] = frozenset()
 
     def run(self) -> Decision:
         """Lead a run from its first event to its last one.
@@ -209,20 +211,17 @@ class Leader:
             raise LeaderFailed(reason, run=self.recorder.run_id)
 
     def _take_baseline(self) -> None:
-        """Note the findings that were there before, and store them for the next leader.
-
-        A run that did not end ready may have applied migrations, so its baseline is inherited.
-        """
+        """Note the findings that were there before, and store them for the next leader."""
         before = self.session.reader.previous_findings(self.recorder.run_id)
-        if before is None or before.ready:
-            self._baseline = take_baseline(
-                self.context.alias,
-                self.session.introspection(),
-                known=before and before.keys,
-            )
-        else:
-            self._baseline = before.keys
+        found = self._differences(before and before.keys)
+        self._baseline = found if before is None else without_damage(found, before)
+        self._damage = found - self._baseline
         self.recorder.store_findings(self._baseline)
+
+    def _differences(self, known: Collection[str] | None) -> frozenset[str]:
+        return earlier_differences(
+            self.context.alias, self.session.introspection(), known
+        )
 
     def _delete_old_runs(self, interrupted: InterruptedSteps) -> None:
         self.recorder.prune(self.context.settings.history, interrupted.runs)
@@ -291,16 +290,33 @@ class Leader:
         missing = self._missing()
         if missing and self.task.require_ready:
             raise ValidationFailed(self._not_applied(missing))
-        complete = self.task.full_target and not missing
+        faked = self._accept_faked()
         report = self._validate_schema()
-        if report.errors and complete and not self.task.fake:
+        if not missing and report.errors:
             raise ValidationFailed(report.summary, findings=report.schema)
         state = State.UNINITIALIZED if missing else State.READY
-        whole = complete and not report.errors
+        whole = self.task.full_target and not missing and not faked
         if whole:
             self.recorder.store_findings(each.key for each in report.schema)
+        else:
+            self._store_partial_findings()
         self.recorder.finish_run("ready" if whole else "partial", state)
         self.machine.transition_to(state)
+
+    def _accept_faked(self) -> frozenset[str]:
+        """Add the findings that `--fake` leaves to the baseline, and return them."""
+        if not self.task.fake:
+            return frozenset()
+        faked = self._differences(self._baseline) - self._baseline - self._damage
+        self._baseline |= faked
+        self.recorder.store_findings(self._baseline)
+        return faked
+
+    def _store_partial_findings(self) -> None:
+        """Store the findings after a part of the work, for the run that does the rest."""
+        found = self._differences(self._baseline)
+        caused = found - self._baseline
+        self.recorder.store_findings(found & self._baseline, caused)
 
     def _not_applied(self, missing: tuple[str, ...]) -> str:
         text = f"Not applied after `migrate`: {name_some(missing)}."
@@ -427,7 +443,8 @@ class Leader:
         if self._is_lost(exc) or (transient and not partial):
             return "transient"
         # A target that was mistyped, or cannot be reached, says nothing about the build.
-        return "failed" if self.task.full_target else "partial"
+        whole = self.task.full_target or isinstance(exc, ValidationFailed)
+        return "failed" if whole else "partial"
 
     def _is_lost(self, exc: BaseException) -> bool:
         """Return True if the run lost a connection; not if another client in it did."""

@@ -127,18 +127,32 @@ class RecorderContract(BackendContract):
             keys = ("missing_table a", "missing_table b")
             recorder.open_run("test")
             found = reader.previous_findings(recorder.run_id)
-            assert found == PreviousFindings(ready=False, keys=keys)
+            assert found == PreviousFindings(finished=False, keys=keys)
         self._record_run("failed")  # it has applied nothing
         with self._lead(OTHER_BUILD) as session:
             session.recorder.open_run("test")
             found = session.reader.previous_findings(session.recorder.run_id)
-            assert found == PreviousFindings(ready=False, keys=keys)
+            assert found == PreviousFindings(finished=False, keys=keys)
         ready = self._record_run("ready")
         with self._lead(lock_key="other") as session:
             assert session.reader.previous_findings(ready + 1) is None
         with self._lead() as session:
             found = session.reader.previous_findings(ready + 1)
-            assert found == PreviousFindings(ready=True, keys=())
+            assert found == PreviousFindings(finished=True, keys=())
+
+    def test_the_findings_of_a_partial_run(self) -> None:
+        """A part that was done leaves findings; a part that failed leaves its baseline."""
+        with self._lead() as session:
+            recorder, reader = session.recorder, session.reader
+            for error in (None, "it broke"):
+                recorder.open_run("test")
+                recorder.store_findings(["missing_table a"], ["missing_table b"])
+                recorder.finish_run("partial", State.READY, error)
+                assert reader.previous_findings(recorder.run_id + 1) == (
+                    error is None,
+                    ("missing_table a",),
+                    ("missing_table b",),
+                )
 
     def test_the_progress_of_a_loop(self) -> None:
         """The heartbeat records the progress of the running step."""

@@ -15,15 +15,26 @@ from django.db.migrations.state import ModelState, ProjectState
 from django_safe_init.backends.base.introspection import BaseIntrospection
 from django_safe_init.core.build import migrated_apps
 from django_safe_init.core.findings import finding_key
+from django_safe_init.core.records import PreviousFindings
 from django_safe_init.core.replacements import RecordedLoader
 from django_safe_init.validation.classify import schema_differences
 from django_safe_init.validation.diff import SchemaDifference
 from django_safe_init.validation.model_schema import tables_of
 
 
-def take_baseline(
+def without_damage(found: frozenset[str], before: PreviousFindings) -> frozenset[str]:
+    """Return the findings that the run `before`, and its predecessors, did not cause.
+
+    A run that did not finish may have applied migrations, so only its baseline counts.
+    """
+    if before.finished:
+        return found.difference(before.caused)
+    return found.intersection(before.keys)
+
+
+def earlier_differences(
     alias: str, introspection: BaseIntrospection, known: Collection[str] | None
-) -> tuple[str, ...]:
+) -> frozenset[str]:
     """Return the keys of the differences between the database and this build's models.
 
     `known` are the findings of the newest run that ended ready; None without such a run. The
@@ -32,16 +43,14 @@ def take_baseline(
     """
     recorded = introspection.recorded_migrations()
     if not recorded:
-        return ()
+        return frozenset()
     tables = tables_of(alias, apps.get_models(include_auto_created=True))
     found = list(schema_differences(alias, introspection, tables))
     if not found:
-        return ()
+        return frozenset()
     cause = _Cause(recorded, known)
-    return tuple(
-        sorted(
-            {_key(difference) for difference in found if cause.is_earlier(difference)}
-        )
+    return frozenset(
+        _key(difference) for difference in found if cause.is_earlier(difference)
     )
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.backends.base.context import Context
-from django_safe_init.backends.base.reader import BaseReader
+from django_safe_init.backends.base.reader import BaseReader, decode_findings
 from django_safe_init.core.records import (
     Activity,
     InterruptedStep,
@@ -141,8 +140,9 @@ class FakeReader(BaseReader):
         assert self.server.runs is not None
         for row in self._runs():
             if row["id"] < run and (row["outcome"] == "ready" or row.get("findings")):
-                found = json.loads(row.get("findings") or "[]")
-                return PreviousFindings(row["outcome"] == "ready", tuple(found))
+                part = row["outcome"] == "partial" and row["error"] is None
+                finished = part or row["outcome"] == "ready"
+                return decode_findings(finished, row.get("findings"))
         return None
 
     def completed_steps(self) -> list[CompletedStep]:

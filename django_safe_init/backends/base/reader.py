@@ -143,18 +143,22 @@ class TableReader(BaseReader):
 
     def previous_findings(self, run: int) -> PreviousFindings | None:
         rows = self._rows(PREVIOUS_FINDINGS, {"lock_key": self.lock_key, "run": run})
-        for outcome, findings in rows:
-            return PreviousFindings(outcome == "ready", decode_findings(findings))
+        for finished, findings in rows:
+            return decode_findings(bool(finished), findings)
         return None
 
 
-def decode_findings(text: str | None) -> tuple[str, ...]:
-    """Return the keys of findings in a run's row, which any program may have written."""
+def decode_findings(finished: bool, text: str | None) -> PreviousFindings:
+    """Return the findings in a run's row, which any program may have written."""
     try:
-        found = json.loads(text or "[]")
+        found = json.loads(text or "{}")
     except ValueError:
-        return ()
-    return tuple(map(str, found)) if isinstance(found, list) else ()
+        found = {}
+    lists = found if isinstance(found, dict) else {}
+    known, caused = (
+        tuple(map(str, lists.get(name) or ())) for name in ("known", "caused")
+    )
+    return PreviousFindings(finished, known, caused)
 
 
 def decode_detail(detail: Any) -> Any:

@@ -296,9 +296,12 @@ class BaseRecorder(ABC):
         outcome = "failed" if is_second else "transient"
         return self.finish_run(outcome, state, error, traceback)
 
-    def store_findings(self, keys: Iterable[str]) -> None:
-        """Store keys of findings: the baseline of the run or, at its end, its findings."""
-        text = json.dumps(sorted(keys))
+    def store_findings(self, keys: Iterable[str], caused: Iterable[str] = ()) -> None:
+        """Store keys of findings: the baseline of the run or, at its end, its findings.
+
+        `caused` are those for which a later run has to fail.
+        """
+        text = json.dumps({"known": sorted(keys), "caused": sorted(caused)})
         self._transaction(lambda: self._store_findings(text))
 
     @abstractmethod

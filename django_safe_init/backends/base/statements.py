@@ -40,7 +40,8 @@ STORE_FINDINGS = f"UPDATE {RUN_TABLE} SET findings = %(findings)s WHERE id = %(r
 #: The run whose findings a later run begins with. A run without findings has applied nothing, or
 #: an older version of this package has led it.
 PREVIOUS_FINDINGS = f"""
-    SELECT outcome, findings FROM {RUN_TABLE}
+    SELECT outcome = 'ready' OR (outcome = 'partial' AND error IS NULL), findings
+    FROM {RUN_TABLE}
     WHERE lock_key = %(lock_key)s AND id < %(run)s
       AND (outcome = 'ready' OR findings IS NOT NULL)
     ORDER BY id DESC LIMIT 1

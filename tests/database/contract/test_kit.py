@@ -224,6 +224,11 @@ RECORDER: dict[str, Breakage] = {
         "previous_findings",
         lambda self, run: PreviousFindings(False, ("missing_table b",)),
     ),
+    "the_findings_of_a_partial_run": (
+        FakeReader,
+        "previous_findings",
+        lambda self, run: PreviousFindings(True, ("missing_table a",)),
+    ),
     "the_progress_of_a_loop": (FakeRunSession, "_beat", nothing),
     "a_dead_leaders_run_is_abandoned": (FakeRecorder, "_open_runs", lambda self: []),
     "a_death_without_a_place": (recorder, "end_of", end_with_a_place),

@@ -299,7 +299,7 @@ def test_an_app_without_migrations(library) -> None:
     assert initialize().result == "ready"
 
 
-@pytest.mark.parametrize("findings", [None, "{", "7"])
+@pytest.mark.parametrize("findings", [None, "{", "7", '{"known": null}'])
 def test_a_run_without_readable_findings(old, findings) -> None:
     """A row that an older version or another program has written does not matter."""
     initialize()
@@ -334,3 +334,121 @@ def assert_failed_once(library: Library) -> None:
     with pytest.raises(ValidationFailed, match=MESSAGE):
         initialize()
     assert library.database.newest_run()["outcome"] == "failed"
+
+
+NOTE = "migrations.AddField('reading', 'note', models.TextField(null=True))"
+
+
+def assert_ready(check) -> None:
+    """Assert that every answer is the same: this build is ready."""
+    assert check("--check") == 0
+    assert initialize().result == "ready"
+    call_command("migrate", verbosity=0)
+    assert (check("--check"), check()) == (0, 0)
+    assert get_status().ready
+
+
+@pytest.mark.parametrize("target", [[], ["library"], ["library", "0001"]])
+def test_drift_after_a_part(library, check, target) -> None:
+    """A column that is dropped by hand after `migrate` with a target fails no run."""
+    initialize()
+    call_command("migrate", *target, verbosity=0)
+    library.database.rows(DROP)
+    library.write("0002_next")
+    assert initialize().applied == ("library.0002_next",)
+    assert_ready(check)
+
+
+def test_drift_before_a_part(old, check) -> None:
+    """`migrate` with a target takes a baseline like any other run."""
+    old.write("0002_next")
+    call_command("migrate", "library", verbosity=0)
+    assert old.outcomes() == ["partial"]
+    assert_ready(check)
+
+
+def test_a_target_that_drops_it(library, check) -> None:
+    """A target that completes the migrations is judged like a run without a target."""
+    initialize()
+    library.run_sql("0002_drop", DROP)
+    with pytest.raises(CommandError, match=MESSAGE):
+        call_command("migrate", "library", verbosity=0)
+    assert_failed(library, check)
+
+
+def test_a_part_after_damage(library) -> None:
+    """Another part, or drift after it, makes no warning of what a part has caused."""
+    initialize()
+    library.run_sql("0002_drop", DROP)
+    library.write("0003_next")
+    call_command("migrate", "library", "0002", verbosity=0)
+    library.database.rows("DROP TABLE library_book_editors")
+    call_command("migrate", "contenttypes", verbosity=0)
+    with pytest.raises(ValidationFailed) as caught:
+        initialize()
+    levels = {each.object: each.level for each in caught.value.findings}
+    assert (levels["library_reading.at"], levels["library_book_editors"]) == (
+        "error",
+        "warn",
+    )
+
+
+def test_a_part_that_fails(library) -> None:
+    """A failed part hands its baseline on, as it may have applied migrations."""
+    initialize()
+    library.run_sql("0002_drop", DROP)
+    library.run_sql("0003_broken", "SELECT 1 FROM nowhere")
+    with pytest.raises(Exception, match="nowhere"):
+        call_command("migrate", "library", verbosity=0)
+    assert library.outcomes()[-1] == "partial"
+    (library.folder / "0003_broken.py").unlink()
+    library.newest = "0002_drop"
+    library.write("0003_mended")
+    with pytest.raises(ValidationFailed, match=MESSAGE):
+        initialize()
+
+
+@pytest.mark.parametrize("target", [[], ["library"], ["library", "0002"]])
+def test_a_faked_migration(library, check, monkeypatch, target, validate) -> None:
+    """A run that applies nothing causes nothing, and neither does the next one."""
+    initialize()
+    add_field(monkeypatch)
+    library.write("0002_note", NOTE)
+    call_command("migrate", *target, fake=True, verbosity=0)
+    assert library.outcomes() == ["ready", "partial"]
+    assert_ready(check)
+    assert validate() == 1
+
+
+def test_a_faked_migration_after_a_failure(library, check, monkeypatch) -> None:
+    """`migrate --fake` accepts what it fakes, and no damage of the run before."""
+    initialize()
+    add_field(monkeypatch)
+    library.run_sql("0002_drop", DROP)
+    library.run_sql("0003_broken", "SELECT 1 FROM nowhere")
+    with pytest.raises(Exception, match="nowhere"):
+        initialize()
+    (library.folder / "0003_broken.py").unlink()
+    library.newest = "0002_drop"
+    library.write("0003_note", NOTE)
+    with pytest.raises(CommandError, match=MESSAGE):
+        call_command("migrate", fake=True, verbosity=0)
+    assert (check("--check"), library.outcomes()[-1]) == (1, "failed")
+    library.database.rows("ALTER TABLE library_reading ADD COLUMN at varchar(20)")
+    assert (initialize().result, check("--check")) == ("ready", 0)
+
+
+def test_a_faked_part_after_damage(library, monkeypatch) -> None:
+    """`migrate --fake` of a part hands on what an earlier part has caused."""
+    initialize()
+    add_field(monkeypatch)
+    library.run_sql("0002_drop", DROP)
+    library.write("0003_note", NOTE)
+    library.write("0004_next")
+    call_command("migrate", "library", "0002", verbosity=0)
+    call_command("migrate", "library", "0003", fake=True, verbosity=0)
+    with pytest.raises(ValidationFailed, match=MESSAGE) as caught:
+        initialize()
+    levels = {each.object: each.level for each in caught.value.findings}
+    assert levels["library_reading.at"] == "error"
+    assert levels["library_reading.note"] == "warn"
