@@ -2,13 +2,20 @@
 
 from django.apps import AppConfig
 
-from django_safe_init.core import process  # noqa: F401  (notes when it was imported)
+from django_safe_init.core.process import is_under_runserver, runs_runserver
+
+# Django imports this module before the models of any app, which may be broken.
+if is_under_runserver() or runs_runserver():
+    from django_safe_init.serving.background.reloads import detector
+
+    detector.register_early()
 
 
 class SafeInitConfig(AppConfig):
     """App configuration that registers the checks, the guard of slow pools and the log filter.
 
-    Loading the app opens no database and starts no thread.
+    Loading the app opens no database and starts no thread. The processes of `runserver` record
+    themselves in a temporary file.
     """
 
     name = "django_safe_init"

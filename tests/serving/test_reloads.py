@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
+import time
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -87,6 +90,10 @@ class Developer:
         self.migrations = folder / "written"
         shutil.copytree(PROJECT / "scenarios/portable", self.migrations)
         self.module = folder / "changing.py"
+        self.app = folder / "edited"
+        self.app.mkdir()
+        for name in ("__init__.py", "models.py"):
+            (self.app / name).touch()
         self.save("1")
 
     def save(self, version: str) -> None:
@@ -107,6 +114,7 @@ class Developer:
                 "PYTHONPATH": self.path,
                 "PYTHONWARNINGS": "ignore",
                 "PYTHONDONTWRITEBYTECODE": "1",
+                "SCENARIO_APPS": json.dumps(["edited", "django_safe_init"]),
                 **variables,
             },
             project=self.settings,
@@ -218,6 +226,55 @@ def test_a_reload_before_the_first_request(
     assert not database.has_table("django_safe_init_run")
     developer.migrate()
     wait_for(server, "2", 200)
+    end(server)
+
+
+#: A server's line about a reload.
+RELOADS = "changed, reloading|Reloading\\.\\.\\.|Worker reloading"
+
+#: A reloader misses a change that comes before it first checks the file.
+SECONDS_BETWEEN_SAVES = 5.0
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("runserver", "models.py"),
+        ("runserver", "__init__.py"),
+        ("gunicorn", "__init__.py"),
+        ("uvicorn", "__init__.py"),
+    ],
+)
+def test_the_first_process_fails(
+    developer: Developer, database: Database, fleet: Fleet, name: str, broken: str
+) -> None:
+    """The process that loads the repaired code is a reload, so it applies nothing.
+
+    The folder's `__init__.py` is loaded before this package.
+    """
+    fleet.tracebacks = True
+    file = developer.app / broken
+    file.write_text("def broken(")
+    server = developer.serve(name)
+    wait_until(lambda: "SyntaxError" in server.replica.stderr)
+
+    saved_at = 0.0
+
+    def reloads() -> bool:
+        nonlocal saved_at
+        if time.monotonic() - saved_at > SECONDS_BETWEEN_SAVES:
+            file.write_text("")
+            saved_at = time.monotonic()
+        return re.search(RELOADS, server.replica.stderr) is not None
+
+    wait_until(reloads)
+    wait_for(server, "1", 503)
+    wait_until(
+        lambda: "this process applies nothing" in server.replica.stderr,
+        message=lambda: str(server.replica),
+    )
+    assert "shop.0001_initial" in page(server)
+    assert not database.has_table("django_safe_init_run")
     end(server)
 
 

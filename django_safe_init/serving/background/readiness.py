@@ -84,10 +84,6 @@ class Readiness:
         self._starts_in_forks = True
         if should_initialize(get_settings()):
             termination.install_handlers()
-            # Imported here: a server that only polls does not need it.
-            from django_safe_init.serving.background.reloads import detector
-
-            detector.register()
 
     def start(self) -> None:
         """Start the threads of a process that serves, unless they were started.
@@ -141,7 +137,7 @@ class Readiness:
         with self._lock:
             if not self._needs_supervisor:
                 return
-            detector.register()  # if this process was forked since `install`
+            detector.register()
             aliases = with_lock([poller.alias for poller in self._pollers])
             if detector.is_reload:
                 logger.info(

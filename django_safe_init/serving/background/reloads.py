@@ -1,9 +1,8 @@
 """Tell a process that a development server has reloaded from the server's first processes.
 
-A reload comes with each saved file, so the code of its process may be half-written. The server
-outlives its reloads, and each process records itself in a file of that server. A process that
-replaces an earlier one is a reload. Servers without a reloader replace processes, too, for
-example a worker that was killed. Therefore only processes under a reloader record themselves.
+A reload comes with each saved file, so the code of its process may be half-written, also where
+the first process failed before it loaded this package. gunicorn, uvicorn, hypercorn and granian
+number their processes. Django's `runserver` does not: its processes record themselves in a file.
 """
 
 from __future__ import annotations
@@ -11,31 +10,29 @@ from __future__ import annotations
 import fcntl
 import gc
 import glob
+import math
 import multiprocessing
 import os
 import sys
 import time
 from contextlib import suppress
+from typing import Any
 
+from django_safe_init.core.process import is_under_runserver, runs_runserver
 from django_safe_init.serving.background.host_lock import (
     open_own_file,
     temporary_folder,
 )
 
-#: Set to "true" in the process that serves, by Django's `runserver` and by Werkzeug, whose
-#: reloader `runserver_plus` uses.
-_RUNSERVER_VARIABLES = ("RUN_MAIN", "WERKZEUG_RUN_MAIN")
 #: Set by the command `watchfiles`, in a process that it starts again, to the changed files.
 _WATCHFILES_VARIABLE = "WATCHFILES_CHANGES"
 #: When this process loaded the module, which the web process does at its start.
 _LOADED = time.monotonic()
-#: The attributes of a configuration by which uvicorn and hypercorn enable their reloader.
-_CONFIG_FLAGS = ("should_reload", "use_reloader")
 
 
 def reloading_server() -> int | None:
     """Return the process that may replace this one, or None for a process that it started."""
-    if _under_runserver():
+    if is_under_runserver():
         return os.getppid()
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -44,42 +41,52 @@ def reloading_server() -> int | None:
     return os.getppid() if is_gunicorn else None
 
 
-def has_reloader() -> bool:
-    """Return True if this process's server replaces it whenever code changes."""
-    if _under_runserver() or _gunicorn_has_reloader():
-        return True
-    if multiprocessing.parent_process() is None:
-        return False
-    return _option_is_set() or _config_has_reloader()
+def _is_replacement() -> bool:
+    """Return True if a development server has started others before its present processes."""
+    if is_under_runserver():
+        return _register(os.getppid())
+    worker = _gunicorn_worker()
+    if worker is not None:
+        return bool(worker.cfg.reload) and worker.age > worker.cfg.workers
+    process = multiprocessing.current_process()
+    numbers: tuple[int, ...] = getattr(process, "_identity", ())
+    return bool(numbers) and numbers[-1] > _count_of_first(process)
 
 
-def _under_runserver() -> bool:
-    return any(os.environ.get(name) == "true" for name in _RUNSERVER_VARIABLES)
+def _gunicorn_worker() -> Any:
+    """Return gunicorn's worker in this process, or None.
 
-
-def _gunicorn_has_reloader() -> bool:
-    """Return True if gunicorn has created its reloader, which it does before the application.
-
-    It starts the reloader's thread later, and its worker is in no variable that others can read.
+    It is in no variable that others can read. In a process that gunicorn has forked, the workers
+    beside this one are older.
     """
-    if "gunicorn.reloader" not in sys.modules:
-        return False
-    return any(
-        type(each).__module__ == "gunicorn.reloader" for each in gc.get_objects()
-    )
+    module = sys.modules.get("gunicorn.workers.base")
+    if module is None:
+        return None
+    found = [each for each in gc.get_objects() if issubclass(type(each), module.Worker)]
+    return max(found, key=lambda worker: worker.age, default=None)
+
+
+def _count_of_first(process: Any) -> float:
+    """Return the number of the last process that the server starts at first.
+
+    The number is infinite for a server without a reloader.
+    """
+    config: Any = getattr(process, "_kwargs", {}).get("config")
+    if getattr(config, "should_reload", False):
+        return 1  # uvicorn
+    if getattr(config, "use_reloader", False):
+        return int(config.workers)  # hypercorn
+    if not _option_is_set():
+        return math.inf
+    # granian passes the number of the place that the process takes.
+    place = next(iter(getattr(process, "_args", ())), 1)
+    return place if isinstance(place, int) else 1
 
 
 def _option_is_set() -> bool:
     """Return True if the server's command line, or granian's variable, enables the reloader."""
     variable = os.environ.get("GRANIAN_RELOAD", "").lower()
     return "--reload" in sys.argv or variable in ("1", "true", "yes", "on")
-
-
-def _config_has_reloader() -> bool:
-    """Return True if the configuration that the server passed to this process says so."""
-    arguments = getattr(multiprocessing.current_process(), "_kwargs", {})
-    config = arguments.get("config")
-    return any(getattr(config, name, False) for name in _CONFIG_FLAGS)
 
 
 class ReloadDetector:
@@ -90,12 +97,24 @@ class ReloadDetector:
         self._replaces = False
 
     def register(self) -> None:
-        """Record this process in the file of a server that reloads, when the application loads."""
+        """Find out whether this process replaces an earlier one, once."""
         if self._pid == os.getpid():
             return
         self._pid = os.getpid()
-        server = reloading_server() if has_reloader() else None
-        self._replaces = server is not None and _register(server)
+        self._replaces = _is_replacement()
+
+    def register_early(self) -> None:
+        """Record a process of `runserver` before it loads code that may be broken.
+
+        The reloader of Django's command loads the same code first, and creates the file. Without
+        the file, each process of the reloader is a reload.
+        """
+        if is_under_runserver():
+            self.register()
+        else:
+            file = _open_file(os.getpid(), os.O_CREAT)
+            if file is not None:
+                os.close(file)
 
     @property
     def is_reload(self) -> bool:
@@ -108,21 +127,23 @@ class ReloadDetector:
 def _register(server: int) -> bool:
     """Add this process to the server's file; return True if an earlier process has exited.
 
-    Without a place for the file, nothing is known, and True is the safe answer.
+    Without the file, nothing is known, and True is the safe answer.
     """
-    _delete_old_files()
-    file = open_own_file(_path(server, started_at(server)), os.O_CREAT)
+    file = _open_file(server, 0 if runs_runserver() else os.O_CREAT)
     if file is None:
         return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        size = os.fstat(file).st_size
-        earlier = os.pread(file, size, 0).decode().splitlines()
-        own = f"{os.getpid()} {started_at(os.getpid())}\n"
-        os.pwrite(file, own.encode(), size)
-    finally:
-        os.close(file)
-    return any(map(_has_exited, earlier))
+    with suppress(OSError), open(file, "r+", encoding="ascii") as lines:
+        fcntl.flock(lines, fcntl.LOCK_EX)
+        earlier = lines.read().splitlines()
+        lines.write(f"{os.getpid()} {started_at(os.getpid())}\n")
+        return any(map(_has_exited, earlier))
+    return True
+
+
+def _open_file(server: int, flags: int) -> int | None:
+    """Open the file of this server, and delete the files of servers that have exited."""
+    _delete_old_files()
+    return open_own_file(_path(server, started_at(server)), flags)
 
 
 def _path(server: int | str, started: str | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import subprocess
@@ -20,7 +21,6 @@ from django_safe_init.serving.background import reloads
 from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.serving.background.reloads import (
     ReloadDetector,
-    has_reloader,
     reloading_server,
     server_seconds,
     started_at,
@@ -90,14 +90,6 @@ def test_the_successor_of_a_process(folder: Path, variable: str) -> None:
         assert third
 
 
-def test_a_successor_without_a_reloader(folder: Path) -> None:
-    """A worker that gunicorn replaces without its reloader is no reload."""
-    for _ in range(2):
-        with process(SERVER_SOFTWARE="gunicorn/23") as reload:
-            assert not reload
-    assert list(folder.iterdir()) == []
-
-
 def test_a_process_of_no_server(folder: Path) -> None:
     """A process that a person starts is no reload, and leaves no file."""
     for _ in range(2):
@@ -125,7 +117,7 @@ def test_a_file_that_cannot_be_deleted(folder: Path) -> None:
     assert old.exists()
 
 
-def test_no_place_for_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_place_for_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a place for the file, each process of a reloading server counts as a reload."""
     monkeypatch.setattr(reloads, "temporary_folder", lambda: "/dev/null")
     monkeypatch.setenv("RUN_MAIN", "true")
@@ -133,6 +125,92 @@ def test_no_place_for_a_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert not detector.is_reload
     detector.register()
     assert detector.is_reload
+
+
+def test_a_file_that_cannot_be_locked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that cannot record itself counts as a reload."""
+
+    def refuse(*arguments: Any) -> None:
+        raise OSError
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setenv("RUN_MAIN", "true")
+    detector = ReloadDetector()
+    detector.register()
+    assert detector.is_reload
+
+
+def test_the_reloader_of_runserver(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reloader of Django's `runserver` creates the file.
+
+    Without that file its processes are reloads: it failed before it loaded this package.
+    """
+    monkeypatch.setattr(sys, "argv", ["manage.py", "runserver"])
+    monkeypatch.setattr(os, "getppid", os.getpid)
+    orphan, first = ReloadDetector(), ReloadDetector()
+    with monkeypatch.context() as served:
+        served.setenv("RUN_MAIN", "true")
+        orphan.register_early()
+    assert orphan.is_reload
+    ReloadDetector().register_early()
+    [file] = folder.iterdir()
+    assert file.read_text() == ""
+    monkeypatch.setenv("RUN_MAIN", "true")
+    first.register_early()
+    assert not first.is_reload
+    assert file.read_text() == f"{os.getpid()} {started_at(os.getpid())}\n"
+
+
+def test_a_reloader_without_a_place_for_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reloader starts without the file, too."""
+    monkeypatch.setattr(reloads, "temporary_folder", lambda: "/dev/null")
+    ReloadDetector().register_early()
+    assert list(folder.iterdir()) == []
+
+
+#: The application's configuration is loaded; then the models fail.
+BROKEN = """\
+from django.conf import settings
+settings.configure(INSTALLED_APPS=["django_safe_init"])
+import sys
+import django.apps.config
+sys.argv = sys.argv[1:]
+def broken(config):
+    raise SyntaxError
+django.apps.config.AppConfig.import_models = broken
+import django
+try:
+    django.setup()
+except SyntaxError:
+    print("failed", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "files"),
+    [
+        (["runserver"], {}, 1),
+        (["runserver", "--noreload"], {}, 0),
+        (["migrate"], {}, 0),
+        (["devserver"], {"RUN_MAIN": "true"}, 1),
+    ],
+)
+def test_broken_models(
+    folder: Path, arguments: list[str], variables: dict[str, str], files: int
+) -> None:
+    """A process of a reloader records itself before the models are loaded; no other does."""
+    command = [sys.executable, "-c", BROKEN, "manage.py", *arguments]
+    done = subprocess.run(
+        command, env={**os.environ, **variables}, capture_output=True, check=True
+    )
+    assert done.stdout == b"failed\n"
+    assert len(list(folder.iterdir())) == files
 
 
 def test_watchfiles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,16 +222,22 @@ def test_watchfiles(monkeypatch: pytest.MonkeyPatch) -> None:
     assert detector.is_reload
 
 
+def is_replacement() -> bool:
+    detector = ReloadDetector()
+    detector.register()
+    return detector.is_reload
+
+
 def test_no_reloader() -> None:
-    """A process without a server's signs has no server and no reloader."""
+    """A process without a server's signs has no server, and replaces none."""
     assert reloading_server() is None
-    assert not has_reloader()
+    assert not is_replacement()
 
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Let `multiprocessing` report that a server has started this process."""
-    current = SimpleNamespace(_kwargs={})
+    """Let `multiprocessing` report that a server has started this process as its third."""
+    current = SimpleNamespace(_kwargs={}, _args=(), _identity=(3,))
     monkeypatch.setattr(
         multiprocessing, "parent_process", lambda: SimpleNamespace(pid=4711)
     )
@@ -161,36 +245,76 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return current
 
 
-def test_a_worker_of_a_server(
+@pytest.mark.parametrize("by", ["option", "variable"])
+def test_the_third_process_of_granian(
+    worker: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """The third process is a reload if it takes the place of an earlier one."""
+    assert reloading_server() == 4711
+    worker._args = (2, "loader")
+    assert not is_replacement()
+    if by == "option":
+        monkeypatch.setattr(sys, "argv", ["granian", "--reload"])
+    else:
+        monkeypatch.setenv("GRANIAN_RELOAD", "true")
+    assert is_replacement()
+    worker._args = (3, "loader")
+    assert not is_replacement()
+
+
+def test_the_processes_of_another_server(
     worker: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The option, granian's variable or the configuration enables the reloader of a worker."""
-    assert reloading_server() == 4711
-    assert not has_reloader()
-    monkeypatch.setenv("GRANIAN_RELOAD", "true")
-    assert has_reloader()
-    monkeypatch.delenv("GRANIAN_RELOAD")
-    monkeypatch.setattr(sys, "argv", ["granian", "--reload"])
-    assert has_reloader()
+    """A server that is not known starts one process first."""
+    monkeypatch.setattr(sys, "argv", ["server", "--reload"])
+    for worker._args in ((), ("loader",)):
+        assert is_replacement()
+    worker._identity = (1,)
+    assert not is_replacement()
 
 
-@pytest.mark.parametrize("name", ["should_reload", "use_reloader"])
-def test_the_configuration_of_a_worker(worker: SimpleNamespace, name: str) -> None:
-    """uvicorn and hypercorn pass their configuration to a worker."""
-    worker._kwargs["config"] = SimpleNamespace(**{name: False})
-    assert not has_reloader()
-    worker._kwargs["config"] = SimpleNamespace(**{name: True})
-    assert has_reloader()
+def test_the_third_process_of_uvicorn(worker: SimpleNamespace) -> None:
+    """uvicorn starts one process with its reloader, whatever the number of workers is."""
+    worker._kwargs["config"] = SimpleNamespace(should_reload=False, workers=4)
+    assert not is_replacement()
+    worker._kwargs["config"].should_reload = True
+    assert is_replacement()
+    worker._identity = (1,)
+    assert not is_replacement()
 
 
-def test_gunicorns_reloader() -> None:
-    """gunicorn's reloader enables it, before its thread has started."""
-    from gunicorn.reloader import reloader_engines
+@pytest.mark.parametrize(("workers", "reload"), [(2, True), (3, False)])
+def test_the_third_process_of_hypercorn(
+    worker: SimpleNamespace, workers: int, reload: bool
+) -> None:
+    """hypercorn starts all workers first, also with its reloader."""
+    worker._kwargs["config"] = SimpleNamespace(use_reloader=True, workers=workers)
+    assert is_replacement() == reload
+    worker._kwargs["config"].use_reloader = False
+    assert not is_replacement()
 
-    assert not has_reloader()
-    reloader = reloader_engines["poll"](callback=print)
-    assert has_reloader()
-    assert not reloader.is_alive()
+
+def test_a_worker_of_gunicorn() -> None:
+    """gunicorn numbers its workers, and each knows the configuration, before it has booted."""
+    from gunicorn.workers.base import Worker
+
+    assert not is_replacement()
+
+    def worker(age: int) -> Any:
+        cfg = SimpleNamespace(
+            reload=True, workers=2, max_requests=0, worker_tmp_dir=None, umask=0
+        )
+        cfg.uid, cfg.gid = os.geteuid(), os.getegid()
+        return Worker(age, 1, [], None, 30, cfg, None)
+
+    sibling, own = worker(1), worker(2)
+    assert not is_replacement()
+    own.age = 3
+    assert is_replacement()
+    own.cfg.reload = False
+    assert not is_replacement()
+    for each in (sibling, own):
+        each.tmp.close()
 
 
 def test_the_start_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
