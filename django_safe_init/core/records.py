@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -419,6 +420,21 @@ def leader_name(pid: int | None = None) -> str:
     Every text names a leader so. A "backend" is a session of PostgreSQL.
     """
     return f"{socket.gethostname()}:{os.getpid() if pid is None else pid}"
+
+
+def session_name(leader: str) -> str:
+    """Return the application name of a leader's session until its run is open.
+
+    It has at most 63 bytes, as PostgreSQL demands, so a long host name is cut.
+    """
+    host, _, pid = leader.rpartition(":")
+    return f"safe_init {host[: 52 - len(pid)]}:{pid}"
+
+
+def leader_of(session_name: str) -> str:
+    """Return the leader that an application name names; empty for any other session."""
+    found = re.fullmatch(r"safe_init (\S+:\d+)", session_name)
+    return found[1] if found else ""
 
 
 @dataclass

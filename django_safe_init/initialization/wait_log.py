@@ -140,7 +140,7 @@ class WaitLog:
 def describe_leader(peeked: LeaderSnapshot, holder: str = "") -> str:
     """Return one line: the leader, since when it leads, its step, `done` of `total`.
 
-    `holder` describes the session that holds the leader lock, if no open run is its own.
+    `holder` describes the holder of the leader lock, if no open run is its own.
     """
     run = peeked.latest
     if holder:

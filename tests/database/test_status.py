@@ -20,6 +20,7 @@ from django_safe_init.core.records import (
     STEP_TABLE,
     ConnectionEnded,
     TablesLocked,
+    leader_name,
 )
 from django_safe_init.exceptions import (
     ConfigurationError,
@@ -137,8 +138,7 @@ def test_a_starting_leader(session, small_shop) -> None:
     found = get_status()
     assert (found.state, found.message) == (
         State.CHECKING_SCHEMA,
-        "a leader is starting; the leader lock is held by backend "
-        f"{session.handshake_pid} (role postgres, safe_init test, from 127.0.0.1)",
+        f"a leader is starting; the leader lock is held by the leader {leader_name()}",
     )
 
 

@@ -58,7 +58,7 @@ def test_one_leads_and_the_others_follow(
         # Before the run is open, only the lock file names the leader's process.
         assert re.search(
             rf"waiting for (the leader {run['leader']} of run {run['id']}, for "
-            rf"|a leader that has opened no run yet: process {run['leader']}\n)",
+            rf"|a leader that has opened no run yet: the leader {run['leader']}\n)",
             follower.stderr,
         )
 

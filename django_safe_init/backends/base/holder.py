@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from django_safe_init.backends.base.reader import BaseReader
 from django_safe_init.core.records import RunRow, TablesLocked
+from django_safe_init.core.text import printable
 
 
 class LockHolder(ABC):
@@ -41,10 +42,11 @@ def open_run(reader: BaseReader) -> RunRow | None:
     return run if run is not None and run.open else None
 
 
-def describe(run: RunRow | None) -> str:
-    """Return one line about the leader, from its open run."""
+def describe(run: RunRow | None, leader: str = "") -> str:
+    """Return one line about the leader, from its open run; before that, with its name if known."""
     if run is None:
-        return "a leader that has no run to be seen"
+        named = f"the leader {printable(leader)}" if leader else "a leader"
+        return f"{named} that has no run to be seen"
     doing = f"{run.state} {run.doing}".rstrip()
     return (
         f"the {run.leader_title} ({run.command}), for {run.age_seconds:.0f} s, "

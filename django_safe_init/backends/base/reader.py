@@ -61,7 +61,7 @@ class BaseReader(ABC):
         """Return the leader's process id or None, also while the tables are locked."""
 
     def leader_session(self) -> str:
-        """Return the session or process that holds the leader lock; empty if unknown."""
+        """Return the leader, or another session, that holds the leader lock; empty if unknown."""
         return ""
 
     def table_lock_holders(self) -> str:

@@ -25,7 +25,7 @@ from django_safe_init.backends.postgresql.remedies import how_to_terminate
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.records import Blocker, ConnectionEnded, RunRow
+from django_safe_init.core.records import Blocker, ConnectionEnded, RunRow, leader_of
 from django_safe_init.core.text import (
     first_of,
     name_some,
@@ -67,7 +67,7 @@ class PostgresLockHolder(LockHolder):
     def lines(self) -> list[str]:
         shown, more = first_of(self.blockers)
         return [
-            describe(self.run) if self.sessions else "no leader with a session",
+            self._describe_leader(),
             *(f"  locked by {each.with_remedy}" for each in self.prepared),
             *(f"  {each}" for each in self.sessions),
             *(
@@ -76,6 +76,11 @@ class PostgresLockHolder(LockHolder):
             ),
             *([f"  blocked by {more} more sessions"] if more else []),
         ]
+
+    def _describe_leader(self) -> str:
+        if not self.sessions:
+            return "no leader with a session"
+        return describe(self.run, leader_of(self.sessions[0].application or ""))
 
     def end(self, seconds: float) -> str | None:
         return terminate_sessions(self.session, self.sessions, seconds)

@@ -23,6 +23,7 @@ from django_safe_init.backends.postgresql.lock_keys import (
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.records import leader_name, session_name
 from django_safe_init.core.text import first_of, with_commands
 from django_safe_init.exceptions import LockLost, WaitTimeout
 
@@ -53,6 +54,10 @@ def snapshot_params(lock_key: str | None) -> dict[str, int]:
     return {"leader_key": leader_key(lock_key), "work_key": work_key(lock_key)}
 
 
+_ACQUIRE = """
+    SELECT CASE WHEN pg_try_advisory_lock(%(key)s)
+      THEN set_config('application_name', %(name)s, false) END
+"""
 _READ_LOCK = "SELECT " + snapshot_sql("%(leader_key)s", "%(work_key)s")
 
 
@@ -72,10 +77,10 @@ class AdvisoryLock:
         self.channel = channel(lock_key)
 
     def try_acquire(self) -> bool:
-        [(acquired,)] = self.session.rows(
-            "SELECT pg_try_advisory_lock(%(key)s)", {"key": self.key}
-        )
-        return bool(acquired)
+        """Acquire the lock if it is free, and name the leader for other sessions."""
+        name = session_name(leader_name())
+        [(named,)] = self.session.rows(_ACQUIRE, {"key": self.key, "name": name})
+        return named is not None
 
     def snapshot(self) -> LockSnapshot:
         """Return the current holders of both keys. Raises `LockLost` if the session is gone."""

@@ -22,6 +22,7 @@ from django_safe_init.core.records import (
     PREPARED_PID,
     RUN_TABLE,
     STEP_TABLE,
+    leader_of,
 )
 from django_safe_init.core.text import first_of, name_some, printable, with_commands
 
@@ -104,6 +105,12 @@ class Holder(NamedTuple):
             f"the prepared transaction {literal(self.gid)} "
             f"(role {printable(self.role)}, {self.detail})"
         )
+
+    @property
+    def as_leader(self) -> str:
+        """Return the holder of the leader lock; by its process if the session names it."""
+        leader = leader_of(self.application) if self.gid is None else ""
+        return f"the leader {printable(leader)}" if leader else self.with_remedy
 
     @property
     def with_remedy(self) -> str:

@@ -237,7 +237,7 @@ class PostgresReader(TableReader):
         )
 
         found = key_holders(self.session.read, self.params["leader_key"])
-        return found[0].with_remedy if found else UNSEEN
+        return found[0].as_leader if found else UNSEEN
 
     def table_lock_holders(self) -> str:
         from django_safe_init.backends.postgresql.lock_holders import (

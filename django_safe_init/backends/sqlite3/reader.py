@@ -153,7 +153,7 @@ class SQLiteReader(TableReader):
 
     def leader_session(self) -> str:
         pid = self.leader_pid()
-        return f"process {leader_name(pid)}" if pid else ""
+        return f"the leader {leader_name(pid)}" if pid else ""
 
     def history(self, count: int) -> list[RunRow]:
         if count < 1 or RUN_TABLE not in self._tables():

@@ -20,7 +20,7 @@ from django.db.models.signals import post_migrate, pre_migrate
 from django_safe_init import ConfigurationError, get_status, initialize
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import leader_key
-from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
+from django_safe_init.core.records import RUN_TABLE, STEP_TABLE, leader_name
 from django_safe_init.management.commands.migrate import Command
 from tests.database.conftest import INITIAL
 from tests.support import PATIENCE, Database, wait_until
@@ -301,7 +301,8 @@ def test_it_waits(run, django_database, small_shop, session, in_background) -> N
     releasing.result()
     assert ended.code == 0
     assert ended.stderr.startswith(
-        "[safe_init] waiting for a leader that has opened no run yet: backend "
+        "[safe_init] waiting for a leader that has opened no run yet: "
+        f"the leader {leader_name()}"
     )
     assert django_database.newest_run()["command"] == "migrate"
 

@@ -20,7 +20,7 @@ from django_safe_init.backends.postgresql.lock_keys import leader_key, work_key
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.core.build import current_build
-from django_safe_init.core.records import RUN_TABLE
+from django_safe_init.core.records import RUN_TABLE, leader_name
 from django_safe_init.core.states import State
 from django_safe_init.management.commands import safe_init_unlock
 from django_safe_init.management.commands.safe_init_unlock import Command
@@ -149,7 +149,7 @@ def test_a_leader_without_a_run(
     ended = run("--noinput")
     assert ended.code == 0, ended.stderr
     first, second, _ = ended.stdout.splitlines()
-    assert first == "default: a leader that has no run to be seen"
+    assert first == f"default: the leader {leader_name()} that has no run to be seen"
     assert f"backend {session.handshake_pid} (leader lock; " in second
 
 

@@ -15,10 +15,10 @@ from django.core.checks import Error, register
 from django.core.management import CommandError, call_command
 from django.db import OperationalError, connections
 
-from django_safe_init import initialize
+from django_safe_init import get_status, initialize
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import leader_key
-from django_safe_init.core.records import RUN_TABLE
+from django_safe_init.core.records import RUN_TABLE, leader_name
 from django_safe_init.management.commands.safe_migrate import Command
 from tests.database.conftest import INITIAL, SALE
 from tests.support import PATIENCE, wait_until
@@ -478,6 +478,21 @@ def test_no_checks_where_there_is_nothing_to_do(
     assert checked == [True]
 
 
+def test_the_leader_before_its_run(run, django_database, small_shop) -> None:
+    """While the system checks run, the status names the leader as its run will."""
+    messages: list[str] = []
+
+    @register
+    def read(app_configs, **kwargs):
+        messages.append(get_status().message)
+        return []
+
+    assert run().code == 0
+    [message] = messages
+    leader = django_database.newest_run()["leader"]
+    assert message.endswith(f"the leader lock is held by the leader {leader}")
+
+
 def test_timeout(run, django_database, small_shop, session) -> None:
     """A wait beyond --timeout causes exit code 3 and names the leader."""
     assert AdvisoryLock(session).try_acquire()
@@ -485,8 +500,8 @@ def test_timeout(run, django_database, small_shop, session) -> None:
     assert ended.code == 3
     assert "Gave up after 0.2 s." in ended.stderr
     assert (
-        "[safe_init] waiting for a leader that has opened no run yet: backend "
-        in ended.stderr
+        "[safe_init] waiting for a leader that has opened no run yet: "
+        f"the leader {leader_name()}" in ended.stderr
     )
     ended = run("--timeout", "0.2", "--json")
     assert (ended.json["result"], ended.json["role"]) == ("timeout", "follower")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_keys import channel, leader_key, work_key
+from django_safe_init.backends.postgresql.reader import PostgresReader
+from django_safe_init.core.build import current_build
 from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.records import leader_of
 from django_safe_init.exceptions import LockLost, WaitTimeout
 from tests.support import wait_until
 
@@ -42,6 +47,34 @@ def test_databases_do_not_exclude_each_other(
         other.verify()
     assert other.try_acquire()
     other.verify()
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [("web-1", "web-1"), ("x" * 64, "x" * (52 - len(str(os.getpid()))))],
+)
+def test_the_name_of_a_leader(
+    open_session, django_database, monkeypatch, host, named
+) -> None:
+    """The session that gets the lock names its process; another one keeps its name."""
+    monkeypatch.setattr("socket.gethostname", lambda: host)
+    for session in (open_session("safe_init a"), open_session("safe_init b")):
+        AdvisoryLock(session).try_acquire()
+    leader = f"{named}:{os.getpid()}"
+    names = [each["application_name"] for each in django_database.backends()]
+    assert set(names) == {f"safe_init {leader}", "safe_init b"}
+    assert max(map(len, names)) <= 63
+    reader = PostgresReader(open_session(), current_build(), None)
+    assert reader.leader_session() == f"the leader {leader}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "psql", "safe_init waiting", "safe_init 1/2 shop.0001", "psql safe_init a:1"],
+)
+def test_the_name_of_another_session(name) -> None:
+    """Any other name, also of a session in a run, names no leader."""
+    assert leader_of(name) == ""
 
 
 def test_a_terminated_session(lock, django_database) -> None:

@@ -164,4 +164,4 @@ def test_a_leader_without_a_run(lite, lite_session, small_shop) -> None:
     finally:
         lock.release()
     assert status.led
-    assert status.message.endswith(f" is held by process {leader_name()}")
+    assert status.message.endswith(f" is held by the leader {leader_name()}")
