@@ -16,6 +16,7 @@ from django_safe_init.management.console import (
     PrintableStream,
     escape_unencodable,
     json_line,
+    open_closed_streams,
     printable_uncaught_errors,
 )
 
@@ -52,6 +53,10 @@ class PrintableCommand(BaseCommand):
 
     stdout = PrintableStream()
     stderr = PrintableStream()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        open_closed_streams()
+        super().__init__(*args, **kwargs)
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Run the command as `manage.py` does."""

@@ -39,6 +39,9 @@ _STYLES = {"ready": "green", "failed": "red", "open": "yellow"}
 
 # Streams
 
+#: The last file descriptor of a standard stream.
+_STANDARD_ERROR = 2
+
 
 class PrintableOutput(OutputWrapper):
     """A command's stream, whose lines are made printable before they get a style."""
@@ -71,6 +74,22 @@ class PrintableStream:
         command.__dict__[self._name] = PrintableOutput(
             cast(TextIO, stream._out), stream.ending
         )
+
+
+def open_closed_streams() -> None:
+    """Replace each standard stream that was closed when Python started, for which it has None.
+
+    The new stream discards its text. It keeps files and connections off the file descriptor,
+    and the command after `--` inherits it.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # The lowest free descriptor: the stream's own, unless something else is open there.
+            null = os.open(os.devnull, os.O_RDWR)
+            os.set_inheritable(null, null <= _STANDARD_ERROR)
+            stream = open(null, mode, errors="replace", closefd=False)  # noqa: SIM115  (kept)
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
 
 
 #: The error handlers of a standard output that cannot print each character.

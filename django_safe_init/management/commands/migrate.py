@@ -34,6 +34,7 @@ from django_safe_init.initialization.types import InitializationOptions, Migrate
 from django_safe_init.management.base import command_errors, exit_codes
 from django_safe_init.management.console import (
     escape_unencodable,
+    open_closed_streams,
     printable_uncaught_errors,
     report_to,
 )
@@ -51,6 +52,10 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
     _deadline: Deadline | None = None
     #: The system checks, if they failed before this process led.
     _failed_checks: Callable[[Deadline], None] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        open_closed_streams()
+        super().__init__(*args, **kwargs)
 
     def run_from_argv(self, argv: list[str]) -> None:
         """Run the command as `manage.py` does."""

@@ -14,6 +14,7 @@ from rich.console import Console
 from django_safe_init.management.console import (
     HEADINGS,
     JSONOutput,
+    open_closed_streams,
     report_to,
     rich_table,
     terminal,
@@ -27,6 +28,19 @@ RUNS = [
     ended_run(9, "failed", duration_seconds=75.0, error="shop.0004: ValueError: no"),
     ended_run(8, "ready", done=14, duration_seconds=0.5, leader="web-10:7"),
 ]
+
+
+def test_a_descriptor_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that was closed gets another descriptor if a file has taken its own."""
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "__stdout__", None)
+    open_closed_streams()
+    print("discarded \N{SNOWMAN}")
+    assert sys.__stdout__ is sys.stdout
+    number = sys.stdout.fileno()
+    assert number > 2
+    assert not os.get_inheritable(number)
+    os.close(number)
 
 
 def test_plain() -> None:
