@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import closing, contextmanager, suppress
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -84,7 +85,7 @@ class Leader:
         #: Keys of the findings that this run did not cause.
         self._baseline: frozenset[str] = frozenset()
         #: Keys of the findings that earlier runs caused, none of which has been repaired.
-        self._damage: frozenset[str] = frozenset()
+        self._damage: AbstractSet[str] = frozenset()
 
     def run(self) -> Decision:
         """Lead a run from its first event to its last one.
@@ -214,11 +215,11 @@ class Leader:
         """Note the findings that were there before, and store them for the next leader."""
         before = self.session.reader.previous_findings(self.recorder.run_id)
         found = self._differences(before and before.keys)
-        self._baseline = found if before is None else without_damage(found, before)
-        self._damage = found - self._baseline
+        self._baseline = without_damage(found, before)
+        self._damage = found.keys() - self._baseline
         self.recorder.store_findings(self._baseline)
 
-    def _differences(self, known: Collection[str] | None) -> frozenset[str]:
+    def _differences(self, known: Collection[str] | None) -> dict[str, frozenset[str]]:
         return earlier_differences(
             self.context.alias, self.session.introspection(), known
         )
@@ -307,14 +308,15 @@ class Leader:
         """Add the findings that `--fake` leaves to the baseline, and return them."""
         if not self.task.fake:
             return frozenset()
-        faked = self._differences(self._baseline) - self._baseline - self._damage
+        found = self._differences(self._baseline).keys()
+        faked = frozenset(found - self._baseline - self._damage)
         self._baseline |= faked
         self.recorder.store_findings(self._baseline)
         return faked
 
     def _store_partial_findings(self) -> None:
         """Store the findings after a part of the work, for the run that does the rest."""
-        found = self._differences(self._baseline)
+        found = self._differences(self._baseline).keys()
         caused = found - self._baseline
         self.recorder.store_findings(found & self._baseline, caused)
 

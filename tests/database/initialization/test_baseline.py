@@ -6,19 +6,22 @@ import importlib
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from django.apps import apps
+from django.apps.registry import Apps
 from django.core.management import CommandError, call_command
 from django.core.management.commands.migrate import Command as DjangoMigrate
 from django.db import models
 
-from django_safe_init import ValidationFailed, get_status, initialize
+from django_safe_init import ValidationFailed, get_status, initialize, validation
 from django_safe_init.core.records import RUN_TABLE
 from django_safe_init.core.states import State
 from django_safe_init.management.commands.safe_init_validate import Command as Validate
 from django_safe_init.management.commands.safe_migrate import Command as SafeMigrate
+from django_safe_init.validation import baseline
 from tests.support import Records
 
 DROP = "ALTER TABLE library_reading DROP COLUMN at"
@@ -49,9 +52,11 @@ class Library:
             ").Migration\n"
         )
 
-    def write(self, name: str, operation: str = "") -> None:
-        """Write the migration of the next release."""
+    def write(self, name: str, operation: str = "", *, after: str = "") -> None:
+        """Write the migration of the next release, which may follow one of another app."""
         text = _TEMPLATE.format(before=self.newest, operation=operation)
+        if after:
+            text += f"    dependencies += [('{after}', '0001_initial')]\n"
         (self.folder / f"{name}.py").write_text(text)
         importlib.invalidate_caches()
         self.newest = name
@@ -452,3 +457,208 @@ def test_a_faked_part_after_damage(library, monkeypatch) -> None:
     levels = {each.object: each.level for each in caught.value.findings}
     assert levels["library_reading.at"] == "error"
     assert levels["library_reading.note"] == "warn"
+
+
+def state_only(*operations: str) -> str:
+    return f"migrations.SeparateDatabaseAndState(state_operations=[{', '.join(operations)}])"
+
+
+def write_notes(library: Library, monkeypatch, operations: list[str]) -> None:
+    """Write the first migration of the app `notes`, which moves a model to it."""
+    folder = library.folder.parent / "notes_migrations"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    operation = ", ".join(operations)
+    text = _TEMPLATE.format(before=library.newest, operation=operation)
+    (folder / "0001_initial.py").write_text(f"{text}    initial = True\n")
+    importlib.invalidate_caches()
+    for name in [name for name in sys.modules if name.startswith(folder.name)]:
+        monkeypatch.delitem(sys.modules, name)
+    settings = library.settings
+    settings.MIGRATION_MODULES = {**settings.MIGRATION_MODULES, "notes": folder.name}
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "tests.database.apps.notes"]
+
+
+def use_models(monkeypatch, *changed: type[models.Model]) -> None:
+    """Let validation see these models in place of the library's model Reading."""
+    found = [
+        each
+        for each in apps.get_models(include_auto_created=True)
+        if each._meta.label != "library.Reading" and each._meta.app_label != "notes"
+    ]
+    known = SimpleNamespace(get_models=lambda **options: [*found, *changed])
+    for module in (validation, baseline):
+        monkeypatch.setattr(module, "apps", known)
+
+
+def reading(name: str = "Reading", label: str = "library", **options: Any) -> Any:
+    """Return the model Reading of the next release."""
+    at = options.pop("at", None) or models.DateTimeField()
+    field = options.pop("field", "at")
+    meta = type("Meta", (), {"app_label": label, "apps": Apps(), **options})
+    return type(
+        name, (models.Model,), {"Meta": meta, "__module__": __name__, field: at}
+    )
+
+
+MOVED = (
+    "migrations.CreateModel('Reading', [('id', models.BigAutoField(primary_key=True)),"
+    " ('at', models.DateTimeField())], options={'db_table': 'library_reading'})"
+)
+#: The many-to-many field without a table whose model would be missing.
+UNUSED = "migrations.RemoveField('Book', 'readers')"
+RENAMES = {
+    "table": ("migrations.AlterModelTable('Reading', 'goods')", {"db_table": "goods"}),
+    "model": ("migrations.RenameModel('Reading', 'Perusal')", {"name": "Perusal"}),
+    "model, and then its table": (
+        "migrations.RenameModel('Reading', 'Perusal'),"
+        "migrations.AlterModelTable('Perusal', 'goods')",
+        {"name": "Perusal", "db_table": "goods"},
+    ),
+    "model in the state": (
+        state_only(
+            "migrations.RenameModel('Reading', 'Perusal')",
+            "migrations.AlterModelTable('Perusal', 'library_reading')",
+        ),
+        {"name": "Perusal", "db_table": "library_reading"},
+    ),
+    "field": (
+        state_only("migrations.RenameField('Reading', 'at', 'moment')"),
+        {"field": "moment"},
+    ),
+    "column": (
+        state_only(
+            "migrations.AlterField('Reading', 'at',"
+            " models.DateTimeField(db_column='moment'))"
+        ),
+        {"at": models.DateTimeField(db_column="moment")},
+    ),
+    "field, with SQL": (
+        "migrations.RunSQL('SELECT 1', '', state_operations="
+        "[migrations.RenameField('Reading', 'at', 'moment')])",
+        {"field": "moment"},
+    ),
+    "table in SQL": (
+        "migrations.SeparateDatabaseAndState("
+        "[migrations.RunSQL('ALTER TABLE library_reading RENAME TO goods')],"
+        "[migrations.AlterModelTable('Reading', 'goods')])",
+        {"db_table": "goods"},
+    ),
+}
+
+
+@pytest.mark.parametrize("rename", RENAMES)
+def test_a_rename(old, check, monkeypatch, rename) -> None:
+    """Drift keeps being a warning under the new names of its table and column."""
+    initialize()
+    operations, options = RENAMES[rename]
+    use_models(monkeypatch, reading(**options))
+    old.write("0002_rename", operations)
+    assert (initialize().result, check("--check")) == ("ready", 0)
+
+
+def test_a_rename_that_drops_another_column(old, check, monkeypatch) -> None:
+    """A column that the run drops under the table's new name fails it."""
+    initialize()
+    model = reading(db_table="goods")
+    model.add_to_class("author", models.BigIntegerField(db_column="author_id"))
+    use_models(monkeypatch, model)
+    rename, _ = RENAMES["table"]
+    old.write("0002_rename", rename)
+    old.run_sql("0003_drop", "ALTER TABLE goods RENAME author_id TO other")
+    for _ in range(2):
+        with pytest.raises(
+            ValidationFailed, match=r"goods .* has no column author_id"
+        ) as caught:
+            initialize()
+        levels = {each.object: each.level for each in caught.value.findings}
+        assert levels["goods.at"] == "warn"
+
+
+def test_two_renames_around_a_failure(old, monkeypatch) -> None:
+    """A baseline is inherited under the names that the failed build gave, and under newer ones."""
+    initialize()
+    use_models(monkeypatch, reading(db_table="goods"))
+    old.write("0002_rename", "migrations.AlterModelTable('Reading', 'goods')")
+    old.run_sql("0003_broken", "SELECT 1 FROM nowhere")
+    with pytest.raises(Exception, match="nowhere"):
+        initialize()
+    (old.folder / "0003_broken.py").unlink()
+    old.newest = "0002_rename"
+    old.write("0003_rename", "migrations.AlterModelTable('Reading', 'wares')")
+    use_models(monkeypatch, reading(db_table="wares"))
+    assert initialize().result == "ready"
+
+
+def test_a_removed_column_that_comes_back(old, monkeypatch) -> None:
+    """A table that a pending migration creates anew is no drift, whatever its name was before."""
+    initialize()
+    use_models(monkeypatch, reading())
+    old.write("0002_delete", f"{UNUSED}, migrations.DeleteModel('Reading')")
+    old.write("0003_create", MOVED)
+    old.run_sql("0004_drop", DROP)
+    with pytest.raises(ValidationFailed, match="no column at"):
+        initialize()
+
+
+MOVES = {
+    "table": (
+        [],
+        [MOVED],
+        [state_only(f"{UNUSED}, migrations.DeleteModel('Reading')")],
+        "library_reading",
+    ),
+    "table, and then its name": (
+        [],
+        [MOVED, "migrations.AlterModelTable('Reading', 'goods')"],
+        [state_only(f"{UNUSED}, migrations.DeleteModel('Reading')")],
+        "goods",
+    ),
+    "table under another name": (
+        [
+            "migrations.SeparateDatabaseAndState("
+            "[migrations.AlterModelTable('Reading', 'notes_reading')],"
+            f"[{UNUSED}, migrations.DeleteModel('Reading')])"
+        ],
+        [MOVED.replace("library_reading", "notes_reading")],
+        [],
+        "notes_reading",
+    ),
+    "table under another name, whose model stays for a while": (
+        [
+            "migrations.SeparateDatabaseAndState("
+            "[migrations.AlterModelTable('Reading', 'notes_reading')])"
+        ],
+        [MOVED.replace("library_reading", "notes_reading")],
+        [state_only(f"{UNUSED}, migrations.DeleteModel('Reading')")],
+        "notes_reading",
+    ),
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+def test_a_move_to_another_app(old, check, monkeypatch, move) -> None:
+    """Drift keeps being a warning when a model moves to another app with its table."""
+    initialize()
+    first, notes, last, table = MOVES[move]
+    if first:
+        old.write("0002_first", ",".join(first))
+    write_notes(old, monkeypatch, [state_only(notes[0]), *notes[1:]])
+    if last:
+        old.write("0003_last", ",".join(last), after="notes")
+    use_models(monkeypatch, reading(label="notes", db_table=table))
+    assert (initialize().result, check("--check")) == ("ready", 0)
+
+
+LEGACY = MOVED.replace("library_reading", "legacy")
+
+
+@pytest.mark.parametrize("fake_initial", [False, True])
+def test_an_adopted_table(old, check, monkeypatch, fake_initial) -> None:
+    """A table that exists before its model lacks a column before the run."""
+    old.database.rows("CREATE TABLE legacy (id integer PRIMARY KEY)")
+    write_notes(old, monkeypatch, [LEGACY if fake_initial else state_only(LEGACY)])
+    use_models(monkeypatch, reading(label="notes", db_table="legacy"))
+    call_command("migrate", fake_initial=fake_initial, verbosity=0)
+    assert (initialize().result, check("--check")) == ("ready", 0)
+    assert old.outcomes() == ["ready"]
