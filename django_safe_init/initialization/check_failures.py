@@ -27,6 +27,8 @@ _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _HARMLESS = re.compile(r"^(WARNINGS|INFOS|DEBUGS):$", re.MULTILINE)
 #: The identifier of a message, as `CheckMessage.__str__` writes it after the object.
 _IDENTIFIER = re.compile(r"^\S.*?: \(([^()\s]+)\) ", re.MULTILINE)
+#: The object of a message: a model or a field with its app, or "?" for none.
+_OBJECT = re.compile(r"^(\?|\w+(?:\.\w+)+): ", re.MULTILINE)
 _HEADING = "SystemCheckError: System check identified some issues:\n"
 _MAX_IDENTIFIERS_LENGTH = 1000
 
@@ -37,14 +39,14 @@ _recorded_here: dict[str, LostRuns] = {}
 class ChecksFailed(Exception):
     """The system checks found errors, or a check raised `error`."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception | SystemExit) -> None:
         super().__init__(str(error))
         self.error = error
         #: Equal in two processes whose checks failed in the same way.
         self.identifiers, self.text = _describe(error)
 
     @property
-    def cause(self) -> Exception | None:
+    def cause(self) -> Exception | SystemExit | None:
         """The error that a check raised; None for errors that the checks found.
 
         The traceback of the latter shows Django's own code only.
@@ -67,22 +69,31 @@ def check_errors() -> Iterator[None]:
         yield
     except SafeInitError:
         raise
-    except Exception as exc:
+    except (Exception, SystemExit) as exc:
         if is_local(exc):
             raise
         raise ChecksFailed(exc) from exc
 
 
-def _describe(error: Exception) -> tuple[str, str]:
+def _describe(error: Exception | SystemExit) -> tuple[str, str]:
     """Return the identifiers and the text of the errors, without the checks' warnings."""
     if not isinstance(error, SystemCheckError):
         kind = type(error).__name__
         return kind, f"A system check raised {kind}: {one_line(error)}"
     text = _HARMLESS.split(_COLOR.sub("", str(error)))[0].removeprefix(_HEADING)
-    identifiers = ", ".join(sorted(set(_IDENTIFIER.findall(text)))) or text
-    return shorten(identifiers, _MAX_IDENTIFIERS_LENGTH), shorten(
+    return shorten(_identify(text), _MAX_IDENTIFIERS_LENGTH), shorten(
         f"System checks failed: {text}", MAX_ERROR_LENGTH
     )
+
+
+def _identify(text: str) -> str:
+    """Return the identifiers of the errors; their objects if no error has an identifier.
+
+    The message of an error may differ between processes: it may quote a process id or a time.
+    """
+    identifiers = sorted(set(_IDENTIFIER.findall(text)))
+    objects = sorted(set(_OBJECT.findall(text)))
+    return ", ".join(identifiers) or f"no identifier: {', '.join(objects)}"
 
 
 def is_shared_failure(run: RunRow, progress: Progress) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from django.contrib.auth.models import Permission
 from django.core.checks import Error, Warning, register
 from django.core.management import CommandError, call_command
 
@@ -111,7 +112,7 @@ def test_other_errors(start, found, django_database) -> None:
 
 
 def test_all_identifiers_count(start, found, django_database) -> None:
-    """Errors are compared by all their identifiers, in any order; one without has its text."""
+    """Errors are compared by all their identifiers, in any order."""
     found[:] = [E2, Error("It is Friday."), E1, E1]
     start()
     found[:] = [E1, E2]
@@ -121,17 +122,49 @@ def test_all_identifiers_count(start, found, django_database) -> None:
 
 
 def test_without_identifiers(start, found, django_database) -> None:
-    """Errors without an identifier are compared by their text."""
-    found[:] = [Error("It is Friday.")]
+    """Errors without an identifier are compared by their objects: texts differ in each process."""
+    found[:] = [Error("It is Friday,\npid 1: no license.", obj=Permission)]
     start()
-    found[:] = [Error("It is Saturday.")]
+    found[:] = [Error("It is Friday,\npid 1: no license.")]
     start()
+    found[:] = [Error("It is Saturday,\npid 2: no license.")] * 2
     start()
-    assert [outcome for outcome, *_ in runs(django_database)] == [
-        "transient",
-        "transient",
-        "failed",
+    assert runs(django_database) == [
+        ("transient", "error", "no identifier: auth.Permission"),
+        ("transient", "error", "no identifier: ?"),
+        ("failed", "error", "no identifier: ?"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "attribute", "code"),
+    [
+        ("safe_migrate", CommandError, "returncode", 1),
+        ("migrate", SystemExit, "code", 3),
+    ],
+)
+def test_a_check_that_exits(
+    small_shop, django_database, monkeypatch, command, error, attribute, code
+) -> None:
+    """A check that raises `SystemExit` fails like one that raises another error.
+
+    `migrate` raises it again, as Django's command does.
+    """
+
+    @register
+    def leave(app_configs, **kwargs):
+        raise SystemExit(3)
+
+    for _ in range(2):
+        monkeypatch.setattr(check_failures, "_recorded_here", {})
+        with pytest.raises(error) as caught:
+            call_command(command, verbosity=0, skip_checks=False)
+        assert getattr(caught.value, attribute) == code
+    assert runs(django_database) == [
+        ("transient", "error", "SystemExit"),
+        ("failed", "error", "SystemExit"),
+    ]
+    assert get_status().error == "A system check raised SystemExit: 3"
 
 
 def test_colors(start, found, django_database) -> None:
