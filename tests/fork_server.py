@@ -22,7 +22,8 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
-#: Imported before the fork. Nothing of this package: a program's own imports are tested.
+#: Imported before the fork: what needs no settings and keeps nothing of its process. A module that
+#: cannot be imported is left to the program.
 PRELOADED = (
     "asyncio",
     "coverage",
@@ -41,6 +42,12 @@ PRELOADED = (
     "django.db.backends.sqlite3.base",
     "django.views.debug",
     "django.views.generic",
+    "django_safe_init.backends.postgresql.backend",
+    "django_safe_init.backends.sqlite3.backend",
+    "django_safe_init.initialization.election",
+    "django_safe_init.initialization.leader",
+    "django_safe_init.management.base",
+    "django_safe_init.validation",
     "sqlite3",
 )
 #: Environment variables with these beginnings count when the interpreter, its libraries or the
