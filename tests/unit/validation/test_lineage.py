@@ -41,6 +41,16 @@ SHOP = [
 STATE = migrations.SeparateDatabaseAndState
 
 
+class NameFields(migrations.RunPython):
+    """Read the relations of the state, as Django's autodetector does."""
+
+    def __init__(self) -> None:
+        super().__init__(migrations.RunPython.noop)
+
+    def state_forwards(self, app_label, state) -> None:
+        state.resolve_fields_and_relations()
+
+
 def places(*pending, label: str = "shop") -> dict[str, str]:
     """Return the last name of each table and column of the shop, by its first name."""
     state = ProjectState()
@@ -67,6 +77,15 @@ def changes(*pending, label: str = "shop") -> dict[str, str]:
     """Return the names that changed."""
     found = places(*pending, label=label)
     return {old: new for old, new in found.items() if new != old}
+
+
+def test_a_field_that_django_has_named(monkeypatch) -> None:
+    """Django gives the fields of migrations names when it reads the relations of a state."""
+    note = models.TextField()
+    monkeypatch.setitem(globals(), "SHOP", [create("Brand", ("note", note))])
+    rename = migrations.RenameField("Brand", "note", "remark")
+    assert changes(NameFields(), rename) == {"shop_brand.note": "shop_brand.remark"}
+    assert note.name
 
 
 def test_names() -> None:
