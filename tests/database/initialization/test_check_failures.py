@@ -8,6 +8,7 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.core.checks import Error, Warning, register
 from django.core.management import CommandError, call_command
+from django.core.management.base import SystemCheckError
 
 from django_safe_init import (
     InitializationFailed,
@@ -316,6 +317,13 @@ def test_checks_of_migrate(start, found, small_shop, django_database) -> None:
     with pytest.raises(ValueError, match="no price"):
         call_command("migrate", verbosity=0)  # it skips the checks
     assert runs(django_database)[-1] == ("failed", "error", "passed")
+
+
+def test_a_migrate_that_only_plans(small_shop, found, django_database) -> None:
+    """`migrate --plan` is Django's own: its failed checks are raised, and not recorded."""
+    with pytest.raises(SystemCheckError, match=r"shop\.E001"):
+        call_command("migrate", plan=True, skip_checks=False)
+    assert get_status().run is None
 
 
 def test_another_build(start, found, leader, small_shop) -> None:

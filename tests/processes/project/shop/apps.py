@@ -6,7 +6,7 @@ from typing import Any
 from django.apps import AppConfig
 from django.core.checks import CheckMessage, Error, Warning, register
 from django.core.management.commands.migrate import Command
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.models.signals import post_migrate, pre_migrate
@@ -72,7 +72,7 @@ def report_post_migrate(using: str, **kwargs: Any) -> None:
 
 def install_view(using: str, version: str) -> None:
     """Replace the view of an earlier release, as packages for views do in each `migrate`."""
-    with connections[using].cursor() as cursor:
+    with transaction.atomic(using), connections[using].cursor() as cursor:
         cursor.execute("DROP VIEW IF EXISTS shop_view")
         cursor.execute(f"CREATE VIEW shop_view AS SELECT '{version}' AS version")
 
