@@ -80,7 +80,8 @@ def place_of(state: ProjectState, owner: Owner) -> Place | None:
     if field.many_to_many:
         return _many_to_many_place(model, table, field, owner)
     bound = copy(field)
-    bound.name = None  # Set by ProjectState.resolve_fields_and_relations, and kept by renames.
+    # ProjectState.resolve_fields_and_relations sets it, and a rename keeps it.
+    bound.name = None
     bound.set_attributes_from_name(owner.field)
     return Place(table_name(table), column_of(bound)) if bound.column else None
 
