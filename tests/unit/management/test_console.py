@@ -35,7 +35,7 @@ def test_a_descriptor_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     monkeypatch.setattr(sys, "__stdout__", None)
     open_closed_streams()
-    print("discarded \N{SNOWMAN}")
+    print("discarded \N{SNOWMAN}", flush=True)
     assert sys.__stdout__ is sys.stdout
     number = sys.stdout.fileno()
     assert number > 2
