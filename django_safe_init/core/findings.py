@@ -25,6 +25,10 @@ class FindingKind(str, Enum):
     MISSING_COLUMN = "missing_column"
     #: No index or constraint enforces a uniqueness that a model declares.
     MISSING_UNIQUE = "missing_unique"
+    #: No index serves the queries for which a model declares one.
+    MISSING_INDEX = "missing_index"
+    #: No constraint enforces a foreign key of a model.
+    MISSING_FOREIGN_KEY = "missing_foreign_key"
     #: The database server updates an index and never uses it: its creation was interrupted.
     INVALID_INDEX = "invalid_index"
     #: A constraint is NOT VALID, so older rows may violate it.
@@ -38,6 +42,8 @@ DEFAULT_LEVELS: Mapping[str, str] = {
     FindingKind.MISSING_TABLE.value: "error",
     FindingKind.MISSING_COLUMN.value: "error",
     FindingKind.MISSING_UNIQUE.value: "warn",
+    FindingKind.MISSING_INDEX.value: "warn",
+    FindingKind.MISSING_FOREIGN_KEY.value: "warn",
     FindingKind.INVALID_INDEX.value: "warn",
     FindingKind.NOT_VALID_CONSTRAINT.value: "warn",
 }
@@ -69,6 +75,8 @@ class Finding:
     message: str
     #: SQL statements or commands that repair it, in order; empty if the repair is manual.
     repair: tuple[str, ...] = ()
+    #: True if `safe_init_validate --repair` may run the repair. No part of the JSON.
+    automatic: bool = False
 
     def __str__(self) -> str:
         if not self.repair:
@@ -87,4 +95,6 @@ class Finding:
 
     def as_json(self) -> dict[str, Any]:
         """Return the finding as a dict for JSON."""
-        return {**asdict(self), "kind": self.kind.value, "repair": list(self.repair)}
+        values = {**asdict(self), "kind": self.kind.value, "repair": list(self.repair)}
+        del values["automatic"]
+        return values

@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from django.apps import apps
+from django.db import connections
 
 from django_safe_init.backends.base.introspection import BaseIntrospection, Catalog
 from django_safe_init.core.build import migrated_apps
 from django_safe_init.core.findings import finding_key
 from django_safe_init.core.records import PreviousFindings
-from django_safe_init.validation.classify import schema_differences
-from django_safe_init.validation.diff import SchemaDifference
+from django_safe_init.validation.diff import structure_differences
 from django_safe_init.validation.lineage import Lineage, Trace
 from django_safe_init.validation.model_schema import Table, column_of, tables_of
+from django_safe_init.validation.schema_difference import SchemaDifference
 from django_safe_init.validation.state_objects import Place, owners, place_of
 
 
@@ -52,11 +53,10 @@ def earlier_differences(
     """
     recorded = introspection.recorded_migrations()
     tables = tables_of(alias, apps.get_models(include_auto_created=True))
-    found = [
-        each
-        for each in schema_differences(alias, introspection, tables)
-        if each.unique is None
-    ]
+    catalog = introspection.catalog([table.name for table in tables])
+    found = list(
+        structure_differences(tables, catalog, migrated_apps(), connections[alias])
+    )
     if not found or not (recorded or any(each.field for each in found)):
         return {}  # everything in an empty database is the run's work
     lineage = Lineage.of(recorded)

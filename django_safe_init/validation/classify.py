@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,9 +12,14 @@ from django.db.migrations.loader import MigrationLoader
 from django_safe_init.backends.base.introspection import BaseIntrospection, TableName
 from django_safe_init.core.build import Build, migrated_apps
 from django_safe_init.core.findings import Finding, FindingKind, management_command_line
-from django_safe_init.validation.diff import SchemaDifference, differences
+from django_safe_init.validation.diff import differences
+from django_safe_init.validation.model_keys import foreign_keys_of, indexes_of
 from django_safe_init.validation.model_schema import Table, column_of, tables_of
 from django_safe_init.validation.repair_sql import RepairSQLBuilder
+from django_safe_init.validation.schema_difference import SchemaDifference
+
+#: The features of an engine that has each index.
+_ANY_INDEX = frozenset({"index_methods", "pattern_indexes"})
 
 
 class AheadOfBuild(NamedTuple):
@@ -45,14 +50,6 @@ def apps_ahead(recorded: Sequence[str], build: Build) -> dict[str, AheadOfBuild]
     return ahead
 
 
-def schema_differences(
-    alias: str, introspection: BaseIntrospection, tables: Sequence[Table]
-) -> Iterator[SchemaDifference]:
-    """Yield each difference between the tables and the database of the introspection."""
-    catalog = introspection.catalog([table.name for table in tables])
-    return differences(tables, catalog, migrated_apps(), connections[alias])
-
-
 def compare(
     alias: str,
     introspection: BaseIntrospection,
@@ -65,10 +62,16 @@ def compare(
     `levels` is the setting `VALIDATE`; `ahead` is the result of `apps_ahead()`.
     """
     migrated = migrated_apps()
+
+    def is_wanted(kind: FindingKind) -> bool:
+        return levels[kind] != "off"
+
     found = [
         difference
-        for difference in schema_differences(alias, introspection, tables)
-        if levels[difference.kind] != "off"
+        for difference in differences(
+            tables, introspection, migrated, connections[alias], is_wanted
+        )
+        if is_wanted(difference.kind)
     ]
     if not found:
         return []
@@ -79,7 +82,7 @@ def compare(
             migrated,
             ahead,
             MigrationState(alias),
-            RepairSQLBuilder(editor, found),
+            RepairSQLBuilder(editor, introspection, found),
         )
         return [classifier.finding(difference) for difference in found]
 
@@ -103,18 +106,22 @@ class _DifferenceClassifier:
             # This build stays ready on a newer schema, so the difference is no error here.
             level = "warn"
             message += f" {ahead.unknown}, unknown to this build, may have removed it."
+        command = self._command(difference, ahead)
+        statements = () if command else self.repairs.build(difference)
         return Finding(
             difference.kind,
             level,
             difference.object,
             difference.table.model._meta.label,
             message,
-            self._repair(difference, ahead),
+            command or statements,
+            automatic=bool(statements) and self.repairs.is_automatic(difference),
         )
 
-    def _repair(
+    def _command(
         self, difference: SchemaDifference, ahead: AheadOfBuild | None
     ) -> tuple[str, ...]:
+        """Return the commands that repair the difference; none if SQL does."""
         label = difference.table.app_label
         if ahead is not None:
             name = ahead.known.partition(".")[2]
@@ -126,13 +133,14 @@ class _DifferenceClassifier:
                 management_command_line(f"makemigrations {label}"),
                 management_command_line("safe_migrate", self.alias),
             )
-        return self.repairs.build(difference)
+        return ()
 
 
 class MigrationState:
     """The tables that this build's migrations create, which may differ from its models."""
 
     def __init__(self, alias: str) -> None:
+        self._connection = connections[alias]
         state = MigrationLoader(None).project_state()
         models = state.apps.get_models(include_auto_created=True)
         self._tables: dict[TableName, Table] = {
@@ -149,4 +157,12 @@ class MigrationState:
             return column in {column_of(field) for field in table.fields}
         if difference.unique is not None:
             return difference.unique.key in {unique.key for unique in table.uniques}
+        if difference.foreign_key is not None:
+            return difference.foreign_key.key in {
+                foreign_key.key for foreign_key in foreign_keys_of(table)
+            }
+        if difference.index is not None:
+            return difference.index.key in {
+                index.key for index in indexes_of(table, self._connection, _ANY_INDEX)
+            }
         return True

@@ -1,80 +1,116 @@
-"""Find the tables, columns and uniqueness that models require and a database does not have."""
+"""Find the objects that models require and a database does not have."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Field
 
-from django_safe_init.backends.base.introspection import Catalog, Relation, Unique
+from django_safe_init.backends.base.introspection import (
+    BaseIntrospection,
+    Catalog,
+    Relation,
+    TableKeys,
+    TableName,
+    Unique,
+)
 from django_safe_init.core.findings import FindingKind
+from django_safe_init.validation.key_diff import (
+    PresentTable,
+    missing_foreign_keys,
+    missing_indexes,
+)
+from django_safe_init.validation.model_keys import foreign_keys_of
 from django_safe_init.validation.model_schema import Table, column_of
+from django_safe_init.validation.schema_difference import SchemaDifference
+
+Found = Sequence[tuple[Table, Relation | None]]
 
 
-@dataclass(frozen=True)
-class SchemaDifference:
-    """A table, a column or a uniqueness that a model requires and the database does not have."""
-
-    kind: FindingKind
-    table: Table
-    field: Field[Any, Any] | None = None
-    unique: Unique | None = None
-
-    @property
-    def object(self) -> str:
-        """Return the name of the missing object."""
-        table = self.table.name
-        if self.field is not None:
-            return f"{table}.{column_of(self.field)}"
-        if self.unique is None:
-            return str(table)
-        return self.unique.name or f"{table} ({', '.join(self.unique.columns)})"
-
-    @property
-    def message(self) -> str:
-        """Return a sentence that names the missing object, its table and its model."""
-        table, model = self.table.name, self.table.model._meta.label
-        if self.field is not None:
-            column = column_of(self.field)
-            return f"The table {table} of {model} has no column {column}."
-        if self.unique is None:
-            return f"The table {table} of {model} is missing."
-        columns = ", ".join(self.unique.columns)
-        if self.unique.primary_key:
-            return f"The table {table} of {model} has no primary key ({columns})."
-        name = self.unique.name or f"on ({columns})"
-        return f"The table {table} of {model} lacks the unique constraint {name}."
-
-
-def differences(
+def structure_differences(
     tables: Iterable[Table],
     catalog: Catalog,
     migrated: Collection[str],
     connection: BaseDatabaseWrapper,
 ) -> Iterator[SchemaDifference]:
-    """Yield the objects that the database does not have: tables, then columns, then uniqueness.
+    """Yield the tables, then the columns that the database does not have.
 
     `migrated` holds the labels of the apps with migrations. An app without migrations needs its
     tables only if one of them exists: otherwise `migrate --run-syncdb` was never run for it.
     """
-    found = [
+    found = _found(tables, catalog)
+    yield from _tables(found, migrated)
+    yield from _missing_columns(found, catalog, connection)
+
+
+def differences(
+    tables: Iterable[Table],
+    introspection: BaseIntrospection,
+    migrated: Collection[str],
+    connection: BaseDatabaseWrapper,
+    is_wanted: Callable[[FindingKind], bool],
+) -> Iterator[SchemaDifference]:
+    """Yield the objects of wanted kinds that the database does not have.
+
+    First tables, then columns, then uniqueness, indexes and foreign keys, which is the order of
+    their repair. `structure_differences` explains `migrated`.
+    """
+    tables = list(tables)
+    targets = {key.target for table in tables for key in foreign_keys_of(table)}
+    catalog = introspection.catalog({table.name for table in tables} | targets)
+    found = _found(tables, catalog)
+    missing = list(_tables(found, migrated))
+    yield from missing
+    yield from _missing_columns(found, catalog, connection)
+    keys = introspection.table_keys()
+    yield from _missing_uniques(found, catalog, keys, connection)
+    present = [
+        PresentTable(table, relation, keys[catalog.normalize(table.name)])
+        for table, relation in found
+        if relation is not None and keys
+    ]
+    if is_wanted(FindingKind.MISSING_INDEX):
+        yield from missing_indexes(present, catalog, introspection, connection)
+    if is_wanted(FindingKind.MISSING_FOREIGN_KEY):
+        missing_tables = {each.table.name for each in missing}
+        yield from missing_foreign_keys(present, catalog, keys, missing_tables)
+
+
+def _found(tables: Iterable[Table], catalog: Catalog) -> Found:
+    return [
         (table, catalog.find(table.name))
         for table in tables
         if catalog.can_tell(table.name)
     ]
+
+
+def _tables(found: Found, migrated: Collection[str]) -> Iterator[SchemaDifference]:
     created = {*migrated, *(table.app_label for table, relation in found if relation)}
     for table, relation in found:
         if relation is None and table.app_label in created:
             yield SchemaDifference(FindingKind.MISSING_TABLE, table)
+
+
+def _missing_columns(
+    found: Found, catalog: Catalog, connection: BaseDatabaseWrapper
+) -> Iterator[SchemaDifference]:
     for table, relation in found:
         if relation is not None:
             yield from _columns(table, relation, catalog, connection)
+
+
+def _missing_uniques(
+    found: Found,
+    catalog: Catalog,
+    keys: Mapping[TableName, TableKeys],
+    connection: BaseDatabaseWrapper,
+) -> Iterator[SchemaDifference]:
     for table, relation in found:
         if relation is not None:
-            yield from _uniques(table, relation, catalog, connection)
+            own = keys.get(catalog.normalize(table.name))
+            yield from _uniques(table, relation, own, catalog, connection)
 
 
 def _columns(
@@ -89,22 +125,44 @@ def _columns(
         if not catalog.has_column(relation, column_of(field)) and (
             _is_stored(field, connection)
         ):
-            yield SchemaDifference(FindingKind.MISSING_COLUMN, table, field=field)
+            yield SchemaDifference(
+                FindingKind.MISSING_COLUMN, table, relation, field=field
+            )
 
 
 def _uniques(
     table: Table,
     relation: Relation,
+    keys: TableKeys | None,
     catalog: Catalog,
     connection: BaseDatabaseWrapper,
 ) -> Iterator[SchemaDifference]:
     for unique in table.uniques:
+        if keys is not None and _is_surely_enforced(unique, relation, keys):
+            continue  # the usual case
         if (
             not catalog.enforces(relation, unique)
             and not _comes_with_its_column(unique, relation, catalog)
             and all(_is_stored(field, connection) for field in unique.fields)
         ):
-            yield SchemaDifference(FindingKind.MISSING_UNIQUE, table, unique=unique)
+            columns = catalog.normalize_columns(unique.columns)
+            yield SchemaDifference(
+                FindingKind.MISSING_UNIQUE,
+                table,
+                relation,
+                unique=unique,
+                lacks_data=not relation.columns.issuperset(columns),
+            )
+
+
+def _is_surely_enforced(unique: Unique, relation: Relation, keys: TableKeys) -> bool:
+    columns = unique.columns
+    return (
+        bool(columns)
+        and not unique.nulls_equal
+        and relation.columns.issuperset(columns)
+        and keys.is_unique(columns)
+    )
 
 
 def _comes_with_its_column(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -93,7 +93,7 @@ class Relation(NamedTuple):
     """A table in the database, or a view or foreign table in its place."""
 
     columns: frozenset[str]
-    uniques: tuple[UniqueIndex, ...] = ()
+    uniques: Iterable[UniqueIndex] = ()
     #: False for a relation that cannot have unique indexes, such as a view.
     indexable: bool = True
     #: The columns of the partition key; empty for a table without partitions.
@@ -111,7 +111,8 @@ class Catalog:
     relations: Mapping[TableName, Relation]
     #: Converts an identifier of Django to the form in the database's catalog.
     normalize_identifier: Callable[[str], str] = str
-    #: The features of the database, in the terms of `Unique.features`.
+    #: The features of the database, in the terms of `Unique.features`. "index_methods" stands for
+    #: methods and operator classes, "pattern_indexes" for the extra indexes for LIKE.
     features: frozenset[str] = frozenset()
     #: True if the catalog includes tables outside the search path.
     all_schemas: bool = True
@@ -122,10 +123,16 @@ class Catalog:
 
     def find(self, name: TableName) -> Relation | None:
         """Return the relation with the name, or None if it does not exist."""
+        return self.relations.get(self.normalize(name))
+
+    def normalize(self, name: TableName) -> TableName:
+        """Return the table's name as a key of `relations`."""
         schema = name.schema and self.normalize_identifier(name.schema)
-        return self.relations.get(
-            TableName(schema, self.normalize_identifier(name.name))
-        )
+        return TableName(schema, self.normalize_identifier(name.name))
+
+    def normalize_columns(self, columns: Iterable[str]) -> tuple[str, ...]:
+        """Return the columns' names as in the catalog."""
+        return tuple(map(self.normalize_identifier, columns))
 
     def has_column(self, relation: Relation, column: str) -> bool:
         """Return True if the relation has the column."""
@@ -144,6 +151,56 @@ class Catalog:
             return True  # Django does not create the constraint on this database
         name = unique.name and self.normalize_identifier(unique.name)
         return any(index.name == name for index in relation.uniques)
+
+
+class OperatorClass(NamedTuple):
+    """The operator class of a key of an index."""
+
+    name: str = ""
+    is_default: bool = True
+
+
+class TableIndex(NamedTuple):
+    """An index of a table in the database, unique or not."""
+
+    name: str
+    #: The key columns in order; None for an expression.
+    keys: tuple[str | None, ...]
+    #: For each key, True if it is in descending order.
+    descending: tuple[bool, ...]
+    operator_classes: tuple[OperatorClass, ...]
+    method: str = "btree"
+    #: The columns of INCLUDE.
+    included: frozenset[str] = frozenset()
+    #: True if the index applies only to the rows of a condition.
+    partial: bool = False
+
+
+class TableKeys(ABC):
+    """The foreign keys and the usual indexes of one table, with names as in the catalog.
+
+    A usual index is a valid B-tree of columns in ascending order, with the default operator
+    classes, for all rows. `BaseIntrospection.indexes` describes the others, too.
+    """
+
+    @abstractmethod
+    def has_index(self, columns: Sequence[str]) -> bool:
+        """Return True if a usual index has exactly these columns in this order."""
+
+    def has_pattern_index(self, column: str) -> bool:
+        """Return True if an index serves LIKE on the column."""
+        return False
+
+    @abstractmethod
+    def is_unique(self, columns: Sequence[str]) -> bool:
+        """Return True if a usual index makes these columns unique, in this order."""
+
+    @abstractmethod
+    def references(self, column: str, target: Any, target_column: str) -> bool:
+        """Return True if a foreign key leads from the column to the column of the target.
+
+        `target` has the keys of the other table. The foreign key may have more columns.
+        """
 
 
 class CatalogIssue(NamedTuple):
@@ -170,6 +227,19 @@ class BaseIntrospection(ABC):
     def catalog(self, names: Iterable[TableName]) -> Catalog:
         """Return the relations with these names."""
 
+    def table_keys(self) -> Mapping[TableName, TableKeys]:
+        """Return the keys of the tables of the last `catalog()`, by the names in it.
+
+        Empty if this engine's foreign keys and indexes are not compared.
+        """
+        return {}
+
+    def indexes(
+        self, tables: Collection[TableName]
+    ) -> Mapping[TableName, Sequence[TableIndex]]:
+        """Return all indexes of some tables of the last `catalog()`, by the names in it."""
+        return {}
+
     def issues(self) -> Iterable[CatalogIssue]:
         """Return the objects that the database marks as unfinished.
 
@@ -180,6 +250,13 @@ class BaseIntrospection(ABC):
     @abstractmethod
     def schema_editor(self) -> AbstractContextManager[BaseDatabaseSchemaEditor]:
         """Return a context manager with a schema editor that collects SQL and runs none."""
+
+    def unblocked(self, statement: str, relation: Relation) -> tuple[str, ...]:
+        """Return statements that do the same without blocking writers of the table.
+
+        `statement` adds an index or a constraint to the relation.
+        """
+        return (statement,)
 
     @abstractmethod
     def close(self) -> None:

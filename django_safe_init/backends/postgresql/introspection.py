@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import Any
 
 from django.contrib.postgres.operations import (
@@ -21,7 +30,10 @@ from django_safe_init.backends.base.introspection import (
     BaseIntrospection,
     Catalog,
     CatalogIssue,
+    OperatorClass,
     Relation,
+    TableIndex,
+    TableKeys,
     TableName,
     UniqueIndex,
     collecting_editor,
@@ -41,7 +53,9 @@ from django_safe_init.exceptions import MissingPrivilege
 _NAME_BYTES = 63
 #: The longest encoding of one character.
 _BYTES = 4
-_FEATURES = frozenset({"deferrable", "include"})
+#: The bit of `pg_index.indoption` for descending order.
+_DESCENDING = 1
+_FEATURES = frozenset({"deferrable", "include", "index_methods", "pattern_indexes"})
 
 _HAS_MIGRATIONS = """
     SELECT to_regclass(%(table)s) IS NOT NULL,
@@ -70,6 +84,43 @@ _UNIQUES = """
     FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
     WHERE i.indisunique AND i.indrelid = ANY(%(tables)s::oid[])
 """
+#: A text for each index and for each foreign key, because a schema has thousands of them: of a
+#: usual index the numbers of its columns, after "+" if it is unique and "~" if it serves LIKE; of
+#: a foreign key the numbers of its columns and of its target's columns, and the target's oid.
+#: 403 is the oid of the method btree.
+_KEYS = """
+    SELECT i.indrelid::bigint, string_agg(CASE
+      WHEN o.opcmethod <> 403 OR i.indpred IS NOT NULL OR i.indexprs IS NOT NULL
+        OR i.indnkeyatts <> i.indnatts OR NOT i.indisvalid OR i.indoption[0] <> 0
+        OR i.indnatts > 1 AND (btrim(i.indoption::text, ' 0') <> '' OR i.indclass::oid[] &&
+          (SELECT array_agg(oid) FROM pg_opclass WHERE NOT opcdefault)) THEN NULL
+      WHEN NOT o.opcdefault THEN CASE WHEN o.opcname = ANY(%(patterns)s::name[])
+        THEN '~' || i.indkey::text END
+      WHEN i.indisunique THEN '+' || i.indkey::text
+      ELSE i.indkey::text END, ','), NULL
+    FROM pg_index i JOIN pg_opclass o ON o.oid = i.indclass[0]
+    WHERE i.indrelid = ANY(%(tables)s::oid[])
+    GROUP BY i.indrelid
+    UNION ALL
+    SELECT conrelid::bigint, NULL,
+      string_agg(conkey::text || confkey::text || confrelid::text, ' ')
+    FROM pg_constraint WHERE contype = 'f' AND conrelid = ANY(%(tables)s::oid[])
+    GROUP BY conrelid
+"""
+#: Leftovers of REINDEX CONCURRENTLY do not count.
+_INDEXES = r"""
+    SELECT i.indrelid::bigint, c.relname::text, i.indkey::text, i.indnkeyatts,
+      i.indoption::text, m.amname::text, i.indpred IS NOT NULL,
+      ARRAY(SELECT o.opcname::text FROM unnest(i.indclass::oid[]) WITH ORDINALITY AS k(oid, place)
+        JOIN pg_opclass o ON o.oid = k.oid ORDER BY k.place),
+      ARRAY(SELECT o.opcdefault FROM unnest(i.indclass::oid[]) WITH ORDINALITY AS k(oid, place)
+        JOIN pg_opclass o ON o.oid = k.oid ORDER BY k.place)
+    FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
+    WHERE i.indrelid = ANY(%(tables)s::oid[])
+      AND (i.indisvalid OR c.relname !~ '_cc(new|old)\d*$')
+"""
+#: The operator classes for LIKE, in a literal of an array.
+_PATTERNS = "{text_pattern_ops,varchar_pattern_ops,bpchar_pattern_ops}"
 #: Every table has these columns, and a field may map to one.
 _SYSTEM_COLUMNS = ("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
 
@@ -148,6 +199,9 @@ class PostgresIntrospection(BaseIntrospection):
         self._query = query
         #: The tables of the last `catalog()`, as a literal of `oid[]`.
         self._tables = "{}"
+        #: Of these tables, the columns by the table's oid, and the oids by their names.
+        self._columns: dict[int, list[str]] = {}
+        self._oids: dict[TableName, int] = {}
 
     def recorded_migrations(self) -> list[str]:
         self._session.locate_missing_tables()
@@ -165,28 +219,51 @@ class PostgresIntrospection(BaseIntrospection):
         wanted = json.dumps([normalize_identifier(each.name) for each in names])
         self._session.locate_tables()  # a migration may have created a schema
         rows = self._query(_RELATIONS, {"names": wanted, **self._path})
-        self._tables = f"{{{','.join(str(row[0]) for row in rows)}}}"
-        uniques = self._uniques()
+        self._tables = _oid_array(row[0] for row in rows)
+        self._columns, self._oids = {row[0]: row[5] for row in rows}, {}
+        read_uniques = cache(partial(self._uniques, self._tables))
         relations: dict[TableName, Relation] = {}
         for oid, schema, name, position, indexable, columns, keys in rows:
             relation = Relation(
                 frozenset((*columns, *_SYSTEM_COLUMNS)),
-                tuple(_unique_index(columns, *index) for index in uniques[oid]),
+                _LazyUniques(read_uniques, oid, columns),
                 indexable,
                 _column_names(columns, (keys or "").split()),
             )
-            relations[TableName(schema, name)] = relation
+            names = [TableName(schema, name)]
             if position is not None:
-                relations[TableName(None, name)] = relation
+                names.append(TableName(None, name))
+            for each in names:
+                relations[each], self._oids[each] = relation, oid
         return Catalog(relations, normalize_identifier, self._features)
 
-    def _uniques(self) -> dict[int, list[Any]]:
+    def _uniques(self, tables: str) -> dict[int, list[Any]]:
         nulls_equal = "i.indnullsnotdistinct" if self._has_nulls_distinct else "false"
         query = _UNIQUES.format(nulls_equal=nulls_equal)
         found: dict[int, list[Any]] = defaultdict(list)
-        for table, *index in self._query(query, {"tables": self._tables}):
+        for table, *index in self._query(query, {"tables": tables}):
             found[table].append(index)
         return found
+
+    def table_keys(self) -> dict[TableName, TableKeys]:
+        texts: dict[int, list[str]] = {oid: ["", ""] for oid in self._columns}
+        parameters = {"tables": self._tables, "patterns": _PATTERNS}
+        for oid, indexes, foreign_keys in self._query(_KEYS, parameters):
+            found = texts[oid]
+            found[:] = indexes or found[0], foreign_keys or found[1]
+        keys = {
+            oid: PostgresTableKeys(oid, self._columns[oid], *each)
+            for oid, each in texts.items()
+        }
+        return {name: keys[oid] for name, oid in self._oids.items()}
+
+    def indexes(
+        self, tables: Collection[TableName]
+    ) -> dict[TableName, list[TableIndex]]:
+        found: dict[int, list[TableIndex]] = {self._oids[name]: [] for name in tables}
+        for oid, *index in self._query(_INDEXES, {"tables": _oid_array(found)}):
+            found[oid].append(_table_index(self._columns[oid], *index))
+        return {name: found[self._oids[name]] for name in tables}
 
     @property
     def _path(self) -> dict[str, Any]:
@@ -220,6 +297,11 @@ class PostgresIntrospection(BaseIntrospection):
                 f"ALTER TABLE {table} VALIDATE CONSTRAINT {quoted};",
             )
 
+    def unblocked(self, statement: str, relation: Relation) -> tuple[str, ...]:
+        if relation.partitioned_by:
+            return (statement,)  # a partitioned table has none of these commands
+        return unblocked(statement)
+
     @contextmanager
     def schema_editor(self) -> Iterator[BaseDatabaseSchemaEditor]:
         # Django's editor quotes values with a connection of Django, which is opened on demand.
@@ -237,11 +319,100 @@ class PostgresIntrospection(BaseIntrospection):
         self._session.close()
 
 
+class PostgresTableKeys(TableKeys):
+    """The keys of a table of PostgreSQL, in the texts of the query for them."""
+
+    def __init__(
+        self, oid: int, columns: list[str], indexes: str, foreign_keys: str
+    ) -> None:
+        self._oid = oid
+        self._numbers = {name: str(place) for place, name in enumerate(columns, 1)}
+        self._indexes = indexes.split(",")
+        self._foreign_keys = foreign_keys.split()
+
+    def has_index(self, columns: Sequence[str]) -> bool:
+        key = " ".join([self._numbers[name] for name in columns])
+        return key in self._indexes or f"+{key}" in self._indexes
+
+    def has_pattern_index(self, column: str) -> bool:
+        return f"~{self._numbers[column]}" in self._indexes
+
+    def is_unique(self, columns: Sequence[str]) -> bool:
+        return (
+            "+" + " ".join([self._numbers[name] for name in columns]) in self._indexes
+        )
+
+    def references(
+        self, column: str, target: PostgresTableKeys, target_column: str
+    ) -> bool:
+        pair = self._numbers[column], target._numbers[target_column]
+        if f"{{{pair[0]}}}{{{pair[1]}}}{target._oid}" in self._foreign_keys:
+            return True
+        return any(
+            pair in zip(columns.split(","), target_columns.split(","), strict=True)
+            for columns, target_columns, oid in map(_parts, self._foreign_keys)
+            if oid == str(target._oid)
+        )
+
+
+def _parts(foreign_key: str) -> tuple[str, str, str]:
+    """Return the numbers of the columns and of the target's columns, and the target's oid."""
+    columns, target_columns, oid = foreign_key.split("}")
+    return columns[1:], target_columns[1:], oid
+
+
+class _LazyUniques:
+    """The unique indexes of a table. The first iteration reads the indexes of all tables."""
+
+    def __init__(
+        self,
+        read: Callable[[], Mapping[int, list[Any]]],
+        oid: int,
+        columns: list[str],
+    ) -> None:
+        self._read = read
+        self._oid = oid
+        self._columns = columns
+
+    def __iter__(self) -> Iterator[UniqueIndex]:
+        for index in self._read()[self._oid]:
+            yield _unique_index(self._columns, *index)
+
+
 def _unique_index(
     columns: list[str], name: str, key: str, count: int, plain: bool, nulls_equal: bool
 ) -> UniqueIndex:
     keys = _column_names(columns, key.split()[:count])
     return UniqueIndex(name, keys, plain, nulls_equal)
+
+
+def _table_index(
+    columns: list[str],
+    name: str,
+    key: str,
+    count: int,
+    options: str,
+    method: str,
+    is_partial: bool,
+    *operator_classes: list[Any],
+) -> TableIndex:
+    numbers = key.split()
+    return TableIndex(
+        name,
+        tuple(
+            None if each == "0" else columns[int(each) - 1] for each in numbers[:count]
+        ),
+        tuple(bool(int(each) & _DESCENDING) for each in options.split()),
+        tuple(map(OperatorClass, *operator_classes)),
+        method,
+        _column_names(columns, numbers[count:]),
+        is_partial,
+    )
+
+
+def _oid_array(oids: Iterable[int]) -> str:
+    """Return the literal of an `oid[]`."""
+    return f"{{{','.join(map(str, oids))}}}"
 
 
 def _column_names(columns: list[str], numbers: list[str]) -> frozenset[str]:
@@ -254,6 +425,38 @@ def normalize_identifier(name: str) -> str:
     if len(name) * _BYTES <= _NAME_BYTES:
         return name
     return name.encode()[:_NAME_BYTES].decode(errors="ignore")
+
+
+_NAME = r'"(?:[^"]|"")+"'
+_CREATE_INDEX = re.compile(r"CREATE (UNIQUE )?INDEX ")
+_ADD_FOREIGN_KEY = re.compile(
+    rf"(ALTER TABLE (?:{_NAME}\.)?{_NAME} )(ADD CONSTRAINT ({_NAME}) FOREIGN KEY .+);",
+    re.DOTALL,
+)
+#: Not one that is checked later: an index would be checked at once.
+_ADD_UNIQUE = re.compile(
+    rf"(ALTER TABLE ((?:{_NAME}\.)?{_NAME}) ADD CONSTRAINT ({_NAME}) (?:UNIQUE|PRIMARY KEY))"
+    r"( NULLS (?:NOT )?DISTINCT)? (\((?:[^()]|\"[()]+\")+\));"
+)
+
+
+def unblocked(statement: str) -> tuple[str, ...]:
+    """Return statements that do the same and do not block writers for long."""
+    if _CREATE_INDEX.match(statement):
+        return (_CREATE_INDEX.sub(r"CREATE \1INDEX CONCURRENTLY ", statement, count=1),)
+    if found := _ADD_FOREIGN_KEY.fullmatch(statement):
+        table, constraint, name = found.groups()
+        return (
+            f"{table}{constraint} NOT VALID;",
+            f"{table}VALIDATE CONSTRAINT {name};",
+        )
+    if found := _ADD_UNIQUE.fullmatch(statement):
+        constraint, table, name, nulls, columns = found.groups()
+        return (
+            f"CREATE UNIQUE INDEX CONCURRENTLY {name} ON {table} {columns}{nulls or ''};",
+            f"{constraint} USING INDEX {name};",
+        )
+    return (statement,)
 
 
 def concurrent_index(operation: Operation) -> str | None:

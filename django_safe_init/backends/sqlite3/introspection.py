@@ -6,7 +6,7 @@ import json
 import os
 import string
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any
@@ -17,7 +17,10 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django_safe_init.backends.base.introspection import (
     BaseIntrospection,
     Catalog,
+    OperatorClass,
     Relation,
+    TableIndex,
+    TableKeys,
     TableName,
     UniqueIndex,
     collecting_editor,
@@ -42,9 +45,19 @@ _UNIQUES = f"""
     FROM sqlite_master m, pragma_index_list(m.name) i, pragma_index_xinfo(i.name) c
     WHERE m.type = 'table' AND i."unique" AND c.key AND {_WANTED}
 """
+#: All indexes, then all foreign keys.
+_KEYS = f"""
+    SELECT lower(m.name) AS relation, lower(i.name) AS name, i."unique" AS is_unique, i.partial,
+           lower(c.name) AS column_name, c.desc AS descending, NULL AS target, NULL AS target_column
+    FROM sqlite_master m, pragma_index_list(m.name) i, pragma_index_xinfo(i.name) c
+    WHERE m.type = 'table' AND c.key AND {_WANTED}
+    UNION ALL
+    SELECT lower(m.name), f.id, 0, 0, lower(f."from"), 0, lower(f."table"), lower(f."to")
+    FROM sqlite_master m, pragma_foreign_key_list(m.name) f
+    WHERE m.type = 'table' AND {_WANTED}
+"""
 
-#: The names of the row id, which every table has unless one of its columns uses the name.
-_ROW_IDS = frozenset({"rowid", "oid", "_rowid_"})
+_ROW_IDS = AlterTableSchemaEditor.implied_columns
 
 Rows = Callable[..., list[dict[str, Any]]]
 
@@ -61,6 +74,9 @@ class SQLiteIntrospection(BaseIntrospection):
         self._alias = alias
         self._rows = rows
         self._close = close
+        #: The tables of the last `catalog()`, and their keys.
+        self._tables: dict[str, Any] = {"names": "[]"}
+        self._keys: dict[TableName, SQLiteTableKeys] = {}
 
     def recorded_migrations(self) -> list[str]:
         table = quoted_migration_table(connections[self._alias])
@@ -73,7 +89,12 @@ class SQLiteIntrospection(BaseIntrospection):
         wanted = {
             "names": json.dumps([normalize_identifier(each.name) for each in names])
         }
+        self._tables = wanted
         rows = self._rows(_COLUMNS, wanted)
+        self._keys = {
+            TableName(None, row["relation"]): SQLiteTableKeys(row["relation"])
+            for row in rows
+        }
         uniques = self._uniques(wanted)
         return Catalog(
             {
@@ -98,12 +119,68 @@ class SQLiteIntrospection(BaseIntrospection):
             found[table].append(UniqueIndex(name, named, plain))
         return found
 
+    def table_keys(self) -> dict[TableName, SQLiteTableKeys]:
+        for row in self._rows(_KEYS, self._tables):
+            self._keys[TableName(None, row["relation"])].add(row)
+        return self._keys
+
+    def indexes(
+        self, tables: Collection[TableName]
+    ) -> dict[TableName, list[TableIndex]]:
+        return {name: self._keys[name].indexes for name in tables}
+
     @contextmanager
     def schema_editor(self) -> Iterator[BaseDatabaseSchemaEditor]:
         yield collecting_editor(AlterTableSchemaEditor, connections[self._alias])
 
     def close(self) -> None:
         self._close()
+
+
+class SQLiteTableKeys(TableKeys):
+    """The keys of a table of SQLite, from the rows of the query for them."""
+
+    def __init__(self, table: str) -> None:
+        self._table = table
+        self._index_rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._references: set[tuple[str, str, str | None]] = set()
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Add a column of an index or of a foreign key."""
+        if row["target"] is None:
+            self._index_rows[row["name"]].append(row)
+        else:
+            target = row["column_name"], row["target"], row["target_column"]
+            self._references.add(target)
+
+    @property
+    def indexes(self) -> list[TableIndex]:
+        """Return all indexes."""
+        return [
+            TableIndex(
+                name,
+                tuple(row["column_name"] for row in rows),
+                tuple(bool(row["descending"]) for row in rows),
+                (OperatorClass(),) * len(rows),
+                partial=bool(rows[0]["partial"]),
+            )
+            for name, rows in self._index_rows.items()
+        ]
+
+    def has_index(self, columns: Sequence[str]) -> bool:
+        return False  # `indexes` needs no further query
+
+    def is_unique(self, columns: Sequence[str]) -> bool:
+        return False  # `Relation.uniques` needs no further query
+
+    def references(
+        self, column: str, target: SQLiteTableKeys, target_column: str
+    ) -> bool:
+        # A foreign key that names no column of the target leads to its primary key.
+        return any(
+            (column, target._table, each) in self._references
+            for each in (target_column, None)
+        )
 
 
 def open_introspection(alias: str) -> SQLiteIntrospection:

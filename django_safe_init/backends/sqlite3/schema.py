@@ -42,6 +42,8 @@ class AlterTableSchemaEditor(DatabaseSchemaEditor):
 
     #: SQLite cannot add a primary key, but a unique constraint can take its place.
     sql_create_pk = DatabaseSchemaEditor.sql_create_unique
+    #: The names of the row id, which every table has unless one of its columns uses the name.
+    implied_columns = frozenset({"rowid", "oid", "_rowid_"})
 
     def add_field(self, model: type[models.Model], field: Field[Any, Any]) -> None:
         """Add the field. Raises `NotSupportedError` if existing rows cannot get it."""

@@ -285,6 +285,7 @@ def test_all_at_once(library) -> None:
     kinds = {finding.kind for finding in findings()}
     assert kinds == {*FindingKind} - {
         FindingKind.UNAPPLIED_MIGRATION,
+        FindingKind.MISSING_INDEX,
         FindingKind.INVALID_INDEX,
     }
     repair(library)
@@ -310,6 +311,7 @@ def test_a_repair_in_another_schema(stacks) -> None:
     assert [finding.object for finding in findings()] == [
         "stacks.stack",
         "stacks.room.name",
+        "stacks.room (stack_id)",
         "stacks.broken",
         "stacks.room.named",
     ]
@@ -425,11 +427,19 @@ def test_sqlite_cannot_add_it(lite_library) -> None:
         lite_library,
         "DROP INDEX book_lower; DROP TABLE library_novel; DROP TABLE library_loan;"
         "CREATE TABLE library_novel (genre varchar(20) UNIQUE);"
-        "CREATE TABLE library_loan (book_id bigint, PRIMARY KEY (book_id))",
+        "CREATE TABLE library_loan (book_id bigint, PRIMARY KEY (book_id));"
+        "CREATE INDEX loan_book ON library_loan (book_id)",
     )
     repairs = {finding.object: finding.repair for finding in findings()}
     assert repairs.pop("book_lower")
-    assert repairs == {"library_novel.book_ptr_id": (), "library_loan.day": ()}
+    assert (
+        repairs
+        == {
+            "library_novel.book_ptr_id": (),
+            "library_loan.day": (),
+            "library_loan (book_id)": (),  # the foreign key, for which the table is made anew
+        }
+    )
 
 
 def test_columns_of_sqlite(lite_library) -> None:
@@ -437,9 +447,12 @@ def test_columns_of_sqlite(lite_library) -> None:
     run(
         lite_library,
         "DROP TABLE library_novel; DROP TABLE library_reading;"
-        "CREATE TABLE library_novel (book_ptr_id bigint PRIMARY KEY);"
-        "CREATE TABLE library_reading (id integer PRIMARY KEY, book_id bigint);"
-        "ALTER TABLE library_reading ADD COLUMN author_id bigint",
+        "CREATE TABLE library_novel (book_ptr_id bigint PRIMARY KEY REFERENCES library_book);"
+        "CREATE TABLE library_reading (id integer PRIMARY KEY,"
+        " book_id bigint REFERENCES library_book (id));"
+        "ALTER TABLE library_reading ADD COLUMN author_id bigint REFERENCES library_author;"
+        "CREATE INDEX reading_book ON library_reading (book_id);"
+        "CREATE INDEX reading_author ON library_reading (author_id)",
     )
     assert {finding.object for finding in findings()} == {
         "library_novel.genre",
@@ -462,7 +475,9 @@ def test_a_primary_key_of_sqlite(lite_library) -> None:
     """A unique index replaces a missing primary key."""
     run(
         lite_library,
-        "DROP TABLE library_loan; CREATE TABLE library_loan (book_id bigint, day date)",
+        "DROP TABLE library_loan;"
+        "CREATE TABLE library_loan (book_id bigint REFERENCES library_book, day date);"
+        "CREATE INDEX loan_book ON library_loan (book_id)",
     )
     assert only().object == "library_loan (book_id, day)"
     repair(lite_library)
@@ -728,7 +743,7 @@ def test_command_with_findings(validate, library) -> None:
         "",
         "missing_unique (warn)",
         "  The table library_book of library.Book lacks the unique constraint book_lower.",
-        '    CREATE UNIQUE INDEX "book_lower" ON "library_book"'
+        '    CREATE UNIQUE INDEX CONCURRENTLY "book_lower" ON "library_book"'
         ' ((LOWER("title")), "author_id");',
     ]
     found = validate("--json")
@@ -739,7 +754,7 @@ def test_command_with_findings(validate, library) -> None:
     assert column["kind"] == "missing_column"
     assert column["model"] == "library.Reading"
     assert unique["repair"] == [
-        'CREATE UNIQUE INDEX "book_lower" ON "library_book"'
+        'CREATE UNIQUE INDEX CONCURRENTLY "book_lower" ON "library_book"'
         ' ((LOWER("title")), "author_id");'
     ]
 
