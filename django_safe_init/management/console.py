@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from django.core.management.base import OutputWrapper
+from django.core.management.base import CommandError, OutputWrapper
 
 from django_safe_init.core.text import (
     escape,
@@ -142,6 +142,25 @@ def report_to(stream: OutputWrapper, label: str = "") -> Callable[[str], None]:
         stream.flush()
 
     return report
+
+
+def confirm(question: str, refusal: str, output: OutputWrapper) -> None:
+    """Return if the person at the terminal says yes. Raise `CommandError` otherwise.
+
+    `refusal` says in the error that nothing was done.
+    """
+    if not sys.stdin.isatty():
+        raise CommandError(
+            f"{refusal}: there is no terminal to confirm it on. Add --noinput."
+        )
+    output.write(f"{question} [y/N] ", style_func=str, ending="")
+    output.flush()
+    try:
+        answer = input()
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
+        raise CommandError(f"{refusal}.")
 
 
 class JSONOutput:

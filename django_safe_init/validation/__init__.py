@@ -199,4 +199,6 @@ def _issues(
     for kind, name, message, repair in introspection.issues():
         if levels[kind] != "off":
             repairs = (repair,) if repair else ()
-            yield Finding(kind, levels[kind], name, None, message, repairs)
+            yield Finding(
+                kind, levels[kind], name, None, message, repairs, automatic=bool(repair)
+            )

@@ -58,7 +58,8 @@ def differences(
     their repair. `structure_differences` explains `migrated`.
     """
     tables = list(tables)
-    targets = {key.target for table in tables for key in foreign_keys_of(table)}
+    foreign_keys = {table.model: tuple(foreign_keys_of(table)) for table in tables}
+    targets = {each.target for found in foreign_keys.values() for each in found}
     catalog = introspection.catalog({table.name for table in tables} | targets)
     found = _found(tables, catalog)
     missing = list(_tables(found, migrated))
@@ -67,7 +68,12 @@ def differences(
     keys = introspection.table_keys()
     yield from _missing_uniques(found, catalog, keys, connection)
     present = [
-        PresentTable(table, relation, keys[catalog.normalize(table.name)])
+        PresentTable(
+            table,
+            relation,
+            keys[catalog.normalize(table.name)],
+            foreign_keys[table.model],
+        )
         for table, relation in found
         if relation is not None and keys
     ]

@@ -19,7 +19,6 @@ from django_safe_init.core.findings import FindingKind
 from django_safe_init.validation.model_keys import (
     RequiredForeignKey,
     RequiredIndex,
-    foreign_keys_of,
     indexes_of,
 )
 from django_safe_init.validation.model_schema import Table
@@ -32,6 +31,8 @@ class PresentTable(NamedTuple):
     table: Table
     relation: Relation
     keys: TableKeys
+    #: The foreign keys that the model requires.
+    foreign_keys: tuple[RequiredForeignKey, ...]
 
 
 def missing_indexes(
@@ -221,7 +222,7 @@ def missing_foreign_keys(
     for found in tables:
         if not found.relation.indexable:
             continue
-        for each in foreign_keys_of(found.table):
+        for each in found.foreign_keys:
             target = catalog.find(each.target)
             lacks_target = each.target in missing_tables or (
                 target is not None

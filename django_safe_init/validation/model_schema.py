@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from django.db import connections, models, router
@@ -50,6 +51,7 @@ def _table(model: Model) -> Table:
     return Table(name, model, fields, tuple(_uniques(model, fields)))
 
 
+@cache
 def table_name(db_table: str) -> TableName:
     """Parse `db_table`, which may be `"schema"."table"`, with or without the outer quotes."""
     *schema, name = _unquoted(db_table).split('"."')

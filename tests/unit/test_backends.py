@@ -32,6 +32,7 @@ ONLY_POSTGRESQL = {
     "own_tables",
     "refused_rows",
     "remedies",
+    "repair",
 }
 ONLY_SQLITE = {"memory", "paths"}
 #: The lock's module has the name of the kind of lock.

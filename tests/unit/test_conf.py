@@ -106,6 +106,8 @@ def test_defaults() -> None:
             "missing_table": "error",
             "missing_column": "error",
             "missing_unique": "warn",
+            "missing_index": "warn",
+            "missing_foreign_key": "warn",
             "invalid_index": "warn",
             "not_valid_constraint": "warn",
         },

@@ -54,7 +54,7 @@ def test_ways_out() -> None:
         ("serving/background/child_process.py", "sys.stdout.write"),  # a fixed object
         ("management/checks.py", "json.dumps"),  # aliases, with escapes
         ("management/commands/safe_init_status.py", "self.console.print"),  # the table
-        ("management/commands/safe_init_unlock.py", "input"),  # a fixed question
+        ("management/console.py", "input"),  # without a prompt
         ("management/console.py", "Text"),  # cells that `row` made printable
         ("management/console.py", "json.dumps"),  # `json_line`
         ("management/console.py", "os.write"),  # one JSON object

@@ -123,6 +123,14 @@ class RunSession(ABC):
     ) -> None:
         """Drop one of the existing indexes, without blocking writes to its table."""
 
+    def repair(self, connection: BaseDatabaseWrapper, statement: str) -> None:
+        """Run a statement that repairs the schema, outside a transaction.
+
+        Raise Django's errors, some of which explain more.
+        """
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+
     @abstractmethod
     def close(self) -> None:
         """Close the connections that the session opened."""

@@ -28,6 +28,7 @@ from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_timeout import PostgresLockTimeout
 from django_safe_init.backends.postgresql.reader import PostgresReader
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
+from django_safe_init.backends.postgresql.repair import run_repair
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
 from django_safe_init.backends.postgresql.statement_progress import StatementProgress
 from django_safe_init.backends.postgresql.transaction import PostgresTransaction
@@ -122,6 +123,9 @@ class PostgresRunSession(RunSession):
 
     def drop_index(self, connection: BaseDatabaseWrapper, name: str) -> None:
         drop_index(connection, name)
+
+    def repair(self, connection: BaseDatabaseWrapper, statement: str) -> None:
+        run_repair(connection, statement, self.lock_timeout)
 
     def close(self) -> None:
         """Do nothing, because the leader session belongs to the observer."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -15,7 +14,7 @@ from django_safe_init.core.databases import check_alias, chosen_aliases
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.text import printable, printable_hint
 from django_safe_init.management.base import DATABASE_HELP, SafeInitCommand
-from django_safe_init.management.console import report_to
+from django_safe_init.management.console import confirm, report_to
 
 _SECONDS_TO_END = 10.0
 
@@ -60,21 +59,8 @@ class Command(SafeInitCommand):
             if holder.refusal is not None:
                 raise CommandError(printable_hint(holder.refusal))
             if interactive:
-                _confirm(holder.question)
+                confirm(holder.question, "Nothing was ended", self.stdout)
             reason = holder.end(_SECONDS_TO_END)
         if reason is not None:
             raise CommandError(printable(reason))
         self.stdout.write(f"{alias}: ended; a replica that waits takes over")
-
-
-def _confirm(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise CommandError(
-            "Nothing was ended: there is no terminal to confirm it on. Add --noinput."
-        )
-    try:
-        answer = input(f"{question} [y/N] ")
-    except EOFError:
-        answer = ""
-    if answer.strip().lower() not in ("y", "yes"):
-        raise CommandError("Nothing was ended.")

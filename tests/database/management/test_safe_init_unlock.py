@@ -22,6 +22,7 @@ from django_safe_init.backends.postgresql.schema import ensure_tables
 from django_safe_init.core.build import current_build
 from django_safe_init.core.records import RUN_TABLE, leader_name
 from django_safe_init.core.states import State
+from django_safe_init.management import console
 from django_safe_init.management.commands import safe_init_unlock
 from django_safe_init.management.commands.safe_init_unlock import Command
 from tests.support import wait_until
@@ -203,9 +204,9 @@ def test_interrupted(run, django_database, leader, monkeypatch) -> None:
     """Ctrl-C at the question terminates nothing, and the command exits with 130."""
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr(
-        safe_init_unlock,
+        console,
         "input",
-        lambda prompt: os.kill(os.getpid(), signal.SIGINT),
+        lambda: os.kill(os.getpid(), signal.SIGINT),
         raising=False,
     )
     assert run().code == 130
@@ -218,12 +219,12 @@ def test_the_connection_ends_meanwhile(
     """A connection lost during the question causes one line and exit code 4."""
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
 
-    def answer(prompt: str) -> str:
+    def answer() -> str:
         [own] = django_database.backends("application_name = 'safe_init unlock'")
         django_database.rows("SELECT pg_terminate_backend(%s, 5000)", own["pid"])
         return "y"
 
-    monkeypatch.setattr(safe_init_unlock, "input", answer, raising=False)
+    monkeypatch.setattr(console, "input", answer, raising=False)
     ended = run()
     assert ended.code == 4
     assert ended.stderr.startswith(
