@@ -1,4 +1,4 @@
-"""Models of the two status tables, and the only declaration of their columns.
+"""Models of the status tables, and the only declaration of their columns.
 
 The backends derive the tables from them, and write the rows. Like Django's model of
 `django_migrations`, they have a separate app registry: a table belongs to one database and may
@@ -15,7 +15,12 @@ from typing import Any
 from django.apps.registry import Apps
 from django.db import models
 
-from django_safe_init.core.records import RUN_TABLE, STEP_TABLE, run_result
+from django_safe_init.core.records import (
+    OPERATION_TABLE,
+    RUN_TABLE,
+    STEP_TABLE,
+    run_result,
+)
 from django_safe_init.core.states import State
 from django_safe_init.core.text import printable, stored_hint
 
@@ -145,6 +150,40 @@ class Step(PrintableModel):
         A step without an end lasts until its run ended.
         """
         return seconds_between(self.started_at, self.finished_at or self.run.ended_at)
+
+
+class Operation(models.Model):
+    """An entry in the journal of a migration that is half done, see `JournalEntry`."""
+
+    id = models.BigAutoField(primary_key=True)
+    lock_key = models.TextField(default="", db_default="")
+    migration = models.TextField()
+    recorded = models.BooleanField()
+    kind = models.TextField()
+    position = models.IntegerField()
+    part = models.IntegerField()
+    state = models.TextField()
+    fingerprint = models.TextField()
+    #: JSON in ASCII, which every encoding of a database can store.
+    detail = models.TextField(null=True)
+    run = models.ForeignKey(
+        Run, models.DO_NOTHING, db_constraint=False, related_name="operations"
+    )
+    written_at = models.DateTimeField()
+
+    class Meta:
+        apps = _registry
+        app_label = "django_safe_init"
+        managed = False
+        db_table = OPERATION_TABLE
+        indexes = [
+            models.Index(
+                fields=["migration", "position"], name=f"{OPERATION_TABLE}_name"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.migration} {self.kind} {self.position}"
 
 
 def seconds_between(start: datetime | None, end: datetime | None) -> float:

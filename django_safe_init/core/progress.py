@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from django_safe_init.core.text import printable
 
@@ -46,7 +46,9 @@ class ProgressTracker:
         self._counters: list[_Counter] = []
         #: The progress that the database server reports for the running statement.
         self.statement: ProgressUpdate | None = None
-        self._published: ProgressUpdate | None = None
+        #: The number of finished operations of the step, and of all; None without operations.
+        self.operations: tuple[int, int] | None = None
+        self._published: tuple[Any, Any] | None = None
         self._highest_percent = 0
 
     def start(self, total: int | None, message: str) -> _Counter:
@@ -65,6 +67,7 @@ class ProgressTracker:
         """Remove all progress when a step starts or ends."""
         self._counters.clear()
         self.statement = None
+        self.operations = None
 
     def current(self) -> ProgressUpdate | None:
         """Return the progress of the running statement, else of the innermost loop."""
@@ -77,12 +80,13 @@ class ProgressTracker:
 
     def publish(self) -> ProgressUpdate | None:
         """Return the current progress, and remember it as published."""
-        self._published = self.current()
-        return self._published
+        current = self.current()
+        self._published = current, self.operations
+        return current
 
     def has_update(self) -> bool:
         """Return True if the current progress differs from the published one."""
-        return self.current() != self._published
+        return (self.current(), self.operations) != (self._published or (None, None))
 
     def percent(self, done: int, total: int) -> int:
         """Return the percentage of a run that has finished `done` of `total` steps.
@@ -99,6 +103,9 @@ class ProgressTracker:
     def _fraction(self) -> float:
         """Return the finished fraction of the step, from the outermost loop inwards."""
         fraction, weight = 0.0, 1.0
+        if self.operations is not None:
+            done, total = self.operations
+            fraction, weight = done / total, 1 / total
         for counter in self._counters[:]:
             if counter.total is None:
                 break

@@ -6,12 +6,14 @@ A database is ready by sets of names: every migration that the build defines is 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, NamedTuple
 
 from django_safe_init.core.states import State
@@ -25,6 +27,8 @@ from django_safe_init.core.text import (
 
 RUN_TABLE = "django_safe_init_run"
 STEP_TABLE = "django_safe_init_step"
+#: The journal of the operations of migrations that are half done.
+OPERATION_TABLE = "django_safe_init_operation"
 #: Django's table of applied migrations in this package's SQL. A project may name it otherwise.
 MIGRATION_TABLE = "django_migrations"
 
@@ -464,11 +468,74 @@ class InterruptedStep:
     indexes_before: frozenset[str]
     #: The run in which it started.
     run: int
+    #: True if its operations are in the journal, which tells more.
+    has_journal: bool = False
 
     @classmethod
     def from_row(
         cls, run: int, name: str, backwards: bool, detail: Any
     ) -> InterruptedStep:
         """Return the step of an open row; `detail` was recorded with its start."""
-        before = frozenset((detail or {}).get("indexes_before", ()))
-        return cls(name, bool(backwards), before, run)
+        found = detail or {}
+        before = frozenset(found.get("indexes_before", ()))
+        journal = bool(found.get("journal"))
+        return cls(name, bool(backwards), before, run, journal)
+
+
+class EntryState(str, Enum):
+    """The state of an operation, or of one statement of it, in the journal."""
+
+    #: It began outside of a transaction, and its end was not recorded.
+    STARTED = "started"
+    DONE = "done"
+    #: It was done, and was being undone outside of a transaction.
+    UNDOING = "undoing"
+
+
+class EntryKind(str, Enum):
+    """The kind of a row of the journal."""
+
+    #: The names of all operations of the migration.
+    MIGRATION = "migration"
+    OPERATION = "operation"
+    #: One statement of a list of `RunSQL`, whose other statements follow.
+    STATEMENT = "statement"
+    #: SQL that the schema editor postponed to the end of the migration.
+    DEFERRED = "deferred"
+    #: The position of a loop over batches.
+    BATCH = "batch"
+
+
+class JournalEntry(NamedTuple):
+    """A row of the journal of one migration."""
+
+    migration: str
+    #: True if the migration was recorded as applied when the journal began.
+    recorded: bool
+    kind: EntryKind
+    #: The number of the operation, from 1; the rank of deferred SQL.
+    position: int
+    #: The number of the statement in the operation, from 1; 0 for the whole operation.
+    part: int
+    state: EntryState
+    #: A digest of the operation or the statement.
+    fingerprint: str
+    detail: Any
+    #: The run that wrote it.
+    run: int
+
+    @classmethod
+    def from_row(cls, row: Iterable[Any]) -> JournalEntry:
+        """Return the entry of a row; its detail is JSON."""
+        migration, recorded, kind, position, part, state, fingerprint, detail, run = row
+        return cls(
+            str(migration),
+            bool(recorded),
+            EntryKind(kind),
+            int(position),
+            int(part),
+            EntryState(state),
+            str(fingerprint),
+            json.loads(detail) if detail else None,
+            int(run),
+        )

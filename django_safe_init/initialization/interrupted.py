@@ -23,6 +23,7 @@ from django_safe_init.core.records import InterruptedStep
 from django_safe_init.core.step import StepDefinition
 from django_safe_init.core.text import Hint, name_some
 from django_safe_init.exceptions import ConfigurationError, UnfinishedMigration
+from django_safe_init.initialization.half_done import HalfDoneMigrations, Resumption
 
 logger = logging.getLogger("django_safe_init")
 
@@ -90,6 +91,7 @@ class InterruptedSteps:
         settings: Settings,
         rerun: tuple[str, ...],
         alias: str,
+        resume: tuple[str, ...] = (),
     ) -> None:
         self.session = session
         self.steps = session.reader.interrupted()
@@ -102,6 +104,15 @@ class InterruptedSteps:
                 raise ConfigurationError(
                     f"--rerun {name}: that is not unfinished. Unfinished: {known}."
                 )
+        #: The migrations whose operations have a journal.
+        self.half_done = HalfDoneMigrations(
+            session,
+            session.reader.journal() if self.steps else (),
+            policy=self.policy,
+            where=self._database_option,
+            reruns=self.rerun,
+            resumptions=[Resumption.parse(text) for text in resume],
+        )
 
     @property
     def runs(self) -> set[int]:
@@ -130,7 +141,11 @@ class InterruptedSteps:
         Their migrations are still recorded, so no plan contains them, although the reversal
         may have dropped their tables already.
         """
-        reversals = [step for step in self.steps.values() if step.backwards]
+        reversals = [
+            step
+            for step in self.steps.values()
+            if step.backwards and not step.has_journal
+        ]
         if not reversals:
             return
         executor = MigrationExecutor(connection)
@@ -173,7 +188,7 @@ class InterruptedSteps:
         Raises `UnfinishedMigration` when a person has to decide.
         """
         step = self.steps.get(f"{migration.app_label}.{migration.name}")
-        if step is None or step.backwards is not backwards:
+        if step is None or step.has_journal or step.backwards is not backwards:
             return  # the opposite direction: the interrupted one was completed since
         if not only_concurrent_indexes(self.session, migration):
             self._apply_policy(

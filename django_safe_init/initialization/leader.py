@@ -188,7 +188,11 @@ class Leader:
 
     def _read_interrupted_steps(self) -> InterruptedSteps:
         return InterruptedSteps(
-            self.session, self.context.settings, self.task.rerun, self.context.alias
+            self.session,
+            self.context.settings,
+            self.task.rerun,
+            self.context.alias,
+            self.task.resume,
         )
 
     def _open_run(self) -> None:
@@ -243,6 +247,8 @@ class Leader:
             raise_cancellation(),
         ):
             tracker.steps = len(self._due_steps())
+            if not self.task.fake:
+                interrupted.half_done.prepare(connection, tracker, self.task.target)
             self._call_migrate(tracker)
 
     def _call_migrate(self, tracker: MigrationTracker) -> None:
@@ -458,6 +464,9 @@ class Leader:
         text = message_of(exc)
         if not isinstance(exc, SafeInitError):
             text = f"{type(exc).__name__}: {text}"
+        operation = self._tracker and self._tracker.failed_operation
+        if operation:
+            text = wrap(f"{operation}: ", text)
         return wrap(f"{step}: ", text) if step and step not in text else text
 
     @property

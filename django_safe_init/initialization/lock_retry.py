@@ -105,18 +105,38 @@ class LockTimeoutRetry:
                 if not (atomic and self.transaction.is_intact):
                     raise PartiallyApplied(self._partial_message(name, atomic)) from exc
                 self.transaction.close(exc)
-                if attempt == self.policy.attempts:
-                    raise DDLLockTimeout(
-                        self._with_remedy(self._rolled_back_message(name, attempt))
-                    ) from exc
-                if self.timeout.deadline.passed():
-                    raise LockWaitTimeout(
-                        self._with_remedy(self._rolled_back_message(name, attempt))
-                    ) from exc
+                self._require_another(name, attempt, exc)
             self._pause(name, attempt)
             self.session.verify()
             self.transaction.retry()
             state, attempt = untouched, attempt + 1
+
+    def repeat(self, name: str, attempt: Callable[[], None]) -> None:
+        """Call `attempt`, which undoes its work if it raises, until it gets its locks."""
+        number = 1
+        while True:
+            self._blockers = ()
+            try:
+                with Heartbeat(self._note_blockers, self.policy.poll_interval):
+                    return attempt()
+            except Exception as exc:
+                if not self.timeout.is_timeout(exc):
+                    raise
+                self._require_another(name, number, exc)
+            self._pause(name, number)
+            self.session.verify()
+            number += 1
+
+    def _require_another(self, name: str, attempt: int, error: BaseException) -> None:
+        """Raise the error of a migration that may not be tried again."""
+        if attempt == self.policy.attempts:
+            raise DDLLockTimeout(
+                self._with_remedy(self._rolled_back_message(name, attempt))
+            ) from error
+        if self.timeout.deadline.passed():
+            raise LockWaitTimeout(
+                self._with_remedy(self._rolled_back_message(name, attempt))
+            ) from error
 
     def _run_once(
         self, apply: Apply, state: ProjectState, editor: BaseDatabaseSchemaEditor

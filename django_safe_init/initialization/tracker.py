@@ -19,12 +19,15 @@ from typing import Any
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations import Migration
 from django.db.migrations.recorder import MigrationRecorder
+from django.db.migrations.state import ProjectState
 from django.db.models.signals import pre_migrate
 
 from django_safe_init.backends.base.recorder import Fence
 from django_safe_init.backends.base.run_session import RunSession
+from django_safe_init.backends.base.transaction import Names
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import LockLost
+from django_safe_init.initialization.half_done import HalfDoneMigrations
 from django_safe_init.initialization.interrupted import (
     InterruptedSteps,
     only_concurrent_indexes,
@@ -32,7 +35,12 @@ from django_safe_init.initialization.interrupted import (
     runs_custom_code,
     start_detail,
 )
+from django_safe_init.initialization.journal import Journal
 from django_safe_init.initialization.lock_retry import LockTimeoutRetry
+from django_safe_init.initialization.operations import (
+    OperationRunner,
+    can_be_journaled,
+)
 
 logger = logging.getLogger("django_safe_init")
 
@@ -62,6 +70,8 @@ class MigrationTracker:
         self.in_migration = False
         #: True if a failure rolls the current migration back as a whole.
         self.current_is_atomic = False
+        #: Runs the operations of the current migration, if it has a journal.
+        self._runner: OperationRunner | None = None
         #: The number of steps after the migrations.
         self.steps = 0
         self._has_plan = False
@@ -104,21 +114,49 @@ class MigrationTracker:
             self.recorder.total = len(plan) + self.steps
             self.recorder.update(State.MIGRATING, "pre_migrate")
 
+    @property
+    def failed_operation(self) -> str | None:
+        """The operation that failed in the current migration, and how many are committed."""
+        failed = self._runner and self._runner.failed
+        return failed.text if failed else None
+
+    @property
+    def half_done(self) -> HalfDoneMigrations:
+        """The migrations that earlier leaders left half done."""
+        return self.interrupted.half_done
+
     def on_apply_start(
         self, migration: Migration, *, backwards: bool, fake: bool
     ) -> None:
+        self._start(migration, backwards=backwards, fake=fake)
+
+    def _start(
+        self,
+        migration: Migration,
+        *,
+        backwards: bool,
+        fake: bool = False,
+        turned: bool = False,
+    ) -> None:
+        """Prepare the migration. One that is turned round keeps its record as it is."""
         name = f"{migration.app_label}.{migration.name}"
         self.current = name
         atomic = fake or self._is_atomic(migration)
+        journal = None
         detail = None
         if not atomic or name in self.interrupted.steps:
             self.session.verify()
         if not fake:
             self.interrupted.prepare_rerun(self.connection, migration, backwards)
         if not atomic:
-            if backwards:
+            if backwards and not turned:
                 require_reversible(migration)
-            detail = start_detail(self.session, self.connection, migration)
+            journal = self._open_journal(migration, backwards)
+            detail = (
+                start_detail(self.session, self.connection, migration)
+                if journal is None
+                else {"journal": True}
+            )
         self.current_is_atomic = atomic
         fence = self.recorder.start_step(
             name, backwards=backwards, atomic=atomic, detail=detail
@@ -127,9 +165,72 @@ class MigrationTracker:
             self._begin_transaction(migration, fence)
         else:
             fence.verify()
-        if not fake:
+        if journal is not None:
+            self._run_through(journal, migration, backwards, turned)
+        elif not fake:
             self._limit_lock_waits(migration, backwards)
         self.in_migration = True
+
+    def _open_journal(self, migration: Migration, backwards: bool) -> Journal | None:
+        """Return the journal of the migration; None if it has to run as a whole."""
+        if not can_be_journaled(migration):
+            return None
+        return self.half_done.open_journal(
+            self.connection, migration, backwards=backwards
+        )
+
+    def _run_through(
+        self, journal: Journal, migration: Migration, backwards: bool, turned: bool
+    ) -> None:
+        """Let the operations of the migration run through the journal."""
+        names = self._names(migration)
+        runner = OperationRunner(
+            migration,
+            self.session,
+            self.transaction,
+            journal,
+            lambda recorded: self._check_record(recorded, names),
+            backwards=backwards,
+            limit=self._operation_limit(),
+            on_start=self.recorder.start_operation,
+        )
+        journal.open(runner.names)
+
+        def finish() -> None:
+            if not turned:
+                self.transaction.begin(
+                    str(self.current),
+                    names,
+                    lambda recorded: self._check_record(recorded, names),
+                    runs_custom_code=True,
+                )
+            journal.close()
+
+        self._runner = runner
+        self._around.enter_context(runner.replaced(finish))
+
+    def _operation_limit(self) -> Callable[[str, Callable[[], None]], None] | None:
+        timeout = self.session.lock_timeout
+        if timeout is None or timeout.policy is None:
+            return None
+        retry = LockTimeoutRetry(
+            timeout, timeout.policy, self.session, self.transaction, self._report
+        )
+        return retry.repeat
+
+    def run_turned(self, migration: Migration, state: ProjectState) -> None:
+        """Take the finished operations of the migration back; its record stays as it is.
+
+        `state` is the state before the migration.
+        """
+        backwards = not self.half_done.is_recorded(
+            f"{migration.app_label}.{migration.name}"
+        )
+        self._start(migration, backwards=backwards, turned=True)
+        run = migration.unapply if backwards else migration.apply
+        with self.connection.schema_editor(atomic=migration.atomic) as editor:
+            run(state, editor)
+        self.on_apply_success(fake=False)
 
     def _is_atomic(self, migration: Migration) -> bool:
         """Return True if Django would run the migration in one transaction.
@@ -142,8 +243,11 @@ class MigrationTracker:
 
     def on_apply_success(self, *, fake: bool) -> None:
         self.in_migration = False
+        if fake and self.current and self.current in self.half_done:
+            self.half_done.forget(self.connection, self.current)
         self.transaction.close()
         self._around.close()
+        self._runner = None
         name, self.current = self.current, None
         assert name is not None  # Django reports a start before each success
         self.current_is_atomic = False
@@ -167,16 +271,23 @@ class MigrationTracker:
         around = retry.wrap(migration, atomic=atomic, backwards=backwards)
         self._around.enter_context(around)
 
-    def _begin_transaction(self, migration: Migration, fence: Fence) -> None:
-        names = {(migration.app_label, migration.name), *migration.replaces}
+    def _names(self, migration: Migration) -> Names:
+        """Return the names under which the migration is recorded."""
+        return {(migration.app_label, migration.name), *migration.replaces}
 
-        def check(recorded: set[tuple[str, str]]) -> None:
+    def _check_record(self, recorded: Names, names: Names) -> None:
+        if recorded != names & self._recorded_before:
+            raise LockLost(
+                f"The record of {self.current} was changed meanwhile by a program that does "
+                "not take the leader lock."
+            )
+
+    def _begin_transaction(self, migration: Migration, fence: Fence) -> None:
+        names = self._names(migration)
+
+        def check(recorded: Names) -> None:
             fence.verify()
-            if recorded != names & self._recorded_before:
-                raise LockLost(
-                    f"The record of {self.current} was changed meanwhile by somebody who does "
-                    "not take the leader lock."
-                )
+            self._check_record(recorded, names)
 
         self.transaction.begin(
             str(self.current),

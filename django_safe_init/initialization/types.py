@@ -46,6 +46,10 @@ class MigrateTask:
     fake: bool = False
     #: Interrupted migrations that may run again.
     rerun: tuple[str, ...] = ()
+    #: The operations with which half-done migrations go on, as `APP.NAME:N`.
+    resume: tuple[str, ...] = ()
+    #: The app and the migration, or "zero", that a command names; None for all migrations.
+    target: tuple[str, str] | None = None
     #: Takes the error that the caller gets, and its cause. Returns the error to log: by default
     #: the cause; None if the caller raises the cause, which Python or a tracker then reports.
     error_to_log: Callable[[BaseException, BaseException], BaseException | None] = (

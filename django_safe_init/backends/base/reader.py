@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from django_safe_init.backends.base.journal import READ_JOURNAL
 from django_safe_init.backends.base.statements import (
     COMPLETED_STEPS,
     INTERRUPTED_STEPS,
@@ -16,6 +17,7 @@ from django_safe_init.core.build import Build
 from django_safe_init.core.records import (
     Activity,
     InterruptedStep,
+    JournalEntry,
     LeaderSnapshot,
     PreviousFindings,
     RunDetail,
@@ -103,6 +105,10 @@ class BaseReader(ABC):
     def interrupted(self) -> dict[str, InterruptedStep]:
         """Return the non-atomic migrations and steps that earlier leaders left unfinished."""
 
+    def journal(self) -> list[JournalEntry]:
+        """Return the journal of the migrations that are half done."""
+        return []
+
     @abstractmethod
     def completed_steps(self) -> list[CompletedStep]:
         """Return the steps that runs completed, newest first."""
@@ -136,6 +142,16 @@ class TableReader(BaseReader):
             name: InterruptedStep.from_row(run, name, backwards, decode_detail(detail))
             for run, name, backwards, detail in rows
         }
+
+    def journal(self) -> list[JournalEntry]:
+        if not self._has_journal():
+            return []
+        rows = self._rows(READ_JOURNAL, {"lock_key": self.lock_key})
+        return [JournalEntry.from_row(row) for row in rows]
+
+    @abstractmethod
+    def _has_journal(self) -> bool:
+        """Return True if the table of the journal exists."""
 
     def completed_steps(self) -> list[CompletedStep]:
         rows = self._rows(COMPLETED_STEPS, {"lock_key": self.lock_key})

@@ -168,6 +168,8 @@ class BaseRecorder(ABC):
         self.done = 0
         self.total = 0
         self.message = ""
+        #: The name of the running step.
+        self.step = ""
         #: The error of the closed run, as it was written.
         self.error: str | None = None
         #: The progress inside the running step.
@@ -239,6 +241,11 @@ class BaseRecorder(ABC):
         Call it inside `RunSession.connections`. On return the record is on disk. The record of
         an atomic migration is on its way instead, and arrives even if this process dies.
         """
+
+    def start_operation(self, number: int, total: int, name: str) -> None:
+        """Note the operation of the running step, which the next write of progress records."""
+        self.message = f"{self.step}: operation {number} of {total}, {name}"
+        self.progress.operations = number - 1, total
 
     @abstractmethod
     def finish_step(self, outcome: str) -> None:

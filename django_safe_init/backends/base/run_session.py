@@ -5,19 +5,32 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.operations.base import Operation
 
 from django_safe_init.backends.base.introspection import BaseIntrospection
+from django_safe_init.backends.base.journal import JournalWriter
 from django_safe_init.backends.base.reader import BaseReader
 from django_safe_init.backends.base.recorder import BaseRecorder
+from django_safe_init.backends.base.sql_effects import SQLEffect
 from django_safe_init.backends.base.transaction import MigrationTransaction
 from django_safe_init.conf import LockTimeoutPolicy
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.heartbeat import Heartbeat
 from django_safe_init.core.records import Blocker
+
+
+@dataclass(frozen=True)
+class IndexCondition:
+    """An index that a migration creates, drops or rebuilds concurrently."""
+
+    exists: bool = False
+    is_valid: bool = False
+    #: The quoted names of what an interrupted `REINDEX` has left behind.
+    leftovers: tuple[str, ...] = ()
 
 
 class ErrorKind(Enum):
@@ -97,6 +110,39 @@ class RunSession(ABC):
     @abstractmethod
     def introspection(self) -> BaseIntrospection:
         """Return an introspection on the leader's own connection."""
+
+    def journal(self, connection: BaseDatabaseWrapper) -> JournalWriter | None:
+        """Return a writer of the journal on `connection`, whose table exists then.
+
+        None for an engine without a journal: an interrupted migration is in doubt as a whole.
+        """
+        return None
+
+    def needs_no_transaction(self, error: BaseException) -> bool:
+        """Return True if the error was raised only because of a transaction.
+
+        The same work may succeed without one.
+        """
+        return False
+
+    def effect_of(self, sql: str) -> SQLEffect:
+        """Return the effect of a statement, or of a script that is sent as one message."""
+        return SQLEffect()
+
+    def index_condition(
+        self, connection: BaseDatabaseWrapper, name: str
+    ) -> IndexCondition:
+        """Return the condition of an index, whose name is quoted and may have a schema."""
+        return IndexCondition()
+
+    def removes_index(self, operation: Operation) -> bool:
+        """Return True if the operation removes the index that `concurrent_index` names."""
+        return False
+
+    def drop_leftover(  # noqa: B027  (an engine without them)
+        self, connection: BaseDatabaseWrapper, name: str
+    ) -> None:
+        """Drop an index without blocking writers; its name is quoted and may have a schema."""
 
     def concurrent_index(self, operation: Operation) -> str | None:
         """Return the index that the operation adds or removes without blocking writers.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from django.db import transaction
+from django.db import NotSupportedError, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
@@ -36,6 +36,22 @@ def recorded_sql(
     return f"SELECT app, name FROM {table} WHERE {condition}"
 
 
+class TransactionUndone(InitializationFailed):
+    """The SQL of a migration has undone its own transaction."""
+
+
+#: Texts of Django for code that refuses to run in `atomic()`.
+_REFUSALS = ("inside a transaction", "in a transaction", "durable atomic block")
+
+
+def is_refused_transaction(error: BaseException) -> bool:
+    """Return True if Django, or code that asked it, refused to run in a transaction."""
+    if isinstance(error, (transaction.TransactionManagementError, TransactionUndone)):
+        return True
+    refuses = isinstance(error, (NotSupportedError, RuntimeError))
+    return refuses and any(text in str(error) for text in _REFUSALS)
+
+
 class MigrationTransaction(ABC):
     """The transactions of a run's migrations on one connection, one after another.
 
@@ -51,6 +67,8 @@ class MigrationTransaction(ABC):
         self.is_intact = True
         self._atomic: transaction.Atomic | None = None
         self._skips_savepoint = False
+        #: True while the transaction is a part of an open schema editor.
+        self._in_editor = False
         connection.SchemaEditorClass = self._without_savepoint(
             connection.SchemaEditorClass
         )
@@ -68,13 +86,26 @@ class MigrationTransaction(ABC):
         `check` is called before the migration's first statement. If the migration runs custom
         code, `begin` calls it at once.
         """
+        self._begin_for(migration, names, check)
+        self._skips_savepoint = True
+        if runs_custom_code:
+            self._check_recorded()
+
+    def begin_operation(
+        self, operation: str, names: Names, check: Callable[[Names], None]
+    ) -> None:
+        """Begin for a part of a migration, inside the schema editor that is open already."""
+        self._in_editor = True
+        self._begin_for(operation, names, check)
+        self._check_recorded()
+
+    def _begin_for(
+        self, migration: str, names: Names, check: Callable[[Names], None]
+    ) -> None:
         self.migration = migration
         self.is_intact = True
         self._names_to_check, self._check = names, check
         self._enter()
-        self._skips_savepoint = True
-        if runs_custom_code:
-            self._check_recorded()
 
     def retry(self) -> None:
         """Begin again for the same migration, whose schema editor is already open."""
@@ -118,8 +149,11 @@ class MigrationTransaction(ABC):
         """Commit, or roll back because of the error. Does nothing without a transaction."""
         atomic, self._atomic = self._atomic, None
         self._skips_savepoint = False
-        if atomic is not None:
-            self._close(atomic, error)
+        try:
+            if atomic is not None:
+                self._close(atomic, error)
+        finally:
+            self._in_editor = False
 
     def _close(self, atomic: transaction.Atomic, error: BaseException | None) -> None:
         self.connection.execute_wrappers.remove(self._execute_wrapper)
@@ -150,7 +184,7 @@ class MigrationTransaction(ABC):
         if self.connection.connection is None or not self.has_ended():
             return
         if self._was_rolled_back(cursor):
-            raise InitializationFailed(
+            raise TransactionUndone(
                 f"{self.migration} has undone its transaction, so what it did before is lost "
                 "and would be recorded as done. A migration with ROLLBACK in its SQL needs "
                 "atomic = False."

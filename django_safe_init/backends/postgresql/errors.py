@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import psycopg
 
+from django_safe_init.backends.base.transaction import is_refused_transaction
 from django_safe_init.core.records import (
     ConnectionEnded,
     TablesLocked,
@@ -220,3 +221,18 @@ def is_time_out(error: BaseException) -> bool:
     It would end the session of the next attempt, too.
     """
     return getattr(error, "sqlstate", None) in _TIME_OUTS
+
+
+#: The errors of work that fails only because of a transaction (PostgreSQL manual, appendix A):
+#: a statement that refuses one; the end of one that an earlier, handled error has broken; a
+#: procedure that commits; a table with pending events of triggers; a new value of an enum.
+_ONLY_IN_TRANSACTION = frozenset({"25001", "25P02", "2D000", "55006", "55P04"})
+
+
+def needs_no_transaction(error: BaseException) -> bool:
+    """Return True if the error was raised only because of a transaction."""
+    return any(
+        (isinstance(each, psycopg.Error) and each.sqlstate in _ONLY_IN_TRANSACTION)
+        or is_refused_transaction(each)
+        for each in exception_chain(error)
+    )

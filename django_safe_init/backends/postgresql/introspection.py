@@ -38,6 +38,7 @@ from django_safe_init.backends.base.introspection import (
     UniqueIndex,
     collecting_editor,
 )
+from django_safe_init.backends.base.run_session import IndexCondition
 from django_safe_init.backends.postgresql.connect import (
     create_direct_wrapper,
     retry_when_busy,
@@ -182,6 +183,24 @@ _EXISTING_INDEXES = """
     JOIN pg_catalog.pg_index i ON i.indexrelid OPERATOR(pg_catalog.=) c.oid
     WHERE c.relname OPERATOR(pg_catalog.=) ANY(%s::pg_catalog.name[])
       AND pg_catalog.pg_table_is_visible(c.oid) AND (i.indisvalid OR NOT %s)
+"""
+
+#: An index, and the invalid copies that an interrupted `REINDEX CONCURRENTLY` leaves beside it
+#: (PostgreSQL manual, REINDEX).
+_INDEX_CONDITION = r"""
+    SELECT pg_catalog.quote_ident(n.nspname) OPERATOR(pg_catalog.||) '.'
+             OPERATOR(pg_catalog.||) pg_catalog.quote_ident(c.relname),
+      c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%s), i.indisvalid
+    FROM pg_catalog.pg_index i
+    JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) i.indexrelid
+    JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+    JOIN pg_catalog.pg_class own
+      ON own.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%s)
+    WHERE c.oid OPERATOR(pg_catalog.=) own.oid
+      OR (n.oid OPERATOR(pg_catalog.=) own.relnamespace AND NOT i.indisvalid
+          AND pg_catalog.starts_with(c.relname::pg_catalog.text,
+                                     own.relname::pg_catalog.text)
+          AND c.relname::pg_catalog.text OPERATOR(pg_catalog.~) '_cc(new|old)[0-9]*$')
 """
 
 Query = Callable[[str, Mapping[str, Any] | None], list[Any]]
@@ -468,6 +487,16 @@ def concurrent_index(operation: Operation) -> str | None:
     return None
 
 
+def index_condition(connection: BaseDatabaseWrapper, name: str) -> IndexCondition:
+    """Return the condition of an index, whose name is quoted and may have a schema."""
+    rows = plain_rows(connection, _INDEX_CONDITION, [name, name])
+    leftovers = tuple(found for found, is_own, _ in rows if not is_own)
+    for _, is_own, is_valid in rows:
+        if is_own:
+            return IndexCondition(True, bool(is_valid), leftovers)
+    return IndexCondition()
+
+
 def existing_indexes(
     connection: BaseDatabaseWrapper, names: Sequence[str], *, valid: bool = False
 ) -> set[str]:
@@ -476,6 +505,12 @@ def existing_indexes(
         return set()
     rows = plain_rows(connection, _EXISTING_INDEXES, [list(names), valid])
     return {name for (name,) in rows}
+
+
+def drop_leftover(connection: BaseDatabaseWrapper, name: str) -> None:
+    """Drop an index without blocking writers; its name is quoted and may have a schema."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
 
 
 def drop_index(connection: BaseDatabaseWrapper, name: str) -> None:

@@ -9,7 +9,12 @@ from typing import Any
 import psycopg
 
 from django_safe_init.backends.postgresql.session import Session
-from django_safe_init.core.records import MIGRATION_TABLE, RUN_TABLE, STEP_TABLE
+from django_safe_init.core.records import (
+    MIGRATION_TABLE,
+    OPERATION_TABLE,
+    RUN_TABLE,
+    STEP_TABLE,
+)
 from django_safe_init.core.text import printable
 from django_safe_init.exceptions import UnsafeConnection
 
@@ -34,6 +39,20 @@ _REQUIRED = {
         "kind": "text",
         "name": "text",
         "started_at": "timestamp with time zone",
+    },
+    OPERATION_TABLE: {
+        "id": "bigint",
+        "lock_key": "text",
+        "migration": "text",
+        "recorded": "boolean",
+        "kind": "text",
+        "position": "integer",
+        "part": "integer",
+        "state": "text",
+        "fingerprint": "text",
+        "detail": "text",
+        "run_id": "bigint",
+        "written_at": "timestamp with time zone",
     },
 }
 #: The types of columns that an upgrade adds.
@@ -64,6 +83,7 @@ _ADDED = {
         "outcome": "text",
         "detail": "jsonb",
     },
+    OPERATION_TABLE: {},
 }
 RELATION = """
     SELECT c.oid::regclass::text, c.relkind::text, pg_get_userbyid(c.relowner)::text,

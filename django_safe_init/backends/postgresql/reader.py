@@ -16,6 +16,7 @@ from django_safe_init.core.build import Build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import (
     MIGRATION_TABLE,
+    OPERATION_TABLE,
     RUN_TABLE,
     STEP_TABLE,
     LeaderSnapshot,
@@ -209,6 +210,10 @@ class PostgresReader(TableReader):
         if exists and readable and self._runs_readable() and self._is_own(STEP_TABLE):
             return _COMPLETED
         return _UNKNOWN_COMPLETED if exists else _NONE_COMPLETED
+
+    def _has_journal(self) -> bool:
+        exists, readable = self._access(OPERATION_TABLE)
+        return exists and readable
 
     def on_primary(self) -> bool:
         [(is_standby,)] = self.session.read("SELECT pg_is_in_recovery()")

@@ -42,6 +42,7 @@ from django_safe_init.backends.postgresql.refused_rows import (
     refused_row,
 )
 from django_safe_init.backends.postgresql.schema import (
+    ensure_journal,
     ensure_tables,
     grant_delete_hint,
     missing_privilege,
@@ -197,6 +198,11 @@ class PostgresRecorder(TableRecorder):
     def ensure_tables(self) -> None:
         self._write_with_retry(lambda: ensure_tables(self.session))
 
+    def ensure_journal(self) -> None:
+        """Create the table of the journal, or add the columns it lacks."""
+        with self._lock:
+            self._write_with_retry(lambda: ensure_journal(self.session))
+
     def open_run(
         self, command: str, lost: LostRuns | None = None, release: str | None = None
     ) -> str | None:
@@ -237,7 +243,7 @@ class PostgresRecorder(TableRecorder):
         kind: str = "migration",
     ) -> Fence:
         with self._lock:
-            self.message = name
+            self.message = self.step = name
             self.progress.clear()
             self._snapshot = None
             self._unsaved.append(

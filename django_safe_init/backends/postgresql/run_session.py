@@ -6,23 +6,33 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import psycopg
+from django.contrib.postgres.operations import RemoveIndexConcurrently
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.operations.base import Operation
 
 from django_safe_init.backends.base.context import Context
+from django_safe_init.backends.base.journal import JournalWriter
 from django_safe_init.backends.base.lock import LockWaitTimeout
-from django_safe_init.backends.base.run_session import ErrorKind, RunSession
+from django_safe_init.backends.base.run_session import (
+    ErrorKind,
+    IndexCondition,
+    RunSession,
+)
+from django_safe_init.backends.base.sql_effects import SQLEffect
 from django_safe_init.backends.postgresql.connection_checks import inspect_connection
 from django_safe_init.backends.postgresql.errors import (
     is_lost_connection,
     is_read_only,
     is_time_out,
+    needs_no_transaction,
 )
 from django_safe_init.backends.postgresql.introspection import (
     PostgresIntrospection,
     concurrent_index,
     drop_index,
+    drop_leftover,
     existing_indexes,
+    index_condition,
 )
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_timeout import PostgresLockTimeout
@@ -30,6 +40,7 @@ from django_safe_init.backends.postgresql.reader import PostgresReader
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.repair import run_repair
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
+from django_safe_init.backends.postgresql.sql_effects import effect_of
 from django_safe_init.backends.postgresql.statement_progress import StatementProgress
 from django_safe_init.backends.postgresql.transaction import PostgresTransaction
 from django_safe_init.core.text import exception_chain
@@ -108,6 +119,35 @@ class PostgresRunSession(RunSession):
         return PostgresIntrospection(
             self._session, self._context.settings, self._session.rows
         )
+
+    def journal(self, connection: BaseDatabaseWrapper) -> JournalWriter:
+        self.recorder.ensure_journal()
+        tables = self._session.tables
+        return JournalWriter(
+            connection,
+            self.recorder.lock_key,
+            self.recorder.run_id,
+            "pg_catalog.clock_timestamp()",
+            lambda statement: tables.qualify(statement, has_params=True),
+            "OPERATOR(pg_catalog.=)",
+        )
+
+    def needs_no_transaction(self, error: BaseException) -> bool:
+        return needs_no_transaction(error)
+
+    def effect_of(self, sql: str) -> SQLEffect:
+        return effect_of(sql)
+
+    def index_condition(
+        self, connection: BaseDatabaseWrapper, name: str
+    ) -> IndexCondition:
+        return index_condition(connection, name)
+
+    def removes_index(self, operation: Operation) -> bool:
+        return isinstance(operation, RemoveIndexConcurrently)
+
+    def drop_leftover(self, connection: BaseDatabaseWrapper, name: str) -> None:
+        drop_leftover(connection, name)
 
     def concurrent_index(self, operation: Operation) -> str | None:
         return concurrent_index(operation)

@@ -13,13 +13,14 @@ from django_safe_init.backends.postgresql.connect import create_direct_wrapper
 from django_safe_init.backends.postgresql.own_tables import check_own, repair_sequence
 from django_safe_init.backends.postgresql.refused_rows import check_takes_rows
 from django_safe_init.backends.postgresql.session import Session
-from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
+from django_safe_init.core.records import OPERATION_TABLE, RUN_TABLE, STEP_TABLE
 from django_safe_init.core.text import one_line, with_commands
 from django_safe_init.exceptions import (
     MissingPrivilege,
     ReadOnlyServer,
     UnsafeConnection,
 )
+from django_safe_init.models import Operation
 
 
 def ensure_tables(session: Session) -> None:
@@ -43,6 +44,18 @@ def ensure_tables(session: Session) -> None:
             f"The database {session.alias!r} is read-only at the moment: "
             f"{exc.diag.message_primary}. Connect to the primary, or lift the restriction."
         ) from exc
+    except psycopg.errors.InsufficientPrivilege as exc:
+        raise missing_privilege(session, exc) from exc
+
+
+def ensure_journal(session: Session) -> None:
+    """Create the table of the journal, or add the columns it lacks.
+
+    Raises the errors of `ensure_tables`.
+    """
+    try:
+        check_own(session, OPERATION_TABLE)
+        _ensure_table(session, Operation)
     except psycopg.errors.InsufficientPrivilege as exc:
         raise missing_privilege(session, exc) from exc
 

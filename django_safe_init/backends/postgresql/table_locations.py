@@ -6,10 +6,17 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from django_safe_init.core.records import MIGRATION_TABLE, RUN_TABLE, STEP_TABLE
+from django_safe_init.core.records import (
+    MIGRATION_TABLE,
+    OPERATION_TABLE,
+    RUN_TABLE,
+    STEP_TABLE,
+)
 
 #: Matches the tables' names in this package's SQL. Parameters are not part of it.
-_NAMES = re.compile(rf'"?\b({MIGRATION_TABLE}|{RUN_TABLE}|{STEP_TABLE})\b"?')
+_NAMES = re.compile(
+    rf'"?\b({MIGRATION_TABLE}|{OPERATION_TABLE}|{RUN_TABLE}|{STEP_TABLE})\b"?'
+)
 #: A quoted name, with or without a schema.
 _QUOTED = re.compile(r'(?:"(?P<schema>.+)"\.)?"(?P<name>.+)"')
 

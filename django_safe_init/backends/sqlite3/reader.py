@@ -22,6 +22,7 @@ from django_safe_init.conf import HEARTBEAT_SECONDS
 from django_safe_init.core.build import Build
 from django_safe_init.core.databases import quoted_migration_table
 from django_safe_init.core.records import (
+    OPERATION_TABLE,
     RUN_TABLE,
     STEP_TABLE,
     Activity,
@@ -206,6 +207,9 @@ class SQLiteReader(TableReader):
 
     def _rows(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         return self.session.tuples(statement, params)
+
+    def _has_journal(self) -> bool:
+        return OPERATION_TABLE in self._tables()
 
     def _exists(self) -> bool:
         return os.path.exists(self._file)

@@ -83,7 +83,7 @@ class SQLiteRecorder(TableRecorder):
         detail: Any = None,
         kind: str = "migration",
     ) -> Fence:
-        self.message = name
+        self.message = self.step = name
         self.progress.clear()
         params = {
             "run": self.run_id,

@@ -9,15 +9,32 @@ from django.db import OperationalError
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.backends.base.context import Context
+from django_safe_init.backends.base.journal import JournalWriter
 from django_safe_init.backends.base.run_session import ErrorKind, RunSession
+from django_safe_init.backends.base.sql_effects import SQLEffect
+from django_safe_init.backends.base.transaction import is_refused_transaction
 from django_safe_init.backends.sqlite3.introspection import SQLiteIntrospection
 from django_safe_init.backends.sqlite3.lock_file import FileLock
 from django_safe_init.backends.sqlite3.reader import SQLiteReader
 from django_safe_init.backends.sqlite3.recorder import SQLiteRecorder
 from django_safe_init.backends.sqlite3.run_connections import RunConnection
+from django_safe_init.backends.sqlite3.schema import NOW, ensure_journal
 from django_safe_init.backends.sqlite3.session import SQLiteSession, is_locked
+from django_safe_init.backends.sqlite3.sql_effects import effect_of
 from django_safe_init.backends.sqlite3.transaction import SQLiteTransaction
 from django_safe_init.core.text import exception_chain
+
+#: Django formats a statement with parameters, also on SQLite.
+_NOW = NOW.replace("%", "%%")
+#: The ends of SQLite's errors for statements that it refuses in a transaction.
+_REFUSALS = ("within a transaction", "inside a transaction")
+
+
+def _needs_no_transaction(error: BaseException) -> bool:
+    refused = isinstance(error, (sqlite3.OperationalError, OperationalError))
+    return is_refused_transaction(error) or (
+        refused and any(text in str(error) for text in _REFUSALS)
+    )
 
 
 class SQLiteRunSession(RunSession):
@@ -59,6 +76,19 @@ class SQLiteRunSession(RunSession):
         if any(map(_is_locked, exception_chain(error))):
             return ErrorKind.TRANSIENT
         return ErrorKind.OTHER
+
+    def journal(self, connection: BaseDatabaseWrapper) -> JournalWriter:
+        with self._session.writing():
+            ensure_journal(self._session)
+        return JournalWriter(
+            connection, self.recorder.lock_key, self.recorder.run_id, _NOW
+        )
+
+    def needs_no_transaction(self, error: BaseException) -> bool:
+        return any(map(_needs_no_transaction, exception_chain(error)))
+
+    def effect_of(self, sql: str) -> SQLEffect:
+        return effect_of(sql)
 
     def introspection(self) -> SQLiteIntrospection:
         return SQLiteIntrospection(self._context.alias, self._session.rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 from django.db import NotSupportedError, connections, models
@@ -12,6 +13,7 @@ from django.db.models import Field, GeneratedField, UniqueConstraint
 
 from django_safe_init.backends.base.schema import MODELS, TableSchema
 from django_safe_init.backends.sqlite3.session import SQLiteSession
+from django_safe_init.models import Operation
 
 #: The current time as Django reads it from a table: in UTC, to the millisecond.
 NOW = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
@@ -19,8 +21,17 @@ NOW = "strftime('%Y-%m-%d %H:%M:%f', 'now')"
 
 def ensure_tables(session: SQLiteSession) -> None:
     """Create the status tables, or add the columns they lack."""
+    _ensure(session, MODELS)
+
+
+def ensure_journal(session: SQLiteSession) -> None:
+    """Create the table of the journal, or add the columns it lacks."""
+    _ensure(session, (Operation,))
+
+
+def _ensure(session: SQLiteSession, wanted: Iterable[type[models.Model]]) -> None:
     schema = TableSchema(connections[session.alias], DatabaseSchemaEditor)
-    for model in MODELS:
+    for model in wanted:
         table, columns = model._meta.db_table, schema.columns(model)
         present = {row["name"] for row in session.rows(f"PRAGMA table_info({table})")}
         if not present:

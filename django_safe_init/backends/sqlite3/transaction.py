@@ -55,7 +55,8 @@ class SQLiteTransaction(MigrationTransaction):
         try:
             atomic.__enter__()
         except BaseException:
-            connection.enable_constraint_checking()
+            if not self._in_editor:
+                connection.enable_constraint_checking()
             raise
         finally:
             connection.transaction_mode = configured
@@ -85,7 +86,7 @@ class SQLiteTransaction(MigrationTransaction):
         try:
             super()._close(atomic, error)
         finally:
-            if self.connection.connection is not None:
+            if self.connection.connection is not None and not self._in_editor:
                 self.connection.enable_constraint_checking()
 
     def has_ended(self) -> bool:

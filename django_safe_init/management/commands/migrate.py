@@ -154,6 +154,7 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
             full_target=not options.get("app_label"),
             require_ready=False,
             fake=bool(options.get("fake")),
+            target=_target(options),
             error_to_log=lambda error, cause: None if _is_raised(error) else cause,
             report=report_to(self.stderr),
         )
@@ -217,6 +218,12 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
             else:
                 tracker.on_apply_success(fake=fake)
         super().migration_progress_callback(action, migration, fake)
+
+
+def _target(options: dict[str, Any]) -> tuple[str, str] | None:
+    """Return the app and the migration that the command names; None for all migrations."""
+    app, name = options.get("app_label"), options.get("migration_name")
+    return (app, name or "") if app else None
 
 
 def _has_own_cause(failure: BaseException | None) -> TypeGuard[InitializationFailed]:

@@ -88,6 +88,13 @@ class Command(EntrypointCommand):
             metavar="APP.NAME",
             help="Run an unfinished non-atomic migration again.",
         )
+        add(
+            "--resume",
+            action="append",
+            default=[],
+            metavar="APP.NAME:N",
+            help="Continue a half-done migration with its operation N.",
+        )
         flag("--plan", help="Show what would be done; change nothing.")
         flag("--check", help="Exit with 1 unless ready; change nothing.")
         flag("--json", help="Print one JSON object, and nothing else.")
@@ -157,9 +164,9 @@ class Command(EntrypointCommand):
     def _check_usage(self, options: dict[str, Any]) -> None:
         check_command(self.next_command)
         check_timeout(options["timeout"])
-        if options["rerun"] and self._several:
+        if (options["rerun"] or options["resume"]) and self._several:
             raise ConfigurationError(
-                "--rerun is about one database: name it with --database."
+                "--rerun and --resume are about one database: name it with --database."
             )
         if options["jobs"] < 1:
             raise ConfigurationError("--jobs must be 1 or more.")
@@ -185,6 +192,7 @@ class Command(EntrypointCommand):
             migrate=lambda: self._migrate(alias, options),
             command="safe_migrate",
             rerun=tuple(options["rerun"]),
+            resume=tuple(options["resume"]),
             report=self._report(alias),
         )
         return InitializationOptions(

@@ -1,0 +1,132 @@
+"""Write the journal of one migration, on the connection that migrates.
+
+An entry and the work that it stands for are committed together wherever the work can run in a
+transaction. So the connection is the one that migrates, and not the leader's own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_safe_init.core.records import (
+    OPERATION_TABLE,
+    EntryKind,
+    EntryState,
+    JournalEntry,
+)
+
+_COLUMNS = (
+    "migration, recorded, kind, position, part, state, fingerprint, detail, run_id"
+)
+
+#: The fields of `JournalEntry`, oldest first.
+READ_JOURNAL = f"""
+    SELECT {_COLUMNS} FROM {OPERATION_TABLE}
+    WHERE lock_key = %(lock_key)s ORDER BY migration, kind, position, part, id
+"""
+
+
+class JournalWriter:
+    """Writes the entries of one migration.
+
+    `qualify` returns a statement with the qualified names of the tables, and `equals` is the
+    operator that no other role can replace on the project's search path.
+    """
+
+    def __init__(
+        self,
+        connection: BaseDatabaseWrapper,
+        lock_key: str,
+        run: int,
+        now_sql: str,
+        qualify: Callable[[str], str] = lambda statement: statement,
+        equals: str = "=",
+    ) -> None:
+        self.connection = connection
+        self._lock_key = lock_key
+        self._run = run
+        self._now = now_sql
+        self._qualify = qualify
+        self._equals = equals
+
+    def insert(
+        self,
+        migration: str,
+        recorded: bool,
+        kind: EntryKind,
+        position: int,
+        part: int = 0,
+        state: EntryState = EntryState.DONE,
+        fingerprint: str = "",
+        detail: Any = None,
+    ) -> JournalEntry:
+        """Insert an entry, and return it."""
+        entry = JournalEntry(
+            migration,
+            recorded,
+            kind,
+            position,
+            part,
+            state,
+            fingerprint,
+            detail,
+            self._run,
+        )
+        values = [
+            migration,
+            recorded,
+            kind.value,
+            position,
+            part,
+            state.value,
+            fingerprint,
+            None if detail is None else json.dumps(detail),
+            self._run,
+        ]
+        places = ", ".join(["%s"] * len(values))
+        self._execute(
+            f"INSERT INTO {OPERATION_TABLE} (lock_key, {_COLUMNS}, written_at)"
+            f" VALUES (%s, {places}, {self._now})",
+            [self._lock_key, *values],
+        )
+        return entry
+
+    def update(self, entry: JournalEntry, **changes: Any) -> JournalEntry:
+        """Change the state or the detail of an entry, and return it changed."""
+        changed = entry._replace(**changes, run=self._run)
+        detail = None if changed.detail is None else json.dumps(changed.detail)
+        where, params = self._where(entry)
+        self._execute(
+            f"UPDATE {OPERATION_TABLE} SET state = %s, detail = %s, run_id = %s,"
+            f" written_at = {self._now} WHERE {where}",
+            [changed.state.value, detail, self._run, *params],
+        )
+        return changed
+
+    def delete(self, entry: JournalEntry) -> None:
+        """Delete an entry."""
+        where, params = self._where(entry)
+        self._execute(f"DELETE FROM {OPERATION_TABLE} WHERE {where}", params)
+
+    def clear(self, migration: str) -> None:
+        """Delete all entries of a migration."""
+        where = self._condition("lock_key", "migration")
+        self._execute(
+            f"DELETE FROM {OPERATION_TABLE} WHERE {where}", [self._lock_key, migration]
+        )
+
+    def _where(self, entry: JournalEntry) -> tuple[str, list[Any]]:
+        where = self._condition("lock_key", "migration", "kind", "position", "part")
+        values = [entry.migration, entry.kind.value, entry.position, entry.part]
+        return where, [self._lock_key, *values]
+
+    def _condition(self, *columns: str) -> str:
+        return " AND ".join(f"{column} {self._equals} %s" for column in columns)
+
+    def _execute(self, statement: str, params: list[Any]) -> None:
+        with self.connection.cursor() as cursor:
+            cursor.execute(self._qualify(statement), params)

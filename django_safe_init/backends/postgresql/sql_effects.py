@@ -1,0 +1,74 @@
+"""Tell how a statement of PostgreSQL behaves in a transaction and after an interruption."""
+
+from __future__ import annotations
+
+from django_safe_init.backends.base.sql_effects import (
+    SQLEffect,
+    combine,
+    controls_transaction,
+)
+from django_safe_init.backends.base.sql_words import SQLStatement, Words, statements
+
+#: Statements that run outside of transactions, and do the same again.
+_MAINTENANCE = frozenset({"VACUUM", "CHECKPOINT"})
+#: Statements that run anywhere, and do the same again.
+_REPEATABLE = frozenset({"ANALYZE", "ANALYSE", "CLUSTER", "REINDEX", "REFRESH"})
+#: What `SET` does not change for the session.
+_WITHIN_TRANSACTION = frozenset({"LOCAL", "TRANSACTION", "CONSTRAINTS"})
+
+
+def effect_of(script: str) -> SQLEffect:
+    """Return the effect of a statement, or of a script that is sent as one message."""
+    return combine(map(_effect, statements(script)))
+
+
+def _effect(statement: SQLStatement) -> SQLEffect:
+    words = statement.words
+    first = words[0]
+    if controls_transaction(words):
+        return SQLEffect(controls_transaction=True, refuses_transaction=True)
+    if first in _MAINTENANCE:
+        return SQLEffect(refuses_transaction=True, is_repeatable=True)
+    if first == "RESET" or (
+        first == "SET" and _WITHIN_TRANSACTION.isdisjoint(words[1:2])
+    ):
+        return SQLEffect(is_repeatable=True, session=(statement.text,))
+    if "CONCURRENTLY" in words and first in ("CREATE", "DROP", "REINDEX", "ALTER"):
+        return _concurrent(words)
+    return SQLEffect(is_repeatable=first in _REPEATABLE)
+
+
+def _concurrent(words: Words) -> SQLEffect:
+    """Return the effect of a statement with CONCURRENTLY, which needs its own transactions."""
+    action = words[0]
+    name = _index_name(words) if "INDEX" in words else None
+    return SQLEffect(
+        refuses_transaction=True,
+        is_repeatable=action == "REINDEX",
+        concurrent_index=name,
+        action=action if name else "",
+    )
+
+
+def _index_name(words: Words) -> str | None:
+    """Return the index as the statement names it, with its schema; None if it has no name."""
+    rest = list(words)
+    start = max(rest.index("CONCURRENTLY"), rest.index("INDEX")) + 1
+    rest = rest[start:]
+    if rest[:1] == [")"]:
+        rest = rest[1:]
+    if rest[:2] == ["IF", "EXISTS"]:
+        rest = rest[2:]
+    if rest[:3] == ["IF", "NOT", "EXISTS"]:
+        rest = rest[3:]
+    if not rest or rest[0] in ("ON", "("):
+        return None
+    name = [_folded(rest[0])]
+    while rest[1:2] == ["."] and len(rest) > 2:
+        rest = rest[2:]
+        name.append(_folded(rest[0]))
+    return ".".join(name) if rest[1:2] != [","] else None
+
+
+def _folded(word: str) -> str:
+    return word if word.startswith('"') else f'"{word.lower()}"'

@@ -1,0 +1,191 @@
+"""Store the SQL that a schema editor postpones to the end of a migration, and restore it.
+
+Django keeps it as trees of references, so that a later operation of the same migration can rename
+or remove the names in it. Its text would freeze the names, so the trees are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy, deepcopy
+from types import FunctionType
+from typing import Any
+
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.backends.ddl_references import (
+    Columns,
+    Expressions,
+    ForeignKeyName,
+    IndexColumns,
+    IndexName,
+    Reference,
+    Statement,
+    Table,
+    TableColumns,
+)
+
+#: Surrounds the position of a column in the SQL of expressions. No identifier contains it.
+_MARK = "\x1f"
+
+
+class UnknownReference(TypeError):
+    """A tree contains an object that cannot be stored."""
+
+
+class StoredExpressions(TableColumns):
+    """The expressions of an index: their SQL, with the columns that a rename may change."""
+
+    def __init__(
+        self, table: str, columns: list[str], parts: list[str | int], quote: Any
+    ) -> None:
+        super().__init__(table, columns)
+        #: Texts, and the positions of columns between them.
+        self.parts = parts
+        self.quote_name = quote
+
+    def __str__(self) -> str:
+        return "".join(
+            part if isinstance(part, str) else self.quote_name(self.columns[part])
+            for part in self.parts
+        )
+
+
+def dump(item: Any) -> Any:
+    """Return the item of `deferred_sql` as values of JSON.
+
+    Raises `UnknownReference` for an object that a package has added.
+    """
+    if item is None or isinstance(item, (str, int)):
+        return item
+    dumper = _DUMPERS.get(type(item))
+    if dumper is None:
+        raise UnknownReference(
+            f"{type(item).__qualname__} is no reference that Django defines."
+        )
+    return [type(item).__name__, *dumper(item)]
+
+
+def load(value: Any, editor: BaseDatabaseSchemaEditor) -> Any:
+    """Return the item that `dump` has stored, for this editor."""
+    if not isinstance(value, list):
+        return value
+    name, *values = value
+    return _LOADERS[name](editor, *values)
+
+
+def _dump_statement(item: Statement) -> list[Any]:
+    parts = {name: dump(part) for name, part in item.parts.items()}
+    return [str(item.template), parts]
+
+
+def _load_statement(editor: Any, template: str, parts: dict[str, Any]) -> Statement:
+    return Statement(
+        template, **{name: load(part, editor) for name, part in parts.items()}
+    )
+
+
+def _dump_naming(function: Any) -> list[Any]:
+    """Return how the function makes a name: if it quotes it, and the name it has fixed."""
+    if not isinstance(function, FunctionType):
+        if getattr(function, "__name__", "") != "_create_index_name":
+            raise UnknownReference(f"{function!r} names no object of the database.")
+        return [False, None]
+    if function.__name__ not in _NAMING:
+        raise UnknownReference(f"{function!r} names no object of the database.")
+    cells = dict(
+        zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
+    )
+    fixed = cells["name"].cell_contents if "name" in cells else None
+    return [True, None if fixed is None else str(fixed)]
+
+
+#: The functions inside the methods of Django's schema editor that make a quoted name.
+_NAMING = ("create_index_name", "create_unique_name", "create_fk_name")
+
+
+def _load_naming(editor: Any, quoted: bool, fixed: str | None) -> Callable[..., str]:
+    if not quoted:
+        return editor._create_index_name  # type: ignore[no-any-return]
+    name = fixed
+
+    def create_index_name(*args: Any, **kwargs: Any) -> str:
+        made = editor._create_index_name(*args, **kwargs) if name is None else name
+        return str(editor.quote_name(made))
+
+    return create_index_name
+
+
+def _dump_expressions(item: Expressions) -> list[Any]:
+    """Compile the expressions with the position of each column in place of its name."""
+    marked = copy(item)
+    marked.expressions = deepcopy(item.expressions)
+    columns = []
+    for col in item.compiler.query._gen_cols([marked.expressions]):
+        columns.append(col.target.column)
+        target = copy(col.target)
+        target.column = f"{_MARK}{len(columns) - 1}{_MARK}"
+        col.target = target
+    text = str(marked)
+    quoted = item.compiler.connection.ops.quote_name(_MARK).split(_MARK)
+    pieces = text.replace(f"{quoted[0]}{_MARK}", _MARK).replace(
+        f"{_MARK}{quoted[1]}", _MARK
+    )
+    parts: list[str | int] = [
+        int(piece) if position % 2 else piece
+        for position, piece in enumerate(pieces.split(_MARK))
+    ]
+    return [item.table, columns, parts]
+
+
+_DUMPERS: dict[type, Callable[[Any], list[Any]]] = {
+    Statement: _dump_statement,
+    Table: lambda item: [item.table],
+    TableColumns: lambda item: [item.table, list(item.columns)],
+    Columns: lambda item: [item.table, list(item.columns), list(item.col_suffixes)],
+    IndexColumns: lambda item: [
+        item.table,
+        list(item.columns),
+        list(item.col_suffixes),
+        list(item.opclasses),
+    ],
+    IndexName: lambda item: [
+        item.table,
+        list(item.columns),
+        item.suffix,
+        _dump_naming(item.create_index_name),
+    ],
+    ForeignKeyName: lambda item: [
+        item.table,
+        list(item.columns),
+        item.to_reference.table,
+        list(item.to_reference.columns),
+        item.suffix_template,
+        _dump_naming(item.create_fk_name),
+    ],
+    Expressions: _dump_expressions,
+    StoredExpressions: lambda item: [item.table, list(item.columns), item.parts],
+}
+
+_LOADERS: dict[str, Callable[..., Reference]] = {
+    "Statement": _load_statement,
+    "Table": lambda editor, table: Table(table, editor.quote_name),
+    "TableColumns": lambda editor, *values: TableColumns(*values),
+    "Columns": lambda editor, table, columns, suffixes: Columns(
+        table, columns, editor.quote_name, suffixes
+    ),
+    "IndexColumns": lambda editor, table, columns, suffixes, opclasses: IndexColumns(
+        table, columns, editor.quote_name, suffixes, opclasses
+    ),
+    "IndexName": lambda editor, table, columns, suffix, naming: IndexName(
+        table, columns, suffix, _load_naming(editor, *naming)
+    ),
+    "ForeignKeyName": lambda editor, *values: ForeignKeyName(
+        *values[:-1], _load_naming(editor, *values[-1])
+    ),
+    "Expressions": lambda editor, *values: StoredExpressions(
+        *values, editor.quote_name
+    ),
+    "StoredExpressions": lambda editor, *values: StoredExpressions(
+        *values, editor.quote_name
+    ),
+}

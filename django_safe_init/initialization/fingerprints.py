@@ -1,0 +1,49 @@
+"""Make the digests by which a changed operation of a migration is noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from django.db.migrations.operations import RunPython
+from django.db.migrations.operations.base import Operation
+from django.db.migrations.writer import OperationWriter
+
+
+def digest(*parts: Any) -> str:
+    """Return a short digest of the texts of the parts."""
+    text = "\0".join(map(str, parts))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def fingerprint(operation: Operation) -> str:
+    """Return a digest of the operation as `makemigrations` writes it, and of its functions.
+
+    It is the same under every version of Python and Django. A source that cannot be read counts
+    as unchanged.
+    """
+    return digest(type(operation).__qualname__, _written(operation), *_code(operation))
+
+
+def _written(operation: Operation) -> str:
+    try:
+        text, _ = OperationWriter(operation, indentation=0).serialize()
+    except Exception:  # noqa: BLE001  (a lambda, or an argument of a package's own class)
+        return ""
+    return str(text)
+
+
+def _code(operation: Operation) -> Iterator[str]:
+    if isinstance(operation, RunPython):
+        for function in (operation.code, operation.reverse_code):
+            if function is not None:
+                yield _source(function)
+
+
+def _source(function: Any) -> str:
+    try:
+        return inspect.getsource(inspect.unwrap(function))
+    except (OSError, TypeError, ValueError):
+        return ""

@@ -1,0 +1,340 @@
+"""Find the migrations that earlier leaders left half done, and prepare each to go on.
+
+A forward migration is half done if it is not recorded and some of its operations are done. A
+reversal is half done if its migration is recorded and some of its operations are undone.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations import Migration
+from django.db.migrations.exceptions import IrreversibleError
+from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.operations.base import Operation
+from django.db.migrations.state import ProjectState
+
+from django_safe_init.backends.base.run_session import RunSession
+from django_safe_init.core.records import EntryState, JournalEntry
+from django_safe_init.core.text import Hint, name_some
+from django_safe_init.exceptions import ConfigurationError, UnfinishedMigration
+from django_safe_init.initialization.doubt import Doubt, policy_of
+from django_safe_init.initialization.fingerprints import fingerprint
+from django_safe_init.initialization.journal import Journal, Place
+from django_safe_init.initialization.operation_names import name_operation
+from django_safe_init.initialization.operations import flat
+
+logger = logging.getLogger("django_safe_init")
+
+Key = tuple[str, str]
+#: The app and the migration that a command names: its name, "zero", or "" for all of the app.
+Target = tuple[str, str]
+
+_RESUME = re.compile(
+    r"(?P<name>\w+\.\w+):(?P<number>[1-9]\d*)(?:\.(?P<part>[1-9]\d*))?"
+)
+
+
+class Tracker(Protocol):
+    """The part of a `MigrationTracker` that runs one migration."""
+
+    def run_turned(self, migration: Migration, state: ProjectState) -> None:
+        """Take the finished operations of the migration back."""
+
+
+class Resumption(NamedTuple):
+    """The operation with which a person lets a half-done migration go on."""
+
+    name: str
+    place: Place
+
+    @classmethod
+    def parse(cls, text: str) -> Resumption:
+        """Return the resumption of `APP.NAME:N` or `APP.NAME:N.STATEMENT`.
+
+        Raises `ConfigurationError` for any other text.
+        """
+        found = _RESUME.fullmatch(text)
+        if found is None:
+            raise ConfigurationError(
+                f"--resume {text}: that names no operation. Use APP.NAME:N, where N is the number "
+                "of the operation with which the migration goes on."
+            )
+        return cls(found["name"], (int(found["number"]), int(found["part"] or 0)))
+
+
+class HalfDoneMigrations:
+    """The journals of earlier leaders, by migration.
+
+    `reruns` are migrations that begin again from their first operation. Raises
+    `ConfigurationError` if a resumption names another migration.
+    """
+
+    def __init__(
+        self,
+        session: RunSession,
+        entries: Iterable[JournalEntry],
+        *,
+        policy: str,
+        where: str,
+        reruns: Iterable[str],
+        resumptions: Sequence[Resumption],
+    ) -> None:
+        self.session = session
+        self.policy = policy
+        self.where = where
+        self._reruns = frozenset(reruns)
+        self._entries: dict[str, list[JournalEntry]] = {}
+        for entry in entries:
+            self._entries.setdefault(entry.migration, []).append(entry)
+        self._resumptions = {each.name: each.place for each in resumptions}
+        for name in self._resumptions:
+            if name not in self._entries:
+                known = name_some(sorted(self._entries)) or "none is"
+                raise ConfigurationError(
+                    f"--resume {name}: that is not half done. Half done: {known}."
+                )
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._entries
+
+    # At the start of a run
+
+    def prepare(
+        self, connection: BaseDatabaseWrapper, tracker: Tracker, target: Target | None
+    ) -> None:
+        """Delete journals without use, and turn round what the target does not want.
+
+        `target` is None for all migrations. Raises `UnfinishedMigration` if this build cannot go
+        on with a migration.
+        """
+        if not self._entries:
+            return
+        executor = MigrationExecutor(connection)
+        for name in list(self._entries):
+            self._check(executor, connection, name)
+        for name in sorted(self._entries, reverse=True):
+            migration = executor.loader.graph.nodes[_key(name)]
+            if self._is_turned(executor, name, target):
+                state = executor.loader.project_state(_key(name), at_end=False)
+                tracker.run_turned(migration, state)
+                del self._entries[name]
+
+    def _check(
+        self, executor: MigrationExecutor, connection: BaseDatabaseWrapper, name: str
+    ) -> None:
+        recorded = _key(name) in executor.recorder.applied_migrations()
+        if name in self._reruns or recorded is not self.is_recorded(name):
+            if name not in self._reruns:
+                logger.warning(
+                    "%s was half done, and was finished without this package since.",
+                    name,
+                )
+            self.forget(connection, name)
+        elif _key(name) not in executor.loader.graph.nodes:
+            raise UnfinishedMigration(
+                Hint(
+                    f"{name} is half done, and this build does not have it, or replaces it by a "
+                    "squashed migration. Start the build that began it, or give up what is done "
+                    "of it:",
+                    f"python manage.py safe_migrate{self.where} --rerun {name}",
+                ),
+                failed_migration=name,
+            )
+
+    def is_recorded(self, name: str) -> bool:
+        """Return True if the migration was recorded when its journal began."""
+        return self._entries[name][0].recorded
+
+    def forget(self, connection: BaseDatabaseWrapper, name: str) -> None:
+        """Delete the journal of a migration."""
+        if self._entries.pop(name, None) is not None:
+            writer = self.session.journal(connection)
+            assert writer is not None  # it has written the entries
+            writer.clear(name)
+
+    def _is_turned(
+        self, executor: MigrationExecutor, name: str, target: Target | None
+    ) -> bool:
+        """Return True if the run wants the opposite of what was begun."""
+        key, recorded = _key(name), self.is_recorded(name)
+        if target is None:
+            return recorded
+        graph = executor.loader.graph
+        targets = _targets(executor, target)
+        plan = executor.migration_plan(targets)
+        reversed_keys = [
+            (each.app_label, each.name) for each, backwards in plan if backwards
+        ]
+        if recorded:
+            return target[0] == key[0] and key not in reversed_keys
+        if any(key in graph.backwards_plan(each) for each in reversed_keys):
+            return True
+        return target[0] == key[0] and not any(
+            each[1] is not None and key in graph.forwards_plan(each) for each in targets
+        )
+
+    # At the start of a migration
+
+    def open_journal(
+        self,
+        connection: BaseDatabaseWrapper,
+        migration: Migration,
+        *,
+        backwards: bool,
+    ) -> Journal | None:
+        """Return the journal of the migration, without doubt; None for an engine without one.
+
+        Raises `UnfinishedMigration` when a person has to decide.
+        """
+        name = f"{migration.app_label}.{migration.name}"
+        entries = self._entries.get(name, ())
+        recorded = entries[0].recorded if entries else backwards
+        writer = self.session.journal(connection)
+        if writer is None:
+            return None
+        journal = Journal(writer, name, recorded, entries)
+        if entries:
+            self._prepare_journal(connection, migration, journal, backwards)
+        return journal
+
+    def _prepare_journal(
+        self,
+        connection: BaseDatabaseWrapper,
+        migration: Migration,
+        journal: Journal,
+        backwards: bool,
+    ) -> None:
+        operations = list(flat(migration.operations))
+        place = self._resumptions.get(journal.migration)
+        if place is not None:
+            _resume(journal, operations, place)
+        self._check_unchanged(journal, operations)
+        if backwards and not journal.recorded:
+            _require_reversible(migration, journal, operations)
+        entry = journal.in_doubt
+        if entry is not None:
+            Doubt(
+                self.session,
+                connection,
+                migration,
+                journal,
+                entry,
+                len(operations),
+                backwards,
+                policy_of(migration, self.policy),
+                self.where,
+            ).resolve()
+        if backwards is not journal.recorded:
+            self._complete_parts(journal, migration, operations)
+        self._repeat_session(connection, journal)
+
+    def _check_unchanged(self, journal: Journal, operations: list[Operation]) -> None:
+        """Raise `UnfinishedMigration` if a finished operation is not the same any more."""
+        for entry in journal.entries():
+            if entry.part or entry.state is not EntryState.DONE:
+                continue
+            number = entry.position
+            if number <= len(operations):
+                operation = operations[number - 1]
+                if fingerprint(operation) == entry.fingerprint:
+                    continue
+                what = f"operation {number} ({name_operation(operation)})"
+            else:
+                what = f"operation {number}"
+            raise UnfinishedMigration(
+                self._changed(journal, what), failed_migration=journal.migration
+            )
+
+    def _changed(self, journal: Journal, what: str) -> Hint:
+        name = journal.migration
+        app, migration = _key(name)
+        done = max(each.position for each in journal.entries())
+        manage = "python manage.py"
+        return Hint(
+            f"{name} is half done, and its file was changed: {what} is finished, and is not the "
+            "same any more. Restore the file. Or look at the database, and then run the whole "
+            "migration again (the first command), go on with another operation (the second), or "
+            "record the migration as done (the third):",
+            f"{manage} safe_migrate{self.where} --rerun {name}",
+            f"{manage} safe_migrate{self.where} --resume {name}:{done + 1}",
+            f"{manage} migrate{self.where} --fake {app} {migration}",
+        )
+
+    def _complete_parts(
+        self, journal: Journal, migration: Migration, operations: list[Operation]
+    ) -> None:
+        """Let an operation with finished statements be undone as a whole."""
+        for number in sorted(
+            {each.position for each in journal.entries() if each.part}
+        ):
+            if policy_of(migration, self.policy) == "report":
+                raise UnfinishedMigration(
+                    f"Operation {number} of {journal.migration} has done some of its statements, "
+                    "so it cannot be undone as a whole. Finish the migration first, or undo the "
+                    f"statements by hand and continue with --resume {journal.migration}:{number}.",
+                    failed_migration=journal.migration,
+                )
+            journal.forget_statements(number)
+            journal.toggle((number, 0), fingerprint(operations[number - 1]))
+
+    def _repeat_session(
+        self, connection: BaseDatabaseWrapper, journal: Journal
+    ) -> None:
+        """Execute `SET` and `RESET` of finished operations again: their session has ended."""
+        found = journal.entries()
+        for entry in reversed(found) if journal.recorded else found:
+            for statement in (entry.detail or {}).get("session", ()):
+                with connection.cursor() as cursor:
+                    cursor.execute(statement)
+
+
+def _key(name: str) -> Key:
+    app, _, migration = name.partition(".")
+    return app, migration
+
+
+def _targets(executor: MigrationExecutor, target: Target) -> list[Any]:
+    """Return the nodes of the target as Django's `migrate` finds them; (app, None) for zero."""
+    app, name = target
+    if name == "zero":
+        return [(app, None)]
+    if not name:
+        return [key for key in executor.loader.graph.leaf_nodes() if key[0] == app]
+    found = executor.loader.get_migration_by_prefix(app, name)
+    return [(found.app_label, found.name)]
+
+
+def _resume(journal: Journal, operations: list[Operation], place: Place) -> None:
+    """Change the journal as if the operations before the place were done, and no later one."""
+    number, part = place
+    if number > len(operations) + 1:
+        raise ConfigurationError(
+            f"--resume {journal.migration}:{number}: it has {len(operations)} operations."
+        )
+    for entry in journal.entries():
+        kept = entry.part and entry.position == number and entry.part < part
+        if not kept:
+            journal.forget((entry.position, entry.part))
+    for position, operation in enumerate(operations[: number - 1], 1):
+        journal.toggle((position, 0), fingerprint(operation))
+    for each in range(1, part):
+        if journal.entry((number, each)) is None:
+            journal.toggle((number, each), "")
+
+
+def _require_reversible(
+    migration: Migration, journal: Journal, operations: list[Operation]
+) -> None:
+    """Raise Django's `IrreversibleError` if a finished operation cannot be undone."""
+    for number, operation in enumerate(operations, 1):
+        is_touched = any(each.position == number for each in journal.entries())
+        if is_touched and not operation.reversible:
+            raise IrreversibleError(
+                f"Operation {number} of {migration} ({name_operation(operation)}) is finished, "
+                "and is not reversible. Nothing was undone"
+            )

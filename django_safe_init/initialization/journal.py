@@ -1,0 +1,211 @@
+"""Keep the journal of one migration, and decide from it which operations still have work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+
+from django_safe_init.backends.base.journal import JournalWriter
+from django_safe_init.core.records import EntryKind, EntryState, JournalEntry
+from django_safe_init.initialization.deferred_sql import dump, load
+
+#: The number of an operation, and of a statement in it; 0 for the whole operation.
+Place = tuple[int, int]
+
+
+class Journal:
+    """The journal of one migration: in the table, and as it was read from there.
+
+    An operation is in the journal if its effect on the database differs from the record of the
+    migration: it is done although the migration is not recorded, or undone although it is. The
+    methods write on the migrating connection, in its transaction if one is open.
+    """
+
+    def __init__(
+        self,
+        writer: JournalWriter,
+        migration: str,
+        recorded: bool,
+        entries: Iterable[JournalEntry] = (),
+    ) -> None:
+        self.migration = migration
+        #: True if the migration was recorded as applied when the journal began.
+        self.recorded = recorded
+        self._writer = writer
+        self._entries: dict[tuple[EntryKind, int, int], JournalEntry] = {
+            (each.kind, each.position, each.part): each for each in entries
+        }
+        #: The deferred SQL in the table, by its rank: the object, and its stored form.
+        self._deferred: dict[int, tuple[Any, Any]] = {}
+
+    def open(self, names: list[str]) -> None:
+        """Record the operations of the migration, unless the journal is open already."""
+        if (EntryKind.MIGRATION, 0, 0) not in self._entries:
+            self._insert(EntryKind.MIGRATION, (0, 0), detail={"operations": names})
+
+    def close(self) -> None:
+        """Delete the journal."""
+        self._writer.clear(self.migration)
+        self._entries.clear()
+
+    def checkpoint(self) -> Callable[[], None]:
+        """Return a function that forgets all later changes, after a rollback."""
+        entries, deferred = dict(self._entries), dict(self._deferred)
+
+        def restore() -> None:
+            self._entries, self._deferred = entries, deferred
+
+        return restore
+
+    # Operations and statements
+
+    def has_changed(self, position: int) -> bool:
+        """Return True if the operation differs from the migration's record."""
+        entry = self.entry((position, 0))
+        return entry is not None and entry.state is EntryState.DONE
+
+    def entry(self, place: Place) -> JournalEntry | None:
+        """Return the entry of an operation or statement."""
+        kind = EntryKind.STATEMENT if place[1] else EntryKind.OPERATION
+        return self._entries.get((kind, *place))
+
+    def entries(self) -> list[JournalEntry]:
+        """Return the entries of operations and statements, in their order."""
+        kinds = (EntryKind.OPERATION, EntryKind.STATEMENT)
+        found = [each for each in self._entries.values() if each.kind in kinds]
+        return sorted(found, key=lambda each: (each.position, each.part))
+
+    @property
+    def in_doubt(self) -> JournalEntry | None:
+        """Return the entry whose work began outside of a transaction, and may have ended."""
+        for entry in self.entries():
+            if entry.state is not EntryState.DONE:
+                return entry
+        return None
+
+    def toggle(self, place: Place, fingerprint: str, detail: Any = None) -> None:
+        """Record that the operation or statement is done, or that it is undone again."""
+        entry = self.entry(place)
+        if entry is None:
+            self._insert_operation(place, EntryState.DONE, fingerprint, detail)
+        elif entry.state is EntryState.STARTED:
+            self._replace(self._writer.update(entry, state=EntryState.DONE))
+        else:
+            self.forget(place)
+
+    def start(self, place: Place, fingerprint: str, detail: Any = None) -> None:
+        """Record that the work begins outside of a transaction."""
+        entry = self.entry(place)
+        if entry is None:
+            self._insert_operation(place, EntryState.STARTED, fingerprint, detail)
+        else:
+            changed = {"state": EntryState.UNDOING, "detail": detail}
+            self._replace(self._writer.update(entry, **changed))
+
+    def settle(self, place: Place, *, done: bool) -> None:
+        """Record how the work that was in doubt ended: the operation is done, or not."""
+        entry = self.entry(place)
+        assert entry is not None  # the caller has read it
+        if done is (entry.state is EntryState.STARTED):
+            self._replace(self._writer.update(entry, state=EntryState.DONE))
+        else:
+            self.forget(place)
+
+    def forget(self, place: Place) -> None:
+        """Delete the entry of an operation or statement."""
+        entry = self.entry(place)
+        if entry is not None:
+            self._writer.delete(entry)
+            del self._entries[(entry.kind, *place)]
+
+    def forget_statements(self, position: int) -> None:
+        """Delete the entries of the statements of an operation."""
+        for entry in self.entries():
+            if entry.position == position and entry.part:
+                self.forget((position, entry.part))
+
+    # Deferred SQL
+
+    def restore_deferred(self, editor: BaseDatabaseSchemaEditor) -> None:
+        """Give the editor the deferred SQL of the finished operations."""
+        entries = [
+            each for each in self._entries.values() if each.kind is EntryKind.DEFERRED
+        ]
+        self._deferred = {
+            each.position: (load(each.detail, editor), each.detail)
+            for each in sorted(entries, key=lambda each: each.position)
+        }
+        editor.deferred_sql[:] = [item for item, _ in self._deferred.values()]
+
+    def reset_deferred(self, editor: BaseDatabaseSchemaEditor) -> None:
+        """Give the editor the deferred SQL as it was last stored, after a rollback."""
+        self._deferred = {
+            rank: (load(stored, editor), stored)
+            for rank, (_, stored) in self._deferred.items()
+        }
+        editor.deferred_sql[:] = [item for item, _ in self._deferred.values()]
+
+    def store_deferred(
+        self, editor: BaseDatabaseSchemaEditor, *, may_rename: bool = True
+    ) -> None:
+        """Write the changes of the editor's deferred SQL since the last call.
+
+        Without `may_rename` the known items are not compared, which takes a while. Raises
+        `UnknownReference` for SQL of a package that cannot be stored.
+        """
+        ranks = {id(item): rank for rank, (item, _) in self._deferred.items()}
+        present = {ranks.get(id(item)) for item in editor.deferred_sql}
+        for rank in [rank for rank in self._deferred if rank not in present]:
+            self._delete_deferred(rank)
+        for item in editor.deferred_sql:
+            rank = ranks.get(id(item))
+            if rank is None or may_rename:
+                self._store(rank, item)
+
+    def finish_deferred(self, item: Any) -> None:
+        """Record that an item of the deferred SQL was executed."""
+        for rank, (known, _) in self._deferred.items():
+            if known is item:
+                self._delete_deferred(rank)
+                return
+
+    def _store(self, rank: int | None, item: Any) -> None:
+        stored = dump(item)
+        if rank is None:
+            rank = max(self._deferred, default=0) + 1
+            self._insert(EntryKind.DEFERRED, (rank, 0), detail=stored)
+        elif self._deferred[rank][1] != stored:
+            entry = self._entries[EntryKind.DEFERRED, rank, 0]
+            self._replace(self._writer.update(entry, detail=stored))
+        self._deferred[rank] = item, stored
+
+    def _delete_deferred(self, rank: int) -> None:
+        self._writer.delete(self._entries.pop((EntryKind.DEFERRED, rank, 0)))
+        del self._deferred[rank]
+
+    # Rows
+
+    def _insert_operation(
+        self, place: Place, state: EntryState, fingerprint: str, detail: Any
+    ) -> None:
+        kind = EntryKind.STATEMENT if place[1] else EntryKind.OPERATION
+        self._insert(kind, place, state, fingerprint, detail)
+
+    def _insert(
+        self,
+        kind: EntryKind,
+        place: Place,
+        state: EntryState = EntryState.DONE,
+        fingerprint: str = "",
+        detail: Any = None,
+    ) -> None:
+        self._replace(
+            self._writer.insert(
+                self.migration, self.recorded, kind, *place, state, fingerprint, detail
+            )
+        )
+
+    def _replace(self, entry: JournalEntry) -> None:
+        self._entries[entry.kind, entry.position, entry.part] = entry
