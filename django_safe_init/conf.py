@@ -99,9 +99,9 @@ class Settings:
     #: The policy for a non-atomic migration that was interrupted: "rerun" or "report".
     unfinished: str = "rerun"
     #: The lock timeout of a migration's statements; None for no timeout.
-    ddl_lock_timeout: float | None = None
+    ddl_lock_timeout: float | None = 5
     #: How many times a migration is tried whose statements reach the lock timeout.
-    ddl_attempts: int = 10
+    ddl_attempts: int = 30
     #: The number of runs to keep.
     history: int = 1000
     #: The level of each kind of validation finding: "error", "warn" or "off".

@@ -77,6 +77,8 @@ class Run(PrintableModel):
     item_done = models.BigIntegerField(null=True)
     item_total = models.BigIntegerField(null=True)
     item_message = models.TextField(null=True)
+    #: An `OperationProgress` in JSON.
+    operation = models.TextField(null=True)
     #: Only `safe_init_status --run` shows it, because it may quote rows of the project.
     traceback = models.TextField(null=True)
     #: `CHECKS_PASSED`, or the identifiers of the errors that the system checks found.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +22,26 @@ class ProgressUpdate(NamedTuple):
     done: int
     total: int | None
     message: str
+
+
+class OperationProgress(NamedTuple):
+    """The operation of a migration that is running, if the migration has a journal."""
+
+    #: From 1.
+    number: int
+    total: int
+    name: str
+
+    @classmethod
+    def from_json(cls, text: object) -> OperationProgress | None:
+        """Return the operation in a row, or None; any program may have written it."""
+        try:
+            number, total, name = json.loads(str(text))
+        except (ValueError, TypeError):
+            return None
+        if not (isinstance(number, int) and isinstance(total, int)):
+            return None
+        return cls(number, total, printable(str(name))[:_MAX_MESSAGE_LENGTH])
 
 
 class _Counter:
@@ -46,8 +67,8 @@ class ProgressTracker:
         self._counters: list[_Counter] = []
         #: The progress that the database server reports for the running statement.
         self.statement: ProgressUpdate | None = None
-        #: The number of finished operations of the step, and of all; None without operations.
-        self.operations: tuple[int, int] | None = None
+        #: The running operation of the step; None without a journal.
+        self.operation: OperationProgress | None = None
         self._published: tuple[Any, Any] | None = None
         self._highest_percent = 0
 
@@ -67,7 +88,7 @@ class ProgressTracker:
         """Remove all progress when a step starts or ends."""
         self._counters.clear()
         self.statement = None
-        self.operations = None
+        self.operation = None
 
     def current(self) -> ProgressUpdate | None:
         """Return the progress of the running statement, else of the innermost loop."""
@@ -81,12 +102,12 @@ class ProgressTracker:
     def publish(self) -> ProgressUpdate | None:
         """Return the current progress, and remember it as published."""
         current = self.current()
-        self._published = current, self.operations
+        self._published = current, self.operation
         return current
 
     def has_update(self) -> bool:
         """Return True if the current progress differs from the published one."""
-        return (self.current(), self.operations) != (self._published or (None, None))
+        return (self.current(), self.operation) != (self._published or (None, None))
 
     def percent(self, done: int, total: int) -> int:
         """Return the percentage of a run that has finished `done` of `total` steps.
@@ -103,9 +124,9 @@ class ProgressTracker:
     def _fraction(self) -> float:
         """Return the finished fraction of the step, from the outermost loop inwards."""
         fraction, weight = 0.0, 1.0
-        if self.operations is not None:
-            done, total = self.operations
-            fraction, weight = done / total, 1 / total
+        if self.operation is not None:
+            weight = 1 / self.operation.total
+            fraction = (self.operation.number - 1) * weight
         for counter in self._counters[:]:
             if counter.total is None:
                 break

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NamedTuple
 
+from django_safe_init.core.progress import OperationProgress
 from django_safe_init.core.states import State
 from django_safe_init.core.text import (
     MAX_ERROR_LENGTH,
@@ -83,6 +84,8 @@ class RunRow(NamedTuple):
     item_done: int | None = None
     item_total: int | None = None
     item_message: str | None = None
+    #: The running operation, if the running migration is not one transaction.
+    operation: OperationProgress | None = None
     #: `CHECKS_PASSED`, the identifiers of the errors that system checks found, or None.
     checks: str | None = None
     #: The release whose code ran it; None without one. Not in the JSON of a status.
@@ -141,6 +144,8 @@ class RunRow(NamedTuple):
         """Return the fields of the published JSON."""
         values = {**self._asdict(), "state": self.state.value}
         del values["checks"], values["release"]
+        if self.operation is not None:
+            values["operation"] = self.operation._asdict()
         return values
 
 
@@ -189,6 +194,8 @@ def clean_value(name: str, value: Any) -> Any:
     """
     if name in _SECONDS:
         return _finite(value)
+    if name == "operation":
+        return OperationProgress.from_json(value)
     if name in _INTEGERS or name in _OPTIONAL_INTEGERS:
         is_number = isinstance(value, int)
         return value if is_number else (0 if name in _INTEGERS else None)

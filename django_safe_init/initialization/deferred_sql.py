@@ -84,34 +84,44 @@ def _load_statement(editor: Any, template: str, parts: dict[str, Any]) -> Statem
     )
 
 
+#: The functions of Django's schema editor that make a name, and those inside its methods that
+#: also quote it. The first of them keeps the name that it has made.
+_PLAIN = "_create_index_name"
+_NAMING = ("create_index_name", "create_unique_name", "create_fk_name")
+
+
 def _dump_naming(function: Any) -> list[Any]:
-    """Return how the function makes a name: if it quotes it, and the name it has fixed."""
-    if not isinstance(function, FunctionType):
-        if getattr(function, "__name__", "") != "_create_index_name":
-            raise UnknownReference(f"{function!r} names no object of the database.")
-        return [False, None]
-    if function.__name__ not in _NAMING:
+    """Return which function makes a name, and the name it has fixed.
+
+    Raises `UnknownReference` for a function that a package has added.
+    """
+    name = getattr(function, "__name__", "")
+    if name == _PLAIN:
+        return [name, None]
+    if name not in _NAMING or not isinstance(function, FunctionType):
         raise UnknownReference(f"{function!r} names no object of the database.")
     cells = dict(
         zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     )
     fixed = cells["name"].cell_contents if "name" in cells else None
-    return [True, None if fixed is None else str(fixed)]
+    return [name, fixed]
 
 
-#: The functions inside the methods of Django's schema editor that make a quoted name.
-_NAMING = ("create_index_name", "create_unique_name", "create_fk_name")
-
-
-def _load_naming(editor: Any, quoted: bool, fixed: str | None) -> Callable[..., str]:
-    if not quoted:
+def _load_naming(editor: Any, kind: str, fixed: str | None) -> Callable[..., str]:
+    """Return a function like the one that was stored; its name is what `_dump_naming` reads."""
+    if kind == _PLAIN:
         return editor._create_index_name  # type: ignore[no-any-return]
     name = fixed
+    keeps = kind == _NAMING[0]
 
     def create_index_name(*args: Any, **kwargs: Any) -> str:
+        nonlocal name
         made = editor._create_index_name(*args, **kwargs) if name is None else name
+        if keeps:
+            name = made
         return str(editor.quote_name(made))
 
+    create_index_name.__name__ = kind
     return create_index_name
 
 
@@ -166,6 +176,26 @@ _DUMPERS: dict[type, Callable[[Any], list[Any]]] = {
     StoredExpressions: lambda item: [item.table, list(item.columns), item.parts],
 }
 
+
+def _load_expressions(
+    editor: Any, table: str, columns: list[str], parts: list[str | int]
+) -> StoredExpressions:
+    return StoredExpressions(table, columns, parts, editor.quote_name)
+
+
+def _load_foreign_key_name(
+    editor: Any,
+    table: str,
+    columns: list[str],
+    to_table: str,
+    to_columns: list[str],
+    suffix: str,
+    naming: list[Any],
+) -> ForeignKeyName:
+    create_name = _load_naming(editor, *naming)
+    return ForeignKeyName(table, columns, to_table, to_columns, suffix, create_name)
+
+
 _LOADERS: dict[str, Callable[..., Reference]] = {
     "Statement": _load_statement,
     "Table": lambda editor, table: Table(table, editor.quote_name),
@@ -179,13 +209,7 @@ _LOADERS: dict[str, Callable[..., Reference]] = {
     "IndexName": lambda editor, table, columns, suffix, naming: IndexName(
         table, columns, suffix, _load_naming(editor, *naming)
     ),
-    "ForeignKeyName": lambda editor, *values: ForeignKeyName(
-        *values[:-1], _load_naming(editor, *values[-1])
-    ),
-    "Expressions": lambda editor, *values: StoredExpressions(
-        *values, editor.quote_name
-    ),
-    "StoredExpressions": lambda editor, *values: StoredExpressions(
-        *values, editor.quote_name
-    ),
+    "ForeignKeyName": _load_foreign_key_name,
+    "Expressions": _load_expressions,
+    "StoredExpressions": _load_expressions,
 }

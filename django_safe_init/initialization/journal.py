@@ -118,7 +118,7 @@ class Journal:
         entry = self.entry(place)
         if entry is not None:
             self._writer.delete(entry)
-            del self._entries[(entry.kind, *place)]
+            self._entries.pop((entry.kind, *place))
 
     def forget_statements(self, position: int) -> None:
         """Delete the entries of the statements of an operation."""
@@ -156,13 +156,13 @@ class Journal:
         `UnknownReference` for SQL of a package that cannot be stored.
         """
         ranks = {id(item): rank for rank, (item, _) in self._deferred.items()}
-        present = {ranks.get(id(item)) for item in editor.deferred_sql}
+        present = {ranks.get(id(item), 0) for item in editor.deferred_sql}
         for rank in [rank for rank in self._deferred if rank not in present]:
             self._delete_deferred(rank)
         for item in editor.deferred_sql:
-            rank = ranks.get(id(item))
-            if rank is None or may_rename:
-                self._store(rank, item)
+            known = ranks.get(id(item))
+            if known is None or may_rename:
+                self._store(known, item)
 
     def finish_deferred(self, item: Any) -> None:
         """Record that an item of the deferred SQL was executed."""

@@ -20,10 +20,12 @@ from django_safe_init.backends.base.statements import (
     OPEN_RUNS,
     OUTCOMES,
     RETAINED_RUNS,
+    RUNS_OF_JOURNAL,
+    RUNS_OF_OPERATIONS,
     STORE_FINDINGS,
 )
 from django_safe_init.core.build import Build
-from django_safe_init.core.progress import ProgressTracker
+from django_safe_init.core.progress import OperationProgress, ProgressTracker
 from django_safe_init.core.records import (
     CHECKS_PASSED,
     MAX_TRANSIENT_FAILURES,
@@ -207,7 +209,11 @@ class BaseRecorder(ABC):
         ends = [end_of(run, lost) for run in open_runs]
         own = {run.id for run in open_runs if run.build == self.build}
         abandoned = [e for e in ends if e.outcome == "abandoned" and e.id in own]
-        failures = len(abandoned) + self._failures_in_a_row() if abandoned else 0
+        progressed = self._runs_with_progress() if abandoned else set()
+        abandoned = [each for each in abandoned if each.id not in progressed]
+        failures = (
+            len(abandoned) + self._failures_in_a_row(progressed) if abandoned else 0
+        )
         if failures < MAX_TRANSIENT_FAILURES:
             self.run_id = self._begin_run(ends, command)
             return None
@@ -218,9 +224,17 @@ class BaseRecorder(ABC):
         self.run_id = last.id
         return reason
 
-    def _failures_in_a_row(self) -> int:
-        limit = MAX_TRANSIENT_FAILURES + len(self._lost.runs)
-        return failures_in_a_row(self._outcomes(limit), self._lost)
+    def _failures_in_a_row(self, progressed: AbstractSet[int]) -> int:
+        limit = MAX_TRANSIENT_FAILURES + len(self._lost.runs) + len(progressed)
+        outcomes = [run for run in self._outcomes(limit) if run.id not in progressed]
+        return failures_in_a_row(outcomes, self._lost)
+
+    def _runs_with_progress(self) -> set[int]:
+        """Return the runs that finished an operation of a migration with a journal.
+
+        Such a run is no failure, however it ended: the next one begins behind it.
+        """
+        return set()
 
     @abstractmethod
     def update(self, state: State, message: str = "") -> None:
@@ -245,7 +259,7 @@ class BaseRecorder(ABC):
     def start_operation(self, number: int, total: int, name: str) -> None:
         """Note the operation of the running step, which the next write of progress records."""
         self.message = f"{self.step}: operation {number} of {total}, {name}"
-        self.progress.operations = number - 1, total
+        self.progress.operation = OperationProgress(number, total, name)
 
     @abstractmethod
     def finish_step(self, outcome: str) -> None:
@@ -276,8 +290,10 @@ class BaseRecorder(ABC):
         self, outcome: str, state: State, error: str | None, traceback: str | None
     ) -> str:
         if outcome in TRANSIENT_OUTCOMES and state is not State.UNINITIALIZED:
-            failures = 1 + self._failures_in_a_row()
-            if failures >= MAX_TRANSIENT_FAILURES:
+            progressed = self._runs_with_progress()
+            failures = 1 + self._failures_in_a_row(progressed)
+            made_progress = self.run_id in progressed
+            if failures >= MAX_TRANSIENT_FAILURES and not made_progress:
                 outcome, error = "failed", repeated_failure(outcome, error)
         self.error = error
         # A driver may not know a subclass of `str`.
@@ -395,6 +411,7 @@ class BaseRecorder(ABC):
         """
         state = state or self.state
         percent = self.progress.percent(self.done, self.total)
+        operation = self.progress.operation
         return {
             "run": self.run_id,
             "state": state.value,
@@ -402,6 +419,7 @@ class BaseRecorder(ABC):
             "total": self.total,
             "progress": 100 if state is State.READY else percent,
             "message": self.message,
+            "operation": json.dumps(operation) if operation else None,
         }
 
 
@@ -463,6 +481,15 @@ class TableRecorder(BaseRecorder):
             RetainedRun(run, build, outcome, bool(is_open))
             for run, build, outcome, is_open in rows
         ]
+
+    def _runs_with_progress(self) -> set[int]:
+        journal = RUNS_OF_JOURNAL if self._has_journal() else ""
+        rows = self._rows(f"{RUNS_OF_OPERATIONS} {journal}", self._identity)
+        return {run for (run,) in rows}
+
+    @abstractmethod
+    def _has_journal(self) -> bool:
+        """Return True if the table of the journal exists."""
 
     def _runs_of_last_completions(self) -> set[int]:
         return {run for (run,) in self._rows(LAST_COMPLETIONS, self._identity)}

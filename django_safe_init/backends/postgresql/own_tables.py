@@ -75,6 +75,7 @@ _ADDED = {
         "checks": "text",
         "release": "text",
         "findings": "text",
+        "operation": "text",
     },
     STEP_TABLE: {
         "backwards": "boolean",

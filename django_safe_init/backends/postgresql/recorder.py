@@ -51,7 +51,12 @@ from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.build import Build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.progress import ProgressUpdate
-from django_safe_init.core.records import RUN_TABLE, STEP_TABLE, LostRuns
+from django_safe_init.core.records import (
+    OPERATION_TABLE,
+    RUN_TABLE,
+    STEP_TABLE,
+    LostRuns,
+)
 from django_safe_init.core.states import State
 from django_safe_init.core.text import escape, one_line
 from django_safe_init.exceptions import UnsafeConnection
@@ -70,6 +75,7 @@ _CLOSE_RUN = f"""
     UPDATE {RUN_TABLE}
     SET state = %(state)s, done = %(done)s, total = %(total)s, progress = %(progress)s,
         message = %(message)s, item_done = NULL, item_total = NULL, item_message = NULL,
+        operation = NULL,
         finished_at = clock_timestamp(), heartbeat_at = clock_timestamp(),
         outcome = %(outcome)s, error = %(error)s, traceback = %(traceback)s
     WHERE id = %(run)s
@@ -105,7 +111,7 @@ _PREPARED = {
     "safe_init_update_run": """
         UPDATE django_safe_init_run
         SET state = $2, done = $3, total = $4, progress = $5, message = $6,
-            item_done = $7, item_total = $8, item_message = $9,
+            item_done = $7, item_total = $8, item_message = $9, operation = $10,
             heartbeat_at = clock_timestamp()
         WHERE id = $1
     """,
@@ -125,7 +131,7 @@ _FINISH_STEP = """
 _UPDATE_RUN = """
     EXECUTE safe_init_update_run(%(run)s, %(state)s, %(done)s, %(total)s, %(progress)s,
                                  %(message)s, %(item_done)s, %(item_total)s,
-                                 %(item_message)s);
+                                 %(item_message)s, %(operation)s);
     EXECUTE safe_init_read_lock(%(application_name)s, %(leader_key)s, %(work_key)s);
 """
 
@@ -292,6 +298,13 @@ class PostgresRecorder(TableRecorder):
 
     def _rows(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         return self.session.rows(statement, params)
+
+    def _has_journal(self) -> bool:
+        table = self.session.tables.qualified(OPERATION_TABLE)
+        [(exists,)] = self.session.rows(
+            "SELECT to_regclass(%(table)s) IS NOT NULL", {"table": table}
+        )
+        return bool(exists)
 
     def _complete_step_sql(self) -> str:
         # Django's connection has the project's search path.

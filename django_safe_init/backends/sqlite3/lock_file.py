@@ -25,7 +25,7 @@ import time
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from django_safe_init.core.progress import ProgressUpdate
+from django_safe_init.core.progress import OperationProgress, ProgressUpdate
 from django_safe_init.exceptions import (
     DatabaseUnreachable,
     LockLost,
@@ -249,6 +249,9 @@ class ProgressRecord(NamedTuple):
     done: int
     progress: int
     items: ProgressUpdate | None
+    #: The running operation, and the message with it.
+    operation: OperationProgress | None = None
+    message: str = ""
 
     def encoded(self) -> bytes:
         """Return the bytes for the file."""
@@ -257,8 +260,15 @@ class ProgressRecord(NamedTuple):
 
 def _decoded(text: bytes) -> ProgressRecord | None:
     try:
-        run, done, progress, items = json.loads(text)
-        return ProgressRecord(run, done, progress, items and ProgressUpdate(*items))
+        run, done, progress, items, operation, message = json.loads(text)
+        return ProgressRecord(
+            run,
+            done,
+            progress,
+            items and ProgressUpdate(*items),
+            operation and OperationProgress(*operation),
+            str(message),
+        )
     except (ValueError, TypeError):  # no record, or one of another version
         return None
 
@@ -272,6 +282,12 @@ def with_progress(values: dict[str, Any], text: bytes) -> dict[str, Any]:
     if record is None or (record.run, record.done) != (values["id"], values["done"]):
         return values
     items = record.items._asdict() if record.items else {}
+    if record.operation:
+        running = {
+            "operation": json.dumps(record.operation),
+            "message": record.message,
+        }
+        values = {**values, **running}
     return {
         **values,
         "progress": max(values["progress"], record.progress),

@@ -16,7 +16,7 @@ from django_safe_init.backends.sqlite3.lock_file import ProgressRecord
 from django_safe_init.backends.sqlite3.schema import NOW, ensure_tables
 from django_safe_init.backends.sqlite3.session import SQLiteSession
 from django_safe_init.core.build import Build
-from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
+from django_safe_init.core.records import OPERATION_TABLE, RUN_TABLE, STEP_TABLE
 from django_safe_init.core.states import State
 
 T = TypeVar("T")
@@ -112,6 +112,14 @@ class SQLiteRecorder(TableRecorder):
     def _rows(self, statement: str, params: Mapping[str, Any]) -> list[tuple[Any, ...]]:
         return self.session.tuples(statement, params)
 
+    def _has_journal(self) -> bool:
+        return bool(
+            self._rows(
+                "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = :name",
+                {"name": OPERATION_TABLE},
+            )
+        )
+
     def _begin_run(self, ends: list[RunEnd], command: str) -> int:
         self._execute(*self._end_statements(ends), self._insert_statement(command))
         [row] = self.session.rows("SELECT last_insert_rowid() AS id")
@@ -170,5 +178,7 @@ class SQLiteRecorder(TableRecorder):
             self.done,
             self.progress.percent(self.done, self.total),
             self.progress.publish(),
+            self.progress.operation,
+            self.message,
         )
         return record.encoded()
