@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from django_safe_init.version import __version__ as __version__
 
 if TYPE_CHECKING:  # a test compares these imports with _HOMES
+    from django_safe_init.core.batches import for_each_batch as for_each_batch
     from django_safe_init.core.progress import track as track
     from django_safe_init.core.records import RunRow as RunRow
     from django_safe_init.core.states import State as State
@@ -66,6 +67,7 @@ _HOMES = {
     "WaitTimeout": "exceptions",
     "aget_status": "initialization.api",
     "ainitialize": "initialization.api",
+    "for_each_batch": "core.batches",
     "get_status": "status",
     "init_step": "core.step_registry",
     "initialize": "initialization.api",

@@ -24,6 +24,7 @@ from django_safe_init.conf import Settings, get_settings
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.databases import check_alias
 from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.half_done import describe_half_done
 from django_safe_init.core.records import (
     Activity,
     ConnectionEnded,
@@ -239,6 +240,19 @@ def read_history(database: str, reader: BaseReader, count: int) -> list[RunRow]:
     try:
         return reader.history(count)
     except TablesLocked:
+        return []
+    except ConnectionEnded as exc:
+        raise _connection_lost(database, exc) from exc
+
+
+def read_half_done(database: str, reader: BaseReader, settings: Settings) -> list[str]:
+    """Return a line for each migration that is half done; none if the journal is unreadable.
+
+    Raises `DatabaseUnreachable` when the connection is lost.
+    """
+    try:
+        return describe_half_done(reader.journal(), settings.unfinished)
+    except (TablesLocked, TablesUnreadable):
         return []
     except ConnectionEnded as exc:
         raise _connection_lost(database, exc) from exc

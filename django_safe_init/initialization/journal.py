@@ -10,6 +10,7 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django_safe_init.backends.base.journal import JournalWriter
 from django_safe_init.core.records import EntryKind, EntryState, JournalEntry
 from django_safe_init.initialization.deferred_sql import dump, load
+from django_safe_init.initialization.fingerprints import digest
 
 #: The number of an operation, and of a statement in it; 0 for the whole operation.
 Place = tuple[int, int]
@@ -126,6 +127,33 @@ class Journal:
             if entry.position == position and entry.part:
                 self.forget((position, entry.part))
 
+    # Positions of loops over batches
+
+    def read_position(self, number: int, loop: int, model: str) -> str | None:
+        """Return the last primary key of a loop of the operation; None if it has to begin."""
+        entry = self._entries.get((EntryKind.BATCH, number, loop))
+        if entry is None or entry.fingerprint != digest(model):
+            return None
+        return str(entry.detail["after"])
+
+    def write_position(self, number: int, loop: int, model: str, key: str) -> None:
+        """Record the last primary key of a loop of the operation."""
+        entry = self._entries.get((EntryKind.BATCH, number, loop))
+        detail, mark = {"after": key}, digest(model)
+        if entry is not None and entry.fingerprint == mark:
+            self._replace(self._writer.update(entry, detail=detail))
+            return
+        if entry is not None:
+            self._writer.delete(entry)
+        self._insert(EntryKind.BATCH, (number, loop), fingerprint=mark, detail=detail)
+
+    def forget_positions(self, number: int) -> None:
+        """Delete the positions of all loops of the operation."""
+        for key, entry in list(self._entries.items()):
+            if key[:2] == (EntryKind.BATCH, number):
+                self._writer.delete(entry)
+                del self._entries[key]
+
     # Deferred SQL
 
     def restore_deferred(self, editor: BaseDatabaseSchemaEditor) -> None:
@@ -209,3 +237,20 @@ class Journal:
 
     def _replace(self, entry: JournalEntry) -> None:
         self._entries[entry.kind, entry.position, entry.part] = entry
+
+
+class LoopPositions:
+    """The positions of the loops of one operation, see `for_each_batch`."""
+
+    def __init__(self, journal: Journal, number: int, alias: str) -> None:
+        self.alias = alias
+        self._journal = journal
+        self._number = number
+
+    def read(self, loop: int, model: str) -> str | None:
+        """Return the last primary key of the loop; None if it has to begin."""
+        return self._journal.read_position(self._number, loop, model)
+
+    def write(self, loop: int, model: str, key: str) -> None:
+        """Record the last primary key of the loop."""
+        self._journal.write_position(self._number, loop, model, key)

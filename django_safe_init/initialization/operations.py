@@ -33,12 +33,13 @@ from django.db.migrations.operations.base import Operation
 from django_safe_init.backends.base.run_session import RunSession
 from django_safe_init.backends.base.sql_effects import SQLEffect
 from django_safe_init.backends.base.transaction import MigrationTransaction, Names
+from django_safe_init.core.batches import store_positions
 from django_safe_init.core.records import EntryState
 from django_safe_init.core.text import Hint
 from django_safe_init.exceptions import UnfinishedMigration
 from django_safe_init.initialization.deferred_sql import UnknownReference
 from django_safe_init.initialization.fingerprints import digest, fingerprint
-from django_safe_init.initialization.journal import Journal, Place
+from django_safe_init.initialization.journal import Journal, LoopPositions, Place
 from django_safe_init.initialization.operation_names import name_operation
 
 logger = logging.getLogger("django_safe_init")
@@ -50,6 +51,7 @@ _METHODS = ("database_forwards", "database_backwards")
 class FailedOperation(NamedTuple):
     """The operation that raised the error of a migration."""
 
+    #: From 1; 0 for deferred SQL.
     number: int
     total: int
     name: str
@@ -57,10 +59,10 @@ class FailedOperation(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Return how far the migration is, and which operation failed."""
-        done = (
-            "none is committed" if not self.finished else f"{self.finished} committed"
-        )
+        """Return which operation failed, and how many are committed."""
+        done = f"{self.finished or 'none'} {'is' if self.finished < 2 else 'are'} committed"
+        if not self.number:
+            return f"deferred SQL failed; {done}"
         return f"operation {self.number} of {self.total} ({self.name}) failed; {done}"
 
 
@@ -215,11 +217,15 @@ class OperationRunner:
             else:
                 self._run_statements(number, mark, statements)
         except BaseException:
-            finished = len(
-                [each for each in self.journal.entries() if not each.part]
-            ) - (self.journal.in_doubt is not None)
-            self.failed = FailedOperation(number, len(self.names), name, finished)
+            self._note_failure(number, name)
             raise
+
+    def _note_failure(self, number: int, name: str) -> None:
+        finished = sum(
+            not each.part and each.state is EntryState.DONE
+            for each in self.journal.entries()
+        )
+        self.failed = FailedOperation(number, len(self.names), name, finished)
 
     def _unit(
         self, operation: Operation, number: int, mark: str, method: str, *args: Any
@@ -393,14 +399,16 @@ class OperationRunner:
         is_marked = entry is not None and entry.state is not EntryState.DONE
         if not is_marked:
             journal.start(unit.place, unit.fingerprint, self._before(unit))
+        number = unit.place[0]
+        positions = LoopPositions(journal, number, self.connection.alias)
         try:
-            with self._without_transaction(unit):
+            with self._without_transaction(unit), store_positions(positions):
                 unit.work()
         except DatabaseError as exc:
             if self._left_nothing(unit, exc):
                 journal.settle(unit.place, done=False)
             raise
-        self._require_no_transaction(unit)
+        self.transaction.require_none(self._title(unit.place[0]))
         with self._transaction(unit.place[0]):
             self._store(unit)
 
@@ -438,17 +446,17 @@ class OperationRunner:
             unit.is_statement
             and unit.effect.concurrent_index is None
             and not unit.effect.controls_transaction
+            and not unit.effect.may_commit
             and not is_lost
         )
-
-    def _require_no_transaction(self, unit: Unit) -> None:
-        """Roll back a transaction that the work has left open."""
 
     def _store(self, unit: Unit) -> None:
         try:
             self.journal.store_deferred(self._editor, may_rename=unit.may_rename)
         except UnknownReference as exc:
             logger.warning("%s", exc)
+        if not unit.place[1]:
+            self.journal.forget_positions(unit.place[0])
         self._toggle(unit.place, unit.fingerprint, list(unit.effect.session))
 
     def _toggle(self, place: Place, mark: str, session: list[str]) -> None:
@@ -487,20 +495,33 @@ class OperationRunner:
             editor.deferred_sql.remove(item)
 
     def _run_one_deferred(self, item: Any) -> None:
-        def attempt() -> None:
-            restore = self.journal.checkpoint()
-            try:
-                with self._transaction(0):
-                    self._editor.execute(item, None)  # as Django does
-                    self.journal.finish_deferred(item)
-            except BaseException:
-                restore()
-                raise
+        restore = self.journal.checkpoint()
+        bare = False
 
-        if self._limit is None:
-            attempt()
-        else:
-            self._limit(self._title(0), attempt)
+        def attempt() -> None:
+            nonlocal bare
+            try:
+                if bare:
+                    self._editor.execute(item, None)
+                with self._transaction(0):
+                    if not bare:
+                        self._editor.execute(item, None)  # as Django does
+                    self.journal.finish_deferred(item)
+            except Exception as exc:
+                restore()
+                if bare or not self.session.needs_no_transaction(exc):
+                    raise
+                bare = True
+                attempt()
+
+        try:
+            if self._limit is None:
+                attempt()
+            else:
+                self._limit(self._title(0), attempt)
+        except BaseException:
+            self._note_failure(0, "")
+            raise
 
 
 def _reversible(kind: type[Operation]) -> type[Operation]:

@@ -87,15 +87,7 @@ class StepRunner:
 
     def _run_openly(self, step: StepDefinition) -> None:
         self._call(step)
-        connection = self.connection
-        left_open = connection.connection is not None and not (
-            connection.get_autocommit() and self.transaction.has_ended()
-        )
-        if left_open:
-            connection.close()
-            raise InitializationFailed(
-                f"{step.label} has left a transaction open, so what it did in it is undone."
-            )
+        self.transaction.require_none(step.label)
 
     def _call(self, step: StepDefinition) -> None:
         logger = logging.getLogger(f"django_safe_init.steps.{step.label}")

@@ -18,6 +18,8 @@ class SQLEffect:
     controls_transaction: bool = False
     #: It never runs in a transaction.
     refuses_transaction: bool = False
+    #: It may commit a part of its work, if it runs outside of a transaction.
+    may_commit: bool = False
     #: It has the same result if it runs again.
     is_repeatable: bool = False
     #: The statements that change the session, which ends with its process.
@@ -45,6 +47,7 @@ def combine(effects: Iterable[SQLEffect]) -> SQLEffect:
     return SQLEffect(
         controls_transaction=any(each.controls_transaction for each in found),
         refuses_transaction=any(each.refuses_transaction for each in found),
+        may_commit=any(each.may_commit for each in found),
         is_repeatable=all(each.is_repeatable for each in found),
         session=tuple(text for each in found for text in each.session),
     )

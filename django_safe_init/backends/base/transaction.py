@@ -170,6 +170,20 @@ class MigrationTransaction(ABC):
         kind = None if error is None else type(error)
         atomic.__exit__(kind, error, None)
 
+    def require_none(self, name: str) -> None:
+        """Raise `InitializationFailed` if code has left a transaction open, and end it.
+
+        `name` is the step or the operation whose code has run.
+        """
+        connection = self.connection
+        if connection.connection is None:
+            return
+        if not (connection.get_autocommit() and self.has_ended()):
+            connection.close()
+            raise InitializationFailed(
+                f"{name} has left a transaction open, so what it did in it is undone."
+            )
+
     def _execute_wrapper(self, execute: Callable[..., Any], *args: Any) -> Any:
         """Execute a statement; raise or warn if it ended the transaction.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
+from django_safe_init.backends.base.journal import READ_JOURNAL
 from django_safe_init.backends.base.reader import TableReader
 from django_safe_init.backends.postgresql.lock_keys import holders_sql, leader_key
 from django_safe_init.backends.postgresql.session import Session
@@ -19,6 +20,7 @@ from django_safe_init.core.records import (
     OPERATION_TABLE,
     RUN_TABLE,
     STEP_TABLE,
+    JournalEntry,
     LeaderSnapshot,
     RunDetail,
     RunRow,
@@ -210,6 +212,15 @@ class PostgresReader(TableReader):
         if exists and readable and self._runs_readable() and self._is_own(STEP_TABLE):
             return _COMPLETED
         return _UNKNOWN_COMPLETED if exists else _NONE_COMPLETED
+
+    def journal(self) -> list[JournalEntry]:
+        return self._read_again_if_dropped(self._read_journal)
+
+    def _read_journal(self) -> list[JournalEntry]:
+        if not self._has_journal():
+            return []
+        rows = self.session.read(READ_JOURNAL, {"lock_key": self.lock_key})
+        return [JournalEntry.from_row(row) for row in rows]
 
     def _has_journal(self) -> bool:
         exists, readable = self._access(OPERATION_TABLE)

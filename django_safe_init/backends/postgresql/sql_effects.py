@@ -35,7 +35,9 @@ def _effect(statement: SQLStatement) -> SQLEffect:
         return SQLEffect(is_repeatable=True, session=(statement.text,))
     if "CONCURRENTLY" in words and first in ("CREATE", "DROP", "REINDEX", "ALTER"):
         return _concurrent(words)
-    return SQLEffect(is_repeatable=first in _REPEATABLE)
+    return SQLEffect(
+        may_commit=first in ("CALL", "DO"), is_repeatable=first in _REPEATABLE
+    )
 
 
 def _concurrent(words: Words) -> SQLEffect:

@@ -35,6 +35,7 @@ from django_safe_init.status import (
     StatusDetail,
     open_reader,
     read_detail,
+    read_half_done,
     read_history,
     read_run,
 )
@@ -120,12 +121,13 @@ class Command(JsonCommand):
             self._wait(alias, options["timeout"])
         if options["watch"]:
             self._watch(alias, as_json=options["json"])
-        detail, history = self._read(alias, options["history"])
+        detail, history, half_done = self._read(alias, options["history"])
         if options["json"]:
             runs = [run.as_json() for run in history]
             objects.append({**detail.as_json(), "history": runs})
         else:
-            self._print(detail, history, show_all=options["verbosity"] > 1)
+            show_all = options["verbosity"] > 1
+            self._print(detail, history, half_done, show_all=show_all)
         if detail.status.ready:
             return 0
         return 1 if detail.status.state is State.ERROR else NOT_READY
@@ -157,23 +159,37 @@ class Command(JsonCommand):
         with LiveView(alias, self.console) as view:
             watch(alias, view)
 
-    def _read(self, alias: str, count: int) -> tuple[StatusDetail, list[RunRow]]:
-        reader = open_reader(alias, get_settings(), Deadline(0))
-        with closing(reader):
+    def _read(
+        self, alias: str, count: int
+    ) -> tuple[StatusDetail, list[RunRow], list[str]]:
+        """Return the status, the history, and a line for each migration that is half done."""
+        settings = get_settings()
+        with closing(open_reader(alias, settings, Deadline(0))) as reader:
             detail = read_detail(alias, reader, None)
-            return detail, read_history(alias, reader, count)
+            runs = read_history(alias, reader, count)
+            half_done = (
+                [] if detail.running else read_half_done(alias, reader, settings)
+            )
+            return detail, runs, half_done
 
     def _line(self, line: str) -> None:
         self.stdout.write(printable(line))
 
     def _print(
-        self, detail: StatusDetail, history: list[RunRow], *, show_all: bool
+        self,
+        detail: StatusDetail,
+        history: list[RunRow],
+        half_done: list[str],
+        *,
+        show_all: bool,
     ) -> None:
         status, activity = detail.status, str(detail.activity or "")
         start = f"{status.database}: {status.state} - "
         self.stdout.write(printable_hint(wrap(start, status.message)))
         if activity:
             self._line(f"  statement: {activity}")
+        for line in half_done:
+            self._line(f"  half done: {line}")
         for title, names in (
             ("to apply", status.pending),
             ("unknown to this build", status.unknown if show_all else ()),

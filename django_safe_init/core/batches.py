@@ -1,0 +1,119 @@
+"""Work through a queryset in batches, each of which is committed together with its position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+from django.db import connections, models, transaction
+
+from django_safe_init.core.progress import track
+
+
+class Positions(Protocol):
+    """The stored positions of the loops of one operation."""
+
+    #: The database in which they are stored.
+    alias: str
+
+    def read(self, loop: int, model: str) -> str | None:
+        """Return the last primary key of the loop, as text; None if it has to begin."""
+
+    def write(self, loop: int, model: str, key: str) -> None:
+        """Store the last primary key, in the transaction that is open."""
+
+
+class _Loops:
+    """The loops of one operation, numbered in the order in which they begin."""
+
+    def __init__(self, positions: Positions) -> None:
+        self.positions = positions
+        self.count = 0
+
+
+_current: ContextVar[_Loops | None] = ContextVar("_current", default=None)
+
+
+@contextmanager
+def store_positions(positions: Positions) -> Iterator[None]:
+    """Let `for_each_batch` store its positions in the block."""
+    reset = _current.set(_Loops(positions))
+    try:
+        yield
+    finally:
+        _current.reset(reset)
+
+
+def for_each_batch(
+    queryset: models.QuerySet[Any],
+    function: Callable[[list[Any]], object],
+    batch: int = 1000,
+) -> int:
+    """Call the function with the objects of the queryset, a list of at most `batch` at a time.
+
+    The objects come in the order of their primary keys. Each batch is one transaction. Inside a
+    `RunPython` without a transaction, in a migration with `atomic = False`, the transaction also
+    holds the position, so that the next start continues behind the last batch that was committed.
+    Elsewhere the loop begins with the first object. Returns the number of objects. The progress
+    is shown as by `track`. Raises `ValueError` if `batch` is less than 1, and the errors of the
+    function, whose batch is undone.
+    """
+    if batch < 1:
+        raise ValueError("batch must be 1 or more.")
+    count = 0
+    for objects in track(_Batches(queryset, batch, function), message="batches"):
+        count += len(objects)
+    return count
+
+
+class _Batches:
+    """The batches of one loop, each worked off before it is yielded."""
+
+    def __init__(
+        self,
+        queryset: models.QuerySet[Any],
+        size: int,
+        function: Callable[[list[Any]], object],
+    ) -> None:
+        self.alias = queryset.db
+        self._rows = queryset.order_by("pk").using(self.alias)
+        self._key = queryset.model._meta.pk
+        self._model = queryset.model._meta.label
+        self._size = size
+        self._function = function
+        self._positions, self._loop = self._own_positions()
+        text = self._positions and self._positions.read(self._loop, self._model)
+        self._after = None if text is None else self._key.to_python(text)
+
+    def _own_positions(self) -> tuple[Positions | None, int]:
+        loops = _current.get()
+        if loops is None:
+            return None, 0
+        loops.count += 1
+        stored = loops.positions.alias == self.alias
+        in_transaction = connections[self.alias].in_atomic_block
+        return (loops.positions if stored and not in_transaction else None), loops.count
+
+    def __len__(self) -> int:
+        return -(-self._left().count() // self._size)
+
+    def _left(self) -> models.QuerySet[Any]:
+        return (
+            self._rows if self._after is None else self._rows.filter(pk__gt=self._after)
+        )
+
+    def __iter__(self) -> Iterator[list[Any]]:
+        while True:
+            with transaction.atomic(using=self.alias):
+                objects = list(self._left()[: self._size])
+                if not objects:
+                    return
+                self._function(objects)
+                last = objects[-1]
+                if self._positions is not None:
+                    key = self._key.value_to_string(last)
+                    self._positions.write(self._loop, self._model, key)
+            self._after = last.pk
+            yield objects

@@ -1,0 +1,64 @@
+"""Tell how far migrations are that were left half done, and how the next start goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+
+from django_safe_init.core.records import EntryKind, EntryState, JournalEntry
+
+
+def describe_half_done(entries: Iterable[JournalEntry], policy: str) -> list[str]:
+    """Return a line for each migration of the journal; `policy` is the setting `UNFINISHED`."""
+    by_migration = groupby(entries, key=lambda each: each.migration)
+    return [_describe(name, list(found), policy) for name, found in by_migration]
+
+
+def _describe(name: str, entries: list[JournalEntry], policy: str) -> str:
+    names = _operations(entries)
+    found = [each for each in entries if each.kind in _OF_OPERATIONS]
+    finished = [each for each in found if not each.part and _is_done(each)]
+    is_reversal = entries[0].recorded
+    verb = "undone" if is_reversal else "done"
+    line = f"{name}: {len(finished)} of {len(names)} operations are {verb}"
+    for entry in found:
+        if not _is_done(entry):
+            return f"{line}; {_doubt(entry, names, policy)}"
+    left = sorted({*range(1, len(names) + 1)} - {each.position for each in finished})
+    if not left:
+        return f"{line}; the next start executes the deferred SQL and records it"
+    if is_reversal:
+        return f"{line}; the next start continues to reverse it, or applies these again"
+    return f"{line}; the next start continues with {_title(left[0], names)}"
+
+
+_OF_OPERATIONS = (EntryKind.OPERATION, EntryKind.STATEMENT)
+
+
+def _is_done(entry: JournalEntry) -> bool:
+    return entry.state is EntryState.DONE
+
+
+def _operations(entries: list[JournalEntry]) -> list[str]:
+    for entry in entries:
+        if entry.kind is EntryKind.MIGRATION and isinstance(entry.detail, dict):
+            return [str(each) for each in entry.detail.get("operations", ())]
+    return []
+
+
+def _title(number: int, names: list[str]) -> str:
+    name = f" ({names[number - 1]})" if number <= len(names) else ""
+    return f"operation {number}{name}"
+
+
+def _doubt(entry: JournalEntry, names: list[str], policy: str) -> str:
+    title = _title(entry.position, names)
+    detail = entry.detail if isinstance(entry.detail, dict) else {}
+    if detail.get("index") is not None:
+        return f"{title} was interrupted: the next start cleans up, and does it again"
+    if detail.get("repeatable") or policy == "rerun":
+        return f"{title} was interrupted: the next start does it again"
+    return (
+        f"{title} was interrupted, and its effect is unknown: the next start stops and names "
+        "the commands to choose from"
+    )
