@@ -78,7 +78,7 @@ class _Batches:
         function: Callable[[list[Any]], object],
     ) -> None:
         self.alias = queryset.db
-        self._rows = queryset.order_by("pk").using(self.alias)
+        self._rows: models.QuerySet[Any] = queryset.order_by("pk").using(self.alias)
         self._key = queryset.model._meta.pk
         self._model = queryset.model._meta.label
         self._size = size
@@ -100,9 +100,10 @@ class _Batches:
         return -(-self._left().count() // self._size)
 
     def _left(self) -> models.QuerySet[Any]:
-        return (
-            self._rows if self._after is None else self._rows.filter(pk__gt=self._after)
-        )
+        if self._after is None:
+            return self._rows
+        left: models.QuerySet[Any] = self._rows.filter(pk__gt=self._after)
+        return left
 
     def __iter__(self) -> Iterator[list[Any]]:
         while True:

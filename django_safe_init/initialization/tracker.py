@@ -97,6 +97,10 @@ class MigrationTracker:
         pre_migrate.disconnect(self._on_plan)
         if self.current is not None:
             self.transaction.close(error)
+        if isinstance(error, Exception) and self.failed_operation:
+            self._report(
+                f"{self.current}: {self.failed_operation}. The next start goes on there."
+            )
         self._around.__exit__(kind, error, traceback)
 
     def _on_plan(
@@ -228,6 +232,7 @@ class MigrationTracker:
         )
         self._start(migration, backwards=backwards, turned=True)
         run = migration.unapply if backwards else migration.apply
+        state.apps  # noqa: B018  (rendered before, as by Django's executor: it orders the columns)
         with self.connection.schema_editor(atomic=migration.atomic) as editor:
             run(state, editor)
         self.on_apply_success(fake=False)
