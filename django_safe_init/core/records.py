@@ -511,6 +511,8 @@ class EntryKind(str, Enum):
     DEFERRED = "deferred"
     #: The position of a loop over batches.
     BATCH = "batch"
+    #: The evidence that a run has finished an operation. It outlives the journal.
+    PROGRESS = "progress"
 
 
 class JournalEntry(NamedTuple):

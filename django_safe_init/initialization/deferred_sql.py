@@ -23,6 +23,7 @@ from django.db.backends.ddl_references import (
     Table,
     TableColumns,
 )
+from django.db.backends.utils import strip_quotes
 
 #: Surrounds the position of a column in the SQL of expressions. No identifier contains it.
 _MARK = "\x1f"
@@ -48,6 +49,20 @@ class StoredExpressions(TableColumns):
             part if isinstance(part, str) else self.quote_name(self.columns[part])
             for part in self.parts
         )
+
+
+def referenced_tables(item: Any) -> set[str]:
+    """Return the names of the tables that an item of `deferred_sql` refers to."""
+    if isinstance(item, Statement):
+        return {
+            table for part in item.parts.values() for table in referenced_tables(part)
+        }
+    found = set()
+    if isinstance(item, (Table, TableColumns)):
+        found.add(strip_quotes(str(item.table)).rpartition('"."')[2])
+    if isinstance(item, ForeignKeyName):
+        found |= referenced_tables(item.to_reference)
+    return found
 
 
 def dump(item: Any) -> Any:
@@ -108,7 +123,7 @@ def _dump_naming(function: Any) -> list[Any]:
 
 
 def _load_naming(editor: Any, kind: str, fixed: str | None) -> Callable[..., str]:
-    """Return a function like the one that was stored; its name is what `_dump_naming` reads."""
+    """Return a function like the stored one, with its name, which `_dump_naming` reads."""
     if kind == _PLAIN:
         return editor._create_index_name  # type: ignore[no-any-return]
     name = fixed

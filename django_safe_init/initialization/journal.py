@@ -40,6 +40,7 @@ class Journal:
         }
         #: The deferred SQL in the table, by its rank: the object, and its stored form.
         self._deferred: dict[int, tuple[Any, Any]] = {}
+        self._shows_progress = False
 
     def open(self, names: list[str]) -> None:
         """Record the operations of the migration, unless the journal is open already."""
@@ -54,9 +55,11 @@ class Journal:
     def checkpoint(self) -> Callable[[], None]:
         """Return a function that forgets all later changes, after a rollback."""
         entries, deferred = dict(self._entries), dict(self._deferred)
+        shows_progress = self._shows_progress
 
         def restore() -> None:
             self._entries, self._deferred = entries, deferred
+            self._shows_progress = shows_progress
 
         return restore
 
@@ -88,6 +91,7 @@ class Journal:
 
     def toggle(self, place: Place, fingerprint: str, detail: Any = None) -> None:
         """Record that the operation or statement is done, or that it is undone again."""
+        self._show_progress()
         entry = self.entry(place)
         if entry is None:
             self._insert_operation(place, EntryState.DONE, fingerprint, detail)
@@ -95,6 +99,14 @@ class Journal:
             self._replace(self._writer.update(entry, state=EntryState.DONE))
         else:
             self.forget(place)
+
+    def _show_progress(self) -> None:
+        """Record once that this run has finished an operation: its death is no failure."""
+        if not self._shows_progress:
+            self._writer.insert(
+                self.migration, self.recorded, EntryKind.PROGRESS, position=0
+            )
+            self._shows_progress = True
 
     def start(self, place: Place, fingerprint: str, detail: Any = None) -> None:
         """Record that the work begins outside of a transaction."""
@@ -193,7 +205,8 @@ class Journal:
                 self._store(known, item)
 
     def finish_deferred(self, item: Any) -> None:
-        """Record that an item of the deferred SQL was executed."""
+        """Record that an item of the deferred SQL was executed, or is not needed."""
+        self._show_progress()
         for rank, (known, _) in self._deferred.items():
             if known is item:
                 self._delete_deferred(rank)

@@ -37,7 +37,10 @@ from django_safe_init.core.batches import store_positions
 from django_safe_init.core.records import EntryState
 from django_safe_init.core.text import Hint
 from django_safe_init.exceptions import UnfinishedMigration
-from django_safe_init.initialization.deferred_sql import UnknownReference
+from django_safe_init.initialization.deferred_sql import (
+    UnknownReference,
+    referenced_tables,
+)
 from django_safe_init.initialization.fingerprints import digest, fingerprint
 from django_safe_init.initialization.journal import Journal, LoopPositions, Place
 from django_safe_init.initialization.operation_names import name_operation
@@ -120,6 +123,7 @@ class OperationRunner:
         check: Callable[[Names], None],
         *,
         backwards: bool,
+        turned: bool = False,
         limit: Any = None,
         on_start: Callable[[int, int, str], None] = lambda number, total, name: None,
     ) -> None:
@@ -129,6 +133,8 @@ class OperationRunner:
         self.connection: BaseDatabaseWrapper = transaction.connection
         self.journal = journal
         self.backwards = backwards
+        #: True if the run takes back what an earlier run has done of the migration.
+        self.turned = turned
         #: The names of all operations.
         self.names = [name_operation(each) for each in flat(migration.operations)]
         self.failed: FailedOperation | None = None
@@ -140,6 +146,7 @@ class OperationRunner:
             *migration.replaces,
         }
         self._editor: Any = None
+        self._finished = 0
 
     @contextmanager
     def replaced(self, finish: Callable[[], None]) -> Iterator[None]:
@@ -155,6 +162,10 @@ class OperationRunner:
         def run(state: Any, editor: BaseDatabaseSchemaEditor, *args: Any) -> Any:
             self._editor = editor
             self.journal.restore_deferred(editor)
+            if self.turned:
+                self._run_deferred(only_possible=True)
+            else:
+                self._finished = sum(not self._has_work(each) for each in self._numbers)
             state = apply(state, editor, *args)
             self._run_deferred()
             finish()
@@ -168,10 +179,14 @@ class OperationRunner:
             delattr(migration, method)
             migration.operations = original
 
+    @property
+    def _numbers(self) -> range:
+        return range(1, len(self.names) + 1)
+
     # The copies
 
     def _copies(self, operations: Sequence[Operation]) -> list[Operation]:
-        numbers = iter(range(1, len(self.names) + 1))
+        numbers = iter(self._numbers)
         return [self._copy(each, numbers) for each in operations]
 
     def _copy(self, operation: Operation, numbers: Iterator[int]) -> Operation:
@@ -219,13 +234,11 @@ class OperationRunner:
         except BaseException:
             self._note_failure(number, name)
             raise
+        self._finished += 1
 
     def _note_failure(self, number: int, name: str) -> None:
-        finished = sum(
-            not each.part and each.state is EntryState.DONE
-            for each in self.journal.entries()
-        )
-        self.failed = FailedOperation(number, len(self.names), name, finished)
+        total = len(self.names)
+        self.failed = FailedOperation(number, total, name, self._finished)
 
     def _unit(
         self, operation: Operation, number: int, mark: str, method: str, *args: Any
@@ -487,12 +500,25 @@ class OperationRunner:
 
     # Deferred SQL
 
-    def _run_deferred(self) -> None:
-        """Execute the deferred SQL, each statement together with the end of its entry."""
+    def _run_deferred(self, *, only_possible: bool = False) -> None:
+        """Execute the deferred SQL, each statement together with the end of its entry.
+
+        With `only_possible`, SQL for a table that does not exist yet is left out: the operation
+        to which it belongs is about to be undone.
+        """
         editor = self._editor
+        tables = self._tables() if only_possible and editor.deferred_sql else None
         for item in list(editor.deferred_sql):
-            self._run_one_deferred(item)
+            if tables is None or referenced_tables(item) <= tables:
+                self._run_one_deferred(item)
+            else:
+                with self._transaction(0):
+                    self.journal.finish_deferred(item)
             editor.deferred_sql.remove(item)
+
+    def _tables(self) -> set[str]:
+        with self.connection.cursor() as cursor:
+            return set(self.connection.introspection.table_names(cursor))
 
     def _run_one_deferred(self, item: Any) -> None:
         restore = self.journal.checkpoint()

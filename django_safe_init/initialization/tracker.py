@@ -195,6 +195,7 @@ class MigrationTracker:
             journal,
             lambda recorded: self._check_record(recorded, names),
             backwards=backwards,
+            turned=turned,
             limit=self._operation_limit(),
             on_start=self.recorder.start_operation,
         )

@@ -1,7 +1,7 @@
 """Write the journal of one migration, on the connection that migrates.
 
 An entry and the work that it stands for are committed together wherever the work can run in a
-transaction. So the connection is the one that migrates, and not the leader's own.
+transaction. So the migrating connection writes them, and not the leader's own session.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _COLUMNS = (
 #: The fields of `JournalEntry`, oldest first.
 READ_JOURNAL = f"""
     SELECT {_COLUMNS} FROM {OPERATION_TABLE}
-    WHERE lock_key = %(lock_key)s ORDER BY migration, kind, position, part, id
+    WHERE lock_key = %(lock_key)s AND kind <> '{EntryKind.PROGRESS.value}'
+    ORDER BY migration, kind, position, part, id
 """
 
 
@@ -113,10 +114,13 @@ class JournalWriter:
         self._execute(f"DELETE FROM {OPERATION_TABLE} WHERE {where}", params)
 
     def clear(self, migration: str) -> None:
-        """Delete all entries of a migration."""
+        """Delete all entries of a migration, except the evidence of progress."""
         where = self._condition("lock_key", "migration")
+        kinds = [each.value for each in EntryKind if each is not EntryKind.PROGRESS]
+        is_kind = " OR ".join([self._condition("kind")] * len(kinds))
         self._execute(
-            f"DELETE FROM {OPERATION_TABLE} WHERE {where}", [self._lock_key, migration]
+            f"DELETE FROM {OPERATION_TABLE} WHERE {where} AND ({is_kind})",
+            [self._lock_key, migration, *kinds],
         )
 
     def _where(self, entry: JournalEntry) -> tuple[str, list[Any]]:

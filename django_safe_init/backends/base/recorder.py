@@ -15,13 +15,13 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django_safe_init.backends.base.retention import RetainedRun, runs_to_delete
 from django_safe_init.backends.base.statements import (
     CLOSE_LEFT_OPEN,
+    DELETE_PROGRESS,
     INSERT_RUN,
     LAST_COMPLETIONS,
     OPEN_RUNS,
     OUTCOMES,
     RETAINED_RUNS,
-    RUNS_OF_JOURNAL,
-    RUNS_OF_OPERATIONS,
+    RUNS_WITH_PROGRESS,
     STORE_FINDINGS,
 )
 from django_safe_init.core.build import Build
@@ -103,15 +103,20 @@ def end_of(run: OpenRun, lost: LostRuns) -> RunEnd:
     return RunEnd(run.id, "abandoned", f"the leader {run.leader} died{place}")
 
 
-def failures_in_a_row(outcomes: Iterable[RunOutcome], lost: LostRuns) -> int:
+def failures_in_a_row(
+    outcomes: Iterable[RunOutcome],
+    lost: LostRuns,
+    progressed: AbstractSet[int] = frozenset(),
+) -> int:
     """Return the number of transient outcomes before the newest other outcome.
 
-    `outcomes` are the newest first. Runs in `lost` do not count, because the setting `RESTARTS`
-    limits a process that survives. Nor do runs whose process lost its output.
+    `outcomes` are the newest first. A run that made progress ends the count, too. Runs in
+    `lost` do not count, because the setting `RESTARTS` limits a process that survives. Nor do
+    runs whose process lost its output.
     """
     failures = 0
     for run in outcomes:
-        if run.outcome not in TRANSIENT_OUTCOMES:
+        if run.outcome not in TRANSIENT_OUTCOMES or run.id in progressed:
             break
         failures += not (run.is_harmless or lost.include(run.id, run.leader))
     return failures
@@ -180,6 +185,8 @@ class BaseRecorder(ABC):
         self.lock_key = lock_key or ""
         #: The value of the column `checks` of the run that `open_run` opens.
         self.checks: str | None = None
+        #: True once the run has opened a journal.
+        self.used_journal = False
         self._release: str | None = None
         self._lost = LostRuns()
 
@@ -209,11 +216,7 @@ class BaseRecorder(ABC):
         ends = [end_of(run, lost) for run in open_runs]
         own = {run.id for run in open_runs if run.build == self.build}
         abandoned = [e for e in ends if e.outcome == "abandoned" and e.id in own]
-        progressed = self._runs_with_progress() if abandoned else set()
-        abandoned = [each for each in abandoned if each.id not in progressed]
-        failures = (
-            len(abandoned) + self._failures_in_a_row(progressed) if abandoned else 0
-        )
+        failures = self._failures_of(abandoned) if abandoned else 0
         if failures < MAX_TRANSIENT_FAILURES:
             self.run_id = self._begin_run(ends, command)
             return None
@@ -224,10 +227,19 @@ class BaseRecorder(ABC):
         self.run_id = last.id
         return reason
 
+    def _failures_of(self, abandoned: Iterable[RunEnd]) -> int:
+        """Return how many runs failed in a row, of which the newest were abandoned."""
+        progressed = self._runs_with_progress()
+        failures = 0
+        for run in sorted(abandoned, reverse=True):
+            if run.id in progressed:
+                return failures
+            failures += 1
+        return failures + self._failures_in_a_row(progressed)
+
     def _failures_in_a_row(self, progressed: AbstractSet[int]) -> int:
-        limit = MAX_TRANSIENT_FAILURES + len(self._lost.runs) + len(progressed)
-        outcomes = [run for run in self._outcomes(limit) if run.id not in progressed]
-        return failures_in_a_row(outcomes, self._lost)
+        limit = MAX_TRANSIENT_FAILURES + len(self._lost.runs)
+        return failures_in_a_row(self._outcomes(limit), self._lost, progressed)
 
     def _runs_with_progress(self) -> set[int]:
         """Return the runs that finished an operation of a migration with a journal.
@@ -235,6 +247,9 @@ class BaseRecorder(ABC):
         Such a run is no failure, however it ended: the next one begins behind it.
         """
         return set()
+
+    def _delete_progress(self) -> None:  # noqa: B027  (an engine without a journal)
+        """Delete the evidence that runs made progress, after a run that succeeded."""
 
     @abstractmethod
     def update(self, state: State, message: str = "") -> None:
@@ -289,6 +304,8 @@ class BaseRecorder(ABC):
     def _finish_run(
         self, outcome: str, state: State, error: str | None, traceback: str | None
     ) -> str:
+        if self.used_journal and outcome in ("ready", "partial"):
+            self._delete_progress()
         if outcome in TRANSIENT_OUTCOMES and state is not State.UNINITIALIZED:
             progressed = self._runs_with_progress()
             failures = 1 + self._failures_in_a_row(progressed)
@@ -483,9 +500,13 @@ class TableRecorder(BaseRecorder):
         ]
 
     def _runs_with_progress(self) -> set[int]:
-        journal = RUNS_OF_JOURNAL if self._has_journal() else ""
-        rows = self._rows(f"{RUNS_OF_OPERATIONS} {journal}", self._identity)
-        return {run for (run,) in rows}
+        if not self._has_journal():
+            return set()
+        return {run for (run,) in self._rows(RUNS_WITH_PROGRESS, self._identity)}
+
+    def _delete_progress(self) -> None:
+        if self._has_journal():
+            self._rows(DELETE_PROGRESS, self._identity)
 
     @abstractmethod
     def _has_journal(self) -> bool:

@@ -1,4 +1,4 @@
-"""Split SQL into statements of words, without the texts that only look like SQL."""
+"""Split SQL into statements of words, without texts that contain such words."""
 
 from __future__ import annotations
 

@@ -6,7 +6,12 @@ the process id that identifies the leader.
 
 from __future__ import annotations
 
-from django_safe_init.core.records import OPERATION_TABLE, RUN_TABLE, STEP_TABLE
+from django_safe_init.core.records import (
+    OPERATION_TABLE,
+    RUN_TABLE,
+    STEP_TABLE,
+    EntryKind,
+)
 from django_safe_init.core.step import DONE
 
 OPEN_RUNS = f"""
@@ -80,13 +85,13 @@ LAST_COMPLETIONS = f"""
     GROUP BY s.name
 """
 
-#: The runs that finished a migration with a journal.
-RUNS_OF_OPERATIONS = f"""
-    SELECT s.run_id {_STEPS_OF_RUNS}
-      AND s.kind = 'migration' AND NOT s.atomic AND s.outcome = '{DONE}'
+#: The runs that finished an operation of a migration with a journal.
+RUNS_WITH_PROGRESS = f"""
+    SELECT run_id FROM {OPERATION_TABLE}
+    WHERE lock_key = %(lock_key)s AND kind = '{EntryKind.PROGRESS.value}'
 """
-#: The runs that finished an operation of a migration that is half done.
-RUNS_OF_JOURNAL = f"""
-    UNION SELECT run_id FROM {OPERATION_TABLE}
-    WHERE lock_key = %(lock_key)s AND kind <> 'migration' AND state = 'done'
+#: After a run that succeeded, no earlier run counts.
+DELETE_PROGRESS = f"""
+    DELETE FROM {OPERATION_TABLE}
+    WHERE lock_key = %(lock_key)s AND kind = '{EntryKind.PROGRESS.value}'
 """

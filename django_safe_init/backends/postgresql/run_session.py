@@ -121,6 +121,7 @@ class PostgresRunSession(RunSession):
         )
 
     def journal(self, connection: BaseDatabaseWrapper) -> JournalWriter:
+        self.recorder.used_journal = True
         self.recorder.ensure_journal()
         tables = self._session.tables
         return JournalWriter(

@@ -78,6 +78,7 @@ class SQLiteRunSession(RunSession):
         return ErrorKind.OTHER
 
     def journal(self, connection: BaseDatabaseWrapper) -> JournalWriter:
+        self.recorder.used_journal = True
         with self._session.writing():
             ensure_journal(self._session)
         return JournalWriter(
