@@ -95,6 +95,8 @@ class InterruptedSteps:
     ) -> None:
         self.session = session
         self.steps = session.reader.interrupted()
+        if self.steps:
+            session.recorder.used_journal = True
         self.policy = settings.unfinished
         self._database_option = database_option(settings, alias)
         self.rerun = frozenset(rerun)

@@ -264,17 +264,91 @@ def test_a_reversal(django_database, ready_shop, report, in_background, limit) -
     assert "shop.0003_stock" not in django_database.applied_counts()
 
 
-def test_a_migration_that_is_not_atomic(
+@pytest.fixture
+def half_shop(small_shop):
+    """Return the initialized shop with a pending migration that is not one transaction."""
+    initialize()
+    small_shop.write(
+        "0003_half",
+        "migrations.RunSQL('CREATE TABLE half ()', 'DROP TABLE half')",
+        ADD_COLUMN,
+        atomic=False,
+    )
+    return small_shop
+
+
+def test_an_operation_is_tried_again(
+    django_database, half_shop, report, in_background, limit, caplog
+) -> None:
+    """Only the operation without its lock is tried again; those before it stay."""
+    limit(attempts=100)
+    caplog.set_level(logging.INFO, "django_safe_init")
+    migration = in_background(initialize)
+    wait_until(lambda: attempts_of(caplog))
+    assert django_database.has_table("half")
+    report.execute("COMMIT")
+    assert migration.result().applied == ("shop.0003_half",)
+    assert attempts_of(caplog)[0].startswith(
+        "shop.0003_half: operation 2 of 2 (AddField product.stock) is undone and tried again: "
+    )
+    assert django_database.value(COLUMN) == 1
+
+
+def test_a_later_start_goes_on_with_the_operation(
+    django_database, half_shop, report, limit
+) -> None:
+    """An operation that gets no lock in any attempt leaves those before it, and no doubt."""
+    limit(attempts=2)
+    with pytest.raises(DDLLockTimeout) as caught:
+        initialize()
+    assert (
+        str(caught.value)
+        .splitlines()[0]
+        .startswith(
+            "shop.0003_half: operation 2 of 2 (AddField product.stock) did not get a lock"
+        )
+    )
+    end = f"SELECT pg_terminate_backend({report.info.backend_pid});"
+    assert str(caught.value).endswith(end)
+    assert django_database.newest_run()["outcome"] == "transient"
+    assert django_database.has_table("half")
+    report.execute("COMMIT")
+    assert initialize().applied == ("shop.0003_half",)
+
+
+def test_a_reversal_is_tried_again(
+    django_database, half_shop, connect_raw, limit
+) -> None:
+    """A reversal goes on with the operation that did not get its lock."""
+    initialize()
+    limit(attempts=2)
+    raw = connect_raw()
+    raw.execute("BEGIN; SELECT count(*) FROM shop_product")
+    for _ in range(2):
+        with pytest.raises(CommandError, match="operation 2 of 2 .* get a lock"):
+            call_command("migrate", "shop", "0002", verbosity=0)
+    raw.execute("COMMIT")
+    call_command("migrate", "shop", "0002", verbosity=0)
+    assert django_database.value(COLUMN) == 0
+    assert not django_database.has_table("half")
+
+
+def test_a_migration_that_applies_itself(
     django_database, small_shop, connect_raw, limit
 ) -> None:
-    """A non-atomic migration is not retried, and the error names the command to rerun it."""
+    """A migration whose class runs its operations is not retried, and has to be run again."""
     initialize()
     limit()
     small_shop.write(
         "0003_half",
-        "migrations.RunSQL('CREATE TABLE half ()')",
+        "migrations.RunSQL('CREATE TABLE half ()', 'DROP TABLE half')",
         ADD_COLUMN,
         atomic=False,
+    )
+    file = small_shop.folder / "0003_half.py"
+    file.write_text(
+        f"{file.read_text()}\n    def apply(self, *args):"
+        "\n        return super().apply(*args)\n"
     )
     raw = connect_raw()
     raw.execute("BEGIN; SELECT count(*) FROM shop_product")
@@ -291,11 +365,16 @@ def test_a_migration_that_is_not_atomic(
     assert django_database.steps()[-1]["outcome"] is None
 
 
-def test_a_reversal_that_is_not_atomic(
+def test_a_reversal_that_runs_itself(
     django_database, small_shop, connect_raw, limit
 ) -> None:
-    """A non-atomic reversal is not retried, and the error asks to reverse it again."""
+    """Such a reversal is not retried either, and the error asks to reverse it again."""
     small_shop.write("0003_stock", ADD_COLUMN, atomic=False)
+    file = small_shop.folder / "0003_stock.py"
+    file.write_text(
+        f"{file.read_text()}\n    def unapply(self, *args):"
+        "\n        return super().unapply(*args)\n"
+    )
     initialize()
     limit()
     raw = connect_raw()
