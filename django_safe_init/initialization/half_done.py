@@ -153,9 +153,7 @@ class HalfDoneMigrations:
     def forget(self, connection: BaseDatabaseWrapper, name: str) -> None:
         """Delete the journal of a migration."""
         if self._entries.pop(name, None) is not None:
-            writer = self.session.journal(connection)
-            assert writer is not None  # it has written the entries
-            writer.clear(name)
+            self.session.journal(connection).clear(name)
 
     def _is_turned(
         self, executor: MigrationExecutor, name: str, target: Target | None
@@ -194,10 +192,9 @@ class HalfDoneMigrations:
         name = f"{migration.app_label}.{migration.name}"
         entries = self._entries.get(name, ())
         recorded = entries[0].recorded if entries else backwards
-        writer = self.session.journal(connection)
-        if writer is None:
+        if not self.session.ensure_journal():
             return None
-        journal = Journal(writer, name, recorded, entries)
+        journal = Journal(self.session.journal(connection), name, recorded, entries)
         if entries:
             self._prepare_journal(connection, migration, journal, backwards)
         return journal
@@ -317,14 +314,11 @@ def _resume(journal: Journal, operations: list[Operation], place: Place) -> None
             f"--resume {journal.migration}:{number}: it has {len(operations)} operations."
         )
     for entry in journal.entries():
-        kept = entry.part and entry.position == number and entry.part < part
-        if not kept:
-            journal.forget((entry.position, entry.part))
+        journal.forget((entry.position, entry.part))
     for position, operation in enumerate(operations[: number - 1], 1):
         journal.toggle((position, 0), fingerprint(operation))
     for each in range(1, part):
-        if journal.entry((number, each)) is None:
-            journal.toggle((number, each), "")
+        journal.toggle((number, each), "")
 
 
 def _require_reversible(

@@ -96,7 +96,7 @@ class InterruptedSteps:
         self.session = session
         self.steps = session.reader.interrupted()
         if self.steps:
-            session.recorder.used_journal = True
+            session.ensure_journal()
         self.policy = settings.unfinished
         self._database_option = database_option(settings, alias)
         self.rerun = frozenset(rerun)

@@ -180,6 +180,11 @@ class OperationRunner:
             migration.operations = original
 
     @property
+    def leaves_work(self) -> bool:
+        """True if an operation has failed, and the journal has entries."""
+        return self.failed is not None and bool(self.journal.entries())
+
+    @property
     def _numbers(self) -> range:
         return range(1, len(self.names) + 1)
 

@@ -125,6 +125,11 @@ class MigrationTracker:
         return failed.text if failed else None
 
     @property
+    def is_half_done(self) -> bool:
+        """True if the current migration has failed, and some of its work stays."""
+        return self._runner is not None and self._runner.leaves_work
+
+    @property
     def half_done(self) -> HalfDoneMigrations:
         """The migrations that earlier leaders left half done."""
         return self.interrupted.half_done

@@ -73,6 +73,7 @@ def callback(name: str) -> Callable[..., None]:
     def run(apps: Any, schema_editor: Any) -> None:
         _callbacks[name](schema_editor.connection)
 
+    run.__name__ = name
     return run
 
 

@@ -111,12 +111,17 @@ class RunSession(ABC):
     def introspection(self) -> BaseIntrospection:
         """Return an introspection on the leader's own connection."""
 
-    def journal(self, connection: BaseDatabaseWrapper) -> JournalWriter | None:
-        """Return a writer of the journal on `connection`, whose table exists then.
+    def ensure_journal(self) -> bool:
+        """Create the table of the journal, if it is missing, and return True.
 
-        None for an engine without a journal: an interrupted migration is in doubt as a whole.
+        Return False for an engine without a journal: an interrupted migration is in doubt as a
+        whole. Call it outside of a migration's transaction.
         """
-        return None
+        return False
+
+    def journal(self, connection: BaseDatabaseWrapper) -> JournalWriter:
+        """Return a writer of the journal on `connection`. Its table exists."""
+        raise NotImplementedError("This engine has no journal.")
 
     def needs_no_transaction(self, error: BaseException) -> bool:
         """Return True if the error was raised only because of a transaction.

@@ -120,9 +120,13 @@ class PostgresRunSession(RunSession):
             self._session, self._context.settings, self._session.rows
         )
 
+    def ensure_journal(self) -> bool:
+        if not self.recorder.used_journal:
+            self.recorder.ensure_journal()
+            self.recorder.used_journal = True
+        return True
+
     def journal(self, connection: BaseDatabaseWrapper) -> JournalWriter:
-        self.recorder.used_journal = True
-        self.recorder.ensure_journal()
         tables = self._session.tables
         return JournalWriter(
             connection,

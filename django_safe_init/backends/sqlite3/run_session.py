@@ -77,10 +77,14 @@ class SQLiteRunSession(RunSession):
             return ErrorKind.TRANSIENT
         return ErrorKind.OTHER
 
+    def ensure_journal(self) -> bool:
+        if not self.recorder.used_journal:
+            with self._session.writing():
+                ensure_journal(self._session)
+            self.recorder.used_journal = True
+        return True
+
     def journal(self, connection: BaseDatabaseWrapper) -> JournalWriter:
-        self.recorder.used_journal = True
-        with self._session.writing():
-            ensure_journal(self._session)
         return JournalWriter(
             connection, self.recorder.lock_key, self.recorder.run_id, _NOW
         )

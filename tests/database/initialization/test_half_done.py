@@ -1,0 +1,610 @@
+"""A migration that is not one transaction goes on at the operation where it stopped."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection, transaction
+from django.db.migrations.exceptions import IrreversibleError
+
+from django_safe_init import (
+    ConfigurationError,
+    InitializationFailed,
+    UnfinishedMigration,
+    get_status,
+    initialize,
+)
+from django_safe_init.core.records import OPERATION_TABLE
+from django_safe_init.initialization.initializer import Initializer
+from django_safe_init.initialization.migrate_command import run_migrate
+from django_safe_init.initialization.types import InitializationOptions, MigrateTask
+from tests.database.conftest import INITIAL, Shop
+
+JOURNAL = f"SELECT kind, position, part, state FROM {OPERATION_TABLE} ORDER BY id"
+ADD_NOTE = "migrations.AddField('product', 'note', models.TextField(default='x'))"
+ADD_SALE = (
+    "migrations.CreateModel('Sale', [('id', models.BigAutoField(primary_key=True)),"
+    " ('product', models.ForeignKey('shop.Product', models.CASCADE))])"
+)
+LIST = (
+    "migrations.RunSQL(['CREATE TABLE a (x integer)', ('INSERT INTO a VALUES (%s)', [1]),"
+    " 'INSERT INTO b VALUES (2)', 'INSERT INTO a VALUES (3)'], 'DROP TABLE a')"
+)
+
+
+class Stop(Exception):
+    """Ends a migration at an operation, as a crash does."""
+
+
+class HalfShop:
+    """The initialized shop, with functions for a second migration that stops half-way."""
+
+    def __init__(self, shop: Shop, database: Any, settings: Any) -> None:
+        self.shop = shop
+        self.database = database
+        self.settings = settings
+        #: The functions that ran, in order.
+        self.ran: list[str] = []
+        #: The functions that stop the migration.
+        self.stops: set[str] = set()
+
+    def python(
+        self,
+        name: str,
+        work: Callable[[Any], object] = lambda connection: None,
+        **options: Any,
+    ) -> str:
+        """Return a `RunPython` that notes that it ran, and may stop."""
+
+        def note(what: str) -> Callable[[Any], None]:
+            def run(connection: Any) -> None:
+                self.ran.append(what)
+                if what == name:
+                    work(connection)
+                if what in self.stops:
+                    raise Stop(what)
+
+            return run
+
+        back = f"{name} back"
+        self.shop.callbacks[name], self.shop.callbacks[back] = note(name), note(back)
+        options = {"reverse_code": f"callback({back!r})", "atomic": "True", **options}
+        text = ", ".join(f"{key}={value}" for key, value in options.items())
+        return f"migrations.RunPython(callback({name!r}), {text})"
+
+    def write(self, *operations: str, before: str = "") -> None:
+        """Write or replace the second migration; `before` stands before its operations."""
+        if "0002_half" in self.shop.names:
+            self.shop.remove("0002_half")
+        self.shop.write("0002_half", *operations, atomic=False)
+        file = self.shop.folder / "0002_half.py"
+        text = file.read_text().replace("    operations =", f"{before}    operations =")
+        file.write_text(text)
+        sys.modules.pop(f"{self.shop.package}.0002_half", None)
+
+    def stop(self, *names: str) -> None:
+        """Let the next start stop in one of the functions."""
+        self.stops = set(names)
+        with pytest.raises(InitializationFailed):
+            initialize()
+        self.stops = set()
+
+    def stop_reversal(self, *names: str) -> None:
+        """Let a reversal stop in one of the functions."""
+        self.stops = set(names)
+        with pytest.raises(Stop):
+            reverse()
+        self.stops = set()
+
+    def start(self, **task: Any) -> None:
+        """Start as `safe_migrate` does, with options of the task."""
+        work = MigrateTask(lambda: run_migrate("default"), "test", **task)
+        outcome = Initializer(InitializationOptions(work, force=True)).run()
+        assert outcome.result == "ready"
+
+    def use(self, **safe_init: Any) -> None:
+        self.settings.SAFE_INIT = {**self.settings.SAFE_INIT, **safe_init}
+
+    def journal(self) -> list[tuple[Any, ...]]:
+        return [
+            (row["kind"], row["position"], row["part"], row["state"])
+            for row in self.database.rows(JOURNAL)
+            if row["kind"] in ("operation", "statement")
+        ]
+
+    def columns(self, table: str = "shop_product") -> set[str]:
+        with connection.cursor() as cursor:
+            found = connection.introspection.get_table_description(cursor, table)
+        return {each.name for each in found}
+
+    def constraints(self, table: str) -> dict[str, Any]:
+        with connection.cursor() as cursor:
+            return connection.introspection.get_constraints(cursor, table)
+
+
+def reverse() -> None:
+    call_command("migrate", "shop", "0001", verbosity=0)
+
+
+@pytest.fixture(params=["django_database", "lite"])
+def half(request, settings) -> HalfShop:
+    """Return the initialized shop on each engine."""
+    database = request.getfixturevalue(request.param)
+    shop = request.getfixturevalue("shop")
+    settings.SAFE_INIT = {"IN_TESTS": True}
+    shop.write("0001_initial", INITIAL)
+    initialize()
+    return HalfShop(shop, database, settings)
+
+
+@pytest.fixture
+def pg(half, request) -> HalfShop:
+    """Return the initialized shop on PostgreSQL."""
+    if half.database is not request.getfixturevalue("django_database"):
+        pytest.skip("about PostgreSQL")
+    return half
+
+
+def test_a_failure(half, caplog) -> None:
+    """The operations before a failed one stay, and the next start goes on with it."""
+    half.write(ADD_NOTE, half.python("one"), half.python("two"), half.python("three"))
+    half.stops = {"two"}
+    with pytest.raises(InitializationFailed) as caught:
+        initialize()
+    text = "operation 3 of 4 (RunPython two) failed; 2 are committed: Stop: two"
+    assert str(caught.value) == f"shop.0002_half: {text}"
+    half.stops = set()
+    assert "note" in half.columns()
+    assert half.journal() == [("operation", 1, 0, "done"), ("operation", 2, 0, "done")]
+    assert initialize().result == "ready"
+    assert half.ran == ["one", "two", "two", "three"]
+    assert half.database.rows(JOURNAL) == []
+
+
+def test_migrate(half, capsys) -> None:
+    """`migrate` raises the error, says how far it came, and goes on, too."""
+    half.write(ADD_NOTE, half.python("one"))
+    half.stops = {"one"}
+    with pytest.raises(Stop):
+        call_command("migrate", verbosity=0)
+    line = "shop.0002_half: operation 2 of 2 (RunPython one) failed; 1 is committed."
+    assert line in capsys.readouterr().err
+    half.stops = set()
+    call_command("migrate", verbosity=0)
+    assert half.ran == ["one", "one"]
+
+
+def test_deferred_sql(half) -> None:
+    """Foreign keys and indexes exist afterwards, under the names that plain Django gives."""
+    half.write(
+        ADD_SALE,
+        half.python("one"),
+        "migrations.RenameField('sale', 'product', 'item')",
+        "migrations.RenameModel('Sale', 'Order')",
+    )
+    half.stop("one")
+    initialize()
+    found = half.constraints("shop_order").values()
+    keys = [each["columns"] for each in found if each["foreign_key"]]
+    indexes = [each["columns"] for each in found if each["index"]]
+    assert (keys, indexes) == ([["item_id"]], [["item_id"]])
+
+
+def test_deferred_sql_that_fails(half) -> None:
+    """A failure after the last operation leaves only the deferred SQL to do."""
+    half.write(ADD_SALE, half.python("one"))
+    half.shop.callbacks["one"] = lambda connection: half.database.rows(
+        "CREATE INDEX shop_sale_product_id_f72f5e77 ON shop_product (id)"
+    )
+
+
+def test_a_list_of_sql(half) -> None:
+    """The statements of a list are done once each."""
+    half.write(LIST, "migrations.RunSQL(migrations.RunSQL.noop, '')")
+    half.stop()
+    assert [each[:3] for each in half.journal()] == [
+        ("statement", 1, 1),
+        ("statement", 1, 2),
+    ]
+    half.database.rows("CREATE TABLE b (x integer)")
+    initialize()
+    assert half.database.value("SELECT sum(x) FROM a") == 4
+    assert half.database.value("SELECT sum(x) FROM b") == 2
+    assert half.database.rows(JOURNAL) == []
+
+
+def test_a_list_that_was_changed(half) -> None:
+    """A finished statement that is not the same any more is named."""
+    half.write(LIST)
+    half.stop()
+    half.write(LIST.replace("[1]", "[5]"))
+    with pytest.raises(UnfinishedMigration, match="statement 2 of operation 1"):
+        initialize()
+    half.database.rows("CREATE TABLE b (x integer)")
+    half.start(resume=("shop.0002_half:1.3",))
+    assert half.database.value("SELECT sum(x) FROM a") == 4
+
+
+def test_a_list_that_is_turned_round(half) -> None:
+    """A list of which some statements are done is undone as a whole, or a person decides."""
+    half.write(LIST)
+    half.stop()
+    half.use(UNFINISHED="report")
+    with pytest.raises(CommandError, match="has done some of its statements"):
+        reverse()
+    half.use(UNFINISHED="rerun")
+    reverse()
+    assert not half.database.has_table("a")
+    assert half.database.rows(JOURNAL) == []
+
+
+BARE = {"atomic": "False"}
+
+
+def test_code_without_a_transaction(half, caplog) -> None:
+    """Code that runs without a transaction is in doubt after a failure, and runs again."""
+    half.write(half.python("one"), half.python("two", **BARE), half.python("three"))
+    half.stop("two")
+    assert half.journal()[-1] == ("operation", 2, 0, "started")
+    initialize()
+    assert half.ran == ["one", "two", "two", "three"]
+    assert (
+        "Operation 2 of 3 (RunPython two) of shop.0002_half was interrupted: it runs again."
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize("by", ["setting", "class"])
+def test_a_person_decides(half, by) -> None:
+    """With "report" the operation is named, with the commands to choose from."""
+    before = ""
+    if by == "setting":
+        half.use(UNFINISHED="report")
+    else:
+        before = "    safe_init_unfinished = 'report'\n"
+    half.write(half.python("one"), half.python("two", **BARE), before=before)
+    half.stop("two")
+    with pytest.raises(UnfinishedMigration) as caught:
+        initialize()
+    assert str(caught.value).splitlines()[1:] == [
+        "    python manage.py safe_migrate --resume shop.0002_half:2",
+        "    python manage.py safe_migrate --resume shop.0002_half:3",
+        "    python manage.py safe_migrate --rerun shop.0002_half",
+        "    python manage.py migrate --fake shop 0002_half",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("choice", "ran"),
+    [
+        ({"resume": ("shop.0002_half:2",)}, ["two", "three"]),
+        ({"resume": ("shop.0002_half:3",)}, ["three"]),
+        ({"rerun": ("shop.0002_half",)}, ["one", "two", "three"]),
+    ],
+)
+def test_a_choice(half, choice, ran) -> None:
+    """Each choice goes on as it says."""
+    half.use(UNFINISHED="report")
+    half.write(half.python("one"), half.python("two", **BARE), half.python("three"))
+    half.stop("two")
+    half.ran.clear()
+    half.start(**choice)
+    assert half.ran == ran
+    assert half.database.rows(JOURNAL) == []
+
+
+def test_fake(half) -> None:
+    """`migrate --fake` records the migration, and deletes its journal."""
+    half.write(half.python("one"), half.python("two", **BARE))
+    half.stop("two")
+    call_command("migrate", "shop", "0002", fake=True, verbosity=0)
+    assert half.journal() == []
+    assert initialize().result == "ready"
+    assert half.ran == ["one", "two"]
+
+
+def test_a_class_with_another_policy(half) -> None:
+    """A migration that says "rerun" runs again under the setting "report"."""
+    half.use(UNFINISHED="report")
+    before = "    safe_init_unfinished = 'rerun'\n"
+    half.write(half.python("two", **BARE), before=before)
+    half.stop("two")
+    assert initialize().result == "ready"
+
+
+def test_an_unknown_policy(half) -> None:
+    """An unknown value in a class is an error that names it."""
+    before = "    safe_init_unfinished = 'ask'\n"
+    half.write(half.python("two", **BARE), before=before)
+    half.stop("two")
+    with pytest.raises(ConfigurationError, match="safe_init_unfinished = 'ask'"):
+        initialize()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("shop.0002_half", "names no operation"),
+        ("shop.0002_half:0", "names no operation"),
+        ("shop.0009_other:1", "is not half done. Half done: shop.0002_half"),
+        ("shop.0002_half:9", "it has 2 operations"),
+    ],
+)
+def test_a_wrong_resumption(half, text, message) -> None:
+    """A resumption that cannot be is an error, and changes nothing."""
+    half.write(half.python("one"), half.python("two", **BARE))
+    half.stop("two")
+    with pytest.raises(ConfigurationError, match=message):
+        half.start(resume=(text,))
+    assert len(half.journal()) == 2
+
+
+def test_a_changed_file(half) -> None:
+    """A change before the point of resumption is named, and a change after it is used."""
+    half.write(half.python("one"), ADD_NOTE, half.python("two"))
+    half.stop("two")
+    half.write(half.python("one"), ADD_NOTE.replace("'x'", "'y'"), half.python("two"))
+    with pytest.raises(UnfinishedMigration) as caught:
+        initialize()
+    assert "operation 2 (AddField product.note) is finished" in str(caught.value)
+    assert str(caught.value).splitlines()[1:] == [
+        "    python manage.py safe_migrate --rerun shop.0002_half",
+        "    python manage.py safe_migrate --resume shop.0002_half:3",
+        "    python manage.py migrate --fake shop 0002_half",
+    ]
+    half.write(half.python("one"))
+    with pytest.raises(UnfinishedMigration, match="operation 2 is finished"):
+        initialize()
+    half.write(half.python("one"), ADD_NOTE, half.python("mended"))
+    assert initialize().result == "ready"
+    assert half.ran == ["one", "two", "mended"]
+
+
+def test_a_change_that_is_accepted(half) -> None:
+    """`--resume` accepts a changed operation before the point of resumption."""
+    half.write(half.python("one"), ADD_NOTE, half.python("two"))
+    half.stop("two")
+    half.write(half.python("other"), ADD_NOTE, half.python("two"))
+    half.start(resume=("shop.0002_half:3",))
+    assert half.ran == ["one", "two", "two"]
+
+
+def test_a_build_without_the_migration(half) -> None:
+    """A build that lacks the migration is refused at the start, until its work is given up."""
+    half.write(half.python("one"), half.python("two"))
+    half.stop("two")
+    half.shop.remove("0002_half")
+    half.shop.write("0002_other", ADD_NOTE)
+    with pytest.raises(UnfinishedMigration, match="this build does not have it"):
+        initialize()
+    assert "note" not in half.columns()
+    half.start(rerun=("shop.0002_half",))
+    assert "note" in half.columns()
+
+
+def test_a_squash(half) -> None:
+    """A squashed migration does not begin anew what one of its members has done."""
+    half.write(half.python("one"), half.python("two"))
+    half.stop("two")
+    half.shop.write("0003_squashed", ADD_NOTE, atomic=False)
+    file = half.shop.folder / "0003_squashed.py"
+    replaces = "    replaces = [('shop', '0002_half')]\n    operations ="
+    text = file.read_text().replace("    operations =", replaces)
+    file.write_text(
+        text.replace("('shop', '0002_half')]", "('shop', '0001_initial')]", 1)
+    )
+    with pytest.raises(
+        UnfinishedMigration, match="replaces it by a squashed migration"
+    ):
+        initialize()
+
+
+def test_a_reversal(half) -> None:
+    """A reversal goes on in its direction."""
+    half.write(ADD_NOTE, half.python("one"), half.python("two"), ADD_SALE)
+    initialize()
+    half.stop_reversal("one back")
+    assert half.columns() == {"id", "name", "note"}
+    assert not half.database.has_table("shop_sale")
+    assert [each[1] for each in half.journal()] == [4, 3]
+    reverse()
+    assert half.ran == ["one", "two", "two back", "one back", "one back"]
+    assert half.columns() == {"id", "name"}
+    assert half.database.rows(JOURNAL) == []
+
+
+def test_a_reversal_that_is_turned_round(half) -> None:
+    """A start applies what a reversal has undone, and the record stays as it was."""
+    half.write(ADD_NOTE, half.python("one"), half.python("two"), ADD_SALE)
+    initialize()
+    half.stop_reversal("one back")
+    half.ran.clear()
+    assert initialize().result == "ready"
+    assert half.ran == ["two"]
+    assert half.database.has_table("shop_sale")
+    assert half.database.rows(JOURNAL) == []
+    assert half.database.applied_counts()["shop.0002_half"] == 1
+
+
+@pytest.mark.parametrize("target", ["0001", "zero"])
+def test_turning_round(half, target) -> None:
+    """`migrate` to an earlier migration undoes what is done, and nothing else."""
+    half.write(ADD_NOTE, ADD_SALE, half.python("one"), half.python("two"), ADD_NOTE)
+    half.stop("two")
+    call_command("migrate", "shop", target, verbosity=0)
+    assert half.ran == ["one", "two", "one back"]
+    assert not half.database.has_table("shop_sale")
+    assert half.database.rows(JOURNAL) == []
+    if target == "0001":
+        assert half.columns() == {"id", "name"}
+
+
+def test_another_target(half) -> None:
+    """A target that wants the migration goes on with it, and one of another app leaves it."""
+    half.write(half.python("one"), half.python("two"))
+    half.stop("two")
+    half.settings.INSTALLED_APPS = [
+        *half.settings.INSTALLED_APPS,
+        "django.contrib.contenttypes",
+    ]
+    call_command("migrate", "contenttypes", verbosity=0)
+    assert len(half.journal()) == 1
+    call_command("migrate", "shop", verbosity=0)
+    assert half.ran == ["one", "two", "two"]
+
+
+def test_what_cannot_be_undone(half) -> None:
+    """A finished operation that is irreversible is named, and nothing is undone."""
+    last = half.python("three", reverse_code="None")
+    first = half.python("one", reverse_code="None")
+    half.write(ADD_NOTE, first, half.python("two"), last)
+    half.stop("two")
+    with pytest.raises(IrreversibleError, match=r"Operation 2 of .* \(RunPython one\)"):
+        reverse()
+    assert "note" in half.columns()
+
+
+def test_an_operation_that_is_irreversible_and_not_done(half) -> None:
+    """An operation that was never done need not be reversible."""
+    last = half.python("three", reverse_code="None")
+    half.write(ADD_NOTE, half.python("two"), last)
+    half.stop("two")
+    reverse()
+    assert half.columns() == {"id", "name"}
+
+
+@pytest.mark.parametrize(("policy", "ran"), [("rerun", ["two back", "one back"])])
+def test_turning_round_in_doubt(half, policy, ran) -> None:
+    """The operation in doubt is undone, too, if the policy is to run again."""
+    half.write(half.python("one"), half.python("two", **BARE))
+    half.stop("two")
+    half.ran.clear()
+    reverse()
+    assert half.ran == ran
+
+
+def test_finished_by_plain_django(half) -> None:
+    """A journal that the record contradicts is deleted."""
+    half.write(half.python("one"), half.python("two"))
+    half.stop("two")
+    initialize(mode="off")
+    assert half.ran == ["one", "two", "one", "two"]
+    half.shop.write("0003_more", ADD_NOTE)
+    assert initialize().result == "ready"
+    assert half.database.rows(JOURNAL) == []
+
+
+def test_nested_operations(half) -> None:
+    """The operations inside `SeparateDatabaseAndState` count one by one."""
+    nested = f"migrations.SeparateDatabaseAndState([{ADD_NOTE}, {half.python('one')}])"
+    outer = f"migrations.SeparateDatabaseAndState([{nested}, {half.python('two')}])"
+    half.write(outer, half.python("three"))
+    half.stop("two")
+    assert [each[1] for each in half.journal()] == [1, 2]
+    initialize()
+    assert half.ran == ["one", "two", "two", "three"]
+
+
+def test_the_same_object_twice(half) -> None:
+    """An operation that stands twice in the list is done twice."""
+    half.write(half.python("one"), half.python("two"))
+    file = half.shop.folder / "0002_half.py"
+    file.write_text(f"{file.read_text()}    operations = [*operations, *operations]\n")
+    half.stop("two")
+    initialize()
+    assert half.ran == ["one", "two", "two", "one", "two"]
+
+
+def test_work_that_refuses_a_transaction(half, caplog) -> None:
+    """Code that needs to be outside of a transaction runs without one."""
+
+    def durable(connection: Any) -> None:
+        with transaction.atomic(durable=True):
+            half.ran.append("durable")
+
+    half.write(half.python("one", durable), half.python("two"))
+    assert initialize().result == "ready"
+    assert half.ran == ["one", "one", "durable", "two"]
+
+
+def test_a_script_with_its_own_transaction(half) -> None:
+    """A script that begins and ends transactions runs as a whole, and is then in doubt."""
+    script = [
+        "BEGIN",
+        "CREATE TABLE a (x integer)",
+        "COMMIT",
+        "INSERT INTO b VALUES (1)",
+    ]
+    half.write(ADD_NOTE, f"migrations.RunSQL({script})")
+    half.use(UNFINISHED="report")
+    half.stop()
+    assert half.journal()[-1] == ("operation", 2, 0, "started")
+    with pytest.raises(UnfinishedMigration, match=r"Operation 2 of 2 \(RunSQL\)"):
+        initialize()
+
+
+def test_an_open_transaction(half) -> None:
+    """Code that leaves a transaction open fails, and what it did is undone."""
+    half.write(ADD_NOTE, "migrations.RunSQL('BEGIN; CREATE TABLE a (x integer)')")
+    with pytest.raises(InitializationFailed, match="has left a transaction open"):
+        initialize()
+    assert not half.database.has_table("a")
+
+
+def test_a_failed_statement_leaves_no_doubt(half) -> None:
+    """One statement that fails outside of a transaction has done nothing."""
+    statement = "VACUUM nowhere"
+    half.write(ADD_NOTE, f"migrations.RunSQL({statement!r})")
+    half.stop()
+    assert half.journal() == [("operation", 1, 0, "done")]
+
+
+def test_progress(half) -> None:
+    """The run names the operation, also for the JSON, and its share counts."""
+    seen: list[Any] = []
+
+    def look(connection: Any) -> None:
+        session = seen.append
+        session(get_status().run)
+
+    half.write(ADD_NOTE, half.python("one", look, **BARE))
+    initialize()
+    message = "shop.0002_half: operation 2 of 2, RunPython one"
+    [run] = seen
+    if run.message == message:  # the heartbeat has written it
+        assert run.as_json()["operation"] == {
+            "number": 2,
+            "total": 2,
+            "name": "RunPython one",
+        }
+    assert get_status().run.operation is None
+
+
+def test_strikes(half) -> None:
+    """A run that finished an operation is no failure in a row; the next ones are."""
+    names = ["one", "two", "three", "four"]
+    half.write(*map(half.python, names))
+    for name in names[1:]:
+        half.stops = {name}
+        with pytest.raises(Stop):
+            _interrupt(half, name)
+
+
+def _interrupt(half: HalfShop, name: str) -> None:
+    """Stop a start in the function, as a signal does."""
+    half.stops = set()
+    work = half.shop.callbacks[name]
+
+    def interrupted(connection: Any) -> None:
+        half.shop.callbacks[name] = work
+        raise KeyboardInterrupt
+
+    half.shop.callbacks[name] = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        initialize()
+    assert half.database.newest_run()["outcome"] == "interrupted"
+    raise Stop
