@@ -226,8 +226,9 @@ class HalfDoneMigrations:
                 policy_of(migration, self.policy),
                 self.where,
             ).resolve()
-        if backwards is not journal.recorded:
-            self._complete_parts(journal, migration, operations)
+        self._settle_parts(
+            journal, migration, operations, takes_back=backwards is not journal.recorded
+        )
         self._repeat_session(connection, journal)
 
     def _check_unchanged(self, journal: Journal, operations: list[Operation]) -> None:
@@ -262,18 +263,28 @@ class HalfDoneMigrations:
             f"{manage} migrate{self.where} --fake {app} {migration}",
         )
 
-    def _complete_parts(
-        self, journal: Journal, migration: Migration, operations: list[Operation]
+    def _settle_parts(
+        self,
+        journal: Journal,
+        migration: Migration,
+        operations: list[Operation],
+        *,
+        takes_back: bool,
     ) -> None:
-        """Let an operation with finished statements be undone as a whole."""
+        """Decide about operations of which some statements ran in the other direction.
+
+        The statements of an operation that is in the journal as a whole were taking it back.
+        """
         for number in sorted(
             {each.position for each in journal.entries() if each.part}
         ):
+            if journal.has_changed(number) is takes_back:
+                continue  # the run goes on with the next statement
             if policy_of(migration, self.policy) == "report":
                 raise UnfinishedMigration(
-                    f"Operation {number} of {journal.migration} has done some of its statements, "
-                    "so it cannot be undone as a whole. Finish the migration first, or undo the "
-                    f"statements by hand and continue with --resume {journal.migration}:{number}.",
+                    f"Operation {number} of {journal.migration} has run some of its statements "
+                    "in the other direction. Finish that direction first. Or complete them by "
+                    f"hand, and continue with --resume {journal.migration}:{number}.",
                     failed_migration=journal.migration,
                 )
             journal.forget_statements(number)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.apps.registry import Apps
 from django.core.management import CommandError, call_command
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, models, transaction
+from django.db.backends.signals import connection_created
 from django.db.migrations.exceptions import IrreversibleError
 
 from django_safe_init import (
     ConfigurationError,
     InitializationFailed,
     UnfinishedMigration,
+    for_each_batch,
     get_status,
     initialize,
 )
@@ -141,14 +145,6 @@ def half(request, settings) -> HalfShop:
     return HalfShop(shop, database, settings)
 
 
-@pytest.fixture
-def pg(half, request) -> HalfShop:
-    """Return the initialized shop on PostgreSQL."""
-    if half.database is not request.getfixturevalue("django_database"):
-        pytest.skip("about PostgreSQL")
-    return half
-
-
 def test_a_failure(half, caplog) -> None:
     """The operations before a failed one stay, and the next start goes on with it."""
     half.write(ADD_NOTE, half.python("one"), half.python("two"), half.python("three"))
@@ -197,9 +193,17 @@ def test_deferred_sql(half) -> None:
 def test_deferred_sql_that_fails(half) -> None:
     """A failure after the last operation leaves only the deferred SQL to do."""
     half.write(ADD_SALE, half.python("one"))
-    half.shop.callbacks["one"] = lambda connection: half.database.rows(
-        "CREATE INDEX shop_sale_product_id_f72f5e77 ON shop_product (id)"
-    )
+    half.database.rows("CREATE TABLE other (x integer)")
+    editor: Any = connection.schema_editor()
+    name = editor._create_index_name("shop_sale", ["product_id"])
+    half.database.rows(f"CREATE INDEX {name} ON other (x)")
+    with pytest.raises(InitializationFailed, match="deferred SQL failed; 2 are commit"):
+        initialize()
+    half.database.rows("DROP TABLE other")
+    assert initialize().result == "ready"
+    assert half.ran == ["one"]
+    found = half.constraints("shop_sale").values()
+    assert ["product_id"] in [each["columns"] for each in found if each["index"]]
 
 
 def test_a_list_of_sql(half) -> None:
@@ -234,12 +238,37 @@ def test_a_list_that_is_turned_round(half) -> None:
     half.write(LIST)
     half.stop()
     half.use(UNFINISHED="report")
-    with pytest.raises(CommandError, match="has done some of its statements"):
+    with pytest.raises(
+        CommandError, match="some of its statements in the other direction"
+    ):
         reverse()
     half.use(UNFINISHED="rerun")
     reverse()
     assert not half.database.has_table("a")
     assert half.database.rows(JOURNAL) == []
+
+
+def test_a_list_that_is_turned_round_twice(half) -> None:
+    """Statements of a reversal do not count for the other direction."""
+    back = "['DELETE FROM a WHERE x = 1', 'DROP TABLE c', 'DROP TABLE a']"
+    whole = "CREATE TABLE IF NOT EXISTS a (x integer)"
+    half.write(
+        f"migrations.RunSQL([{whole!r}, 'INSERT INTO a VALUES (1)'], {back})",
+        half.python("one"),
+    )
+    half.stop("one")
+    with pytest.raises(DatabaseError):
+        reverse()
+    assert [each[:3] for each in half.journal()] == [
+        ("operation", 1, 0),
+        ("statement", 1, 1),
+    ]
+    half.stop("one")
+    assert half.database.value("SELECT sum(x) FROM a") == 1
+    half.database.rows("CREATE TABLE c (x integer)")
+    reverse()
+    assert not half.database.has_table("a")
+    assert half.journal() == []
 
 
 BARE = {"atomic": "False"}
@@ -584,27 +613,270 @@ def test_progress(half) -> None:
     assert get_status().run.operation is None
 
 
-def test_strikes(half) -> None:
-    """A run that finished an operation is no failure in a row; the next ones are."""
-    names = ["one", "two", "three", "four"]
-    half.write(*map(half.python, names))
-    for name in names[1:]:
-        half.stops = {name}
-        with pytest.raises(Stop):
-            _interrupt(half, name)
-
-
-def _interrupt(half: HalfShop, name: str) -> None:
-    """Stop a start in the function, as a signal does."""
-    half.stops = set()
-    work = half.shop.callbacks[name]
+def die(half: HalfShop, name: str) -> None:
+    """Let the next start end by a signal in this function."""
 
     def interrupted(connection: Any) -> None:
         half.shop.callbacks[name] = work
         raise KeyboardInterrupt
 
-    half.shop.callbacks[name] = interrupted
+    work, half.shop.callbacks[name] = half.shop.callbacks[name], interrupted
     with pytest.raises(KeyboardInterrupt):
         initialize()
-    assert half.database.newest_run()["outcome"] == "interrupted"
-    raise Stop
+
+
+def outcomes(half: HalfShop) -> list[str]:
+    return [run["outcome"] for run in half.database.runs()]
+
+
+def test_a_run_with_progress_is_no_failure(half) -> None:
+    """A run that finished an operation does not count among three failures in a row."""
+    half.write(*map(half.python, ["one", "two", "three", "four"]))
+    for name in ("two", "three", "four"):
+        die(half, name)
+    assert outcomes(half) == ["ready", *["interrupted"] * 3]
+    assert initialize().result == "ready"
+    assert half.ran == ["one", "two", "three", "four"]
+    assert half.database.rows(f"SELECT * FROM {OPERATION_TABLE}") == []
+
+
+def test_runs_without_progress_are_failures(half) -> None:
+    """Three runs in a row that end in the same operation fail the build."""
+    half.write(*map(half.python, ["one", "two"]))
+    for _ in range(4):
+        die(half, "two")
+    assert outcomes(half) == ["ready", *["interrupted"] * 3, "failed"]
+
+
+def test_progress_ends_the_row(half) -> None:
+    """A run with progress ends the row of failures before it."""
+    half.write(*map(half.python, ["one", "two"]))
+    for name in ("one", "one", "two", "two", "two"):
+        die(half, name)
+    assert outcomes(half) == ["ready", *["interrupted"] * 5]
+
+
+@pytest.mark.parametrize("half", ["django_database"], indirect=True)
+class TestPostgreSQL:
+    """Statements that only PostgreSQL has."""
+
+    @pytest.mark.parametrize(
+        "statement", ["VACUUM shop_product", "SELECT refuse(); VACUUM shop_product"]
+    )
+    def test_maintenance(self, half, statement) -> None:
+        """VACUUM runs without a transaction, and again after a crash."""
+        half.use(UNFINISHED="report")
+        half.write(f"migrations.RunSQL({statement.split('; ')!r})", half.python("one"))
+        if "refuse" in statement:
+            half.stop()
+            half.database.rows(
+                "CREATE FUNCTION refuse() RETURNS int LANGUAGE sql AS 'SELECT 1'"
+            )
+        assert initialize().result == "ready"
+
+    def test_errors_of_a_transaction(self, half) -> None:
+        """What fails only in a transaction runs without one: five kinds of errors."""
+        half.database.rows("CREATE TYPE kind AS ENUM ('a')")
+        half.database.rows("CREATE TABLE kinds (kind kind)")
+        half.database.rows(
+            "CREATE PROCEDURE commits() LANGUAGE plpgsql AS"
+            " $$ BEGIN INSERT INTO kinds VALUES ('a'); COMMIT; END $$"
+        )
+
+        def swallow(connection: Any) -> None:
+            with connection.cursor() as cursor:
+                try:
+                    cursor.execute("SELECT 1 / 0")
+                except Exception:  # noqa: BLE001  (as careless code does)
+                    half.ran.append("swallowed")
+                cursor.execute("INSERT INTO kinds VALUES ('a')")
+
+        half.write(
+            "migrations.RunSQL(\"ALTER TYPE kind ADD VALUE 'b'; INSERT INTO kinds VALUES ('b')\")",
+            "migrations.RunSQL('CALL commits()')",
+            half.python("swallow", swallow),
+        )
+        with pytest.raises(InitializationFailed, match="unsafe use of new value"):
+            initialize()  # one message is one transaction, also for PostgreSQL itself
+        half.write(
+            "migrations.RunSQL(['CALL commits()', 'SELECT 1'])",
+            half.python("swallow", swallow),
+        )
+        assert initialize().result == "ready"
+        assert half.database.value("SELECT count(*) FROM kinds") == 2
+        assert half.ran == ["swallow", "swallowed", "swallow", "swallowed"]
+
+    def test_settings_of_the_session(self, half) -> None:
+        """SET of a finished operation is repeated: its session has ended."""
+        seen: list[str] = []
+
+        def look(connection: Any) -> None:
+            with connection.cursor() as cursor:
+                cursor.execute("SHOW work_mem")
+                seen.append(cursor.fetchone()[0])
+
+        half.write(
+            "migrations.RunSQL(['SELECT 1', \"SET work_mem = '5MB'\"])",
+            half.python("one", look),
+        )
+        half.stop("one")
+        initialize()
+        assert seen == ["5MB", "5MB"]
+
+    @pytest.mark.parametrize("operation", ["Django's", "SQL"])
+    @pytest.mark.parametrize("left", ["valid", "invalid", "nothing"])
+    def test_an_index_in_doubt(self, half, monkeypatch, operation, left) -> None:
+        """An interrupted build is finished, or cleaned up and repeated, whatever the policy."""
+        half.use(UNFINISHED="report")
+        text = (
+            INDEX
+            if operation == "Django's"
+            else "migrations.RunSQL('CREATE INDEX CONCURRENTLY product_name ON"
+            " shop_product (name)', 'DROP INDEX product_name')"
+        )
+        half.write(half.python("one"), text)
+        half.database.rows("INSERT INTO shop_product (name) VALUES ('a'), ('a')")
+        interrupt_index(half, monkeypatch, left)
+        assert half.journal()[-1] == ("operation", 2, 0, "started")
+        oid = half.database.value("SELECT to_regclass('product_name')::oid")
+        assert initialize().result == "ready"
+        assert half.database.value(VALID) is True
+        again = half.database.value("SELECT to_regclass('product_name')::oid")
+        assert (again == oid) is (left == "valid")
+
+    @pytest.mark.parametrize("left", ["valid", "invalid", "nothing"])
+    def test_a_dropped_index_in_doubt(self, half, left) -> None:
+        """An interrupted DROP INDEX CONCURRENTLY is finished."""
+        half.database.rows("CREATE INDEX product_name ON shop_product (name)")
+        drop = "migrations.RunSQL('DROP INDEX CONCURRENTLY product_name')"
+        half.write(half.python("one"), drop, half.python("two"))
+        half.stop("one")
+        insert_started(half, 2, "DROP", [""])
+        if left == "invalid":
+            half.database.rows(INVALIDATE)
+        elif left == "nothing":
+            half.database.rows("DROP INDEX product_name")
+        half.use(UNFINISHED="report")
+        half.start(resume=())
+        assert half.database.value("SELECT to_regclass('product_name')") is None
+        assert half.ran == ["one", "one", "two"]
+
+    def test_a_rebuilt_index_in_doubt(self, half) -> None:
+        """The copies that an interrupted REINDEX CONCURRENTLY leaves are dropped."""
+        half.database.rows("CREATE INDEX product_name ON shop_product (name)")
+        for suffix in ("ccnew", "ccnew1"):
+            half.database.rows(
+                f"CREATE INDEX product_name_{suffix} ON shop_product (name)"
+            )
+            half.database.rows(
+                INVALIDATE.replace("'product_name'", f"'product_name_{suffix}'")
+            )
+        reindex = "migrations.RunSQL('REINDEX INDEX CONCURRENTLY product_name', '')"
+        half.write(half.python("one"), reindex)
+        half.stop("one")
+        insert_started(half, 2, "REINDEX", ["", "public.product_name_ccnew"])
+        half.start()
+        names = half.database.rows(
+            "SELECT relname FROM pg_class WHERE relname LIKE 'product_name%%' ORDER BY 1"
+        )
+        assert [each["relname"] for each in names] == [
+            "product_name",
+            "product_name_ccnew",
+        ]
+
+
+INDEX = "AddIndexConcurrently('product', models.Index(fields=['name'], name='product_name'))"
+VALID = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('product_name')"
+INVALIDATE = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass('product_name')"
+
+
+def insert_started(half: HalfShop, number: int, action: str, before: list[str]) -> None:
+    """Insert the mark of an operation that a leader has started, and move past the others."""
+    detail = {
+        "name": "x",
+        "index": '"product_name"',
+        "action": action,
+        "before": before,
+    }
+    half.database.rows(
+        f"INSERT INTO {OPERATION_TABLE} (lock_key, migration, recorded, kind, position, part,"
+        " state, fingerprint, detail, run_id, written_at) VALUES"
+        " ('', 'shop.0002_half', false, 'operation', %s, 0, 'started', '', %s, 1, now())",
+        number,
+        json.dumps(detail),
+    )
+
+
+def interrupt_index(half: HalfShop, monkeypatch, left: str) -> None:
+    """Interrupt the build of the index: after it, in it, or before it."""
+
+    def interrupt(execute, sql, params, many, context):
+        if "CREATE INDEX CONCURRENTLY" not in str(sql):
+            return execute(sql, params, many, context)
+        if left != "nothing":
+            execute(sql, params, many, context)
+        if left == "invalid":
+            half.database.rows(INVALIDATE)
+        raise KeyboardInterrupt
+
+    def add_wrapper(connection, **kwargs) -> None:
+        connection.execute_wrappers.append(interrupt)
+
+    connection_created.connect(add_wrapper)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            initialize()
+    finally:
+        connection_created.disconnect(add_wrapper)
+
+
+def test_batches(half) -> None:
+    """Each batch is committed with its position, and the next start goes on behind it."""
+    half.database.rows(
+        "INSERT INTO shop_product (name) VALUES ('a'), ('b'), ('c'), ('d'), ('e')"
+    )
+    seen: list[str] = []
+
+    def fill(connection: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT max(id) FROM shop_product")
+        model = product(connection)
+
+        def work(rows: list[Any]) -> None:
+            if "c" in {each.name for each in rows} and half.stops:
+                raise Stop
+            seen.extend(each.name for each in rows)
+            for each in rows:
+                each.name *= 2
+                each.save()
+
+        assert for_each_batch(model.objects.all(), work, batch=2) >= 3
+
+    half.write(ADD_NOTE, half.python("fill", fill, **BARE))
+    half.stop("other")
+    assert seen == ["a", "b"]
+    initialize()
+    assert seen == ["a", "b", "c", "d", "e"]
+    names = {row["name"] for row in half.database.rows("SELECT name FROM shop_product")}
+    assert names == {"aa", "bb", "cc", "dd", "ee"}
+    assert half.database.rows(f"SELECT * FROM {OPERATION_TABLE}") == []
+
+
+def product(connection: Any) -> Any:
+    """Return a model of the table of products."""
+    meta = type("Meta", (), {"app_label": "shop", "apps": Apps()})
+    fields = {"name": models.TextField(), "Meta": meta, "__module__": __name__}
+    return type("Product", (models.Model,), fields)
+
+
+def test_batches_elsewhere(half) -> None:
+    """Outside of such a migration the loop begins with the first object."""
+    half.database.rows("INSERT INTO shop_product (name) VALUES ('a'), ('b'), ('c')")
+    sizes: list[int] = []
+    rows = product(connection).objects.order_by("-name")
+    for _ in range(2):
+        count = for_each_batch(rows, lambda found: sizes.append(len(found)), batch=2)
+        assert count == 3
+    assert sizes == [2, 1, 2, 1]
+    with pytest.raises(ValueError, match="1 or more"):
+        for_each_batch(rows, sizes.append, batch=0)

@@ -325,7 +325,7 @@ def test_a_reversal_is_tried_again(
     raw = connect_raw()
     raw.execute("BEGIN; SELECT count(*) FROM shop_product")
     for _ in range(2):
-        with pytest.raises(CommandError, match="operation 2 of 2 .* get a lock"):
+        with pytest.raises(CommandError, match=r"operation 2 of 2 .* get a lock"):
             call_command("migrate", "shop", "0002", verbosity=0)
     raw.execute("COMMIT")
     call_command("migrate", "shop", "0002", verbosity=0)
