@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.migrate_command import run_migrate
 from django_safe_init.initialization.types import InitializationOptions, MigrateTask
 from tests.database.conftest import INITIAL, Shop
+from tests.support import wait_until
 
 JOURNAL = f"SELECT kind, position, part, state FROM {OPERATION_TABLE} ORDER BY id"
 ADD_NOTE = "migrations.AddField('product', 'note', models.TextField(default='x'))"
@@ -172,6 +174,19 @@ def test_migrate(half, capsys) -> None:
     half.stops = set()
     call_command("migrate", verbosity=0)
     assert half.ran == ["one", "one"]
+
+
+def test_the_status(half) -> None:
+    """`safe_init_status` tells what is half done, and what the next start will do."""
+    half.write(ADD_NOTE, half.python("one"))
+    half.stop("one")
+    output = io.StringIO()
+    with pytest.raises(SystemExit):
+        call_command("safe_init_status", stdout=output)
+    assert (
+        "  half done: shop.0002_half: 1 of 2 operations are done; the next start continues with "
+        "operation 2 (RunPython one)\n"
+    ) in output.getvalue()
 
 
 def test_deferred_sql(half) -> None:
@@ -597,20 +612,24 @@ def test_progress(half) -> None:
     seen: list[Any] = []
 
     def look(connection: Any) -> None:
-        session = seen.append
-        session(get_status().run)
+        def is_written() -> bool:
+            run = get_status().run
+            seen.append(run)
+            return run is not None and run.operation is not None
+
+        wait_until(is_written)
 
     half.write(ADD_NOTE, half.python("one", look, **BARE))
     initialize()
-    message = "shop.0002_half: operation 2 of 2, RunPython one"
-    [run] = seen
-    if run.message == message:  # the heartbeat has written it
-        assert run.as_json()["operation"] == {
-            "number": 2,
-            "total": 2,
-            "name": "RunPython one",
-        }
-    assert get_status().run.operation is None
+    run = seen[-1]
+    assert run.message == "shop.0002_half: operation 2 of 2, RunPython one"
+    assert run.as_json()["operation"] == {
+        "number": 2,
+        "total": 2,
+        "name": "RunPython one",
+    }
+    assert run.progress >= 50
+    assert "operation" not in (get_status().run or run).as_json()
 
 
 def die(half: HalfShop, name: str) -> None:

@@ -1,0 +1,91 @@
+"""A line tells how far a migration is, and how the next start goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from django_safe_init.core.half_done import describe_half_done
+from django_safe_init.core.records import EntryKind, EntryState, JournalEntry
+
+NAMES = ["CreateModel Item", "RunPython fill", "RunSQL"]
+DONE, STARTED = EntryState.DONE, EntryState.STARTED
+
+
+def entry(
+    position: int,
+    state: EntryState = DONE,
+    part: int = 0,
+    detail: Any = None,
+    **changes: Any,
+) -> JournalEntry:
+    kind = EntryKind.STATEMENT if part else EntryKind.OPERATION
+    made = JournalEntry("shop.0007", False, kind, position, part, state, "", detail, 1)
+    return made._replace(**changes)
+
+
+HEAD = entry(0, kind=EntryKind.MIGRATION, detail={"operations": NAMES})
+DEFERRED = entry(1, kind=EntryKind.DEFERRED, detail="SELECT 1")
+
+
+@pytest.mark.parametrize(
+    ("entries", "line"),
+    [
+        (
+            [],
+            "0 of 3 operations are done; the next start continues with operation 1 "
+            "(CreateModel Item)",
+        ),
+        (
+            [DEFERRED, entry(1)],
+            "1 of 3 operations are done; the next start continues with operation 2 "
+            "(RunPython fill)",
+        ),
+        (
+            [entry(1), entry(2), entry(3)],
+            "3 of 3 operations are done; the next start executes the deferred SQL and records it",
+        ),
+        (
+            [entry(1), entry(2, STARTED)],
+            "1 of 3 operations are done; operation 2 (RunPython fill) was interrupted: the next "
+            "start does it again",
+        ),
+        (
+            [entry(1), entry(3, STARTED, 2, {"repeatable": True})],
+            "1 of 3 operations are done; operation 3 (RunSQL) was interrupted: the next start "
+            "does it again",
+        ),
+        (
+            [entry(9, STARTED, detail={"index": '"a"'})],
+            "0 of 3 operations are done; operation 9 was interrupted: the next start cleans up, "
+            "and does it again",
+        ),
+        (
+            [entry(3, recorded=True)],
+            "1 of 3 operations are undone; the next start continues to reverse it, or applies "
+            "these again",
+        ),
+    ],
+)
+def test_lines(entries, line) -> None:
+    """Each condition has its line."""
+    found = [HEAD._replace(recorded=any(each.recorded for each in entries)), *entries]
+    assert describe_half_done(found, "rerun") == [f"shop.0007: {line}"]
+
+
+def test_a_person_decides() -> None:
+    """With "report" the line says that the next start stops."""
+    [line] = describe_half_done([HEAD, entry(2, STARTED)], "report")
+    assert line.endswith("the next start stops and names the commands to choose from")
+
+
+def test_several() -> None:
+    """Each migration has a line, also without its list of operations."""
+    other = entry(1, migration="shop.0008", detail=[])
+    assert [
+        line.partition(":")[0] for line in describe_half_done([HEAD, other], "")
+    ] == [
+        "shop.0007",
+        "shop.0008",
+    ]

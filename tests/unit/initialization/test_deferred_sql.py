@@ -1,0 +1,157 @@
+"""Deferred SQL is stored as data, and is the same SQL afterwards, also under new names."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from django.apps.registry import Apps
+from django.contrib.postgres.constraints import ExclusionConstraint
+from django.contrib.postgres.indexes import GinIndex, OpClass
+from django.db import connections, models
+from django.db.backends.ddl_references import Statement, Table
+from django.db.models.functions import Lower
+
+from django_safe_init.initialization.deferred_sql import (
+    UnknownReference,
+    dump,
+    load,
+    referenced_tables,
+)
+
+ENGINES = ["default", "sqlite"]
+
+
+def editor_of(engine: str) -> Any:
+    """Return an editor that collects its SQL, on a connection that is not open."""
+    wrapper = connections.create_connection("default")
+    if engine == "sqlite":
+        from django.db.backends.sqlite3.base import DatabaseWrapper
+
+        settings = {**wrapper.settings_dict, "NAME": ":memory:"}
+        wrapper = DatabaseWrapper(settings, "default")
+    made = wrapper.SchemaEditorClass(wrapper, collect_sql=True, atomic=False)
+    made.deferred_sql = []
+    return made
+
+
+def model(title: str, /, *indexes: Any, constraints: Any = (), **fields: Any) -> Any:
+    options = {"app_label": "shop", "apps": _apps, "indexes": indexes}
+    meta = type("Meta", (), {**options, "constraints": list(constraints)})
+    return type(title, (models.Model,), {"Meta": meta, "__module__": "shop", **fields})
+
+
+_apps = Apps()
+Brand = model("Brand", name=models.CharField(max_length=9, unique=True))
+Item = model(
+    "Item",
+    models.Index(fields=["-code", "price"], name="two"),
+    models.Index(Lower("code").desc(), "price", name="low"),
+    models.Index(fields=["code"], condition=models.Q(price=1), name="part"),
+    models.Index(fields=["code"], include=["price"], name="covers"),
+    GinIndex(OpClass(Lower("code"), "gin_trgm_ops"), name="gin"),
+    models.Index(fields=["code"], opclasses=["varchar_pattern_ops"], name="class"),
+    constraints=[
+        models.UniqueConstraint(fields=["code"], name="uniq", include=["price"]),
+        models.UniqueConstraint(Lower("code"), name="lower"),
+        ExclusionConstraint(name="no", expressions=[("code", "=")]),
+        models.CheckConstraint(condition=models.Q(price__gt=0), name="positive"),
+    ],
+    code=models.CharField(max_length=9, db_index=True),
+    price=models.IntegerField(null=True),
+    brand=models.ForeignKey(Brand, models.CASCADE),
+)
+
+
+def items(editor: Any) -> list[Any]:
+    """Return the deferred SQL of the models, and what code of a project may add."""
+    for each in (Brand, Item):
+        editor.create_model(each)
+    extra = [
+        each.create_sql(Item, editor)
+        for each in Item._meta.constraints
+        if editor.connection.vendor == "postgresql"
+    ]
+    names = [
+        editor._create_unique_sql(Item, [Item._meta.get_field("price")]),
+        editor._create_index_sql(Item, fields=[Item._meta.get_field("price")]),
+    ]
+    return [*editor.deferred_sql, *extra, *names, "SELECT 1"]
+
+
+def change(item: Any) -> None:
+    """Rename what the item refers to, as later operations do."""
+    if isinstance(item, Statement):
+        item.rename_table_references("shop_item", "goods")
+        item.rename_table_references("shop_brand", "makers")
+        item.rename_column_references("goods", "code", "sign")
+        item.rename_column_references("goods", "brand_id", "maker_id")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_same_sql(engine) -> None:
+    """Each item is the same, before and after a rename, also after it is stored again."""
+    editor = editor_of(engine)
+    found = items(editor)
+    assert len(found) > 10
+    for item in found:
+        if item is None:
+            continue
+        twice = json.loads(json.dumps(dump(item)))
+        again = load(json.loads(json.dumps(dump(load(twice, editor)))), editor)
+        change(item)
+        change(again)
+        assert str(again) == str(item)
+        assert referenced_tables(again) == referenced_tables(item)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_same_references(engine) -> None:
+    """A restored item is found, and removed, like the original one."""
+    editor = editor_of(engine)
+    for item in items(editor):
+        if not isinstance(item, Statement):
+            continue
+        restored = load(dump(item), editor)
+        for table in ("shop_item", "shop_brand", "other"):
+            assert restored.references_table(table) == item.references_table(table)
+            for column in ("code", "brand_id", "id", "other"):
+                expected = item.references_column(table, column)
+                assert restored.references_column(table, column) == expected
+
+
+def test_a_name_that_was_used() -> None:
+    """A name that Django has made once stays, as in Django."""
+    editor = editor_of("default")
+    field = Item._meta.get_field("price")
+    original = editor._create_index_sql(Item, fields=[field])
+    restored = load(dump(original), editor)
+    for item in (original, restored):
+        str(item)
+        change(item)
+    assert str(restored) == str(original)
+    assert "shop_item_price" in str(restored)
+    again = load(dump(restored), editor)
+    assert str(again) == str(restored)
+
+
+class OtherTable(Table):
+    """A reference that a package has added."""
+
+
+def test_unknown_references() -> None:
+    """Objects that Django does not define are refused, instead of stored as text."""
+    for part in (OtherTable("a", str), object()):
+        with pytest.raises(UnknownReference):
+            dump(Statement("%(part)s", part=part))
+    editor = editor_of("default")
+    item = editor._create_index_sql(Item, fields=[Item._meta.get_field("price")])
+    item.parts["name"].create_index_name = lambda *args: "a"
+    with pytest.raises(UnknownReference):
+        dump(item)
+
+
+def test_the_tables_of_a_text() -> None:
+    """A text refers to no table that is known."""
+    assert referenced_tables("SELECT 1") == set()
