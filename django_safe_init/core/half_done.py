@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import groupby
+from typing import Any
 
 from django_safe_init.core.records import EntryKind, EntryState, JournalEntry
 
@@ -15,7 +16,9 @@ def describe_half_done(entries: Iterable[JournalEntry], policy: str) -> list[str
 
 
 def _describe(name: str, entries: list[JournalEntry], policy: str) -> str:
-    names = _operations(entries)
+    header = _header(entries)
+    names = [str(each) for each in header.get("operations", ())]
+    policy = str(header.get("policy", policy))
     found = [each for each in entries if each.kind in _OF_OPERATIONS]
     finished = [each for each in found if not each.part and _is_done(each)]
     is_reversal = entries[0].recorded
@@ -23,12 +26,12 @@ def _describe(name: str, entries: list[JournalEntry], policy: str) -> str:
     line = f"{name}: {len(finished)} of {len(names)} operations are {verb}"
     for entry in found:
         if not _is_done(entry):
-            return f"{line}; {_doubt(entry, names, policy)}"
+            return f"{line}; {_doubt(entry, names, policy, is_reversal)}"
     left = sorted({*range(1, len(names) + 1)} - {each.position for each in finished})
     if not left:
         return f"{line}; the next start executes the deferred SQL and records it"
     if is_reversal:
-        return f"{line}; the next start continues to reverse it, or applies these again"
+        return f"{line}; the next start applies these again"
     return f"{line}; the next start continues with {_title(left[0], names)}"
 
 
@@ -39,11 +42,11 @@ def _is_done(entry: JournalEntry) -> bool:
     return entry.state is EntryState.DONE
 
 
-def _operations(entries: list[JournalEntry]) -> list[str]:
+def _header(entries: list[JournalEntry]) -> dict[str, Any]:
     for entry in entries:
         if entry.kind is EntryKind.MIGRATION and isinstance(entry.detail, dict):
-            return [str(each) for each in entry.detail.get("operations", ())]
-    return []
+            return entry.detail
+    return {}
 
 
 def _title(number: int, names: list[str]) -> str:
@@ -51,14 +54,17 @@ def _title(number: int, names: list[str]) -> str:
     return f"operation {number}{name}"
 
 
-def _doubt(entry: JournalEntry, names: list[str], policy: str) -> str:
-    title = _title(entry.position, names)
+def _doubt(
+    entry: JournalEntry, names: list[str], policy: str, is_reversal: bool
+) -> str:
+    title = f"{_title(entry.position, names)} was begun and did not end"
+    again = "applies it again" if is_reversal else "does it again"
     detail = entry.detail if isinstance(entry.detail, dict) else {}
     if detail.get("index") is not None:
-        return f"{title} was interrupted: the next start cleans up, and does it again"
+        return f"{title}: the next start cleans up, and {again}"
     if detail.get("repeatable") or policy == "rerun":
-        return f"{title} was interrupted: the next start does it again"
+        return f"{title}: the next start {again}"
     return (
-        f"{title} was interrupted, and its effect is unknown: the next start stops and names "
-        "the commands to choose from"
+        f"{title}, and its effect is unknown: the next start stops, and names the commands to "
+        "choose from"
     )

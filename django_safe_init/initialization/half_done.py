@@ -26,7 +26,7 @@ from django_safe_init.initialization.doubt import Doubt, policy_of
 from django_safe_init.initialization.fingerprints import fingerprint
 from django_safe_init.initialization.journal import Journal, Place
 from django_safe_init.initialization.operation_names import name_operation
-from django_safe_init.initialization.operations import flat
+from django_safe_init.initialization.operations import flat, session_of
 
 logger = logging.getLogger("django_safe_init")
 
@@ -209,7 +209,7 @@ class HalfDoneMigrations:
         operations = list(flat(migration.operations))
         place = self._resumptions.get(journal.migration)
         if place is not None:
-            _resume(journal, operations, place)
+            self._resume(connection, journal, operations, place)
         self._check_unchanged(journal, operations)
         if backwards and not journal.recorded:
             _require_reversible(migration, journal, operations)
@@ -230,6 +230,29 @@ class HalfDoneMigrations:
             journal, migration, operations, takes_back=backwards is not journal.recorded
         )
         self._repeat_session(connection, journal)
+
+    def _resume(
+        self,
+        connection: BaseDatabaseWrapper,
+        journal: Journal,
+        operations: list[Operation],
+        place: Place,
+    ) -> None:
+        """Change the journal as if the operations before the place were done, and no later one."""
+        number, part = place
+        if number > len(operations) + 1:
+            raise ConfigurationError(
+                f"--resume {journal.migration}:{number}: it has {len(operations)} operations."
+            )
+        journal.forget_deferred_from(number)
+        for entry in journal.entries():
+            journal.forget((entry.position, entry.part))
+        for position, operation in enumerate(operations[: number - 1], 1):
+            statements = session_of(operation, self.session, connection)
+            detail = {"session": statements} if statements else None
+            journal.toggle((position, 0), fingerprint(operation), detail)
+        for each in range(1, part):
+            journal.toggle((number, each), "")
 
     def _check_unchanged(self, journal: Journal, operations: list[Operation]) -> None:
         """Raise `UnfinishedMigration` if a finished operation is not the same any more."""
@@ -315,21 +338,6 @@ def _targets(executor: MigrationExecutor, target: Target) -> list[Any]:
         return [key for key in executor.loader.graph.leaf_nodes() if key[0] == app]
     found = executor.loader.get_migration_by_prefix(app, name)
     return [(found.app_label, found.name)]
-
-
-def _resume(journal: Journal, operations: list[Operation], place: Place) -> None:
-    """Change the journal as if the operations before the place were done, and no later one."""
-    number, part = place
-    if number > len(operations) + 1:
-        raise ConfigurationError(
-            f"--resume {journal.migration}:{number}: it has {len(operations)} operations."
-        )
-    for entry in journal.entries():
-        journal.forget((entry.position, entry.part))
-    for position, operation in enumerate(operations[: number - 1], 1):
-        journal.toggle((position, 0), fingerprint(operation))
-    for each in range(1, part):
-        journal.toggle((number, each), "")
 
 
 def _require_reversible(

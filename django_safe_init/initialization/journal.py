@@ -9,7 +9,7 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 from django_safe_init.backends.base.journal import JournalWriter
 from django_safe_init.core.records import EntryKind, EntryState, JournalEntry
-from django_safe_init.initialization.deferred_sql import dump, load
+from django_safe_init.initialization.deferred_sql import UnknownReference, dump, load
 from django_safe_init.initialization.fingerprints import digest
 
 #: The number of an operation, and of a statement in it; 0 for the whole operation.
@@ -42,10 +42,14 @@ class Journal:
         self._deferred: dict[int, tuple[Any, Any]] = {}
         self._shows_progress = False
 
-    def open(self, names: list[str]) -> None:
-        """Record the operations of the migration, unless the journal is open already."""
-        if (EntryKind.MIGRATION, 0, 0) not in self._entries:
-            self._insert(EntryKind.MIGRATION, (0, 0), detail={"operations": names})
+    def open(self, names: list[str], policy: str) -> None:
+        """Record the operations of the migration and its policy, for the status."""
+        detail = {"operations": names, "policy": policy}
+        entry = self._entries.get((EntryKind.MIGRATION, 0, 0))
+        if entry is None:
+            self._insert(EntryKind.MIGRATION, (0, 0), detail=detail)
+        elif entry.detail != detail:
+            self._replace(self._writer.update(entry, detail=detail))
 
     def close(self) -> None:
         """Delete the journal."""
@@ -96,7 +100,8 @@ class Journal:
         if entry is None:
             self._insert_operation(place, EntryState.DONE, fingerprint, detail)
         elif entry.state is EntryState.STARTED:
-            self._replace(self._writer.update(entry, state=EntryState.DONE))
+            changed = {"state": EntryState.DONE, "detail": detail}
+            self._replace(self._writer.update(entry, **changed))
         else:
             self.forget(place)
 
@@ -141,17 +146,17 @@ class Journal:
 
     # Positions of loops over batches
 
-    def read_position(self, number: int, loop: int, model: str) -> str | None:
+    def read_position(self, number: int, loop: int, mark: str) -> str | None:
         """Return the last primary key of a loop of the operation; None if it has to begin."""
         entry = self._entries.get((EntryKind.BATCH, number, loop))
-        if entry is None or entry.fingerprint != digest(model):
+        if entry is None or entry.fingerprint != mark:
             return None
         return str(entry.detail["after"])
 
-    def write_position(self, number: int, loop: int, model: str, key: str) -> None:
+    def write_position(self, number: int, loop: int, mark: str, key: str) -> None:
         """Record the last primary key of a loop of the operation."""
         entry = self._entries.get((EntryKind.BATCH, number, loop))
-        detail, mark = {"after": key}, digest(model)
+        detail = {"after": key}
         if entry is not None and entry.fingerprint == mark:
             self._replace(self._writer.update(entry, detail=detail))
             return
@@ -188,12 +193,15 @@ class Journal:
         editor.deferred_sql[:] = [item for item, _ in self._deferred.values()]
 
     def store_deferred(
-        self, editor: BaseDatabaseSchemaEditor, *, may_rename: bool = True
+        self,
+        editor: BaseDatabaseSchemaEditor,
+        number: int,
+        *,
+        may_rename: bool = True,
     ) -> None:
-        """Write the changes of the editor's deferred SQL since the last call.
+        """Write the changes of the editor's deferred SQL by the operation of this number.
 
-        Without `may_rename` the known items are not compared, which takes a while. Raises
-        `UnknownReference` for SQL of a package that cannot be stored.
+        Without `may_rename` the known items are not compared, which takes a while.
         """
         ranks = {id(item): rank for rank, (item, _) in self._deferred.items()}
         present = {ranks.get(id(item), 0) for item in editor.deferred_sql}
@@ -202,7 +210,7 @@ class Journal:
         for item in editor.deferred_sql:
             known = ranks.get(id(item))
             if known is None or may_rename:
-                self._store(known, item)
+                self._store(known, item, number)
 
     def finish_deferred(self, item: Any) -> None:
         """Record that an item of the deferred SQL was executed, or is not needed."""
@@ -212,19 +220,34 @@ class Journal:
                 self._delete_deferred(rank)
                 return
 
-    def _store(self, rank: int | None, item: Any) -> None:
-        stored = dump(item)
+    def forget_deferred_from(self, number: int) -> None:
+        """Delete the deferred SQL of the operations from this number on."""
+        for entry in list(self._entries.values()):
+            if entry.kind is EntryKind.DEFERRED and entry.part >= number:
+                self._writer.delete(entry)
+                del self._entries[entry.kind, entry.position, entry.part]
+
+    def _store(self, rank: int | None, item: Any, number: int) -> None:
+        stored = _dump(item)
         if rank is None:
             rank = max(self._deferred, default=0) + 1
-            self._insert(EntryKind.DEFERRED, (rank, 0), detail=stored)
+            self._insert(EntryKind.DEFERRED, (rank, number), detail=stored)
         elif self._deferred[rank][1] != stored:
-            entry = self._entries[EntryKind.DEFERRED, rank, 0]
+            entry = self._deferred_entry(rank)
             self._replace(self._writer.update(entry, detail=stored))
         self._deferred[rank] = item, stored
 
     def _delete_deferred(self, rank: int) -> None:
-        self._writer.delete(self._entries.pop((EntryKind.DEFERRED, rank, 0)))
-        del self._deferred[rank]
+        entry = self._deferred_entry(rank)
+        self._writer.delete(entry)
+        del self._entries[entry.kind, rank, entry.part], self._deferred[rank]
+
+    def _deferred_entry(self, rank: int) -> JournalEntry:
+        """Return the entry of an item; its part is the operation that has added the item."""
+        for (kind, position, _), entry in self._entries.items():
+            if kind is EntryKind.DEFERRED and position == rank:
+                return entry
+        raise LookupError(rank)
 
     # Rows
 
@@ -252,18 +275,33 @@ class Journal:
         self._entries[entry.kind, entry.position, entry.part] = entry
 
 
+def _dump(item: Any) -> Any:
+    """Return the item as values of JSON: as text, if a package's own object is a part of it."""
+    try:
+        return dump(item)
+    except UnknownReference:
+        return str(item)
+
+
 class LoopPositions:
     """The positions of the loops of one operation, see `for_each_batch`."""
 
-    def __init__(self, journal: Journal, number: int, alias: str) -> None:
+    def __init__(
+        self, journal: Journal, number: int, alias: str, *, backwards: bool
+    ) -> None:
         self.alias = alias
         self._journal = journal
         self._number = number
+        self._direction = "backwards" if backwards else "forwards"
 
     def read(self, loop: int, model: str) -> str | None:
         """Return the last primary key of the loop; None if it has to begin."""
-        return self._journal.read_position(self._number, loop, model)
+        return self._journal.read_position(self._number, loop, self._mark(model))
 
     def write(self, loop: int, model: str, key: str) -> None:
         """Record the last primary key of the loop."""
-        self._journal.write_position(self._number, loop, model, key)
+        self._journal.write_position(self._number, loop, self._mark(model), key)
+
+    def _mark(self, model: str) -> str:
+        """Return the digest of the loop: one of the other direction has its own position."""
+        return digest(model, self._direction)

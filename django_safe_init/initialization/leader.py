@@ -29,6 +29,7 @@ from django_safe_init.core.text import (
     wrap,
 )
 from django_safe_init.exceptions import (
+    DDLLockTimeout,
     InitializationFailed,
     LeaderFailed,
     LockLost,
@@ -442,6 +443,8 @@ class Leader:
             return None
 
     def _outcome(self, exc: BaseException) -> str:
+        if self._tracker is not None and self._tracker.is_half_undone:
+            return "failed"  # all is recorded, so only this run tells
         if isinstance(exc, KeyboardInterrupt):
             return "interrupted"
         transient = isinstance(exc, LockWaitTimeout) or (
@@ -467,7 +470,7 @@ class Leader:
         if not isinstance(exc, SafeInitError):
             text = f"{type(exc).__name__}: {text}"
         operation = self._tracker and self._tracker.failed_operation
-        if operation:
+        if operation and not isinstance(exc, DDLLockTimeout):
             text = wrap(f"{operation}: ", text)
         return wrap(f"{step}: ", text) if step and step not in text else text
 

@@ -10,16 +10,17 @@ from django_safe_init.core.text import printable
 _MAX_LENGTH = 80
 
 
-def name_operation(operation: Operation) -> str:
-    """Return the kind of the operation and the object that it changes."""
+def name_operation(operation: Operation, *, backwards: bool = False) -> str:
+    """Return the kind of the operation and the object that it changes, or the function it calls."""
     kind = type(operation).__name__
-    object_name = _object_name(operation)
+    object_name = _object_name(operation, backwards)
     return printable(f"{kind} {object_name}".strip())[:_MAX_LENGTH]
 
 
-def _object_name(operation: Operation) -> str:
+def _object_name(operation: Operation, backwards: bool) -> str:
     if isinstance(operation, RunPython):
-        return str(getattr(operation.code, "__name__", ""))
+        function = operation.reverse_code if backwards else operation.code
+        return str(getattr(function, "__name__", ""))
     if isinstance(operation, SeparateDatabaseAndState):
         return ""
     model = getattr(operation, "model_name", None)

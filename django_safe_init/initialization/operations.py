@@ -13,7 +13,7 @@ journal.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from typing import Any, NamedTuple
@@ -37,10 +37,7 @@ from django_safe_init.core.batches import store_positions
 from django_safe_init.core.records import EntryState
 from django_safe_init.core.text import Hint
 from django_safe_init.exceptions import UnfinishedMigration
-from django_safe_init.initialization.deferred_sql import (
-    UnknownReference,
-    referenced_tables,
-)
+from django_safe_init.initialization.deferred_sql import referenced_tables
 from django_safe_init.initialization.fingerprints import digest, fingerprint
 from django_safe_init.initialization.journal import Journal, LoopPositions, Place
 from django_safe_init.initialization.operation_names import name_operation
@@ -58,11 +55,19 @@ class FailedOperation(NamedTuple):
     number: int
     total: int
     name: str
+    #: The number of operations that are committed, and of statements of this one.
     finished: int
+    statements: int = 0
 
     @property
     def text(self) -> str:
         """Return which operation failed, and how many are committed."""
+        if self.statements:
+            return (
+                f"statement {self.statements + 1} of operation {self.number} of {self.total} "
+                f"({self.name}) failed; {self.finished} operations and {self.statements} of its "
+                "statements are committed"
+            )
         done = f"{self.finished or 'none'} {'is' if self.finished < 2 else 'are'} committed"
         if not self.number:
             return f"deferred SQL failed; {done}"
@@ -136,7 +141,10 @@ class OperationRunner:
         #: True if the run takes back what an earlier run has done of the migration.
         self.turned = turned
         #: The names of all operations.
-        self.names = [name_operation(each) for each in flat(migration.operations)]
+        self.names = [
+            name_operation(each, backwards=backwards)
+            for each in flat(migration.operations)
+        ]
         self.failed: FailedOperation | None = None
         self._check = check
         self._limit = limit
@@ -147,6 +155,9 @@ class OperationRunner:
         }
         self._editor: Any = None
         self._finished = 0
+        done = (each.detail or {} for each in journal.entries())
+        repeated = [text for each in done for text in each.get("session", ())]
+        transaction.has_own_lock_timeout = sets_lock_timeout(repeated)
 
     @contextmanager
     def replaced(self, finish: Callable[[], None]) -> Iterator[None]:
@@ -178,6 +189,12 @@ class OperationRunner:
         finally:
             delattr(migration, method)
             migration.operations = original
+            self.transaction.has_own_lock_timeout = False
+
+    @property
+    def recorded(self) -> bool:
+        """True if the migration was recorded when its journal began."""
+        return self.journal.recorded
 
     @property
     def leaves_work(self) -> bool:
@@ -242,8 +259,12 @@ class OperationRunner:
         self._finished += 1
 
     def _note_failure(self, number: int, name: str) -> None:
+        statements = sum(
+            each.position == number and each.part > 0 and each.state is EntryState.DONE
+            for each in self.journal.entries()
+        )
         total = len(self.names)
-        self.failed = FailedOperation(number, total, name, self._finished)
+        self.failed = FailedOperation(number, total, name, self._finished, statements)
 
     def _unit(
         self, operation: Operation, number: int, mark: str, method: str, *args: Any
@@ -293,7 +314,9 @@ class OperationRunner:
             return None
         found: list[tuple[str, Any]] = []
         collector: Any = copy(operation)
-        collector._run_sql = lambda editor, sqls: found.extend(_listed(editor, sqls))
+        collector._run_sql = lambda editor, sqls: found.extend(
+            _listed(editor.connection, sqls)
+        )
         getattr(collector, method)(*args)
         return found
 
@@ -418,7 +441,9 @@ class OperationRunner:
         if not is_marked:
             journal.start(unit.place, unit.fingerprint, self._before(unit))
         number = unit.place[0]
-        positions = LoopPositions(journal, number, self.connection.alias)
+        positions = LoopPositions(
+            journal, number, self.connection.alias, backwards=self.backwards
+        )
         try:
             with self._without_transaction(unit), store_positions(positions):
                 unit.work()
@@ -469,15 +494,16 @@ class OperationRunner:
         )
 
     def _store(self, unit: Unit) -> None:
-        try:
-            self.journal.store_deferred(self._editor, may_rename=unit.may_rename)
-        except UnknownReference as exc:
-            logger.warning("%s", exc)
+        self.journal.store_deferred(
+            self._editor, unit.place[0], may_rename=unit.may_rename
+        )
         if not unit.place[1]:
             self.journal.forget_positions(unit.place[0])
         self._toggle(unit.place, unit.fingerprint, list(unit.effect.session))
 
     def _toggle(self, place: Place, mark: str, session: list[str]) -> None:
+        if sets_lock_timeout(session):
+            self.transaction.has_own_lock_timeout = True
         self.journal.toggle(place, mark, {"session": session} if session else None)
 
     @contextmanager
@@ -555,6 +581,21 @@ class OperationRunner:
             raise
 
 
+def sets_lock_timeout(statements: Iterable[str]) -> bool:
+    """Return True if one of the statements sets the lock time-out of the session."""
+    return any("lock_timeout" in each.lower() for each in statements)
+
+
+def session_of(
+    operation: Operation, session: RunSession, connection: BaseDatabaseWrapper
+) -> list[str]:
+    """Return the statements of the operation that change only the session."""
+    if not isinstance(operation, RunSQL):
+        return []
+    listed = _listed(connection, operation.sql)
+    return [text for sql, _ in listed for text in session.effect_of(sql).session]
+
+
 def _reversible(kind: type[Operation]) -> type[Operation]:
     """Return a class for an operation without work: whether it is reversible is of no account."""
     return type(kind.__name__, (kind,), {"reversible": True})
@@ -564,12 +605,12 @@ def _reversible(kind: type[Operation]) -> type[Operation]:
 _WITH_CONTROL = SQLEffect(controls_transaction=True, refuses_transaction=True)
 
 
-def _listed(editor: Any, sqls: Any) -> list[tuple[str, Any]]:
+def _listed(connection: Any, sqls: Any) -> list[tuple[str, Any]]:
     """Return the statements with their parameters, as `RunSQL` splits them."""
     if not isinstance(sqls, (list, tuple)):
         if sqls == RunSQL.noop:
             return []
-        return [(sql, None) for sql in editor.connection.ops.prepare_sql_script(sqls)]
+        return [(sql, None) for sql in connection.ops.prepare_sql_script(sqls)]
     found = []
     for sql in sqls:
         if not isinstance(sql, (list, tuple)):

@@ -27,6 +27,7 @@ from django_safe_init.backends.base.run_session import RunSession
 from django_safe_init.backends.base.transaction import Names
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import LockLost
+from django_safe_init.initialization.doubt import policy_of
 from django_safe_init.initialization.half_done import HalfDoneMigrations
 from django_safe_init.initialization.interrupted import (
     InterruptedSteps,
@@ -37,9 +38,11 @@ from django_safe_init.initialization.interrupted import (
 )
 from django_safe_init.initialization.journal import Journal
 from django_safe_init.initialization.lock_retry import LockTimeoutRetry
+from django_safe_init.initialization.operation_names import name_operation
 from django_safe_init.initialization.operations import (
     OperationRunner,
     can_be_journaled,
+    flat,
 )
 
 logger = logging.getLogger("django_safe_init")
@@ -130,6 +133,11 @@ class MigrationTracker:
         return self._runner is not None and self._runner.leaves_work
 
     @property
+    def is_half_undone(self) -> bool:
+        """True if the current migration is recorded, and some of its operations are undone."""
+        return self.is_half_done and self._runner is not None and self._runner.recorded
+
+    @property
     def half_done(self) -> HalfDoneMigrations:
         """The migrations that earlier leaders left half done."""
         return self.interrupted.half_done
@@ -204,7 +212,10 @@ class MigrationTracker:
             limit=self._operation_limit(),
             on_start=self.recorder.start_operation,
         )
-        journal.open(runner.names)
+        policy = policy_of(migration, self.interrupted.policy)
+        journal.open(
+            [name_operation(each) for each in flat(migration.operations)], policy
+        )
 
         def finish() -> None:
             if not turned:

@@ -87,7 +87,7 @@ class InitializationOptions:
     @property
     def must_run(self) -> bool:
         """Return True if the task runs even if this build is initialized already."""
-        return self.force or bool(self.task.rerun)
+        return self.force or bool(self.task.rerun or self.task.resume)
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,8 @@ class MigrationTransaction(ABC):
         self.is_intact = True
         self._atomic: transaction.Atomic | None = None
         self._skips_savepoint = False
+        #: True once the migration has set a lock time-out of its own, which stays.
+        self.has_own_lock_timeout = False
         #: True while the transaction is a part of an open schema editor.
         self._in_editor = False
         connection.SchemaEditorClass = self._without_savepoint(

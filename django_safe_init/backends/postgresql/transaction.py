@@ -41,9 +41,11 @@ class PostgresTransaction(MigrationTransaction):
     ) -> None:
         super().__init__(connection)
         self._sent: PendingQuery | None = None
-        self._settings = _ASYNCHRONOUS
-        if lock_timeout is not None:
-            self._settings += f"SET LOCAL lock_timeout = '{lock_timeout}'; "
+        self._lock_timeout = (
+            ""
+            if lock_timeout is None
+            else f"SET LOCAL lock_timeout = '{lock_timeout}'; "
+        )
 
     def _begin(self, atomic: transaction.Atomic, names: Names) -> None:
         """Send BEGIN and the query; `_recorded_names` receives the result.
@@ -58,10 +60,11 @@ class PostgresTransaction(MigrationTransaction):
             if level
             else "BEGIN"
         )
+        limit = "" if self.has_own_lock_timeout else self._lock_timeout
         recorded = recorded_sql(self.connection, "%s", names, _EQUALS)
         self._sent = PendingQuery(
             raw,
-            f"{begin}; {self._settings}{recorded}",
+            f"{begin}; {_ASYNCHRONOUS}{limit}{recorded}",
             [part for name in names for part in name],
         )
 

@@ -48,23 +48,22 @@ DEFERRED = entry(1, kind=EntryKind.DEFERRED, detail="SELECT 1")
         ),
         (
             [entry(1), entry(2, STARTED)],
-            "1 of 3 operations are done; operation 2 (RunPython fill) was interrupted: the next "
-            "start does it again",
+            "1 of 3 operations are done; operation 2 (RunPython fill) was begun and did not "
+            "end: the next start does it again",
         ),
         (
             [entry(1), entry(3, STARTED, 2, {"repeatable": True})],
-            "1 of 3 operations are done; operation 3 (RunSQL) was interrupted: the next start "
-            "does it again",
+            "1 of 3 operations are done; operation 3 (RunSQL) was begun and did not end: the "
+            "next start does it again",
         ),
         (
             [entry(9, STARTED, detail={"index": '"a"'})],
-            "0 of 3 operations are done; operation 9 was interrupted: the next start cleans up, "
-            "and does it again",
+            "0 of 3 operations are done; operation 9 was begun and did not end: the next start "
+            "cleans up, and does it again",
         ),
         (
             [entry(3, recorded=True)],
-            "1 of 3 operations are undone; the next start continues to reverse it, or applies "
-            "these again",
+            "1 of 3 operations are undone; the next start applies these again",
         ),
     ],
 )
@@ -77,7 +76,14 @@ def test_lines(entries, line) -> None:
 def test_a_person_decides() -> None:
     """With "report" the line says that the next start stops."""
     [line] = describe_half_done([HEAD, entry(2, STARTED)], "report")
-    assert line.endswith("the next start stops and names the commands to choose from")
+    assert line.endswith("the next start stops, and names the commands to choose from")
+
+
+def test_the_policy_of_the_class() -> None:
+    """The policy of the migration's class comes before the setting."""
+    head = HEAD._replace(detail={**HEAD.detail, "policy": "report"})
+    [line] = describe_half_done([head, entry(2, STARTED)], "rerun")
+    assert "its effect is unknown" in line
 
 
 def test_several() -> None:
