@@ -18,6 +18,7 @@ from django.db.migrations.exceptions import IrreversibleError
 from django_safe_init import (
     ConfigurationError,
     InitializationFailed,
+    State,
     UnfinishedMigration,
     for_each_batch,
     get_status,
@@ -341,6 +342,18 @@ def test_a_choice(half, choice, ran) -> None:
     assert half.database.rows(JOURNAL) == []
 
 
+def test_a_resumption_further_back(half) -> None:
+    """Deferred SQL of the operations that are done again is forgotten."""
+    half.write(ADD_NOTE, ADD_SALE, half.python("one"))
+    half.stop("one")
+    half.database.rows("DROP TABLE shop_sale")
+    half.start(resume=("shop.0002_half:2",))
+    found = half.constraints("shop_sale").values()
+    assert [each["columns"] for each in found if each["foreign_key"]] == [
+        ["product_id"]
+    ]
+
+
 def test_fake(half) -> None:
     """`migrate --fake` records the migration, and deletes its journal."""
     half.write(half.python("one"), half.python("two", **BARE))
@@ -361,12 +374,12 @@ def test_a_class_with_another_policy(half) -> None:
 
 
 def test_an_unknown_policy(half) -> None:
-    """An unknown value in a class is an error that names it."""
+    """An unknown value in a class is an error that names it, before the first operation."""
     before = "    safe_init_unfinished = 'ask'\n"
-    half.write(half.python("two", **BARE), before=before)
-    half.stop("two")
+    half.write(half.python("one"), before=before)
     with pytest.raises(ConfigurationError, match="safe_init_unfinished = 'ask'"):
         initialize()
+    assert half.ran == []
 
 
 @pytest.mark.parametrize(
@@ -461,6 +474,23 @@ def test_a_reversal(half) -> None:
     assert half.database.rows(JOURNAL) == []
 
 
+def test_a_reversal_that_a_signal_ends(half) -> None:
+    """A database that is half undone is not ready, however the reversal ended."""
+    half.write(ADD_NOTE, half.python("one"), half.python("two"))
+    initialize()
+
+    def interrupt(connection: Any) -> None:
+        raise KeyboardInterrupt
+
+    half.shop.callbacks["one back"] = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        reverse()
+    assert half.database.newest_run()["outcome"] == "failed"
+    assert get_status().state is State.ERROR
+    assert initialize().result == "ready"
+    assert half.ran == ["one", "two", "two back", "two"]
+
+
 def test_a_reversal_that_is_turned_round(half) -> None:
     """A start applies what a reversal has undone, and the record stays as it was."""
     half.write(ADD_NOTE, half.python("one"), half.python("two"), ADD_SALE)
@@ -476,7 +506,7 @@ def test_a_reversal_that_is_turned_round(half) -> None:
 
 @pytest.mark.parametrize("target", ["0001", "zero"])
 def test_turning_round(half, target) -> None:
-    """`migrate` to an earlier migration undoes what is done, and nothing else."""
+    """`migrate` to an earlier migration undoes the finished operations."""
     half.write(ADD_NOTE, ADD_SALE, half.python("one"), half.python("two"), ADD_NOTE)
     half.stop("two")
     call_command("migrate", "shop", target, verbosity=0)
@@ -523,7 +553,7 @@ def test_an_operation_that_is_irreversible_and_not_done(half) -> None:
 
 @pytest.mark.parametrize(("policy", "ran"), [("rerun", ["two back", "one back"])])
 def test_turning_round_in_doubt(half, policy, ran) -> None:
-    """The operation in doubt is undone, too, if the policy is to run again."""
+    """With the policy to run again, the operation in doubt is undone, too."""
     half.write(half.python("one"), half.python("two", **BARE))
     half.stop("two")
     half.ran.clear()
@@ -540,6 +570,24 @@ def test_finished_by_plain_django(half) -> None:
     half.shop.write("0003_more", ADD_NOTE)
     assert initialize().result == "ready"
     assert half.database.rows(JOURNAL) == []
+
+
+def test_a_pragma_is_repeated(lite, shop, settings) -> None:
+    """A PRAGMA of a finished operation is repeated, like SET."""
+    settings.SAFE_INIT = {"IN_TESTS": True}
+    shop.write("0001_initial", INITIAL)
+    initialize()
+    half = HalfShop(shop, lite, settings)
+    seen: list[int] = []
+
+    def look(connection: Any) -> None:
+        with connection.cursor() as cursor:
+            seen.extend(cursor.execute("PRAGMA cache_size").fetchone())
+
+    half.write("migrations.RunSQL('PRAGMA cache_size = 77')", half.python("one", look))
+    half.stop("one")
+    initialize()
+    assert seen == [77, 77]
 
 
 def test_nested_operations(half) -> None:
@@ -629,7 +677,9 @@ def test_progress(half) -> None:
         "name": "RunPython one",
     }
     assert run.progress >= 50
-    assert "operation" not in (get_status().run or run).as_json()
+    ended = get_status().run
+    assert ended is not None
+    assert ended.as_json()["operation"] is None
 
 
 def die(half: HalfShop, name: str) -> None:
@@ -694,7 +744,7 @@ class TestPostgreSQL:
         assert initialize().result == "ready"
 
     def test_errors_of_a_transaction(self, half) -> None:
-        """What fails only in a transaction runs without one: five kinds of errors."""
+        """Work that only a transaction prevents runs without one."""
         half.database.rows("CREATE TYPE kind AS ENUM ('a')")
         half.database.rows("CREATE TABLE kinds (kind kind)")
         half.database.rows(
@@ -725,7 +775,8 @@ class TestPostgreSQL:
         assert half.database.value("SELECT count(*) FROM kinds") == 2
         assert half.ran == ["swallow", "swallowed", "swallow", "swallowed"]
 
-    def test_settings_of_the_session(self, half) -> None:
+    @pytest.mark.parametrize("choice", [{}, {"resume": ("shop.0002_half:2",)}])
+    def test_settings_of_the_session(self, half, choice) -> None:
         """SET of a finished operation is repeated: its session has ended."""
         seen: list[str] = []
 
@@ -739,8 +790,27 @@ class TestPostgreSQL:
             half.python("one", look),
         )
         half.stop("one")
-        initialize()
+        half.start(**choice)
         assert seen == ["5MB", "5MB"]
+
+    def test_a_lock_time_out_of_its_own(self, half) -> None:
+        """A migration that sets its lock time-out keeps it, also when it goes on."""
+        seen: list[str] = []
+
+        def look(connection: Any) -> None:
+            with connection.cursor() as cursor:
+                cursor.execute("SHOW lock_timeout")
+                seen.append(cursor.fetchone()[0])
+
+        half.write(
+            half.python("before", look),
+            "migrations.RunSQL(\"SET lock_timeout = '7min'\")",
+            half.python("one", look),
+        )
+        half.shop.write("0003_next", half.python("after", look), atomic=False)
+        half.stop("one")
+        initialize()
+        assert seen == ["5s", "7min", "7min", "5s"]
 
     @pytest.mark.parametrize("operation", ["Django's", "SQL"])
     @pytest.mark.parametrize("left", ["valid", "invalid", "nothing"])
@@ -879,6 +949,28 @@ def test_batches(half) -> None:
     names = {row["name"] for row in half.database.rows("SELECT name FROM shop_product")}
     assert names == {"aa", "bb", "cc", "dd", "ee"}
     assert half.database.rows(f"SELECT * FROM {OPERATION_TABLE}") == []
+
+
+def test_batches_that_are_turned_round(half) -> None:
+    """The loop of a reverse function has a position of its own."""
+    half.database.rows("INSERT INTO shop_product (name) VALUES ('a'), ('b'), ('c')")
+    seen: list[str] = []
+
+    def rename(connection: Any) -> None:
+        def work(rows: list[Any]) -> None:
+            if rows[0].name == "c" and half.stops:
+                raise Stop
+            seen.extend(each.name for each in rows)
+
+        for_each_batch(product(connection).objects.all(), work, batch=1)
+
+    half.write(half.python("fill", rename, **BARE))
+    half.shop.callbacks["fill back"] = rename
+    half.stop("c")
+    assert seen == ["a", "b"]
+    reverse()
+    assert seen == ["a", "b", "a", "b", "c"]
+    assert half.journal() == []
 
 
 def product(connection: Any) -> Any:
