@@ -81,7 +81,14 @@ def dump(item: Any) -> Any:
 
 
 def load(value: Any, editor: BaseDatabaseSchemaEditor) -> Any:
-    """Return the item that `dump` has stored, for this editor."""
+    """Return the item that `dump` has stored, for this editor.
+
+    Django changes the lists of names in an item in place, so they are copies.
+    """
+    return _load(deepcopy(value), editor)
+
+
+def _load(value: Any, editor: BaseDatabaseSchemaEditor) -> Any:
     if not isinstance(value, list):
         return value
     name, *values = value
@@ -95,7 +102,7 @@ def _dump_statement(item: Statement) -> list[Any]:
 
 def _load_statement(editor: Any, template: str, parts: dict[str, Any]) -> Statement:
     return Statement(
-        template, **{name: load(part, editor) for name, part in parts.items()}
+        template, **{name: _load(part, editor) for name, part in parts.items()}
     )
 
 

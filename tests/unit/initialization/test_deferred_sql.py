@@ -136,6 +136,18 @@ def test_a_name_that_was_used() -> None:
     assert str(again) == str(restored)
 
 
+def test_a_rename_leaves_the_stored_form() -> None:
+    """The stored form of a restored item shows which later changes have to be stored."""
+    editor = editor_of("default")
+    for item in filter(None, items(editor)):
+        stored = dump(item)
+        restored = load(stored, editor)
+        change(restored)
+        assert stored == dump(item)
+        if isinstance(item, Statement):
+            assert dump(restored) != stored
+
+
 class OtherTable(Table):
     """A reference that a package has added."""
 
