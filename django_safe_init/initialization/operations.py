@@ -12,13 +12,12 @@ journal.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from typing import Any, NamedTuple
 
-from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations import Migration
@@ -33,16 +32,13 @@ from django.db.migrations.operations.base import Operation
 from django_safe_init.backends.base.run_session import RunSession
 from django_safe_init.backends.base.sql_effects import SQLEffect
 from django_safe_init.backends.base.transaction import MigrationTransaction, Names
-from django_safe_init.core.batches import store_positions
 from django_safe_init.core.records import EntryState
 from django_safe_init.core.text import Hint
 from django_safe_init.exceptions import UnfinishedMigration
-from django_safe_init.initialization.deferred_sql import referenced_tables
 from django_safe_init.initialization.fingerprints import digest, fingerprint
-from django_safe_init.initialization.journal import Journal, LoopPositions, Place
+from django_safe_init.initialization.journal import Journal
 from django_safe_init.initialization.operation_names import name_operation
-
-logger = logging.getLogger("django_safe_init")
+from django_safe_init.initialization.units import Unit, UnitRunner
 
 Method = Callable[..., None]
 _METHODS = ("database_forwards", "database_backwards")
@@ -98,21 +94,6 @@ def flat(operations: Sequence[Operation]) -> Iterator[Operation]:
             yield from flat(operation.database_operations)  # type: ignore[attr-defined]
 
 
-class Unit(NamedTuple):
-    """One piece of work: an operation, or a statement of a list of `RunSQL`."""
-
-    place: Place
-    fingerprint: str
-    #: Changes the database.
-    work: Callable[[], None]
-    effect: SQLEffect
-    #: False for Python code that Django does not run in a transaction.
-    in_transaction: bool
-    #: It is one statement, so an error leaves nothing behind.
-    is_statement: bool = False
-    may_rename: bool = True
-
-
 class OperationRunner:
     """Runs the operations of one migration in one direction.
 
@@ -134,7 +115,6 @@ class OperationRunner:
     ) -> None:
         self.migration = migration
         self.session = session
-        self.transaction = transaction
         self.connection: BaseDatabaseWrapper = transaction.connection
         self.journal = journal
         self.backwards = backwards
@@ -146,18 +126,17 @@ class OperationRunner:
             for each in flat(migration.operations)
         ]
         self.failed: FailedOperation | None = None
-        self._check = check
-        self._limit = limit
         self._on_start = on_start
-        self._recorded_names: Names = {
-            (migration.app_label, migration.name),
-            *migration.replaces,
-        }
-        self._editor: Any = None
+        self._units = UnitRunner(
+            migration,
+            session,
+            transaction,
+            journal,
+            check,
+            backwards=backwards,
+            limit=limit,
+        )
         self._finished = 0
-        done = (each.detail or {} for each in journal.entries())
-        repeated = [text for each in done for text in each.get("session", ())]
-        transaction.has_own_lock_timeout = sets_lock_timeout(repeated)
 
     @contextmanager
     def replaced(self, finish: Callable[[], None]) -> Iterator[None]:
@@ -171,14 +150,14 @@ class OperationRunner:
         apply = getattr(migration, method)
 
         def run(state: Any, editor: BaseDatabaseSchemaEditor, *args: Any) -> Any:
-            self._editor = editor
+            self._units.editor = editor
             self.journal.restore_deferred(editor)
             if self.turned:
                 self._run_deferred(only_possible=True)
             else:
                 self._finished = sum(not self._has_work(each) for each in self._numbers)
             state = apply(state, editor, *args)
-            self._run_deferred()
+            self._run_deferred(only_possible=False)
             finish()
             return state
 
@@ -189,7 +168,14 @@ class OperationRunner:
         finally:
             delattr(migration, method)
             migration.operations = original
-            self.transaction.has_own_lock_timeout = False
+            self._units.transaction.has_own_lock_timeout = False
+
+    def _run_deferred(self, *, only_possible: bool) -> None:
+        try:
+            self._units.run_deferred(only_possible=only_possible)
+        except BaseException:
+            self._note_failure(0, "")
+            raise
 
     @property
     def recorded(self) -> bool:
@@ -248,11 +234,12 @@ class OperationRunner:
         self._on_start(number, len(self.names), name)
         mark = fingerprint(operation)
         try:
+            unit = self._unit(operation, number, mark, method, *args)
             statements = self._statements(operation, method, *args)
             if statements is None:
-                self.run_unit(self._unit(operation, number, mark, method, *args))
+                self._units.run(unit)
             else:
-                self._run_statements(number, mark, statements)
+                self._run_statements(unit, statements)
         except BaseException:
             self._note_failure(number, name)
             raise
@@ -272,6 +259,8 @@ class OperationRunner:
         """Return the unit of a whole operation."""
         return Unit(
             (number, 0),
+            self._title(number),
+            self.names[number - 1],
             mark,
             lambda: getattr(operation, method)(*args),
             self._effect(operation, method),
@@ -320,19 +309,16 @@ class OperationRunner:
         getattr(collector, method)(*args)
         return found
 
-    def _run_statements(
-        self, number: int, mark: str, statements: list[tuple[str, Any]]
-    ) -> None:
+    def _run_statements(self, unit: Unit, statements: list[tuple[str, Any]]) -> None:
         """Run the statements that the journal does not have, and then record the operation."""
+        number = unit.place[0]
         effects = [self.session.effect_of(sql) for sql, _ in statements]
         whole = any(each.controls_transaction for each in effects)
         if whole or len(statements) == 1:
-            self.run_unit(
-                Unit(
-                    (number, 0),
-                    mark,
-                    lambda: self._execute(statements),
-                    effects[0] if len(effects) == 1 else _WITH_CONTROL,
+            self._units.run(
+                unit._replace(
+                    work=lambda: self._execute(statements),
+                    effect=effects[0] if len(effects) == 1 else _WITH_CONTROL,
                     in_transaction=not whole,
                     is_statement=len(statements) == 1 and not whole,
                 )
@@ -345,20 +331,17 @@ class OperationRunner:
             entry = self.journal.entry((number, part))
             if entry is not None and entry.state is EntryState.DONE:
                 continue
-            self.run_unit(
-                Unit(
-                    (number, part),
-                    digest(*statement),
-                    lambda statement=statement: self._execute([statement]),  # type: ignore[misc]
-                    effect,
-                    in_transaction=True,
+            self._units.run(
+                unit._replace(
+                    place=(number, part),
+                    fingerprint=digest(*statement),
+                    work=partial(self._execute, [statement]),
+                    effect=effect,
                     is_statement=True,
                 )
             )
         session = [text for each in effects for text in each.session]
-        with self._transaction(number):
-            self.journal.forget_statements(number)
-            self._toggle((number, 0), mark, session)
+        self._units.record(unit, session)
 
     def _check_statements(self, number: int, statements: list[tuple[str, Any]]) -> None:
         """Raise `UnfinishedMigration` if a finished statement is not the same any more."""
@@ -386,204 +369,13 @@ class OperationRunner:
 
     def _execute(self, statements: Sequence[tuple[str, Any]]) -> None:
         for sql, params in statements:
-            self._editor.execute(sql, params=params)
-
-    # Units
-
-    def run_unit(self, unit: Unit) -> None:
-        """Do the work, together with its entry or between two."""
-        attempt = self._attempt(unit)
-        if self._limit is None or not self._is_limited(unit):
-            attempt()
-        else:
-            self._limit(self._title(unit.place[0]), attempt)
-
-    def _attempt(self, unit: Unit) -> Callable[[], None]:
-        bare = not unit.in_transaction or unit.effect.refuses_transaction
-
-        def attempt() -> None:
-            nonlocal bare
-            if not bare:
-                restore = self.journal.checkpoint()
-                try:
-                    self._run_in_transaction(unit)
-                    return
-                except Exception as exc:
-                    restore()
-                    self.journal.reset_deferred(self._editor)
-                    if not self.session.needs_no_transaction(exc):
-                        raise
-                    logger.info(
-                        "%s does not run in a transaction, so it runs without one: %s",
-                        self._title(unit.place[0]),
-                        exc,
-                    )
-                    bare = True
-            self._run_bare(unit)
-
-        return attempt
-
-    def _is_limited(self, unit: Unit) -> bool:
-        """Return True if the unit can be tried again after a time-out."""
-        if unit.effect.concurrent_index is not None or not unit.in_transaction:
-            return False
-        return unit.is_statement or not unit.effect.refuses_transaction
-
-    def _run_in_transaction(self, unit: Unit) -> None:
-        with self._transaction(unit.place[0]):
-            unit.work()
-            self._store(unit)
-
-    def _run_bare(self, unit: Unit) -> None:
-        journal = self.journal
-        entry = journal.entry(unit.place)
-        is_marked = entry is not None and entry.state is not EntryState.DONE
-        if not is_marked:
-            journal.start(unit.place, unit.fingerprint, self._before(unit))
-        number = unit.place[0]
-        positions = LoopPositions(
-            journal, number, self.connection.alias, backwards=self.backwards
-        )
-        try:
-            with self._without_transaction(unit), store_positions(positions):
-                unit.work()
-        except DatabaseError as exc:
-            if self._left_nothing(unit, exc):
-                journal.settle(unit.place, done=False)
-            raise
-        self.transaction.require_none(self._title(unit.place[0]))
-        with self._transaction(unit.place[0]):
-            self._store(unit)
-
-    def _before(self, unit: Unit) -> dict[str, Any]:
-        """Return the detail of the mark: what tells afterwards if the work was done."""
-        detail: dict[str, Any] = {"name": self.names[unit.place[0] - 1]}
-        effect = unit.effect
-        if effect.is_repeatable:
-            detail["repeatable"] = True
-        if effect.concurrent_index is not None:
-            detail["index"] = effect.concurrent_index
-            detail["action"] = effect.action
-            condition = self.session.index_condition(
-                self.connection, effect.concurrent_index
-            )
-            before = [*condition.leftovers, *([""] if condition.exists else [])]
-            detail["before"] = before
-        return detail
-
-    @contextmanager
-    def _without_transaction(self, unit: Unit) -> Iterator[None]:
-        timeout = self.session.lock_timeout
-        limited = timeout is not None and timeout.policy is not None
-        if limited and unit.is_statement and self._is_limited(unit):
-            assert timeout is not None
-            with timeout.limited(self.connection):
-                yield
-        else:
-            yield
-
-    def _left_nothing(self, unit: Unit, error: BaseException) -> bool:
-        """Return True if the failed work cannot have had an effect."""
-        is_lost = self.connection.connection is None or not self.connection.is_usable()
-        return (
-            unit.is_statement
-            and unit.effect.concurrent_index is None
-            and not unit.effect.controls_transaction
-            and not unit.effect.may_commit
-            and not is_lost
-        )
-
-    def _store(self, unit: Unit) -> None:
-        self.journal.store_deferred(
-            self._editor, unit.place[0], may_rename=unit.may_rename
-        )
-        if not unit.place[1]:
-            self.journal.forget_positions(unit.place[0])
-        self._toggle(unit.place, unit.fingerprint, list(unit.effect.session))
-
-    def _toggle(self, place: Place, mark: str, session: list[str]) -> None:
-        if sets_lock_timeout(session):
-            self.transaction.has_own_lock_timeout = True
-        self.journal.toggle(place, mark, {"session": session} if session else None)
-
-    @contextmanager
-    def _transaction(self, number: int) -> Iterator[None]:
-        """Commit the block as one transaction, in which this process leads."""
-        transaction = self.transaction
-        transaction.begin_operation(
-            self._title(number), self._recorded_names, self._check
-        )
-        try:
-            yield
-        except BaseException as exc:
-            transaction.close(exc)
-            raise
-        transaction.close()
+            self._units.editor.execute(sql, params=params)
 
     def _title(self, number: int) -> str:
-        migration = f"{self.migration.app_label}.{self.migration.name}"
-        if not number:
-            return f"{migration}: deferred SQL"
         return (
-            f"{migration}: operation {number} of {len(self.names)}"
+            f"{self.journal.migration}: operation {number} of {len(self.names)}"
             f" ({self.names[number - 1]})"
         )
-
-    # Deferred SQL
-
-    def _run_deferred(self, *, only_possible: bool = False) -> None:
-        """Execute the deferred SQL, each statement together with the end of its entry.
-
-        With `only_possible`, SQL for a table that does not exist yet is left out: the operation
-        to which it belongs is about to be undone.
-        """
-        editor = self._editor
-        tables = self._tables() if only_possible and editor.deferred_sql else None
-        for item in list(editor.deferred_sql):
-            if tables is None or referenced_tables(item) <= tables:
-                self._run_one_deferred(item)
-            else:
-                with self._transaction(0):
-                    self.journal.finish_deferred(item)
-            editor.deferred_sql.remove(item)
-
-    def _tables(self) -> set[str]:
-        with self.connection.cursor() as cursor:
-            return set(self.connection.introspection.table_names(cursor))
-
-    def _run_one_deferred(self, item: Any) -> None:
-        restore = self.journal.checkpoint()
-        bare = False
-
-        def attempt() -> None:
-            nonlocal bare
-            try:
-                if bare:
-                    self._editor.execute(item, None)
-                with self._transaction(0):
-                    if not bare:
-                        self._editor.execute(item, None)  # as Django does
-                    self.journal.finish_deferred(item)
-            except Exception as exc:
-                restore()
-                if bare or not self.session.needs_no_transaction(exc):
-                    raise
-                bare = True
-                attempt()
-
-        try:
-            if self._limit is None:
-                attempt()
-            else:
-                self._limit(self._title(0), attempt)
-        except BaseException:
-            self._note_failure(0, "")
-            raise
-
-
-def sets_lock_timeout(statements: Iterable[str]) -> bool:
-    """Return True if one of the statements sets the lock time-out of the session."""
-    return any("lock_timeout" in each.lower() for each in statements)
 
 
 def session_of(

@@ -1,0 +1,270 @@
+"""Do one piece of a migration's work together with its entry in the journal.
+
+Work that can run in a transaction is committed with its entry. Other work is marked before and
+after, so that it alone is in doubt after a crash.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from django.db import DatabaseError
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations import Migration
+
+from django_safe_init.backends.base.run_session import RunSession
+from django_safe_init.backends.base.sql_effects import SQLEffect
+from django_safe_init.backends.base.transaction import MigrationTransaction, Names
+from django_safe_init.core.batches import store_positions
+from django_safe_init.core.records import EntryState
+from django_safe_init.initialization.deferred_sql import referenced_tables
+from django_safe_init.initialization.journal import Journal, LoopPositions, Place
+
+logger = logging.getLogger("django_safe_init")
+
+
+class Unit(NamedTuple):
+    """One piece of work: an operation, or a statement of a list of `RunSQL`."""
+
+    place: Place
+    #: The operation with its migration, for messages.
+    title: str
+    #: The operation alone.
+    name: str
+    fingerprint: str
+    #: Changes the database.
+    work: Callable[[], None]
+    effect: SQLEffect
+    #: False for Python code that Django does not run in a transaction.
+    in_transaction: bool
+    #: It is one statement, so an error leaves nothing behind.
+    is_statement: bool = False
+    may_rename: bool = True
+
+
+class UnitRunner:
+    """Does the work of one migration in one direction, piece by piece.
+
+    `check` is called in each transaction with the names that are recorded. `limit` calls a
+    function, whose work is undone if it raises, until it gets its locks.
+    """
+
+    def __init__(
+        self,
+        migration: Migration,
+        session: RunSession,
+        transaction: MigrationTransaction,
+        journal: Journal,
+        check: Callable[[Names], None],
+        *,
+        backwards: bool,
+        limit: Callable[[str, Callable[[], None]], None] | None,
+    ) -> None:
+        self.session = session
+        self.transaction = transaction
+        self.connection: BaseDatabaseWrapper = transaction.connection
+        self.journal = journal
+        self.backwards = backwards
+        #: The schema editor of the migration, while Django runs it.
+        self.editor: Any = None
+        self._check = check
+        self._limit = limit
+        self._title = f"{journal.migration}: deferred SQL"
+        self._recorded_names: Names = {
+            (migration.app_label, migration.name),
+            *migration.replaces,
+        }
+        done = (each.detail or {} for each in journal.entries())
+        repeated = [text for each in done for text in each.get("session", ())]
+        transaction.has_own_lock_timeout = sets_lock_timeout(repeated)
+
+    def run(self, unit: Unit) -> None:
+        """Do the work, together with its entry or between two."""
+        attempt = self._attempt(unit)
+        if self._limit is None or not self._is_limited(unit):
+            attempt()
+        else:
+            self._limit(unit.title, attempt)
+
+    def _attempt(self, unit: Unit) -> Callable[[], None]:
+        bare = not unit.in_transaction or unit.effect.refuses_transaction
+
+        def attempt() -> None:
+            nonlocal bare
+            if not bare:
+                restore = self.journal.checkpoint()
+                try:
+                    self._run_in_transaction(unit)
+                    return
+                except Exception as exc:
+                    restore()
+                    self.journal.reset_deferred(self.editor)
+                    if not self.session.needs_no_transaction(exc):
+                        raise
+                    logger.info(
+                        "%s does not run in a transaction, so it runs without one: %s",
+                        unit.title,
+                        exc,
+                    )
+                    bare = True
+            self._run_bare(unit)
+
+        return attempt
+
+    def _is_limited(self, unit: Unit) -> bool:
+        """Return True if the unit can be tried again after a time-out."""
+        if unit.effect.concurrent_index is not None or not unit.in_transaction:
+            return False
+        return unit.is_statement or not unit.effect.refuses_transaction
+
+    def _run_in_transaction(self, unit: Unit) -> None:
+        with self._transaction(unit.title):
+            unit.work()
+            self._store(unit)
+
+    def _run_bare(self, unit: Unit) -> None:
+        journal = self.journal
+        entry = journal.entry(unit.place)
+        is_marked = entry is not None and entry.state is not EntryState.DONE
+        if not is_marked:
+            journal.start(unit.place, unit.fingerprint, self._before(unit))
+        number = unit.place[0]
+        positions = LoopPositions(
+            journal, number, self.connection.alias, backwards=self.backwards
+        )
+        try:
+            with self._without_transaction(unit), store_positions(positions):
+                unit.work()
+        except DatabaseError as exc:
+            if self._left_nothing(unit, exc):
+                journal.settle(unit.place, done=False)
+            raise
+        self.transaction.require_none(unit.title)
+        with self._transaction(unit.title):
+            self._store(unit)
+
+    def _before(self, unit: Unit) -> dict[str, Any]:
+        """Return the detail of the mark: what tells afterwards if the work was done."""
+        detail: dict[str, Any] = {"name": unit.name}
+        effect = unit.effect
+        if effect.is_repeatable:
+            detail["repeatable"] = True
+        if effect.concurrent_index is not None:
+            detail["index"] = effect.concurrent_index
+            detail["action"] = effect.action
+            condition = self.session.index_condition(
+                self.connection, effect.concurrent_index
+            )
+            before = [*condition.leftovers, *([""] if condition.exists else [])]
+            detail["before"] = before
+        return detail
+
+    @contextmanager
+    def _without_transaction(self, unit: Unit) -> Iterator[None]:
+        timeout = self.session.lock_timeout
+        has_limit = (
+            self._limit is not None
+            and unit.is_statement
+            and self._is_limited(unit)
+            and not self.transaction.has_own_lock_timeout
+        )
+        if timeout is None or not has_limit:
+            yield
+            return
+        with timeout.limited(self.connection):
+            yield
+
+    def _left_nothing(self, unit: Unit, error: BaseException) -> bool:
+        """Return True if the failed work cannot have had an effect."""
+        is_lost = self.connection.connection is None or not self.connection.is_usable()
+        return (
+            unit.is_statement
+            and unit.effect.concurrent_index is None
+            and not unit.effect.controls_transaction
+            and not unit.effect.may_commit
+            and not is_lost
+        )
+
+    def _store(self, unit: Unit) -> None:
+        self.journal.store_deferred(
+            self.editor, unit.place[0], may_rename=unit.may_rename
+        )
+        if not unit.place[1]:
+            self.journal.forget_positions(unit.place[0])
+        self._toggle(unit.place, unit.fingerprint, list(unit.effect.session))
+
+    def record(self, unit: Unit, session: list[str]) -> None:
+        """Record an operation whose statements are all done."""
+        with self._transaction(unit.title):
+            self.journal.forget_statements(unit.place[0])
+            self._toggle(unit.place, unit.fingerprint, session)
+
+    def _toggle(self, place: Place, mark: str, session: list[str]) -> None:
+        if sets_lock_timeout(session):
+            self.transaction.has_own_lock_timeout = True
+        self.journal.toggle(place, mark, {"session": session} if session else None)
+
+    @contextmanager
+    def _transaction(self, title: str) -> Iterator[None]:
+        """Commit the block as one transaction, in which this process leads."""
+        transaction = self.transaction
+        transaction.begin_operation(title, self._recorded_names, self._check)
+        try:
+            yield
+        except BaseException as exc:
+            transaction.close(exc)
+            raise
+        transaction.close()
+
+    def run_deferred(self, *, only_possible: bool = False) -> None:
+        """Execute the deferred SQL, each statement together with the end of its entry.
+
+        With `only_possible`, SQL for a table that does not exist yet is left out: the operation
+        to which it belongs is about to be undone.
+        """
+        editor = self.editor
+        tables = self._tables() if only_possible and editor.deferred_sql else None
+        for item in list(editor.deferred_sql):
+            if tables is None or referenced_tables(item) <= tables:
+                self._run_one_deferred(item)
+            else:
+                with self._transaction(self._title):
+                    self.journal.finish_deferred(item)
+            editor.deferred_sql.remove(item)
+
+    def _tables(self) -> set[str]:
+        with self.connection.cursor() as cursor:
+            return set(self.connection.introspection.table_names(cursor))
+
+    def _run_one_deferred(self, item: Any) -> None:
+        restore = self.journal.checkpoint()
+        bare = False
+
+        def attempt() -> None:
+            nonlocal bare
+            try:
+                if bare:
+                    self.editor.execute(item, None)
+                with self._transaction(self._title):
+                    if not bare:
+                        self.editor.execute(item, None)  # as Django does
+                    self.journal.finish_deferred(item)
+            except Exception as exc:
+                restore()
+                if bare or not self.session.needs_no_transaction(exc):
+                    raise
+                bare = True
+                attempt()
+
+        if self._limit is None:
+            attempt()
+        else:
+            self._limit(self._title, attempt)
+
+
+def sets_lock_timeout(statements: Iterable[str]) -> bool:
+    """Return True if one of the statements sets the lock time-out of the session."""
+    return any("lock_timeout" in each.lower() for each in statements)
