@@ -1,0 +1,1 @@
+"""Random migrations, killed at random points and continued: `python -m tests.resume`."""

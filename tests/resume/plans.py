@@ -1,0 +1,78 @@
+"""Generate plans: a random migration, a way through it, and the points of the deaths.
+
+The plans of a seed are always the same for a version of Hypothesis. Those of a block are drawn
+together, so that a plan does not depend on how many are wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+from tests.resume.operations import MAKERS, Chooser
+from tests.resume.steps import SCENARIOS, Item, Kill, Plan, Step
+from tests.resume.world import World
+
+_BLOCK = 40
+_LENGTH = (3, 12)
+_MOST_KILLS = 5
+_NUMBERS = st.integers(0, 9_999)
+
+
+@st.composite
+def plans(draw: Any, engine: str) -> Plan:
+    """Draw a plan."""
+    choose = Chooser(draw, engine)
+    world = World()
+    items: list[Item] = []
+    for _ in range(choose.number(*_LENGTH)):
+        items += _items(world, choose)
+    kills = [
+        Kill(draw(_NUMBERS), draw(_NUMBERS)) for _ in range(choose.number(1, _MOST_KILLS))
+    ]
+    scenario = draw(st.sampled_from([SCENARIOS[0], *SCENARIOS]))
+    return Plan(tuple(items), scenario, tuple(kills))
+
+
+def _items(world: World, choose: Chooser) -> list[Item]:
+    """Return an operation, or none if this kind has nothing to work on."""
+    maker = choose.one(MAKERS)
+    assert maker is not None
+    made = maker(world, choose)
+    return [made] if made else []
+
+
+def generate(chosen_seed: int, engine: str) -> Iterator[Plan]:
+    """Yield the plans of a seed, without end."""
+    for block in count():
+        yield from _block(f"{chosen_seed} {block}", engine)
+
+
+def _block(name: str, engine: str) -> list[Plan]:
+    made: list[Plan] = []
+
+    @seed(name)
+    @settings(
+        database=None,
+        deadline=None,
+        max_examples=_BLOCK,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(plans(engine))
+    def collect(plan: Plan) -> None:
+        if plan.items:
+            made.append(plan)
+
+    collect()
+    return made
+
+
+def kinds(plan: Plan) -> set[str]:
+    """Return the kinds of operations in a plan."""
+    found = {step.kind for step in plan.steps}
+    return found | {item.kind for item in plan.items if not isinstance(item, Step)}
