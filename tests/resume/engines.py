@@ -149,5 +149,5 @@ class SqliteEngine(Engine):
         return sorted(
             row["name"]
             for row in rows
-            if not row["name"].startswith((OWN, "sqlite_sequence"))
+            if not row["name"].startswith((OWN, "sqlite_"))
         )

@@ -18,9 +18,9 @@ from tests.resume.steps import SCENARIOS, Item, Kill, Plan, Step
 from tests.resume.world import World
 
 _BLOCK = 40
-_LENGTH = (3, 12)
+_LENGTH = (4, 12)
 _MOST_KILLS = 5
-_NUMBERS = st.integers(0, 9_999)
+_MOST = 9_999
 
 
 @st.composite
@@ -32,9 +32,10 @@ def plans(draw: Any, engine: str) -> Plan:
     for _ in range(choose.number(*_LENGTH)):
         items += _items(world, choose)
     kills = [
-        Kill(draw(_NUMBERS), draw(_NUMBERS)) for _ in range(choose.number(1, _MOST_KILLS))
+        Kill(choose.number(0, _MOST), choose.number(0, _MOST))
+        for _ in range(choose.number(1, _MOST_KILLS))
     ]
-    scenario = draw(st.sampled_from([SCENARIOS[0], *SCENARIOS]))
+    scenario = choose.one([SCENARIOS[0], *SCENARIOS]) or SCENARIOS[0]
     return Plan(tuple(items), scenario, tuple(kills))
 
 

@@ -313,8 +313,12 @@ class Round:
 
 
 def _chosen(kill: Kill, left: Counter[str]) -> str:
-    """Return a kind of point, each with the same chance, and one of its occurrences."""
-    kind = sorted(left)[kill.kind % len(left)]
+    """Return a kind of point and an occurrence.
+
+    Half of the choices give each kind the same chance, the others each point.
+    """
+    names = sorted(left) if kill.kind % 2 else sorted(left.elements())
+    kind = names[kill.kind // 2 % len(names)]
     return f"{kind}:{1 + kill.occurrence % left[kind]}"
 
 
@@ -337,8 +341,7 @@ def _log_faults(plan: Plan, log: Counter[str], is_recorded: bool) -> list[str]:
     for step in plan.steps:
         for text in step.exact:
             done, undone = log[text], log[f"-{text}"]
-            is_list = len(step.exact) > 1
             surplus = done - undone - is_recorded
-            if undone > 1 or done > 2 or (surplus if not is_list else abs(surplus) > 1):
+            if undone > 1 or done > 2 or abs(surplus) > step.is_list:
                 faults.append(f"{step.kind} {text}: {done} times done, {undone} undone")
     return faults

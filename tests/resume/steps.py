@@ -28,6 +28,8 @@ class Step:
     source: str
     functions: str = ""
     exact: tuple[str, ...] = ()
+    #: The journal has entries of its statements.
+    is_list: bool = False
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Column:
             return True
         if self.unique or self.kind == "one":
             return self.null
-        return self.null or self.default or self.db_default or self.kind in TEXTS
+        return self.null or self.default or self.db_default
 
 
 @dataclass
@@ -93,6 +93,8 @@ class Model:
     constraints: dict[str, tuple[str, ...]] = field(default_factory=dict)
     together: tuple[str, ...] = ()
     order: str = ""
+    #: Those that Django creates at the end of the migration; until then it cannot change them.
+    deferred: set[str] = field(default_factory=set)
 
     def named(self, name: str) -> bool:
         """Return True if an index, a constraint or the order names the field."""
