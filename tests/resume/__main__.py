@@ -11,7 +11,6 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 
 import django
@@ -31,10 +30,9 @@ def main() -> int:
         folder = options.keep or Path(scratch)
         with opened(options.database, folder) as engine, Site(engine, folder) as site:
             summary = Summary(engine, options.seed)
-            chosen = enumerate(generate(options.seed, options.database))
-            first = options.only or 0
-            count = 1 if options.only is not None else options.rounds
-            for number, plan in islice(chosen, first, first + count):
+            rounds = range(options.rounds) if options.only is None else [options.only]
+            for number in rounds:
+                plan = generate(options.seed, number, options.database)
                 summary.add(number, Round(site, plan, f"round-{number}").play())
     summary.show()
     return 1 if summary.failed else 0

@@ -159,7 +159,10 @@ class Round:
         except RefusedPlan as exc:
             self.result.refused = str(exc)
         except (Wrong, AssertionError) as exc:
-            self.result.error = str(exc)
+            deaths = [f"{kind}, {step}" for kind, step in self.result.deaths]
+            self.result.error = "\n".join(
+                [self.plan.scenario, *(f"death: {each}" for each in deaths), str(exc)]
+            )
         if not self.result.error:
             shutil.rmtree(self.site.folder / self.name)
         return self.result
@@ -261,7 +264,7 @@ class Round:
 
     def _attempt(self, arguments: Sequence[str], left: Counter[str]) -> Attempt:
         """Start a process that dies at a point among those that are left."""
-        kill = _chosen(self._kills.pop(0), left)
+        kill = _chosen(self._kills.pop(0), left, len(self._kills) + 1)
         before = self._entries()
         attempt = self.site.run(arguments, self.victim, self.steps, kill=kill)
         if attempt.killed:
@@ -272,10 +275,7 @@ class Round:
             progress = self._entries() != before
             self._without_progress = 0 if progress else self._without_progress + 1
         elif attempt.code:
-            raise Wrong(
-                f"{' '.join(arguments)} exited {attempt.code} after {self.result.deaths}:\n"
-                f"{attempt.output}"
-            )
+            raise Wrong(f"{' '.join(arguments)} exited {attempt.code}:\n{attempt.output}")
         return attempt
 
     # The database
@@ -308,18 +308,17 @@ class Round:
         left = self.victim.rows(f"SELECT * FROM {OWN}_operation")
         differences += [f"left in the journal: {row}" for row in left]
         if differences:
-            deaths = "\n".join(map(str, self.result.deaths))
-            raise Wrong("\n".join([f"deaths:\n{deaths}", *differences]))
+            raise Wrong("\n".join(differences))
 
 
-def _chosen(kill: Kill, left: Counter[str]) -> str:
-    """Return a kind of point and an occurrence.
+def _chosen(kill: Kill, left: Counter[str], kills: int) -> str:
+    """Return a kind of point and an occurrence, such that some are left for the next kills.
 
     Half of the choices give each kind the same chance, the others each point.
     """
     names = sorted(left) if kill.kind % 2 else sorted(left.elements())
     kind = names[kill.kind // 2 % len(names)]
-    return f"{kind}:{1 + kill.occurrence % left[kind]}"
+    return f"{kind}:{1 + kill.occurrence % -(-left[kind] // kills)}"
 
 
 def _difference(expected: Sequence[str], found: Sequence[str]) -> list[str]:
