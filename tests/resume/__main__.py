@@ -81,9 +81,10 @@ class Summary:
         if result.refused:
             self.refused += 1
             say(f"REFUSED by plain Django: {again}\n{result.refused}")
-        elif result.error:
+        elif result.error or result.strikes:
             self.failed += 1
-            say(f"FAILED: {again}\n{result.error}")
+            reason = result.error or f"{result.strikes} starts refused after progress"
+            say(f"FAILED: {again}\n{reason}")
 
     def show(self) -> None:
         """Print the figures."""

@@ -27,6 +27,7 @@ NAME = "0002_generated"
 KILLED = -9
 #: After this many deaths in a row without progress a build counts as failed.
 _MOST_WITHOUT_PROGRESS = 2
+_STRIKES = "times in a row"
 _DONE = f"SELECT count(*) FROM {OWN}_operation WHERE migration = 'shop.{NAME}' AND state = 'done'"
 
 Point = tuple[str, int]
@@ -62,6 +63,8 @@ class Result:
     kinds: set[str] = field(default_factory=set)
     refused: str = ""
     error: str = ""
+    #: How often a start was refused after deaths in a row.
+    strikes: int = 0
 
 
 class Site:
@@ -168,12 +171,11 @@ class Round:
         return self.result
 
     def _play(self) -> None:
-        scenario = self.plan.scenario
         self._stock(STOCK)
-        if scenario in ("backwards", "turned forwards"):
-            self._backwards(turns=scenario == "turned forwards")
+        if self.plan.scenario in ("forwards", "turned back"):
+            self._forwards(turns=self.plan.scenario == "turned back")
         else:
-            self._forwards(turns=scenario == "turned back")
+            self._backwards(turns=self.plan.scenario == "turned forwards")
 
     # The ways through the migration
 
@@ -181,37 +183,28 @@ class Round:
         points = self._measure(FORWARDS)
         if not turns:
             self._interrupt(FORWARDS, points)
-            self._compare()
-            return
-        if not self._kill_once(FORWARDS, points):
-            self._compare()  # it was not killed, so there is nothing to turn round
-            return
-        finished = self._finished()
-        if self._is_recorded():
-            finished = len(self.plan.steps)
-        self._interrupt(BACK, points)
-        self._replay_turned_back(finished)
-        self._compare(log=False)
+        elif self._kill_once(FORWARDS, points):
+            finished = self._finished()
+            if self._is_recorded():
+                finished = len(self.plan.steps)
+            self._interrupt(BACK, points)
+            self._replay_turned_back(finished)
+        self._compare(turned=turns)
 
     def _backwards(self, *, turns: bool) -> None:
+        self._stock(STOCK_BACK)
         self._expect(FORWARDS)
         self.site.expect(FORWARDS, self.measured, self.steps)
         points = self._measure(BACK)
         if not turns:
             self._interrupt(BACK, points)
-            self._stock(STOCK_BACK)
-            self._compare()
-            return
-        if not self._kill_once(BACK, points):
-            self._stock(STOCK_BACK)
-            self._compare()
-            return
-        finished = self._finished()
-        if not self._is_recorded():
-            finished = len(self.plan.steps)
-        self._interrupt(FORWARDS, points)
-        self._replay_turned_forwards(finished)
-        self._compare(log=False)
+        elif self._kill_once(BACK, points):
+            undone = self._finished()
+            if not self._is_recorded():
+                undone = len(self.plan.steps)
+            self._interrupt(FORWARDS, points)
+            self._replay_turned_forwards(undone)
+        self._compare(turned=turns)
 
     def _replay_turned_back(self, finished: int) -> None:
         """Let plain Django apply only the finished operations, and undo them."""
@@ -223,6 +216,8 @@ class Round:
 
     def _replay_turned_forwards(self, undone: int) -> None:
         """Let plain Django undo only the last operations, as a migration, and do them again."""
+        self.plain = self._new()
+        self._stock(STOCK)
         at = len(self.plan.steps) - undone
         first, last = self.plan.steps[:at], self.plan.steps[at:]
         files = {NAME: render(first), "0003_rest": render(last, NAME)}
@@ -243,7 +238,13 @@ class Round:
         self.site.expect(arguments, self.plain, steps or self.steps, stock=True)
 
     def _expect(self, arguments: Sequence[str]) -> None:
-        self.site.expect(arguments, self.victim, self.steps)
+        """Run `manage.py` on the victim; after a refusal because of strikes, once more."""
+        attempt = self.site.run(arguments, self.victim, self.steps)
+        if attempt.code and _STRIKES in attempt.output:
+            self.result.strikes += 1
+            attempt = self.site.run(arguments, self.victim, self.steps)
+        if attempt.code:
+            raise Wrong(f"{' '.join(arguments)} exited {attempt.code}:\n{attempt.output}")
 
     def _measure(self, arguments: Sequence[str]) -> list[Point]:
         """Return the points of an uninterrupted run."""
@@ -255,7 +256,7 @@ class Round:
         while self._kills and self._without_progress < _MOST_WITHOUT_PROGRESS:
             attempt = self._attempt(arguments, left)
             if not attempt.killed:
-                return
+                break
             left = (left - Counter(kind for kind, _ in attempt.points)) or left
         self._expect(arguments)
 
@@ -274,6 +275,9 @@ class Round:
             self.engine.settle(self.victim)
             progress = self._entries() != before
             self._without_progress = 0 if progress else self._without_progress + 1
+        elif attempt.code and _STRIKES in attempt.output:
+            self.result.strikes += 1
+            return self._attempt(arguments, left) if self._kills else attempt
         elif attempt.code:
             raise Wrong(f"{' '.join(arguments)} exited {attempt.code}:\n{attempt.output}")
         return attempt
@@ -292,14 +296,14 @@ class Round:
     def _log(self) -> Counter[str]:
         return Counter(row["text"] for row in self.victim.rows("SELECT text FROM shop_log"))
 
-    def _compare(self, *, log: bool = True) -> None:
+    def _compare(self, *, turned: bool) -> None:
         """Raise `Wrong` if schema, rows or the journal are not as they should be."""
         self.engine.settle(self.victim)
         differences = _difference(
             self.engine.schema(self.plain), self.engine.schema(self.victim)
         )
         expected, found = self.engine.rows(self.plain), self.engine.rows(self.victim)
-        if not log:
+        if turned:
             differences += _log_faults(self.plan, self._log(), self._is_recorded())
             expected["shop_log"] = _repeatable(expected["shop_log"])
             found["shop_log"] = _repeatable(found["shop_log"])
