@@ -120,13 +120,16 @@ def delete_model(world: World, choose: Chooser) -> Item | None:
     name = choose.one(each for each in world.models if not world.is_referenced(each))
     if name is None or len(world.models) < 3:
         return None
-    del world.models[name]
+    deleted = world.models.pop(name)
+    world.fixed |= {each.to for each in deleted.columns.values()}
     return Step("DeleteModel", f'migrations.DeleteModel("{name}")')
 
 
 def rename_model(world: World, choose: Chooser) -> Item | None:
     """Rename a model; relations and tables follow."""
-    model = _model(world, choose)
+    model = choose.one(each for each in world.models.values() if each.name not in world.fixed)
+    if model is None:
+        return None
     new = f"Renamed{world.number()}"
     old, model.name = model.name, new
     world.models = {each.name: each for each in world.models.values()}

@@ -116,6 +116,8 @@ class World:
         self.models: dict[str, Model] = {}
         #: Names that SQL has made: of enums, and of custom settings.
         self.names: dict[str, list[str]] = {}
+        #: Models that a deleted one named: Django cannot rename them in the same migration.
+        self.fixed: set[str] = set()
         for name, columns in _BASE.items():
             self.models[name] = Model(name, dict(columns), has_rows=True)
 
