@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import django
@@ -31,9 +31,10 @@ def main() -> int:
         with opened(options.database, folder) as engine, Site(engine, folder) as site:
             summary = Summary(engine, options.seed)
             rounds = range(options.rounds) if options.only is None else [options.only]
-            for number in rounds:
-                plan = generate(options.seed, number, options.database)
-                summary.add(number, Round(site, plan, f"round-{number}").play())
+            with suppress(KeyboardInterrupt):  # the figures of the finished rounds count
+                for number in rounds:
+                    plan = generate(options.seed, number, options.database)
+                    summary.add(number, Round(site, plan, f"round-{number}").play())
     summary.show()
     return 1 if summary.failed else 0
 

@@ -30,6 +30,9 @@ _MOST_WITHOUT_PROGRESS = 2
 _STRIKES = "times in a row"
 _DONE = f"SELECT count(*) FROM {OWN}_operation WHERE migration = 'shop.{NAME}' AND state = 'done'"
 
+#: Bytecode is kept, because each round imports the same modules several times.
+_LEFT_OUT = ("DB_INIT_MODE", "PYTHONDONTWRITEBYTECODE")
+
 Point = tuple[str, int]
 
 
@@ -112,7 +115,7 @@ class Site:
         points = self.folder / "points"
         points.unlink(missing_ok=True)
         environment = {
-            **{key: value for key, value in os.environ.items() if key != "DB_INIT_MODE"},
+            **{key: value for key, value in os.environ.items() if key not in _LEFT_OUT},
             "RESUME_DATABASE": json.dumps(database.settings()),  # type: ignore[attr-defined]
             "RESUME_STEPS": str(steps),
             "RESUME_KILL": kill,
