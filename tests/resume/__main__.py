@@ -82,10 +82,9 @@ class Summary:
         if result.refused:
             self.refused += 1
             say(f"REFUSED by plain Django: {again}\n{result.refused}")
-        elif result.error or result.strikes:
+        elif result.fault:
             self.failed += 1
-            reason = result.error or f"{result.strikes} starts refused after progress"
-            say(f"FAILED: {again}\n{reason}")
+            say(f"FAILED: {again}\n{result.fault}")
 
     def show(self) -> None:
         """Print the figures."""

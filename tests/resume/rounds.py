@@ -61,6 +61,7 @@ class Attempt:
 class Result:
     """The outcome of one round."""
 
+    scenario: str
     #: The point and the kind of operation of each death.
     deaths: list[tuple[str, str]] = field(default_factory=list)
     kinds: set[str] = field(default_factory=set)
@@ -68,6 +69,14 @@ class Result:
     error: str = ""
     #: How often a start was refused after deaths in a row.
     strikes: int = 0
+
+    @property
+    def fault(self) -> str:
+        """Return the fault with the deaths before it; empty without one."""
+        refused = f"{self.strikes} starts refused because of deaths in a row"
+        fault = self.error or (refused if self.strikes else "")
+        deaths = [f"death: {point}, {kind}" for point, kind in self.deaths]
+        return "\n".join([self.scenario, *deaths, fault]) if fault else ""
 
 
 class Site:
@@ -151,7 +160,7 @@ class Round:
         self.engine = site.engine
         self.plan = plan
         self.name = name
-        self.result = Result(kinds=kinds(plan))
+        self.result = Result(plan.scenario, kinds=kinds(plan))
         self._kills = list(plan.kills)
         self._without_progress = 0
 
@@ -165,10 +174,7 @@ class Round:
         except RefusedPlan as exc:
             self.result.refused = str(exc)
         except (Wrong, AssertionError) as exc:
-            deaths = [f"{kind}, {step}" for kind, step in self.result.deaths]
-            self.result.error = "\n".join(
-                [self.plan.scenario, *(f"death: {each}" for each in deaths), str(exc)]
-            )
+            self.result.error = str(exc)
         if not self.result.error:
             shutil.rmtree(self.site.folder / self.name)
         return self.result
@@ -312,7 +318,7 @@ class Round:
             found["shop_log"] = _repeatable(found["shop_log"])
         for table in sorted({*expected, *found}):
             differences += _difference(expected.get(table, []), found.get(table, []))
-        left = self.victim.rows(f"SELECT * FROM {OWN}_operation")
+        left = self.victim.rows(f"SELECT * FROM {OWN}_operation WHERE kind <> 'progress'")
         differences += [f"left in the journal: {row}" for row in left]
         if differences:
             raise Wrong("\n".join(differences))
