@@ -28,8 +28,10 @@ KILLED = -9
 #: After this many deaths in a row without progress a build counts as failed.
 _MOST_WITHOUT_PROGRESS = 2
 _STRIKES = "times in a row"
-_DONE = f"SELECT count(*) FROM {OWN}_operation WHERE migration = 'shop.{NAME}' AND state = 'done'"
-
+_DONE = (
+    f"SELECT count(*) FROM {OWN}_operation WHERE migration = 'shop.{NAME}'"
+    " AND state = 'done' AND kind IN ('operation', 'statement', 'deferred')"
+)
 #: Bytecode is kept, because each round imports the same modules several times.
 _LEFT_OUT = ("DB_INIT_MODE", "PYTHONDONTWRITEBYTECODE")
 
