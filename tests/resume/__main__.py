@@ -31,7 +31,9 @@ def main() -> int:
         with opened(options.database, folder) as engine, Site(engine, folder) as site:
             summary = Summary(engine, options.seed)
             rounds = range(options.rounds) if options.only is None else [options.only]
-            with suppress(KeyboardInterrupt):  # the figures of the finished rounds count
+            with suppress(
+                KeyboardInterrupt
+            ):  # the figures of the finished rounds count
                 for number in rounds:
                     plan = generate(options.seed, number, options.database)
                     summary.add(number, Round(site, plan, f"round-{number}").play())

@@ -45,6 +45,7 @@ class Engine(ABC):
     def tables(self, database: Any) -> list[str]:
         """Return the names of the tables, without the package's."""
 
+    @abstractmethod
     def settle(self, database: Any) -> None:
         """Wait until the work of killed processes has ended."""
 
@@ -125,7 +126,7 @@ class SqliteEngine(Engine):
 
     @contextmanager
     def database(self, base: Any = None) -> Iterator[SqliteDatabase]:
-        folder = self.folder / f"sqlite-{next(_numbers)}"
+        folder = self.folder / f"sqlite-{os.getpid()}-{next(_numbers)}"
         folder.mkdir()
         made = SqliteDatabase(folder / "db.sqlite3")
         if base is not None:
@@ -147,7 +148,8 @@ class SqliteEngine(Engine):
     def tables(self, database: SqliteDatabase) -> list[str]:
         rows = database.rows("SELECT name FROM sqlite_master WHERE type = 'table'")
         return sorted(
-            row["name"]
-            for row in rows
-            if not row["name"].startswith((OWN, "sqlite_"))
+            row["name"] for row in rows if not row["name"].startswith((OWN, "sqlite_"))
         )
+
+    def settle(self, database: SqliteDatabase) -> None:
+        """Return at once: the work ends with its process."""

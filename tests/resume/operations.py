@@ -22,7 +22,9 @@ _BYTES = st.binary(min_size=3, max_size=3)
 class Chooser:
     """The choices of one plan, which Hypothesis makes."""
 
-    def __init__(self, draw: Callable[[st.SearchStrategy[Any]], Any], engine: str) -> None:
+    def __init__(
+        self, draw: Callable[[st.SearchStrategy[Any]], Any], engine: str
+    ) -> None:
         self.draw = draw
         self.engine = engine
 
@@ -71,7 +73,9 @@ def create_model(world: World, choose: Chooser) -> Item:
     options += [f'"indexes": [{", ".join(indexes)}]'] if indexes else []
     options += [f'"constraints": [{", ".join(constraints)}]'] if constraints else []
     world.models[model.name] = model
-    fields = "".join(f', ("{name}", {each.source()})' for name, each in model.columns.items())
+    fields = "".join(
+        f', ("{name}", {each.source()})' for name, each in model.columns.items()
+    )
     return Step(
         "CreateModel",
         f'migrations.CreateModel("{model.name}",'
@@ -82,11 +86,17 @@ def create_model(world: World, choose: Chooser) -> Item:
 
 def _new_column(world: World, choose: Chooser, model: Model) -> tuple[str, Column]:
     number = world.number()
-    kind = choose.one(["int", "big", "char", "text", "bool", "decimal", "fk", "fk", "one", "m2m"])
+    kind = choose.one(
+        ["int", "big", "char", "text", "bool", "decimal", "fk", "fk", "one", "m2m"]
+    )
     assert kind is not None
     to = ""
     if kind in RELATIONS:
-        targets = [each for each in world.models.values() if each.has_rows or not model.has_rows]
+        targets = [
+            each
+            for each in world.models.values()
+            if each.has_rows or not model.has_rows
+        ]
         target = choose.one(targets)
         to = target.name if target else "Author"
     column = Column(kind, to=to)
@@ -127,7 +137,9 @@ def delete_model(world: World, choose: Chooser) -> Item | None:
 
 def rename_model(world: World, choose: Chooser) -> Item | None:
     """Rename a model; relations and tables follow."""
-    model = choose.one(each for each in world.models.values() if each.name not in world.fixed)
+    model = choose.one(
+        each for each in world.models.values() if each.name not in world.fixed
+    )
     if model is None:
         return None
     new = f"Renamed{world.number()}"
@@ -146,9 +158,12 @@ def _model(world: World, choose: Chooser) -> Model:
 def alter_table(world: World, choose: Chooser) -> Item:
     """Give a model another table."""
     model = _model(world, choose)
-    model.table = choose.one([f"Odd Table {world.number()}", f"table{world.number()}"]) or ""
+    model.table = (
+        choose.one([f"Odd Table {world.number()}", f"table{world.number()}"]) or ""
+    )
     return Step(
-        "AlterModelTable", f'migrations.AlterModelTable("{model.name}", "{model.table}")'
+        "AlterModelTable",
+        f'migrations.AlterModelTable("{model.name}", "{model.table}")',
     )
 
 
@@ -178,7 +193,9 @@ def add_field(world: World, choose: Chooser) -> Item:
     model = _model(world, choose)
     name, column = _new_column(world, choose, model)
     model.columns[name] = column
-    return Step("AddField", f'migrations.AddField("{model.name}", "{name}", {column.source()})')
+    return Step(
+        "AddField", f'migrations.AddField("{model.name}", "{name}", {column.source()})'
+    )
 
 
 def remove_field(world: World, choose: Chooser) -> Item | None:
@@ -207,9 +224,13 @@ def rename_field(world: World, choose: Chooser) -> Item | None:
         return None
     model, name = found
     new = f"renamed{world.number()}"
-    model.columns = {new if key == name else key: each for key, each in model.columns.items()}
+    model.columns = {
+        new if key == name else key: each for key, each in model.columns.items()
+    }
     model.together = tuple(new if each == name else each for each in model.together)
-    return Step("RenameField", f'migrations.RenameField("{model.name}", "{name}", "{new}")')
+    return Step(
+        "RenameField", f'migrations.RenameField("{model.name}", "{name}", "{new}")'
+    )
 
 
 def alter_field(world: World, choose: Chooser) -> Item | None:
@@ -232,7 +253,9 @@ def alter_field(world: World, choose: Chooser) -> Item | None:
     )
 
 
-def _changes(world: World, choose: Chooser, model: Model, column: Column) -> list[Column]:
+def _changes(
+    world: World, choose: Chooser, model: Model, column: Column
+) -> list[Column]:
     """Return the columns that this one can become."""
     found = [replace(column, comment=f"comment {world.number()}")]
     if column.kind == "one":
@@ -243,7 +266,9 @@ def _changes(world: World, choose: Chooser, model: Model, column: Column) -> lis
         if column.distinct or not model.has_rows:
             found.append(replace(column, kind="one", index=False))
         found += [
-            replace(column, to=each.name) for each in world.models.values() if each.has_rows
+            replace(column, to=each.name)
+            for each in world.models.values()
+            if each.has_rows
         ]
     else:
         found += _plain_changes(model, column)
@@ -280,7 +305,8 @@ def alter_together(world: World, choose: Chooser) -> Item | None:
     model.together = () if model.together else _distinct_pair(model)
     pairs = f"{{{model.together!r}}}" if model.together else "set()"
     return Step(
-        "AlterUniqueTogether", f'migrations.AlterUniqueTogether("{model.name}", {pairs})'
+        "AlterUniqueTogether",
+        f'migrations.AlterUniqueTogether("{model.name}", {pairs})',
     )
 
 
@@ -335,7 +361,9 @@ def _indexes(
         kind = model.columns[key].kind
         found.append(((key,), f'models.Index(fields=["-{key}"], name="{name}")'))
         if kind in TEXTS:
-            found.append(((key,), f'models.Index(Lower("{key}").desc(), name="{name}")'))
+            found.append(
+                ((key,), f'models.Index(Lower("{key}").desc(), name="{name}")')
+            )
         if kind in NUMBERS:
             found.append(
                 (
@@ -383,7 +411,8 @@ def add_index_concurrently(world: World, choose: Chooser) -> Item | None:
     model = _model(world, choose)
     source = _index(world, choose, model) if choose.is_postgres else None
     return source and Step(
-        "AddIndexConcurrently", f'postgres.AddIndexConcurrently("{model.name}", {source})'
+        "AddIndexConcurrently",
+        f'postgres.AddIndexConcurrently("{model.name}", {source})',
     )
 
 
@@ -411,7 +440,9 @@ def remove_index_concurrently(world: World, choose: Chooser) -> Item | None:
     step = remove_index(world, choose) if choose.is_postgres else None
     if not isinstance(step, Step):
         return None
-    source = step.source.replace("migrations.RemoveIndex", "postgres.RemoveIndexConcurrently")
+    source = step.source.replace(
+        "migrations.RemoveIndex", "postgres.RemoveIndexConcurrently"
+    )
     return Step("RemoveIndexConcurrently", source)
 
 
@@ -435,9 +466,13 @@ def _constraint(world: World, choose: Chooser, model: Model) -> str | None:
     found = []
     for key, each in model.columns.items():
         if each.kind in NUMBERS:
-            found.append((key, f"models.CheckConstraint(condition=models.Q({key}__gt=-9),"))
+            found.append(
+                (key, f"models.CheckConstraint(condition=models.Q({key}__gt=-9),")
+            )
         if each.kind not in ("m2m", "text") and (each.distinct or not model.has_rows):
-            found += [(key, text) for text in _unique_constraints(choose, key, each.kind)]
+            found += [
+                (key, text) for text in _unique_constraints(choose, key, each.kind)
+            ]
     made = choose.one(found)
     if made is None:
         return None
@@ -481,7 +516,9 @@ def remove_constraint(world: World, choose: Chooser) -> Item | None:
         return None
     model, name = found
     del model.constraints[name]
-    return Step("RemoveConstraint", f'migrations.RemoveConstraint("{model.name}", "{name}")')
+    return Step(
+        "RemoveConstraint", f'migrations.RemoveConstraint("{model.name}", "{name}")'
+    )
 
 
 # Groups
@@ -515,15 +552,21 @@ def run_python(world: World, choose: Chooser) -> Item:
         if model.has_rows and each.kind in NUMBERS
     ]
     found = choose.one(numbers)
-    add = [f'helpers.add(apps, "{found[0]}", "{found[1]}", %d)' % sign for sign in (1, -1)]
-    return _python(
-        number,
-        "RunPython(atomic=True)",
-        [f'helpers.log(schema_editor, "{number}")', *add[:1]],
-        [f'helpers.log(schema_editor, "-{number}")', *add[1:]],
-        "True",
-        (str(number),),
-    ) if found else run_python_bare(world, choose)
+    add = [
+        f'helpers.add(apps, "{found[0]}", "{found[1]}", %d)' % sign for sign in (1, -1)
+    ]
+    return (
+        _python(
+            number,
+            "RunPython(atomic=True)",
+            [f'helpers.log(schema_editor, "{number}")', *add[:1]],
+            [f'helpers.log(schema_editor, "-{number}")', *add[1:]],
+            "True",
+            (str(number),),
+        )
+        if found
+        else run_python_bare(world, choose)
+    )
 
 
 def _python(
@@ -539,7 +582,9 @@ def _python(
         + "".join(f"    {line}\n" for line in lines)
         for name, lines in (("forwards", forwards), ("backwards", backwards))
     )
-    source = f"migrations.RunPython(forwards_{number}, backwards_{number}, atomic={atomic})"
+    source = (
+        f"migrations.RunPython(forwards_{number}, backwards_{number}, atomic={atomic})"
+    )
     return Step(kind, source, functions, exact)
 
 
@@ -652,7 +697,9 @@ def _sql_table(number: int, choose: Chooser) -> Step:
         f"INSERT INTO sql{number} (name) VALUES ('a'), ('b')",
         f"CREATE INDEX sql{number}_code ON sql{number} (code)",
     ]
-    return _sql("RunSQL with DDL", repr(forwards), f'"DROP TABLE IF EXISTS sql{number}"')
+    return _sql(
+        "RunSQL with DDL", repr(forwards), f'"DROP TABLE IF EXISTS sql{number}"'
+    )
 
 
 def _sql_trigger(number: int, choose: Chooser) -> Step:
@@ -693,7 +740,9 @@ def run_sql_setting(world: World, choose: Chooser) -> Item | None:
     insert = (
         f"INSERT INTO shop_log (text) VALUES ('{number} ' || current_setting('{name}'))"
     )
-    return _sql("RunSQL after SET", repr(insert), repr(_log(f"-{number} set")), f"{number} set")
+    return _sql(
+        "RunSQL after SET", repr(insert), repr(_log(f"-{number} set")), f"{number} set"
+    )
 
 
 def run_sql_maintenance(world: World, choose: Chooser) -> Item:

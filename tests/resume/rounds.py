@@ -140,7 +140,9 @@ class Site:
         wait_until(lambda: process.poll() is not None, PATIENCE, output.read_text)
         assert process.returncode is not None
         lines = points.read_text().splitlines() if points.exists() else []
-        passed = [(kind, int(number)) for kind, number in (each.split("\t") for each in lines)]
+        passed = [
+            (kind, int(number)) for kind, number in (each.split("\t") for each in lines)
+        ]
         return Attempt(process.returncode, passed, output.read_text())
 
     def expect(
@@ -150,7 +152,9 @@ class Site:
         attempt = self.run(arguments, database, steps, **options)
         if attempt.code:
             kind = RefusedPlan if options.get("stock") else Wrong
-            raise kind(f"{' '.join(arguments)} exited {attempt.code}:\n{attempt.output}")
+            raise kind(
+                f"{' '.join(arguments)} exited {attempt.code}:\n{attempt.output}"
+            )
         return attempt
 
 
@@ -255,11 +259,15 @@ class Round:
             self.result.strikes += 1
             attempt = self.site.run(arguments, self.victim, self.steps)
         if attempt.code:
-            raise Wrong(f"{' '.join(arguments)} exited {attempt.code}:\n{attempt.output}")
+            raise Wrong(
+                f"{' '.join(arguments)} exited {attempt.code}:\n{attempt.output}"
+            )
 
     def _measure(self, arguments: Sequence[str]) -> list[Point]:
         """Return the points of an uninterrupted run."""
-        return self.site.expect(arguments, self.measured, self.steps, counted=True).points
+        return self.site.expect(
+            arguments, self.measured, self.steps, counted=True
+        ).points
 
     def _interrupt(self, arguments: Sequence[str], points: list[Point]) -> None:
         """Kill processes as the plan says, and let the last one finish."""
@@ -281,7 +289,9 @@ class Round:
         attempt = self.site.run(arguments, self.victim, self.steps, kill=kill)
         if attempt.killed:
             kind, number = attempt.points[-1]
-            step = self.plan.steps[number - 1].kind if number else "after the operations"
+            step = (
+                self.plan.steps[number - 1].kind if number else "after the operations"
+            )
             self.result.deaths.append((kind, step))
             self.engine.settle(self.victim)
             progress = self._entries() != before
@@ -290,13 +300,19 @@ class Round:
             self.result.strikes += 1
             return self._attempt(arguments, left) if self._kills else attempt
         elif attempt.code:
-            raise Wrong(f"{' '.join(arguments)} exited {attempt.code}:\n{attempt.output}")
+            raise Wrong(
+                f"{' '.join(arguments)} exited {attempt.code}:\n{attempt.output}"
+            )
         return attempt
 
     # The database
 
     def _entries(self) -> int:
-        return int(self.victim.value(_DONE)) if self.victim.has_table(f"{OWN}_operation") else 0
+        return (
+            int(self.victim.value(_DONE))
+            if self.victim.has_table(f"{OWN}_operation")
+            else 0
+        )
 
     def _finished(self) -> int:
         return int(self.victim.value(f"{_DONE} AND kind = 'operation'"))
@@ -305,7 +321,9 @@ class Round:
         return f"shop.{NAME}" in self.victim.applied_counts()
 
     def _log(self) -> Counter[str]:
-        return Counter(row["text"] for row in self.victim.rows("SELECT text FROM shop_log"))
+        return Counter(
+            row["text"] for row in self.victim.rows("SELECT text FROM shop_log")
+        )
 
     def _compare(self, *, turned: bool) -> None:
         """Raise `Wrong` if schema, rows or the journal are not as they should be."""
@@ -320,7 +338,9 @@ class Round:
             found["shop_log"] = _repeatable(found["shop_log"])
         for table in sorted({*expected, *found}):
             differences += _difference(expected.get(table, []), found.get(table, []))
-        left = self.victim.rows(f"SELECT * FROM {OWN}_operation WHERE kind <> 'progress'")
+        left = self.victim.rows(
+            f"SELECT * FROM {OWN}_operation WHERE kind <> 'progress'"
+        )
         differences += [f"left in the journal: {row}" for row in left]
         if differences:
             raise Wrong("\n".join(differences))

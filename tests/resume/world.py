@@ -134,7 +134,8 @@ class World:
     def is_referenced(self, name: str) -> bool:
         """Return True if a field of another model names the model."""
         return any(
-            column.to == name and model.name != name for model, _, column in self.fields()
+            column.to == name and model.name != name
+            for model, _, column in self.fields()
         )
 
     def retarget(self, old: str, new: str) -> None:

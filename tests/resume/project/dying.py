@@ -88,7 +88,9 @@ def _activate(run: Method, *args: Any) -> Any:
     return run()
 
 
-def _operation(run: Method, runner: Any, operation: Any, number: int, *args: Any) -> Any:
+def _operation(
+    run: Method, runner: Any, operation: Any, number: int, *args: Any
+) -> Any:
     _Now.operation = number
     result = run()
     _Now.operation = 0

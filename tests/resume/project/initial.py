@@ -22,7 +22,11 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            "Log", [("id", models.BigAutoField(primary_key=True)), ("text", models.TextField())]
+            "Log",
+            [
+                ("id", models.BigAutoField(primary_key=True)),
+                ("text", models.TextField()),
+            ],
         ),
         migrations.CreateModel(
             "Author",
