@@ -91,8 +91,8 @@ def test_points(site: Site) -> None:
         ("CREATE INDEX pen_again ON shop_pen (color)", "pen_again"),
         (
             "INSERT INTO django_safe_init_operation (lock_key, migration, recorded, kind,"
-            " position, part, state, fingerprint, written_at) VALUES ('', 'shop.x', false,"
-            " 'operation', 1, 0, 'done', '', CURRENT_TIMESTAMP)",
+            " position, part, state, fingerprint, run_id, written_at) VALUES ('', 'shop.x', false,"
+            " 'operation', 1, 0, 'done', '', 1, CURRENT_TIMESTAMP)",
             "left in the journal",
         ),
     ],
