@@ -202,8 +202,8 @@ class Round:
             finished = self._finished()
             if self._is_recorded():
                 finished = len(self.plan.steps)
-            self._interrupt(BACK, points)
             self._replay_turned_back(finished)
+            self._interrupt(BACK, points)
         self._compare(turned=turns)
 
     def _backwards(self, *, turns: bool) -> None:
@@ -217,8 +217,8 @@ class Round:
             undone = self._finished()
             if not self._is_recorded():
                 undone = len(self.plan.steps)
-            self._interrupt(FORWARDS, points)
             self._replay_turned_forwards(undone)
+            self._interrupt(FORWARDS, points)
         self._compare(turned=turns)
 
     def _replay_turned_back(self, finished: int) -> None:
