@@ -283,14 +283,14 @@ class Round:
         return self._attempt(arguments, Counter(kind for kind, _ in points)).killed
 
     def _attempt(self, arguments: Sequence[str], left: Counter[str]) -> Attempt:
-        """Start a process that dies at a point among those that are left."""
+        """Start a process that dies at one of the points that are left."""
         kill = _chosen(self._kills.pop(0), left, len(self._kills) + 1)
         before = self._entries()
         attempt = self.site.run(arguments, self.victim, self.steps, kill=kill)
         if attempt.killed:
             kind, number = attempt.points[-1]
             step = (
-                self.plan.steps[number - 1].kind if number else "after the operations"
+                self.plan.steps[number - 1].kind if number else "outside of operations"
             )
             self.result.deaths.append((kind, step))
             self.engine.settle(self.victim)
@@ -369,7 +369,7 @@ def _repeatable(rows: Sequence[str]) -> list[str]:
 def _log_faults(plan: Plan, log: Counter[str], is_recorded: bool) -> list[str]:
     """Return the exact operations that were not done and undone alternately.
 
-    Of a list, the undone statements can include those that were never done.
+    Statements of a list may be undone although they were never done.
     """
     faults = []
     for step in plan.steps:

@@ -74,7 +74,7 @@ class Plan:
 
 
 def flat(items: Sequence[Item]) -> Iterator[Step]:
-    """Yield the operations, also those of groups."""
+    """Yield the operations, also from inside groups."""
     for item in items:
         if isinstance(item, Step):
             yield item

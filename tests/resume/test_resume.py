@@ -16,7 +16,7 @@ from tests.support import Records
 pytestmark = pytest.mark.process
 
 SEED = 13
-#: The deaths in each of the tests, of which there are four for each engine.
+#: The deaths in each of four tests for each engine.
 KILLS = 5
 #: Enough rounds for so many deaths: in some, no process dies.
 _ROUNDS = range(20)
@@ -47,7 +47,7 @@ EVERY_KIND = Plan(
     "part", [pytest.param(0, marks=pytest.mark.smoke), *range(1, 4)], ids="abcd"
 )
 def test_killed(site: Site, part: int) -> None:
-    """After each series of deaths, schema and rows are those of an uninterrupted run."""
+    """After each series of deaths, schema and rows are as after an uninterrupted run."""
     deaths = 0
     for number in _ROUNDS:
         plan = generate(SEED + part, number, site.engine.name)

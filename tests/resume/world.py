@@ -93,7 +93,7 @@ class Model:
     constraints: dict[str, tuple[str, ...]] = field(default_factory=dict)
     together: tuple[str, ...] = ()
     order: str = ""
-    #: Those that Django creates at the end of the migration; until then it cannot change them.
+    #: Indexes and constraints that Django creates at the end, so it cannot change them before.
     deferred: set[str] = field(default_factory=set)
 
     def named(self, name: str) -> bool:
