@@ -61,7 +61,7 @@ def test_killed(site: Site, part: int) -> None:
 
 def test_points(site: Site) -> None:
     """A run passes points before, in and after each kind of work."""
-    steps = site.write("points", {NAME: EVERY_KIND.source()})
+    steps = site.write("measured", {NAME: EVERY_KIND.source()})
     with site.engine.database(site.base) as database:
         attempt = site.expect(FORWARDS, database, steps, counted=True)
     works = (
