@@ -56,14 +56,15 @@ def install() -> None:
     from django.db.migrations.recorder import MigrationRecorder
 
     from django_safe_init.initialization.operations import OperationRunner
+    from django_safe_init.initialization.units import UnitRunner
 
     _around(OperationRunner, "replaced", _activate)
     _around(OperationRunner, "_run", _operation)
-    _around(OperationRunner, "run_unit", _pointed("operation"))
-    _around(OperationRunner, "_run_bare", _flagged("bare"))
-    _around(OperationRunner, "_store", _stored)
-    _around(OperationRunner, "_run_deferred", _pointed("all deferred SQL"))
-    _around(OperationRunner, "_run_one_deferred", _flagged("deferred"))
+    _around(UnitRunner, "run", _pointed("operation"))
+    _around(UnitRunner, "_run_bare", _flagged("bare"))
+    _around(UnitRunner, "_store", _stored)
+    _around(UnitRunner, "run_deferred", _pointed("all deferred SQL"))
+    _around(UnitRunner, "_run_one_deferred", _flagged("deferred"))
     _around(MigrationRecorder, "record_applied", _pointed("recording"))
     _around(MigrationRecorder, "record_unapplied", _pointed("recording"))
     _around(BaseDatabaseWrapper, "_commit", _commit)
