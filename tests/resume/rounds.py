@@ -28,6 +28,7 @@ KILLED = -9
 #: After this many deaths in a row without progress a build counts as failed.
 _MOST_WITHOUT_PROGRESS = 2
 _STRIKES = "times in a row"
+_PROGRESS = f"SELECT count(*) FROM {OWN}_operation WHERE kind = 'progress'"
 _DONE = (
     f"SELECT count(*) FROM {OWN}_operation WHERE migration = 'shop.{NAME}'"
     " AND state = 'done' AND kind IN ('operation', 'statement', 'deferred')"
@@ -285,7 +286,7 @@ class Round:
     def _attempt(self, arguments: Sequence[str], left: Counter[str]) -> Attempt:
         """Start a process that dies at one of the points that are left."""
         kill = _chosen(self._kills.pop(0), left, len(self._kills) + 1)
-        before = self._entries()
+        before = self._runs_with_progress()
         attempt = self.site.run(arguments, self.victim, self.steps, kill=kill)
         if attempt.killed:
             kind, number = attempt.points[-1]
@@ -294,7 +295,7 @@ class Round:
             )
             self.result.deaths.append((kind, step))
             self.engine.settle(self.victim)
-            progress = self._entries() != before
+            progress = self._runs_with_progress() > before
             self._without_progress = 0 if progress else self._without_progress + 1
         elif attempt.code and _STRIKES in attempt.output:
             self.result.strikes += 1
@@ -307,9 +308,9 @@ class Round:
 
     # The database
 
-    def _entries(self) -> int:
+    def _runs_with_progress(self) -> int:
         return (
-            int(self.victim.value(_DONE))
+            int(self.victim.value(_PROGRESS))
             if self.victim.has_table(f"{OWN}_operation")
             else 0
         )
