@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+from django.core.exceptions import EmptyResultSet
 from django.db import connections, models, transaction
 
 from django_safe_init.core.progress import track
@@ -18,19 +20,24 @@ class Positions(Protocol):
     #: The database in which they are stored.
     alias: str
 
-    def read(self, loop: int, model: str) -> str | None:
+    def read(self, loop: str) -> str | None:
         """Return the last primary key of the loop, as text; None if it has to begin."""
 
-    def write(self, loop: int, model: str, key: str) -> None:
+    def write(self, loop: str, key: str) -> None:
         """Store the last primary key, in the transaction that is open."""
 
 
 class _Loops:
-    """The loops of one operation, numbered in the order in which they begin."""
+    """The loops of one operation. Those with the same query count in the order they begin."""
 
     def __init__(self, positions: Positions) -> None:
         self.positions = positions
-        self.count = 0
+        self._begun: Counter[str] = Counter()
+
+    def begin(self, query: str) -> str:
+        """Return the identity of a loop that begins."""
+        self._begun[query] += 1
+        return f"{self._begun[query]} {query}"
 
 
 _current: ContextVar[_Loops | None] = ContextVar("_current", default=None)
@@ -56,9 +63,10 @@ def for_each_batch(
     The objects come in the order of their primary keys. Each batch is one transaction. Inside a
     `RunPython` without a transaction, in a migration with `atomic = False`, the transaction also
     holds the position, so that the next start continues behind the last batch that was committed.
-    Elsewhere the loop begins with the first object. Returns the number of objects. The progress
-    is shown as by `track`. Raises `ValueError` if `batch` is less than 1, and the errors of the
-    function, whose batch is undone.
+    A loop is known by its query, which must be the same in the next start. Elsewhere the loop
+    begins with the first object. Returns the number of objects. The progress is shown as by
+    `track`. Raises `ValueError` if `batch` is less than 1, and the errors of the function, whose
+    batch is undone.
     """
     if batch < 1:
         raise ValueError("batch must be 1 or more.")
@@ -80,21 +88,21 @@ class _Batches:
         self.alias = queryset.db
         self._rows: models.QuerySet[Any] = queryset.order_by("pk").using(self.alias)
         self._key = queryset.model._meta.pk
-        self._model = queryset.model._meta.label
         self._size = size
         self._function = function
-        self._positions, self._loop = self._own_positions()
-        text = self._positions and self._positions.read(self._loop, self._model)
+        self._loop = ""
+        self._positions = self._own_positions()
+        text = self._positions and self._positions.read(self._loop)
         self._after = None if text is None else self._key.to_python(text)
 
-    def _own_positions(self) -> tuple[Positions | None, int]:
+    def _own_positions(self) -> Positions | None:
         loops = _current.get()
-        if loops is None:
-            return None, 0
-        loops.count += 1
-        stored = loops.positions.alias == self.alias
-        in_transaction = connections[self.alias].in_atomic_block
-        return (loops.positions if stored and not in_transaction else None), loops.count
+        if loops is None or loops.positions.alias != self.alias:
+            return None
+        if connections[self.alias].in_atomic_block:
+            return None
+        self._loop = loops.begin(_text_of(self._rows))
+        return loops.positions
 
     def __len__(self) -> int:
         return -(-self._left().count() // self._size)
@@ -111,10 +119,19 @@ class _Batches:
                 objects = list(self._left()[: self._size])
                 if not objects:
                     return
+                # Before the function, which may delete the object or change it.
+                after, key = objects[-1].pk, self._key.value_to_string(objects[-1])
                 self._function(objects)
-                last = objects[-1]
                 if self._positions is not None:
-                    key = self._key.value_to_string(last)
-                    self._positions.write(self._loop, self._model, key)
-            self._after = last.pk
+                    self._positions.write(self._loop, key)
+            self._after = after
             yield objects
+
+
+def _text_of(rows: models.QuerySet[Any]) -> str:
+    """Return the query with its parameters, which identifies a loop after a crash."""
+    try:
+        sql, params = rows.query.sql_with_params()
+    except EmptyResultSet:
+        return "no rows"
+    return f"{sql} {params!r}"

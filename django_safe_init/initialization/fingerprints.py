@@ -37,7 +37,8 @@ def _written(operation: Operation) -> str:
 
 def _code(operation: Operation) -> Iterator[str]:
     if isinstance(operation, RunPython):
-        for function in (operation.code, operation.reverse_code):
+        for name in ("code", "reverse_code"):
+            function = getattr(operation, name, None)
             if function is not None:
                 yield _source(function)
 

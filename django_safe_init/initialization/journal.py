@@ -12,6 +12,8 @@ from django_safe_init.core.records import EntryKind, EntryState, JournalEntry
 from django_safe_init.initialization.deferred_sql import UnknownReference, dump, load
 from django_safe_init.initialization.fingerprints import digest
 
+_BATCH = EntryKind.BATCH
+
 #: The number of an operation, and of a statement in it; 0 for the whole operation.
 Place = tuple[int, int]
 
@@ -146,28 +148,31 @@ class Journal:
 
     # Positions of loops over batches
 
-    def read_position(self, number: int, loop: int, mark: str) -> str | None:
+    def read_position(self, number: int, loop: str) -> str | None:
         """Return the last primary key of a loop of the operation; None if it has to begin."""
-        entry = self._entries.get((EntryKind.BATCH, number, loop))
-        if entry is None or entry.fingerprint != mark:
-            return None
-        return str(entry.detail["after"])
+        entry = self._position(number, loop)
+        return None if entry is None else str(entry.detail["after"])
 
-    def write_position(self, number: int, loop: int, mark: str, key: str) -> None:
+    def write_position(self, number: int, loop: str, key: str) -> None:
         """Record the last primary key of a loop of the operation."""
-        entry = self._entries.get((EntryKind.BATCH, number, loop))
-        detail = {"after": key}
-        if entry is not None and entry.fingerprint == mark:
+        entry, detail = self._position(number, loop), {"after": key}
+        if entry is not None:
             self._replace(self._writer.update(entry, detail=detail))
             return
-        if entry is not None:
-            self._writer.delete(entry)
-        self._insert(EntryKind.BATCH, (number, loop), fingerprint=mark, detail=detail)
+        parts = [part for kind, position, part in self._entries if kind is _BATCH]
+        place = number, max(parts, default=0) + 1
+        self._insert(_BATCH, place, fingerprint=loop, detail=detail)
+
+    def _position(self, number: int, loop: str) -> JournalEntry | None:
+        for (kind, position, _), entry in self._entries.items():
+            if (kind, position) == (_BATCH, number) and entry.fingerprint == loop:
+                return entry
+        return None
 
     def forget_positions(self, number: int) -> None:
         """Delete the positions of all loops of the operation."""
         for key, entry in list(self._entries.items()):
-            if key[:2] == (EntryKind.BATCH, number):
+            if key[:2] == (_BATCH, number):
                 self._writer.delete(entry)
                 del self._entries[key]
 
@@ -294,14 +299,14 @@ class LoopPositions:
         self._number = number
         self._direction = "backwards" if backwards else "forwards"
 
-    def read(self, loop: int, model: str) -> str | None:
+    def read(self, loop: str) -> str | None:
         """Return the last primary key of the loop; None if it has to begin."""
-        return self._journal.read_position(self._number, loop, self._mark(model))
+        return self._journal.read_position(self._number, self._mark(loop))
 
-    def write(self, loop: int, model: str, key: str) -> None:
+    def write(self, loop: str, key: str) -> None:
         """Record the last primary key of the loop."""
-        self._journal.write_position(self._number, loop, self._mark(model), key)
+        self._journal.write_position(self._number, self._mark(loop), key)
 
-    def _mark(self, model: str) -> str:
+    def _mark(self, loop: str) -> str:
         """Return the digest of the loop: one of the other direction has its own position."""
-        return digest(model, self._direction)
+        return digest(loop, self._direction)

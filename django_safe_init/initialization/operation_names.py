@@ -19,7 +19,7 @@ def name_operation(operation: Operation, *, backwards: bool = False) -> str:
 
 def _object_name(operation: Operation, backwards: bool) -> str:
     if isinstance(operation, RunPython):
-        function = operation.reverse_code if backwards else operation.code
+        function = getattr(operation, "reverse_code" if backwards else "code", None)
         return str(getattr(function, "__name__", ""))
     if isinstance(operation, SeparateDatabaseAndState):
         return ""

@@ -198,25 +198,36 @@ class OperationRunner:
         return [self._copy(each, numbers) for each in operations]
 
     def _copy(self, operation: Operation, numbers: Iterator[int]) -> Operation:
-        """Return a copy whose work passes the journal; its state methods stay Django's."""
+        """Return a copy whose work passes the journal; its state methods stay Django's.
+
+        Its class overrides what Django calls, so that the attributes stay those of the operation.
+        """
         made: Any = copy(operation)
-        made.atomic = False  # this package begins the transactions
-        if not is_whole(operation):
-            made.database_operations = [
-                self._copy(each, numbers) for each in made.database_operations
-            ]
-            return made  # type: ignore[no-any-return]
-        number = next(numbers)
-        if not self._has_work(number):
-            made.__class__ = _reversible(type(operation))
-        for method in _METHODS:
-            setattr(made, method, self._through_journal(operation, number, method))
+        overrides: dict[str, Any] = {"atomic": _constant(False)}  # ours are enough
+        if is_whole(operation):
+            number = next(numbers)
+            if not self._has_work(
+                number
+            ):  # it is of no account whether it is reversible
+                overrides["reversible"] = _constant(True)
+            worker = copy(operation)
+            worker.__dict__ = made.__dict__  # what `state_forwards` stores is there
+            for method in _METHODS:
+                overrides[method] = self._through_journal(worker, number, method)
+        else:
+            inner: Any = operation
+            copies = [self._copy(each, numbers) for each in inner.database_operations]
+            overrides["database_operations"] = _constant(copies)
+        kind = type(operation)
+        made.__class__ = type(kind.__name__, (kind,), overrides)
         return made  # type: ignore[no-any-return]
 
     def _through_journal(
         self, operation: Operation, number: int, method: str
     ) -> Method:
-        def run(app_label: str, editor: Any, from_state: Any, to_state: Any) -> None:
+        def run(
+            made: Operation, app_label: str, editor: Any, from_state: Any, to_state: Any
+        ) -> None:
             if self._has_work(number):
                 self._run(
                     operation, number, method, app_label, editor, from_state, to_state
@@ -284,7 +295,7 @@ class OperationRunner:
         """Return True unless the author may rely on running without a transaction."""
         if not isinstance(operation, RunPython):
             return True
-        atomic = operation.atomic
+        atomic = getattr(operation, "atomic", None)
         return bool(atomic or (self.migration.atomic and atomic is not False))
 
     # Lists of SQL
@@ -294,11 +305,11 @@ class OperationRunner:
     ) -> list[tuple[str, Any]] | None:
         """Return the statements of a `RunSQL`, each with its parameters.
 
-        None for another operation, and for one that has only one statement, or that begins and
-        ends transactions itself: it runs as a whole.
+        None for another operation, and for a subclass with work of its own: it runs as a whole.
         """
-        if not isinstance(operation, RunSQL) or (
-            type(operation)._run_sql is not RunSQL._run_sql  # type: ignore[attr-defined]
+        if not isinstance(operation, RunSQL) or any(
+            getattr(type(operation), each) is not getattr(RunSQL, each)
+            for each in (*_METHODS, "_run_sql")
         ):
             return None
         found: list[tuple[str, Any]] = []
@@ -312,7 +323,7 @@ class OperationRunner:
     def _run_statements(self, unit: Unit, statements: list[tuple[str, Any]]) -> None:
         """Run the statements that the journal does not have, and then record the operation."""
         number = unit.place[0]
-        effects = [self.session.effect_of(sql) for sql, _ in statements]
+        effects = [self.session.effect_of(str(sql)) for sql, _ in statements]
         whole = any(each.controls_transaction for each in effects)
         if whole or len(statements) == 1:
             self._units.run(
@@ -385,12 +396,12 @@ def session_of(
     if not isinstance(operation, RunSQL):
         return []
     listed = _listed(connection, operation.sql)
-    return [text for sql, _ in listed for text in session.effect_of(sql).session]
+    return [text for sql, _ in listed for text in session.effect_of(str(sql)).session]
 
 
-def _reversible(kind: type[Operation]) -> type[Operation]:
-    """Return a class for an operation without work: whether it is reversible is of no account."""
-    return type(kind.__name__, (kind,), {"reversible": True})
+def _constant(value: Any) -> property:
+    """Return a property with this value, which comes before an attribute of the instance."""
+    return property(lambda operation: value)
 
 
 #: A script that begins and ends transactions itself.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from django.db import DatabaseError
@@ -83,47 +84,42 @@ class UnitRunner:
 
     def run(self, unit: Unit) -> None:
         """Do the work, together with its entry or between two."""
-        attempt = self._attempt(unit)
-        if self._limit is None or not self._is_limited(unit):
-            attempt()
-        else:
-            self._limit(unit.title, attempt)
-
-    def _attempt(self, unit: Unit) -> Callable[[], None]:
-        bare = not unit.in_transaction or unit.effect.refuses_transaction
-
-        def attempt() -> None:
-            nonlocal bare
-            if not bare:
-                restore = self.journal.checkpoint()
-                try:
-                    self._run_in_transaction(unit)
-                    return
-                except Exception as exc:
-                    restore()
-                    self.journal.reset_deferred(self.editor)
-                    if not self.session.needs_no_transaction(exc):
-                        raise
-                    logger.info(
-                        "%s does not run in a transaction, so it runs without one: %s",
-                        unit.title,
-                        exc,
-                    )
-                    bare = True
+        if not unit.in_transaction or unit.effect.refuses_transaction:
+            self._run_bare(unit)
+            return
+        try:
+            self._run_limited(unit)
+        except Exception as exc:
+            if not self.session.needs_no_transaction(exc):
+                raise
+            logger.info(
+                "%s does not run in a transaction, so it runs without one: %s",
+                unit.title,
+                exc,
+            )
             self._run_bare(unit)
 
-        return attempt
+    def _run_limited(self, unit: Unit) -> None:
+        """Do the work in a transaction, again and again until it gets its locks.
 
-    def _is_limited(self, unit: Unit) -> bool:
-        """Return True if the unit can be tried again after a time-out."""
-        if unit.effect.concurrent_index is not None or not unit.in_transaction:
-            return False
-        return unit.is_statement or not unit.effect.refuses_transaction
+        A statement that can commit a part of its work must not be undone, so it waits.
+        """
+        limit = None if unit.effect.may_commit else self._limit
+        if limit is None:
+            self._run_in_transaction(unit, limited=False)
+        else:
+            limit(unit.title, partial(self._run_in_transaction, unit, limited=True))
 
-    def _run_in_transaction(self, unit: Unit) -> None:
-        with self._transaction(unit.title):
-            unit.work()
-            self._store(unit)
+    def _run_in_transaction(self, unit: Unit, *, limited: bool) -> None:
+        restore = self.journal.checkpoint()
+        try:
+            with self._transaction(unit.title, limited=limited):
+                unit.work()
+                self._store(unit)
+        except Exception:
+            restore()
+            self.journal.reset_deferred(self.editor)
+            raise
 
     def _run_bare(self, unit: Unit) -> None:
         journal = self.journal
@@ -136,7 +132,7 @@ class UnitRunner:
             journal, number, self.connection.alias, backwards=self.backwards
         )
         try:
-            with self._without_transaction(unit), store_positions(positions):
+            with store_positions(positions):
                 unit.work()
         except DatabaseError as exc:
             if self._left_nothing(unit, exc):
@@ -161,21 +157,6 @@ class UnitRunner:
             before = [*condition.leftovers, *([""] if condition.exists else [])]
             detail["before"] = before
         return detail
-
-    @contextmanager
-    def _without_transaction(self, unit: Unit) -> Iterator[None]:
-        timeout = self.session.lock_timeout
-        has_limit = (
-            self._limit is not None
-            and unit.is_statement
-            and self._is_limited(unit)
-            and not self.transaction.has_own_lock_timeout
-        )
-        if timeout is None or not has_limit:
-            yield
-            return
-        with timeout.limited(self.connection):
-            yield
 
     def _left_nothing(self, unit: Unit, error: BaseException) -> bool:
         """Return True if the failed work cannot have had an effect."""
@@ -208,7 +189,7 @@ class UnitRunner:
         self.journal.toggle(place, mark, {"session": session} if session else None)
 
     @contextmanager
-    def _transaction(self, title: str) -> Iterator[None]:
+    def _transaction(self, title: str, *, limited: bool = True) -> Iterator[None]:
         """Commit the block as one transaction, in which this process leads."""
         transaction = self.transaction
         transaction.begin_operation(title, self._recorded_names, self._check)

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from . import batches, example, pools, serving, starts, validating, waiting
+from . import batches, example, operations, pools, serving, starts, validating, waiting
 from .page import page
 from .project import REPOSITORY, CommandFailed
 from .report import Figure, Results, machine, table, today
@@ -34,6 +34,7 @@ MEASURES: dict[str, Callable[..., Figure]] = {
     "middleware": serving.ready_middleware,
     "pools": pools.quick_beside_slow,
     "batches": batches.in_batches,
+    "operations": operations.with_a_journal,
 }
 
 

@@ -69,6 +69,8 @@ class MigrationTransaction(ABC):
         self._skips_savepoint = False
         #: True once the migration has set a lock time-out of its own, which stays.
         self.has_own_lock_timeout = False
+        #: True if the limit on lock waits applies to the transaction.
+        self._is_limited = True
         #: True while the transaction is a part of an open schema editor.
         self._in_editor = False
         connection.SchemaEditorClass = self._without_savepoint(
@@ -94,10 +96,19 @@ class MigrationTransaction(ABC):
             self._check_recorded()
 
     def begin_operation(
-        self, operation: str, names: Names, check: Callable[[Names], None]
+        self,
+        operation: str,
+        names: Names,
+        check: Callable[[Names], None],
+        *,
+        limited: bool = True,
     ) -> None:
-        """Begin for a part of a migration, inside the schema editor that is open already."""
+        """Begin for a part of a migration, inside the schema editor that is open already.
+
+        Without `limited` its statements wait for locks as long as the session lets them.
+        """
         self._in_editor = True
+        self._is_limited = limited
         self._begin_for(operation, names, check)
         self._check_recorded()
 
@@ -155,7 +166,7 @@ class MigrationTransaction(ABC):
             if atomic is not None:
                 self._close(atomic, error)
         finally:
-            self._in_editor = False
+            self._in_editor, self._is_limited = False, True
 
     def _close(self, atomic: transaction.Atomic, error: BaseException | None) -> None:
         self.connection.execute_wrappers.remove(self._execute_wrapper)

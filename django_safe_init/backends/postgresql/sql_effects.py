@@ -46,6 +46,7 @@ def _concurrent(words: Words) -> SQLEffect:
     name = _index_name(words) if "INDEX" in words else None
     return SQLEffect(
         refuses_transaction=True,
+        may_commit=True,
         is_repeatable=action == "REINDEX",
         concurrent_index=name,
         action=action if name else "",

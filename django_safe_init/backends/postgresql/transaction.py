@@ -60,7 +60,8 @@ class PostgresTransaction(MigrationTransaction):
             if level
             else "BEGIN"
         )
-        limit = "" if self.has_own_lock_timeout else self._lock_timeout
+        is_limited = self._is_limited and not self.has_own_lock_timeout
+        limit = self._lock_timeout if is_limited else ""
         recorded = recorded_sql(self.connection, "%s", names, _EQUALS)
         self._sent = PendingQuery(
             raw,

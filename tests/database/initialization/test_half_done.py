@@ -590,6 +590,46 @@ def test_a_pragma_is_repeated(lite, shop, settings) -> None:
     assert seen == [77, 77]
 
 
+UNUSUAL = (
+    "from tests.database.initialization import unusual_operations as unusual\n\n\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("operation", "rows"),
+    [
+        ("unusual.SQLAndMore('CREATE TABLE made (x integer)', 'DROP TABLE made')", 1),
+        ("unusual.Remembering()", 1),
+        ("unusual.CodeOfItsOwn()", 1),
+        ("unusual.Computed()", 1),
+    ],
+)
+def test_operations_of_packages(half, operation, rows) -> None:
+    """Operations that override Django's methods do the same as without this package, once."""
+    half.database.rows("CREATE TABLE before (x integer)")
+    half.write(operation, half.python("one"))
+    file = half.shop.folder / "0002_half.py"
+    file.write_text(UNUSUAL + file.read_text())
+    half.stop("one")
+    initialize()
+    assert half.database.value("SELECT count(*) FROM before") == rows
+    assert half.ran == ["one", "one"]
+
+
+def test_an_operation_that_reverses_by_its_forward_method(half) -> None:
+    """Such a reversal is one entry, like those of Django's own operations."""
+    half.database.rows("CREATE TABLE before (x integer)")
+    half.write(
+        "unusual.Remembering()", "migrations.AlterModelTable('product', 'goods')"
+    )
+    file = half.shop.folder / "0002_half.py"
+    file.write_text(UNUSUAL + file.read_text())
+    initialize()
+    reverse()
+    assert half.database.value("SELECT count(*) FROM before") == 2
+    assert half.database.has_table("shop_product")
+
+
 def test_nested_operations(half) -> None:
     """The operations inside `SeparateDatabaseAndState` count one by one."""
     nested = f"migrations.SeparateDatabaseAndState([{ADD_NOTE}, {half.python('one')}])"
@@ -812,6 +852,37 @@ class TestPostgreSQL:
         initialize()
         assert seen == ["5s", "7min", "7min", "5s"]
 
+    def test_a_lazy_text(self, half) -> None:
+        """SQL may be a lazy text, as with Django."""
+        half.database.rows("CREATE TABLE before (x integer)")
+        half.write("migrations.RunSQL(unusual.LAZY, '')")
+        file = half.shop.folder / "0002_half.py"
+        file.write_text(UNUSUAL + file.read_text())
+        initialize()
+        assert half.database.value("SELECT count(*) FROM before") == 1
+
+    def test_a_procedure_that_waits(self, half, connect_raw, in_background) -> None:
+        """A procedure that may commit is not tried again: it waits for its locks."""
+        half.use(DDL_LOCK_TIMEOUT=0.1)
+        half.database.rows("CREATE TABLE calls (x integer)")
+        half.database.rows(
+            "CREATE PROCEDURE works() LANGUAGE plpgsql AS $$ BEGIN"
+            " INSERT INTO calls VALUES (1); COMMIT; LOCK TABLE shop_product; END $$"
+        )
+        half.write("migrations.RunSQL('CALL works()')")
+        raw = connect_raw()
+        raw.execute("BEGIN; LOCK TABLE shop_product")
+        migration = in_background(initialize)
+        wait_until(
+            lambda: half.database.value(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+                " AND clock_timestamp() - query_start > interval '0.5 s'"
+            )
+        )
+        raw.execute("COMMIT")
+        assert migration.result().result == "ready"
+        assert half.database.value("SELECT count(*) FROM calls") == 1
+
     @pytest.mark.parametrize("operation", ["Django's", "SQL"])
     @pytest.mark.parametrize("left", ["valid", "invalid", "nothing"])
     def test_an_index_in_doubt(self, half, monkeypatch, operation, left) -> None:
@@ -949,6 +1020,33 @@ def test_batches(half) -> None:
     names = {row["name"] for row in half.database.rows("SELECT name FROM shop_product")}
     assert names == {"aa", "bb", "cc", "dd", "ee"}
     assert half.database.rows(f"SELECT * FROM {OPERATION_TABLE}") == []
+
+
+def test_loops_over_groups(half) -> None:
+    """A loop is known by its query, also if an earlier one has no rows left after a crash."""
+    half.database.rows(
+        "INSERT INTO shop_product (name) VALUES ('b1'), ('b2'), ('a1'), ('a2')"
+    )
+    seen: list[str] = []
+
+    def work(rows: list[Any]) -> None:
+        if rows[0].name == "b2" and half.stops:
+            raise Stop
+        seen.extend(each.name for each in rows)
+        for each in rows:
+            each.delete()
+
+    def fill(connection: Any) -> None:
+        rows = product(connection).objects
+        for group in ("a", "b"):
+            if rows.filter(name__startswith=group).exists():
+                for_each_batch(rows.filter(name__startswith=group), work, batch=1)
+        for_each_batch(rows.none(), work)
+
+    half.write(half.python("fill", fill, **BARE))
+    half.stop("b2")
+    initialize()
+    assert seen == ["a1", "a2", "b1", "b2"]
 
 
 def test_batches_that_are_turned_round(half) -> None:

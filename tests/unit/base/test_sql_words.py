@@ -59,6 +59,7 @@ def test_texts(script, texts) -> None:
 def index(action: str, name: str | None, **more: bool) -> SQLEffect:
     return SQLEffect(
         refuses_transaction=True,
+        may_commit=True,
         concurrent_index=name,
         action=action if name else "",
         **more,

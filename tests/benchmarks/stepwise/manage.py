@@ -1,0 +1,10 @@
+"""Run Django's command line for the project of the operations."""
+
+import os
+import sys
+
+from django.core.management import execute_from_command_line
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "stepwise_settings")
+    execute_from_command_line(sys.argv)

@@ -1,0 +1,76 @@
+"""Operations as packages write them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import migrations
+from django.db.migrations.operations.base import Operation
+from django.utils.functional import lazystr
+
+
+class SQLAndMore(migrations.RunSQL):
+    """Executes a statement before its SQL, and another one after it."""
+
+    def database_forwards(self, app_label, editor, *states: Any) -> None:
+        """Execute the statements."""
+        editor.execute("INSERT INTO before VALUES (1)")
+        super().database_forwards(app_label, editor, *states)
+        editor.execute("INSERT INTO made VALUES (1)")
+
+
+class Remembering(Operation):
+    """Stores a value for the database in `state_forwards`."""
+
+    reversible = True
+
+    def state_forwards(self, app_label, state) -> None:
+        """Remember the number of models."""
+        self.models = len(state.models)
+
+    def database_forwards(self, app_label, editor, *states: Any) -> None:
+        """Use the value."""
+        editor.execute(f"INSERT INTO before VALUES ({self.models})")
+
+    def database_backwards(self, app_label, editor, *states: Any) -> None:
+        """Use the forward method, as Django's own operations do."""
+        self.database_forwards(app_label, editor, *states)
+
+
+class CodeOfItsOwn(migrations.RunPython):
+    """Has no function, and calls no method of its base."""
+
+    atomic = True
+
+    def __init__(self) -> None:
+        pass
+
+    def deconstruct(self) -> Any:
+        """Return no arguments."""
+        return type(self).__name__, [], {}
+
+    def database_forwards(self, app_label, editor, *states: Any) -> None:
+        """Execute a statement."""
+        editor.execute("INSERT INTO before VALUES (1)")
+
+
+class Computed(migrations.SeparateDatabaseAndState):
+    """Computes its operations each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    @property
+    def database_operations(self) -> list[Operation]:
+        """Return new operations."""
+        return [
+            migrations.RunSQL(["CREATE TABLE made (x integer)"], "DROP TABLE made"),
+            migrations.RunSQL(["INSERT INTO before VALUES (1)"], ""),
+        ]
+
+    @database_operations.setter
+    def database_operations(self, value: Any) -> None:
+        """Ignore the base's assignment."""
+
+
+LAZY = lazystr("INSERT INTO before VALUES (1)")
