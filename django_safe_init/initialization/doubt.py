@@ -116,19 +116,27 @@ class Doubt:
         return f"Operation {self.entry.position} of {self.total} ({name}){part} of {self._name}"
 
     def _hint(self) -> str:
-        manage, place = "python manage.py", self.entry.position
-        dot = f".{self.entry.part}" if self.entry.part else ""
-        after = f"{place}.{self.entry.part + 1}" if self.entry.part else f"{place + 1}"
-        commands = [
-            f"{manage} safe_migrate{self.where} --resume {self._name}:{place}{dot}",
-            f"{manage} safe_migrate{self.where} --resume {self._name}:{after}",
-            f"{manage} safe_migrate{self.where} --rerun {self._name}",
-            f"{manage} migrate{self.where} --fake {self.migration.app_label} "
-            f"{self.migration.name}",
-        ]
+        """Return the commands to choose from."""
+        place, part = self.entry.position, self.entry.part
+        safe = f"python manage.py safe_migrate{self.where}"
+        if self.journal.recorded:
+            return Hint(
+                f"{self._title} was being undone, so what is left of it is unknown. Look at the "
+                "database. If the operation is still applied, apply those behind it again (the "
+                "first command); if it is undone, apply it again, too (the second):",
+                f"{safe} --resume {self._name}:{place + 1}",
+                f"{safe} --resume {self._name}:{place}",
+            )
+        here, after = (
+            (f"{place}.{part}", f"{place}.{part + 1}") if part else (place, place + 1)
+        )
+        app, name = self.migration.app_label, self.migration.name
         return Hint(
             f"{self._title} was interrupted, so what it has done is unknown. Look at the "
             "database. Then do it again (the first command), go on after it (the second), run "
             "the whole migration again (the third), or record it as done (the fourth):",
-            *commands,
+            f"{safe} --resume {self._name}:{here}",
+            f"{safe} --resume {self._name}:{after}",
+            f"{safe} --rerun {self._name}",
+            f"python manage.py migrate{self.where} --fake {app} {name}",
         )

@@ -213,6 +213,8 @@ class HalfDoneMigrations:
         self._check_unchanged(journal, operations)
         if backwards and not journal.recorded:
             _require_reversible(migration, journal, operations)
+        # The names of indexes depend on the search path.
+        journal.repeat_session(connection, roles=False)
         entry = journal.in_doubt
         if entry is not None:
             Doubt(
@@ -229,7 +231,6 @@ class HalfDoneMigrations:
         self._settle_parts(
             journal, migration, operations, takes_back=backwards is not journal.recorded
         )
-        self._repeat_session(connection, journal)
 
     def _resume(
         self,
@@ -238,16 +239,19 @@ class HalfDoneMigrations:
         operations: list[Operation],
         place: Place,
     ) -> None:
-        """Change the journal as if the operations before the place were done, and no later one."""
+        """Change the journal as if just the operations before the place were applied."""
         number, part = place
-        if number > len(operations) + 1:
+        if number > len(operations) + 1 or (part and journal.recorded):
             raise ConfigurationError(
-                f"--resume {journal.migration}:{number}: it has {len(operations)} operations."
+                f"--resume {journal.migration}:{number}: it has {len(operations)} operations, and "
+                "the statements of one count only forwards."
             )
         journal.forget_deferred_from(number)
         for entry in journal.entries():
             journal.forget((entry.position, entry.part))
-        for position, operation in enumerate(operations[: number - 1], 1):
+        for position, operation in enumerate(operations, 1):
+            if (position < number) is journal.recorded:
+                continue  # it is as the record says
             statements = session_of(operation, self.session, connection)
             detail = {"session": statements} if statements else None
             journal.toggle((position, 0), fingerprint(operation), detail)
@@ -312,16 +316,6 @@ class HalfDoneMigrations:
                 )
             journal.forget_statements(number)
             journal.toggle((number, 0), fingerprint(operations[number - 1]))
-
-    def _repeat_session(
-        self, connection: BaseDatabaseWrapper, journal: Journal
-    ) -> None:
-        """Execute `SET` and `RESET` of finished operations again: their session has ended."""
-        found = journal.entries()
-        for entry in reversed(found) if journal.recorded else found:
-            for statement in (entry.detail or {}).get("session", ()):
-                with connection.cursor() as cursor:
-                    cursor.execute(statement)
 
 
 def _key(name: str) -> Key:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 
 from django_safe_init.backends.base.journal import JournalWriter
@@ -43,6 +45,15 @@ class Journal:
         #: The deferred SQL in the table, by its rank: the object, and its stored form.
         self._deferred: dict[int, tuple[Any, Any]] = {}
         self._shows_progress = False
+
+    @property
+    def has_own_role(self) -> bool:
+        """True once the migration has taken another role, which may not write the journal."""
+        return self._writer.needs_own_role
+
+    @has_own_role.setter
+    def has_own_role(self, value: bool) -> None:
+        self._writer.needs_own_role = value
 
     def open(self, names: list[str], policy: str) -> None:
         """Record the operations of the migration and its policy, for the status."""
@@ -145,6 +156,33 @@ class Journal:
         for entry in self.entries():
             if entry.position == position and entry.part:
                 self.forget((position, entry.part))
+
+    # The session
+
+    def repeat_session(self, connection: BaseDatabaseWrapper, *, roles: bool) -> None:
+        """Execute `SET` of finished operations again: their session has ended.
+
+        Of each parameter the last value counts. A parameter that was reset needs no statement.
+        With `roles` only roles are set, which may be unable to write the journal; else only other
+        parameters.
+        """
+        for statement in self._session_statements():
+            if takes_role(statement) is roles:
+                with connection.cursor() as cursor:
+                    cursor.execute(statement)
+
+    def _session_statements(self) -> list[str]:
+        found = self.entries()
+        last: dict[str, str] = {}
+        for entry in reversed(found) if self.recorded else found:
+            for statement in (entry.detail or {}).get("session", ()):
+                parameter = _parameter(statement)
+                last.pop(parameter, None)
+                if parameter == "all":
+                    last.clear()
+                else:
+                    last[parameter] = statement
+        return [each for each in last.values() if not each.upper().startswith("RESET")]
 
     # Positions of loops over batches
 
@@ -278,6 +316,17 @@ class Journal:
 
     def _replace(self, entry: JournalEntry) -> None:
         self._entries[entry.kind, entry.position, entry.part] = entry
+
+
+def takes_role(statement: str) -> bool:
+    """Return True if the statement changes the role of the session."""
+    return bool({"ROLE", "AUTHORIZATION"} & set(statement.upper().split()))
+
+
+def _parameter(statement: str) -> str:
+    """Return the parameter that `SET`, `RESET` or `PRAGMA` changes."""
+    words = re.findall(r"[\w.]+", statement.lower())
+    return next((each for each in words[1:] if each != "session"), "")
 
 
 def _dump(item: Any) -> Any:

@@ -152,6 +152,7 @@ class OperationRunner:
         def run(state: Any, editor: BaseDatabaseSchemaEditor, *args: Any) -> Any:
             self._units.editor = editor
             self.journal.restore_deferred(editor)
+            self.journal.repeat_session(self.connection, roles=True)
             if self.turned:
                 self._run_deferred(only_possible=True)
             else:
@@ -161,13 +162,16 @@ class OperationRunner:
             finish()
             return state
 
+        initial = migration.initial
+        if self.journal.entries():
+            migration.initial = False  # `--fake-initial` must not take it for finished
         migration.operations = self._copies(original)
         setattr(migration, method, run)
         try:
             yield
         finally:
             delattr(migration, method)
-            migration.operations = original
+            migration.operations, migration.initial = original, initial
             self._units.transaction.has_own_lock_timeout = False
 
     def _run_deferred(self, *, only_possible: bool) -> None:
@@ -276,6 +280,7 @@ class OperationRunner:
             lambda: getattr(operation, method)(*args),
             self._effect(operation, method),
             in_transaction=self._wants_transaction(operation),
+            needs_transaction=self._is_atomic(operation),
             may_rename=type(operation) is not CreateModel,
         )
 
@@ -293,8 +298,10 @@ class OperationRunner:
 
     def _wants_transaction(self, operation: Operation) -> bool:
         """Return True unless the author may rely on running without a transaction."""
-        if not isinstance(operation, RunPython):
-            return True
+        return not isinstance(operation, RunPython) or self._is_atomic(operation)
+
+    def _is_atomic(self, operation: Operation) -> bool:
+        """Return True if Django itself would run the operation in a transaction."""
         atomic = getattr(operation, "atomic", None)
         return bool(atomic or (self.migration.atomic and atomic is not False))
 

@@ -265,7 +265,9 @@ class MigrationTracker:
 
     def on_apply_success(self, *, fake: bool) -> None:
         self.in_migration = False
-        if fake and self.current and self.current in self.half_done:
+        if fake and self._runner is not None:  # Django has taken it for applied
+            self._runner.journal.close()
+        elif fake and self.current and self.current in self.half_done:
             self.half_done.forget(self.connection, self.current)
         self.transaction.close()
         self._around.close()

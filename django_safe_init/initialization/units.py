@@ -9,10 +9,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, NamedTuple
 
-from django.db import DatabaseError
+from django.db import DatabaseError, DataError, IntegrityError, ProgrammingError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations import Migration
 
@@ -22,7 +21,12 @@ from django_safe_init.backends.base.transaction import MigrationTransaction, Nam
 from django_safe_init.core.batches import store_positions
 from django_safe_init.core.records import EntryState
 from django_safe_init.initialization.deferred_sql import referenced_tables
-from django_safe_init.initialization.journal import Journal, LoopPositions, Place
+from django_safe_init.initialization.journal import (
+    Journal,
+    LoopPositions,
+    Place,
+    takes_role,
+)
 
 logger = logging.getLogger("django_safe_init")
 
@@ -41,6 +45,8 @@ class Unit(NamedTuple):
     effect: SQLEffect
     #: False for Python code that Django does not run in a transaction.
     in_transaction: bool
+    #: Django itself would run it in a transaction, so it never runs without one.
+    needs_transaction: bool = False
     #: It is one statement, so an error leaves nothing behind.
     is_statement: bool = False
     may_rename: bool = True
@@ -80,7 +86,16 @@ class UnitRunner:
         }
         done = (each.detail or {} for each in journal.entries())
         repeated = [text for each in done for text in each.get("session", ())]
-        transaction.has_own_lock_timeout = sets_lock_timeout(repeated)
+        transaction.has_own_lock_timeout = False
+        self._note_session(repeated)
+
+    def _note_session(self, statements: Iterable[str]) -> None:
+        """Note what statements of the migration change for those of this package."""
+        for statement in statements:
+            if "LOCK_TIMEOUT" in statement.upper():
+                self.transaction.has_own_lock_timeout = True
+            if takes_role(statement):
+                self.journal.has_own_role = True
 
     def run(self, unit: Unit) -> None:
         """Do the work, together with its entry or between two."""
@@ -90,7 +105,11 @@ class UnitRunner:
         try:
             self._run_limited(unit)
         except Exception as exc:
-            if not self.session.needs_no_transaction(exc):
+            if (
+                unit.needs_transaction
+                or self.transaction.is_committed
+                or not self.session.needs_no_transaction(exc)
+            ):
                 raise
             logger.info(
                 "%s does not run in a transaction, so it runs without one: %s",
@@ -107,8 +126,20 @@ class UnitRunner:
         limit = None if unit.effect.may_commit else self._limit
         if limit is None:
             self._run_in_transaction(unit, limited=False)
-        else:
-            limit(unit.title, partial(self._run_in_transaction, unit, limited=True))
+            return
+        after_commit: list[Exception] = []
+
+        def attempt() -> None:
+            try:
+                self._run_in_transaction(unit, limited=True)
+            except Exception as exc:
+                if not self.transaction.is_committed:
+                    raise
+                after_commit.append(exc)  # of a function of `on_commit`
+
+        limit(unit.title, attempt)
+        for error in after_commit:
+            raise error
 
     def _run_in_transaction(self, unit: Unit, *, limited: bool) -> None:
         restore = self.journal.checkpoint()
@@ -117,8 +148,9 @@ class UnitRunner:
                 unit.work()
                 self._store(unit)
         except Exception:
-            restore()
-            self.journal.reset_deferred(self.editor)
+            if not self.transaction.is_committed:
+                restore()
+                self.journal.reset_deferred(self.editor)
             raise
 
     def _run_bare(self, unit: Unit) -> None:
@@ -126,7 +158,8 @@ class UnitRunner:
         entry = journal.entry(unit.place)
         is_marked = entry is not None and entry.state is not EntryState.DONE
         if not is_marked:
-            journal.start(unit.place, unit.fingerprint, self._before(unit))
+            with self._transaction(unit.title):
+                journal.start(unit.place, unit.fingerprint, self._before(unit))
         number = unit.place[0]
         positions = LoopPositions(
             journal, number, self.connection.alias, backwards=self.backwards
@@ -184,15 +217,21 @@ class UnitRunner:
             self._toggle(unit.place, unit.fingerprint, session)
 
     def _toggle(self, place: Place, mark: str, session: list[str]) -> None:
-        if sets_lock_timeout(session):
-            self.transaction.has_own_lock_timeout = True
+        self._note_session(session)
         self.journal.toggle(place, mark, {"session": session} if session else None)
 
     @contextmanager
     def _transaction(self, title: str, *, limited: bool = True) -> Iterator[None]:
         """Commit the block as one transaction, in which this process leads."""
         transaction = self.transaction
-        transaction.begin_operation(title, self._recorded_names, self._check)
+        # A role that the migration has taken may be unable to read the record.
+        has_own_role = self.journal.has_own_role
+        transaction.begin_operation(
+            title,
+            set() if has_own_role else self._recorded_names,
+            (lambda names: None) if has_own_role else self._check,
+            limited=limited,
+        )
         try:
             yield
         except BaseException as exc:
@@ -203,18 +242,27 @@ class UnitRunner:
     def run_deferred(self, *, only_possible: bool = False) -> None:
         """Execute the deferred SQL, each statement together with the end of its entry.
 
-        With `only_possible`, SQL for a table that does not exist yet is left out: the operation
-        to which it belongs is about to be undone.
+        With `only_possible`, SQL that fails, or for a table that does not exist yet, is left out:
+        the operation to which it belongs is about to be undone.
         """
         editor = self.editor
         tables = self._tables() if only_possible and editor.deferred_sql else None
         for item in list(editor.deferred_sql):
-            if tables is None or referenced_tables(item) <= tables:
+            if tables is None:
                 self._run_one_deferred(item)
-            else:
+            elif not (referenced_tables(item) <= tables and self._is_run(item)):
                 with self._transaction(self._title):
                     self.journal.finish_deferred(item)
             editor.deferred_sql.remove(item)
+
+    def _is_run(self, item: Any) -> bool:
+        """Execute the item, and return False if its own error prevents it."""
+        try:
+            self._run_one_deferred(item)
+        except (DataError, IntegrityError, ProgrammingError) as exc:
+            logger.warning("%s is left out, and undone next: %s", self._title, exc)
+            return False
+        return True
 
     def _tables(self) -> set[str]:
         with self.connection.cursor() as cursor:
@@ -244,8 +292,3 @@ class UnitRunner:
             attempt()
         else:
             self._limit(self._title, attempt)
-
-
-def sets_lock_timeout(statements: Iterable[str]) -> bool:
-    """Return True if one of the statements sets the lock time-out of the session."""
-    return any("lock_timeout" in each.lower() for each in statements)

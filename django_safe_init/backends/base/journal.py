@@ -46,6 +46,7 @@ class JournalWriter:
         now_sql: str,
         qualify: Callable[[str], str] = lambda statement: statement,
         equals: str = "=",
+        own_role: tuple[str, ...] = (),
     ) -> None:
         self.connection = connection
         self._lock_key = lock_key
@@ -53,6 +54,10 @@ class JournalWriter:
         self._now = now_sql
         self._qualify = qualify
         self._equals = equals
+        #: Statements that give the transaction the role of the connection again.
+        self._own_role = own_role
+        #: True once the migration has taken another role, which may not write the journal.
+        self.needs_own_role = False
 
     def insert(
         self,
@@ -133,4 +138,6 @@ class JournalWriter:
 
     def _execute(self, statement: str, params: list[Any]) -> None:
         with self.connection.cursor() as cursor:
+            for each in self._own_role if self.needs_own_role else ():
+                cursor.execute(each)
             cursor.execute(self._qualify(statement), params)

@@ -65,6 +65,8 @@ class MigrationTransaction(ABC):
         self._names_to_check: Names = set()
         #: False once the migration's SQL ended the transaction, so a rollback is partial.
         self.is_intact = True
+        #: True once the transaction was committed and functions of `on_commit` run.
+        self.is_committed = False
         self._atomic: transaction.Atomic | None = None
         self._skips_savepoint = False
         #: True once the migration has set a lock time-out of its own, which stays.
@@ -117,6 +119,7 @@ class MigrationTransaction(ABC):
     ) -> None:
         self.migration = migration
         self.is_intact = True
+        self.is_committed = False
         self._names_to_check, self._check = names, check
         self._enter()
 
@@ -169,9 +172,12 @@ class MigrationTransaction(ABC):
             self._in_editor, self._is_limited = False, True
 
     def _close(self, atomic: transaction.Atomic, error: BaseException | None) -> None:
-        self.connection.execute_wrappers.remove(self._execute_wrapper)
-        if error is None and self.connection.run_on_commit:
+        connection: Any = self.connection
+        connection.execute_wrappers.remove(self._execute_wrapper)
+        if error is None and connection.run_on_commit:
             self._before_on_commit()
+            # The first function of `on_commit`: an error of a later one undoes nothing.
+            connection.run_on_commit.insert(0, (set(), self._note_commit, False))
         doomed = self.connection.needs_rollback or self.connection.closed_in_transaction
         if error is None and doomed:
             # Django's atomic() would roll back here without an error.
@@ -182,6 +188,9 @@ class MigrationTransaction(ABC):
             raise error
         kind = None if error is None else type(error)
         atomic.__exit__(kind, error, None)
+
+    def _note_commit(self) -> None:
+        self.is_committed = True
 
     def require_none(self, name: str) -> None:
         """Raise `InitializationFailed` if code has left a transaction open, and end it.

@@ -135,6 +135,7 @@ class PostgresRunSession(RunSession):
             "pg_catalog.clock_timestamp()",
             lambda statement: tables.qualify(statement, has_params=True),
             "OPERATOR(pg_catalog.=)",
+            ("SET LOCAL SESSION AUTHORIZATION DEFAULT", "SET LOCAL ROLE NONE"),
         )
 
     def needs_no_transaction(self, error: BaseException) -> bool:

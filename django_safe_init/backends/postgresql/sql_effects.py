@@ -54,23 +54,32 @@ def _concurrent(words: Words) -> SQLEffect:
 
 
 def _index_name(words: Words) -> str | None:
-    """Return the index as the statement names it, with its schema; None if it has no name."""
+    """Return the index that the statement names, with its schema; None if it has no name.
+
+    A new index has the schema of its table.
+    """
     rest = list(words)
-    start = max(rest.index("CONCURRENTLY"), rest.index("INDEX")) + 1
-    rest = rest[start:]
+    rest = rest[max(rest.index("CONCURRENTLY"), rest.index("INDEX")) + 1 :]
     if rest[:1] == [")"]:
         rest = rest[1:]
-    if rest[:2] == ["IF", "EXISTS"]:
-        rest = rest[2:]
-    if rest[:3] == ["IF", "NOT", "EXISTS"]:
-        rest = rest[3:]
-    if not rest or rest[0] in ("ON", "("):
+    if rest[:1] == ["IF"]:
+        rest = rest[rest.index("EXISTS") + 1 :]
+    name, rest = _qualified(rest)
+    if name in ((), ("ON",)) or rest[:1] == [","]:
         return None
-    name = [_folded(rest[0])]
-    while rest[1:2] == ["."] and len(rest) > 2:
-        rest = rest[2:]
-        name.append(_folded(rest[0]))
-    return ".".join(name) if rest[1:2] != [","] else None
+    if words[0] == "CREATE" and rest[:1] == ["ON"]:
+        table, _ = _qualified(rest[2:] if rest[1:2] == ["ONLY"] else rest[1:])
+        name = (*table[:-1], name[-1])
+    return ".".join(map(_folded, name))
+
+
+def _qualified(words: list[str]) -> tuple[tuple[str, ...], list[str]]:
+    """Return the name at the beginning, by its parts, and the words behind it."""
+    name = tuple(words[:1])
+    rest = words[1:]
+    while rest[:1] == ["."] and len(rest) > 1:
+        name, rest = (*name, rest[1]), rest[2:]
+    return name, rest
 
 
 def _folded(word: str) -> str:

@@ -43,6 +43,11 @@ LIST = (
 )
 
 
+UNUSUAL = (
+    "from tests.database.initialization import unusual_operations as unusual\n\n\n"
+)
+
+
 class Stop(Exception):
     """Ends a migration at an operation, as a crash does."""
 
@@ -83,6 +88,12 @@ class HalfShop:
         text = ", ".join(f"{key}={value}" for key, value in options.items())
         return f"migrations.RunPython(callback({name!r}), {text})"
 
+    def call(self, name: str, work: Callable[[Any], object], **options: Any) -> str:
+        """Return an operation of a package that does the work."""
+        self.python(name, work)
+        text = ", ".join(f", {key}={value}" for key, value in options.items())
+        return f"unusual.Call(callback({name!r}){text})"
+
     def write(self, *operations: str, before: str = "") -> None:
         """Write or replace the second migration; `before` stands before its operations."""
         if "0002_half" in self.shop.names:
@@ -90,7 +101,7 @@ class HalfShop:
         self.shop.write("0002_half", *operations, atomic=False)
         file = self.shop.folder / "0002_half.py"
         text = file.read_text().replace("    operations =", f"{before}    operations =")
-        file.write_text(text)
+        file.write_text(UNUSUAL + text)
         sys.modules.pop(f"{self.shop.package}.0002_half", None)
 
     def stop(self, *names: str) -> None:
@@ -517,6 +528,23 @@ def test_turning_round(half, target) -> None:
         assert half.columns() == {"id", "name"}
 
 
+def test_turning_round_with_deferred_sql_that_fails(half) -> None:
+    """Deferred SQL that fails does not prevent that its operation is undone."""
+    half.write(ADD_SALE, half.python("one"))
+    half.database.rows("CREATE TABLE other (x integer)")
+    editor: Any = connection.schema_editor()
+    name = editor._create_index_name("shop_sale", ["product_id"])
+    half.database.rows(f"CREATE INDEX {name} ON other (x)")
+    half.stop()
+    if connection.vendor == "sqlite":
+        with pytest.raises(DatabaseError):
+            reverse()
+        half.database.rows("DROP TABLE other")
+    reverse()
+    assert not half.database.has_table("shop_sale")
+    assert half.journal() == []
+
+
 def test_another_target(half) -> None:
     """A target that wants the migration goes on with it, and one of another app leaves it."""
     half.write(half.python("one"), half.python("two"))
@@ -529,6 +557,41 @@ def test_another_target(half) -> None:
     assert len(half.journal()) == 1
     call_command("migrate", "shop", verbosity=0)
     assert half.ran == ["one", "two", "two"]
+
+
+def test_a_resumption_of_a_reversal(half) -> None:
+    """`--resume` names the first operation that is not applied, also of a reversal."""
+    half.use(UNFINISHED="report")
+    half.write(*[half.python(name, **BARE) for name in ("one", "two", "three")])
+    initialize()
+    half.stop_reversal("two back")
+    with pytest.raises(UnfinishedMigration) as caught:
+        initialize()
+    assert str(caught.value).splitlines()[1:] == [
+        "    python manage.py safe_migrate --resume shop.0002_half:3",
+        "    python manage.py safe_migrate --resume shop.0002_half:2",
+    ]
+    half.ran.clear()
+    half.start(resume=("shop.0002_half:3",))
+    assert half.ran == ["three"]
+    assert half.journal() == []
+    assert half.database.applied_counts()["shop.0002_half"] == 1
+
+
+def test_fake_initial(settings, half) -> None:
+    """`migrate --fake-initial` does not take a half-done migration for an applied one."""
+    call_command("migrate", "shop", "zero", verbosity=0)
+    half.write()
+    half.shop.remove("0002_half")
+    half.shop.remove("0001_initial")
+    half.shop.write("0001_first", INITIAL, half.python("one"), atomic=False)
+    half.stop("one")
+    call_command("migrate", fake_initial=True, verbosity=0)
+    assert half.ran == ["one", "one"]
+    call_command("migrate", "shop", "zero", fake=True, verbosity=0)
+    call_command("migrate", fake_initial=True, verbosity=0)
+    assert half.ran == ["one", "one"]
+    assert half.database.rows(JOURNAL) == []
 
 
 def test_what_cannot_be_undone(half) -> None:
@@ -590,11 +653,6 @@ def test_a_pragma_is_repeated(lite, shop, settings) -> None:
     assert seen == [77, 77]
 
 
-UNUSUAL = (
-    "from tests.database.initialization import unusual_operations as unusual\n\n\n"
-)
-
-
 @pytest.mark.parametrize(
     ("operation", "rows"),
     [
@@ -608,8 +666,6 @@ def test_operations_of_packages(half, operation, rows) -> None:
     """Operations that override Django's methods do the same as without this package, once."""
     half.database.rows("CREATE TABLE before (x integer)")
     half.write(operation, half.python("one"))
-    file = half.shop.folder / "0002_half.py"
-    file.write_text(UNUSUAL + file.read_text())
     half.stop("one")
     initialize()
     assert half.database.value("SELECT count(*) FROM before") == rows
@@ -622,8 +678,6 @@ def test_an_operation_that_reverses_by_its_forward_method(half) -> None:
     half.write(
         "unusual.Remembering()", "migrations.AlterModelTable('product', 'goods')"
     )
-    file = half.shop.folder / "0002_half.py"
-    file.write_text(UNUSUAL + file.read_text())
     initialize()
     reverse()
     assert half.database.value("SELECT count(*) FROM before") == 2
@@ -658,9 +712,51 @@ def test_work_that_refuses_a_transaction(half, caplog) -> None:
         with transaction.atomic(durable=True):
             half.ran.append("durable")
 
-    half.write(half.python("one", durable), half.python("two"))
+    half.write(half.call("one", durable), half.python("two"))
     assert initialize().result == "ready"
     assert half.ran == ["one", "one", "durable", "two"]
+
+
+def test_work_that_needs_its_transaction(half) -> None:
+    """Code that Django itself runs in a transaction never runs without one."""
+
+    def careless(connection: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO shop_product (name) VALUES ('a')")
+            with pytest.raises(DatabaseError):
+                cursor.execute("SELECT * FROM nowhere")
+            with transaction.atomic(durable=True):
+                pass
+
+    for operation in (
+        half.python("one", careless),
+        half.call("one", careless, atomic=True),
+    ):
+        half.write(operation)
+        with pytest.raises(InitializationFailed):
+            initialize()
+        assert half.database.value("SELECT count(*) FROM shop_product") == 0
+        assert half.journal() == []
+
+
+def test_an_error_after_the_commit(half) -> None:
+    """An error of a function of `on_commit` undoes nothing, and nothing runs again."""
+
+    def work(connection: Any) -> None:
+        def fail() -> None:
+            with transaction.atomic(durable=True), transaction.atomic(durable=True):
+                pass
+
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO shop_product (name) VALUES ('a')")
+        transaction.on_commit(fail)
+
+    half.write(half.call("one", work), half.python("two"))
+    with pytest.raises(InitializationFailed, match="durable"):
+        initialize()
+    assert half.journal() == [("operation", 1, 0, "done")]
+    assert initialize().result == "ready"
+    assert half.database.value("SELECT count(*) FROM shop_product") == 1
 
 
 def test_a_script_with_its_own_transaction(half) -> None:
@@ -803,13 +899,13 @@ class TestPostgreSQL:
         half.write(
             "migrations.RunSQL(\"ALTER TYPE kind ADD VALUE 'b'; INSERT INTO kinds VALUES ('b')\")",
             "migrations.RunSQL('CALL commits()')",
-            half.python("swallow", swallow),
+            half.call("swallow", swallow),
         )
         with pytest.raises(InitializationFailed, match="unsafe use of new value"):
             initialize()  # one message is one transaction, also for PostgreSQL itself
         half.write(
             "migrations.RunSQL(['CALL commits()', 'SELECT 1'])",
-            half.python("swallow", swallow),
+            half.call("swallow", swallow),
         )
         assert initialize().result == "ready"
         assert half.database.value("SELECT count(*) FROM kinds") == 2
@@ -852,12 +948,75 @@ class TestPostgreSQL:
         initialize()
         assert seen == ["5s", "7min", "7min", "5s"]
 
+    def test_settings_that_were_reset(self, half) -> None:
+        """A parameter that a finished operation has reset is not set again."""
+        half.write(
+            'migrations.RunSQL("SET search_path = public, gone")',
+            "migrations.RunSQL(\"SET work_mem = '5MB'\")",
+            "migrations.RunSQL('RESET ALL')",
+            "migrations.RunSQL(\"SET SESSION work_mem = '6MB'\")",
+            "migrations.RunSQL('RESET work_mem')",
+            half.python("one"),
+        )
+        half.stop("one")
+        executed: list[str] = []
+
+        def note(execute, sql, *args):
+            executed.append(str(sql))
+            return execute(sql, *args)
+
+        def add_wrapper(connection, **kwargs) -> None:
+            connection.execute_wrappers.append(note)
+
+        connection_created.connect(add_wrapper)
+        try:
+            initialize()
+        finally:
+            connection_created.disconnect(add_wrapper)
+        assert not [each for each in executed if each.startswith("SET ")]
+
+    def test_another_role(self, half) -> None:
+        """A migration may take a role that cannot write the journal."""
+        name = half.database.value("SELECT current_database()")
+        role = f"owner_{name}"
+        half.database.rows(f"CREATE ROLE {role}")
+        try:
+            half.database.rows(f"GRANT CREATE, USAGE ON SCHEMA public TO {role}")
+            half.write(
+                f"migrations.RunSQL(['SET ROLE {role}', 'CREATE TABLE owned (x integer)'])",
+                half.python("one", **BARE),
+                "migrations.RunSQL('VACUUM owned')",
+                "migrations.RunSQL('RESET ROLE')",
+            )
+            half.stop("one")
+            assert initialize().result == "ready"
+            owner = "SELECT tableowner FROM pg_tables WHERE tablename = 'owned'"
+            assert half.database.value(owner) == role
+        finally:
+            half.database.rows(f"DROP OWNED BY {role}")
+            half.database.rows(f"DROP ROLE {role}")
+
+    def test_an_index_in_another_schema(self, half, monkeypatch) -> None:
+        """A new index is looked for in the schema of its table, on the migration's path."""
+        half.database.rows("CREATE SCHEMA other; CREATE TABLE other.goods (name text)")
+        half.write(
+            "migrations.RunSQL('SET search_path = other, public')",
+            "migrations.RunSQL('CREATE INDEX CONCURRENTLY by_path ON goods (name)')",
+            "migrations.RunSQL('RESET search_path')",
+            "migrations.RunSQL('CREATE INDEX CONCURRENTLY IF NOT EXISTS product_name'"
+            " ' ON other.goods (name)')",
+        )
+        interrupt_index(half, monkeypatch, "valid")
+        interrupt_index(half, monkeypatch, "invalid", schema="other.")
+        assert initialize().result == "ready"
+        valid = VALID.replace("'product_name'", "'other.product_name'")
+        assert half.database.value(valid) is True
+        assert half.database.value("SELECT to_regclass('other.by_path')") is not None
+
     def test_a_lazy_text(self, half) -> None:
         """SQL may be a lazy text, as with Django."""
         half.database.rows("CREATE TABLE before (x integer)")
         half.write("migrations.RunSQL(unusual.LAZY, '')")
-        file = half.shop.folder / "0002_half.py"
-        file.write_text(UNUSUAL + file.read_text())
         initialize()
         assert half.database.value("SELECT count(*) FROM before") == 1
 
@@ -967,7 +1126,7 @@ def insert_started(half: HalfShop, number: int, action: str, before: list[str]) 
     )
 
 
-def interrupt_index(half: HalfShop, monkeypatch, left: str) -> None:
+def interrupt_index(half: HalfShop, monkeypatch, left: str, schema: str = "") -> None:
     """Interrupt the build of the index: after it, in it, or before it."""
 
     def interrupt(execute, sql, params, many, context):
@@ -976,7 +1135,7 @@ def interrupt_index(half: HalfShop, monkeypatch, left: str) -> None:
         if left != "nothing":
             execute(sql, params, many, context)
         if left == "invalid":
-            half.database.rows(INVALIDATE)
+            half.database.rows(INVALIDATE.replace("'product", f"'{schema}product"))
         raise KeyboardInterrupt
 
     def add_wrapper(connection, **kwargs) -> None:

@@ -73,4 +73,23 @@ class Computed(migrations.SeparateDatabaseAndState):
         """Ignore the base's assignment."""
 
 
+class Call(Operation):
+    """Calls a function of the test, in a transaction only if it asks for one."""
+
+    reversible = True
+
+    def __init__(self, code: Any, atomic: bool = False) -> None:
+        self.code, self.atomic = code, atomic
+
+    def state_forwards(self, app_label, state) -> None:
+        """Change nothing."""
+
+    def database_forwards(self, app_label, editor, *states: Any) -> None:
+        """Call the function."""
+        self.code(None, editor)
+
+    def database_backwards(self, app_label, editor, *states: Any) -> None:
+        """Do nothing."""
+
+
 LAZY = lazystr("INSERT INTO before VALUES (1)")

@@ -95,6 +95,8 @@ MAINTENANCE = SQLEffect(refuses_transaction=True, is_repeatable=True)
             index("CREATE", '"A"'),
         ),
         ("CREATE INDEX CONCURRENTLY ON b (c)", index("CREATE", None)),
+        ("CREATE INDEX CONCURRENTLY a ON ONLY s.b (c)", index("CREATE", '"s"."a"')),
+        ("CREATE INDEX CONCURRENTLY", index("CREATE", None)),
         ("DROP INDEX CONCURRENTLY IF EXISTS s.a", index("DROP", '"s"."a"')),
         ("DROP INDEX CONCURRENTLY a, b", index("DROP", None)),
         (
