@@ -102,6 +102,15 @@ class HalfDoneMigrations:
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 
+    @property
+    def has_half_undone(self) -> bool:
+        """True if a recorded migration lacks some of its operations."""
+        return any(map(self.is_recorded, self._entries))
+
+    def finish(self, name: str) -> None:
+        """Note that the migration is not half done any more."""
+        self._entries.pop(name, None)
+
     # At the start of a run
 
     def prepare(
@@ -122,7 +131,7 @@ class HalfDoneMigrations:
             if self._is_turned(executor, name, target):
                 state = executor.loader.project_state(_key(name), at_end=False)
                 tracker.run_turned(migration, state)
-                del self._entries[name]
+                self.finish(name)
 
     def _check(
         self, executor: MigrationExecutor, connection: BaseDatabaseWrapper, name: str
@@ -241,7 +250,8 @@ class HalfDoneMigrations:
     ) -> None:
         """Change the journal as if just the operations before the place were applied."""
         number, part = place
-        if number > len(operations) + 1 or (part and journal.recorded):
+        last = len(operations) if part else len(operations) + 1
+        if number > last or (part and journal.recorded):
             raise ConfigurationError(
                 f"--resume {journal.migration}:{number}: it has {len(operations)} operations, and "
                 "the statements of one count only forwards."

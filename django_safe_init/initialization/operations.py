@@ -22,7 +22,19 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations import Migration
 from django.db.migrations.operations import (
+    AddConstraint,
+    AddField,
+    AddIndex,
+    AlterModelManagers,
+    AlterModelOptions,
+    AlterModelTableComment,
+    AlterOrderWithRespectTo,
+    AlterUniqueTogether,
     CreateModel,
+    DeleteModel,
+    RemoveConstraint,
+    RemoveField,
+    RemoveIndex,
     RunPython,
     RunSQL,
     SeparateDatabaseAndState,
@@ -40,6 +52,23 @@ from django_safe_init.initialization.journal import Journal
 from django_safe_init.initialization.operation_names import name_operation
 from django_safe_init.initialization.units import Unit, UnitRunner
 
+#: Operations that rename nothing, so that they change no deferred SQL of earlier ones.
+_KEEP_NAMES = (
+    AddConstraint,
+    AddField,
+    AddIndex,
+    AlterModelManagers,
+    AlterModelOptions,
+    AlterModelTableComment,
+    AlterOrderWithRespectTo,
+    AlterUniqueTogether,
+    CreateModel,
+    DeleteModel,
+    RemoveConstraint,
+    RemoveField,
+    RemoveIndex,
+    RunSQL,
+)
 Method = Callable[..., None]
 _METHODS = ("database_forwards", "database_backwards")
 
@@ -281,7 +310,7 @@ class OperationRunner:
             self._effect(operation, method),
             in_transaction=self._wants_transaction(operation),
             needs_transaction=self._is_atomic(operation),
-            may_rename=type(operation) is not CreateModel,
+            may_rename=type(operation) not in _KEEP_NAMES,
         )
 
     def _effect(self, operation: Operation, method: str) -> SQLEffect:

@@ -134,8 +134,11 @@ class MigrationTracker:
 
     @property
     def is_half_undone(self) -> bool:
-        """True if the current migration is recorded, and some of its operations are undone."""
-        return self.is_half_done and self._runner is not None and self._runner.recorded
+        """True if a recorded migration lacks some of its operations."""
+        runner = self._runner
+        if runner is not None and self.is_half_done:
+            return runner.recorded
+        return self.half_done.has_half_undone
 
     @property
     def half_done(self) -> HalfDoneMigrations:
@@ -272,6 +275,7 @@ class MigrationTracker:
         self.transaction.close()
         self._around.close()
         self._runner = None
+        self.half_done.finish(str(self.current))
         name, self.current = self.current, None
         assert name is not None  # Django reports a start before each success
         self.current_is_atomic = False

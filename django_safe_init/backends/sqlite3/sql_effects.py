@@ -24,7 +24,7 @@ def _effect(statement: SQLStatement) -> SQLEffect:
     if controls_transaction(words):
         return SQLEffect(controls_transaction=True, refuses_transaction=True)
     if first == "VACUUM":
-        return SQLEffect(refuses_transaction=True, is_repeatable=True)
+        return SQLEffect(refuses_transaction=True, is_repeatable="INTO" not in words)
     if first == "PRAGMA":
         return SQLEffect(
             refuses_transaction=True, is_repeatable=True, session=(statement.text,)

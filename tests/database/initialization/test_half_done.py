@@ -400,6 +400,7 @@ def test_an_unknown_policy(half) -> None:
         ("shop.0002_half:0", "names no operation"),
         ("shop.0009_other:1", "is not half done. Half done: shop.0002_half"),
         ("shop.0002_half:9", "it has 2 operations"),
+        ("shop.0002_half:3.2", "it has 2 operations"),
     ],
 )
 def test_a_wrong_resumption(half, text, message) -> None:
@@ -571,6 +572,9 @@ def test_a_resumption_of_a_reversal(half) -> None:
         "    python manage.py safe_migrate --resume shop.0002_half:3",
         "    python manage.py safe_migrate --resume shop.0002_half:2",
     ]
+    with pytest.raises(CommandError):
+        reverse()
+    assert get_status().state is State.ERROR
     half.ran.clear()
     half.start(resume=("shop.0002_half:3",))
     assert half.ran == ["three"]

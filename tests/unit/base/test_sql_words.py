@@ -129,6 +129,7 @@ def test_effects_on_postgresql(sql, effect) -> None:
         ("UPDATE a SET b = 1", SQLEffect()),
         ("BEGIN", CONTROL),
         ("VACUUM", MAINTENANCE),
+        ("VACUUM INTO 'copy'", SQLEffect(refuses_transaction=True)),
         ("REINDEX a", SQLEffect(is_repeatable=True)),
         (
             "PRAGMA cache_size = 1",
