@@ -65,13 +65,18 @@ def referenced_tables(item: Any) -> set[str]:
     return found
 
 
-def dump(item: Any) -> Any:
+def dump(item: Any, editor: BaseDatabaseSchemaEditor | None = None) -> Any:
     """Return the item of `deferred_sql` as values of JSON.
 
-    Raises `UnknownReference` for an object that a package has added.
+    A template of the editor that is no text, as in a package's editor, is stored by its name.
+    Raises `UnknownReference` for another object that a package has added.
     """
     if item is None or isinstance(item, (str, int)):
         return item
+    template: Any = getattr(item, "template", "")
+    if isinstance(item, Statement) and not isinstance(template, str):
+        name = _template_name(template, editor)
+        return ["Statement", {"template": name}, _dump_parts(item)]
     dumper = _DUMPERS.get(type(item))
     if dumper is None:
         raise UnknownReference(
@@ -95,14 +100,30 @@ def _load(value: Any, editor: BaseDatabaseSchemaEditor) -> Any:
     return _LOADERS[name](editor, *values)
 
 
+def _dump_parts(item: Statement) -> dict[str, Any]:
+    return {name: dump(part) for name, part in item.parts.items()}
+
+
 def _dump_statement(item: Statement) -> list[Any]:
-    parts = {name: dump(part) for name, part in item.parts.items()}
-    return [str(item.template), parts]
+    return [str(item.template), _dump_parts(item)]
 
 
-def _load_statement(editor: Any, template: str, parts: dict[str, Any]) -> Statement:
+def _template_name(template: Any, editor: BaseDatabaseSchemaEditor | None) -> str:
+    """Return the attribute of the editor that is this template."""
+    for name in dir(editor):
+        if name.startswith("sql_") and getattr(editor, name, None) is template:
+            return name
+    raise UnknownReference(f"{template!r} is no template of the schema editor.")
+
+
+def _load_statement(
+    editor: Any, template: str | dict[str, str], parts: dict[str, Any]
+) -> Statement:
+    found: Any = template
+    if isinstance(template, dict):
+        found = getattr(editor, template["template"])
     return Statement(
-        template, **{name: _load(part, editor) for name, part in parts.items()}
+        found, **{name: _load(part, editor) for name, part in parts.items()}
     )
 
 

@@ -60,17 +60,17 @@ class Doubt:
             done = self._clean_up_index(
                 detail["index"], detail["action"], detail["before"] or []
             )
-        elif detail.get("repeatable") or self.policy == "rerun":
-            done = not self._goes_on
-            if not detail.get("repeatable"):
-                logger.warning(
-                    "%s was interrupted: it %s.",
-                    self._title,
-                    "runs again" if self._goes_on else "is undone",
-                )
+            self.journal.settle((self.entry.position, self.entry.part), done=done)
+        elif detail.get("repeatable"):
+            pass  # the entry stays in doubt until the work ends, in either direction
+        elif self.policy == "rerun":
+            logger.warning(
+                "%s was interrupted: it %s.",
+                self._title,
+                "runs again" if self._goes_on else "is undone",
+            )
         else:
             raise UnfinishedMigration(self._hint(), failed_migration=self._name)
-        self.journal.settle((self.entry.position, self.entry.part), done=done)
 
     @property
     def _goes_on(self) -> bool:

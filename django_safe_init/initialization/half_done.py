@@ -237,9 +237,6 @@ class HalfDoneMigrations:
                 policy_of(migration, self.policy),
                 self.where,
             ).resolve()
-        self._settle_parts(
-            journal, migration, operations, takes_back=backwards is not journal.recorded
-        )
 
     def _resume(
         self,
@@ -264,9 +261,9 @@ class HalfDoneMigrations:
                 continue  # it is as the record says
             statements = session_of(operation, self.session, connection)
             detail = {"session": statements} if statements else None
-            journal.toggle((position, 0), fingerprint(operation), detail)
+            journal.finish((position, 0), fingerprint(operation), detail)
         for each in range(1, part):
-            journal.toggle((number, each), "")
+            journal.finish((number, each), "")
 
     def _check_unchanged(self, journal: Journal, operations: list[Operation]) -> None:
         """Raise `UnfinishedMigration` if a finished operation is not the same any more."""
@@ -299,33 +296,6 @@ class HalfDoneMigrations:
             f"{manage} safe_migrate{self.where} --resume {name}:{done + 1}",
             f"{manage} migrate{self.where} --fake {app} {migration}",
         )
-
-    def _settle_parts(
-        self,
-        journal: Journal,
-        migration: Migration,
-        operations: list[Operation],
-        *,
-        takes_back: bool,
-    ) -> None:
-        """Decide about operations of which some statements ran in the other direction.
-
-        The statements of an operation that is in the journal as a whole were taking it back.
-        """
-        for number in sorted(
-            {each.position for each in journal.entries() if each.part}
-        ):
-            if journal.has_changed(number) is takes_back:
-                continue  # the run goes on with the next statement
-            if policy_of(migration, self.policy) == "report":
-                raise UnfinishedMigration(
-                    f"Operation {number} of {journal.migration} has run some of its statements "
-                    "in the other direction. Finish that direction first. Or complete them by "
-                    f"hand, and continue with --resume {journal.migration}:{number}.",
-                    failed_migration=journal.migration,
-                )
-            journal.forget_statements(number)
-            journal.toggle((number, 0), fingerprint(operations[number - 1]))
 
 
 def _key(name: str) -> Key:

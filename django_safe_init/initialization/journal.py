@@ -106,17 +106,27 @@ class Journal:
                 return entry
         return None
 
-    def toggle(self, place: Place, fingerprint: str, detail: Any = None) -> None:
-        """Record that the operation or statement is done, or that it is undone again."""
+    def finish(
+        self,
+        place: Place,
+        fingerprint: str,
+        detail: Any = None,
+        *,
+        changed: bool = True,
+    ) -> None:
+        """Record that the work on the operation or statement is done.
+
+        With `changed` it differs from the record of the migration now; else it does not any more.
+        """
         self._show_progress()
         entry = self.entry(place)
-        if entry is None:
-            self._insert_operation(place, EntryState.DONE, fingerprint, detail)
-        elif entry.state is EntryState.STARTED:
-            changed = {"state": EntryState.DONE, "detail": detail}
-            self._replace(self._writer.update(entry, **changed))
-        else:
+        if not changed:
             self.forget(place)
+        elif entry is None:
+            self._insert_operation(place, EntryState.DONE, fingerprint, detail)
+        else:
+            state = EntryState.DONE
+            self._replace(self._writer.update(entry, state=state, detail=detail))
 
     def _show_progress(self) -> None:
         """Record once that this run has finished an operation: its death is no failure."""
@@ -253,7 +263,7 @@ class Journal:
         for item in editor.deferred_sql:
             known = ranks.get(id(item))
             if known is None or may_rename:
-                self._store(known, item, number)
+                self._store(known, _dump(item, editor), item, number)
 
     def finish_deferred(self, item: Any) -> None:
         """Record that an item of the deferred SQL was executed, or is not needed."""
@@ -270,8 +280,7 @@ class Journal:
                 self._writer.delete(entry)
                 del self._entries[entry.kind, entry.position, entry.part]
 
-    def _store(self, rank: int | None, item: Any, number: int) -> None:
-        stored = _dump(item)
+    def _store(self, rank: int | None, stored: Any, item: Any, number: int) -> None:
         if rank is None:
             rank = max(self._deferred, default=0) + 1
             self._insert(EntryKind.DEFERRED, (rank, number), detail=stored)
@@ -329,10 +338,10 @@ def _parameter(statement: str) -> str:
     return next((each for each in words[1:] if each != "session"), "")
 
 
-def _dump(item: Any) -> Any:
+def _dump(item: Any, editor: BaseDatabaseSchemaEditor) -> Any:
     """Return the item as values of JSON: as text, if a package's own object is a part of it."""
     try:
-        return dump(item)
+        return dump(item, editor)
     except UnknownReference:
         return str(item)
 

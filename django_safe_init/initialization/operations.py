@@ -261,15 +261,30 @@ class OperationRunner:
         def run(
             made: Operation, app_label: str, editor: Any, from_state: Any, to_state: Any
         ) -> None:
+            arguments = app_label, editor, from_state, to_state
+            if self._parts_direction(number) is (not self.backwards):
+                # A list that stopped in the other direction is completed, and then taken back.
+                self._run(operation, number, _other(method), *arguments)
             if self._has_work(number):
-                self._run(
-                    operation, number, method, app_label, editor, from_state, to_state
-                )
+                self._run(operation, number, method, *arguments)
+                self._finished += 1
 
         return run
 
+    def _parts_direction(self, number: int) -> bool | None:
+        """Return True if some statements of a list ran backwards, False if forwards."""
+        if not any(
+            each.part and each.position == number for each in self.journal.entries()
+        ):
+            return None
+        # Statements of an operation that is in the journal as a whole were taking it back.
+        return self.journal.recorded is not self.journal.has_changed(number)
+
     def _has_work(self, number: int) -> bool:
         """Return True unless the journal has the operation as this direction leaves it."""
+        entry = self.journal.entry((number, 0))
+        if entry is not None and entry.state is not EntryState.DONE:
+            return True  # in doubt, so in either direction
         is_applied = self.journal.has_changed(number) is not self.journal.recorded
         return is_applied is self.backwards
 
@@ -287,7 +302,6 @@ class OperationRunner:
         except BaseException:
             self._note_failure(number, name)
             raise
-        self._finished += 1
 
     def _note_failure(self, number: int, name: str) -> None:
         statements = sum(
@@ -388,7 +402,10 @@ class OperationRunner:
                 )
             )
         session = [text for each in effects for text in each.session]
-        self._units.record(unit, session)
+        backwards = self._parts_direction(number)
+        backwards = self.backwards if backwards is None else backwards
+        changed = backwards is self.journal.recorded
+        self._units.record(unit, session, changed=changed)
 
     def _check_statements(self, number: int, statements: list[tuple[str, Any]]) -> None:
         """Raise `UnfinishedMigration` if a finished statement is not the same any more."""
@@ -433,6 +450,11 @@ def session_of(
         return []
     listed = _listed(connection, operation.sql)
     return [text for sql, _ in listed for text in session.effect_of(str(sql)).session]
+
+
+def _other(method: str) -> str:
+    """Return the method of the other direction."""
+    return _METHODS[1 - _METHODS.index(method)]
 
 
 def _constant(value: Any) -> property:

@@ -208,17 +208,22 @@ class UnitRunner:
         )
         if not unit.place[1]:
             self.journal.forget_positions(unit.place[0])
-        self._toggle(unit.place, unit.fingerprint, list(unit.effect.session))
+        self._finish(unit.place, unit.fingerprint, list(unit.effect.session))
 
-    def record(self, unit: Unit, session: list[str]) -> None:
+    def record(self, unit: Unit, session: list[str], *, changed: bool) -> None:
         """Record an operation whose statements are all done."""
         with self._transaction(unit.title):
             self.journal.forget_statements(unit.place[0])
-            self._toggle(unit.place, unit.fingerprint, session)
+            self._note_session(session)
+            detail = {"session": session} if session else None
+            self.journal.finish(unit.place, unit.fingerprint, detail, changed=changed)
 
-    def _toggle(self, place: Place, mark: str, session: list[str]) -> None:
+    def _finish(self, place: Place, mark: str, session: list[str]) -> None:
         self._note_session(session)
-        self.journal.toggle(place, mark, {"session": session} if session else None)
+        # A statement of a list is recorded until its operation is.
+        changed = place[1] > 0 or self.backwards is self.journal.recorded
+        detail = {"session": session} if session else None
+        self.journal.finish(place, mark, detail, changed=changed)
 
     @contextmanager
     def _transaction(self, title: str, *, limited: bool = True) -> Iterator[None]:

@@ -261,26 +261,27 @@ def test_a_list_that_was_changed(half) -> None:
 
 
 def test_a_list_that_is_turned_round(half) -> None:
-    """A list of which some statements are done is undone as a whole, or a person decides."""
+    """A list of which some statements are done is completed, and then undone as a whole."""
     half.write(LIST)
     half.stop()
-    half.use(UNFINISHED="report")
-    with pytest.raises(
-        CommandError, match="some of its statements in the other direction"
-    ):
-        reverse()
-    half.use(UNFINISHED="rerun")
+    for _ in range(2):
+        with pytest.raises(DatabaseError):
+            reverse()  # the third statement still fails
+        assert [each[:3] for each in half.journal()] == [
+            ("statement", 1, 1),
+            ("statement", 1, 2),
+        ]
+    half.database.rows("CREATE TABLE b (x integer)")
     reverse()
     assert not half.database.has_table("a")
     assert half.database.rows(JOURNAL) == []
 
 
 def test_a_list_that_is_turned_round_twice(half) -> None:
-    """Statements of a reversal do not count for the other direction."""
+    """The statements of a reversal are completed before the other direction begins again."""
     back = "['DELETE FROM a WHERE x = 1', 'DROP TABLE c', 'DROP TABLE a']"
-    whole = "CREATE TABLE IF NOT EXISTS a (x integer)"
     half.write(
-        f"migrations.RunSQL([{whole!r}, 'INSERT INTO a VALUES (1)'], {back})",
+        f"migrations.RunSQL(['CREATE TABLE a (x integer)', 'INSERT INTO a VALUES (1)'], {back})",
         half.python("one"),
     )
     half.stop("one")
@@ -290,8 +291,12 @@ def test_a_list_that_is_turned_round_twice(half) -> None:
         ("operation", 1, 0),
         ("statement", 1, 1),
     ]
+    half.stop()
+    assert half.database.value("SELECT count(*) FROM a") == 0
+    half.database.rows("CREATE TABLE c (x integer)")
     half.stop("one")
     assert half.database.value("SELECT sum(x) FROM a") == 1
+    assert half.journal() == [("operation", 1, 0, "done")]
     half.database.rows("CREATE TABLE c (x integer)")
     reverse()
     assert not half.database.has_table("a")
@@ -628,6 +633,17 @@ def test_turning_round_in_doubt(half, policy, ran) -> None:
     assert half.ran == ran
 
 
+def test_doubt_that_outlives_turning_round(half) -> None:
+    """An operation in doubt stays in doubt until it is undone, or done."""
+    half.write(half.python("one"), half.python("two", **BARE), half.python("three"))
+    half.stop("two")
+    half.stop_reversal("two back")
+    assert half.journal()[-1] == ("operation", 2, 0, "started")
+    half.ran.clear()
+    assert initialize().result == "ready"
+    assert half.ran == ["two", "three"]
+
+
 def test_finished_by_plain_django(half) -> None:
     """A journal that the record contradicts is deleted."""
     half.write(half.python("one"), half.python("two"))
@@ -800,10 +816,10 @@ def test_progress(half) -> None:
     seen: list[Any] = []
 
     def look(connection: Any) -> None:
-        def is_written() -> bool:
+        def is_written() -> Any:
             run = get_status().run
             seen.append(run)
-            return run is not None and run.operation is not None
+            return run is not None and run.operation and run.operation.number == 2
 
         wait_until(is_written)
 
