@@ -250,6 +250,7 @@ class Journal:
         editor: BaseDatabaseSchemaEditor,
         number: int,
         *,
+        backwards: bool,
         may_rename: bool = True,
     ) -> None:
         """Write the changes of the editor's deferred SQL by the operation of this number.
@@ -263,7 +264,7 @@ class Journal:
         for item in editor.deferred_sql:
             known = ranks.get(id(item))
             if known is None or may_rename:
-                self._store(known, _dump(item, editor), item, number)
+                self._store(known, _dump(item, editor), item, number, backwards)
 
     def finish_deferred(self, item: Any) -> None:
         """Record that an item of the deferred SQL was executed, or is not needed."""
@@ -280,10 +281,27 @@ class Journal:
                 self._writer.delete(entry)
                 del self._entries[entry.kind, entry.position, entry.part]
 
-    def _store(self, rank: int | None, stored: Any, item: Any, number: int) -> None:
+    def deferred_of(self, *, backwards: bool) -> list[Any]:
+        """Return the deferred SQL that a run in this direction has left."""
+        state = self._deferred_state(backwards)
+        return [
+            item
+            for rank, (item, _) in self._deferred.items()
+            if self._deferred_entry(rank).state is state
+        ]
+
+    def _deferred_state(self, backwards: bool) -> EntryState:
+        """Return the state of deferred SQL that a run in this direction leaves."""
+        goes_on = backwards is self.recorded
+        return EntryState.DONE if goes_on else EntryState.UNDOING
+
+    def _store(
+        self, rank: int | None, stored: Any, item: Any, number: int, backwards: bool
+    ) -> None:
         if rank is None:
             rank = max(self._deferred, default=0) + 1
-            self._insert(EntryKind.DEFERRED, (rank, number), detail=stored)
+            state = self._deferred_state(backwards)
+            self._insert(EntryKind.DEFERRED, (rank, number), state, detail=stored)
         elif self._deferred[rank][1] != stored:
             entry = self._deferred_entry(rank)
             self._replace(self._writer.update(entry, detail=stored))

@@ -182,12 +182,11 @@ class OperationRunner:
             self._units.editor = editor
             self.journal.restore_deferred(editor)
             self.journal.repeat_session(self.connection, roles=True)
-            if self.turned:
-                self._run_deferred(only_possible=True)
-            else:
+            self._note_deferred(self._units.run_deferred_of_other_direction)
+            if not self.turned:
                 self._finished = sum(not self._has_work(each) for each in self._numbers)
             state = apply(state, editor, *args)
-            self._run_deferred(only_possible=False)
+            self._note_deferred(self._units.run_deferred)
             finish()
             return state
 
@@ -203,9 +202,9 @@ class OperationRunner:
             migration.operations, migration.initial = original, initial
             self._units.transaction.has_own_lock_timeout = False
 
-    def _run_deferred(self, *, only_possible: bool) -> None:
+    def _note_deferred(self, run: Callable[[], None]) -> None:
         try:
-            self._units.run_deferred(only_possible=only_possible)
+            run()
         except BaseException:
             self._note_failure(0, "")
             raise

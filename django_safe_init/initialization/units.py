@@ -204,7 +204,10 @@ class UnitRunner:
 
     def _store(self, unit: Unit) -> None:
         self.journal.store_deferred(
-            self.editor, unit.place[0], may_rename=unit.may_rename
+            self.editor,
+            unit.place[0],
+            backwards=self.backwards,
+            may_rename=unit.may_rename,
         )
         if not unit.place[1]:
             self.journal.forget_positions(unit.place[0])
@@ -244,21 +247,25 @@ class UnitRunner:
             raise
         transaction.close()
 
-    def run_deferred(self, *, only_possible: bool = False) -> None:
-        """Execute the deferred SQL, each statement together with the end of its entry.
+    def run_deferred(self) -> None:
+        """Execute the deferred SQL, each statement together with the end of its entry."""
+        for item in list(self.editor.deferred_sql):
+            self._run_one_deferred(item)
+            self.editor.deferred_sql.remove(item)
 
-        With `only_possible`, SQL that fails, or for a table that does not exist yet, is left out:
-        the operation to which it belongs is about to be undone.
+    def run_deferred_of_other_direction(self) -> None:
+        """Execute the deferred SQL that runs in the other direction have left, as at their end.
+
+        SQL that fails, or for a table that does not exist yet, is left out: the operation to
+        which it belongs is about to be taken back.
         """
-        editor = self.editor
-        tables = self._tables() if only_possible and editor.deferred_sql else None
-        for item in list(editor.deferred_sql):
-            if tables is None:
-                self._run_one_deferred(item)
-            elif not (referenced_tables(item) <= tables and self._is_run(item)):
+        items = self.journal.deferred_of(backwards=not self.backwards)
+        tables = self._tables() if items else set()
+        for item in items:
+            if not (referenced_tables(item) <= tables and self._is_run(item)):
                 with self._transaction(self._title):
                     self.journal.finish_deferred(item)
-            editor.deferred_sql.remove(item)
+            self.editor.deferred_sql.remove(item)
 
     def _is_run(self, item: Any) -> bool:
         """Execute the item, and return False if its own error prevents it."""
