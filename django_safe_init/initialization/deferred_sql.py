@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy, deepcopy
+from importlib import import_module
 from types import FunctionType
 from typing import Any
 
@@ -18,7 +19,6 @@ from django.db.backends.ddl_references import (
     ForeignKeyName,
     IndexColumns,
     IndexName,
-    Reference,
     Statement,
     Table,
     TableColumns,
@@ -65,24 +65,61 @@ def referenced_tables(item: Any) -> set[str]:
     return found
 
 
-def dump(item: Any, editor: BaseDatabaseSchemaEditor | None = None) -> Any:
+def dump(item: Any, editor: BaseDatabaseSchemaEditor) -> Any:
     """Return the item of `deferred_sql` as values of JSON.
 
-    A template of the editor that is no text, as in a package's editor, is stored by its name.
-    Raises `UnknownReference` for another object that a package has added.
+    A template that is no text is stored as the attribute of the editor that it is, and an object
+    of a class beside the editor's own by its attributes. Raises `UnknownReference` for any other
+    object that a package has added.
     """
-    if item is None or isinstance(item, (str, int)):
+    if item is None or isinstance(item, (str, int, float)):
         return item
     template: Any = getattr(item, "template", "")
     if isinstance(item, Statement) and not isinstance(template, str):
         name = _template_name(template, editor)
-        return ["Statement", {"template": name}, _dump_parts(item)]
+        return ["Statement", {"template": name}, _dump_parts(item, editor)]
+    if type(item) is Statement:
+        return ["Statement", item.template, _dump_parts(item, editor)]
     dumper = _DUMPERS.get(type(item))
-    if dumper is None:
-        raise UnknownReference(
-            f"{type(item).__qualname__} is no reference that Django defines."
-        )
-    return [type(item).__name__, *dumper(item)]
+    if dumper is not None:
+        return [type(item).__name__, *dumper(item)]
+    if type(item).__module__ in _modules(editor):
+        return ["Object", *_dump_object(item, editor)]
+    raise UnknownReference(
+        f"{type(item).__qualname__} is no reference that Django defines."
+    )
+
+
+def _modules(editor: BaseDatabaseSchemaEditor) -> set[str]:
+    """Return the modules of the packages whose classes the editor extends."""
+    names = {each.__module__ for each in type(editor).__mro__}
+    own = ("builtins", "django.", "django_safe_init.")
+    return {name for name in names if not name.startswith(own)}
+
+
+def _dump_object(item: Any, editor: BaseDatabaseSchemaEditor) -> list[Any]:
+    """Return the class, the items of a list, and the attributes."""
+    kind = type(item)
+    items = [dump(each, editor) for each in item] if isinstance(item, list) else None
+    attributes = {
+        name: dump(value, editor)
+        for name, value in getattr(item, "__dict__", {}).items()
+    }
+    return [kind.__module__, kind.__qualname__, items, attributes]
+
+
+def _load_object(
+    editor: Any, module: str, name: str, items: Any, attributes: dict[str, Any]
+) -> Any:
+    if module not in _modules(editor):
+        raise UnknownReference(f"{module}.{name} does not belong to the schema editor.")
+    kind = getattr(import_module(module), name)
+    made = kind.__new__(kind)
+    if items is not None:
+        made.extend(_load(each, editor) for each in items)
+    for attribute, value in attributes.items():
+        setattr(made, attribute, _load(value, editor))
+    return made
 
 
 def load(value: Any, editor: BaseDatabaseSchemaEditor) -> Any:
@@ -100,15 +137,11 @@ def _load(value: Any, editor: BaseDatabaseSchemaEditor) -> Any:
     return _LOADERS[name](editor, *values)
 
 
-def _dump_parts(item: Statement) -> dict[str, Any]:
-    return {name: dump(part) for name, part in item.parts.items()}
+def _dump_parts(item: Statement, editor: BaseDatabaseSchemaEditor) -> dict[str, Any]:
+    return {name: dump(part, editor) for name, part in item.parts.items()}
 
 
-def _dump_statement(item: Statement) -> list[Any]:
-    return [str(item.template), _dump_parts(item)]
-
-
-def _template_name(template: Any, editor: BaseDatabaseSchemaEditor | None) -> str:
+def _template_name(template: Any, editor: BaseDatabaseSchemaEditor) -> str:
     """Return the attribute of the editor that is this template."""
     for name in dir(editor):
         if name.startswith("sql_") and getattr(editor, name, None) is template:
@@ -191,7 +224,6 @@ def _dump_expressions(item: Expressions) -> list[Any]:
 
 
 _DUMPERS: dict[type, Callable[[Any], list[Any]]] = {
-    Statement: _dump_statement,
     Table: lambda item: [item.table],
     TableColumns: lambda item: [item.table, list(item.columns)],
     Columns: lambda item: [item.table, list(item.columns), list(item.col_suffixes)],
@@ -239,7 +271,8 @@ def _load_foreign_key_name(
     return ForeignKeyName(table, columns, to_table, to_columns, suffix, create_name)
 
 
-_LOADERS: dict[str, Callable[..., Reference]] = {
+_LOADERS: dict[str, Callable[..., Any]] = {
+    "Object": _load_object,
     "Statement": _load_statement,
     "Table": lambda editor, table: Table(table, editor.quote_name),
     "TableColumns": lambda editor, *values: TableColumns(*values),

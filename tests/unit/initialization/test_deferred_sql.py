@@ -98,8 +98,8 @@ def test_the_same_sql(engine) -> None:
     for item in found:
         if item is None:
             continue
-        twice = json.loads(json.dumps(dump(item)))
-        again = load(json.loads(json.dumps(dump(load(twice, editor)))), editor)
+        twice = json.loads(json.dumps(dump(item, editor)))
+        again = load(json.loads(json.dumps(dump(load(twice, editor), editor))), editor)
         change(item)
         change(again)
         assert str(again) == str(item)
@@ -113,7 +113,7 @@ def test_the_same_references(engine) -> None:
     for item in items(editor):
         if not isinstance(item, Statement):
             continue
-        restored = load(dump(item), editor)
+        restored = load(dump(item, editor), editor)
         for table in ("shop_item", "shop_brand", "other"):
             assert restored.references_table(table) == item.references_table(table)
             for column in ("code", "brand_id", "id", "other"):
@@ -126,13 +126,13 @@ def test_a_name_that_was_used() -> None:
     editor = editor_of("default")
     field = Item._meta.get_field("price")
     original = editor._create_index_sql(Item, fields=[field])
-    restored = load(dump(original), editor)
+    restored = load(dump(original, editor), editor)
     for item in (original, restored):
         str(item)
         change(item)
     assert str(restored) == str(original)
     assert "shop_item_price" in str(restored)
-    again = load(dump(restored), editor)
+    again = load(dump(restored, editor), editor)
     assert str(again) == str(restored)
 
 
@@ -140,12 +140,12 @@ def test_a_rename_leaves_the_stored_form() -> None:
     """The stored form of a restored item shows which later changes have to be stored."""
     editor = editor_of("default")
     for item in filter(None, items(editor)):
-        stored = dump(item)
+        stored = dump(item, editor)
         restored = load(stored, editor)
         change(restored)
-        assert stored == dump(item)
+        assert stored == dump(item, editor)
         if isinstance(item, Statement):
-            assert dump(restored) != stored
+            assert dump(restored, editor) != stored
 
 
 class OtherTable(Table):
@@ -154,14 +154,47 @@ class OtherTable(Table):
 
 def test_unknown_references() -> None:
     """Objects that Django does not define are refused, instead of stored as text."""
+    editor = editor_of("default")
     for part in (OtherTable("a", str), object()):
         with pytest.raises(UnknownReference):
-            dump(Statement("%(part)s", part=part))
-    editor = editor_of("default")
+            dump(Statement("%(part)s", part=part), editor)
+    with pytest.raises(UnknownReference):
+        dump(Statement(object(), part=1), editor)
+    with pytest.raises(UnknownReference):
+        load(["Object", "os", "system", None, {}], editor)
     item = editor._create_index_sql(Item, fields=[Item._meta.get_field("price")])
     item.parts["name"].create_index_name = lambda *args: "a"
     with pytest.raises(UnknownReference):
-        dump(item)
+        dump(item, editor)
+
+
+def test_an_editor_of_a_package() -> None:
+    """The SQL of an editor of a package is restored with its own objects."""
+    base = pytest.importorskip("django_zero_downtime_migrations.backends.postgres.base")
+    wrapper = base.DatabaseWrapper(connections["default"].settings_dict, "default")
+    editor = wrapper.SchemaEditorClass(wrapper, collect_sql=True)
+    editor.deferred_sql = []
+    found = items(editor)
+    assert any(
+        not isinstance(each.template, str)
+        for each in found
+        if hasattr(each, "template")
+    )
+    found.append(editor.sql_create_pk % {"table": "a", "name": "b", "columns": "c"})
+    for item in filter(None, found):
+        restored = load(json.loads(json.dumps(dump(item, editor))), editor)
+        change(item)
+        change(restored)
+        assert type(restored) is type(item)
+        assert repr(_text(restored)) == repr(_text(item))
+
+
+def _text(item: Any) -> Any:
+    """Return the SQL of an item, by its statements."""
+    found = item.template % item.parts if isinstance(item, Statement) else item
+    if isinstance(found, list):
+        return [(type(each).__name__, vars(each) and each.sql) for each in found]
+    return str(found)
 
 
 def test_the_tables_of_a_text() -> None:
