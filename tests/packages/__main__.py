@@ -1,6 +1,7 @@
 """Migrate well-known packages and validate them; validation must find nothing.
 
-Creates a virtual environment and downloads the packages.
+With `--kill N`, kill the migration of each package N times and continue; schema and rows must be
+those of plain Django. Creates a virtual environment and downloads the packages.
 """
 
 from __future__ import annotations
@@ -12,33 +13,96 @@ import tempfile
 import venv
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from example_project.embedded import EmbeddedServer
+from tests.resume.engines import Engine, PostgresEngine, SqliteEngine
 from tests.support import Database, SqliteDatabase
 
+from .killed import KILLED, WITH_HSTORE
+from .kills import KilledPackage
 from .known import PACKAGES, Package
 from .project import REPOSITORY, Project, ProjectFailed
 
 ENGINES = ("postgresql", "sqlite")
+MODES = ("as it is", "non-atomic")
 
 
 def main() -> int:
     options = parse()
-    chosen = [each for each in PACKAGES if options.only in (None, each.name)]
-    with tempfile.TemporaryDirectory() as scratch, EmbeddedServer() as server:
+    known = KILLED if options.kill else PACKAGES
+    chosen = [each for each in known if options.only in (None, each.name)]
+    with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         python = install(options.venv or folder / "venv", chosen)
-        good = True
-        for package in chosen:
-            good &= show(package, server, folder, python)
+        if options.kill:
+            good = kill(chosen, folder, python, options)
+        else:
+            good = validate(chosen, folder, python)
     return 0 if good else 1
+
+
+def validate(packages: Sequence[Package], folder: Path, python: Path) -> bool:
+    """Validate each package; return True if nothing was found."""
+    with EmbeddedServer() as server:
+        return all([show(each, server, folder, python) for each in packages])
+
+
+def kill(
+    packages: Sequence[Package],
+    folder: Path,
+    python: Path,
+    options: argparse.Namespace,
+) -> bool:
+    """Kill the migration of each package; return True if none differs from plain Django."""
+    good = True
+    with EmbeddedServer(WITH_HSTORE) as server:
+        engines: list[Engine] = [PostgresEngine(server), SqliteEngine(folder)]
+        say(", ".join(each.version() for each in engines))
+        for package, engine, non_atomic in product(packages, engines, (False, True)):
+            mode = "non-atomic" if non_atomic else "as it is"
+            if engine.name in package.without or options.mode not in (None, mode):
+                continue
+            if options.database not in (None, engine.name):
+                continue
+            place = folder / package.name / engine.name / mode
+            killed = KilledPackage(
+                Project(place, python, package, {}),
+                engine,
+                non_atomic=non_atomic,
+                kills=options.kill,
+                seed=options.seed,
+            )
+            good &= show_kills(package, engine, mode, killed)
+    return good
+
+
+def show_kills(
+    package: Package, engine: Engine, mode: str, killed: KilledPackage
+) -> bool:
+    """Print the figures of the package; return True without a fault."""
+    figures = killed.play()
+    title = f"{package.name:34} {engine.name:10} {mode:10}"
+    say(
+        f"{title} {figures.migrations:4} migrations ({figures.journaled} with a journal)"
+        f" {figures.operations:4} operations {figures.deaths.total():3} kills"
+        f" {figures.databases:3} databases {figures.strikes} refused starts"
+        f"  {len(figures.faults) or 'no'} differences"
+    )
+    for fault in figures.faults:
+        say(fault)
+    return not figures.faults
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m tests.packages", description=__doc__)
     parser.add_argument("--only", metavar="PACKAGE", help="one of them")
+    parser.add_argument("--kill", type=int, metavar="N", help="so often, each in turn")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the kills")
+    parser.add_argument("--database", choices=ENGINES, help="kill only on this engine")
+    parser.add_argument("--mode", choices=MODES, help="kill only with these migrations")
     parser.add_argument("--venv", type=Path, help="make it here, or use the one there")
     return parser.parse_args()
 
@@ -48,7 +112,7 @@ def install(folder: Path, packages: Sequence[Package]) -> Path:
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
-    names = [name for each in packages for name in (each.name, *each.requires)]
+    names = [name for each in packages for name in each.distributions]
     pip = [python, "-m", "pip", "install", "--quiet", "psycopg[binary]", *names]
     subprocess.run([*pip, "--editable", REPOSITORY], check=True)
     return python

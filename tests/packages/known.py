@@ -14,12 +14,28 @@ class Package:
     name: str
     apps: Sequence[str]
     settings: dict[str, Any] = field(default_factory=dict)
+    #: A module of the package whose constants are settings, too.
+    constants: str = ""
     #: Models for the project's app `probe`, for packages with base classes only.
     models: str = ""
     #: Further packages that its migrations import.
     requires: Sequence[str] = ()
     #: The engines that the package does not support.
     without: Sequence[str] = ()
+    #: The package's backend for PostgreSQL.
+    backend: str = ""
+    #: Migrations of `probe` that follow the first one, by their names.
+    migrations: dict[str, str] = field(default_factory=dict)
+    #: The command that writes the first migration of `probe`.
+    makemigrations: str = "makemigrations"
+    #: What pip installs; empty for the name, None for nothing.
+    distribution: str | None = ""
+
+    @property
+    def distributions(self) -> list[str]:
+        """Return what pip installs."""
+        own = [] if self.distribution is None else [self.distribution or self.name]
+        return [*own, *self.requires]
 
 
 PACKAGES = [

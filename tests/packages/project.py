@@ -13,6 +13,7 @@ from typing import Any
 from .known import Package
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+_WARNINGS = {"missing_table": "warn", "missing_column": "warn"}
 MODELS = "from django.db import models\n"
 
 
@@ -31,10 +32,7 @@ class Project:
 
     def validate(self) -> dict[str, Any]:
         """Migrate the database, and return its entry in the JSON of `safe_init_validate`."""
-        self.folder.mkdir(parents=True)
-        if self.package.models:
-            self._write_probe()
-            self._run("makemigrations", "probe", "--skip-checks")
+        self.prepare()
         self._run("migrate", "--skip-checks")
         output = self._run("safe_init_validate", "--json", fails=True)
         document = json.loads(output)
@@ -43,11 +41,34 @@ class Project:
         found: dict[str, Any] = document["databases"][0]
         return found
 
+    def prepare(self) -> None:
+        """Write the app `probe` with its migrations, if the package has one."""
+        self.folder.mkdir(parents=True)
+        if not self.package.models:
+            return
+        self._write_probe()
+        self._run(self.package.makemigrations, "probe", "--skip-checks")
+        for name, source in self.package.migrations.items():
+            (self.folder / f"probe/migrations/{name}.py").write_text(source)
+
     def _write_probe(self) -> None:
         probe = self.folder / "probe"
         probe.mkdir()
         (probe / "__init__.py").touch()
         (probe / "models.py").write_text(MODELS + self.package.models)
+
+    def start(
+        self, *arguments: str, output: int, environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes]:
+        """Start a command of the project, in which points of death may be placed."""
+        return subprocess.Popen(
+            [self.python, "-m", "tests.packages.manage", *arguments],
+            cwd=self.folder,
+            env={**self._environment(), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
 
     def _run(self, *arguments: str, fails: bool = False) -> str:
         process = subprocess.run(
@@ -66,9 +87,13 @@ class Project:
     def _environment(self) -> dict[str, str]:
         package = self.package
         apps = [*package.apps, *(["probe"] if package.models else [])]
+        settings = dict(package.settings)
+        if package.migrations:  # the models are those before them
+            settings["SAFE_INIT"] = {"VALIDATE": _WARNINGS}
         given = {
             "apps": apps,
-            "settings": package.settings,
+            "settings": settings,
+            "constants": package.constants,
             "database": dict(self.database),
         }
         return {

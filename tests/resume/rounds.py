@@ -285,7 +285,7 @@ class Round:
 
     def _attempt(self, arguments: Sequence[str], left: Counter[str]) -> Attempt:
         """Start a process that dies at one of the points that are left."""
-        kill = _chosen(self._kills.pop(0), left, len(self._kills) + 1)
+        kill = chosen(self._kills.pop(0), left, len(self._kills) + 1)
         before = self._runs_with_progress()
         attempt = self.site.run(arguments, self.victim, self.steps, kill=kill)
         if attempt.killed:
@@ -329,7 +329,7 @@ class Round:
     def _compare(self, *, turned: bool) -> None:
         """Raise `Wrong` if schema, rows or the journal are not as they should be."""
         self.engine.settle(self.victim)
-        differences = _difference(
+        differences = difference(
             self.engine.schema(self.plain), self.engine.schema(self.victim)
         )
         expected, found = self.engine.rows(self.plain), self.engine.rows(self.victim)
@@ -338,7 +338,7 @@ class Round:
             expected["shop_log"] = _repeatable(expected["shop_log"])
             found["shop_log"] = _repeatable(found["shop_log"])
         for table in sorted({*expected, *found}):
-            differences += _difference(expected.get(table, []), found.get(table, []))
+            differences += difference(expected.get(table, []), found.get(table, []))
         left = self.victim.rows(
             f"SELECT * FROM {OWN}_operation WHERE kind <> 'progress'"
         )
@@ -347,7 +347,7 @@ class Round:
             raise Wrong("\n".join(differences))
 
 
-def _chosen(kill: Kill, left: Counter[str], kills: int) -> str:
+def chosen(kill: Kill, left: Counter[str], kills: int) -> str:
     """Return a kind of point and an occurrence, such that some are left for the next kills.
 
     Half of the choices give each kind the same chance, the others each point.
@@ -357,7 +357,7 @@ def _chosen(kill: Kill, left: Counter[str], kills: int) -> str:
     return f"{kind}:{1 + kill.occurrence % -(-left[kind] // kills)}"
 
 
-def _difference(expected: Sequence[str], found: Sequence[str]) -> list[str]:
+def difference(expected: Sequence[str], found: Sequence[str]) -> list[str]:
     lines = difflib.unified_diff(expected, found, "plain", "resumed", lineterm="", n=1)
     return list(lines)
 

@@ -24,6 +24,8 @@ class _Now:
     """The work of this process at present."""
 
     active = False
+    #: The last migration with a journal.
+    journaled: Any = None
     operation = 0
     bare = False
     deferred = False
@@ -71,6 +73,13 @@ def install() -> None:
     connection_created.connect(_connected, weak=False)
 
 
+def install_for_atomic() -> None:
+    """Put points around the statements of migrations that have no journal, too."""
+    from django.db.migrations import Migration
+
+    _around(Migration, "apply", _applied)
+
+
 Method = Callable[..., Any]
 
 
@@ -84,9 +93,19 @@ def _around(owner: type, name: str, advice: Callable[..., Any]) -> None:
     setattr(owner, name, around)
 
 
-def _activate(run: Method, *args: Any) -> Any:
-    _Now.active = True
+def _activate(run: Method, runner: Any, *args: Any) -> Any:
+    _Now.active, _Now.journaled = True, runner.migration
     return run()
+
+
+def _applied(run: Method, migration: Any, *args: Any) -> Any:
+    if migration is _Now.journaled:
+        return run()
+    _Now.active, _Now.operation = True, 1
+    try:
+        return run()
+    finally:
+        _Now.operation = 0
 
 
 def _operation(
@@ -174,6 +193,9 @@ def _die_during(connection: Any, sql: str, params: Any) -> None:
         return
     from psycopg import ClientCursor
     from psycopg.pq import TransactionStatus
+
+    while raw.pgconn.get_result():  # of statements that the package has only sent
+        pass
 
     text = sql if params is None else ClientCursor(raw).mogrify(sql, params)
     if not raw.autocommit and raw.info.transaction_status is TransactionStatus.IDLE:
