@@ -46,8 +46,11 @@ def main() -> int:
 
 def validate(packages: Sequence[Package], folder: Path, python: Path) -> bool:
     """Validate each package; return True if nothing was found."""
+    good = True
     with EmbeddedServer() as server:
-        return all([show(each, server, folder, python) for each in packages])
+        for package in packages:
+            good &= show(package, server, folder, python)
+    return good
 
 
 def kill(

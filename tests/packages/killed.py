@@ -162,7 +162,7 @@ class Event(PostgresPartitionedModel):
         key = ["at"]
 
     name = models.TextField(db_index=True)
-    at = models.DateTimeField()
+    at = models.DateTimeField(primary_key=True)
     shelf = models.ForeignKey(Shelf, models.CASCADE)
 """
 
