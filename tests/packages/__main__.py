@@ -1,7 +1,7 @@
 """Migrate well-known packages and validate them; validation must find nothing.
 
 With `--kill N`, kill the migration of each package N times and continue; schema and rows must be
-those of plain Django. Creates a virtual environment and downloads the packages.
+the same as after plain Django. Creates a virtual environment and downloads the packages.
 """
 
 from __future__ import annotations

@@ -79,4 +79,6 @@ class Contents:
 def _stable(value: Any) -> str:
     if isinstance(value, (date, UUID)):
         return "new"
+    if isinstance(value, (bytes, memoryview)):
+        return f"{len(value)} bytes"  # maybe a secret
     return "new" if isinstance(value, str) and _NEW.fullmatch(value) else repr(value)

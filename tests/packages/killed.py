@@ -1,4 +1,4 @@
-"""The packages that are killed: those that bring operations or a schema editor, and large ones."""
+"""The packages that are killed: some bring operations or a schema editor, others are large."""
 
 from __future__ import annotations
 
@@ -244,6 +244,8 @@ class Migration(migrations.Migration):
 """
 
 _ZERO_DOWNTIME = "django_zero_downtime_migrations.backends.postgres"
+#: An operation that builds an index concurrently may be repeated.
+_REPEATABLE = {"ZERO_DOWNTIME_MIGRATIONS_IDEMPOTENT_SQL": True}
 _WAGTAIL = next(each for each in PACKAGES if each.name == "wagtail")
 
 KILLED = [
@@ -297,6 +299,7 @@ KILLED = [
     Package(
         "django-pg-zero-downtime-migrations",
         ["django_zero_downtime_migrations"],
+        _REPEATABLE,
         models=_SHELVES,
         migrations={"0002_changes": _CHANGES},
         without=["sqlite"],
@@ -305,7 +308,7 @@ KILLED = [
     Package(
         "wagtail and zero downtime",
         _WAGTAIL.apps,
-        _WAGTAIL.settings,
+        {**_WAGTAIL.settings, **_REPEATABLE},
         distribution="wagtail",
         requires=["django-pg-zero-downtime-migrations"],
         without=["sqlite"],

@@ -1,7 +1,7 @@
 """The `manage.py` of the killed projects.
 
-`RESUME_KILL` and `RESUME_POINTS` are those of `tests.resume`. With `PACKAGE_NON_ATOMIC` no
-migration is one transaction, but each has the journal; its Python functions stay atomic.
+`RESUME_KILL` and `RESUME_POINTS` are explained in `tests.resume`. With `PACKAGE_NON_ATOMIC` no
+migration is one transaction, so each has a journal. Python functions stay atomic.
 """
 
 from __future__ import annotations
