@@ -15,7 +15,7 @@ from uuid import UUID
 from tests.resume.engines import Engine
 
 #: A time or a UUID of SQLite, or a hash of one.
-_NEW = re.compile(r"\d{4}-\d\d-\d\d[ T][\d:.]+(\+00:00)?|[0-9a-f]{32}|[0-9a-f]{64}")
+_NEW = re.compile(r"\d{4}-\d\d-\d\d[ T][\d:.]+(\+00:00)?|[0-9a-f]{32}|[0-9a-f]{56,64}")
 #: Foreign keys are followed so far.
 _DEPTH = 4
 _FOREIGN_KEYS = """
