@@ -1,7 +1,7 @@
 """Do one piece of a migration's work together with its entry in the journal.
 
 Work that can run in a transaction is committed with its entry. Other work is marked before and
-after, so that it alone is in doubt after a crash.
+after, and is the only work in doubt after a crash.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Unit(NamedTuple):
     place: Place
     #: The operation with its migration, for messages.
     title: str
-    #: The operation alone.
+    #: The operation, without its migration.
     name: str
     fingerprint: str
     #: Changes the database.
