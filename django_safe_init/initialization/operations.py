@@ -232,7 +232,7 @@ class OperationRunner:
     def _copy(self, operation: Operation, numbers: Iterator[int]) -> Operation:
         """Return a copy whose work passes the journal; its state methods stay Django's.
 
-        Its class overrides what Django calls, so that the attributes stay those of the operation.
+        Its class overrides what Django calls, so the operation's attributes stay as they are.
         """
         made: Any = copy(operation)
         overrides: dict[str, Any] = {"atomic": _constant(False)}  # ours are enough

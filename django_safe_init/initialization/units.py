@@ -90,7 +90,7 @@ class UnitRunner:
         self._note_session(repeated)
 
     def _note_session(self, statements: Iterable[str]) -> None:
-        """Note what statements of the migration change for those of this package."""
+        """Note the settings of the migration that change how this package writes."""
         for statement in statements:
             if "LOCK_TIMEOUT" in statement.upper():
                 self.transaction.has_own_lock_timeout = True

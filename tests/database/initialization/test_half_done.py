@@ -693,7 +693,7 @@ def test_operations_of_packages(half, operation, rows) -> None:
 
 
 def test_an_operation_that_reverses_by_its_forward_method(half) -> None:
-    """Such a reversal is one entry, like those of Django's own operations."""
+    """Such a reversal is one entry, as with Django's own operations."""
     half.database.rows("CREATE TABLE before (x integer)")
     half.write(
         "unusual.Remembering()", "migrations.AlterModelTable('product', 'goods')"
@@ -1017,7 +1017,7 @@ class TestPostgreSQL:
             half.database.rows(f"DROP ROLE {role}")
 
     def test_an_index_in_another_schema(self, half, monkeypatch) -> None:
-        """A new index is looked for in the schema of its table, on the migration's path."""
+        """A new index is found in the schema of its table, on the migration's path."""
         half.database.rows("CREATE SCHEMA other; CREATE TABLE other.goods (name text)")
         half.write(
             "migrations.RunSQL('SET search_path = other, public')",
