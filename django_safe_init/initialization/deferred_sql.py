@@ -7,9 +7,11 @@ or remove the names in it. Its text would freeze the names, so the trees are sto
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from copy import copy, deepcopy
 from importlib import import_module
-from types import FunctionType
+from operator import attrgetter
+from types import FunctionType, MethodType
 from typing import Any
 
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
@@ -19,6 +21,7 @@ from django.db.backends.ddl_references import (
     ForeignKeyName,
     IndexColumns,
     IndexName,
+    Reference,
     Statement,
     Table,
     TableColumns,
@@ -68,9 +71,9 @@ def referenced_tables(item: Any) -> set[str]:
 def dump(item: Any, editor: BaseDatabaseSchemaEditor) -> Any:
     """Return the item of `deferred_sql` as values of JSON.
 
-    A template that is no text is stored as the attribute of the editor that it is, and an object
-    of a class beside the editor's own by its attributes. Raises `UnknownReference` for any other
-    object that a package has added.
+    A template that is no text is stored as the attribute of the editor that it is. An object of
+    a package is stored by its attributes, if it is a reference or its class belongs to the
+    package of the editor. Raises `UnknownReference` for any other object.
     """
     if item is None or isinstance(item, (str, int, float)):
         return item
@@ -83,11 +86,42 @@ def dump(item: Any, editor: BaseDatabaseSchemaEditor) -> Any:
     dumper = _DUMPERS.get(type(item))
     if dumper is not None:
         return [type(item).__name__, *dumper(item)]
-    if type(item).__module__ in _modules(editor):
+    return _dump_other(item, editor)
+
+
+def _dump_other(item: Any, editor: BaseDatabaseSchemaEditor) -> list[Any]:
+    """Return an object of a package, or the value of one of its attributes."""
+    if type(item) in (list, tuple):
+        return ["Items", type(item).__name__, [dump(each, editor) for each in item]]
+    if type(item) is dict:
+        return ["Dict", {name: dump(value, editor) for name, value in item.items()}]
+    if isinstance(item, FunctionType):
+        return ["Naming", *_dump_naming(item)]
+    if isinstance(item, MethodType):
+        return ["Method", _path_of(item, editor)]
+    if _is_known(type(item), editor):
         return ["Object", *_dump_object(item, editor)]
     raise UnknownReference(
         f"{type(item).__qualname__} is no reference that Django defines."
     )
+
+
+def _path_of(method: MethodType, editor: BaseDatabaseSchemaEditor) -> str:
+    """Return where the editor has the method."""
+    for path in (method.__name__, f"connection.ops.{method.__name__}"):
+        with suppress(AttributeError):
+            if attrgetter(path)(editor) == method:
+                return path
+    raise UnknownReference(f"{method!r} does not belong to the schema editor.")
+
+
+def _is_known(kind: Any, editor: BaseDatabaseSchemaEditor) -> bool:
+    """Return True if an object of the class can be made again from its attributes."""
+    if not isinstance(kind, type):
+        return False
+    if getattr(import_module(kind.__module__), kind.__qualname__, None) is not kind:
+        return False  # its name leads to another one
+    return issubclass(kind, Reference) or kind.__module__ in _modules(editor)
 
 
 def _modules(editor: BaseDatabaseSchemaEditor) -> set[str]:
@@ -111,15 +145,20 @@ def _dump_object(item: Any, editor: BaseDatabaseSchemaEditor) -> list[Any]:
 def _load_object(
     editor: Any, module: str, name: str, items: Any, attributes: dict[str, Any]
 ) -> Any:
-    if module not in _modules(editor):
-        raise UnknownReference(f"{module}.{name} does not belong to the schema editor.")
     kind = getattr(import_module(module), name)
+    if not _is_known(kind, editor):
+        raise UnknownReference(f"{module}.{name} is no reference of a package.")
     made = kind.__new__(kind)
     if items is not None:
         made.extend(_load(each, editor) for each in items)
     for attribute, value in attributes.items():
         setattr(made, attribute, _load(value, editor))
     return made
+
+
+def _load_items(editor: Any, kind: str, items: list[Any]) -> Any:
+    found = [_load(each, editor) for each in items]
+    return found if kind == "list" else tuple(found)
 
 
 def load(value: Any, editor: BaseDatabaseSchemaEditor) -> Any:
@@ -273,6 +312,12 @@ def _load_foreign_key_name(
 
 _LOADERS: dict[str, Callable[..., Any]] = {
     "Object": _load_object,
+    "Items": _load_items,
+    "Dict": lambda editor, values: {
+        name: _load(value, editor) for name, value in values.items()
+    },
+    "Naming": lambda editor, *naming: _load_naming(editor, *naming),
+    "Method": lambda editor, path: attrgetter(path)(editor),
     "Statement": _load_statement,
     "Table": lambda editor, table: Table(table, editor.quote_name),
     "TableColumns": lambda editor, *values: TableColumns(*values),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Iterator
+from importlib.util import find_spec, module_from_spec
 from typing import Any
 
+from django.db.migrations import Migration
 from django.db.migrations.operations import RunPython
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.writer import OperationWriter
@@ -25,6 +27,23 @@ def fingerprint(operation: Operation) -> str:
     as unchanged.
     """
     return digest(type(operation).__qualname__, _written(operation), *_code(operation))
+
+
+def load_again(migration: Migration) -> Migration | None:
+    """Return the migration from a new load of its module; None if that fails.
+
+    What its operations differ in was computed by the load, as by `uuid4()` or `timezone.now()`.
+    """
+    kind = type(migration)
+    try:
+        spec = find_spec(kind.__module__)
+        assert spec is not None and spec.loader is not None
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        made = getattr(module, kind.__qualname__)(migration.name, migration.app_label)
+    except Exception:  # noqa: BLE001  (the migration's own code)
+        return None
+    return made  # type: ignore[no-any-return]
 
 
 def _written(operation: Operation) -> str:

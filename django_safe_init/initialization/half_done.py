@@ -26,7 +26,7 @@ from django_safe_init.initialization.doubt import Doubt, policy_of
 from django_safe_init.initialization.fingerprints import fingerprint
 from django_safe_init.initialization.journal import Journal, Place
 from django_safe_init.initialization.operation_names import name_operation
-from django_safe_init.initialization.operations import flat, session_of
+from django_safe_init.initialization.operations import flat, is_constant, session_of
 
 logger = logging.getLogger("django_safe_init")
 
@@ -219,7 +219,7 @@ class HalfDoneMigrations:
         place = self._resumptions.get(journal.migration)
         if place is not None:
             self._resume(connection, journal, operations, place)
-        self._check_unchanged(journal, operations)
+        self._check_unchanged(migration, journal, operations)
         if backwards and not journal.recorded:
             _require_reversible(migration, journal, operations)
         # The names of indexes depend on the search path.
@@ -265,7 +265,9 @@ class HalfDoneMigrations:
         for each in range(1, part):
             journal.finish((number, each), "")
 
-    def _check_unchanged(self, journal: Journal, operations: list[Operation]) -> None:
+    def _check_unchanged(
+        self, migration: Migration, journal: Journal, operations: list[Operation]
+    ) -> None:
         """Raise `UnfinishedMigration` if a finished operation is not the same any more."""
         for entry in journal.entries():
             if entry.part or entry.state is not EntryState.DONE:
@@ -273,7 +275,8 @@ class HalfDoneMigrations:
             number = entry.position
             if number <= len(operations):
                 operation = operations[number - 1]
-                if fingerprint(operation) == entry.fingerprint:
+                is_same = fingerprint(operation) == entry.fingerprint
+                if is_same or not is_constant(migration, number):
                     continue
                 what = f"operation {number} ({name_operation(operation)})"
             else:

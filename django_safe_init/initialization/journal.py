@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -69,6 +70,10 @@ class Journal:
         self._writer.clear(self.migration)
         self._entries.clear()
 
+    def together(self) -> AbstractContextManager[None]:
+        """Return a context manager that writes the new entries of its block together."""
+        return self._writer.together()
+
     def checkpoint(self) -> Callable[[], None]:
         """Return a function that forgets all later changes, after a rollback."""
         entries, deferred = dict(self._entries), dict(self._deferred)
@@ -129,7 +134,7 @@ class Journal:
             self._replace(self._writer.update(entry, state=state, detail=detail))
 
     def _show_progress(self) -> None:
-        """Record once that this run has finished an operation: its death is no failure."""
+        """Record once that this run has finished some work: its death is no failure."""
         if not self._shows_progress:
             self._writer.insert(
                 self.migration, self.recorded, EntryKind.PROGRESS, position=0
@@ -203,6 +208,7 @@ class Journal:
 
     def write_position(self, number: int, loop: str, key: str) -> None:
         """Record the last primary key of a loop of the operation."""
+        self._show_progress()
         entry, detail = self._position(number, loop), {"after": key}
         if entry is not None:
             self._replace(self._writer.update(entry, detail=detail))

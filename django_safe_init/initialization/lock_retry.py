@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
@@ -111,14 +111,17 @@ class LockTimeoutRetry:
             self.transaction.retry()
             state, attempt = untouched, attempt + 1
 
+    def watched(self) -> AbstractContextManager[None]:
+        """Return a context manager that watches for blockers, for the calls of `repeat`."""
+        return Heartbeat(self._note_blockers, self.policy.poll_interval)
+
     def repeat(self, name: str, attempt: Callable[[], None]) -> None:
         """Call `attempt`, which undoes its work if it raises, until it gets its locks."""
         number = 1
         while True:
             self._blockers = ()
             try:
-                with Heartbeat(self._note_blockers, self.policy.poll_interval):
-                    return attempt()
+                return attempt()
             except Exception as exc:
                 if not self.timeout.is_timeout(exc):
                     raise
@@ -144,7 +147,7 @@ class LockTimeoutRetry:
         """Apply the migration, and the deferred SQL that the editor executes on exit."""
         self._blockers = ()
         editor.deferred_sql.clear()
-        with Heartbeat(self._note_blockers, self.policy.poll_interval):
+        with self.watched():
             state = apply(state, editor)
             for statement in editor.deferred_sql:
                 editor.execute(statement, None)  # as Django does

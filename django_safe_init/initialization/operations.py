@@ -47,7 +47,7 @@ from django_safe_init.backends.base.transaction import MigrationTransaction, Nam
 from django_safe_init.core.records import EntryState
 from django_safe_init.core.text import Hint
 from django_safe_init.exceptions import UnfinishedMigration
-from django_safe_init.initialization.fingerprints import digest, fingerprint
+from django_safe_init.initialization.fingerprints import digest, fingerprint, load_again
 from django_safe_init.initialization.journal import Journal
 from django_safe_init.initialization.operation_names import name_operation
 from django_safe_init.initialization.units import Unit, UnitRunner
@@ -121,6 +121,18 @@ def flat(operations: Sequence[Operation]) -> Iterator[Operation]:
             yield operation
         else:
             yield from flat(operation.database_operations)  # type: ignore[attr-defined]
+
+
+def is_constant(migration: Migration, number: int) -> bool:
+    """Return True unless the operation differs in two loads of the migration's module."""
+    loads = load_again(migration), load_again(migration)
+    marks = []
+    for each in loads:
+        operations = [] if each is None else list(flat(each.operations))
+        marks.append(
+            fingerprint(operations[number - 1]) if number <= len(operations) else ""
+        )
+    return marks[0] == marks[1]
 
 
 class OperationRunner:
@@ -417,6 +429,8 @@ class OperationRunner:
                 digest(*statements[entry.part - 1]) == entry.fingerprint
             ):
                 continue
+            if not is_constant(self.migration, number):
+                return
             name = self.journal.migration
             raise UnfinishedMigration(
                 Hint(

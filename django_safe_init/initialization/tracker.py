@@ -204,6 +204,7 @@ class MigrationTracker:
     ) -> None:
         """Let the operations of the migration run through the journal."""
         names = self._names(migration)
+        retry = self._lock_retry()
         runner = OperationRunner(
             migration,
             self.session,
@@ -212,7 +213,7 @@ class MigrationTracker:
             lambda recorded: self._check_record(recorded, names),
             backwards=backwards,
             turned=turned,
-            limit=self._operation_limit(),
+            limit=None if retry is None else retry.repeat,
             on_start=self.recorder.start_operation,
         )
         policy = policy_of(migration, self.interrupted.policy)
@@ -231,16 +232,17 @@ class MigrationTracker:
             journal.close()
 
         self._runner = runner
+        if retry is not None:
+            self._around.enter_context(retry.watched())
         self._around.enter_context(runner.replaced(finish))
 
-    def _operation_limit(self) -> Callable[[str, Callable[[], None]], None] | None:
+    def _lock_retry(self) -> LockTimeoutRetry | None:
         timeout = self.session.lock_timeout
         if timeout is None or timeout.policy is None:
             return None
-        retry = LockTimeoutRetry(
+        return LockTimeoutRetry(
             timeout, timeout.policy, self.session, self.transaction, self._report
         )
-        return retry.repeat
 
     def run_turned(self, migration: Migration, state: ProjectState) -> None:
         """Take the finished operations of the migration back; its record stays as it is.
@@ -285,17 +287,14 @@ class MigrationTracker:
             self.recorder.update(State.MIGRATING, "post_migrate")
 
     def _limit_lock_waits(self, migration: Migration, backwards: bool) -> None:
-        timeout = self.session.lock_timeout
-        if timeout is None or timeout.policy is None:
+        retry = self._lock_retry()
+        if retry is None:
             return
         atomic = self.current_is_atomic
         if not atomic:
             if only_concurrent_indexes(self.session, migration):
                 return  # they block no query, and a limit would leave an invalid index
-            self._around.enter_context(timeout.limited(self.connection))
-        retry = LockTimeoutRetry(
-            timeout, timeout.policy, self.session, self.transaction, self._report
-        )
+            self._around.enter_context(retry.timeout.limited(self.connection))
         around = retry.wrap(migration, atomic=atomic, backwards=backwards)
         self._around.enter_context(around)
 

@@ -203,15 +203,16 @@ class UnitRunner:
         )
 
     def _store(self, unit: Unit) -> None:
-        self.journal.store_deferred(
-            self.editor,
-            unit.place[0],
-            backwards=self.backwards,
-            may_rename=unit.may_rename,
-        )
-        if not unit.place[1]:
-            self.journal.forget_positions(unit.place[0])
-        self._finish(unit.place, unit.fingerprint, list(unit.effect.session))
+        with self.journal.together():
+            self.journal.store_deferred(
+                self.editor,
+                unit.place[0],
+                backwards=self.backwards,
+                may_rename=unit.may_rename,
+            )
+            if not unit.place[1]:
+                self.journal.forget_positions(unit.place[0])
+            self._finish(unit.place, unit.fingerprint, list(unit.effect.session))
 
     def record(self, unit: Unit, session: list[str], *, changed: bool) -> None:
         """Record an operation whose statements are all done."""

@@ -33,6 +33,7 @@ LACKS = {
         "item_done",
         "item_message",
         "item_total",
+        "operation",
         "progress",
         "release",
         "traceback",

@@ -6,6 +6,7 @@ build of the older version differs, and each version needs a run.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from django_safe_init.models import Run, Step
 from tests.processes import older
 from tests.processes.harness import Fleet, Replica, entries, exit_codes
-from tests.support import Database, Records, SqliteDatabase, program
+from tests.support import Database, Records, SqliteDatabase, program, validate_json
 
 SAFE, STOCK = ["safe_migrate", "--json"], ["migrate"]
 STATUS, UNLOCK = ["safe_init_status", "--json"], ["safe_init_unlock", "--noinput"]
@@ -110,7 +111,11 @@ def shown(fleet: Fleet, **version: Any) -> dict[str, Any]:
     """Return the JSON of that version's `safe_init_status`, the last runs included."""
     status = fleet.run(*STATUS, "--history", "9", **version)
     assert "Traceback" not in status.stderr, status
-    return status.json
+    document: dict[str, Any] = json.loads(status.stdout)
+    for run in filter(None, [document["run"], *document["history"]]):
+        run.setdefault("operation", None)  # an earlier version does not have it
+    validate_json("safe_init_status", document)
+    return document
 
 
 def start_pair(fleet: Fleet, pair: Pair, note: str = "inside") -> list[Replica]:

@@ -7,7 +7,8 @@ transaction. So the migrating connection writes them, and not the leader's own s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -22,6 +23,9 @@ from django_safe_init.core.records import (
 _COLUMNS = (
     "migration, recorded, kind, position, part, state, fingerprint, detail, run_id"
 )
+
+#: The rows of one statement: old versions of SQLite allow 999 parameters.
+_ROWS = 50
 
 #: The fields of `JournalEntry`, oldest first.
 READ_JOURNAL = f"""
@@ -58,6 +62,19 @@ class JournalWriter:
         self._own_role = own_role
         #: True once the migration has taken another role, which may not write the journal.
         self.needs_own_role = False
+        #: The values of the rows that the block of `together` inserts at its end.
+        self._waiting: list[list[Any]] | None = None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Insert all new entries of the block with one statement at its end."""
+        self._waiting = waiting = []
+        try:
+            yield
+        finally:
+            self._waiting = None
+        for start in range(0, len(waiting), _ROWS):
+            self._insert(waiting[start : start + _ROWS])
 
     def insert(
         self,
@@ -93,13 +110,19 @@ class JournalWriter:
             None if detail is None else json.dumps(detail),
             self._run,
         ]
-        places = ", ".join(["%s"] * len(values))
+        if self._waiting is None:
+            self._insert([values])
+        else:
+            self._waiting.append(values)
+        return entry
+
+    def _insert(self, rows: list[list[Any]]) -> None:
+        row = f"(%s, {', '.join(['%s'] * len(rows[0]))}, {self._now})"
         self._execute(
             f"INSERT INTO {OPERATION_TABLE} (lock_key, {_COLUMNS}, written_at)"
-            f" VALUES (%s, {places}, {self._now})",
-            [self._lock_key, *values],
+            f" VALUES {', '.join([row] * len(rows))}",
+            [value for values in rows for value in (self._lock_key, *values)],
         )
-        return entry
 
     def update(self, entry: JournalEntry, **changes: Any) -> JournalEntry:
         """Change the state or the detail of an entry, and return it changed."""

@@ -6,6 +6,7 @@ import contextlib
 import json
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import psycopg
@@ -13,10 +14,11 @@ from django.db import Error, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from psycopg.abc import AdaptContext, Buffer
-from psycopg.adapt import Loader
-from psycopg.postgres import register_default_adapters
+from psycopg.adapt import AdaptersMap, Loader
+from psycopg.postgres import register_default_adapters, types
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
+from psycopg.types.array import register_all_arrays
 
 from django_safe_init.backends.postgresql.answer_limit import limit_answer
 from django_safe_init.core.text import one_line
@@ -47,11 +49,24 @@ def register_own_adapters(context: AdaptContext) -> None:
         context.adapters.register_loader(name, _JsonLoader)
 
 
+@cache
+def _own_adapters() -> AdaptersMap:
+    """Return the adapters of all plain cursors: to register them takes a millisecond."""
+    made = AdaptersMap(types=types)
+    register_own_adapters(made)
+    register_all_arrays(made)
+    return made
+
+
+class _PlainCursor(psycopg.ClientCursor[TupleRow]):
+    @property
+    def adapters(self) -> AdaptersMap:
+        return _own_adapters()
+
+
 def plain_cursor(raw: Raw) -> psycopg.ClientCursor[TupleRow]:
     """Return a cursor with tuples and the driver's own adapters, on a project's connection."""
-    cursor = psycopg.ClientCursor(raw, row_factory=tuple_row)
-    register_own_adapters(cursor)
-    return cursor
+    return _PlainCursor(raw, row_factory=tuple_row)
 
 
 def plain_rows(

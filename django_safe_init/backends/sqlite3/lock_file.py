@@ -254,13 +254,15 @@ class ProgressRecord(NamedTuple):
     message: str = ""
 
     def encoded(self) -> bytes:
-        """Return the bytes for the file."""
-        return json.dumps(self, ensure_ascii=False).encode()
+        """Return the bytes for the file. Versions without operations read four values."""
+        values = self if self.operation else self[:4]
+        return json.dumps(values, ensure_ascii=False).encode()
 
 
 def _decoded(text: bytes) -> ProgressRecord | None:
     try:
-        run, done, progress, items, operation, message = json.loads(text)
+        run, done, progress, items, *running = json.loads(text)
+        operation, message = running or (None, "")
         return ProgressRecord(
             run,
             done,

@@ -74,7 +74,8 @@ def test_progress_of_a_run(
     # The status shows it within about a second, or later on a busy machine.
     wait_until(lambda: seen() == (2, 4, "prices"))
     status = get_status()
-    assert status.message == "migrating 3/3 shop.0003_fill: prices 2/4"
+    operation = "" if atomic else "operation 1 of 1, RunPython 0003_fill: "
+    assert status.message == f"migrating 3/3 shop.0003_fill: {operation}prices 2/4"
     assert status.progress == 83  # two steps of three, and half of the third
     assert status.as_json()["run"]["item_done"] == 2
     gate.opened.set()

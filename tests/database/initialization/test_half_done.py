@@ -41,8 +41,11 @@ LIST = (
     "migrations.RunSQL(['CREATE TABLE a (x integer)', ('INSERT INTO a VALUES (%s)', [1]),"
     " 'INSERT INTO b VALUES (2)', 'INSERT INTO a VALUES (3)'], 'DROP TABLE a')"
 )
-
-
+#: True while a session has waited for a lock longer than the limit of the tests.
+WAITS_LONG = (
+    "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    " AND clock_timestamp() - query_start > interval '0.5 s'"
+)
 UNUSUAL = (
     "from tests.database.initialization import unusual_operations as unusual\n\n\n"
 )
@@ -436,6 +439,35 @@ def test_a_changed_file(half) -> None:
     half.write(half.python("one"), ADD_NOTE, half.python("mended"))
     assert initialize().result == "ready"
     assert half.ran == ["one", "two", "mended"]
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        "migrations.RunSQL([('INSERT INTO shop_product (name) VALUES (%s)', [uuid4().hex])])",
+        "migrations.AddField('product', 'note', models.TextField(default=uuid4().hex))",
+    ],
+)
+def test_values_of_each_load(half, operation) -> None:
+    """An operation with a value that each load of its module computes has not changed."""
+    before = "    from uuid import uuid4\n"
+    half.write(operation, half.python("two"), before=before)
+    half.stop("two")
+    half.write(operation, half.python("two"), before=before)
+    assert initialize().result == "ready"
+
+
+def test_statements_with_values_of_each_load(half) -> None:
+    """A statement with a value that each load of its module computes has not changed."""
+    inserted = "('INSERT INTO shop_product (name) VALUES (%s)', [uuid4().hex])"
+    before = "    from uuid import uuid4\n"
+    operation = f"migrations.RunSQL([{inserted}, 'INSERT INTO later VALUES (1)'])"
+    half.write(operation, before=before)
+    half.stop()
+    half.database.rows("CREATE TABLE later (x integer)")
+    half.write(operation, before=before)
+    assert initialize().result == "ready"
+    assert half.database.rows("SELECT count(*) AS n FROM shop_product") == [{"n": 1}]
 
 
 def test_a_change_that_is_accepted(half) -> None:
@@ -873,6 +905,31 @@ def test_runs_without_progress_are_failures(half) -> None:
     assert outcomes(half) == ["ready", *["interrupted"] * 3, "failed"]
 
 
+def test_a_run_with_a_batch_is_no_failure(half) -> None:
+    """A run that finished a batch does not count among three failures in a row."""
+    numbers = ", ".join(f"('{number}')" for number in range(6))
+    half.database.rows(f"INSERT INTO shop_product (name) VALUES {numbers}")
+    seen: list[str] = []
+
+    def fill(connection: Any) -> None:
+        rows = product(connection).objects.all()
+        begun = len(seen)
+
+        def work(objects: list[Any]) -> None:
+            if len(seen) > begun:
+                raise KeyboardInterrupt
+            seen.append(objects[0].name)
+
+        for_each_batch(rows, work, batch=1)
+
+    half.write(half.python("fill", fill, **BARE))
+    for _ in range(5):
+        with pytest.raises(KeyboardInterrupt):
+            initialize()
+    assert initialize().result == "ready"
+    assert seen == ["0", "1", "2", "3", "4", "5"]
+
+
 def test_progress_ends_the_row(half) -> None:
     """A run with progress ends the row of failures before it."""
     half.write(*map(half.python, ["one", "two"]))
@@ -1052,15 +1109,52 @@ class TestPostgreSQL:
         raw = connect_raw()
         raw.execute("BEGIN; LOCK TABLE shop_product")
         migration = in_background(initialize)
-        wait_until(
-            lambda: half.database.value(
-                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-                " AND clock_timestamp() - query_start > interval '0.5 s'"
-            )
-        )
+        wait_until(lambda: half.database.value(WAITS_LONG))
         raw.execute("COMMIT")
         assert migration.result().result == "ready"
         assert half.database.value("SELECT count(*) FROM calls") == 1
+
+    @pytest.mark.parametrize(
+        ("statement", "expected"),
+        [
+            ("CREATE INDEX CONCURRENTLY ON things (x)", ["things_x_idx"]),
+            ("CREATE INDEX CONCURRENTLY IF NOT EXISTS named ON things (x)", ["named"]),
+            ("REINDEX TABLE CONCURRENTLY things", []),
+            ("REINDEX INDEX CONCURRENTLY listed", []),
+            ("DROP INDEX CONCURRENTLY listed", []),
+            ("ALTER TABLE things DETACH PARTITION things_1 CONCURRENTLY", []),
+        ],
+    )
+    def test_concurrent_statements_that_wait(
+        self, half, connect_raw, in_background, statement, expected
+    ) -> None:
+        """A statement that leaves a part behind if it is ended waits, and runs once."""
+        half.use(DDL_LOCK_TIMEOUT=0.1, UNFINISHED="report")
+        parted = "DETACH" in statement
+        half.database.rows(
+            "CREATE TABLE things (x integer)" + " PARTITION BY LIST (x)" * parted
+        )
+        if parted:
+            half.database.rows(
+                "CREATE TABLE things_1 PARTITION OF things FOR VALUES IN (1)"
+            )
+        else:
+            half.database.rows("CREATE INDEX listed ON things (x)")
+        half.write(f"migrations.RunSQL({statement!r})")
+        raw = connect_raw()
+        raw.execute("BEGIN; LOCK TABLE things IN ROW EXCLUSIVE MODE")
+        migration = in_background(initialize)
+        wait_until(lambda: half.database.value(WAITS_LONG))
+        raw.execute("COMMIT")
+        assert migration.result().result == "ready"
+        indexes = half.database.rows(
+            "SELECT relname, indisvalid FROM pg_index JOIN pg_class ON oid = indexrelid"
+            " WHERE indrelid = 'things'::regclass"
+        )
+        kept = [] if parted or "DROP" in statement else ["listed"]
+        assert all(row["indisvalid"] for row in indexes)
+        assert sorted(row["relname"] for row in indexes) == sorted(kept + expected)
+        assert half.database.value("SELECT count(*) FROM pg_inherits") == 0
 
     @pytest.mark.parametrize("operation", ["Django's", "SQL"])
     @pytest.mark.parametrize("left", ["valid", "invalid", "nothing"])

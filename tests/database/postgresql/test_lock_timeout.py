@@ -27,11 +27,16 @@ def show_lock_timeout(seen: list[str]) -> Callable[[Any], None]:
     return show
 
 
-@pytest.mark.parametrize("atomic", [True, False])
+@pytest.mark.parametrize(
+    ("atomic", "expected"), [(True, ["1500ms", "0"]), (False, ["0", "0"])]
+)
 def test_the_limit_of_a_migration(
-    django_database, small_shop, settings, atomic
+    django_database, small_shop, settings, atomic, expected
 ) -> None:
-    """The `lock_timeout` applies during a migration, not before or after it."""
+    """The `lock_timeout` applies during a migration, not before or after it.
+
+    A function without a transaction cannot be undone, so it waits without a limit.
+    """
     seen: list[str] = []
     small_shop.run("0003_show", show_lock_timeout(seen), atomic=atomic)
 
@@ -41,11 +46,12 @@ def test_the_limit_of_a_migration(
 
     settings.SAFE_INIT = {**settings.SAFE_INIT, "DDL_LOCK_TIMEOUT": 1.5}
     Initializer(InitializationOptions(MigrateTask(migrate, "test"))).run()
-    assert seen == ["1500ms", "0"]
+    assert seen == expected
 
 
-def test_without_the_setting(django_database, small_shop, log_in_as) -> None:
-    """Without DDL_LOCK_TIMEOUT the role's own `lock_timeout` stays."""
+def test_without_a_limit(django_database, small_shop, log_in_as, settings) -> None:
+    """With DDL_LOCK_TIMEOUT = None the role's own `lock_timeout` stays."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "DDL_LOCK_TIMEOUT": None}
     seen: list[str] = []
     small_shop.run("0003_show", show_lock_timeout(seen))
     log_in_as(OPTIONS={"options": "-c lock_timeout=7s"})

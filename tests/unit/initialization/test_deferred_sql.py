@@ -10,7 +10,7 @@ from django.apps.registry import Apps
 from django.contrib.postgres.constraints import ExclusionConstraint
 from django.contrib.postgres.indexes import GinIndex, OpClass
 from django.db import connections, models
-from django.db.backends.ddl_references import Statement, Table
+from django.db.backends.ddl_references import Columns, IndexName, Statement, Table
 from django.db.models.functions import Lower
 
 from django_safe_init.initialization.deferred_sql import (
@@ -152,16 +152,63 @@ class OtherTable(Table):
     """A reference that a package has added."""
 
 
+class OtherColumns(Columns):
+    """A reference with lists and a method of the editor."""
+
+
+class OtherName(IndexName):
+    """A reference with a function that makes a name."""
+
+
+class OtherStatement(Statement):
+    """A statement that a package has added."""
+
+
+def test_references_of_a_package() -> None:
+    """References that a package derives from Django's follow renames."""
+    editor = editor_of("default")
+    field = Item._meta.get_field("code")
+    inner = editor._create_index_sql(Item, fields=[field]).parts["name"]
+    name = OtherName(
+        inner.table, inner.columns, inner.suffix, inner.create_index_name
+    )
+    columns = OtherColumns(
+        "shop_item", ["code"], editor.connection.ops.quote_name, ("DESC",)
+    )
+    item = OtherStatement(
+        "%(name)s ON %(table)s (%(columns)s)",
+        name=name,
+        table=OtherTable("shop_item", editor.quote_name),
+        columns=columns,
+    )
+    restored = load(json.loads(json.dumps(dump(item, editor))), editor)
+    assert type(restored) is OtherStatement
+    assert str(restored) == str(item)
+    assert referenced_tables(restored) == {"shop_item"}
+    stored = dump(restored, editor)
+    change(item)
+    change(restored)
+    assert str(restored) == str(item)
+    assert "goods" in str(restored)
+    assert dump(restored, editor) != stored
+
+
 def test_unknown_references() -> None:
     """Objects that Django does not define are refused, instead of stored as text."""
     editor = editor_of("default")
-    for part in (OtherTable("a", str), object()):
+    class Hidden(Table):
+        """No module has it under its name."""
+
+    methods = OtherTable("a", str), OtherTable("a", " ".join), OtherTable("a", Item.save)
+    strange = OtherTable("a", editor_of("default").quote_name)
+    for part in (*methods, strange, Hidden("a", editor.quote_name), object()):
         with pytest.raises(UnknownReference):
             dump(Statement("%(part)s", part=part), editor)
     with pytest.raises(UnknownReference):
         dump(Statement(object(), part=1), editor)
-    with pytest.raises(UnknownReference):
-        load(["Object", "os", "system", None, {}], editor)
+    for name in ("system", "PathLike"):
+        with pytest.raises(UnknownReference):
+            load(["Object", "os", name, None, {}], editor)
     item = editor._create_index_sql(Item, fields=[Item._meta.get_field("price")])
     item.parts["name"].create_index_name = lambda *args: "a"
     with pytest.raises(UnknownReference):
