@@ -241,6 +241,15 @@ def _load_naming(editor: Any, kind: str, fixed: str | None) -> Callable[..., str
 
 
 def _dump_expressions(item: Expressions) -> list[Any]:
+    """Return the compiled expressions. A rename replaces the object, so it is compiled once."""
+    compiled, parts = vars(item).get("safe_init_parts", (None, None))
+    if compiled is not item.expressions or parts[0] != item.table:
+        parts = _compile(item)
+        vars(item)["safe_init_parts"] = item.expressions, parts
+    return list(parts)
+
+
+def _compile(item: Expressions) -> list[Any]:
     """Compile the expressions with the position of each column in place of its name."""
     marked = copy(item)
     marked.expressions = deepcopy(item.expressions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
@@ -19,6 +19,16 @@ _BATCH = EntryKind.BATCH
 
 #: The number of an operation, and of a statement in it; 0 for the whole operation.
 Place = tuple[int, int]
+
+
+class _Deferred(NamedTuple):
+    """One item of the deferred SQL, as it is in the table."""
+
+    item: Any
+    #: Its stored form.
+    stored: Any
+    #: The number of the operation that has added it.
+    number: int
 
 
 class Journal:
@@ -43,8 +53,8 @@ class Journal:
         self._entries: dict[tuple[EntryKind, int, int], JournalEntry] = {
             (each.kind, each.position, each.part): each for each in entries
         }
-        #: The deferred SQL in the table, by its rank: the object, and its stored form.
-        self._deferred: dict[int, tuple[Any, Any]] = {}
+        #: The deferred SQL in the table, by its rank.
+        self._deferred: dict[int, _Deferred] = {}
         self._shows_progress = False
 
     @property
@@ -102,6 +112,11 @@ class Journal:
         kinds = (EntryKind.OPERATION, EntryKind.STATEMENT)
         found = [each for each in self._entries.values() if each.kind in kinds]
         return sorted(found, key=lambda each: (each.position, each.part))
+
+    def has_statements(self, position: int) -> bool:
+        """Return True if statements of the operation have entries."""
+        kind = EntryKind.STATEMENT
+        return any(key[:2] == (kind, position) for key in self._entries)
 
     @property
     def in_doubt(self) -> JournalEntry | None:
@@ -238,18 +253,18 @@ class Journal:
             each for each in self._entries.values() if each.kind is EntryKind.DEFERRED
         ]
         self._deferred = {
-            each.position: (load(each.detail, editor), each.detail)
+            each.position: _Deferred(load(each.detail, editor), each.detail, each.part)
             for each in sorted(entries, key=lambda each: each.position)
         }
-        editor.deferred_sql[:] = [item for item, _ in self._deferred.values()]
+        editor.deferred_sql[:] = [each.item for each in self._deferred.values()]
 
     def reset_deferred(self, editor: BaseDatabaseSchemaEditor) -> None:
         """Give the editor the deferred SQL as it was last stored, after a rollback."""
         self._deferred = {
-            rank: (load(stored, editor), stored)
-            for rank, (_, stored) in self._deferred.items()
+            rank: each._replace(item=load(each.stored, editor))
+            for rank, each in self._deferred.items()
         }
-        editor.deferred_sql[:] = [item for item, _ in self._deferred.values()]
+        editor.deferred_sql[:] = [each.item for each in self._deferred.values()]
 
     def store_deferred(
         self,
@@ -263,7 +278,7 @@ class Journal:
 
         Without `may_rename` the known items are not compared, which takes a while.
         """
-        ranks = {id(item): rank for rank, (item, _) in self._deferred.items()}
+        ranks = {id(each.item): rank for rank, each in self._deferred.items()}
         present = {ranks.get(id(item), 0) for item in editor.deferred_sql}
         for rank in [rank for rank in self._deferred if rank not in present]:
             self._delete_deferred(rank)
@@ -275,8 +290,8 @@ class Journal:
     def finish_deferred(self, item: Any) -> None:
         """Record that an item of the deferred SQL was executed, or is not needed."""
         self._show_progress()
-        for rank, (known, _) in self._deferred.items():
-            if known is item:
+        for rank, each in self._deferred.items():
+            if each.item is item:
                 self._delete_deferred(rank)
                 return
 
@@ -291,8 +306,8 @@ class Journal:
         """Return the deferred SQL that a run in this direction has left."""
         state = self._deferred_state(backwards)
         return [
-            item
-            for rank, (item, _) in self._deferred.items()
+            each.item
+            for rank, each in self._deferred.items()
             if self._deferred_entry(rank).state is state
         ]
 
@@ -308,10 +323,11 @@ class Journal:
             rank = max(self._deferred, default=0) + 1
             state = self._deferred_state(backwards)
             self._insert(EntryKind.DEFERRED, (rank, number), state, detail=stored)
-        elif self._deferred[rank][1] != stored:
+            self._deferred[rank] = _Deferred(item, stored, number)
+        elif self._deferred[rank].stored != stored:
             entry = self._deferred_entry(rank)
             self._replace(self._writer.update(entry, detail=stored))
-        self._deferred[rank] = item, stored
+            self._deferred[rank] = self._deferred[rank]._replace(stored=stored)
 
     def _delete_deferred(self, rank: int) -> None:
         entry = self._deferred_entry(rank)
@@ -320,10 +336,7 @@ class Journal:
 
     def _deferred_entry(self, rank: int) -> JournalEntry:
         """Return the entry of an item; its part is the operation that has added the item."""
-        for (kind, position, _), entry in self._entries.items():
-            if kind is EntryKind.DEFERRED and position == rank:
-                return entry
-        raise LookupError(rank)
+        return self._entries[EntryKind.DEFERRED, rank, self._deferred[rank].number]
 
     # Rows
 

@@ -284,9 +284,7 @@ class OperationRunner:
 
     def _parts_direction(self, number: int) -> bool | None:
         """Return True if some statements of a list ran backwards, False if forwards."""
-        if not any(
-            each.part and each.position == number for each in self.journal.entries()
-        ):
+        if not self.journal.has_statements(number):
             return None
         # Statements of an operation that is in the journal as a whole were taking it back.
         return self.journal.recorded is not self.journal.has_changed(number)
