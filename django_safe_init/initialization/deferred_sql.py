@@ -119,8 +119,9 @@ def _is_known(kind: Any, editor: BaseDatabaseSchemaEditor) -> bool:
     """Return True if an object of the class can be made again from its attributes."""
     if not isinstance(kind, type):
         return False
-    if getattr(import_module(kind.__module__), kind.__qualname__, None) is not kind:
-        return False  # its name leads to another one
+    named: Any = getattr(import_module(kind.__module__), kind.__qualname__, None)
+    if named is not kind:
+        return False
     return issubclass(kind, Reference) or kind.__module__ in _modules(editor)
 
 
@@ -242,7 +243,7 @@ def _load_naming(editor: Any, kind: str, fixed: str | None) -> Callable[..., str
 
 def _dump_expressions(item: Expressions) -> list[Any]:
     """Return the compiled expressions. A rename replaces the object, so it is compiled once."""
-    compiled, parts = vars(item).get("safe_init_parts", (None, None))
+    compiled, parts = vars(item).get("safe_init_parts", (None, [""]))
     if compiled is not item.expressions or parts[0] != item.table:
         parts = _compile(item)
         vars(item)["safe_init_parts"] = item.expressions, parts

@@ -68,7 +68,8 @@ class JournalWriter:
     @contextmanager
     def together(self) -> Iterator[None]:
         """Insert all new entries of the block with one statement at its end."""
-        self._waiting = waiting = []
+        waiting: list[list[Any]] = []
+        self._waiting = waiting
         try:
             yield
         finally:

@@ -169,9 +169,7 @@ def test_references_of_a_package() -> None:
     editor = editor_of("default")
     field = Item._meta.get_field("code")
     inner = editor._create_index_sql(Item, fields=[field]).parts["name"]
-    name = OtherName(
-        inner.table, inner.columns, inner.suffix, inner.create_index_name
-    )
+    name = OtherName(inner.table, inner.columns, inner.suffix, inner.create_index_name)
     columns = OtherColumns(
         "shop_item", ["code"], editor.connection.ops.quote_name, ("DESC",)
     )
@@ -196,10 +194,15 @@ def test_references_of_a_package() -> None:
 def test_unknown_references() -> None:
     """Objects that Django does not define are refused, instead of stored as text."""
     editor = editor_of("default")
+
     class Hidden(Table):
         """No module has it under its name."""
 
-    methods = OtherTable("a", str), OtherTable("a", " ".join), OtherTable("a", Item.save)
+    methods = (
+        OtherTable("a", str),
+        OtherTable("a", object().__str__),
+        OtherTable("a", Item.save),
+    )
     strange = OtherTable("a", editor_of("default").quote_name)
     for part in (*methods, strange, Hidden("a", editor.quote_name), object()):
         with pytest.raises(UnknownReference):
