@@ -36,8 +36,7 @@ def load_again(migration: Migration) -> Migration | None:
     """
     kind = type(migration)
     try:
-        spec = find_spec(kind.__module__)
-        assert spec is not None and spec.loader is not None
+        spec: Any = find_spec(kind.__module__)
         module = module_from_spec(spec)
         spec.loader.exec_module(module)
         made = getattr(module, kind.__qualname__)(migration.name, migration.app_label)

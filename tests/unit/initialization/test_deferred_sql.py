@@ -200,7 +200,7 @@ def test_unknown_references() -> None:
 
     methods = (
         OtherTable("a", str),
-        OtherTable("a", object().__str__),
+        OtherTable("a", _apps.get_models),
         OtherTable("a", Item.save),
     )
     strange = OtherTable("a", editor_of("default").quote_name)
