@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -22,6 +23,10 @@ from django_safe_init.core.text import exception_chain
 #: The maximum of `lock_timeout` (PostgreSQL manual, 19.11.1).
 _MAX_MILLISECONDS = 2**31 - 1
 
+_MILLISECONDS = (
+    "SELECT setting FROM pg_catalog.pg_settings"
+    " WHERE name OPERATOR(pg_catalog.=) 'lock_timeout'"
+)
 _CURRENT = "SELECT pg_catalog.current_setting('lock_timeout')"
 _CHANGE = "SELECT pg_catalog.set_config('lock_timeout', %s, false)"
 
@@ -52,6 +57,15 @@ class PostgresLockTimeout(BaseLockTimeout):
         if self.policy is None:
             return None
         return f"{min(max(1, round(self.policy.seconds * 1000)), _MAX_MILLISECONDS)}ms"
+
+    def respect(self, connection: BaseDatabaseWrapper) -> None:
+        """Let a shorter `lock_timeout` of the connection be the limit."""
+        if self.policy is None:
+            return
+        [(text,)] = plain_rows(connection, _MILLISECONDS)
+        seconds = int(text) / 1000
+        if 0 < seconds < self.policy.seconds:
+            self.policy = replace(self.policy, seconds=seconds)
 
     @contextmanager
     def limited(self, connection: BaseDatabaseWrapper) -> Iterator[None]:

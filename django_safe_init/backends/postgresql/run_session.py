@@ -88,6 +88,7 @@ class PostgresRunSession(RunSession):
         return self._fenced
 
     def transaction(self, connection: BaseDatabaseWrapper) -> PostgresTransaction:
+        self.lock_timeout.respect(connection)
         return PostgresTransaction(connection, self.lock_timeout.timeout)
 
     def _beat(self) -> None:

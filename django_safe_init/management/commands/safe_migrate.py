@@ -164,10 +164,11 @@ class Command(EntrypointCommand):
     def _check_usage(self, options: dict[str, Any]) -> None:
         check_command(self.next_command)
         check_timeout(options["timeout"])
-        if (options["rerun"] or options["resume"]) and self._several:
-            raise ConfigurationError(
-                "--rerun and --resume are about one database: name it with --database."
-            )
+        for name in ("rerun", "resume"):
+            if options[name] and self._several:
+                raise ConfigurationError(
+                    f"--{name} is about one database: name it with --database."
+                )
         if options["jobs"] < 1:
             raise ConfigurationError("--jobs must be 1 or more.")
         if self.next_command and options["phase"] == "privileged":

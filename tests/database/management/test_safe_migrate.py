@@ -92,13 +92,15 @@ def test_a_time_out_that_cannot_be(run, small_shop, how, timeout) -> None:
     )
 
 
-def test_rerun_is_about_one_database(run, small_shop) -> None:
-    """--rerun is a usage error with several databases."""
-    ended = run(
-        "--rerun", "shop.0002_sale", "--database", "default", "--database", "other"
-    )
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--rerun", "shop.0002_sale"), ("--resume", "shop.0002_sale:1")],
+)
+def test_options_for_one_database(run, small_shop, option, value) -> None:
+    """--rerun and --resume are usage errors with several databases."""
+    ended = run(option, value, "--database", "default", "--database", "other")
     assert ended.code == 2
-    assert "--rerun is about one database" in ended.stderr
+    assert f"{option} is about one database" in ended.stderr
 
 
 def test_it_leads(run, django_database, small_shop) -> None:

@@ -59,6 +59,23 @@ def test_without_a_limit(django_database, small_shop, log_in_as, settings) -> No
     assert seen == ["7s"]
 
 
+@pytest.mark.parametrize(("own", "expected"), [("1s", "1s"), ("0", "5s"), ("7s", "5s")])
+def test_a_limit_of_the_connection(
+    django_database, small_shop, log_in_as, own, expected
+) -> None:
+    """A shorter `lock_timeout` of the connection is the limit, and is restored."""
+    seen: list[str] = []
+    small_shop.run("0003_show", show_lock_timeout(seen))
+    log_in_as(OPTIONS={"options": f"-c lock_timeout={own}"})
+
+    def migrate() -> None:
+        call_command("migrate", verbosity=0)
+        show_lock_timeout(seen)(None)
+
+    Initializer(InitializationOptions(MigrateTask(migrate, "test"))).run()
+    assert seen == [expected, own]
+
+
 def test_blockers_of_a_lost_session(session) -> None:
     """`blockers` raises `LockLost` if the leader session is lost."""
 

@@ -491,7 +491,7 @@ def test_time_outs_of_the_operator(
     seen: dict[str, list[str]] = {}
     values = {
         "statement_timeout": "31s",
-        "lock_timeout": "32s",
+        "lock_timeout": "4s",  # shorter than DDL_LOCK_TIMEOUT
         "idle_in_transaction_session_timeout": "33s",
     }
     name = django_database.name

@@ -71,12 +71,14 @@ def test_an_index_that_waits(
     migration = in_background(lambda: run(lines.append))
     phase = "CREATE INDEX CONCURRENTLY, waiting for writers before build"
     assert wait_for_item(phase) == (phase, 0, 1)
-    assert get_status().message == f"migrating 1/1 shop.0003_index: {phase} 0/1"
+    operation = "operation 1 of 1, AddIndexConcurrently product.product_name"
+    expected = f"migrating 1/1 shop.0003_index: {operation}: {phase} 0/1"
+    assert get_status().message == expected
     assert get_status().progress == 0
     pid = writer.info.backend_pid
     wait_until(lambda: lines)
     assert lines[0].startswith(
-        f"shop.0003_index is blocked by pid {pid} (role postgres, writer, from "
+        f"shop.0003_index: {operation} is blocked by pid {pid} (role postgres, writer, from "
         "127.0.0.1, idle in transaction for"
     )
     assert lines[0].endswith(f"To end it: SELECT pg_terminate_backend({pid});")
