@@ -160,9 +160,9 @@ class HalfDoneMigrations:
         return self._entries[name][0].recorded
 
     def forget(self, connection: BaseDatabaseWrapper, name: str) -> None:
-        """Delete the journal of a migration."""
-        if self._entries.pop(name, None) is not None:
-            self.session.journal(connection).clear(name)
+        """Delete the journal of a migration that is half done."""
+        del self._entries[name]
+        self.session.journal(connection).clear(name)
 
     def _is_turned(
         self, executor: MigrationExecutor, name: str, target: Target | None

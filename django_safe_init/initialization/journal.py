@@ -176,10 +176,8 @@ class Journal:
 
     def forget(self, place: Place) -> None:
         """Delete the entry of an operation or statement."""
-        entry = self.entry(place)
-        if entry is not None:
-            self._writer.delete(entry)
-            self._entries.pop((entry.kind, *place))
+        kind = EntryKind.STATEMENT if place[1] else EntryKind.OPERATION
+        self._writer.delete(self._entries.pop((kind, *place)))
 
     def forget_statements(self, position: int) -> None:
         """Delete the entries of the statements of an operation."""
@@ -290,10 +288,10 @@ class Journal:
     def finish_deferred(self, item: Any) -> None:
         """Record that an item of the deferred SQL was executed, or is not needed."""
         self._show_progress()
-        for rank, each in self._deferred.items():
-            if each.item is item:
-                self._delete_deferred(rank)
-                return
+        for rank in [
+            rank for rank, each in self._deferred.items() if each.item is item
+        ]:
+            self._delete_deferred(rank)
 
     def forget_deferred_from(self, number: int) -> None:
         """Delete the deferred SQL of the operations from this number on."""

@@ -196,11 +196,17 @@ _INDEX_CONDITION = r"""
     JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
     JOIN pg_catalog.pg_class own
       ON own.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass(%s)
+    JOIN pg_catalog.pg_index o ON o.indexrelid OPERATOR(pg_catalog.=) own.oid
+    CROSS JOIN LATERAL pg_catalog.regexp_replace(
+      c.relname::pg_catalog.text, '_cc(new|old)[0-9]*$', '') AS original
     WHERE c.oid OPERATOR(pg_catalog.=) own.oid
-      OR (n.oid OPERATOR(pg_catalog.=) own.relnamespace AND NOT i.indisvalid
-          AND pg_catalog.starts_with(c.relname::pg_catalog.text,
-                                     own.relname::pg_catalog.text)
-          AND c.relname::pg_catalog.text OPERATOR(pg_catalog.~) '_cc(new|old)[0-9]*$')
+      OR (i.indrelid OPERATOR(pg_catalog.=) o.indrelid AND NOT i.indisvalid
+          AND original OPERATOR(pg_catalog.<>) c.relname::pg_catalog.text
+          AND (original OPERATOR(pg_catalog.=) own.relname::pg_catalog.text
+               -- PostgreSQL shortens a long name before it adds the ending
+               OR pg_catalog.octet_length(c.relname::pg_catalog.text)
+                    OPERATOR(pg_catalog.>) 55
+                  AND pg_catalog.starts_with(own.relname::pg_catalog.text, original)))
 """
 
 Query = Callable[[str, Mapping[str, Any] | None], list[Any]]
@@ -491,10 +497,8 @@ def index_condition(connection: BaseDatabaseWrapper, name: str) -> IndexConditio
     """Return the condition of an index, whose name is quoted and may have a schema."""
     rows = plain_rows(connection, _INDEX_CONDITION, [name, name])
     leftovers = tuple(found for found, is_own, _ in rows if not is_own)
-    for _, is_own, is_valid in rows:
-        if is_own:
-            return IndexCondition(True, bool(is_valid), leftovers)
-    return IndexCondition()
+    own = [bool(is_valid) for _, is_own, is_valid in rows if is_own]
+    return IndexCondition(bool(own), any(own), leftovers)
 
 
 def existing_indexes(

@@ -60,8 +60,6 @@ def _index_name(words: Words) -> str | None:
     """
     rest = list(words)
     rest = rest[max(rest.index("CONCURRENTLY"), rest.index("INDEX")) + 1 :]
-    if rest[:1] == [")"]:
-        rest = rest[1:]
     if rest[:1] == ["IF"]:
         rest = rest[rest.index("EXISTS") + 1 :]
     name, rest = _qualified(rest)

@@ -24,6 +24,7 @@ from django_safe_init import (
     get_status,
     initialize,
 )
+from django_safe_init.backends.postgresql.run_session import PostgresRunSession
 from django_safe_init.core.records import OPERATION_TABLE
 from django_safe_init.initialization.initializer import Initializer
 from django_safe_init.initialization.migrate_command import run_migrate
@@ -439,6 +440,14 @@ def test_a_changed_file(half) -> None:
     half.write(half.python("one"), ADD_NOTE, half.python("mended"))
     assert initialize().result == "ready"
     assert half.ran == ["one", "two", "mended"]
+
+
+def test_a_wrong_list(half) -> None:
+    """A list with something else than a statement and its parameters is Django's error."""
+    half.write(half.python("one"), "migrations.RunSQL([('SELECT 1', [], 2)])")
+    with pytest.raises(InitializationFailed, match="Expected a 2-tuple but got 3"):
+        initialize()
+    assert half.journal() == [("operation", 1, 0, "done")]
 
 
 @pytest.mark.parametrize(
@@ -1217,17 +1226,95 @@ class TestPostgreSQL:
             "product_name_ccnew",
         ]
 
+    def test_leftovers_of_a_long_name(self, half) -> None:
+        """A copy has a shortened name; a copy of another index, or of another table, stays."""
+        name = "product_" + "n" * 55
+        copy, other = f"{name[:57]}_ccnew", "product_other_ccold"
+        half.database.rows("CREATE TABLE goods (name text)")
+        for index, table in ((name, "shop_product"), (copy, "shop_product")):
+            half.database.rows(f"CREATE INDEX {index} ON {table} (name)")
+        half.database.rows(f"CREATE INDEX {other} ON shop_product (name)")
+        half.database.rows(
+            f"CREATE INDEX {name}_ccold ON goods (name)".replace("nn_", "_")
+        )
+        for index in (copy, other):
+            half.database.rows(INVALIDATE.replace("product_name", index))
+        reindex = f"migrations.RunSQL('REINDEX INDEX CONCURRENTLY {name}', '')"
+        half.write(half.python("one"), reindex)
+        half.stop("one")
+        insert_started(half, 2, "REINDEX", [""], name)
+        half.start()
+        names = half.database.rows(
+            "SELECT relname FROM pg_class WHERE relname LIKE 'product%%' AND relkind = 'i'"
+        )
+        left = {each["relname"] for each in names}
+        assert {name, other} <= left
+        assert copy not in left
+        assert len(left) == 3
+
+    def test_maintenance_in_doubt(self, half) -> None:
+        """VACUUM that was interrupted runs again, whatever the policy, also in a list."""
+        half.use(UNFINISHED="report")
+        listed = ["INSERT INTO shop_product (name) VALUES ('a')", "VACUUM shop_product"]
+        half.write(f"migrations.RunSQL({[*listed, 'SELECT refuse()']!r})")
+        half.stop()
+        half.database.rows(
+            f"UPDATE {OPERATION_TABLE} SET state = 'started', detail = %s WHERE part = 2",
+            json.dumps({"name": "x", "repeatable": True}),
+        )
+        half.database.rows(
+            "CREATE FUNCTION refuse() RETURNS int LANGUAGE sql AS 'SELECT 1'"
+        )
+        assert initialize().result == "ready"
+        assert half.database.value("SELECT count(*) FROM shop_product") == 1
+
+    def test_an_engine_without_a_journal(self, half, monkeypatch) -> None:
+        """Its interrupted migration is in doubt as a whole, and only an index is cleaned up."""
+        monkeypatch.setattr(PostgresRunSession, "ensure_journal", lambda session: False)
+        half.use(UNFINISHED="report")
+        half.write(half.python("one"), half.python("two"))
+        die(half, "two")
+        with pytest.raises(UnfinishedMigration, match=r"shop\.0002_half"):
+            initialize()
+        half.start(rerun=("shop.0002_half",))
+        assert half.ran == ["one", "one", "two"]
+        half.shop.write("0003_index", INDEX, atomic=False)
+        half.shop.write(
+            "0004_both",
+            INDEX.replace("name')", "more')"),
+            half.python("last"),
+            atomic=False,
+        )
+        assert initialize().result == "ready"
+        assert half.database.value(VALID) is True
+
+    def test_unknown_deferred_sql(self, half) -> None:
+        """An object that cannot be stored is stored as its text."""
+        half.write(
+            "unusual.Deferring('CREATE INDEX deferred ON shop_product (name)')",
+            half.python("two"),
+        )
+        half.stop("two")
+        assert initialize().result == "ready"
+        assert half.database.value("SELECT to_regclass('deferred') IS NOT NULL")
+
 
 INDEX = "AddIndexConcurrently('product', models.Index(fields=['name'], name='product_name'))"
 VALID = "SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('product_name')"
 INVALIDATE = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass('product_name')"
 
 
-def insert_started(half: HalfShop, number: int, action: str, before: list[str]) -> None:
+def insert_started(
+    half: HalfShop,
+    number: int,
+    action: str,
+    before: list[str],
+    index: str = "product_name",
+) -> None:
     """Insert the mark of an operation that a leader has started, and move past the others."""
     detail = {
         "name": "x",
-        "index": '"product_name"',
+        "index": f'"{index}"',
         "action": action,
         "before": before,
     }
@@ -1320,6 +1407,26 @@ def test_loops_over_groups(half) -> None:
     half.stop("b2")
     initialize()
     assert seen == ["a1", "a2", "b1", "b2"]
+
+
+def test_batches_inside_a_transaction(half) -> None:
+    """In a transaction of the function a loop has no position: it is undone as a whole."""
+    half.database.rows("INSERT INTO shop_product (name) VALUES ('a'), ('b')")
+    seen: list[str] = []
+
+    def fill(connection: Any) -> None:
+        def work(rows: list[Any]) -> None:
+            if rows[0].name == "b" and half.stops:
+                raise Stop
+            seen.append(rows[0].name)
+
+        with transaction.atomic():
+            for_each_batch(product(connection).objects.all(), work, batch=1)
+
+    half.write(half.python("fill", fill, **BARE))
+    half.stop("other")
+    initialize()
+    assert seen == ["a", "a", "b"]
 
 
 def test_batches_that_are_turned_round(half) -> None:

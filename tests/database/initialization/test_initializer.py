@@ -244,8 +244,9 @@ def test_the_third_loss_of_a_fleet(django_database, small_shop, settings) -> Non
         psycopg.errors.LockNotAvailable,
     ],
 )
-def test_a_transient_failure(django_database, small_shop, error) -> None:
+def test_a_transient_failure(django_database, small_shop, settings, error) -> None:
     """A deadlock, serialization failure or lock timeout is recorded as transient."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "DDL_LOCK_TIMEOUT": None}
 
     def fail(connection) -> None:
         raise error("bad luck")

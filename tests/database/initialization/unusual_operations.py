@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.db import migrations
+from django.db.backends.ddl_references import Statement
 from django.db.migrations.operations.base import Operation
 from django.utils.functional import lazystr
 
@@ -87,6 +88,25 @@ class Call(Operation):
     def database_forwards(self, app_label, editor, *states: Any) -> None:
         """Call the function."""
         self.code(None, editor)
+
+    def database_backwards(self, app_label, editor, *states: Any) -> None:
+        """Do nothing."""
+
+
+class Deferring(Operation):
+    """Adds an object to the deferred SQL that is no reference."""
+
+    reversible = True
+
+    def __init__(self, sql: str) -> None:
+        self.sql = sql
+
+    def state_forwards(self, app_label, state) -> None:
+        """Change nothing."""
+
+    def database_forwards(self, app_label, editor, *states: Any) -> None:
+        """Add the object."""
+        editor.deferred_sql.append(Statement("%(sql)s", sql=lazystr(self.sql)))
 
     def database_backwards(self, app_label, editor, *states: Any) -> None:
         """Do nothing."""

@@ -11,7 +11,12 @@ from typing import Any
 import pytest
 
 from django_safe_init import track
-from django_safe_init.core.progress import ProgressTracker, ProgressUpdate, use_tracker
+from django_safe_init.core.progress import (
+    OperationProgress,
+    ProgressTracker,
+    ProgressUpdate,
+    use_tracker,
+)
 
 
 @pytest.fixture
@@ -209,3 +214,18 @@ def test_percent_without_a_total(tracker) -> None:
     for _ in track(iter("ab")):
         for _ in track("xy"):
             assert tracker.percent(1, 2) == 50
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('[1, 2, "RunSQL"]', OperationProgress(1, 2, "RunSQL")),
+        ('["1", 2, "RunSQL"]', None),
+        ("[1, 2]", None),
+        ("{", None),
+        (None, None),
+    ],
+)
+def test_an_operation_in_a_row(text, expected) -> None:
+    """An operation that another program has written wrongly counts as none."""
+    assert OperationProgress.from_json(text) == expected

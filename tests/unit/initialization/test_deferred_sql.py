@@ -191,6 +191,20 @@ def test_references_of_a_package() -> None:
     assert dump(restored, editor) != stored
 
 
+def test_a_method_that_makes_a_name() -> None:
+    """A package may pass the editor's own method that makes the name of an index."""
+    editor = editor_of("default")
+    name = IndexName("shop_item", ["code"], "_x", editor._create_index_name)
+    item = Statement("%(name)s", name=name)
+    restored = load(json.loads(json.dumps(dump(item, editor))), editor)
+    change(item)
+    change(restored)
+    assert str(restored) == str(item)
+    name = IndexName("shop_item", ["code"], "_x", lambda *names: "x")
+    with pytest.raises(UnknownReference):
+        dump(Statement("%(name)s", name=name), editor)
+
+
 def test_unknown_references() -> None:
     """Objects that Django does not define are refused, instead of stored as text."""
     editor = editor_of("default")

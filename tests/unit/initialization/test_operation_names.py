@@ -1,0 +1,45 @@
+"""Operations are named, and told apart by what they do."""
+
+from __future__ import annotations
+
+from django.db.migrations import RunPython, RunSQL, SeparateDatabaseAndState
+
+from django_safe_init.initialization.fingerprints import fingerprint, load_again
+from django_safe_init.initialization.operation_names import name_operation
+from django_safe_init.models import Operation
+
+
+def first(apps, editor) -> None:
+    """Do one thing."""
+
+
+def second(apps, editor) -> None:
+    """Do another thing."""
+
+
+def test_names() -> None:
+    """A name has the kind and the object or the function, if there is one."""
+    operation = RunPython(first, second)
+    assert name_operation(operation) == "RunPython first"
+    assert name_operation(operation, backwards=True) == "RunPython second"
+    assert name_operation(SeparateDatabaseAndState()) == "SeparateDatabaseAndState"
+
+
+def test_fingerprints() -> None:
+    """The source of a function counts; one that cannot be read does not."""
+    assert fingerprint(RunPython(first)) == fingerprint(RunPython(first))
+    assert fingerprint(RunPython(first)) != fingerprint(RunPython(second))
+    assert fingerprint(RunPython(print)) == fingerprint(RunPython(print))
+    assert fingerprint(RunSQL("a")) != fingerprint(RunSQL("b"))
+    assert fingerprint(RunPython(lambda apps, editor: first(apps, editor)))
+
+
+def test_a_migration_without_a_module() -> None:
+    """A migration whose module cannot be loaded again counts as constant."""
+    assert load_again(None) is None  # type: ignore[arg-type]
+
+
+def test_a_row() -> None:
+    """A row of the journal is shown by its migration and its place."""
+    row = Operation(migration="shop.0001_a", kind="operation", position=2)
+    assert str(row) == "shop.0001_a operation 2"
