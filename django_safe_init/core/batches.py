@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from django.core.exceptions import EmptyResultSet
 from django.db import connections, models, transaction
+from django.db.models.query import ModelIterable
 
 from django_safe_init.core.progress import track
 
@@ -57,21 +58,32 @@ def for_each_batch(
     queryset: models.QuerySet[Any],
     function: Callable[[list[Any]], object],
     batch: int = 1000,
+    *,
+    name: str = "",
 ) -> int:
     """Call the function with the objects of the queryset, a list of at most `batch` at a time.
 
     The objects come in the order of their primary keys. Each batch is one transaction. Inside a
     `RunPython` without a transaction, in a migration with `atomic = False`, the transaction also
     holds the position, so that the next start continues behind the last batch that was committed.
-    A loop is known by its query, which must be the same in the next start. Elsewhere the loop
-    begins with the first object. Returns the number of objects. The progress is shown as by
-    `track`. Raises `ValueError` if `batch` is less than 1, and the errors of the function, whose
-    batch is undone.
+    A loop is known by the name of the operation and of `function` and by its query, which must be
+    the same in the next start; or by `name`, for a query that each start computes anew. Elsewhere
+    the loop begins with the first object. Returns the number of objects. The progress is shown as
+    by `track`. Raises `ValueError` if `batch` is less than 1 or the queryset does not yield
+    objects of one query, and the errors of the function, whose batch is undone.
     """
     if batch < 1:
         raise ValueError("batch must be 1 or more.")
+    if (
+        queryset.query.is_sliced
+        or queryset.query.combinator
+        or not issubclass(queryset._iterable_class, ModelIterable)
+    ):
+        raise ValueError(
+            "for_each_batch() needs the objects of one query: no slice, no values() and no union()."
+        )
     count = 0
-    for objects in track(_Batches(queryset, batch, function), message="batches"):
+    for objects in track(_Batches(queryset, batch, function, name), message="batches"):
         count += len(objects)
     return count
 
@@ -84,9 +96,13 @@ class _Batches:
         queryset: models.QuerySet[Any],
         size: int,
         function: Callable[[list[Any]], object],
+        name: str,
     ) -> None:
         self.alias = queryset.db
-        self._rows: models.QuerySet[Any] = queryset.order_by("pk").using(self.alias)
+        rows: models.QuerySet[Any] = queryset.order_by("pk").using(self.alias)
+        # `order_by()` keeps what `reverse()` has turned round.
+        self._rows = rows if rows.query.standard_ordering else rows.reverse()
+        self._name = name
         self._key = queryset.model._meta.pk
         self._size = size
         self._function = function
@@ -101,8 +117,13 @@ class _Batches:
             return None
         if connections[self.alias].in_atomic_block:
             return None
-        self._loop = loops.begin(_text_of(self._rows))
+        self._loop = loops.begin(self._name or self._text())
         return loops.positions
+
+    def _text(self) -> str:
+        """Return what identifies the loop after a crash: its function, and its query."""
+        function = getattr(self._function, "__qualname__", "")
+        return f"{function} {_text_of(self._rows)}"
 
     def __len__(self) -> int:
         return -(-self._left().count() // self._size)
@@ -129,9 +150,11 @@ class _Batches:
 
 
 def _text_of(rows: models.QuerySet[Any]) -> str:
-    """Return the query with its parameters, which identifies a loop after a crash."""
+    """Return the query with its parameters; those of a set have another order in each process."""
+    query = rows.query.clone()
+    query.select_for_update = False  # it may be compiled only in a transaction
     try:
-        sql, params = rows.query.sql_with_params()
+        sql, params = query.sql_with_params()
     except EmptyResultSet:
         return "no rows"
-    return f"{sql} {params!r}"
+    return f"{sql} {sorted(map(repr, params))}"

@@ -26,7 +26,6 @@ from django.db.backends.ddl_references import (
     Table,
     TableColumns,
 )
-from django.db.backends.utils import strip_quotes
 
 #: Surrounds the position of a column in the SQL of expressions. No identifier contains it.
 _MARK = "\x1f"
@@ -52,20 +51,6 @@ class StoredExpressions(TableColumns):
             part if isinstance(part, str) else self.quote_name(self.columns[part])
             for part in self.parts
         )
-
-
-def referenced_tables(item: Any) -> set[str]:
-    """Return the names of the tables that an item of `deferred_sql` refers to."""
-    if isinstance(item, Statement):
-        return {
-            table for part in item.parts.values() for table in referenced_tables(part)
-        }
-    found = set()
-    if isinstance(item, (Table, TableColumns)):
-        found.add(strip_quotes(str(item.table)).rpartition('"."')[2])
-    if isinstance(item, ForeignKeyName):
-        found |= referenced_tables(item.to_reference)
-    return found
 
 
 def dump(item: Any, editor: BaseDatabaseSchemaEditor) -> Any:

@@ -26,7 +26,12 @@ from django_safe_init.initialization.doubt import Doubt, policy_of
 from django_safe_init.initialization.fingerprints import fingerprint
 from django_safe_init.initialization.journal import Journal, Place
 from django_safe_init.initialization.operation_names import name_operation
-from django_safe_init.initialization.operations import flat, is_constant, session_of
+from django_safe_init.initialization.operations import (
+    count_statements,
+    flat,
+    is_constant,
+    session_of,
+)
 
 logger = logging.getLogger("django_safe_init")
 
@@ -35,7 +40,7 @@ Key = tuple[str, str]
 Target = tuple[str, str]
 
 _RESUME = re.compile(
-    r"(?P<name>\w+\.\w+):(?P<number>[1-9]\d*)(?:\.(?P<part>[1-9]\d*))?"
+    r"(?P<name>\w+\.[^:]+):(?P<number>[1-9]\d*)(?:\.(?P<part>[1-9]\d*))?"
 )
 
 
@@ -253,6 +258,13 @@ class HalfDoneMigrations:
                 f"--resume {journal.migration}:{number}: it has {len(operations)} operations, and "
                 "the statements of one count only forwards."
             )
+        if part:
+            count = count_statements(operations[number - 1], connection)
+            if part > count:
+                raise ConfigurationError(
+                    f"--resume {journal.migration}:{number}.{part}: the operation is no list of so "
+                    f"many statements. It has {count}."
+                )
         journal.forget_deferred_from(number)
         for entry in journal.entries():
             journal.forget((entry.position, entry.part))
@@ -298,6 +310,21 @@ class HalfDoneMigrations:
             f"{manage} safe_migrate{self.where} --rerun {name}",
             f"{manage} safe_migrate{self.where} --resume {name}:{done + 1}",
             f"{manage} migrate{self.where} --fake {app} {migration}",
+        )
+
+    def refuse_whole(self, name: str) -> UnfinishedMigration:
+        """Return the error for a half-done migration that would run as one transaction now."""
+        app, migration = _key(name)
+        return UnfinishedMigration(
+            Hint(
+                f"{name} is half done, and would run as one transaction now, which would do again "
+                "what is done. Give it `atomic = False`, as before. Or look at the database, and "
+                "then run the whole migration again (the first command), or record it as done "
+                "(the second):",
+                f"python manage.py safe_migrate{self.where} --rerun {name}",
+                f"python manage.py migrate{self.where} --fake {app} {migration}",
+            ),
+            failed_migration=name,
         )
 
 

@@ -145,8 +145,10 @@ class Journal:
         elif entry is None:
             self._insert_operation(place, EntryState.DONE, fingerprint, detail)
         else:
-            state = EntryState.DONE
-            self._replace(self._writer.update(entry, state=state, detail=detail))
+            changes = {"state": EntryState.DONE, "detail": detail}
+            self._replace(
+                self._writer.update(entry, fingerprint=fingerprint, **changes)
+            )
 
     def _show_progress(self) -> None:
         """Record once that this run has finished some work: its death is no failure."""
@@ -157,13 +159,24 @@ class Journal:
             self._shows_progress = True
 
     def start(self, place: Place, fingerprint: str, detail: Any = None) -> None:
-        """Record that the work begins outside of a transaction."""
+        """Record that the work begins outside of a transaction, perhaps in another form."""
         entry = self.entry(place)
         if entry is None:
             self._insert_operation(place, EntryState.STARTED, fingerprint, detail)
-        else:
-            changed = {"state": EntryState.UNDOING, "detail": detail}
-            self._replace(self._writer.update(entry, **changed))
+            return
+        is_done = entry.state is EntryState.DONE
+        changes = {
+            "state": EntryState.UNDOING if is_done else entry.state,
+            "detail": detail,
+        }
+        self._replace(self._writer.update(entry, fingerprint=fingerprint, **changes))
+
+    def is_started(self, place: Place, fingerprint: str) -> bool:
+        """Return True if the work has begun outside of a transaction, in the same form."""
+        entry = self.entry(place)
+        if entry is None or entry.state is EntryState.DONE:
+            return False
+        return entry.fingerprint == fingerprint
 
     def settle(self, place: Place, *, done: bool) -> None:
         """Record how the work that was in doubt ended: the operation is done, or not."""
@@ -219,10 +232,13 @@ class Journal:
         entry = self._position(number, loop)
         return None if entry is None else str(entry.detail["after"])
 
-    def write_position(self, number: int, loop: str, key: str) -> None:
+    def write_position(
+        self, number: int, loop: str, key: str, *, backwards: bool
+    ) -> None:
         """Record the last primary key of a loop of the operation."""
         self._show_progress()
-        entry, detail = self._position(number, loop), {"after": key}
+        entry = self._position(number, loop)
+        detail = {"after": key, "backwards": backwards}
         if entry is not None:
             self._replace(self._writer.update(entry, detail=detail))
             return
@@ -236,10 +252,19 @@ class Journal:
                 return entry
         return None
 
-    def forget_positions(self, number: int) -> None:
-        """Delete the positions of all loops of the operation."""
+    def has_positions(self, number: int, *, backwards: bool) -> bool:
+        """Return True if loops of the operation have positions in this direction."""
+        return any(
+            key[:2] == (_BATCH, number) and entry.detail["backwards"] is backwards
+            for key, entry in self._entries.items()
+        )
+
+    def forget_positions(self, number: int, *, backwards: bool | None = None) -> None:
+        """Delete the positions of the loops of the operation, of one direction or of both."""
         for key, entry in list(self._entries.items()):
-            if key[:2] == (_BATCH, number):
+            if key[:2] != (_BATCH, number):
+                continue
+            if backwards in (None, entry.detail["backwards"]):
                 self._writer.delete(entry)
                 del self._entries[key]
 
@@ -300,13 +325,13 @@ class Journal:
                 self._writer.delete(entry)
                 del self._entries[entry.kind, entry.position, entry.part]
 
-    def deferred_of(self, *, backwards: bool) -> list[Any]:
-        """Return the deferred SQL that a run in this direction has left."""
+    def deferred_of(self, number: int, *, backwards: bool) -> list[Any]:
+        """Return the deferred SQL that the operation has left in this direction."""
         state = self._deferred_state(backwards)
         return [
             each.item
             for rank, each in self._deferred.items()
-            if self._deferred_entry(rank).state is state
+            if each.number == number and self._deferred_entry(rank).state is state
         ]
 
     def _deferred_state(self, backwards: bool) -> EntryState:
@@ -385,12 +410,13 @@ class LoopPositions:
     """The positions of the loops of one operation, see `for_each_batch`."""
 
     def __init__(
-        self, journal: Journal, number: int, alias: str, *, backwards: bool
+        self, journal: Journal, number: int, name: str, alias: str, *, backwards: bool
     ) -> None:
         self.alias = alias
         self._journal = journal
         self._number = number
-        self._direction = "backwards" if backwards else "forwards"
+        self._name = name
+        self._backwards = backwards
 
     def read(self, loop: str) -> str | None:
         """Return the last primary key of the loop; None if it has to begin."""
@@ -398,8 +424,11 @@ class LoopPositions:
 
     def write(self, loop: str, key: str) -> None:
         """Record the last primary key of the loop."""
-        self._journal.write_position(self._number, self._mark(loop), key)
+        backwards = self._backwards
+        self._journal.write_position(
+            self._number, self._mark(loop), key, backwards=backwards
+        )
 
     def _mark(self, loop: str) -> str:
-        """Return the digest of the loop: one of the other direction has its own position."""
-        return digest(loop, self._direction)
+        """Return the digest of the loop: another operation or direction has its own."""
+        return digest(loop, self._name, self._backwards)

@@ -29,6 +29,7 @@ from django_safe_init.core.text import (
     wrap,
 )
 from django_safe_init.exceptions import (
+    ConfigurationError,
     DDLLockTimeout,
     InitializationFailed,
     LeaderFailed,
@@ -397,7 +398,11 @@ class Leader:
         run = self.context.alias, self.recorder.run_id
         reason = self.recorder.error or self._reason(cause)
         if logged is not None:
-            logger.error("%s: run %s failed: %s", *run, reason, exc_info=logged)
+            is_usage = isinstance(
+                logged, ConfigurationError
+            )  # bad input has no traceback
+            shown = None if is_usage else logged
+            logger.error("%s: run %s failed: %s", *run, reason, exc_info=shown)
         elif isinstance(cause, Exception):
             logger.info("%s: run %s: %s", *run, reason, exc_info=cause)
 

@@ -194,7 +194,6 @@ class OperationRunner:
             self._units.editor = editor
             self.journal.restore_deferred(editor)
             self.journal.repeat_session(self.connection, roles=True)
-            self._note_deferred(self._units.run_deferred_of_other_direction)
             if not self.turned:
                 self._finished = sum(not self._has_work(each) for each in self._numbers)
             state = apply(state, editor, *args)
@@ -305,6 +304,7 @@ class OperationRunner:
             unit = self._unit(operation, number, mark, method, *args)
             statements = self._statements(operation, method, *args)
             if statements is None:
+                self._check_statements(number, [])
                 self._units.run(unit)
             else:
                 self._run_statements(unit, statements)
@@ -317,8 +317,14 @@ class OperationRunner:
             each.position == number and each.part > 0 and each.state is EntryState.DONE
             for each in self.journal.entries()
         )
+        finished = self._finished
+        if number and not self._has_work(number):
+            finished, statements = (
+                finished + 1,
+                0,
+            )  # a function of `on_commit` has failed
         total = len(self.names)
-        self.failed = FailedOperation(number, total, name, self._finished, statements)
+        self.failed = FailedOperation(number, total, name, finished, statements)
 
     def _unit(
         self, operation: Operation, number: int, mark: str, method: str, *args: Any
@@ -329,12 +335,16 @@ class OperationRunner:
             self._title(number),
             self.names[number - 1],
             mark,
-            lambda: getattr(operation, method)(*args),
+            partial(self._work, operation, number, method, *args),
             self._effect(operation, method),
             in_transaction=self._wants_transaction(operation),
             needs_transaction=self._is_atomic(operation),
             may_rename=type(operation) not in _KEEP_NAMES,
         )
+
+    def _work(self, operation: Operation, number: int, method: str, *args: Any) -> None:
+        self._units.run_deferred_of(number)
+        getattr(operation, method)(*args)
 
     def _effect(self, operation: Operation, method: str) -> SQLEffect:
         name = self.session.concurrent_index(operation)
@@ -385,6 +395,7 @@ class OperationRunner:
         effects = [self.session.effect_of(str(sql)) for sql, _ in statements]
         whole = any(each.controls_transaction for each in effects)
         if whole or len(statements) == 1:
+            self._check_statements(number, [])
             self._units.run(
                 unit._replace(
                     work=lambda: self._execute(statements),
@@ -417,16 +428,20 @@ class OperationRunner:
         self._units.record(unit, session, changed=changed)
 
     def _check_statements(self, number: int, statements: list[tuple[str, Any]]) -> None:
-        """Raise `UnfinishedMigration` if a finished statement is not the same any more."""
+        """Raise `UnfinishedMigration` if a finished statement is not the same any more.
+
+        `statements` are those of a list; an operation that runs as a whole has none.
+        """
+        if not self.journal.has_statements(number):
+            return
         for entry in self.journal.entries():
-            if entry.position != number or not entry.part or not entry.fingerprint:
+            if entry.position != number or not entry.part:
                 continue
             if entry.state is not EntryState.DONE:
                 continue
-            if entry.part <= len(statements) and (
-                digest(*statements[entry.part - 1]) == entry.fingerprint
-            ):
-                continue
+            known = ["", *(digest(*each) for each in statements[entry.part - 1 :][:1])]
+            if statements and entry.fingerprint in known:
+                continue  # a person has named a statement without a fingerprint
             if not is_constant(self.migration, number):
                 return
             name = self.journal.migration
@@ -461,6 +476,14 @@ def session_of(
         return []
     listed = _listed(connection, operation.sql)
     return [text for sql, _ in listed for text in session.effect_of(str(sql)).session]
+
+
+def count_statements(operation: Operation, connection: BaseDatabaseWrapper) -> int:
+    """Return the number of statements of a list that are journaled; 0 without a list."""
+    if not isinstance(operation, RunSQL):
+        return 0
+    count = len(_listed(connection, operation.sql))
+    return count if count > 1 else 0
 
 
 def _other(method: str) -> str:

@@ -161,7 +161,7 @@ class MigrationTracker:
         """Prepare the migration. One that is turned round keeps its record as it is."""
         name = f"{migration.app_label}.{migration.name}"
         self.current = name
-        atomic = fake or self._is_atomic(migration)
+        atomic = fake or self._is_one_transaction(migration, name)
         journal = None
         detail = None
         if not atomic or name in self.interrupted.steps:
@@ -258,6 +258,17 @@ class MigrationTracker:
         with self.connection.schema_editor(atomic=migration.atomic) as editor:
             run(state, editor)
         self.on_apply_success(fake=False)
+
+    def _is_one_transaction(self, migration: Migration, name: str) -> bool:
+        """Return True if the migration runs as one transaction.
+
+        Raises `UnfinishedMigration` if it is half done, because its journal would be passed over.
+        """
+        if not self._is_atomic(migration):
+            return False
+        if name in self.half_done:
+            raise self.half_done.refuse_whole(name)
+        return True
 
     def _is_atomic(self, migration: Migration) -> bool:
         """Return True if Django would run the migration in one transaction.

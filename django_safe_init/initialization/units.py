@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 from django.db import DatabaseError, DataError, IntegrityError, ProgrammingError
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations import Migration
+from django.db.transaction import atomic
 
 from django_safe_init.backends.base.run_session import RunSession
 from django_safe_init.backends.base.sql_effects import SQLEffect
 from django_safe_init.backends.base.transaction import MigrationTransaction, Names
 from django_safe_init.core.batches import store_positions
-from django_safe_init.core.records import EntryState
-from django_safe_init.initialization.deferred_sql import referenced_tables
 from django_safe_init.initialization.journal import (
     Journal,
     LoopPositions,
@@ -154,15 +153,19 @@ class UnitRunner:
             raise
 
     def _run_bare(self, unit: Unit) -> None:
-        journal = self.journal
-        entry = journal.entry(unit.place)
-        is_marked = entry is not None and entry.state is not EntryState.DONE
-        if not is_marked:
+        journal, number = self.journal, unit.place[0]
+        is_started = journal.is_started(unit.place, unit.fingerprint)
+        if not is_started or journal.has_positions(
+            number, backwards=not self.backwards
+        ):
             with self._transaction(unit.title):
-                journal.start(unit.place, unit.fingerprint, self._before(unit))
-        number = unit.place[0]
+                # The loops of the other direction begin anew after this work.
+                journal.forget_positions(number, backwards=not self.backwards)
+                if not is_started:
+                    journal.start(unit.place, unit.fingerprint, self._before(unit))
+        alias = self.connection.alias
         positions = LoopPositions(
-            journal, number, self.connection.alias, backwards=self.backwards
+            journal, number, unit.name, alias, backwards=self.backwards
         )
         try:
             with store_positions(positions):
@@ -212,6 +215,7 @@ class UnitRunner:
             )
             if not unit.place[1]:
                 self.journal.forget_positions(unit.place[0])
+                self.journal.forget_statements(unit.place[0])
             self._finish(unit.place, unit.fingerprint, list(unit.effect.session))
 
     def record(self, unit: Unit, session: list[str], *, changed: bool) -> None:
@@ -254,32 +258,20 @@ class UnitRunner:
             self._run_one_deferred(item)
             self.editor.deferred_sql.remove(item)
 
-    def run_deferred_of_other_direction(self) -> None:
-        """Execute the deferred SQL that runs in the other direction have left, as at their end.
+    def run_deferred_of(self, number: int) -> None:
+        """Execute what the operation has deferred in the other direction.
 
-        SQL that fails, or for a table that does not exist yet, is left out: the operation to
-        which it belongs is about to be taken back.
+        The operation is about to be taken back. SQL that fails is left out, because what it was
+        to make is taken back, too.
         """
-        items = self.journal.deferred_of(backwards=not self.backwards)
-        tables = self._tables() if items else set()
-        for item in items:
-            if not (referenced_tables(item) <= tables and self._is_run(item)):
-                with self._transaction(self._title):
-                    self.journal.finish_deferred(item)
+        for item in self.journal.deferred_of(number, backwards=not self.backwards):
+            try:
+                with atomic(using=self.connection.alias):
+                    self.editor.execute(item, None)
+            except (DataError, IntegrityError, ProgrammingError) as exc:
+                logger.warning("%s is left out, and undone next: %s", self._title, exc)
+            self.journal.finish_deferred(item)
             self.editor.deferred_sql.remove(item)
-
-    def _is_run(self, item: Any) -> bool:
-        """Execute the item, and return False if its own error prevents it."""
-        try:
-            self._run_one_deferred(item)
-        except (DataError, IntegrityError, ProgrammingError) as exc:
-            logger.warning("%s is left out, and undone next: %s", self._title, exc)
-            return False
-        return True
-
-    def _tables(self) -> set[str]:
-        with self.connection.cursor() as cursor:
-            return set(self.connection.introspection.table_names(cursor))
 
     def _run_one_deferred(self, item: Any) -> None:
         restore = self.journal.checkpoint()

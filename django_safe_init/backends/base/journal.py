@@ -126,14 +126,14 @@ class JournalWriter:
         )
 
     def update(self, entry: JournalEntry, **changes: Any) -> JournalEntry:
-        """Change the state or the detail of an entry, and return it changed."""
+        """Change the state, the fingerprint or the detail of an entry, and return it changed."""
         changed = entry._replace(**changes, run=self._run)
         detail = None if changed.detail is None else json.dumps(changed.detail)
         where, params = self._where(entry)
         self._execute(
-            f"UPDATE {OPERATION_TABLE} SET state = %s, detail = %s, run_id = %s,"
-            f" written_at = {self._now} WHERE {where}",
-            [changed.state.value, detail, self._run, *params],
+            f"UPDATE {OPERATION_TABLE} SET state = %s, fingerprint = %s, detail = %s,"
+            f" run_id = %s, written_at = {self._now} WHERE {where}",
+            [changed.state.value, changed.fingerprint, detail, self._run, *params],
         )
         return changed
 

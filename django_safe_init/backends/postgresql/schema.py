@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import psycopg
 from django.db import models
 from django.db.backends.postgresql.schema import DatabaseSchemaEditor
@@ -48,6 +50,14 @@ def ensure_tables(session: Session) -> None:
         raise missing_privilege(session, exc) from exc
 
 
+#: Fails without the privileges that the migrating connection needs.
+_WRITE_NOTHING = f"""
+    INSERT INTO {OPERATION_TABLE} SELECT * FROM {OPERATION_TABLE} WHERE false;
+    UPDATE {OPERATION_TABLE} SET part = part WHERE false;
+    DELETE FROM {OPERATION_TABLE} WHERE false
+"""
+
+
 def ensure_journal(session: Session) -> None:
     """Create the table of the journal, or add the columns it lacks.
 
@@ -56,8 +66,9 @@ def ensure_journal(session: Session) -> None:
     try:
         check_own(session, OPERATION_TABLE)
         _ensure_table(session, Operation)
+        session.rows(_WRITE_NOTHING)
     except psycopg.errors.InsufficientPrivilege as exc:
-        raise missing_privilege(session, exc) from exc
+        raise missing_privilege(session, exc, [OPERATION_TABLE]) from exc
 
 
 def _no_schema(session: Session) -> MissingSchema:
@@ -67,18 +78,21 @@ def _no_schema(session: Session) -> MissingSchema:
     )
 
 
-def missing_privilege(session: Session, error: psycopg.Error) -> MissingPrivilege:
+def missing_privilege(
+    session: Session,
+    error: psycopg.Error,
+    tables: Sequence[str] = (RUN_TABLE, STEP_TABLE),
+) -> MissingPrivilege:
     """Return the error for a role that may not create or write the tables, with the GRANT."""
     role = _role(session)
-    owner = _owner(session)
+    owner = _owner(session, tables[-1])
     known = ""
     if owner is not None:
-        grants = [_grant("SELECT, INSERT, UPDATE, DELETE", role)]
+        grants = [_grant("SELECT, INSERT, UPDATE, DELETE", role, tables)]
         known = f", owner {owner}"
         if "must be owner" in str(error):
             grants = [
-                f"ALTER TABLE {table} OWNER TO {_identifier(role)};"
-                for table in (RUN_TABLE, STEP_TABLE)
+                f"ALTER TABLE {table} OWNER TO {_identifier(role)};" for table in tables
             ]
     else:
         schema = session.tables.status_schema
@@ -98,8 +112,10 @@ def grant_delete_hint(session: Session) -> str:
     return f"To remove them, as the tables' owner: {_grant('DELETE', _role(session))}"
 
 
-def _grant(rights: str, role: str) -> str:
-    return f"GRANT {rights} ON {RUN_TABLE}, {STEP_TABLE} TO {_identifier(role)};"
+def _grant(
+    rights: str, role: str, tables: Sequence[str] = (RUN_TABLE, STEP_TABLE)
+) -> str:
+    return f"GRANT {rights} ON {', '.join(tables)} TO {_identifier(role)};"
 
 
 def _identifier(role: str) -> str:
@@ -146,11 +162,11 @@ def _columns(session: Session, table: str) -> set[str]:
     return {name for (name,) in rows}
 
 
-def _owner(session: Session) -> str | None:
+def _owner(session: Session, table: str) -> str | None:
     rows = session.rows(
         "SELECT pg_get_userbyid(relowner)::text FROM pg_class"
         " WHERE oid = to_regclass(%(table)s)",
-        {"table": session.tables.qualified(STEP_TABLE)},
+        {"table": session.tables.qualified(table)},
     )
     return rows[0][0] if rows else None
 

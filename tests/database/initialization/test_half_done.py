@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -590,6 +591,102 @@ def test_turning_round_with_deferred_sql_that_fails(half) -> None:
     reverse()
     assert not half.database.has_table("shop_sale")
     assert half.journal() == []
+
+
+def test_turning_round_twice(half) -> None:
+    """Deferred SQL is executed at the end, whatever was begun and given up in between."""
+    unique = "models.UniqueConstraint(fields=['n'], condition=models.Q(n=1), name='un')"
+    half.write(
+        "migrations.CreateModel('Shelf', [('id', models.BigAutoField(primary_key=True)),"
+        " ('n', models.IntegerField()), ('s', models.SlugField()),"
+        " ('product', models.ForeignKey('shop.Product', models.CASCADE))],"
+        f" options={{'constraints': [{unique}]}})",
+        half.python("one"),
+        half.python("two"),
+        "migrations.RenameModel('Shelf', 'Board')",
+    )
+    initialize()
+    expected = half.constraints("shop_board").keys()
+    reverse()
+    for stops in ("two", "one back", "two", "one back"):
+        half.stops = {stops}
+        with pytest.raises((Stop, InitializationFailed)):
+            initialize() if stops == "two" else reverse()
+    half.stops = set()
+    initialize()
+    assert half.constraints("shop_board").keys() == expected
+    assert half.database.rows(JOURNAL) == []
+
+
+def test_deferred_sql_that_fails_and_is_given_up(half) -> None:
+    """SQL that fails is left out only together with the operation that it belongs to."""
+    unique = "models.UniqueConstraint(fields=['n'], condition=models.Q(n=1), name='un')"
+    rows = "INSERT INTO shop_shelf (n) VALUES (1), (1)"
+    half.write(
+        "migrations.CreateModel('Shelf', [('id', models.BigAutoField(primary_key=True)),"
+        f" ('n', models.IntegerField())], options={{'constraints': [{unique}]}})",
+        f"migrations.RunSQL({rows!r}, '')",
+        half.python("one"),
+        half.python("two"),
+    )
+    half.stop("two")
+    half.stop_reversal("one back")
+    with pytest.raises(InitializationFailed, match="deferred SQL failed"):
+        initialize()
+    half.database.rows("DELETE FROM shop_shelf WHERE id = 1")
+    initialize()
+    assert "un" in half.constraints("shop_shelf")
+
+
+def test_a_list_that_was_replaced(half) -> None:
+    """Finished statements of a list are noticed in an operation that runs as a whole."""
+    half.write(LIST, half.python("two"))
+    half.stop()
+    replaced = (
+        [half.python("one"), half.python("two")],
+        ["migrations.RunSQL(['CREATE TABLE a (x integer)'])"],
+        ["migrations.RunSQL([])"],
+    )
+    for operations in replaced:
+        half.write(*operations)
+        with pytest.raises(UnfinishedMigration, match="statement 1 of operation 1 is"):
+            initialize()
+    assert half.ran == []
+    half.write(half.python("one"), half.python("two"))
+    for part in ("1.2", "2.1", "1.9"):
+        with pytest.raises(ConfigurationError, match="It has 0"):
+            half.start(resume=(f"shop.0002_half:{part}",))
+    half.stops = {"two"}
+    with pytest.raises(InitializationFailed):
+        half.start(resume=("shop.0002_half:1",))
+    half.stops = set()
+    initialize()
+    assert half.ran == ["one", "two", "two"]
+
+
+def test_a_function_that_was_repaired(half) -> None:
+    """An operation that failed and was repaired is compared in its new form afterwards."""
+    half.write(half.python("one", **BARE), half.python("two"))
+    half.stop("one")
+    half.write(half.python("mended", **BARE), half.python("two"))
+    half.stop("two")
+    assert initialize().result == "ready"
+    assert half.ran == ["one", "mended", "two", "two"]
+
+
+def test_a_migration_that_was_made_atomic(half) -> None:
+    """A half-done migration does not begin anew as one transaction."""
+    half.write(half.python("one"), half.python("two"))
+    half.stop("two")
+    half.write(half.python("one"), half.python("two"), before="    atomic = True\n")
+    for start in (initialize, reverse):
+        with pytest.raises(
+            (UnfinishedMigration, CommandError), match="one transaction now"
+        ):
+            start()
+    assert half.ran == ["one", "two"]
+    half.start(rerun=("shop.0002_half",))
+    assert half.ran == ["one", "two", "one", "two"]
 
 
 def test_another_target(half) -> None:
@@ -1409,6 +1506,24 @@ def test_loops_over_groups(half) -> None:
     assert seen == ["a1", "a2", "b1", "b2"]
 
 
+@pytest.mark.parametrize("half", ["lite"], indirect=True)
+def test_a_locked_file(half, settings) -> None:
+    """An operation that cannot begin, because of another writer of SQLite, stops there."""
+    raw = sqlite3.connect(
+        half.database.file, isolation_level=None, check_same_thread=False
+    )
+
+    def lock(connection: Any) -> None:
+        if half.stops:
+            raw.execute("BEGIN IMMEDIATE")
+
+    half.write(half.python("lock", lock, **BARE), half.python("two"))
+    half.stop("other")
+    raw.close()
+    assert initialize().result == "ready"
+    assert half.ran == ["lock", "lock", "two"]
+
+
 def test_batches_inside_a_transaction(half) -> None:
     """In a transaction of the function a loop has no position: it is undone as a whole."""
     half.database.rows("INSERT INTO shop_product (name) VALUES ('a'), ('b')")
@@ -1427,6 +1542,95 @@ def test_batches_inside_a_transaction(half) -> None:
     half.stop("other")
     initialize()
     assert seen == ["a", "a", "b"]
+
+
+def test_batches_that_are_turned_round_twice(half) -> None:
+    """A loop begins with its first object after work in the other direction."""
+    rows = "INSERT INTO shop_product (name) VALUES ('a'), ('b'), ('c')"
+    half.database.rows(rows)
+    done: set[str] = set()
+
+    def fill(connection: Any) -> None:
+        def work(rows: list[Any]) -> None:
+            if rows[0].name == "c" and half.stops:
+                raise Stop
+            done.add(rows[0].name)
+
+        for_each_batch(product(connection).objects.all(), work, batch=1)
+
+    def undo(connection: Any) -> None:
+        done.clear()
+        if half.stops:
+            raise Stop
+
+    half.write(half.python("fill", fill, **BARE))
+    half.shop.callbacks["fill back"] = undo
+    half.stop("other")
+    assert done == {"a", "b"}
+    half.stop_reversal("other")
+    initialize()
+    assert done == {"a", "b", "c"}
+
+
+@pytest.mark.parametrize("name", ["", "rows"])
+def test_a_loop_with_other_values(half, name) -> None:
+    """A loop over a set is known again; one over a value of each start needs a name."""
+    half.database.rows("INSERT INTO shop_product (name) VALUES ('a'), ('b'), ('c')")
+    seen: list[str] = []
+    values = [["a", "b", "c"], ["c", "b", "a"]]
+    kept = iter([0, 7])
+
+    def fill(connection: Any) -> None:
+        rows = product(connection).objects.filter(name__in=values.pop())
+        rows = rows.filter(id__gt=-next(kept)) if name else rows
+
+        def work(rows: list[Any]) -> None:
+            if rows[0].name == "c" and half.stops:
+                raise Stop
+            seen.append(rows[0].name)
+
+        for_each_batch(rows, work, batch=1, name=name)
+
+    half.write(half.python("fill", fill, **BARE))
+    half.stop("other")
+    initialize()
+    assert seen == ["a", "b", "c"]
+
+
+def test_a_loop_that_was_inserted(half) -> None:
+    """A loop with another function, or in another operation, has a position of its own."""
+    half.database.rows("INSERT INTO shop_product (name) VALUES ('a'), ('b')")
+    seen: list[str] = []
+
+    def loop(work: Callable[[list[Any]], object]) -> Callable[[Any], object]:
+        return lambda connection: for_each_batch(
+            product(connection).objects.all(), work, batch=1
+        )
+
+    def work(rows: list[Any]) -> None:
+        if rows[0].name == "b" and half.stops:
+            raise Stop
+        seen.append(rows[0].name)
+
+    def prepare(rows: list[Any]) -> None:
+        seen.append(f"prepared {rows[0].name}")
+
+    half.write(half.python("fill", loop(work), **BARE))
+    half.stop("other")
+    both = [loop(prepare), loop(work)]
+    half.shop.callbacks["fill"] = lambda connection: [run(connection) for run in both]
+    initialize()
+    assert seen == ["a", "prepared a", "prepared b", "b"]
+    seen.clear()
+    reverse()
+    half.shop.callbacks["fill"] = loop(work)
+    half.stop("other")
+    half.write(
+        half.python("before", loop(work), **BARE),
+        half.python("fill", loop(work), **BARE),
+    )
+    initialize()
+    assert seen == ["a", "a", "b", "a", "b"]
 
 
 def test_batches_that_are_turned_round(half) -> None:
@@ -1469,3 +1673,13 @@ def test_batches_elsewhere(half) -> None:
     assert sizes == [2, 1, 2, 1]
     with pytest.raises(ValueError, match="1 or more"):
         for_each_batch(rows, sizes.append, batch=0)
+    names: list[str] = []
+    for_each_batch(
+        rows.reverse().select_for_update(),
+        lambda found: names.extend(each.name for each in found),
+        batch=1,
+    )
+    assert names == ["a", "b", "c"]
+    for wrong in (rows[:2], rows.values(), rows.union(rows)):
+        with pytest.raises(ValueError, match="objects of one query"):
+            for_each_batch(wrong, sizes.append)

@@ -9,8 +9,8 @@ from django.db.models import Model
 
 from django_safe_init import initialize
 from django_safe_init.backends.base.schema import MODELS, TableSchema
-from django_safe_init.backends.postgresql.schema import ensure_tables
-from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
+from django_safe_init.backends.postgresql.schema import ensure_journal, ensure_tables
+from django_safe_init.core.records import OPERATION_TABLE, RUN_TABLE, STEP_TABLE
 from django_safe_init.exceptions import MissingPrivilege, UnsafeConnection
 from django_safe_init.models import Run, Step
 from tests.support import wait_until
@@ -96,6 +96,30 @@ def test_no_right_to_create(django_database, log_in_as, new_role, open_session) 
     assert caught.value.exit_code == 2
     django_database.rows(grant)
     ensure_tables(session)
+
+
+def test_no_right_to_create_the_journal(
+    django_database, log_in_as, new_role, session, open_session
+) -> None:
+    """A role that may only write gets the GRANT once a migration needs a journal."""
+    role = new_role("writer")
+    ensure_tables(session)
+    rights = "SELECT, INSERT, UPDATE, DELETE"
+    django_database.rows(f"GRANT {rights} ON {RUN_TABLE}, {STEP_TABLE} TO {role}")
+    log_in_as(USER=role)
+    other = open_session()
+    with pytest.raises(
+        MissingPrivilege, match='GRANT CREATE ON SCHEMA public TO "writer"'
+    ):
+        ensure_journal(other)
+    ensure_journal(session)
+    with pytest.raises(
+        MissingPrivilege, match=f"GRANT {rights} ON {OPERATION_TABLE} TO"
+    ):
+        ensure_journal(other)
+    django_database.rows(f"GRANT {rights} ON {OPERATION_TABLE} TO {role}")
+    ensure_journal(other)
+    log_in_as(USER="postgres")
 
 
 def test_no_right_to_write(
