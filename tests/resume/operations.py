@@ -126,8 +126,12 @@ def _with_options(choose: Chooser, column: Column, number: int) -> Column:
 
 
 def delete_model(world: World, choose: Chooser) -> Item | None:
-    """Delete a model that no other one names."""
-    name = choose.one(each for each in world.models if not world.is_referenced(each))
+    """Delete a model that no other one names, and that names no renamed one."""
+    name = choose.one(
+        each
+        for each in world.models
+        if not (world.is_referenced(each) or world.names_renamed(each))
+    )
     if name is None or len(world.models) < 3:
         return None
     deleted = world.models.pop(name)

@@ -118,6 +118,7 @@ class World:
         self.names: dict[str, list[str]] = {}
         #: Models that a deleted one named: Django cannot rename them in the same migration.
         self.fixed: set[str] = set()
+        self._renamed: set[str] = set()
         for name, columns in _BASE.items():
             self.models[name] = Model(name, dict(columns), has_rows=True)
 
@@ -138,8 +139,18 @@ class World:
             for model, _, column in self.fields()
         )
 
+    def names_renamed(self, name: str) -> bool:
+        """Return True if the model names one that was renamed.
+
+        If it is deleted then, a reversal of plain Django renames its columns or not: that depends
+        on the relations that other operations have read before, and left in a cache.
+        """
+        columns = self.models[name].columns.values()
+        return any(column.to in self._renamed for column in columns)
+
     def retarget(self, old: str, new: str) -> None:
         """Let the relations follow the new name of a model."""
+        self._renamed.add(new)
         for model, name, column in list(self.fields()):
             if column.to == old:
                 model.columns[name] = replace(column, to=new)
