@@ -108,9 +108,9 @@ class HalfDoneMigrations:
         return name in self._entries
 
     @property
-    def has_half_undone(self) -> bool:
-        """True if a recorded migration lacks some of its operations."""
-        return any(map(self.is_recorded, self._entries))
+    def half_undone(self) -> list[str]:
+        """The recorded migrations that lack some of their operations."""
+        return sorted(filter(self.is_recorded, self._entries))
 
     def finish(self, name: str) -> None:
         """Note that the migration is not half done any more."""
@@ -138,10 +138,27 @@ class HalfDoneMigrations:
                 tracker.run_turned(migration, state)
                 self.finish(name)
 
+    def accept_fake(
+        self, connection: BaseDatabaseWrapper, target: Target | None
+    ) -> None:
+        """Delete the journals of recorded migrations that `--fake` declares applied."""
+        if not self.half_undone:
+            return
+        executor = MigrationExecutor(connection)
+        for name in self.half_undone:
+            is_known = _key(name) in executor.loader.graph.nodes
+            if is_known and self._is_turned(executor, name, target):
+                self.forget(connection, name)
+
     def _check(
         self, executor: MigrationExecutor, connection: BaseDatabaseWrapper, name: str
     ) -> None:
         recorded = _key(name) in executor.recorder.applied_migrations()
+        if name in self._reruns and recorded and self.is_recorded(name):
+            raise ConfigurationError(
+                f"--rerun {name}: it is applied, and some of its operations are undone. Name the "
+                "first of these with --resume."
+            )
         if name in self._reruns or recorded is not self.is_recorded(name):
             if name not in self._reruns:
                 logger.warning(
@@ -294,14 +311,25 @@ class HalfDoneMigrations:
             else:
                 what = f"operation {number}"
             raise UnfinishedMigration(
-                self._changed(journal, what), failed_migration=journal.migration
+                self._changed(journal, what, len(operations)),
+                failed_migration=journal.migration,
             )
 
-    def _changed(self, journal: Journal, what: str) -> Hint:
+    def _changed(self, journal: Journal, what: str, count: int) -> Hint:
         name = journal.migration
         app, migration = _key(name)
-        done = max(each.position for each in journal.entries())
+        places = [each.position for each in journal.entries()]
+        first, done = min(places), max(places)
         manage = "python manage.py"
+        if journal.recorded:
+            return Hint(
+                f"{name} is half undone, and its file was changed: {what} is undone, and is not "
+                "the same any more. Restore the file. Or look at the database, and then apply the "
+                f"operations from number {first} on as they are now (the first command), or go on "
+                "after all of them (the second):",
+                f"{manage} safe_migrate{self.where} --resume {name}:{first}",
+                f"{manage} safe_migrate{self.where} --resume {name}:{count + 1}",
+            )
         return Hint(
             f"{name} is half done, and its file was changed: {what} is finished, and is not the "
             "same any more. Restore the file. Or look at the database, and then run the whole "

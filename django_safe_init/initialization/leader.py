@@ -249,8 +249,11 @@ class Leader:
             raise_cancellation(),
         ):
             tracker.steps = len(self._due_steps())
-            if not self.task.fake:
-                interrupted.half_done.prepare(connection, tracker, self.task.target)
+            half_done = interrupted.half_done
+            if self.task.fake:
+                half_done.accept_fake(connection, self.task.target)
+            else:
+                half_done.prepare(connection, tracker, self.task.target)
             self._call_migrate(tracker)
 
     def _call_migrate(self, tracker: MigrationTracker) -> None:
@@ -299,6 +302,7 @@ class Leader:
         missing = self._missing()
         if missing and self.task.require_ready:
             raise ValidationFailed(self._not_applied(missing))
+        self._require_nothing_half_undone()
         faked = self._accept_faked()
         report = self._validate_schema()
         if not missing and report.errors:
@@ -311,6 +315,15 @@ class Leader:
             self._store_partial_findings()
         self.recorder.finish_run("ready" if whole else "partial", state)
         self.machine.transition_to(state)
+
+    def _require_nothing_half_undone(self) -> None:
+        names = self._tracker.half_done.half_undone if self._tracker else []
+        if names:
+            raise ValidationFailed(
+                f"Applied, and some of their operations are undone: {name_some(names)}. To apply "
+                "these again, run `safe_migrate`. To undo the others as well, reverse the "
+                "migration as before."
+            )
 
     def _accept_faked(self) -> frozenset[str]:
         """Add the findings that `--fake` leaves to the baseline, and return them."""

@@ -151,6 +151,7 @@ class OperationRunner:
         *,
         backwards: bool,
         turned: bool = False,
+        where: str = "",
         limit: Any = None,
         on_start: Callable[[int, int, str], None] = lambda number, total, name: None,
     ) -> None:
@@ -167,6 +168,8 @@ class OperationRunner:
             for each in flat(migration.operations)
         ]
         self.failed: FailedOperation | None = None
+        #: The option that names the database in a command.
+        self._where = where
         self._on_start = on_start
         self._units = UnitRunner(
             migration,
@@ -336,7 +339,7 @@ class OperationRunner:
             self.names[number - 1],
             mark,
             partial(self._work, operation, number, method, *args),
-            self._effect(operation, method),
+            self._effect(operation, method, *args),
             in_transaction=self._wants_transaction(operation),
             needs_transaction=self._is_atomic(operation),
             may_rename=type(operation) not in _KEEP_NAMES,
@@ -346,15 +349,22 @@ class OperationRunner:
         self._units.run_deferred_of(number)
         getattr(operation, method)(*args)
 
-    def _effect(self, operation: Operation, method: str) -> SQLEffect:
+    def _effect(
+        self, operation: Any, method: str, app_label: str, editor: Any, *states: Any
+    ) -> SQLEffect:
         name = self.session.concurrent_index(operation)
         if name is None:
             return SQLEffect()
         removes = self.session.removes_index(operation)
         drops = removes is (method == "database_forwards")
+        model = states[0].models[app_label, operation.model_name_lower]
+        table = self.connection.ops.quote_name(model.options.get("db_table", ""))
+        # The usual idiom for a table in another schema is a name such as 'shop"."item'.
+        schema, dot, _ = table.rpartition('"."')
+        index = self.connection.ops.quote_name(name)
         return SQLEffect(
             refuses_transaction=True,
-            concurrent_index=self.connection.ops.quote_name(name),
+            concurrent_index=f'{schema}".{index}' if dot else index,
             action="DROP" if drops else "CREATE",
         )
 
@@ -445,14 +455,15 @@ class OperationRunner:
             if not is_constant(self.migration, number):
                 return
             name = self.journal.migration
+            command = f"python manage.py safe_migrate{self._where}"
             raise UnfinishedMigration(
                 Hint(
                     f"{name} is half done, and its file was changed: statement {entry.part} of "
                     f"operation {number} is finished, and is not the same any more. Restore the "
                     "file. Or look at the database, and then run the operation again as a whole "
                     "(the first command), or go on after it (the second):",
-                    f"python manage.py safe_migrate --resume {name}:{number}",
-                    f"python manage.py safe_migrate --resume {name}:{number + 1}",
+                    f"{command} --resume {name}:{number}",
+                    f"{command} --resume {name}:{number + 1}",
                 ),
                 failed_migration=name,
             )

@@ -138,7 +138,7 @@ class MigrationTracker:
         runner = self._runner
         if runner is not None and self.is_half_done:
             return runner.recorded
-        return self.half_done.has_half_undone
+        return bool(self.half_done.half_undone)
 
     @property
     def half_done(self) -> HalfDoneMigrations:
@@ -213,6 +213,7 @@ class MigrationTracker:
             lambda recorded: self._check_record(recorded, names),
             backwards=backwards,
             turned=turned,
+            where=self.half_done.where,
             limit=None if retry is None else retry.repeat,
             on_start=self.recorder.start_operation,
         )

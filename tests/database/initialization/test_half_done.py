@@ -674,6 +674,49 @@ def test_a_function_that_was_repaired(half) -> None:
     assert half.ran == ["one", "mended", "two", "two"]
 
 
+def test_a_reversal_of_a_changed_file(half) -> None:
+    """A half-undone migration is applied again from the operation that a person names."""
+    half.write(half.python("one"), ADD_NOTE, half.python("three"))
+    initialize()
+    half.stop_reversal("one back")
+    assert "note" not in half.columns()
+    half.write(half.python("one"), ADD_NOTE.replace("'x'", "'y'"), half.python("three"))
+    with pytest.raises(UnfinishedMigration) as caught:
+        initialize()
+    assert "is half undone" in str(caught.value)
+    assert str(caught.value).splitlines()[1:] == [
+        "    python manage.py safe_migrate --resume shop.0002_half:2",
+        "    python manage.py safe_migrate --resume shop.0002_half:4",
+    ]
+    with pytest.raises(ConfigurationError, match="some of its operations are undone"):
+        half.start(rerun=("shop.0002_half",))
+    half.ran.clear()
+    half.start(resume=("shop.0002_half:2",))
+    assert half.ran == ["three"]
+    assert "note" in half.columns()
+    assert half.journal() == []
+
+
+def test_a_half_undone_database_is_not_ready(half) -> None:
+    """A run of another app leaves it half undone, and fails; `--fake` declares it applied."""
+    half.write(half.python("one"), half.python("two"))
+    initialize()
+    half.stop_reversal("one back")
+    half.settings.INSTALLED_APPS = [
+        *half.settings.INSTALLED_APPS,
+        "django.contrib.contenttypes",
+    ]
+    for command in (["contenttypes"], ["--fake", "contenttypes"]):
+        with pytest.raises(CommandError, match=r"undone: shop\.0002_half\. To apply"):
+            call_command("migrate", *command, verbosity=0)
+        assert get_status().state is State.ERROR
+    assert len(half.journal()) == 1
+    call_command("migrate", "--fake", "shop", "0002", verbosity=0)
+    assert half.journal() == []
+    assert initialize().result == "ready"
+    assert half.ran == ["one", "two", "two back", "one back"]
+
+
 def test_a_migration_that_was_made_atomic(half) -> None:
     """A half-done migration does not begin anew as one transaction."""
     half.write(half.python("one"), half.python("two"))
@@ -1195,6 +1238,19 @@ class TestPostgreSQL:
         valid = VALID.replace("'product_name'", "'other.product_name'")
         assert half.database.value(valid) is True
         assert half.database.value("SELECT to_regclass('other.by_path')") is not None
+
+    def test_an_index_of_a_model_in_another_schema(self, half, monkeypatch) -> None:
+        """Django's own operation finds its index in the schema that the table's name has."""
+        half.database.rows("CREATE SCHEMA other")
+        half.write(
+            "migrations.CreateModel('Good', [('id', models.BigAutoField(primary_key=True)),"
+            " ('name', models.TextField())], options={'db_table': 'other\".\"good'})",
+            INDEX.replace("'product',", "'good',"),
+        )
+        interrupt_index(half, monkeypatch, "valid")
+        assert initialize().result == "ready"
+        valid = VALID.replace("'product_name'", "'other.product_name'")
+        assert half.database.value(valid) is True
 
     def test_a_lazy_text(self, half) -> None:
         """SQL may be a lazy text, as with Django."""
