@@ -229,6 +229,7 @@ class MigrationTracker:
                     names,
                     lambda recorded: self._check_record(recorded, names),
                     runs_custom_code=True,
+                    limited=False,
                 )
             journal.close()
 

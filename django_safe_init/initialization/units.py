@@ -158,7 +158,7 @@ class UnitRunner:
         if not is_started or journal.has_positions(
             number, backwards=not self.backwards
         ):
-            with self._transaction(unit.title):
+            with self._transaction(unit.title, limited=False):
                 # The loops of the other direction begin anew after this work.
                 journal.forget_positions(number, backwards=not self.backwards)
                 if not is_started:
@@ -175,7 +175,8 @@ class UnitRunner:
                 journal.settle(unit.place, done=False)
             raise
         self.transaction.require_none(unit.title)
-        with self._transaction(unit.title):
+        # The work cannot be undone, so its entry waits for locks as long as it must.
+        with self._transaction(unit.title, limited=False):
             self._store(unit)
 
     def _before(self, unit: Unit) -> dict[str, Any]:
@@ -220,7 +221,7 @@ class UnitRunner:
 
     def record(self, unit: Unit, session: list[str], *, changed: bool) -> None:
         """Record an operation whose statements are all done."""
-        with self._transaction(unit.title):
+        with self._transaction(unit.title, limited=False):
             self.journal.forget_statements(unit.place[0])
             self._note_session(session)
             detail = {"session": session} if session else None
@@ -282,7 +283,7 @@ class UnitRunner:
             try:
                 if bare:
                     self.editor.execute(item, None)
-                with self._transaction(self._title):
+                with self._transaction(self._title, limited=not bare):
                     if not bare:
                         self.editor.execute(item, None)  # as Django does
                     self.journal.finish_deferred(item)

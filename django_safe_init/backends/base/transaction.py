@@ -86,12 +86,15 @@ class MigrationTransaction(ABC):
         check: Callable[[Names], None],
         *,
         runs_custom_code: bool,
+        limited: bool = True,
     ) -> None:
         """Begin, and call `check` with the names that the transaction sees as recorded.
 
         `check` is called before the migration's first statement. If the migration runs custom
-        code, `begin` calls it at once.
+        code, `begin` calls it at once. Without `limited` its statements wait for locks as long
+        as the session lets them.
         """
+        self._is_limited = limited
         self._begin_for(migration, names, check)
         self._skips_savepoint = True
         if runs_custom_code:

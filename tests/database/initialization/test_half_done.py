@@ -1276,6 +1276,21 @@ class TestPostgreSQL:
         assert migration.result().result == "ready"
         assert half.database.value("SELECT count(*) FROM calls") == 1
 
+    def test_a_locked_record(self, half, connect_raw, in_background) -> None:
+        """What cannot be undone waits until it can be recorded, and runs once."""
+        half.use(DDL_LOCK_TIMEOUT=0.1)
+        raw = connect_raw()
+
+        def lock(connection: Any) -> None:
+            raw.execute("BEGIN; LOCK TABLE django_migrations")
+
+        half.write(half.python("one", lock, **BARE))
+        migration = in_background(initialize)
+        wait_until(lambda: half.database.value(WAITS_LONG))
+        raw.execute("COMMIT")
+        assert migration.result().result == "ready"
+        assert half.ran == ["one"]
+
     @pytest.mark.parametrize(
         ("statement", "expected"),
         [
