@@ -150,7 +150,7 @@ class _Batches:
 
 
 def _text_of(rows: models.QuerySet[Any]) -> str:
-    """Return the query with its parameters; those of a set have another order in each process."""
+    """Return the query with its parameters, in an order that is the same in each process."""
     query = rows.query.clone()
     query.select_for_update = False  # it may be compiled only in a transaction
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec, module_from_spec
 from typing import Any
 
@@ -62,7 +63,16 @@ def _code(operation: Operation) -> Iterator[str]:
 
 
 def _source(function: Any) -> str:
+    """Return the source of a function, and of the functions that a decorator has kept in it."""
+    while isinstance(function, partial):
+        function = function.func
     try:
-        return inspect.getsource(inspect.unwrap(function))
+        function = inspect.unwrap(function)
+        is_function = inspect.isroutine(function)
+        text = inspect.getsource(function if is_function else type(function))
     except (OSError, TypeError, ValueError):
         return ""
+    kept = (cell.cell_contents for cell in getattr(function, "__closure__", None) or ())
+    return "\0".join(
+        [text, *(_source(each) for each in kept if inspect.isfunction(each))]
+    )

@@ -295,11 +295,11 @@ class Journal:
         number: int,
         *,
         backwards: bool,
-        may_rename: bool = True,
+        may_have_renamed: bool,
     ) -> None:
         """Write the changes of the editor's deferred SQL by the operation of this number.
 
-        Without `may_rename` the known items are not compared, which takes a while.
+        Without `may_have_renamed` the known items are not compared, which takes a while.
         """
         ranks = {id(each.item): rank for rank, each in self._deferred.items()}
         present = {ranks.get(id(item), 0) for item in editor.deferred_sql}
@@ -307,7 +307,7 @@ class Journal:
             self._delete_deferred(rank)
         for item in editor.deferred_sql:
             known = ranks.get(id(item))
-            if known is None or may_rename:
+            if known is None or may_have_renamed:
                 self._store(known, _dump(item, editor), item, number, backwards)
 
     def finish_deferred(self, item: Any) -> None:

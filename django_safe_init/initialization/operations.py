@@ -22,19 +22,6 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations import Migration
 from django.db.migrations.operations import (
-    AddConstraint,
-    AddField,
-    AddIndex,
-    AlterModelManagers,
-    AlterModelOptions,
-    AlterModelTableComment,
-    AlterOrderWithRespectTo,
-    AlterUniqueTogether,
-    CreateModel,
-    DeleteModel,
-    RemoveConstraint,
-    RemoveField,
-    RemoveIndex,
     RunPython,
     RunSQL,
     SeparateDatabaseAndState,
@@ -52,23 +39,6 @@ from django_safe_init.initialization.journal import Journal
 from django_safe_init.initialization.operation_names import name_operation
 from django_safe_init.initialization.units import Unit, UnitRunner
 
-#: Operations that rename nothing, so that they change no deferred SQL of earlier ones.
-_KEEP_NAMES = (
-    AddConstraint,
-    AddField,
-    AddIndex,
-    AlterModelManagers,
-    AlterModelOptions,
-    AlterModelTableComment,
-    AlterOrderWithRespectTo,
-    AlterUniqueTogether,
-    CreateModel,
-    DeleteModel,
-    RemoveConstraint,
-    RemoveField,
-    RemoveIndex,
-    RunSQL,
-)
 Method = Callable[..., None]
 _METHODS = ("database_forwards", "database_backwards")
 
@@ -194,7 +164,7 @@ class OperationRunner:
         apply = getattr(migration, method)
 
         def run(state: Any, editor: BaseDatabaseSchemaEditor, *args: Any) -> Any:
-            self._units.editor = editor
+            self._units.use(editor)
             self.journal.restore_deferred(editor)
             self.journal.repeat_session(self.connection, roles=True)
             if not self.turned:
@@ -342,7 +312,6 @@ class OperationRunner:
             self._effect(operation, method, *args),
             in_transaction=self._wants_transaction(operation),
             needs_transaction=self._is_atomic(operation),
-            may_rename=type(operation) not in _KEEP_NAMES,
         )
 
     def _work(self, operation: Operation, number: int, method: str, *args: Any) -> None:
@@ -440,7 +409,7 @@ class OperationRunner:
     def _check_statements(self, number: int, statements: list[tuple[str, Any]]) -> None:
         """Raise `UnfinishedMigration` if a finished statement is not the same any more.
 
-        `statements` are those of a list; an operation that runs as a whole has none.
+        `statements` is empty for an operation that runs as a whole.
         """
         if not self.journal.has_statements(number):
             return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any, NamedTuple
 
 from django.db import DatabaseError, DataError, IntegrityError, ProgrammingError
@@ -48,7 +49,6 @@ class Unit(NamedTuple):
     needs_transaction: bool = False
     #: It is one statement, so an error leaves nothing behind.
     is_statement: bool = False
-    may_rename: bool = True
 
 
 class UnitRunner:
@@ -78,6 +78,8 @@ class UnitRunner:
         self.editor: Any = None
         self._check = check
         self._limit = limit
+        #: True if the current work may have renamed what the deferred SQL refers to.
+        self._may_have_renamed = False
         self._title = f"{journal.migration}: deferred SQL"
         self._recorded_names: Names = {
             (migration.app_label, migration.name),
@@ -87,6 +89,20 @@ class UnitRunner:
         repeated = [text for each in done for text in each.get("session", ())]
         transaction.has_own_lock_timeout = False
         self._note_session(repeated)
+
+    def use(self, editor: Any) -> None:
+        """Use the schema editor of the migration, and notice when it renames something."""
+        self.editor = editor
+        for name in ("alter_db_table", "alter_field", "_alter_field"):
+            setattr(editor, name, self._noting_renames(getattr(editor, name)))
+
+    def _noting_renames(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self._may_have_renamed = True
+            return method(*args, **kwargs)
+
+        return run
 
     def _note_session(self, statements: Iterable[str]) -> None:
         """Note the settings of the migration that change how this package writes."""
@@ -212,8 +228,9 @@ class UnitRunner:
                 self.editor,
                 unit.place[0],
                 backwards=self.backwards,
-                may_rename=unit.may_rename,
+                may_have_renamed=self._may_have_renamed,
             )
+            self._may_have_renamed = False
             if not unit.place[1]:
                 self.journal.forget_positions(unit.place[0])
                 self.journal.forget_statements(unit.place[0])

@@ -287,12 +287,12 @@ def test_how_far_a_step_is(either: Fleet, pair: Pair) -> None:
     """Each version reads the other leader's `track()`, on SQLite from the lock file."""
     either.use(scenario="tracking")
     leader, follower = start_pair(either, pair)
+    either.wait_until(lambda: "secret rows 2/4" in follower.stderr, "a follower's line")
     for version in pair:
         run = shown(either, **version)["run"]
         counted = [run[f"item_{name}"] for name in ("done", "total", "message")]
         assert counted == [2, 4, "secret rows"]
         assert run["progress"] > 0
-    either.wait_until(lambda: "secret rows 2/4" in follower.stderr, "a follower's line")
     either.allow()
     assert_ready(leader, follower)
 

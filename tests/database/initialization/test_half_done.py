@@ -1277,7 +1277,7 @@ class TestPostgreSQL:
         assert half.database.value("SELECT count(*) FROM calls") == 1
 
     def test_a_locked_record(self, half, connect_raw, in_background) -> None:
-        """What cannot be undone waits until it can be recorded, and runs once."""
+        """Work without a transaction runs once, and its entry waits for the lock."""
         half.use(DDL_LOCK_TIMEOUT=0.1)
         raw = connect_raw()
 

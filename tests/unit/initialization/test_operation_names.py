@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from django.db.migrations import RunPython, RunSQL, SeparateDatabaseAndState
 
 from django_safe_init.initialization.fingerprints import fingerprint, load_again
@@ -18,7 +20,7 @@ def second(apps, editor) -> None:
 
 
 def test_names() -> None:
-    """A name has the kind and the object or the function, if there is one."""
+    """A name has the kind, and the object or the function."""
     operation = RunPython(first, second)
     assert name_operation(operation) == "RunPython first"
     assert name_operation(operation, backwards=True) == "RunPython second"
@@ -32,6 +34,26 @@ def test_fingerprints() -> None:
     assert fingerprint(RunPython(print)) == fingerprint(RunPython(print))
     assert fingerprint(RunSQL("a")) != fingerprint(RunSQL("b"))
     assert fingerprint(RunPython(lambda apps, editor: first(apps, editor)))
+
+
+class Callable:
+    """A function with a class of its own."""
+
+    def __call__(self, apps, editor) -> None:
+        """Do nothing."""
+
+
+def decorated(function):
+    """Return a function that does not tell which one it calls."""
+    return lambda apps, editor: function(apps, editor)
+
+
+def test_fingerprints_of_wrapped_functions() -> None:
+    """The function behind a wrapper counts, too."""
+    for wrap in (partial, decorated, lambda function: partial(partial(function))):
+        one, other = (RunPython(wrap(each)) for each in (first, second))
+        assert fingerprint(one) != fingerprint(other)
+    assert fingerprint(RunPython(Callable())) != fingerprint(RunPython(first))
 
 
 def test_a_migration_without_a_module() -> None:
