@@ -245,13 +245,15 @@ def read_history(database: str, reader: BaseReader, count: int) -> list[RunRow]:
         raise _connection_lost(database, exc) from exc
 
 
-def read_half_done(database: str, reader: BaseReader, settings: Settings) -> list[str]:
+def read_half_done(
+    database: str, reader: BaseReader, settings: Settings, error: str = ""
+) -> list[str]:
     """Return a line for each migration that is half done; none if the journal is unreadable.
 
-    Raises `DatabaseUnreachable` when the connection is lost.
+    `error` is that of the last run. Raises `DatabaseUnreachable` when the connection is lost.
     """
     try:
-        return describe_half_done(reader.journal(), settings.unfinished)
+        return describe_half_done(reader.journal(), settings.unfinished, error)
     except (TablesLocked, TablesUnreadable):
         return []
     except ConnectionEnded as exc:

@@ -9,13 +9,18 @@ from typing import Any
 from django_safe_init.core.records import EntryKind, EntryState, JournalEntry
 
 
-def describe_half_done(entries: Iterable[JournalEntry], policy: str) -> list[str]:
-    """Return a line for each migration of the journal; `policy` is the setting `UNFINISHED`."""
+def describe_half_done(
+    entries: Iterable[JournalEntry], policy: str, error: str = ""
+) -> list[str]:
+    """Return a line for each migration of the journal.
+
+    `policy` is the setting `UNFINISHED`, and `error` that of the last run.
+    """
     by_migration = groupby(entries, key=lambda each: each.migration)
-    return [_describe(name, list(found), policy) for name, found in by_migration]
+    return [_describe(name, list(found), policy, error) for name, found in by_migration]
 
 
-def _describe(name: str, entries: list[JournalEntry], policy: str) -> str:
+def _describe(name: str, entries: list[JournalEntry], policy: str, error: str) -> str:
     header = _header(entries)
     names = [str(each) for each in header.get("operations", ())]
     policy = str(header.get("policy", policy))
@@ -24,6 +29,8 @@ def _describe(name: str, entries: list[JournalEntry], policy: str) -> str:
     is_reversal = entries[0].recorded
     verb = "undone" if is_reversal else "done"
     line = f"{name}: {len(finished)} of {len(names)} operations are {verb}"
+    if any(f"{name} is half {each}" in error for each in ("done", "undone")):
+        return f"{line}; the last start has refused to go on, see its error"
     for entry in found:
         if not _is_done(entry):
             return f"{line}; {_doubt(entry, names, policy, is_reversal)}"

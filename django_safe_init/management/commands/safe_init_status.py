@@ -167,10 +167,10 @@ class Command(JsonCommand):
         with closing(open_reader(alias, settings, Deadline(0))) as reader:
             detail = read_detail(alias, reader, None)
             runs = read_history(alias, reader, count)
-            half_done = (
-                [] if detail.running else read_half_done(alias, reader, settings)
-            )
-            return detail, runs, half_done
+            if detail.running:
+                return detail, runs, []
+            error = detail.status.error or ""
+            return detail, runs, read_half_done(alias, reader, settings, error)
 
     def _line(self, line: str) -> None:
         self.stdout.write(printable(line))

@@ -73,6 +73,13 @@ def test_lines(entries, line) -> None:
     assert describe_half_done(found, "rerun") == [f"shop.0007: {line}"]
 
 
+def test_a_refusal() -> None:
+    """After a refused start the line does not say that the next one continues."""
+    error = "shop.0007 is half done, and its file was changed: operation 1"
+    [line] = describe_half_done([HEAD, entry(1)], "rerun", error)
+    assert line.endswith("the last start has refused to go on, see its error")
+
+
 def test_a_person_decides() -> None:
     """With "report" the line says that the next start stops."""
     [line] = describe_half_done([HEAD, entry(2, STARTED)], "report")
