@@ -14,7 +14,7 @@ def describe_half_done(
 ) -> list[str]:
     """Return a line for each migration of the journal.
 
-    `policy` is the setting `UNFINISHED`, and `error` that of the last run.
+    `policy` is the setting `UNFINISHED`, and `error` is why the last run has failed.
     """
     by_migration = groupby(entries, key=lambda each: each.migration)
     return [_describe(name, list(found), policy, error) for name, found in by_migration]

@@ -39,6 +39,8 @@ class DebugContext:
     command: str = _COMMAND
     error: str | None = None
     leader: str | None = None
+    #: The name of the running step, with its operation.
+    work: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class PageContext:
     total: int = 0
     #: Per cent.
     progress: int = 0
+    #: The running operation of a migration that is not one transaction, and all of them.
+    operation: tuple[int, int] | None = None
     elapsed_seconds: float | None = None
     #: Seconds since the leader's last heartbeat.
     silence_seconds: float | None = None
@@ -225,6 +229,9 @@ def _numbers(page: PageContext, working: bool) -> list[_Number]:
     if working and page.remaining_seconds is not None:
         remaining = texts.approximate_duration(page.remaining_seconds)
         numbers.append(_Number(texts.remaining_label(), remaining))
+    if working and page.operation is not None:
+        operation = texts.operation(*page.operation)
+        numbers.append(_Number(texts.operation_label(), operation))
     return numbers
 
 
@@ -237,6 +244,7 @@ def _debug(debug: DebugContext) -> dict[str, Any]:
         "command": debug.command,
         "error": debug.error,
         "leader": texts.leader(debug.leader) if debug.leader else None,
+        "work": texts.work(debug.work) if debug.work else None,
     }
 
 
@@ -258,6 +266,7 @@ def status_page(
     detail = next(detail for detail in details if detail.status is status)
     run = status.run
     open_run = run if run and run.open else None
+    operation = open_run.operation if open_run else None
     return render(
         PageContext(
             state=PUBLIC_STATES[status.state],
@@ -265,6 +274,7 @@ def status_page(
             done=open_run.done if open_run else 0,
             total=open_run.total if open_run else 0,
             progress=status.progress,
+            operation=operation[:2] if operation else None,
             elapsed_seconds=open_run.age_seconds if open_run else None,
             silence_seconds=open_run.silence_seconds if open_run else None,
             remaining_seconds=detail.remaining_seconds,
@@ -280,5 +290,7 @@ def status_page(
 
 def _debug_context(status: Status, details: Sequence[StatusDetail]) -> DebugContext:
     pending = dict.fromkeys(name for each in details for name in each.status.pending)
-    leader = status.run.leader if status.run else None
-    return DebugContext(tuple(pending), _COMMAND, status.error, leader)
+    run = status.run
+    leader = run.leader if run else None
+    work = run.message if run and run.open and not status.error else None
+    return DebugContext(tuple(pending), _COMMAND, status.error, leader, work)

@@ -147,6 +147,14 @@ def remaining_label() -> str:
     return gettext("Time left")
 
 
+def operation_label() -> str:
+    return gettext("Operation")
+
+
+def operation(number: int, total: int) -> str:
+    return gettext("%(number)d of %(total)d") % {"number": number, "total": total}
+
+
 def unanswered() -> str:
     return gettext("No answer from the site just now. Trying again …")
 
@@ -160,6 +168,10 @@ def debug_heading() -> str:
 
 def pending(count: int) -> str:
     return ngettext("%d step is pending:", "%d steps are pending:", count) % count
+
+
+def work(name: str) -> str:
+    return gettext("Now: %(name)s") % {"name": name}
 
 
 def debug_advice() -> str:

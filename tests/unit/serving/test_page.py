@@ -36,7 +36,10 @@ MIGRATING = PageContext(
     refresh_seconds=7,
 )
 DEBUG = DebugContext(
-    ("shop.0001_initial",), error="ValueError: no price", leader="web-3:1994"
+    ("shop.0001_initial",),
+    error="ValueError: no price",
+    leader="web-3:1994",
+    work="shop.0001_initial: operation 3 of 7",
 )
 STYLE = Path(django_safe_init.__file__).parent / "templates/django_safe_init/page.css"
 
@@ -102,6 +105,13 @@ def test_numbers() -> None:
     assert not any("18" in line for line in lines)
 
 
+def test_an_operation() -> None:
+    """The running operation of a migration that is not one transaction is a number, too."""
+    lines = shown(replace(MIGRATING, operation=(3, 7)))
+    assert lines[lines.index("Operation") + 1] == "3 of 7"
+    assert "Operation" not in shown(replace(MIGRATING, state="error", operation=(3, 7)))
+
+
 def test_unknown_numbers() -> None:
     """Unknown numbers are left out, and the bar moves without a value."""
     parsed = Parsed(render(PageContext("migrating")))
@@ -154,12 +164,13 @@ def test_no_bar_without_a_leader(state: str) -> None:
 
 
 def test_debug() -> None:
-    """With DEBUG the page shows the pending migrations, the command, the error and the leader."""
+    """With DEBUG the page shows pending and running work, the command, error and leader."""
     lines = shown(replace(MIGRATING, state="error", debug=DEBUG))
     assert {
         "ValueError: no price",
         "1 step is pending:",
         "shop.0001_initial",
+        "Now: shop.0001_initial: operation 3 of 7",
         "python manage.py safe_migrate",
         "The leader is web-3:1994.",
     } <= set(lines)
