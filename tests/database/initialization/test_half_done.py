@@ -1668,6 +1668,26 @@ def test_a_loop_with_other_values(half, name) -> None:
     assert seen == ["a", "b", "c"]
 
 
+def test_a_loop_of_a_repaired_function(half) -> None:
+    """An operation that was changed after it failed goes on behind its last batch."""
+    half.database.rows("INSERT INTO shop_product (name) VALUES ('a'), ('b')")
+    seen: list[str] = []
+
+    def work(rows: list[Any]) -> None:
+        if rows[0].name == "b" and half.stops:
+            raise Stop
+        seen.append(rows[0].name)
+
+    def fill(connection: Any) -> None:
+        for_each_batch(product(connection).objects.all(), work, batch=1)
+
+    half.write(half.python("fill", fill, **BARE))
+    half.stop("other")
+    half.write(half.python("fill", fill, elidable="True", **BARE))
+    initialize()
+    assert seen == ["a", "b"]
+
+
 def test_a_loop_that_was_inserted(half) -> None:
     """A loop with another function, or in another operation, has a position of its own."""
     half.database.rows("INSERT INTO shop_product (name) VALUES ('a'), ('b')")
