@@ -250,7 +250,8 @@ def read_half_done(
 ) -> list[str]:
     """Return a line for each migration that is half done; none if the journal is unreadable.
 
-    `error` is why the last run has failed. Raises `DatabaseUnreachable` when the connection is lost.
+    `error` is why the last run has failed. Raises `DatabaseUnreachable` when the connection is
+    lost.
     """
     try:
         return describe_half_done(reader.journal(), settings.unfinished, error)
