@@ -12,7 +12,7 @@ _TRANSACTION_CONTROL = frozenset({"BEGIN", "COMMIT", "END", "ABORT", "START"})
 
 @dataclass(frozen=True)
 class SQLEffect:
-    """The behaviour of one SQL statement, or of a script."""
+    """The behavior of one SQL statement, or of a script."""
 
     #: It begins or ends a transaction itself.
     controls_transaction: bool = False
