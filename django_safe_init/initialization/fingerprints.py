@@ -40,10 +40,10 @@ def load_again(migration: Migration) -> Migration | None:
         spec: Any = find_spec(kind.__module__)
         module = module_from_spec(spec)
         spec.loader.exec_module(module)
-        made = getattr(module, kind.__qualname__)(migration.name, migration.app_label)
+        load: type[Migration] = getattr(module, kind.__qualname__)
+        return load(migration.name, migration.app_label)
     except Exception:  # noqa: BLE001  (the migration's own code)
         return None
-    return made  # type: ignore[no-any-return]
 
 
 def _written(operation: Operation) -> str:

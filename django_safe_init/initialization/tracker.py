@@ -318,7 +318,7 @@ class MigrationTracker:
     def _check_record(self, recorded: Names, names: Names) -> None:
         if recorded != names & self._recorded_before:
             raise LockLost(
-                f"The record of {self.current} was changed meanwhile by somebody who does "
+                f"The record of {self.current} was changed meanwhile by a program that does "
                 "not take the leader lock."
             )
 

@@ -106,7 +106,7 @@ def test_applied_without_the_lock(django_database, small_shop) -> None:
     first = django_database.runs()[0]
     assert first["outcome"] == "transient"
     assert first["error"] == (
-        "The record of shop.0004_raced was changed meanwhile by somebody who does not take "
+        "The record of shop.0004_raced was changed meanwhile by a program that does not take "
         "the leader lock."
     )
 

@@ -115,7 +115,7 @@ def test_applied_without_the_lock(lite, small_shop) -> None:
     small_shop.run("0004_next", ran.append)
     assert initialize().result == "ready"
     assert ran == []
-    assert "somebody who does not take the leader lock" in lite.runs()[0]["error"]
+    assert "a program that does not take the leader lock" in lite.runs()[0]["error"]
 
 
 def execute(connection: Any, *statements: str) -> None:
