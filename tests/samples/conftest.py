@@ -73,7 +73,12 @@ class Shell:
             start_new_session=True,
         )
         self._groups.append(process.pid)
-        output, _ = process.communicate(timeout=60)
+        try:
+            output, _ = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            output, _ = process.communicate()
+            pytest.fail(f"The commands ran for longer than 60 s:\n{text}{output}")
         assert exit_code in (None, process.returncode), (process.returncode, output)
         return output
 
