@@ -143,6 +143,18 @@ def bounded_reads(alias: str) -> AbstractContextManager[None]:
     return bounded
 
 
+def schema_guard(schema: str, context: Context) -> AbstractContextManager[None]:
+    """Return a context manager that holds the key of a tenant's schema.
+
+    On this thread's connection to the context's database. Raises `WaitTimeout`.
+    """
+    connection = connections[context.alias]
+    guard: AbstractContextManager[None] = import_module(
+        f"{BACKENDS[connection.vendor]}.schema_guard"
+    ).schema_guard(connection, schema, context)
+    return guard
+
+
 def privileged_steps(alias: str, build: Build) -> tuple[StepDefinition, ...]:
     """Return the build's privileged steps for the database, in order.
 

@@ -17,6 +17,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from django_safe_init.core.progress import OperationProgress
+from django_safe_init.core.schemas import SchemaProgress
 from django_safe_init.core.states import State
 from django_safe_init.core.text import (
     MAX_ERROR_LENGTH,
@@ -90,6 +91,8 @@ class RunRow(NamedTuple):
     checks: str | None = None
     #: The release whose code ran it; None without one. Not in the JSON of a status.
     release: str | None = None
+    #: The tenants' schemas, once the shared schema is done and validated; None without tenants.
+    schemas: SchemaProgress | None = None
 
     @property
     def identity(self) -> tuple[int, str]:
@@ -146,6 +149,8 @@ class RunRow(NamedTuple):
         del values["checks"], values["release"]
         if self.operation is not None:
             values["operation"] = self.operation._asdict()
+        if self.schemas is not None:
+            values["schemas"] = self.schemas.as_json()
         return values
 
 
@@ -196,6 +201,8 @@ def clean_value(name: str, value: Any) -> Any:
         return _finite(value)
     if name == "operation":
         return OperationProgress.from_json(value)
+    if name == "schemas":
+        return SchemaProgress.from_json(value)
     if name in _INTEGERS or name in _OPTIONAL_INTEGERS:
         is_number = isinstance(value, int)
         return value if is_number else (0 if name in _INTEGERS else None)

@@ -6,7 +6,9 @@ import logging
 from collections.abc import Callable, Collection, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import closing, contextmanager, suppress
+from typing import NamedTuple
 
+from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.backends.base.backend import LockingBackend
@@ -50,10 +52,18 @@ from django_safe_init.initialization.run_context import run_context
 from django_safe_init.initialization.step_runner import StepRunner
 from django_safe_init.initialization.tracker import MigrationTracker
 from django_safe_init.initialization.types import Decision, Progress
+from django_safe_init.tenants import Tenant, get_tenancy
 from django_safe_init.validation import ValidationReport, log_findings, validate
 from django_safe_init.validation.baseline import earlier_differences, without_damage
 
 logger = logging.getLogger("django_safe_init")
+
+
+class _End(NamedTuple):
+    """The outcome of a run, and the state that it leaves."""
+
+    outcome: str
+    state: State
 
 
 class Leader:
@@ -77,6 +87,7 @@ class Leader:
         self.machine = progress.machine
         self.task = progress.options.task
         self.is_done = is_done
+        self.tenancy = get_tenancy(self.context.alias)
         self._session: RunSession | None = None
         self._connection_lost = False
         #: The error that ended the open run, and the outcome that was written for it.
@@ -98,6 +109,7 @@ class Leader:
         run otherwise; the run's row says so.
         """
         with (
+            self._shared_schema(),
             self._translated_errors(),
             self.backend.leadership(self.observer) as lock,  # the lock is taken
         ):
@@ -120,8 +132,20 @@ class Leader:
                     with session.connections() as connection:
                         self._migrate(connection, interrupted)
                         self._run_steps(connection, interrupted)
-                    self._validate()
+                    end = self._validate()
+                    self._migrate_schemas()
+                    self._finish(end)
             return Decision.LED  # the lock is released, and the followers are woken
+
+    @contextmanager
+    def _shared_schema(self) -> Iterator[None]:
+        """Let the block use the shared schema of a database with a schema for each tenant."""
+        if self.tenancy is None:
+            yield
+            return
+        shared = Tenant(self.tenancy.shared_schema)
+        with self.tenancy.active(connections[self.context.alias], shared):
+            yield
 
     @contextmanager
     def _opened_session(self, lock: Lock) -> Iterator[RunSession]:
@@ -250,6 +274,8 @@ class Leader:
         ):
             tracker.steps = len(self._due_steps())
             half_done = interrupted.half_done
+            if self.tenancy is not None and not self.task.schemas.shared:
+                return
             if self.task.fake:
                 half_done.accept_fake(connection, self.task.target)
             else:
@@ -294,8 +320,8 @@ class Leader:
     def _missing(self) -> tuple[str, ...]:
         return self.session.reader.read().missing
 
-    def _validate(self) -> None:
-        """Validate the schema, and close the run with the result."""
+    def _validate(self) -> _End:
+        """Validate the schema, and return how the run ends unless a tenant's schema fails."""
         self.machine.transition_to(State.VALIDATING)
         self.session.verify()
         self.recorder.update(State.VALIDATING)
@@ -308,13 +334,37 @@ class Leader:
         if not missing and report.errors:
             raise ValidationFailed(report.summary, findings=report.schema)
         state = State.UNINITIALIZED if missing else State.READY
-        whole = self.task.full_target and not missing and not faked
+        whole = self._is_whole and not missing and not faked
         if whole:
             self.recorder.store_findings(each.key for each in report.schema)
         else:
             self._store_partial_findings()
-        self.recorder.finish_run("ready" if whole else "partial", state)
-        self.machine.transition_to(state)
+        return _End("ready" if whole else "partial", state)
+
+    @property
+    def _is_whole(self) -> bool:
+        """True if the task brings the database to this build, with the schemas of all tenants."""
+        has_schemas = self.tenancy is not None
+        return self.task.full_target and (
+            not has_schemas or self.task.schemas.is_whole
+        )
+
+    def _migrate_schemas(self) -> None:
+        """Migrate the schemas of the tenants, after the shared schema is done and validated."""
+        if self.tenancy is None or self.task.schemas.only == ():
+            return
+        # Imported here to keep the start of other projects fast.
+        from django_safe_init.initialization.schemas.run import SchemaRun
+
+        self.machine.transition_to(State.MIGRATING)
+        with raise_cancellation():
+            SchemaRun(self.context, self.session, self.tenancy, self.task).run()
+        self.machine.transition_to(State.VALIDATING)
+
+    def _finish(self, end: _End) -> None:
+        """Close the run."""
+        self.recorder.finish_run(*end)
+        self.machine.transition_to(end.state)
 
     def _require_nothing_half_undone(self) -> None:
         names = self._tracker.half_done.half_undone if self._tracker else []

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 from weakref import ReferenceType
 
-from django.db.models.signals import post_migrate, pre_migrate
+from django.db.models.signals import ModelSignal, post_migrate, pre_migrate
 
 from django_safe_init.conf import Settings
 from django_safe_init.core.records import Snapshot
@@ -26,24 +26,27 @@ def project_receivers() -> list[str]:
 
     Imports nothing: a receiver that is connected later is not known.
     """
-    paths = {
+    return sorted({*receivers_of(pre_migrate), *receivers_of(post_migrate)})
+
+
+def receivers_of(signal: ModelSignal) -> set[str]:
+    """Return the dotted paths of the signal's connected receivers that are not Django's own."""
+    return {
         f"{receiver.__module__}.{_name(receiver)}"
-        for receiver in _live_receivers()
+        for receiver in _live_receivers(signal)
         if _package(receiver) not in _KNOWN_PACKAGES
     }
-    return sorted(paths)
 
 
-def _live_receivers() -> Iterator[Any]:
-    for signal in (pre_migrate, post_migrate):
-        # Django has no public way to list receivers. The second item is one, in all versions.
-        for _, receiver, *_ in list(signal.receivers):
-            if isinstance(receiver, ReferenceType):
-                receiver = receiver()
-            while isinstance(receiver, partial):
-                receiver = receiver.func
-            if receiver is not None:
-                yield receiver
+def _live_receivers(signal: ModelSignal) -> Iterator[Any]:
+    # Django has no public way to list receivers. The second item is one, in all versions.
+    for _, receiver, *_ in list(signal.receivers):
+        if isinstance(receiver, ReferenceType):
+            receiver = receiver()
+        while isinstance(receiver, partial):
+            receiver = receiver.func
+        if receiver is not None:
+            yield receiver
 
 
 def _package(receiver: Callable[..., Any]) -> str:

@@ -30,6 +30,32 @@ class Decision(Enum):
 
 
 @dataclass(frozen=True)
+class SchemaOptions:
+    """The work of a run in the schemas of tenants, in a database that has them."""
+
+    #: True if the run migrates the shared schema first.
+    shared: bool = True
+    #: The schemas of tenants; None for those of all tenants.
+    only: tuple[str, ...] | None = None
+    #: The number of processes that migrate schemas.
+    jobs: int = 1
+    #: This many schemas are migrated first, and the others only if these succeed.
+    canary: int = 0
+    #: True to begin no other schema after the first failure.
+    stop_at_first: bool = False
+    #: True to look into all schemas, whatever the rows of earlier runs say.
+    force: bool = False
+    #: Runs Django's `migrate` in the active schema, with a target or with options of its own;
+    #: None for all migrations.
+    migrate: Callable[[], None] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """True for all migrations in all schemas."""
+        return self.shared and self.only is None and self.migrate is None
+
+
+@dataclass(frozen=True)
 class MigrateTask:
     """The work of a leader, and how it reports."""
 
@@ -48,6 +74,8 @@ class MigrateTask:
     rerun: tuple[str, ...] = ()
     #: The operations with which half-done migrations go on, as `APP.NAME:N`.
     resume: tuple[str, ...] = ()
+    #: The work in the schemas of tenants, in a database that has them.
+    schemas: SchemaOptions = SchemaOptions()
     #: The app and the migration, or "zero", that a command names; None for all migrations.
     target: tuple[str, str] | None = None
     #: Takes the error that the caller gets, and its cause. Returns the error to log: by default

@@ -34,6 +34,7 @@ from django_safe_init.core.records import (
     LostRuns,
     leader_name,
 )
+from django_safe_init.core.schemas import SchemaProgress
 from django_safe_init.core.states import State
 from django_safe_init.core.step import DONE
 from django_safe_init.core.text import printable, wrap
@@ -187,6 +188,10 @@ class BaseRecorder(ABC):
         self.checks: str | None = None
         #: True once the run has opened a journal.
         self.used_journal = False
+        #: The number of tenants' schemas that the run may have to migrate.
+        self.expected_schemas = 0
+        #: The progress in the tenants' schemas, once the shared schema is done.
+        self.schemas: SchemaProgress | None = None
         self._release: str | None = None
         self._lost = LostRuns()
 
@@ -427,7 +432,14 @@ class BaseRecorder(ABC):
         `state` is the final state of a run that is being closed.
         """
         state = state or self.state
-        percent = self.progress.percent(self.done, self.total)
+        finished = 0
+        if self.schemas is not None:
+            finished = self.expected_schemas - min(
+                self.schemas.pending, self.expected_schemas
+            )
+        percent = self.progress.percent(
+            self.done + finished, self.total + self.expected_schemas
+        )
         operation = self.progress.operation
         return {
             "run": self.run_id,
@@ -437,6 +449,7 @@ class BaseRecorder(ABC):
             "progress": 100 if state is State.READY else percent,
             "message": self.message,
             "operation": json.dumps(operation) if operation else None,
+            "schemas": None if self.schemas is None else json.dumps(self.schemas),
         }
 
 

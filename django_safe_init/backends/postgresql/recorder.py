@@ -43,6 +43,7 @@ from django_safe_init.backends.postgresql.refused_rows import (
 )
 from django_safe_init.backends.postgresql.schema import (
     ensure_journal,
+    ensure_schemas,
     ensure_tables,
     grant_delete_hint,
     missing_privilege,
@@ -75,7 +76,7 @@ _CLOSE_RUN = f"""
     UPDATE {RUN_TABLE}
     SET state = %(state)s, done = %(done)s, total = %(total)s, progress = %(progress)s,
         message = %(message)s, item_done = NULL, item_total = NULL, item_message = NULL,
-        operation = NULL,
+        operation = NULL, schemas = %(schemas)s,
         finished_at = clock_timestamp(), heartbeat_at = clock_timestamp(),
         outcome = %(outcome)s, error = %(error)s, traceback = %(traceback)s
     WHERE id = %(run)s
@@ -112,7 +113,7 @@ _PREPARED = {
         UPDATE django_safe_init_run
         SET state = $2, done = $3, total = $4, progress = $5, message = $6,
             item_done = $7, item_total = $8, item_message = $9, operation = $10,
-            heartbeat_at = clock_timestamp()
+            schemas = $11, heartbeat_at = clock_timestamp()
         WHERE id = $1
     """,
     "safe_init_read_lock": f"""
@@ -131,7 +132,7 @@ _FINISH_STEP = """
 _UPDATE_RUN = """
     EXECUTE safe_init_update_run(%(run)s, %(state)s, %(done)s, %(total)s, %(progress)s,
                                  %(message)s, %(item_done)s, %(item_total)s,
-                                 %(item_message)s, %(operation)s);
+                                 %(item_message)s, %(operation)s, %(schemas)s);
     EXECUTE safe_init_read_lock(%(application_name)s, %(leader_key)s, %(work_key)s);
 """
 
@@ -208,6 +209,11 @@ class PostgresRecorder(TableRecorder):
         """Create the table of the journal, or add the columns it lacks."""
         with self._lock:
             self._write_with_retry(lambda: ensure_journal(self.session))
+
+    def ensure_schemas(self) -> None:
+        """Create the table of the tenants' schemas, or add the columns it lacks."""
+        with self._lock:
+            self._write_with_retry(lambda: ensure_schemas(self.session))
 
     def open_run(
         self, command: str, lost: LostRuns | None = None, release: str | None = None

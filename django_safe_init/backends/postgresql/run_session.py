@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import psycopg
 from django.contrib.postgres.operations import RemoveIndexConcurrently
@@ -44,6 +45,10 @@ from django_safe_init.backends.postgresql.sql_effects import effect_of
 from django_safe_init.backends.postgresql.statement_progress import StatementProgress
 from django_safe_init.backends.postgresql.transaction import PostgresTransaction
 from django_safe_init.core.text import exception_chain
+from django_safe_init.tenants import Tenancy
+
+if TYPE_CHECKING:
+    from django_safe_init.backends.base.schema_session import BaseSchemas
 
 #: Errors after which another attempt of the same migration may succeed.
 _TRANSIENT = (
@@ -65,6 +70,7 @@ class PostgresRunSession(RunSession):
         session.patience = None  # no limit of waiting applies to a run
         self._context = context
         self._session = session
+        self._lock = lock
         self._fenced = FencedConnections(
             context.alias, lock, context.direct, context.deadline
         )
@@ -86,6 +92,14 @@ class PostgresRunSession(RunSession):
 
     def connections(self) -> AbstractContextManager[BaseDatabaseWrapper]:
         return self._fenced
+
+    def schemas(self, tenancy: Tenancy) -> BaseSchemas:
+        from django_safe_init.backends.postgresql.schemas import PostgresSchemas
+
+        self.recorder.ensure_schemas()
+        return PostgresSchemas(
+            self._context, self._lock, tenancy, self.recorder.run_id
+        )
 
     def transaction(self, connection: BaseDatabaseWrapper) -> PostgresTransaction:
         self.lock_timeout.respect(connection)

@@ -9,12 +9,11 @@ from typing import Any, TypeGuard
 
 from django.core.management import CommandError
 from django.core.management.base import CommandParser
+from django.core.management.commands.migrate import Command as DjangoMigrate
 from django.db import DEFAULT_DB_ALIAS, connections
-from django.db.migrations import Migration
 
 from django_safe_init.backends import check_loaded, get_features
 from django_safe_init.conf import effective_mode, get_settings
-from django_safe_init.core import cancellation
 from django_safe_init.core.databases import check_not_empty, check_not_pool
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.exceptions import ConfigurationError, InitializationFailed
@@ -30,7 +29,16 @@ from django_safe_init.initialization.migrate_command import (
     next_migrate,
 )
 from django_safe_init.initialization.run_context import current_listener, in_run
-from django_safe_init.initialization.types import InitializationOptions, MigrateTask
+from django_safe_init.initialization.schemas.provisioning import provision
+from django_safe_init.initialization.tracked_migrate import (
+    TrackedMigrate,
+    migrate_schema,
+)
+from django_safe_init.initialization.types import (
+    InitializationOptions,
+    MigrateTask,
+    SchemaOptions,
+)
 from django_safe_init.management.base import command_errors, exit_codes
 from django_safe_init.management.console import (
     escape_unencodable,
@@ -38,16 +46,17 @@ from django_safe_init.management.console import (
     printable_uncaught_errors,
     report_to,
 )
+from django_safe_init.tenants import Tenancy, get_tenancy, is_tenanted
 
 #: Added by `execute` and by Django's `call_command`, whatever the parser knows.
 _ADDED = frozenset({"database", "skip_checks"})
+#: Options with which Django's `migrate` itself runs in each tenant's schema.
+_WITHOUT_PLAN = ("app_label", "fake", "fake_initial", "prune", "run_syncdb")
 
 
-class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on settings
+class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends on settings
     """Overrides `migrate`: exactly one process migrates a database at a time."""
 
-    #: Read by `migrate_command.extends_ours`.
-    reports_to_tracker = True
     #: The limit of all waiting, which begins in `execute`.
     _deadline: Deadline | None = None
     #: The system checks, if they failed before this process led.
@@ -145,12 +154,27 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
             options.get("migration_name"),
             run_syncdb=bool(options.get("run_syncdb")),
         )
+        tenancy = get_tenancy(alias)
+        schema = tenancy and self._provisioned(tenancy, options)
+        if tenancy is not None and schema is not None:
+            with exit_codes():
+                provision(
+                    tenancy,
+                    schema,
+                    partial(self._migrate_active_schema, options),
+                    report_to(self.stderr),
+                )
+            return self._output
         if not self._was_connected:
             # The checks opened it, and another replica may need the connection slot.
             connections[alias].close()
+        schemas = SchemaOptions()
+        if tenancy is not None:
+            schemas = self._schemas(tenancy, options)
         task = MigrateTask(
             migrate=lambda: self._migrate(*args, **options),
             command="migrate",
+            schemas=schemas,
             full_target=not options.get("app_label"),
             require_ready=False,
             fake=bool(options.get("fake")),
@@ -179,10 +203,47 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
 
     def _migrate(self, *args: Any, **options: Any) -> None:
         """Run Django's `migrate`, tracked if this thread is in a run."""
-        tracker = current_listener(self._alias)
-        # A `migrate` that a migration calls belongs to that migration.
-        self._tracker = tracker if tracker and tracker.current is None else None
+        if is_tenanted() and not _only_looks(options):
+            self._migrate_active_schema(options)
+            return
+        self.track(self._alias)
         self._output = super().handle(*args, **self._wanted_by_handle(options))
+
+    def _migrate_active_schema(self, options: dict[str, Any]) -> None:
+        """Migrate the schema that is active: the run goes from schema to schema itself."""
+        tenancy = get_tenancy(self._alias)
+        migrate_schema(
+            self._alias,
+            DjangoMigrate if tenancy is None else tenancy.base_migrate(),
+            options,
+            stdout=self.stdout._out,
+            stderr=self.stderr._out,
+        )
+
+    def _schemas(self, tenancy: Tenancy, options: dict[str, Any]) -> SchemaOptions:
+        """Return the work in schemas that the options of the package's command name."""
+        selection = tenancy.selection(options)
+        has_own_work = any(options.get(name) for name in _WITHOUT_PLAN)
+        return SchemaOptions(
+            shared=selection.shared,
+            only=selection.schemas,
+            jobs=tenancy.jobs(options),
+            migrate=partial(self._migrate_active_schema, options)
+            if has_own_work
+            else None,
+        )
+
+    def _provisioned(self, tenancy: Tenancy, options: dict[str, Any]) -> str | None:
+        """Return the schema of the tenant that the caller creates; None for a command.
+
+        The packages call the command for a new tenant, with its schema.
+        """
+        if self._called_from_command_line or not tenancy.names_schemas(options):
+            return None
+        selection = tenancy.selection(options)
+        if selection.shared or len(selection.schemas or ()) != 1:
+            return None
+        return selection.schemas[0]
 
     def _wanted_by_handle(self, options: dict[str, Any]) -> dict[str, Any]:
         """Return the options, except `database` and `skip_checks` if `handle` refuses them.
@@ -197,27 +258,15 @@ class Command(next_migrate()):  # type: ignore[misc]  # a class that depends on 
         return {name: options[name] for name in options if name not in refused}
 
     def _is_protected(self, options: dict[str, Any]) -> bool:
-        looks_only = options.get("plan") or options.get("check_unapplied")
-        if looks_only or in_run(self._alias):
+        if _only_looks(options) or in_run(self._alias):
             return False
         with command_errors():
             mode = effective_mode(get_settings())
         return mode != "off" and get_features(self._alias).has_lock
 
-    def migration_progress_callback(
-        self, action: str, migration: Migration | None = None, fake: bool = False
-    ) -> None:
-        """Pass Django's progress on to the tracker of the run."""
-        cancellation.check()
-        tracker = self._tracker
-        if tracker is not None and migration is not None:
-            if action in ("apply_start", "unapply_start"):
-                tracker.on_apply_start(
-                    migration, backwards=action == "unapply_start", fake=fake
-                )
-            else:
-                tracker.on_apply_success(fake=fake)
-        super().migration_progress_callback(action, migration, fake)
+
+def _only_looks(options: dict[str, Any]) -> bool:
+    return bool(options.get("plan") or options.get("check_unapplied"))
 
 
 def _target(options: dict[str, Any]) -> tuple[str, str] | None:

@@ -1,0 +1,155 @@
+"""Define the session of a run in one tenant's schema."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_safe_init.backends.base.run_session import RunSession
+from django_safe_init.backends.base.transaction import Names
+from django_safe_init.core.schemas import FoundSchema, SchemaRow
+
+
+class ReceiverRows(NamedTuple):
+    """The rows that Django's own receivers of `post_migrate` create in a schema."""
+
+    #: The app label and the name of each model.
+    content_types: tuple[tuple[str, str], ...] = ()
+    #: The app label, the model, the codename and the name of each permission.
+    permissions: tuple[tuple[str, str, str, str], ...] = ()
+
+
+class SchemaResult(NamedTuple):
+    """The end of a run in one schema."""
+
+    schema: str
+    #: The error, in one line; None if the schema is up to date.
+    error: str | None = None
+    #: The migration that failed.
+    migration: str | None = None
+    seconds: float = 0.0
+    #: The number of migrations that were applied.
+    applied: int = 0
+    #: A digest of the rows that receivers have created.
+    receivers: str = ""
+    #: True if another session holds the schema's key. Nothing was done.
+    is_busy: bool = False
+    #: True if the schema does not exist any more.
+    is_missing: bool = False
+    traceback: str | None = None
+
+
+class BaseSchemaSession(RunSession):
+    """A session for the schema of one tenant, on a connection of the run.
+
+    Its reader and its recorder know the interrupted migrations of this schema only.
+    """
+
+    schema: str
+    connection: BaseDatabaseWrapper
+
+    @abstractmethod
+    def try_lock(self) -> bool:
+        """Take the schema's key, and return False if another session holds it.
+
+        The migrating connection holds the key, so that no statement of it outlives the key.
+        """
+
+    @abstractmethod
+    def unlock(self) -> None:
+        """Release the schema's key."""
+
+    @abstractmethod
+    def exists(self) -> bool:
+        """Return True if the schema exists."""
+
+    @abstractmethod
+    def recorded(self) -> Names | None:
+        """Return the migrations that are recorded in the schema; None without a table of them."""
+
+    @abstractmethod
+    def replay(
+        self, migration: str, statements: Sequence[str], names: Collection[tuple[str, str]]
+    ) -> None:
+        """Execute the statements of a migration and record the names, in one transaction.
+
+        Raises `LockLost` if this process does not lead, or a name is recorded already, and
+        Django's database errors.
+        """
+
+    @abstractmethod
+    def create_rows(self, rows: ReceiverRows) -> None:
+        """Create the content types and permissions that the schema lacks."""
+
+    @abstractmethod
+    def finish(self, result: SchemaResult) -> None:
+        """Write the result into the schema's row of the run."""
+
+
+class BaseSchemaWorker:
+    """A connection of the run that migrates one schema after another."""
+
+    connection: BaseDatabaseWrapper
+
+    @abstractmethod
+    def connections(self) -> AbstractContextManager[BaseDatabaseWrapper]:
+        """Return a context manager that gives the alias the connections of the run."""
+
+    @abstractmethod
+    def open(self, schema: str, kind: str) -> BaseSchemaSession:
+        """Return the session for a schema, inside `connections`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close what the worker has opened itself."""
+
+
+class BaseSchemas:
+    """The tenants' schemas of a database, as the leader of a run knows them."""
+
+    @abstractmethod
+    def stale(self, receivers: str | None = None) -> list[FoundSchema]:
+        """Return the schemas that no row calls up to date for this build, with one query.
+
+        `receivers` is the digest of the rows that `post_migrate` creates; None for any.
+        """
+
+    @abstractmethod
+    def all(self) -> list[FoundSchema]:
+        """Return all schemas of tenants."""
+
+    @abstractmethod
+    def complete(self, found: Sequence[FoundSchema]) -> set[str]:
+        """Return the schemas in which all migrations of the build are recorded."""
+
+    @abstractmethod
+    def remember(self, found: Sequence[FoundSchema], receivers: str | None) -> None:
+        """Write rows that call the schemas up to date."""
+
+    @abstractmethod
+    def records(self, schema: str) -> Names:
+        """Return the migrations that are recorded in the schema."""
+
+    @abstractmethod
+    def unfinished(self) -> set[str]:
+        """Return the schemas in which a non-atomic migration was interrupted."""
+
+    @abstractmethod
+    def prune(self) -> None:
+        """Delete the rows that nothing needs any more."""
+
+    @abstractmethod
+    def plan(self, found: Sequence[FoundSchema]) -> None:
+        """Write a row for each schema of the run, as pending."""
+
+    @abstractmethod
+    def rows(self, run: int, state: str | None = None) -> list[SchemaRow]:
+        """Return the rows of a run."""
+
+    @abstractmethod
+    def worker(self, *, forked: bool) -> BaseSchemaWorker:
+        """Return a worker of the run: with sessions of its own in a forked process."""

@@ -1,0 +1,209 @@
+"""Tell on PostgreSQL which tenants' schemas are up to date, in one query where rows say so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from django.core.exceptions import EmptyResultSet
+from psycopg import sql
+
+from django_safe_init.backends.postgresql.session import Session, quoted
+from django_safe_init.core.build import Build
+from django_safe_init.core.databases import migration_table_name
+from django_safe_init.core.records import TablesUnreadable
+from django_safe_init.core.schemas import (
+    SCHEMA_TABLE,
+    FoundSchema,
+    SchemaIdentity,
+    digest,
+)
+from django_safe_init.tenants import Tenancy
+
+#: The schemas of one statement. Each costs two locks of the server's shared table until the
+#: statement ends, and a server has 64 for each connection that it allows.
+_SCHEMAS_PER_STATEMENT = 50
+#: Attempts to read the records, while schemas are dropped.
+_ATTEMPTS = 5
+
+_IDENTITY = """
+    c.oid::bigint, c.relfilenode::bigint,
+    coalesce(pg_stat_get_tuples_inserted(c.oid), 0),
+    coalesce(pg_stat_get_tuples_updated(c.oid), 0),
+    coalesce(pg_stat_get_tuples_deleted(c.oid), 0)
+"""
+_FOUND = f"""
+    SELECT t.schema, t.kind, n.oid IS NOT NULL, {_IDENTITY}
+    FROM tenant t
+    LEFT JOIN pg_namespace n ON n.nspname = t.schema::name
+    LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = %(table)s::name
+      AND c.relkind IN ('r', 'p')
+"""
+_STALE = f"""
+    SELECT found.* FROM ({_FOUND}) AS found
+      (schema, kind, present, table_oid, table_file, inserted, updated, deleted)
+    WHERE NOT EXISTS (
+      SELECT FROM {SCHEMA_TABLE} k
+      WHERE k.is_current AND k.lock_key = %(lock_key)s AND k.schema = found.schema
+        AND k.migrations = %(migrations)s
+        AND (%(receivers)s::text IS NULL OR k.receivers = %(receivers)s)
+        AND k.table_oid = found.table_oid AND k.table_file = found.table_file
+        AND k.inserted = found.inserted AND k.updated = found.updated
+        AND k.deleted = found.deleted)
+"""
+_RECORDS = """
+    SELECT {schema}::text, md5(string_agg(app || '.' || name, E'\\n'
+      ORDER BY app COLLATE "C", name COLLATE "C")) FROM {table}
+"""
+
+
+class SchemaReader:
+    """Reads the tenants' schemas of one database for one build."""
+
+    def __init__(
+        self, session: Session, tenancy: Tenancy, build: Build, lock_key: str | None
+    ) -> None:
+        self.session = session
+        self.tenancy = tenancy
+        self.build = build
+        self.lock_key = lock_key or ""
+        self.params: dict[str, Any] = {
+            "lock_key": self.lock_key,
+            "migrations": self.digest_of(build),
+            "table": migration_table_name(),
+        }
+
+    @staticmethod
+    def digest_of(build: Build) -> str:
+        """Return the digest of the build's migrations, as the rows have it."""
+        return digest(build.migrations)
+
+    def all(self) -> list[FoundSchema]:
+        """Return all schemas of tenants."""
+        return self._find(_FOUND)
+
+    def stale(self, receivers: str | None = None) -> list[FoundSchema]:
+        """Return the schemas that no row calls up to date for this build.
+
+        The table of the rows must exist.
+        """
+        return self._find(_STALE, {"receivers": receivers})
+
+    def _find(
+        self, query: str, params: dict[str, Any] | None = None
+    ) -> list[FoundSchema]:
+        tenants = self._tenants()
+        if not tenants:
+            return []
+        # The query of the tenants is Django's, with names that have no schema.
+        path = f"SET LOCAL search_path = pg_catalog, {quoted(self.tenancy.shared_schema)}"
+        start = f"{path}; WITH tenant (schema, kind) AS ({tenants}) "
+        rows = self.session.read(
+            start.replace("%", "%%") + query, {**self.params, **(params or {})}
+        )
+        return [
+            FoundSchema(schema, kind, exists, SchemaIdentity(*identity))
+            for schema, kind, exists, *identity in rows
+        ]
+
+    def _tenants(self) -> str:
+        """Return the query for the schema and the kind of each tenant; empty without any."""
+        parts = []
+        if static := self.tenancy.static_tenants:
+            rows = ", ".join(f"({_literal(name)}, {_literal(kind)})" for name, kind in static)
+            parts.append(f"SELECT * FROM (VALUES {rows}) AS static (schema, kind)")
+        if dynamic := self._dynamic_tenants():
+            fields = "name" if len(self.tenancy.fields) == 1 else "name, kind"
+            kind = "''" if fields == "name" else "coalesce(kind::text, '')"
+            parts.append(f"SELECT name::text, {kind} FROM ({dynamic}) AS row ({fields})")
+        return " UNION ".join(parts)
+
+    def _dynamic_tenants(self) -> str:
+        tenants = self.tenancy.tenants
+        if tenants is None:
+            return ""
+        query = tenants.order_by().values_list(*self.tenancy.fields).query
+        try:
+            statement, params = query.get_compiler(self.tenancy.alias).as_sql()
+        except EmptyResultSet:
+            return ""
+        return self.session.compose(statement, params)
+
+    def complete(self, found: Sequence[FoundSchema]) -> set[str]:
+        """Return the schemas in which every migration of the build is recorded."""
+        digests = self.record_digests(
+            [each.schema for each in found if each.identity.table is not None]
+        )
+        groups: dict[str, str] = {}
+        for schema, group in digests.items():
+            groups.setdefault(group, schema)
+        satisfied = {
+            group
+            for group, schema in groups.items()
+            if not self.build.pending(self.records(schema))
+        }
+        return {schema for schema, group in digests.items() if group in satisfied}
+
+    def records(self, schema: str) -> frozenset[str]:
+        """Return the names of the migrations that are recorded in the schema."""
+        try:
+            rows = self.session.read(f"SELECT app || '.' || name FROM {self.table(schema)}")
+        except TablesUnreadable:  # the schema was dropped
+            return frozenset()
+        return frozenset(name for (name,) in rows)
+
+    def record_digests(self, schemas: Sequence[str]) -> dict[str, str]:
+        """Return a digest of the recorded names of each schema that can be read."""
+        found: dict[str, str] = {}
+        for chunk in _chunks(schemas):
+            found.update(self._digests(chunk))
+        return found
+
+    def _digests(self, schemas: Sequence[str]) -> dict[str, str]:
+        for _ in range(_ATTEMPTS):
+            if not schemas:
+                return {}
+            try:
+                return self._read_digests(schemas)
+            except TablesUnreadable:
+                schemas = self._readable(schemas)
+        # Single schemas, of which each may have been dropped.
+        digests: dict[str, str] = {}
+        for schema in schemas:
+            try:
+                digests.update(self._read_digests([schema]))
+            except TablesUnreadable:
+                continue
+        return digests
+
+    def _read_digests(self, schemas: Sequence[str]) -> dict[str, str]:
+        statement = " UNION ALL ".join(
+            _RECORDS.format(schema=_literal(schema), table=self.table(schema))
+            for schema in schemas
+        )
+        return {schema: group or "" for schema, group in self.session.read(statement)}
+
+    def _readable(self, schemas: Sequence[str]) -> list[str]:
+        """Return the schemas whose table exists, and that this role may read."""
+        rows = self.session.read(
+            """
+            SELECT n.nspname FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid
+            WHERE n.nspname = ANY(%(schemas)s) AND c.relname = %(table)s::name
+              AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+            """,
+            {**self.params, "schemas": list(schemas)},
+        )
+        return [name for (name,) in rows]
+
+    def table(self, schema: str) -> str:
+        """Return the qualified name of the table of migrations in the schema."""
+        return f"{quoted(schema)}.{quoted(migration_table_name())}"
+
+
+def _literal(text: str) -> str:
+    return sql.Literal(text).as_string(None)
+
+
+def _chunks(items: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(items), _SCHEMAS_PER_STATEMENT):
+        yield items[start : start + _SCHEMAS_PER_STATEMENT]

@@ -1,0 +1,477 @@
+"""Migrate one tenant's schema on PostgreSQL."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from typing import Any
+
+import psycopg
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from django_safe_init.backends.base.context import Context
+from django_safe_init.backends.base.recorder import Fence
+from django_safe_init.backends.base.schema_session import (
+    BaseSchemaSession,
+    BaseSchemaWorker,
+    ReceiverRows,
+    SchemaResult,
+)
+from django_safe_init.backends.base.transaction import Names
+from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
+from django_safe_init.backends.postgresql.errors import session_error
+from django_safe_init.backends.postgresql.lock import AdvisoryLock, BorrowedLock
+from django_safe_init.backends.postgresql.lock_keys import HELD, schema_key
+from django_safe_init.backends.postgresql.project_connection import (
+    pinned_rows,
+    plain_cursor,
+    results,
+)
+from django_safe_init.backends.postgresql.recorder import PostgresRecorder
+from django_safe_init.backends.postgresql.run_session import PostgresRunSession
+from django_safe_init.backends.postgresql.schema_reader import SchemaReader
+from django_safe_init.backends.postgresql.session import Session, quoted
+from django_safe_init.backends.postgresql.transaction import (
+    ASYNCHRONOUS,
+    PostgresTransaction,
+)
+from django_safe_init.core.databases import migration_table_name
+from django_safe_init.core.records import InterruptedStep, JournalEntry
+from django_safe_init.core.schemas import SCHEMA_TABLE, SchemaState
+from django_safe_init.core.text import escape
+from django_safe_init.exceptions import LockLost
+from django_safe_init.tenants import Tenancy
+
+#: The connection of a worker is replaced after so many schemas. The server keeps what it knows
+#: of each table that a session has used.
+_SCHEMAS_PER_CONNECTION = 200
+
+#: This session holds the work key and the schema's key, and its leader leads.
+_FENCE = f"""
+    SELECT coalesce(bool_or(pid = pg_backend_pid() AND key = %(work_key)s), false)
+       AND coalesce(bool_or(pid = pg_backend_pid() AND key = %(schema_key)s), false)
+       AND coalesce(bool_or(pid = %(leader)s AND key = %(leader_key)s), false) FROM {HELD}
+"""
+_EXISTS = """
+    SELECT n.oid IS NOT NULL, c.oid IS NOT NULL FROM (VALUES (%(schema)s::name)) AS s (name)
+    LEFT JOIN pg_namespace n ON n.nspname = s.name
+    LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = %(table)s::name
+      AND c.relkind IN ('r', 'p')
+"""
+#: Makes the statistics of this session visible before its next statement (PostgreSQL 15).
+_FLUSH_STATISTICS = "SELECT pg_stat_force_next_flush()"
+
+_DONE = f"""
+    UPDATE {SCHEMA_TABLE} SET is_current = false, migration = NULL
+    WHERE lock_key = %(lock_key)s AND schema = %(schema)s
+      AND (is_current OR migration IS NOT NULL) AND run_id IS DISTINCT FROM %(run)s;
+    UPDATE {SCHEMA_TABLE} AS s SET state = '{SchemaState.DONE.value}', is_current = true,
+      build = %(build)s, migrations = %(migrations)s, receivers = %(receivers)s,
+      migration = NULL, error = NULL, detail = NULL,
+      started_at = clock_timestamp() - make_interval(secs => %(seconds)s),
+      finished_at = clock_timestamp(), table_oid = c.oid::bigint,
+      table_file = c.relfilenode::bigint,
+      inserted = coalesce(pg_stat_get_tuples_inserted(c.oid), 0),
+      updated = coalesce(pg_stat_get_tuples_updated(c.oid), 0),
+      deleted = coalesce(pg_stat_get_tuples_deleted(c.oid), 0)
+    FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid
+    WHERE n.nspname = %(schema)s::name AND c.relname = %(table)s::name
+      AND c.relkind IN ('r', 'p') AND run_id = %(run)s AND schema = %(schema)s
+"""
+_ENDED = f"""
+    UPDATE {SCHEMA_TABLE} SET state = %(state)s, error = %(error)s,
+      migration = coalesce(%(migration)s, migration),
+      started_at = clock_timestamp() - make_interval(secs => %(seconds)s),
+      finished_at = clock_timestamp()
+    WHERE run_id = %(run)s AND schema = %(schema)s
+"""
+_START_MIGRATION = f"""
+    SELECT set_config('synchronous_commit', 'on', true)
+    WHERE current_setting('synchronous_commit') = 'off';
+    UPDATE {SCHEMA_TABLE} SET migration = %(migration)s, backwards = %(backwards)s,
+      detail = %(detail)s WHERE run_id = %(run)s AND schema = %(schema)s
+"""
+_FINISH_MIGRATION = f"""
+    UPDATE {SCHEMA_TABLE} SET migration = NULL, detail = NULL
+    WHERE lock_key = %(lock_key)s AND schema = %(schema)s AND migration = %(migration)s
+"""
+#: The non-atomic migration that an earlier run, or this one, has started and not finished.
+_INTERRUPTED = f"""
+    SELECT DISTINCT ON (migration) run_id, migration, backwards, detail FROM {SCHEMA_TABLE}
+    WHERE lock_key = %(lock_key)s AND schema = %(schema)s AND detail IS NOT NULL
+      AND migration IS NOT NULL
+    ORDER BY migration, id DESC
+"""
+
+
+def journal_scope(lock_key: str, schema: str) -> str:
+    """Return the value of the journal's column `lock_key` for a tenant's schema.
+
+    The second line is the schema, so the entries of the shared schema are apart.
+    """
+    return f"{lock_key}\n{schema}"
+
+
+class _Recorder(PostgresRecorder):
+    """Records the migrations of one schema in its row, and only those that are not atomic."""
+
+    def __init__(self, owner: PostgresSchemaSession, run: int) -> None:
+        super().__init__(
+            owner.session,
+            owner.context.build,
+            owner.context.settings.lock_key,
+            owner.lock.verify,
+            owner.context.deadline,
+        )
+        self.run_id = run
+        self.lock_key = journal_scope(self.lock_key, owner.schema)
+        self._owner = owner
+        self._is_atomic = True
+
+    def update(self, state: Any, message: str = "") -> None:
+        self.state, self.message = state, message
+
+    def start_step(
+        self,
+        name: str,
+        *,
+        backwards: bool,
+        atomic: bool,
+        detail: Any = None,
+        kind: str = "migration",
+    ) -> Fence:
+        self.message = self.step = name
+        self._is_atomic = atomic
+        if not atomic:
+            params = {
+                "migration": name,
+                "backwards": backwards,
+                "detail": json.dumps(detail or {}),
+            }
+            self._owner.write(_START_MIGRATION, params)
+        return Fence(self._owner.verify)
+
+    def finish_step(self, outcome: str) -> None:
+        if not self._is_atomic and outcome != "failed":
+            self._owner.write(_FINISH_MIGRATION, {"migration": self.step})
+
+
+class _InterruptedReader:
+    """Reads what earlier runs have left unfinished in one schema."""
+
+    def __init__(self, owner: PostgresSchemaSession) -> None:
+        self._owner = owner
+
+    def interrupted(self) -> dict[str, InterruptedStep]:
+        rows = self._owner.write(_INTERRUPTED, {})
+        return {
+            name: InterruptedStep.from_row(run, name, backwards, detail)
+            for run, name, backwards, detail in rows
+        }
+
+    def journal(self) -> list[JournalEntry]:
+        from django_safe_init.backends.base.journal import READ_JOURNAL
+
+        scope = self._owner.recorder.lock_key
+        rows = self._owner.session.rows(READ_JOURNAL, {"lock_key": scope})
+        return [JournalEntry.from_row(row) for row in rows]
+
+
+class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
+    """The session for one schema, on the connections of a worker."""
+
+    def __init__(
+        self, worker: PostgresSchemaWorker, schema: str, path: Sequence[str]
+    ) -> None:
+        # Not the base's: the worker's sessions and connections serve many schemas.
+        self._worker = worker
+        self.context = self._context = worker.context
+        self.session = self._session = worker.session
+        self.lock = worker.lock
+        self._fenced = worker.fenced
+        self._statement = None  # type: ignore[assignment]  # no heartbeat of its own
+        self.connection = worker.connection
+        self.schema = schema
+        self.run = worker.run
+        self.key = schema_key(schema)
+        self.path = ", ".join(map(quoted, path))
+        self.lock_timeout = worker.lock_timeout()
+        self.reader = _InterruptedReader(self)  # type: ignore[assignment]  # two of its methods
+        self.recorder = _Recorder(self, worker.run)
+
+    @property
+    def _raw(self) -> psycopg.Connection[Any]:
+        self.connection.ensure_connection()
+        raw: psycopg.Connection[Any] = self.connection.connection
+        return raw
+
+    @property
+    def _params(self) -> dict[str, Any]:
+        return {
+            "schema": self.schema,
+            "table": migration_table_name(),
+            "lock_key": self.context.settings.lock_key or "",
+            "run": self.run,
+            "schema_key": self.key,
+            "work_key": self.lock.work_key,
+            "leader_key": self.lock.key,
+            "leader": self.lock.leader_pid,
+        }
+
+    def write(self, statement: str, params: Mapping[str, Any]) -> list[Any]:
+        """Execute a statement on the status tables."""
+        try:
+            return self.session.rows(statement, {**self._params, **params})
+        except psycopg.Error as exc:
+            raise session_error(exc) from exc
+
+    def try_lock(self) -> bool:
+        with self.connection.wrap_database_errors:
+            query = "SELECT pg_try_advisory_lock(%(schema_key)s)"
+            [(acquired,)] = pinned_rows(self._raw, query, self._params)
+        return bool(acquired)
+
+    def unlock(self) -> None:
+        raw = self.connection.connection
+        if raw is None or raw.closed:
+            return
+        with suppress(psycopg.Error):  # the session has ended, and the key with it
+            pinned_rows(raw, "SELECT pg_advisory_unlock(%(schema_key)s)", self._params)
+
+    def exists(self) -> bool:
+        with self.connection.wrap_database_errors:
+            [(exists, _)] = pinned_rows(self._raw, _EXISTS, self._params)
+        return bool(exists)
+
+    def recorded(self) -> Names | None:
+        with self.connection.wrap_database_errors:
+            [(_, has_table)] = pinned_rows(self._raw, _EXISTS, self._params)
+            if not has_table:
+                return None
+            rows = pinned_rows(self._raw, f"SELECT app, name FROM {self._table}")
+        return {(app, name) for app, name in rows}
+
+    @property
+    def _table(self) -> str:
+        return f"{quoted(self.schema)}.{quoted(migration_table_name())}"
+
+    def verify(self) -> None:
+        self._fenced.verify()
+
+    def transaction(self, connection: BaseDatabaseWrapper) -> PostgresTransaction:
+        return self._worker.transaction(connection)
+
+    def replay(
+        self,
+        migration: str,
+        statements: Sequence[str],
+        names: Collection[tuple[str, str]],
+    ) -> None:
+        raw, wrap = self._raw, self.connection.wrap_database_errors
+        try:
+            with wrap:
+                self._begin(raw, migration, names)
+                # One message: a server without a client rolls all of it back.
+                plain_cursor(raw).execute(self._script(statements, names))
+        except BaseException:
+            self._roll_back(raw)
+            raise
+
+    def _begin(
+        self,
+        raw: psycopg.Connection[Any],
+        migration: str,
+        names: Collection[tuple[str, str]],
+    ) -> None:
+        limit = ""
+        if self.lock_timeout.timeout is not None:
+            limit = f"SET LOCAL lock_timeout = '{self.lock_timeout.timeout}'; "
+        cursor = plain_cursor(raw)
+        is_recorded = "false"
+        if names:
+            pairs = ", ".join("(%s, %s)" for _ in names)
+            values = [part for name in names for part in name]
+            condition = cursor.mogrify(f"(app, name) IN ({pairs})", values)
+            condition = condition.replace("%", "%%")
+            table = self._table.replace("%", "%%")
+            is_recorded = f"EXISTS (SELECT FROM {table} WHERE {condition})"
+        query = (
+            f"BEGIN; {ASYNCHRONOUS} {limit}SET LOCAL search_path = pg_catalog;"
+            f" SELECT ({_FENCE}), {is_recorded}"
+        )
+        [(is_fenced, recorded)] = results(cursor.execute(query, self._params))[-1]
+        if not is_fenced:
+            self.verify()  # it raises the error that says which lock is lost
+            raise LockLost(f"The key of the schema {self.schema!r} was released.")
+        if recorded:
+            raise LockLost(
+                f"The record of {migration} in the schema {self.schema!r} was changed meanwhile "
+                "by a program that does not take the key of the schema."
+            )
+
+    def _script(
+        self, statements: Sequence[str], names: Collection[tuple[str, str]]
+    ) -> str:
+        parts = [f"SET LOCAL search_path = {self.path}", *statements]
+        if names:
+            rows = ", ".join("(%s, %s, pg_catalog.now())" for _ in names)
+            values = [part for name in names for part in name]
+            insert = f"INSERT INTO {self._table.replace('%', '%%')} (app, name, applied) VALUES {rows}"
+            parts.append(self.session.compose(insert, values))
+        parts.append("COMMIT")
+        return ";\n".join(part.rstrip().rstrip(";") for part in parts)
+
+    def _roll_back(self, raw: psycopg.Connection[Any]) -> None:
+        with suppress(psycopg.Error):
+            raw.rollback()
+
+    def create_rows(self, rows: ReceiverRows) -> None:
+        statements = [*_content_types(rows), *_permissions(rows)]
+        if statements:
+            raw = self._raw
+            composed = [
+                plain_cursor(raw).mogrify(statement, params)
+                for statement, params in statements
+            ]
+            with self.connection.wrap_database_errors:
+                path = f"SET LOCAL search_path = {self.path}"
+                try:
+                    plain_cursor(raw).execute(
+                        ";\n".join(["BEGIN", path, *composed, "COMMIT"])
+                    )
+                except BaseException:
+                    self._roll_back(raw)
+                    raise
+
+    def finish(self, result: SchemaResult) -> None:
+        params = {
+            **result._asdict(),
+            "build": self.context.build.fingerprint,
+            "migrations": SchemaReader.digest_of(self.context.build),
+            "state": SchemaState.FAILED.value,
+        }
+        if result.is_missing:
+            params["state"] = SchemaState.MISSING.value
+        if result.error is None and not result.is_missing:
+            self._flush_statistics()
+            self.write(_DONE, params)
+            return
+        try:
+            self.session.rows(_ENDED, {**self._params, **params})
+        except psycopg.DataError:  # the database's encoding lacks a character
+            params["error"] = escape(result.error or "")
+            self.write(_ENDED, params)
+
+    def _flush_statistics(self) -> None:
+        if self._raw.info.server_version >= 150000:
+            pinned_rows(self._raw, _FLUSH_STATISTICS)
+
+
+def _content_types(rows: ReceiverRows) -> list[tuple[str, dict[str, Any]]]:
+    if not rows.content_types:
+        return []
+    from django.contrib.contenttypes.models import ContentType
+
+    labels, models = map(list, zip(*rows.content_types, strict=True))
+    table = quoted(ContentType._meta.db_table)
+    statement = f"""
+        INSERT INTO {table} (app_label, model)
+        SELECT w.app_label, w.model
+        FROM unnest(%(labels)s::text[], %(models)s::text[])
+          WITH ORDINALITY AS w (app_label, model, place)
+        WHERE NOT EXISTS (SELECT FROM {table} t
+          WHERE t.app_label = w.app_label AND t.model = w.model)
+        ORDER BY w.place
+    """
+    return [(statement, {"labels": labels, "models": models})]
+
+
+def _permissions(rows: ReceiverRows) -> list[tuple[str, dict[str, Any]]]:
+    if not rows.permissions:
+        return []
+    from django.contrib.auth.models import Permission
+    from django.contrib.contenttypes.models import ContentType
+
+    labels, models, codenames, names = map(list, zip(*rows.permissions, strict=True))
+    table = quoted(Permission._meta.db_table)
+    statement = f"""
+        INSERT INTO {table} (name, content_type_id, codename)
+        SELECT w.name, t.id, w.codename
+        FROM unnest(%(labels)s::text[], %(models)s::text[], %(codenames)s::text[],
+          %(names)s::text[]) WITH ORDINALITY AS w (app_label, model, codename, name, place)
+        JOIN {quoted(ContentType._meta.db_table)} t
+          ON t.app_label = w.app_label AND t.model = w.model
+        WHERE NOT EXISTS (SELECT FROM {table} p
+          WHERE p.content_type_id = t.id AND p.codename = w.codename)
+        ORDER BY w.place
+    """
+    values = {"labels": labels, "models": models, "codenames": codenames, "names": names}
+    return [(statement, values)]
+
+
+class PostgresSchemaWorker(BaseSchemaWorker):
+    """The connections on which a process migrates schemas.
+
+    The leader uses its own session. A forked process opens one, and sees on it if its leader
+    still leads.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        tenancy: Tenancy,
+        lock: AdvisoryLock,
+        run: int,
+        make_connections: Callable[[AdvisoryLock], Any],
+        make_lock_timeout: Callable[[Session, Any], Any],
+        *,
+        forked: bool,
+    ) -> None:
+        self.context = context
+        self.tenancy = tenancy
+        self.run = run
+        self._own: Session | None = None
+        if forked:
+            self._own = connect(
+                create_direct_wrapper(context.alias, context.direct),
+                context.settings,
+                context.deadline,
+                "safe_init schemas",
+                context.report,
+            )
+            self._own.patience = None
+            self._own.apply_session_settings()
+            lock = BorrowedLock(self._own, context.settings.lock_key, lock.leader_pid)
+        self.lock = lock
+        self.session = lock.session
+        self.fenced = make_connections(lock)
+        self._make_lock_timeout = make_lock_timeout
+        self._transaction: PostgresTransaction | None = None
+        self._opened = 0
+
+    def connections(self) -> AbstractContextManager[BaseDatabaseWrapper]:
+        return self.fenced
+
+    def lock_timeout(self) -> Any:
+        """Return the limit on lock waits of a schema's migrations."""
+        return self._make_lock_timeout(self.session, self.fenced)
+
+    def transaction(self, connection: BaseDatabaseWrapper) -> PostgresTransaction:
+        """Return the transactions of the connection, which change its schema editor once."""
+        if self._transaction is None:
+            timeout = self.lock_timeout()
+            timeout.respect(connection)
+            self._transaction = PostgresTransaction(connection, timeout.timeout)
+        return self._transaction
+
+    def open(self, schema: str, kind: str) -> PostgresSchemaSession:
+        self.connection = self.fenced.wrapper
+        self._opened += 1
+        if self._opened % _SCHEMAS_PER_CONNECTION == 0:
+            self.fenced.reconnect()
+        return PostgresSchemaSession(self, schema, self.tenancy.search_path(schema))
+
+    def close(self) -> None:
+        if self._own is not None:
+            self._own.close()

@@ -1,0 +1,200 @@
+"""Keep the rows of the tenants' schemas on PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+
+from django_safe_init.backends.base.context import Context
+from django_safe_init.backends.base.schema_session import BaseSchemas
+from django_safe_init.backends.base.transaction import Names
+from django_safe_init.backends.postgresql.errors import session_error
+from django_safe_init.backends.postgresql.lock import AdvisoryLock
+from django_safe_init.backends.postgresql.lock_timeout import PostgresLockTimeout
+from django_safe_init.backends.postgresql.run_connections import FencedConnections
+from django_safe_init.backends.postgresql.schema_reader import SchemaReader
+from django_safe_init.backends.postgresql.schema_session import (
+    PostgresSchemaWorker,
+    journal_scope,
+)
+from django_safe_init.backends.postgresql.session import Session
+from django_safe_init.core.records import OPERATION_TABLE, RUN_TABLE
+from django_safe_init.core.schemas import (
+    SCHEMA_TABLE,
+    FoundSchema,
+    SchemaRow,
+    SchemaState,
+)
+from django_safe_init.tenants import Tenancy
+
+#: Taken by the one process that writes what several have found.
+_MAY_REMEMBER = """
+    SELECT pg_try_advisory_xact_lock(%(remember_key)s)
+"""
+_FOUND_ROWS = """
+    unnest(%(schemas)s::text[], %(tables)s::bigint[], %(files)s::bigint[],
+           %(inserted)s::bigint[], %(updated)s::bigint[], %(deleted)s::bigint[])
+      AS f (schema, table_oid, table_file, inserted, updated, deleted)
+"""
+_REMEMBER = f"""
+    UPDATE {SCHEMA_TABLE} AS k SET build = %(build)s, migrations = %(migrations)s,
+      receivers = coalesce(%(receivers)s, CASE WHEN k.migrations = %(migrations)s
+                                          THEN k.receivers ELSE '' END),
+      table_oid = f.table_oid, table_file = f.table_file,
+      inserted = f.inserted, updated = f.updated, deleted = f.deleted
+    FROM {_FOUND_ROWS}
+    WHERE k.schema = f.schema AND k.is_current AND k.lock_key = %(lock_key)s;
+    INSERT INTO {SCHEMA_TABLE} (lock_key, schema, state, is_current, build, migrations,
+      receivers, table_oid, table_file, inserted, updated, deleted, finished_at)
+    SELECT %(lock_key)s, f.schema, '{SchemaState.DONE.value}', true, %(build)s,
+      %(migrations)s, coalesce(%(receivers)s, ''), f.table_oid, f.table_file, f.inserted,
+      f.updated, f.deleted, clock_timestamp()
+    FROM {_FOUND_ROWS}
+    WHERE NOT EXISTS (SELECT FROM {SCHEMA_TABLE} k
+      WHERE k.schema = f.schema AND k.is_current AND k.lock_key = %(lock_key)s)
+"""
+_PLAN = f"""
+    INSERT INTO {SCHEMA_TABLE} (lock_key, run_id, schema, state)
+    SELECT %(lock_key)s, %(run)s, name, '{SchemaState.PENDING.value}'
+    FROM unnest(%(schemas)s::text[]) AS name
+"""
+_ROWS = f"""
+    SELECT schema, state, extract(epoch FROM finished_at - started_at)::float8, error,
+      migration, run_id
+    FROM {SCHEMA_TABLE}
+    WHERE run_id = %(run)s AND (%(state)s::text IS NULL OR state = %(state)s)
+    ORDER BY id
+"""
+_UNFINISHED = f"""
+    SELECT DISTINCT schema FROM {SCHEMA_TABLE}
+    WHERE lock_key = %(lock_key)s AND migration IS NOT NULL AND detail IS NOT NULL
+"""
+_JOURNALED = f"""
+    SELECT DISTINCT lock_key FROM {OPERATION_TABLE}
+    WHERE starts_with(lock_key, %(scope)s)
+"""
+#: Rows that no status shows any more: of runs that were deleted, and of tenants without a row.
+_PRUNE = f"""
+    DELETE FROM {SCHEMA_TABLE} AS s
+    WHERE s.lock_key = %(lock_key)s AND NOT s.is_current AND s.detail IS NULL
+      AND NOT EXISTS (SELECT FROM {RUN_TABLE} r WHERE r.id = s.run_id);
+    DELETE FROM {SCHEMA_TABLE} AS s
+    WHERE s.lock_key = %(lock_key)s AND s.is_current AND NOT EXISTS
+      (SELECT FROM pg_namespace n WHERE n.nspname = s.schema::name)
+"""
+
+
+class PostgresSchemas(BaseSchemas):
+    """The tenants' schemas of one database, on the leader's session."""
+
+    def __init__(
+        self, context: Context, lock: AdvisoryLock, tenancy: Tenancy, run: int
+    ) -> None:
+        self.context = context
+        self.session = lock.session
+        self.tenancy = tenancy
+        self.run = run
+        self._lock = lock
+        self.reader = SchemaReader(
+            self.session, tenancy, context.build, context.settings.lock_key
+        )
+
+    @property
+    def _params(self) -> dict[str, Any]:
+        return {
+            **self.reader.params,
+            "build": self.context.build.fingerprint,
+            "run": self.run,
+        }
+
+    def stale(self, receivers: str | None = None) -> list[FoundSchema]:
+        return self.reader.stale(receivers)
+
+    def all(self) -> list[FoundSchema]:
+        return self.reader.all()
+
+    def complete(self, found: Sequence[FoundSchema]) -> set[str]:
+        return self.reader.complete(found)
+
+    def records(self, schema: str) -> Names:
+        names = (name.partition(".") for name in self.reader.records(schema))
+        return {(app, name) for app, _, name in names}
+
+    def remember(
+        self, found: Sequence[FoundSchema], receivers: str | None = None
+    ) -> None:
+        if found:
+            self._write(_REMEMBER, remembered(self._params, found, receivers))
+
+    def plan(self, found: Sequence[FoundSchema]) -> None:
+        names = [each.schema for each in found]
+        self._write(_PLAN, {**self._params, "schemas": names})
+
+    def rows(self, run: int, state: str | None = None) -> list[SchemaRow]:
+        rows = self._write(_ROWS, {**self._params, "run": run, "state": state})
+        return [SchemaRow(name, SchemaState(kind), *rest) for name, kind, *rest in rows]
+
+    def unfinished(self) -> set[str]:
+        """Return the schemas in which a non-atomic migration was interrupted."""
+        found = {name for (name,) in self._write(_UNFINISHED, self._params)}
+        table = self.session.tables.qualified(OPERATION_TABLE)
+        [(exists,)] = self._write("SELECT to_regclass(%(t)s) IS NOT NULL", {"t": table})
+        if exists:
+            scope = journal_scope(self.context.settings.lock_key or "", "")
+            rows = self._write(_JOURNALED, {"scope": scope})
+            found.update(key[len(scope) :] for (key,) in rows)
+        return found
+
+    def prune(self) -> None:
+        """Delete the rows that nothing needs any more."""
+        self._write(_PRUNE, self._params)
+
+    def worker(self, *, forked: bool) -> PostgresSchemaWorker:
+        context = self.context
+
+        def make_connections(lock: AdvisoryLock) -> FencedConnections:
+            return FencedConnections(
+                context.alias, lock, context.direct, context.deadline
+            )
+
+        def make_lock_timeout(
+            session: Session, fenced: FencedConnections
+        ) -> PostgresLockTimeout:
+            return PostgresLockTimeout(
+                context.settings, session, fenced, context.deadline
+            )
+
+        return PostgresSchemaWorker(
+            context,
+            self.tenancy,
+            self._lock,
+            self.run,
+            make_connections,
+            make_lock_timeout,
+            forked=forked,
+        )
+
+    def _write(self, statement: str, params: Mapping[str, Any]) -> list[Any]:
+        try:
+            return self.session.rows(statement, params)
+        except psycopg.Error as exc:
+            raise session_error(exc) from exc
+
+
+def remembered(
+    params: Mapping[str, Any], found: Sequence[FoundSchema], receivers: str | None
+) -> dict[str, Any]:
+    """Return the parameters of `_REMEMBER`."""
+    identities = [each.identity for each in found]
+    return {
+        **params,
+        "receivers": receivers,
+        "schemas": [each.schema for each in found],
+        "tables": [each.table for each in identities],
+        "files": [each.file for each in identities],
+        "inserted": [each.inserted for each in identities],
+        "updated": [each.updated for each in identities],
+        "deleted": [each.deleted for each in identities],
+    }

@@ -1,0 +1,316 @@
+"""Compute the plans of migrations, and their SQL, once for all schemas in the same state."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.apps import apps as installed_apps
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.migrations import Migration, RenameModel, RunPython, RunSQL
+from django.db.migrations.exceptions import InconsistentMigrationHistory
+from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.loader import MigrationLoader
+from django.db.migrations.operations.base import Operation
+from django.db.migrations.operations.special import SeparateDatabaseAndState
+from django.db.migrations.recorder import MigrationRecorder
+from django.db.migrations.state import ProjectState
+
+from django_safe_init.backends.base.transaction import Names
+from django_safe_init.initialization.interrupted import operations
+
+#: Text of `RunSQL` whose effect depends on the statements before it, or lasts after it.
+_SESSION_SQL = re.compile(
+    r"(?:^|;)\s*(?:--[^\n]*\n\s*)*(?:set|reset|discard|begin|start|commit|end|abort|rollback|"
+    r"savepoint|release|listen|unlisten|prepare|deallocate|declare|copy|vacuum)\b"
+    r"|\b(?:search_path|set_config|concurrently|pg_(?:try_)?advisory\w*)\b",
+    re.IGNORECASE,
+)
+
+
+class RecordedLoader(MigrationLoader):
+    """A loader of the project's migrations for a known set of records, without a database."""
+
+    def __init__(self, recorded: Collection[tuple[str, str]]) -> None:
+        self._recorded = dict.fromkeys(recorded)
+        super().__init__(None)
+
+    @property
+    def applied_migrations(self) -> dict[tuple[str, str], Any]:
+        """The records, which Django would read, or leave empty without a connection."""
+        return self._recorded
+
+    @applied_migrations.setter
+    def applied_migrations(self, value: object) -> None:
+        pass
+
+
+    def check_history(self) -> None:
+        """Raise `InconsistentMigrationHistory` as Django's loader does, without a database."""
+        recorded = self._recorded
+        for key in recorded:
+            if key not in self.graph.nodes:
+                continue
+            for parent in self.graph.node_map[key].parents:
+                replaced = self.replacements.get(parent.key)
+                if parent.key in recorded or (
+                    replaced is not None and all(m in recorded for m in replaced.replaces)
+                ):
+                    continue
+                raise InconsistentMigrationHistory(
+                    f"Migration {key[0]}.{key[1]} is applied before its dependency "
+                    f"{parent.key[0]}.{parent.key[1]}."
+                )
+
+
+class SchemaExecutor(MigrationExecutor):
+    """Django's executor with a loader that is made before, for any number of schemas."""
+
+    def __init__(
+        self,
+        connection: Any,
+        loader: MigrationLoader,
+        progress_callback: Callable[..., None] | None = None,
+    ) -> None:
+        self.connection = connection
+        self.loader = loader
+        self.recorder = MigrationRecorder(connection)
+        self.progress_callback = progress_callback
+
+
+@dataclass
+class PlannedMigration:
+    """A migration that schemas in one state lack."""
+
+    migration: Migration
+    #: The state before it, without models.
+    state: ProjectState
+    #: The names under which it is recorded.
+    names: Names
+    #: Its statements; None if it must run for real.
+    statements: list[str] | None = None
+    runs_python: bool = False
+    #: The state before it, with models; only of a migration that runs for real.
+    rendered: ProjectState | None = None
+
+    @property
+    def name(self) -> str:
+        """The full name."""
+        return f"{self.migration.app_label}.{self.migration.name}"
+
+
+@dataclass
+class Plan:
+    """The migrations that schemas in one state lack, in order."""
+
+    loader: RecordedLoader
+    migrations: list[PlannedMigration]
+    #: The state after the last one.
+    state: ProjectState
+    #: The squashed migrations to record at the end.
+    squashed: Names
+    #: True once `statements` are computed.
+    is_compiled: bool = False
+    #: The models after the last migration, as the receivers of `post_migrate` get them.
+    final_apps: Any = None
+    pairs: list[tuple[Migration, bool]] = field(default_factory=list)
+
+    @property
+    def renames_models(self) -> bool:
+        """True if a receiver of `post_migrate` may have to rename rows."""
+        return any(
+            isinstance(operation, RenameModel)
+            for planned in self.migrations
+            for operation in planned.migration.operations
+        )
+
+
+class Planner:
+    """Makes one plan for each kind of tenant and each set of records."""
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+        self._plans: dict[tuple[str, frozenset[tuple[str, str]]], Plan] = {}
+
+    def plan(self, kind: str, recorded: Collection[tuple[str, str]]) -> Plan:
+        """Return the plan, with the states, and without SQL."""
+        key = kind, frozenset(recorded)
+        if key not in self._plans:
+            self._plans[key] = self._make(recorded)
+        return self._plans[key]
+
+    def _make(self, recorded: Collection[tuple[str, str]]) -> Plan:
+        loader = RecordedLoader(recorded)
+        loader.check_history()
+        executor = SchemaExecutor(None, loader)
+        wanted = executor.migration_plan(loader.graph.leaf_nodes())
+        full = executor.migration_plan(loader.graph.leaf_nodes(), clean_start=True)
+        pairs = [pair for pair in full if pair in wanted]
+        state = executor._create_project_state(with_applied_migrations=True)
+        if pairs:
+            _inject_renames(self.alias, pairs, state)
+        planned = []
+        for migration, _ in pairs:
+            planned.append(
+                PlannedMigration(migration, state, recorded_names(executor, migration))
+            )
+            state = migration.mutate_state(state, preserve=True)
+        squashed = _squashed(loader, recorded, planned)
+        return Plan(loader, planned, state, squashed, pairs=pairs)
+
+    def compile(self, plan: Plan, connection: BaseDatabaseWrapper) -> None:
+        """Compute the statements of the plan, once, in a schema of its kind that is active."""
+        if plan.is_compiled:
+            return
+        state = plan.migrations[0].state.clone() if plan.migrations else plan.state
+        if plan.migrations:
+            state.apps  # noqa: B018  (rendered once, as by Django's executor)
+        for planned in plan.migrations:
+            planned.runs_python = _runs_python(planned.migration)
+            planned.rendered = state.clone()
+            planned.statements = _statements(planned.migration, state, connection)
+            if planned.statements is not None:
+                planned.rendered = None
+            state = planned.migration.mutate_state(state, preserve=True)
+        plan.is_compiled = True
+
+
+def recorded_names(executor: MigrationExecutor, migration: Migration) -> Names:
+    """Return the names under which Django's executor records the migration."""
+    names: Names = set()
+
+    class Recorder:
+        def record_applied(self, app: str, name: str) -> None:
+            names.add((app, name))
+
+    class Recording(SchemaExecutor):
+        def __init__(self) -> None:
+            self.loader = executor.loader
+            self.recorder = Recorder()  # type: ignore[assignment]  # its only method used here
+
+    recording: Any = Recording()
+    try:
+        recording.record_migration(migration)
+    except TypeError:  # Django 6.1 takes the names
+        recording.record_migration(migration.app_label, migration.name)
+    return names
+
+
+def _squashed(
+    loader: RecordedLoader,
+    recorded: Collection[tuple[str, str]],
+    planned: list[PlannedMigration],
+) -> Names:
+    """Return the squashed migrations that Django records once all they replace are recorded."""
+    applied = set(recorded).union(*(each.names for each in planned))
+    found: Names = set()
+    before = -1
+    while len(found) != before:  # a squashed migration may replace another one
+        before = len(found)
+        for key, migration in loader.replacements.items():
+            if key not in applied and applied.issuperset(migration.replaces):
+                found.add(key)
+                applied.add(key)
+    return found
+
+
+def _inject_renames(
+    alias: str, pairs: list[tuple[Migration, bool]], state: ProjectState
+) -> None:
+    """Let the receiver of contenttypes add the operations that rename content types.
+
+    It changes the migrations, so it is called once for all schemas.
+    """
+    if not installed_apps.is_installed("django.contrib.contenttypes"):
+        return
+    from django.contrib.contenttypes.management import (
+        inject_rename_contenttypes_operations,
+    )
+
+    for migration, _ in pairs:
+        if any(isinstance(each, RenameModel) for each in migration.operations):
+            inject_rename_contenttypes_operations(
+                plan=pairs, apps=state.apps, using=alias
+            )
+            vars(state).pop("apps", None)
+            return
+
+
+def _runs_python(migration: Migration) -> bool:
+    return type(migration).apply is not Migration.apply or any(
+        isinstance(each, RunPython) or not _is_of_django(each)
+        for each in operations(migration)
+    )
+
+
+def _is_of_django(operation: Operation) -> bool:
+    return type(operation).__module__.startswith("django.")
+
+
+class _Reads(Exception):
+    """The migration reads the database, so its SQL depends on the schema."""
+
+
+def _refuse(execute: Callable[..., Any], statement: str, *args: Any) -> Any:
+    """Raise `_Reads` for any statement but that with which a package sets the search path."""
+    if str(statement).startswith("SET search_path"):
+        return execute(statement, *args)
+    raise _Reads
+
+
+def _statements(
+    migration: Migration, state: ProjectState, connection: BaseDatabaseWrapper
+) -> list[str] | None:
+    """Return the SQL of the migration if it is the same in all schemas of the plan."""
+    if not _is_plain(migration, connection):
+        return None
+    try:
+        with (
+            connection.execute_wrapper(_refuse),
+            connection.schema_editor(collect_sql=True, atomic=True) as editor,
+        ):
+            migration.apply(state.clone(), editor, collect_sql=True)
+    except Exception:  # noqa: BLE001  (it fails again where it runs for real)
+        return None
+    return [
+        statement
+        for statement in editor.collected_sql
+        if not statement.startswith("--")
+    ]
+
+
+def _is_plain(migration: Migration, connection: BaseDatabaseWrapper) -> bool:
+    """Return True if only Django's own code decides about the SQL of the migration."""
+    editor = connection.SchemaEditorClass
+    if not migration.atomic or not _is_class_of_django(editor):
+        return False
+    if _runs_python(migration):
+        return False
+    return all(map(_is_replayable, migration.operations))
+
+
+def _is_class_of_django(editor: type) -> bool:
+    # The class that keeps a migration's transaction is this package's.
+    names = [
+        each.__module__ for each in editor.__mro__ if each is not object
+    ]
+    return all(name.startswith(("django.", "django_safe_init.")) for name in names)
+
+
+def _is_replayable(operation: Operation) -> bool:
+    if isinstance(operation, SeparateDatabaseAndState):
+        return all(map(_is_replayable, operation.database_operations))
+    if isinstance(operation, RunSQL):
+        return not _SESSION_SQL.search(_text_of(operation.sql))
+    return _is_of_django(operation)
+
+
+def _text_of(sql: Any) -> str:
+    if isinstance(sql, str):
+        return sql
+    return "\n".join(
+        each if isinstance(each, str) else str(each[0]) for each in sql or ()
+    )
+

@@ -1,0 +1,363 @@
+"""Bring the schemas of all tenants, or of some, to this build: the leader's side."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from django.core.exceptions import FieldError
+from django.utils.module_loading import import_string
+
+from django_safe_init.backends.base.context import Context
+from django_safe_init.backends.base.run_session import RunSession
+from django_safe_init.backends.base.schema_session import SchemaResult
+from django_safe_init.core.cancellation import sleep
+from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.schemas import FoundSchema, SchemaProgress
+from django_safe_init.core.states import State
+from django_safe_init.core.text import name_some, printable
+from django_safe_init.exceptions import (
+    ConfigurationError,
+    InitializationFailed,
+)
+from django_safe_init.initialization.schemas.plans import Planner
+from django_safe_init.initialization.schemas.pool import Pool, WorkerDied, opened_pool
+from django_safe_init.initialization.schemas.receivers import receivers_digest
+from django_safe_init.initialization.schemas.worker import SchemaWorker
+from django_safe_init.initialization.types import MigrateTask
+from django_safe_init.tenants import Tenancy, Tenant
+
+#: A schema is given to another worker so often after the worker that had it has died.
+_MAX_DEATHS = 2
+#: Between two attempts to get the key of a schema.
+_SECONDS_BETWEEN_ATTEMPTS = 0.2
+#: The failed schemas that an error names.
+_NAMED_FAILURES = 5
+
+
+class SchemasFailed(InitializationFailed):
+    """Schemas of tenants failed; the others are up to date."""
+
+
+@dataclass
+class _Failures:
+    """The failed schemas, and how many failed in a row in the same way."""
+
+    limit: int
+    results: list[SchemaResult] = field(default_factory=list)
+    in_a_row: int = 0
+    _last: str = ""
+
+    def add(self, result: SchemaResult) -> None:
+        self.results.append(result)
+        text = _without_schema(result)
+        self.in_a_row = self.in_a_row + 1 if text == self._last else 1
+        self._last = text
+
+    def note_success(self) -> None:
+        self.in_a_row, self._last = 0, ""
+
+    @property
+    def is_systematic(self) -> bool:
+        """True if the migration is at fault, and not the tenants."""
+        return self.in_a_row >= self.limit
+
+
+def _without_schema(result: SchemaResult) -> str:
+    """Return the error without what differs from schema to schema: its name, and numbers."""
+    text = (result.error or "").replace(result.schema, "")
+    return re.sub(r"\d+", "0", text)
+
+
+class SchemaRun:
+    """One run in the schemas of tenants, under the leader lock.
+
+    The shared schema is done before. One schema that fails does not stop the others.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        session: RunSession,
+        tenancy: Tenancy,
+        task: MigrateTask,
+    ) -> None:
+        self.context = context
+        self.session = session
+        self.recorder = session.recorder
+        self.tenancy = tenancy
+        self.task = task
+        self.options = task.schemas
+        self.report = task.report
+        self.schemas = session.schemas(tenancy)
+        self._failures = _Failures(context.settings.tenant_failures)
+        self._stopped = ""
+        self._done = 0
+        self._missing: list[str] = []
+        self._untried = 0
+        self._total = 0
+        self._published = 0.0
+
+    @property
+    def _is_whole(self) -> bool:
+        return self.options.only is None and self.options.migrate is None
+
+    def run(self) -> None:
+        """Migrate the schemas. Raises `SchemasFailed`, and `LockLost` if leadership was lost."""
+        receivers = receivers_digest(
+            self.context.alias, self.context.build, self.context.settings
+        )
+        found = self._find(receivers)
+        work = [each for each in found if each.exists]
+        self._missing = [each.schema for each in found if not each.exists]
+        self._total = self._count() if self._is_whole else len(work)
+        self._done = self._total - len(work)
+        self._publish()
+        if work:
+            self.schemas.plan(work)
+            self._work([Tenant(each.schema, each.kind) for each in work], receivers)
+        if self._is_whole:
+            self.schemas.prune()
+        self._report_missing()
+        self._raise_failures()
+
+    def _count(self) -> int:
+        return sum(each.exists for each in self.schemas.all())
+
+    def _find(self, receivers: str) -> list[FoundSchema]:
+        """Return the schemas to migrate, in order, and remember those that need nothing."""
+        names_migrations = self.task.rerun or self.task.resume
+        if not self._is_whole or self.options.force or names_migrations:
+            found = self.schemas.all()
+            if self.options.only is not None:
+                found = self._chosen(found, self.options.only)
+            return self._ordered(found)
+        stale = self.schemas.stale(None)
+        complete = self.schemas.complete(stale)
+        current = [each for each in stale if each.schema in complete]
+        # They have the migrations. Their rows may lack what the receivers create.
+        self.schemas.remember(current, None)
+        return self._ordered(self.schemas.stale(receivers))
+
+    def _chosen(
+        self, found: Sequence[FoundSchema], names: Iterable[str]
+    ) -> list[FoundSchema]:
+        known = {each.schema: each for each in found}
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise ConfigurationError(
+                f"No tenant of {self.context.alias!r} has the schema {name_some(unknown)}. "
+                "List the schemas with `manage.py safe_init_status --schemas`."
+            )
+        chosen = [known[name] for name in names]
+        gone = [each.schema for each in chosen if not each.exists]
+        if gone:
+            raise ConfigurationError(
+                f"The schema {name_some(gone)} does not exist. Create it with "
+                f"{self.tenancy.package}, or delete its tenant."
+            )
+        return chosen
+
+    def _ordered(self, found: list[FoundSchema]) -> list[FoundSchema]:
+        order = self._order()
+        if order is None:
+            return sorted(found, key=lambda each: each.schema)
+        place = {name: number for number, name in enumerate(order)}
+        last = len(place)
+        return sorted(
+            found, key=lambda each: (place.get(each.schema, last), each.schema)
+        )
+
+    def _order(self) -> list[str] | None:
+        """Return the names of schemas in the order of the settings; None without an order."""
+        setting = self.context.settings.tenant_order
+        if setting is not None and "." in setting:
+            return self._order_by_function(setting)
+        fields = [setting] if setting else list(self.tenancy.default_order)
+        tenants = self.tenancy.tenants
+        if not fields or tenants is None:
+            return None
+        with (
+            self.session.connections() as connection,
+            self.tenancy.active(connection, Tenant(self.tenancy.shared_schema)),
+        ):
+            try:
+                ordered = tenants.using(self.context.alias).order_by(*fields)
+                return list(ordered.values_list(self.tenancy.fields[0], flat=True))
+            except FieldError as exc:
+                raise ConfigurationError(
+                    f"SAFE_INIT['TENANT_ORDER'] is {setting!r}: {exc}. Name a field of the "
+                    "tenant model, or the dotted path of a function."
+                ) from exc
+
+    def _order_by_function(self, path: str) -> list[str]:
+        try:
+            function = import_string(path)
+        except ImportError as exc:
+            raise ConfigurationError(
+                f"SAFE_INIT['TENANT_ORDER'] is {path!r}: {exc}. Name a field of the tenant "
+                "model, or the dotted path of a function."
+            ) from exc
+        names = sorted(each.schema for each in self.schemas.all())
+        with (
+            self.session.connections() as connection,
+            self.tenancy.active(connection, Tenant(self.tenancy.shared_schema)),
+        ):
+            return [str(name) for name in function(names)]
+
+    # Work
+
+    def _work(self, tenants: list[Tenant], receivers: str) -> None:
+        planner = Planner(self.context.alias)
+        unfinished = frozenset(self.schemas.unfinished())
+        options = self.options
+        jobs = min(options.jobs, len(tenants))
+        if jobs > 1:
+            self._prepare(planner, tenants)
+
+        def make_worker(forked: bool) -> SchemaWorker:
+            return SchemaWorker(
+                self.context,
+                self.tenancy,
+                self.schemas.worker(forked=forked),
+                planner,
+                receivers_digest=receivers,
+                unfinished=unfinished,
+                rerun=self.task.rerun,
+                resume=self.task.resume,
+                migrate=options.migrate,
+                fake=self.task.fake,
+            )
+
+        with opened_pool(jobs, make_worker) as pool:
+            canaries = tenants[: options.canary]
+            if canaries:
+                self._migrate(pool, canaries)
+                if self._failures.results:
+                    count = len(tenants) - len(canaries)
+                    self._stop(f"the canaries failed, so {count} schemas were not tried")
+                    return
+            self._migrate(pool, tenants[len(canaries) :])
+
+    def _prepare(self, planner: Planner, tenants: Sequence[Tenant]) -> None:
+        """Load the graph, and the states of the first schema, before processes are forked."""
+        first = {tenant.kind: tenant.schema for tenant in reversed(tenants)}
+        for kind, schema in first.items():
+            planner.plan(kind, self.schemas.records(schema))
+
+    def _migrate(self, pool: Pool, tenants: Sequence[Tenant]) -> None:
+        waiting = deque(tenants)
+        postponed: deque[Tenant] = deque()
+        deaths: dict[Tenant, int] = {}
+        patience = Deadline(self.context.settings.wait_timeout)
+        while waiting or postponed or pool.busy:
+            while pool.has_room() and waiting and not self._stopped:
+                pool.submit(waiting.popleft())
+            if self._stopped:
+                self._untried += len(waiting) + len(postponed)
+                waiting.clear()
+                postponed.clear()
+            if pool.busy:
+                tenant, result = pool.next()
+                if isinstance(result, WorkerDied):
+                    deaths[tenant] = deaths.get(tenant, 0) + 1
+                    if deaths[tenant] <= _MAX_DEATHS:
+                        self.session.verify()
+                        waiting.appendleft(tenant)
+                        continue
+                    result = self._dead(result)
+                if result.is_busy:
+                    postponed.append(tenant)
+                    continue
+                self._note(result)
+            elif postponed:
+                if patience.passed():
+                    self._note_unavailable(postponed.popleft())
+                    continue
+                sleep(_SECONDS_BETWEEN_ATTEMPTS)
+                waiting, postponed = postponed, deque()
+
+    def _dead(self, death: WorkerDied) -> SchemaResult:
+        text = (
+            f"{_MAX_DEATHS + 1} processes died while they migrated the schema, the last with "
+            f"the exit code {death.exit_code}"
+        )
+        return SchemaResult(death.tenant.schema, error=text)
+
+    def _note_unavailable(self, tenant: Tenant) -> None:
+        self._note(
+            SchemaResult(
+                tenant.schema,
+                error="Another session has kept the key of the schema, which it is creating or "
+                "migrating.",
+            )
+        )
+
+    def _note(self, result: SchemaResult) -> None:
+        if result.is_missing:
+            self._missing.append(result.schema)
+            self._total -= 1
+        elif result.error is None:
+            self._done += 1
+            self._failures.note_success()
+        else:
+            self._failures.add(result)
+            self.report(printable(f"{result.schema} failed: {result.error}"))
+            self._stop_after_failure()
+        self._publish()
+
+    def _stop_after_failure(self) -> None:
+        if self.options.stop_at_first:
+            self._stop("--stop-at-first")
+        elif self._failures.is_systematic:
+            self._stop(
+                f"{self._failures.limit} schemas in a row failed with the same error: it is the "
+                "migration, not the tenant"
+            )
+
+    def _stop(self, reason: str) -> None:
+        self._stopped = self._stopped or reason
+
+    def _publish(self) -> None:
+        progress = SchemaProgress(
+            self._total, self._done, len(self._failures.results)
+        )
+        self.recorder.schemas = progress
+        now = time.monotonic()
+        if now - self._published > 0.5 or not progress.pending:
+            self._published = now
+            self.recorder.update(State.MIGRATING, f"{progress} updated")
+
+    # The end
+
+    def _report_missing(self) -> None:
+        if self._missing:
+            self.report(
+                printable(
+                    f"Tenants without a schema, which are left alone: "
+                    f"{name_some(sorted(self._missing))}."
+                )
+            )
+
+    def _raise_failures(self) -> None:
+        failed = self._failures.results
+        if not failed:
+            return
+        named = "; ".join(
+            f"{each.schema}: {each.error}" for each in failed[:_NAMED_FAILURES]
+        )
+        more = len(failed) - _NAMED_FAILURES
+        text = f"{len(failed)} of {self._total} tenants' schemas failed: {named}"
+        if more > 0:
+            text += f"; and {more} more"
+        if self._stopped:
+            text += f". The run was stopped ({self._stopped})"
+            if self._untried:
+                text += f", and {self._untried} schemas were not tried"
+        raise SchemasFailed(
+            printable(f"{text.rstrip('.')}. The next start migrates what is left.")
+        )
+
