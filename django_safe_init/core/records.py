@@ -17,7 +17,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from django_safe_init.core.progress import OperationProgress
-from django_safe_init.core.schemas import SchemaProgress
+from django_safe_init.core.schemas import SchemaProgress, SchemaSummary
 from django_safe_init.core.states import State
 from django_safe_init.core.text import (
     MAX_ERROR_LENGTH,
@@ -284,10 +284,37 @@ class Snapshot(NamedTuple):
     unknown: tuple[str, ...] = ()
     #: The release of the newest run, of any build and with any outcome, that ended.
     release: str | None = None
+    #: The schemas of tenants; None without tenants, or while a run of this build is open.
+    schemas: SchemaSummary | None = None
+    #: True if readiness is about the shared schema, and not about those of tenants.
+    shared_suffices: bool = False
 
     @property
     def ready(self) -> bool:
-        """True if everything this build defines is done, and no run of it is open or failed."""
+        """True if everything this build defines is done, and no run of it is open or failed.
+
+        With tenants also in their schemas, unless the shared schema suffices.
+        """
+        if self.shared_suffices and self.shared_done:
+            return True
+        return self._own_ready and not self.behind
+
+    @property
+    def behind(self) -> tuple[str, ...]:
+        """The schemas of tenants that lack a migration of this build."""
+        return self.schemas.behind if self.schemas else ()
+
+    @property
+    def shared_done(self) -> bool:
+        """True if a run of this build has done and validated the shared schema.
+
+        The run may go on in the schemas of tenants, or have failed there.
+        """
+        has_gone_on = self.own is not None and self.own.schemas is not None
+        return not self.missing and (has_gone_on or self._own_ready)
+
+    @property
+    def _own_ready(self) -> bool:
         own = self.own
         if self.missing or (own is not None and own.open):
             return False
@@ -299,7 +326,7 @@ class Snapshot(NamedTuple):
     @property
     def initialized(self) -> bool:
         """True if it is ready, and `post_migrate` and validation have run for this build."""
-        return self.ready and self.finished
+        return self.ready and self.finished and not self.behind
 
     def is_released(self, release: str) -> bool:
         """Return True if this build's newest run ended ready, in this release.

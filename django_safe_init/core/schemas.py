@@ -87,6 +87,19 @@ class FoundSchema(NamedTuple):
     receivers: str = ""
 
 
+class SchemaSummary(NamedTuple):
+    """The tenants' schemas of a database at one moment."""
+
+    total: int
+    #: The schemas that lack a migration of the build, sorted.
+    behind: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> int:
+        """The number of schemas that are up to date."""
+        return max(0, self.total - len(self.behind))
+
+
 class SchemaRow(NamedTuple):
     """The newest row of a tenant's schema."""
 

@@ -91,7 +91,8 @@ class Follower:
         obstacle = None
         try:
             seen = peeked = reader.peek()
-            if not (self.may_lead and peeked.at_work_for(self.build)):
+            at_work = peeked.at_work_for(self.build) and not self._may_suffice(peeked)
+            if not (self.may_lead and at_work):
                 decision = self.decide(self._read(reader, peeked))
                 if decision is not None:
                     return decision
@@ -107,6 +108,12 @@ class Follower:
         self._log.note(peeked, reader)
         self._log.check_timeouts(obstacle)
         return None
+
+    def _may_suffice(self, peeked: LeaderSnapshot) -> bool:
+        """Return True if the run has done the shared schema, and the settings ask for no more."""
+        if self.observer.context.settings.tenant_readiness != "shared":
+            return False
+        return peeked.latest is not None and peeked.latest.schemas is not None
 
     def _read(self, reader: BaseReader, peeked: LeaderSnapshot) -> Snapshot:
         """Return a full snapshot, without a query if the leader of this build just finished.
@@ -128,12 +135,15 @@ class Follower:
         """
         self.snapshot = snapshot
         own, latest = snapshot.own, snapshot.latest
-        self._raise_leader_failure(own)
+        if not (snapshot.shared_suffices and snapshot.shared_done):
+            self._raise_leader_failure(own)
         if not self.may_lead:
             return Decision.DONE if self.satisfied(snapshot) else None
         ready = self.satisfied(snapshot)
         if ready and (self._ended_ready(own) or self._ended_ready(latest)):
             return Decision.DONE
+        if ready and snapshot.shared_suffices and snapshot.leader_pid is not None:
+            return Decision.DONE  # the leader goes on in the schemas of tenants
         return Decision.CAMPAIGN if snapshot.leader_pid is None else None
 
     def _ended_since(self, ended: RunRow) -> bool:

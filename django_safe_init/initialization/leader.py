@@ -345,9 +345,7 @@ class Leader:
     def _is_whole(self) -> bool:
         """True if the task brings the database to this build, with the schemas of all tenants."""
         has_schemas = self.tenancy is not None
-        return self.task.full_target and (
-            not has_schemas or self.task.schemas.is_whole
-        )
+        return self.task.full_target and (not has_schemas or self.task.schemas.is_whole)
 
     def _migrate_schemas(self) -> None:
         """Migrate the schemas of the tenants, after the shared schema is done and validated."""

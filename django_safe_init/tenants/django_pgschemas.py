@@ -75,9 +75,7 @@ class DjangoPgschemas(Tenancy):
         return ("schema_name",)
 
     @contextmanager
-    def active(
-        self, connection: BaseDatabaseWrapper, tenant: Tenant
-    ) -> Iterator[None]:
+    def active(self, connection: BaseDatabaseWrapper, tenant: Tenant) -> Iterator[None]:
         from django_pgschemas.schema import Schema
 
         with Schema.create(schema_name=tenant.schema):

@@ -70,9 +70,7 @@ class DjangoTenants(Tenancy):
         return get_tenant_migration_order() or ()
 
     @contextmanager
-    def active(
-        self, connection: BaseDatabaseWrapper, tenant: Tenant
-    ) -> Iterator[None]:
+    def active(self, connection: BaseDatabaseWrapper, tenant: Tenant) -> Iterator[None]:
         wrapper: Any = connection  # of the package's class
         before, with_public = wrapper.tenant, wrapper.include_public_schema
         wrapper.set_schema(tenant.schema, tenant_type=tenant.kind)

@@ -42,6 +42,7 @@ class Tenancy(ABC):
     package: str
     #: The package's own command that migrates schemas.
     command: str
+
     def __init__(self, alias: str, shared_schema: str) -> None:
         self.alias = alias
         self.shared_schema = shared_schema

@@ -73,7 +73,10 @@ class BaseSchemaSession(RunSession):
 
     @abstractmethod
     def replay(
-        self, migration: str, statements: Sequence[str], names: Collection[tuple[str, str]]
+        self,
+        migration: str,
+        statements: Sequence[str],
+        names: Collection[tuple[str, str]],
     ) -> None:
         """Execute the statements of a migration and record the names, in one transaction.
 

@@ -41,6 +41,11 @@ def schema_key(schema: str) -> int:
     return _key("schema", schema)
 
 
+def remember_key(lock_key: str | None = None) -> int:
+    """Return the key of the one process that writes what several have read of schemas."""
+    return _key("remember", lock_key)
+
+
 def channel(lock_key: str | None = None) -> str:
     """Return the NOTIFY channel on which a leader announces that the lock is free."""
     return f"django_safe_init_{leader_key(lock_key) & 0xFFFFFFFFFFFFFFFF:016x}"

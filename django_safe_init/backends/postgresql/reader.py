@@ -13,6 +13,7 @@ from django_safe_init.backends.base.journal import READ_JOURNAL
 from django_safe_init.backends.base.reader import TableReader
 from django_safe_init.backends.postgresql.lock_keys import holders_sql, leader_key
 from django_safe_init.backends.postgresql.session import Session
+from django_safe_init.conf import get_settings
 from django_safe_init.core.build import Build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import (
@@ -30,11 +31,14 @@ from django_safe_init.core.records import (
     same_apps,
     step_row,
 )
+from django_safe_init.core.schemas import SCHEMA_TABLE
 from django_safe_init.core.step import DONE, completed_step, missing_steps
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import UnsafeConnection
+from django_safe_init.tenants import get_tenancy
 
 if TYPE_CHECKING:
+    from django_safe_init.backends.postgresql.schema_reader import SchemaReader
     from django_safe_init.core.records import Activity
 
 logger = logging.getLogger("django_safe_init")
@@ -181,9 +185,30 @@ class PostgresReader(TableReader):
             },
         )
         for run, completed in rows:
-            if not self._missing_steps(completed):
+            if not self._missing_steps(completed) and not self._behind(remember=True):
                 return int(run)
         return None
+
+    def _behind(self, *, remember: bool = False) -> tuple[str, ...]:
+        """Return the schemas of tenants that lack a migration, with one query if rows tell.
+
+        With `remember`, rows are written for schemas that have all, so that the next start needs
+        one query again.
+        """
+        if self._schemas is None:
+            return ()
+        self._schemas.session = self.session
+        return self._schemas.behind(remember=remember)
+
+    @cached_property
+    def _schemas(self) -> SchemaReader | None:
+        tenancy = get_tenancy(self.alias)
+        if tenancy is None:
+            return None
+        # Imported here: most projects have no tenants.
+        from django_safe_init.backends.postgresql.schema_reader import SchemaReader
+
+        return SchemaReader(self.session, tenancy, self.definition, self.lock_key)
 
     def _missing_steps(self, completed: list[Any] | None) -> tuple[str, ...]:
         """Return the labels of the steps that are not completed; empty if that is unknown."""
@@ -196,6 +221,19 @@ class PostgresReader(TableReader):
         return self._read_again_if_dropped(self._read)
 
     def _read(self) -> Snapshot:
+        snapshot = self._read_shared()
+        if self._schemas is None:
+            return snapshot
+        shared_suffices = get_settings().tenant_readiness == "shared"
+        snapshot = snapshot._replace(shared_suffices=shared_suffices)
+        is_open = snapshot.own is not None and snapshot.own.open
+        if snapshot.missing or is_open:  # not ready, whatever the tenants' schemas have
+            return snapshot
+        self._schemas.session = self.session
+        has_rows = self._access(SCHEMA_TABLE) == (True, True)
+        return snapshot._replace(schemas=self._schemas.summary(has_rows=has_rows))
+
+    def _read_shared(self) -> Snapshot:
         recorded = self._readable(MIGRATION_TABLE)
         return self._query(
             f"{_MISSING}, {_UNKNOWN}"

@@ -97,9 +97,7 @@ class PostgresRunSession(RunSession):
         from django_safe_init.backends.postgresql.schemas import PostgresSchemas
 
         self.recorder.ensure_schemas()
-        return PostgresSchemas(
-            self._context, self._lock, tenancy, self.recorder.run_id
-        )
+        return PostgresSchemas(self._context, self._lock, tenancy, self.recorder.run_id)
 
     def transaction(self, connection: BaseDatabaseWrapper) -> PostgresTransaction:
         self.lock_timeout.respect(connection)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import psycopg
 from django.core.exceptions import EmptyResultSet
 from psycopg import sql
 
-from django_safe_init.backends.postgresql.session import Session, quoted
+from django_safe_init.backends.postgresql.lock_keys import remember_key
+from django_safe_init.backends.postgresql.session import READ_LIMITS, Session, quoted
 from django_safe_init.core.build import Build
 from django_safe_init.core.databases import migration_table_name
 from django_safe_init.core.records import TablesUnreadable
@@ -16,9 +19,14 @@ from django_safe_init.core.schemas import (
     SCHEMA_TABLE,
     FoundSchema,
     SchemaIdentity,
+    SchemaState,
+    SchemaSummary,
     digest,
 )
+from django_safe_init.core.text import one_line
 from django_safe_init.tenants import Tenancy
+
+logger = logging.getLogger("django_safe_init")
 
 #: The schemas of one statement. Each costs two locks of the server's shared table until the
 #: statement ends, and a server has 64 for each connection that it allows.
@@ -57,6 +65,63 @@ _RECORDS = """
 """
 
 
+_ROWS = """
+    unnest(%(schemas)s::text[], %(tables)s::bigint[], %(files)s::bigint[],
+           %(inserted)s::bigint[], %(updated)s::bigint[], %(deleted)s::bigint[])
+      AS f (schema, table_oid, table_file, inserted, updated, deleted)
+"""
+#: Rows for schemas that were found to have all migrations. `{condition}` is true, or false for a
+#: process that must not write.
+_REMEMBER = f"""
+    UPDATE {SCHEMA_TABLE} AS k SET build = %(build)s, migrations = %(migrations)s,
+      receivers = coalesce(%(receivers)s::text, CASE WHEN k.migrations = %(migrations)s
+                                                THEN k.receivers ELSE '' END),
+      table_oid = f.table_oid, table_file = f.table_file,
+      inserted = f.inserted, updated = f.updated, deleted = f.deleted
+    FROM {_ROWS}
+    WHERE {{condition}} AND k.schema = f.schema AND k.is_current AND k.lock_key = %(lock_key)s;
+    INSERT INTO {SCHEMA_TABLE} (lock_key, schema, state, is_current, build, migrations,
+      receivers, table_oid, table_file, inserted, updated, deleted, finished_at)
+    SELECT %(lock_key)s, f.schema, '{SchemaState.DONE.value}', true, %(build)s,
+      %(migrations)s, coalesce(%(receivers)s::text, ''), f.table_oid, f.table_file, f.inserted,
+      f.updated, f.deleted, clock_timestamp()
+    FROM {_ROWS}
+    WHERE {{condition}} AND NOT EXISTS (SELECT FROM {SCHEMA_TABLE} k
+      WHERE k.schema = f.schema AND k.is_current AND k.lock_key = %(lock_key)s)
+"""
+REMEMBER = _REMEMBER.format(condition="true")
+_MAY = "current_setting('safe_init.may_remember') = 'true'"
+#: Of many processes that have found the same, one writes.
+TRY_TO_REMEMBER = f"""
+    SELECT set_config('safe_init.may_remember',
+      pg_try_advisory_xact_lock(%(remember_key)s)::text, true);
+    {_REMEMBER.format(condition=_MAY)}
+"""
+#: The identities of the tables that this process has found complete, by alias and build.
+_complete: dict[tuple[str, str], dict[str, SchemaIdentity]] = {}
+
+
+def remembered(
+    params: Mapping[str, Any],
+    build: Build,
+    found: Sequence[FoundSchema],
+    receivers: str | None,
+) -> dict[str, Any]:
+    """Return the parameters of `REMEMBER`."""
+    identities = [each.identity for each in found]
+    return {
+        **params,
+        "build": build.fingerprint,
+        "receivers": receivers,
+        "schemas": [each.schema for each in found],
+        "tables": [each.table for each in identities],
+        "files": [each.file for each in identities],
+        "inserted": [each.inserted for each in identities],
+        "updated": [each.updated for each in identities],
+        "deleted": [each.deleted for each in identities],
+    }
+
+
 class SchemaReader:
     """Reads the tenants' schemas of one database for one build."""
 
@@ -89,6 +154,60 @@ class SchemaReader:
         """
         return self._find(_STALE, {"receivers": receivers})
 
+    def summary(self, *, has_rows: bool) -> SchemaSummary:
+        """Return the number of schemas, and those that lack a migration of the build.
+
+        Without rows, all records are read.
+        """
+        found = self.stale() if has_rows else self.all()
+        behind = self._lacking(found)
+        total = sum(each.exists for each in self.all()) if has_rows else len(found)
+        return SchemaSummary(total, tuple(sorted(each.schema for each in behind)))
+
+    def behind(self, *, remember: bool = False) -> tuple[str, ...]:
+        """Return the schemas that lack a migration. The table of the rows must exist."""
+        found = self.stale()
+        behind = self._lacking(found)
+        if remember:
+            names = {each.schema for each in behind}
+            self._try_to_remember(
+                [each for each in found if each.exists and each.schema not in names]
+            )
+        return tuple(sorted(each.schema for each in behind))
+
+    def _lacking(self, found: Sequence[FoundSchema]) -> list[FoundSchema]:
+        """Return the found schemas that lack a migration of the build.
+
+        What this process has read of a table is true until the table changes.
+        """
+        key = self.session.alias, self.params["migrations"]
+        known = _complete.setdefault(key, {})
+        unknown = [
+            each
+            for each in found
+            if each.exists and known.get(each.schema) != each.identity
+        ]
+        complete = self.complete(unknown)
+        for each in unknown:
+            if each.schema in complete:
+                known[each.schema] = each.identity
+            else:
+                known.pop(each.schema, None)
+        return [each for each in unknown if each.schema not in complete]
+
+    def _try_to_remember(self, found: Sequence[FoundSchema]) -> None:
+        """Write rows for the schemas, unless another process does, or this one may not."""
+        if not found:
+            return
+        params = {
+            **remembered(self.params, self.build, found, None),
+            "remember_key": remember_key(self.lock_key),
+        }
+        try:
+            self.session.rows(f"{READ_LIMITS}{TRY_TO_REMEMBER}", params)
+        except psycopg.Error as exc:
+            logger.debug("The schemas' rows are not written: %s", one_line(exc))
+
     def _find(
         self, query: str, params: dict[str, Any] | None = None
     ) -> list[FoundSchema]:
@@ -96,7 +215,9 @@ class SchemaReader:
         if not tenants:
             return []
         # The query of the tenants is Django's, with names that have no schema.
-        path = f"SET LOCAL search_path = pg_catalog, {quoted(self.tenancy.shared_schema)}"
+        path = (
+            f"SET LOCAL search_path = pg_catalog, {quoted(self.tenancy.shared_schema)}"
+        )
         start = f"{path}; WITH tenant (schema, kind) AS ({tenants}) "
         rows = self.session.read(
             start.replace("%", "%%") + query, {**self.params, **(params or {})}
@@ -110,12 +231,16 @@ class SchemaReader:
         """Return the query for the schema and the kind of each tenant; empty without any."""
         parts = []
         if static := self.tenancy.static_tenants:
-            rows = ", ".join(f"({_literal(name)}, {_literal(kind)})" for name, kind in static)
+            rows = ", ".join(
+                f"({_literal(name)}, {_literal(kind)})" for name, kind in static
+            )
             parts.append(f"SELECT * FROM (VALUES {rows}) AS static (schema, kind)")
         if dynamic := self._dynamic_tenants():
             fields = "name" if len(self.tenancy.fields) == 1 else "name, kind"
             kind = "''" if fields == "name" else "coalesce(kind::text, '')"
-            parts.append(f"SELECT name::text, {kind} FROM ({dynamic}) AS row ({fields})")
+            parts.append(
+                f"SELECT name::text, {kind} FROM ({dynamic}) AS row ({fields})"
+            )
         return " UNION ".join(parts)
 
     def _dynamic_tenants(self) -> str:
@@ -147,7 +272,9 @@ class SchemaReader:
     def records(self, schema: str) -> frozenset[str]:
         """Return the names of the migrations that are recorded in the schema."""
         try:
-            rows = self.session.read(f"SELECT app || '.' || name FROM {self.table(schema)}")
+            rows = self.session.read(
+                f"SELECT app || '.' || name FROM {self.table(schema)}"
+            )
         except TablesUnreadable:  # the schema was dropped
             return frozenset()
         return frozenset(name for (name,) in rows)

@@ -406,7 +406,12 @@ def _permissions(rows: ReceiverRows) -> list[tuple[str, dict[str, Any]]]:
           WHERE p.content_type_id = t.id AND p.codename = w.codename)
         ORDER BY w.place
     """
-    values = {"labels": labels, "models": models, "codenames": codenames, "names": names}
+    values = {
+        "labels": labels,
+        "models": models,
+        "codenames": codenames,
+        "names": names,
+    }
     return [(statement, values)]
 
 

@@ -14,7 +14,11 @@ from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_timeout import PostgresLockTimeout
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
-from django_safe_init.backends.postgresql.schema_reader import SchemaReader
+from django_safe_init.backends.postgresql.schema_reader import (
+    REMEMBER,
+    SchemaReader,
+    remembered,
+)
 from django_safe_init.backends.postgresql.schema_session import (
     PostgresSchemaWorker,
     journal_scope,
@@ -29,32 +33,6 @@ from django_safe_init.core.schemas import (
 )
 from django_safe_init.tenants import Tenancy
 
-#: Taken by the one process that writes what several have found.
-_MAY_REMEMBER = """
-    SELECT pg_try_advisory_xact_lock(%(remember_key)s)
-"""
-_FOUND_ROWS = """
-    unnest(%(schemas)s::text[], %(tables)s::bigint[], %(files)s::bigint[],
-           %(inserted)s::bigint[], %(updated)s::bigint[], %(deleted)s::bigint[])
-      AS f (schema, table_oid, table_file, inserted, updated, deleted)
-"""
-_REMEMBER = f"""
-    UPDATE {SCHEMA_TABLE} AS k SET build = %(build)s, migrations = %(migrations)s,
-      receivers = coalesce(%(receivers)s, CASE WHEN k.migrations = %(migrations)s
-                                          THEN k.receivers ELSE '' END),
-      table_oid = f.table_oid, table_file = f.table_file,
-      inserted = f.inserted, updated = f.updated, deleted = f.deleted
-    FROM {_FOUND_ROWS}
-    WHERE k.schema = f.schema AND k.is_current AND k.lock_key = %(lock_key)s;
-    INSERT INTO {SCHEMA_TABLE} (lock_key, schema, state, is_current, build, migrations,
-      receivers, table_oid, table_file, inserted, updated, deleted, finished_at)
-    SELECT %(lock_key)s, f.schema, '{SchemaState.DONE.value}', true, %(build)s,
-      %(migrations)s, coalesce(%(receivers)s, ''), f.table_oid, f.table_file, f.inserted,
-      f.updated, f.deleted, clock_timestamp()
-    FROM {_FOUND_ROWS}
-    WHERE NOT EXISTS (SELECT FROM {SCHEMA_TABLE} k
-      WHERE k.schema = f.schema AND k.is_current AND k.lock_key = %(lock_key)s)
-"""
 _PLAN = f"""
     INSERT INTO {SCHEMA_TABLE} (lock_key, run_id, schema, state)
     SELECT %(lock_key)s, %(run)s, name, '{SchemaState.PENDING.value}'
@@ -126,7 +104,9 @@ class PostgresSchemas(BaseSchemas):
         self, found: Sequence[FoundSchema], receivers: str | None = None
     ) -> None:
         if found:
-            self._write(_REMEMBER, remembered(self._params, found, receivers))
+            build = self.context.build
+            params = remembered(self._params, build, found, receivers)
+            self._write(REMEMBER, params)
 
     def plan(self, found: Sequence[FoundSchema]) -> None:
         names = [each.schema for each in found]
@@ -181,20 +161,3 @@ class PostgresSchemas(BaseSchemas):
             return self.session.rows(statement, params)
         except psycopg.Error as exc:
             raise session_error(exc) from exc
-
-
-def remembered(
-    params: Mapping[str, Any], found: Sequence[FoundSchema], receivers: str | None
-) -> dict[str, Any]:
-    """Return the parameters of `_REMEMBER`."""
-    identities = [each.identity for each in found]
-    return {
-        **params,
-        "receivers": receivers,
-        "schemas": [each.schema for each in found],
-        "tables": [each.table for each in identities],
-        "files": [each.file for each in identities],
-        "inserted": [each.inserted for each in identities],
-        "updated": [each.updated for each in identities],
-        "deleted": [each.deleted for each in identities],
-    }

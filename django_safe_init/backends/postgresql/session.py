@@ -85,7 +85,7 @@ _PIN = f"""
 
 #: For `Session.read`: a reader does not wait long for a table that a migration locks, and times
 #: are in UTC.
-_READ_LIMITS = (
+READ_LIMITS = (
     "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'; "
     "SET LOCAL TimeZone = 'UTC'; "
 )
@@ -150,7 +150,7 @@ class Session:
         params = {**locate_params(migrations), "name": name, "pid": self.handshake_pid}
         role = f"SET LOCAL ROLE {quoted(self.role)}; " if self.role else ""
         path = _shared_path(self.alias)
-        message = f"{_READ_LIMITS}{role}{path}{LOCATE_TABLES_FAST}; {_PIN}"
+        message = f"{READ_LIMITS}{role}{path}{LOCATE_TABLES_FAST}; {_PIN}"
         with self._drain_on_interrupt():
             [located, pinned] = results(self._execute(message, params))
         self.tables = TableLocations(migrations, *located[0])
@@ -169,7 +169,7 @@ class Session:
         path = "SELECT set_config('search_path', %(path)s, true); "
         params = {**locate_params(tables.migrations), "path": tables.search_path}
         with translate_errors():
-            [located] = self.rows(_READ_LIMITS + path + query, params)
+            [located] = self.rows(READ_LIMITS + path + query, params)
         self.tables = TableLocations(tables.migrations, *located)
 
     def locate_missing_tables(self) -> None:
@@ -253,7 +253,7 @@ class Session:
         pooler. Raises `TablesLocked`, `TablesUnreadable` or `ConnectionEnded`.
         """
         with translate_errors():
-            return self.rows(_READ_LIMITS + self._local_role + statement, params)
+            return self.rows(READ_LIMITS + self._local_role + statement, params)
 
     @property
     def _local_role(self) -> str:

@@ -46,7 +46,6 @@ class RecordedLoader(MigrationLoader):
     def applied_migrations(self, value: object) -> None:
         pass
 
-
     def check_history(self) -> None:
         """Raise `InconsistentMigrationHistory` as Django's loader does, without a database."""
         recorded = self._recorded
@@ -56,7 +55,8 @@ class RecordedLoader(MigrationLoader):
             for parent in self.graph.node_map[key].parents:
                 replaced = self.replacements.get(parent.key)
                 if parent.key in recorded or (
-                    replaced is not None and all(m in recorded for m in replaced.replaces)
+                    replaced is not None
+                    and all(m in recorded for m in replaced.replaces)
                 ):
                     continue
                 raise InconsistentMigrationHistory(
@@ -293,9 +293,7 @@ def _is_plain(migration: Migration, connection: BaseDatabaseWrapper) -> bool:
 
 def _is_class_of_django(editor: type) -> bool:
     # The class that keeps a migration's transaction is this package's.
-    names = [
-        each.__module__ for each in editor.__mro__ if each is not object
-    ]
+    names = [each.__module__ for each in editor.__mro__ if each is not object]
     return all(name.startswith(("django.", "django_safe_init.")) for name in names)
 
 
@@ -313,4 +311,3 @@ def _text_of(sql: Any) -> str:
     return "\n".join(
         each if isinstance(each, str) else str(each[0]) for each in sql or ()
     )
-

@@ -157,7 +157,9 @@ class ForkedPool(Pool):
         while True:
             check_cancellation()
             working = {
-                child.pipe: child for child in self._children if child.tenant is not None
+                child.pipe: child
+                for child in self._children
+                if child.tenant is not None
             }
             for pipe in wait(list(working), _POLL_SECONDS):
                 assert isinstance(pipe, Connection)

@@ -238,7 +238,9 @@ class SchemaRun:
                 self._migrate(pool, canaries)
                 if self._failures.results:
                     count = len(tenants) - len(canaries)
-                    self._stop(f"the canaries failed, so {count} schemas were not tried")
+                    self._stop(
+                        f"the canaries failed, so {count} schemas were not tried"
+                    )
                     return
             self._migrate(pool, tenants[len(canaries) :])
 
@@ -322,9 +324,7 @@ class SchemaRun:
         self._stopped = self._stopped or reason
 
     def _publish(self) -> None:
-        progress = SchemaProgress(
-            self._total, self._done, len(self._failures.results)
-        )
+        progress = SchemaProgress(self._total, self._done, len(self._failures.results))
         self.recorder.schemas = progress
         now = time.monotonic()
         if now - self._published > 0.5 or not progress.pending:
@@ -360,4 +360,3 @@ class SchemaRun:
         raise SchemasFailed(
             printable(f"{text.rstrip('.')}. The next start migrates what is left.")
         )
-

@@ -255,8 +255,6 @@ class _Applying:
         self.session = session
         self.plan = plan
         self.recorded = set(recorded)
-        #: The state with models, once a migration has run Python in this schema.
-        self._state: ProjectState | None = None
 
     def run(self) -> None:
         """Apply all migrations, in order."""
@@ -274,8 +272,6 @@ class _Applying:
             raise
         except Exception as exc:
             raise SchemaFailed(planned.name) from exc
-        if self._state is not None:
-            self._state = planned.migration.mutate_state(self._state, preserve=False)
 
     def _run(self, planned: PlannedMigration) -> None:
         session = self.session
@@ -291,23 +287,19 @@ class _Applying:
                     tracker.on_apply_success(fake=fake)
 
             executor = SchemaExecutor(session.connection, self.plan.loader, report)
-            state = self._state_before(planned)
-            state = executor.apply_migration(state, planned.migration)
-            if planned.runs_python or self._state is not None:
-                self._state = state
+            executor.apply_migration(_state_before(planned), planned.migration)
 
-    def _state_before(self, planned: PlannedMigration) -> ProjectState:
-        """Return the state with models that no other schema has used, if Python runs on them.
 
-        The managers of these models keep rows in caches, by alias and not by schema.
-        """
-        if self._state is not None:
-            return self._state
-        if planned.runs_python:
-            state = planned.state.clone()
-            vars(state).pop("apps", None)
-        else:
-            assert planned.rendered is not None  # it has no statements
-            state = planned.rendered.clone()
-        state.apps  # noqa: B018  (rendered before, as by Django's executor)
-        return state
+def _state_before(planned: PlannedMigration) -> ProjectState:
+    """Return the state with models that no other schema has used, if Python runs on them.
+
+    The managers of these models keep rows in caches, by alias and not by schema.
+    """
+    if planned.runs_python:
+        state = planned.state.clone()
+        vars(state).pop("apps", None)
+    else:
+        assert planned.rendered is not None  # it has no statements
+        state = planned.rendered.clone()
+    state.apps  # noqa: B018  (rendered before, as by Django's executor)
+    return state

@@ -25,12 +25,14 @@ from django_safe_init.initialization.types import (
     InitializationOptions,
     MigrateTask,
     Outcome,
+    SchemaOptions,
 )
 from django_safe_init.management.console import format_plan, report_to
 from django_safe_init.management.entrypoint import EntrypointCommand
 from django_safe_init.management.exec import check_command
 from django_safe_init.management.parallel import prefixed_stream, run_parallel
 from django_safe_init.management.results import Result, as_json, command_error
+from django_safe_init.tenants import get_tenancy
 
 if TYPE_CHECKING:
     from django_safe_init.initialization.plan import PlannedStep
@@ -62,7 +64,20 @@ class Command(EntrypointCommand):
             type=int,
             default=1,
             metavar="N",
-            help="How many databases to initialize side by side.",
+            help="How many databases and schemas of tenants to initialize side by side.",
+        )
+        add(
+            "--schema",
+            action="append",
+            metavar="NAME",
+            help="A schema of a tenant, to migrate only that. Default: all.",
+        )
+        add(
+            "--canary",
+            type=int,
+            default=0,
+            metavar="N",
+            help="Migrate N schemas of tenants first, the others only if these succeed.",
         )
         add(
             "--mode",
@@ -95,6 +110,10 @@ class Command(EntrypointCommand):
             metavar="APP.NAME:N",
             help="Continue a half-done migration with its operation N.",
         )
+        flag(
+            "--stop-at-first",
+            help="Begin no other schema of a tenant after the first failure.",
+        )
         flag("--plan", help="Show what would be done; change nothing.")
         flag("--check", help="Exit with 1 unless ready; change nothing.")
         flag("--json", help="Print one JSON object, and nothing else.")
@@ -121,14 +140,17 @@ class Command(EntrypointCommand):
 
     def _initialize(self, aliases: list[str], options: dict[str, Any]) -> list[Result]:
         initialize = partial(self._initialize_one, options=options)
-        if options["jobs"] > 1 and self._several:
-            return run_parallel(aliases, options["jobs"], initialize)
         results: list[Result] = []
-        for alias in aliases:
+        # A database with tenants forks processes, so no thread may run beside it.
+        alone = aliases
+        if options["jobs"] > 1:
+            alone = [alias for alias in aliases if get_tenancy(alias) is not None]
+        for alias in alone:
             results.append(initialize(alias))
             if results[-1].outcome.result == "interrupted":
-                break
-        return results
+                return results
+        others = [alias for alias in aliases if alias not in alone]
+        return [*results, *run_parallel(others, options["jobs"], initialize)]
 
     def _initialize_one(self, alias: str, options: dict[str, Any]) -> Result:
         initializer = Initializer(self._initialization_options(alias, options))
@@ -171,6 +193,9 @@ class Command(EntrypointCommand):
                 )
         if options["jobs"] < 1:
             raise ConfigurationError("--jobs must be 1 or more.")
+        if options["canary"] < 0:
+            raise ConfigurationError("--canary must be 0 or more.")
+        self._check_schemas(options)
         if self.next_command and options["phase"] == "privileged":
             raise ConfigurationError(
                 "--phase privileged is an administrator's: no command can follow it."
@@ -179,6 +204,17 @@ class Command(EntrypointCommand):
             raise ConfigurationError(
                 "--plan changes nothing, so no command can follow it."
             )
+
+    def _check_schemas(self, options: dict[str, Any]) -> None:
+        tenanted = [
+            alias for alias in _aliases(options) if get_tenancy(alias) is not None
+        ]
+        for name in ("schema", "canary", "stop_at_first"):
+            if options[name] and not tenanted:
+                raise ConfigurationError(
+                    f"--{name.replace('_', '-')} is about schemas of tenants, and no database "
+                    "here has them. Leave the option out."
+                )
 
     def _check_driver(self, alias: str, options: dict[str, Any]) -> None:
         settings = get_settings()
@@ -195,6 +231,9 @@ class Command(EntrypointCommand):
             rerun=tuple(options["rerun"]),
             resume=tuple(options["resume"]),
             report=self._report(alias),
+            schemas=_schema_options(options),
+            full_target=not options["schema"],
+            require_ready=not options["schema"],
         )
         return InitializationOptions(
             task,
@@ -202,6 +241,7 @@ class Command(EntrypointCommand):
             mode=options["mode"],
             timeout=options["timeout"],
             force=options["force"],
+            follow_success=not options["schema"],
             seconds_of_loading=self.seconds_of_loading,
             run_checks=None if options["skip_checks"] else partial(self._check, alias),
         )
@@ -279,6 +319,18 @@ class Command(EntrypointCommand):
 
     def _report(self, alias: str) -> Callable[[str], None]:
         return report_to(self.stderr, f"{alias}: " if self._several else "")
+
+
+def _schema_options(options: dict[str, Any]) -> SchemaOptions:
+    only = options["schema"]
+    return SchemaOptions(
+        shared=not only,
+        only=tuple(dict.fromkeys(only)) if only else None,
+        jobs=options["jobs"],
+        canary=options["canary"],
+        stop_at_first=options["stop_at_first"],
+        force=options["force"],
+    )
 
 
 def _aliases(options: dict[str, Any]) -> list[str]:

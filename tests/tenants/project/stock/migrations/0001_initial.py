@@ -8,12 +8,15 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="Box",
             fields=[
-                ("id", models.BigAutoField(
+                (
+                    "id",
+                    models.BigAutoField(
                         auto_created=True,
                         primary_key=True,
                         serialize=False,
                         verbose_name="ID",
-                    )),
+                    ),
+                ),
                 ("label", models.CharField(max_length=100)),
             ],
             options={"permissions": [("open_box", "Can open a box")]},

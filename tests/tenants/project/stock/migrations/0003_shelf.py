@@ -7,12 +7,15 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name="Shelf",
             fields=[
-                ("id", models.BigAutoField(
+                (
+                    "id",
+                    models.BigAutoField(
                         auto_created=True,
                         primary_key=True,
                         serialize=False,
                         verbose_name="ID",
-                    )),
+                    ),
+                ),
                 ("name", models.CharField(max_length=50)),
                 ("boxes", models.ManyToManyField(to="stock.box")),
             ],
