@@ -51,6 +51,8 @@ class BaseSchemaSession(RunSession):
 
     schema: str
     connection: BaseDatabaseWrapper
+    #: True if the schema existed when its key was taken.
+    is_present: bool
 
     @abstractmethod
     def try_lock(self) -> bool:

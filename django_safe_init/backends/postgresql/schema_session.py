@@ -24,6 +24,7 @@ from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.lock import AdvisoryLock, BorrowedLock
 from django_safe_init.backends.postgresql.lock_keys import HELD, schema_key
 from django_safe_init.backends.postgresql.project_connection import (
+    SEARCH_PATH,
     pinned_rows,
     plain_cursor,
     results,
@@ -59,8 +60,9 @@ _EXISTS = """
     LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = %(table)s::name
       AND c.relkind IN ('r', 'p')
 """
+_TRY_LOCK = "SELECT pg_try_advisory_lock(%(schema_key)s)"
 #: Makes the statistics of this session visible before its next statement (PostgreSQL 15).
-_FLUSH_STATISTICS = "SELECT pg_stat_force_next_flush()"
+_FLUSH_STATISTICS = "SELECT pg_catalog.pg_stat_force_next_flush()"
 
 _DONE = f"""
     UPDATE {SCHEMA_TABLE} SET is_current = false, migration = NULL
@@ -195,6 +197,7 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         self.schema = schema
         self.run = worker.run
         self.key = schema_key(schema)
+        self.is_present = self._has_table = False
         self.path = ", ".join(map(quoted, path))
         self.lock_timeout = worker.lock_timeout()
         self.reader = _InterruptedReader(self)  # type: ignore[assignment]  # two of its methods
@@ -227,9 +230,12 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             raise session_error(exc) from exc
 
     def try_lock(self) -> bool:
+        raw = self._raw
+        # Two statements: the second one sees what the last holder of the key has committed.
+        query = f"SET LOCAL search_path = {SEARCH_PATH}; {_TRY_LOCK}; {_EXISTS}"
         with self.connection.wrap_database_errors:
-            query = "SELECT pg_try_advisory_lock(%(schema_key)s)"
-            [(acquired,)] = pinned_rows(self._raw, query, self._params)
+            cursor = plain_cursor(raw).execute(query, self._params)
+            [[(acquired,)], [(self.is_present, self._has_table)]] = results(cursor)
         return bool(acquired)
 
     def unlock(self) -> None:
@@ -245,10 +251,9 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         return bool(exists)
 
     def recorded(self) -> Names | None:
+        if not self._has_table:
+            return None
         with self.connection.wrap_database_errors:
-            [(_, has_table)] = pinned_rows(self._raw, _EXISTS, self._params)
-            if not has_table:
-                return None
             rows = pinned_rows(self._raw, f"SELECT app, name FROM {self._table}")
         return {(app, name) for app, name in rows}
 
@@ -317,8 +322,8 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         if names:
             rows = ", ".join("(%s, %s, pg_catalog.now())" for _ in names)
             values = [part for name in names for part in name]
-            insert = f"INSERT INTO {self._table.replace('%', '%%')} (app, name, applied) VALUES {rows}"
-            parts.append(self.session.compose(insert, values))
+            insert = f"INSERT INTO {self._table.replace('%', '%%')} (app, name, applied)"
+            parts.append(self.session.compose(f"{insert} VALUES {rows}", values))
         parts.append("COMMIT")
         return ";\n".join(part.rstrip().rstrip(";") for part in parts)
 
@@ -327,22 +332,21 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             raw.rollback()
 
     def create_rows(self, rows: ReceiverRows) -> None:
-        statements = [*_content_types(rows), *_permissions(rows)]
-        if statements:
-            raw = self._raw
-            composed = [
-                plain_cursor(raw).mogrify(statement, params)
-                for statement, params in statements
-            ]
+        raw = self._raw
+        parts = [
+            plain_cursor(raw).mogrify(statement, params)
+            for statement, params in (*_content_types(rows), *_permissions(rows))
+        ]
+        if raw.info.server_version >= 150000:
+            parts.append(_FLUSH_STATISTICS)
+        path = f"SET LOCAL search_path = {self.path}"
+        script = ";\n".join(["BEGIN", path, *parts, "COMMIT"])
+        try:
             with self.connection.wrap_database_errors:
-                path = f"SET LOCAL search_path = {self.path}"
-                try:
-                    plain_cursor(raw).execute(
-                        ";\n".join(["BEGIN", path, *composed, "COMMIT"])
-                    )
-                except BaseException:
-                    self._roll_back(raw)
-                    raise
+                plain_cursor(raw).execute(script)
+        except BaseException:
+            self._roll_back(raw)
+            raise
 
     def finish(self, result: SchemaResult) -> None:
         params = {
@@ -354,7 +358,6 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         if result.is_missing:
             params["state"] = SchemaState.MISSING.value
         if result.error is None and not result.is_missing:
-            self._flush_statistics()
             self.write(_DONE, params)
             return
         try:
@@ -362,10 +365,6 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         except psycopg.DataError:  # the database's encoding lacks a character
             params["error"] = escape(result.error or "")
             self.write(_ENDED, params)
-
-    def _flush_statistics(self) -> None:
-        if self._raw.info.server_version >= 150000:
-            pinned_rows(self._raw, _FLUSH_STATISTICS)
 
 
 def _content_types(rows: ReceiverRows) -> list[tuple[str, dict[str, Any]]]:

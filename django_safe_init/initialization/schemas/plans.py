@@ -65,6 +65,13 @@ class RecordedLoader(MigrationLoader):
                 )
 
 
+class _PresentTable(MigrationRecorder):
+    """A recorder of a schema whose table of migrations exists."""
+
+    def ensure_schema(self) -> None:
+        """Do nothing: Django would list all tables before each record."""
+
+
 class SchemaExecutor(MigrationExecutor):
     """Django's executor with a loader that is made before, for any number of schemas."""
 
@@ -76,7 +83,7 @@ class SchemaExecutor(MigrationExecutor):
     ) -> None:
         self.connection = connection
         self.loader = loader
-        self.recorder = MigrationRecorder(connection)
+        self.recorder = _PresentTable(connection)
         self.progress_callback = progress_callback
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -230,14 +231,28 @@ def _watch_parent() -> None:
 
 
 @contextmanager
+def _frozen_heap() -> Iterator[None]:
+    """Let the collector pass over all that was loaded before.
+
+    The models that each migration with Python gets are garbage after it, in cycles.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+@contextmanager
 def opened_pool(
     jobs: int, make_worker: Callable[[bool], SchemaWorker]
 ) -> Iterator[Pool]:
     """Open a pool; `make_worker` is told if it is called in a forked process."""
     if jobs == 1:
         worker = make_worker(False)
-        with worker.connections.connections():
+        with worker.connections.connections(), _frozen_heap():
             yield SerialPool(worker)
         return
-    with ForkedPool(jobs, lambda: make_worker(True)) as pool:
+    with _frozen_heap(), ForkedPool(jobs, lambda: make_worker(True)) as pool:
         yield pool

@@ -161,7 +161,7 @@ class SchemaWorker:
             connection.close()  # no code of the worker keeps a transaction open
 
     def _attempt(self, session: BaseSchemaSession, tenant: Tenant) -> int:
-        if not session.exists():
+        if not session.is_present:
             raise SchemaFailed(None) from LookupError("The schema does not exist.")
         with self.tenancy.active(session.connection, tenant):
             self.tenancy.before_migrate(tenant.schema)
