@@ -322,7 +322,9 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         if names:
             rows = ", ".join("(%s, %s, pg_catalog.now())" for _ in names)
             values = [part for name in names for part in name]
-            insert = f"INSERT INTO {self._table.replace('%', '%%')} (app, name, applied)"
+            insert = (
+                f"INSERT INTO {self._table.replace('%', '%%')} (app, name, applied)"
+            )
             parts.append(self.session.compose(f"{insert} VALUES {rows}", values))
         parts.append("COMMIT")
         return ";\n".join(part.rstrip().rstrip(";") for part in parts)
