@@ -352,12 +352,23 @@ class Snapshot(NamedTuple):
         """Return True if this build's newest run ended ready, in this release.
 
         No run of another release has ended since, however it ended: its receivers of
-        `post_migrate` may have replaced the objects that this release had installed.
+        `post_migrate` may have replaced the objects that this release had installed. If the
+        shared schema suffices, a run that has done it counts before its end.
         """
         own = self.own
-        if own is None or own.outcome != "ready":
+        if own is None or not self.own_suffices:
             return False
-        return own.release == self.release == release
+        newest = own.release if own.open else self.release
+        return own.release == newest == release
+
+    @property
+    def own_suffices(self) -> bool:
+        """True if this build's newest run ended ready, or has done all that readiness needs."""
+        own = self.own
+        if own is None:
+            return False
+        suffices = self.shared_suffices and own.schemas is not None
+        return own.outcome == "ready" or suffices
 
     @property
     def led(self) -> bool:

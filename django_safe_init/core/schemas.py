@@ -18,6 +18,8 @@ from django_safe_init.core.text import name_some
 
 #: The table with the rows of the schemas.
 SCHEMA_TABLE = "django_safe_init_schema"
+#: The kind of a step that tells which migration failed in a tenant's schema.
+SCHEMA_STEP = "schema"
 
 
 class SchemaState(str, Enum):

@@ -152,6 +152,10 @@ class BaseSchemas:
         """Write a row for each schema of the run, as pending."""
 
     @abstractmethod
+    def record_failure(self, result: SchemaResult) -> None:
+        """Write a step of the run for the migration that failed in a schema."""
+
+    @abstractmethod
     def rows(self, run: int, state: str | None = None) -> list[SchemaRow]:
         """Return the rows of a run."""
 

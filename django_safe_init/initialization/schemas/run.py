@@ -19,10 +19,7 @@ from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.schemas import FoundSchema, SchemaProgress
 from django_safe_init.core.states import State
 from django_safe_init.core.text import name_some, printable
-from django_safe_init.exceptions import (
-    ConfigurationError,
-    InitializationFailed,
-)
+from django_safe_init.exceptions import ConfigurationError, SchemasFailed
 from django_safe_init.initialization.schemas.plans import Planner
 from django_safe_init.initialization.schemas.pool import Pool, WorkerDied, opened_pool
 from django_safe_init.initialization.schemas.receivers import receivers_digest
@@ -36,10 +33,6 @@ _MAX_DEATHS = 2
 _SECONDS_BETWEEN_ATTEMPTS = 0.2
 #: The failed schemas that an error names.
 _NAMED_FAILURES = 5
-
-
-class SchemasFailed(InitializationFailed):
-    """Schemas of tenants failed; the others are up to date."""
 
 
 @dataclass
@@ -307,6 +300,8 @@ class SchemaRun:
             self._failures.note_success()
         else:
             self._failures.add(result)
+            if result.migration is not None:
+                self.schemas.record_failure(result)
             self.report(printable(f"{result.schema} failed: {result.error}"))
             self._stop_after_failure()
         self._publish()
@@ -325,7 +320,10 @@ class SchemaRun:
 
     def _publish(self) -> None:
         progress = SchemaProgress(self._total, self._done, len(self._failures.results))
-        self.recorder.schemas = progress
+        if self.options.shared:
+            # It also says that the shared schema is done, of which a run in single schemas knows
+            # nothing.
+            self.recorder.schemas = progress
         now = time.monotonic()
         if now - self._published > 0.5 or not progress.pending:
             self._published = now
