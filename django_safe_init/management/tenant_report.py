@@ -26,10 +26,16 @@ def format_counts(status: Status) -> Iterator[str]:
     schemas = status.schemas
     if schemas is None or not schemas.total:
         return
-    yield f"  tenants' schemas: {schemas.done:,} of {schemas.total:,} up to date" + "".join(
-        f", {number:,} {label}"
-        for number, label in ((schemas.failed, "failed"), (schemas.pending, "pending"))
-        if number
+    yield (
+        f"  tenants' schemas: {schemas.done:,} of {schemas.total:,} up to date"
+        + "".join(
+            f", {number:,} {label}"
+            for number, label in (
+                (schemas.failed, "failed"),
+                (schemas.pending, "pending"),
+            )
+            if number
+        )
     )
     failed = status.failed_schemas
     yield from (
@@ -42,9 +48,7 @@ def format_counts(status: Status) -> Iterator[str]:
 
 def format_tenants(database: str, tenants: Sequence[TenantStatus]) -> Iterator[str]:
     """Yield the lines about all tenants: the numbers, and a table with the failed ones first."""
-    numbers = {
-        state: sum(each.state is state for each in tenants) for state in _ORDER
-    }
+    numbers = {state: sum(each.state is state for each in tenants) for state in _ORDER}
     counted = ", ".join(
         f"{numbers[state]:,} {state.label}"
         for state in reversed(_ORDER)
