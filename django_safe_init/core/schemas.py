@@ -105,6 +105,9 @@ class FailedSchemas(NamedTuple):
     first: tuple[SchemaFailure, ...] = ()
 
 
+NONE_FAILED = FailedSchemas()
+
+
 class SchemaSummary(NamedTuple):
     """The tenants' schemas of a database at one moment."""
 
@@ -112,7 +115,7 @@ class SchemaSummary(NamedTuple):
     #: The schemas that lack a migration of the build, sorted.
     behind: tuple[str, ...] = ()
     #: Those among them that a run of the build has tried in vain.
-    failed: FailedSchemas = FailedSchemas()
+    failed: FailedSchemas = NONE_FAILED
 
     @property
     def done(self) -> int:
@@ -187,6 +190,9 @@ class BlockedTenants(NamedTuple):
             self.schemas & known.schemas,
             {host: name for host, name in self.hosts.items() if name in known.schemas},
         )
+
+
+NONE_BLOCKED = BlockedTenants()
 
 
 class SchemaRow(NamedTuple):

@@ -132,7 +132,9 @@ class Follower:
     ) -> Decision | None:
         """Return the next action for the snapshot; None to wait on. Raises `LeaderFailed`.
 
-        `holds_lock` is True if this process itself holds the leader lock. `_poll` takes over in two more cases: the status tables are locked and no process
+        `holds_lock` is True if this process itself holds the leader lock.
+
+        `_poll` takes over in two more cases: the status tables are locked and no process
         leads, or a stalled leader was ended.
         """
         self.snapshot = snapshot

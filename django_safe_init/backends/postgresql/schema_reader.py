@@ -22,6 +22,7 @@ from django_safe_init.core.build import Build
 from django_safe_init.core.databases import migration_table_name
 from django_safe_init.core.records import RUN_TABLE, TablesUnreadable
 from django_safe_init.core.schemas import (
+    NONE_FAILED,
     SCHEMA_TABLE,
     BlockedTenants,
     FailedSchemas,
@@ -214,7 +215,7 @@ class SchemaReader:
         found = self.all()
         lacking = self._lacking(self.stale() if has_rows else found)
         behind = tuple(sorted(each.schema for each in lacking))
-        failed = self.failed(among=behind) if has_rows and behind else FailedSchemas()
+        failed = self.failed(among=behind) if has_rows and behind else NONE_FAILED
         return SchemaSummary(sum(each.exists for each in found), behind, failed)
 
     def failed(

@@ -21,13 +21,13 @@ from django_safe_init.exceptions import (
     WaitTimeout,
 )
 from django_safe_init.status import (
-    with_blocked,
     Status,
     StatusDetail,
     carry_forward,
     open_reader,
     read_detail,
     read_status,
+    with_blocked,
     with_estimate,
 )
 
