@@ -213,12 +213,14 @@ class Leader:
             self.recorder.ensure_tables()
 
     def _read_interrupted_steps(self) -> InterruptedSteps:
+        # Otherwise the names are those of a tenant's schema.
+        is_shared = self.tenancy is None or self.task.schemas.shared
         return InterruptedSteps(
             self.session,
             self.context.settings,
-            self.task.rerun,
+            self.task.rerun if is_shared else (),
             self.context.alias,
-            self.task.resume,
+            self.task.resume if is_shared else (),
         )
 
     def _open_run(self) -> None:

@@ -87,6 +87,10 @@ class BaseSchemaSession(RunSession):
         """
 
     @abstractmethod
+    def create_table(self, statements: Sequence[str]) -> None:
+        """Create the schema's table of migrations."""
+
+    @abstractmethod
     def create_rows(self, rows: ReceiverRows) -> None:
         """Create the content types and permissions that the schema lacks."""
 

@@ -54,6 +54,9 @@ _FENCE = f"""
        AND coalesce(bool_or(pid = pg_backend_pid() AND key = %(schema_key)s), false)
        AND coalesce(bool_or(pid = %(leader)s AND key = %(leader_key)s), false) FROM {HELD}
 """
+_HOLDS_KEY = f"""
+    SELECT EXISTS (SELECT FROM {HELD} WHERE pid = %(pid)s AND key = %(schema_key)s)
+"""
 _EXISTS = """
     SELECT n.oid IS NOT NULL, c.oid IS NOT NULL FROM (VALUES (%(schema)s::name)) AS s (name)
     LEFT JOIN pg_namespace n ON n.nspname = s.name
@@ -261,8 +264,19 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
     def _table(self) -> str:
         return f"{quoted(self.schema)}.{quoted(migration_table_name())}"
 
+    def create_table(self, statements: Sequence[str]) -> None:
+        self.replay("the table of migrations", statements, ())
+        self._has_table = True
+
     def verify(self) -> None:
         self._fenced.verify()
+        # Code of a migration may have closed the connection, or released all locks.
+        [(is_held,)] = self.write(_HOLDS_KEY, {"pid": self._fenced.backend_pid})
+        if not is_held and not self.try_lock():
+            raise LockLost(
+                f"The key of the schema {self.schema!r} was released, and another session has "
+                "taken it."
+            )
 
     def transaction(self, connection: BaseDatabaseWrapper) -> PostgresTransaction:
         return self._worker.transaction(connection)
@@ -307,8 +321,7 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         )
         [(is_fenced, recorded)] = results(cursor.execute(query, self._params))[-1]
         if not is_fenced:
-            self.verify()  # it raises the error that says which lock is lost
-            raise LockLost(f"The key of the schema {self.schema!r} was released.")
+            self.verify()  # it takes again what was released, or raises
         if recorded:
             raise LockLost(
                 f"The record of {migration} in the schema {self.schema!r} was changed meanwhile "

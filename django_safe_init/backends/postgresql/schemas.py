@@ -53,11 +53,15 @@ _JOURNALED = f"""
     SELECT DISTINCT lock_key FROM {OPERATION_TABLE}
     WHERE starts_with(lock_key, %(scope)s)
 """
-#: Rows that no status shows any more: of runs that were deleted, and of tenants without a row.
+#: The newest runs keep the rows of their schemas.
+_RUNS_WITH_ROWS = 50
+#: Rows of old runs, and of schemas that were dropped.
 _PRUNE = f"""
     DELETE FROM {SCHEMA_TABLE} AS s
     WHERE s.lock_key = %(lock_key)s AND NOT s.is_current AND s.detail IS NULL
-      AND NOT EXISTS (SELECT FROM {RUN_TABLE} r WHERE r.id = s.run_id);
+      AND (NOT EXISTS (SELECT FROM {RUN_TABLE} r WHERE r.id = s.run_id) OR s.run_id <
+        (SELECT min(id) FROM (SELECT id FROM {RUN_TABLE} WHERE lock_key = %(lock_key)s
+         ORDER BY id DESC LIMIT {_RUNS_WITH_ROWS}) AS newest));
     DELETE FROM {SCHEMA_TABLE} AS s
     WHERE s.lock_key = %(lock_key)s AND s.is_current AND NOT EXISTS
       (SELECT FROM pg_namespace n WHERE n.nspname = s.schema::name)

@@ -129,13 +129,12 @@ class SchemaRun:
 
     def _find(self, receivers: str) -> list[FoundSchema]:
         """Return the schemas to migrate, in order, and remember those that need nothing."""
-        names_migrations = self.task.rerun or self.task.resume
-        if not self._is_whole or self.options.force or names_migrations:
+        if not self._is_whole:
             found = self.schemas.all()
             if self.options.only is not None:
                 found = self._chosen(found, self.options.only)
             return self._ordered(found)
-        stale = self.schemas.stale(None)
+        stale = self.schemas.all() if self.options.force else self.schemas.stale(None)
         complete = self.schemas.complete(stale)
         current = [each for each in stale if each.schema in complete]
         # They have the migrations. Their rows may lack what the receivers create.
@@ -224,12 +223,9 @@ class SchemaRun:
                 self.tenancy,
                 self.schemas.worker(forked=forked),
                 planner,
-                receivers_digest=receivers,
-                unfinished=unfinished,
-                rerun=self.task.rerun,
-                resume=self.task.resume,
-                migrate=options.migrate,
-                fake=self.task.fake,
+                self.task,
+                receivers,
+                unfinished,
             )
 
         with opened_pool(jobs, make_worker) as pool:
@@ -325,7 +321,8 @@ class SchemaRun:
 
     def _publish(self) -> None:
         progress = SchemaProgress(self._total, self._done, len(self._failures.results))
-        self.recorder.schemas = progress
+        if self._is_whole and self.options.shared:
+            self.recorder.schemas = progress
         now = time.monotonic()
         if now - self._published > 0.5 or not progress.pending:
             self._published = now
