@@ -44,6 +44,7 @@ class DjangoPgschemas(Tenancy):
 
     package = "django-pgschemas"
     command = "migrateschema"
+    creates_schemas = True
 
     def __init__(self, alias: str) -> None:
         super().__init__(alias, _SHARED)

@@ -42,6 +42,8 @@ class Tenancy(ABC):
     package: str
     #: The package's own command that migrates schemas.
     command: str
+    #: True if that command creates the schemas that are missing.
+    creates_schemas = False
 
     def __init__(self, alias: str, shared_schema: str) -> None:
         self.alias = alias

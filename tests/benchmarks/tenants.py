@@ -39,9 +39,7 @@ def beside_two_processes(stage: Stage, rounds: int = 5) -> Figure:
     return compare(stage, rounds, PARALLEL, 0.4)
 
 
-def compare(
-    stage: Stage, rounds: int, command: Sequence[str], limit: float
-) -> Figure:
+def compare(stage: Stage, rounds: int, command: Sequence[str], limit: float) -> Figure:
     with prepared(stage, SCHEMAS) as template:
         baseline, ours = alternate(
             rounds,

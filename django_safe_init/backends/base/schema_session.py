@@ -87,6 +87,10 @@ class BaseSchemaSession(RunSession):
         """
 
     @abstractmethod
+    def create_schema(self) -> None:
+        """Create the schema, whose key is held."""
+
+    @abstractmethod
     def create_table(self, statements: Sequence[str]) -> None:
         """Create the schema's table of migrations."""
 

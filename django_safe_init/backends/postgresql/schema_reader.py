@@ -161,7 +161,7 @@ class SchemaReader:
         """
         found = self.stale() if has_rows else self.all()
         behind = self._lacking(found)
-        total = sum(each.exists for each in self.all()) if has_rows else len(found)
+        total = sum(map(self._counts, self.all() if has_rows else found))
         return SchemaSummary(total, tuple(sorted(each.schema for each in behind)))
 
     def behind(self, *, remember: bool = False) -> tuple[str, ...]:
@@ -185,7 +185,7 @@ class SchemaReader:
         unknown = [
             each
             for each in found
-            if each.exists and known.get(each.schema) != each.identity
+            if self._counts(each) and known.get(each.schema) != each.identity
         ]
         complete = self.complete(unknown)
         for each in unknown:
@@ -194,6 +194,10 @@ class SchemaReader:
             else:
                 known.pop(each.schema, None)
         return [each for each in unknown if each.schema not in complete]
+
+    def _counts(self, found: FoundSchema) -> bool:
+        """Return True unless the schema is missing and stays so."""
+        return found.exists or self.tenancy.creates_schemas
 
     def _try_to_remember(self, found: Sequence[FoundSchema]) -> None:
         """Write rows for the schemas, unless another process does, or this one may not."""

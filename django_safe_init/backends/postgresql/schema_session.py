@@ -264,6 +264,12 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
     def _table(self) -> str:
         return f"{quoted(self.schema)}.{quoted(migration_table_name())}"
 
+    def create_schema(self) -> None:
+        with self.connection.wrap_database_errors:
+            plain_cursor(self._raw).execute(
+                f"CREATE SCHEMA IF NOT EXISTS {quoted(self.schema)}"
+            )
+
     def create_table(self, statements: Sequence[str]) -> None:
         self.replay("the table of migrations", statements, ())
         self._has_table = True

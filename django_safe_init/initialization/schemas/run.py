@@ -111,8 +111,9 @@ class SchemaRun:
             self.context.alias, self.context.build, self.context.settings
         )
         found = self._find(receivers)
-        work = [each for each in found if each.exists]
-        self._missing = [each.schema for each in found if not each.exists]
+        creates = self.tenancy.creates_schemas
+        work = [each for each in found if each.exists or creates]
+        self._missing = [each.schema for each in found if each not in work]
         self._total = self._count() if self._is_whole else len(work)
         self._done = self._total - len(work)
         self._publish()
@@ -125,7 +126,8 @@ class SchemaRun:
         self._raise_failures()
 
     def _count(self) -> int:
-        return sum(each.exists for each in self.schemas.all())
+        creates = self.tenancy.creates_schemas
+        return sum(each.exists or creates for each in self.schemas.all())
 
     def _find(self, receivers: str) -> list[FoundSchema]:
         """Return the schemas to migrate, in order, and remember those that need nothing."""
@@ -153,7 +155,7 @@ class SchemaRun:
             )
         chosen = [known[name] for name in names]
         gone = [each.schema for each in chosen if not each.exists]
-        if gone:
+        if gone and not self.tenancy.creates_schemas:
             raise ConfigurationError(
                 f"The schema {name_some(gone)} does not exist. Create it with "
                 f"{self.tenancy.package}, or delete its tenant."

@@ -163,7 +163,9 @@ class SchemaWorker:
 
     def _attempt(self, session: BaseSchemaSession, tenant: Tenant) -> int:
         if not session.is_present:
-            raise SchemaFailed(None) from LookupError("The schema does not exist.")
+            if not self.tenancy.creates_schemas:
+                raise SchemaFailed(None) from LookupError("The schema does not exist.")
+            session.create_schema()
         with self.tenancy.active(session.connection, tenant):
             self.tenancy.before_migrate(tenant.schema)
             if self._migrate is None:
