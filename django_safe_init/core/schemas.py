@@ -83,8 +83,13 @@ class FoundSchema(NamedTuple):
     kind: str
     exists: bool
     identity: SchemaIdentity
-    #: What an earlier run has stored about it for this or another build.
-    receivers: str = ""
+    #: True for a tenant of the settings, whose schema a run creates.
+    is_static: bool = False
+
+    @property
+    def is_due(self) -> bool:
+        """True if a run migrates the schema, and creates it before if need be."""
+        return self.exists or self.is_static
 
 
 class SchemaSummary(NamedTuple):

@@ -70,6 +70,10 @@ class BaseSchemaSession(RunSession):
         """Return True if the schema exists."""
 
     @abstractmethod
+    def create(self) -> None:
+        """Create the schema, whose key this session holds."""
+
+    @abstractmethod
     def recorded(self) -> Names | None:
         """Return the migrations that are recorded in the schema; None without a table of them."""
 

@@ -161,7 +161,8 @@ class SchemaReader:
         """
         found = self.stale() if has_rows else self.all()
         behind = self._lacking(found)
-        total = sum(each.exists for each in self.all()) if has_rows else len(found)
+        every = self.all() if has_rows else found
+        total = sum(each.is_due for each in every)
         return SchemaSummary(total, tuple(sorted(each.schema for each in behind)))
 
     def behind(self, *, remember: bool = False) -> tuple[str, ...]:
@@ -171,7 +172,7 @@ class SchemaReader:
         if remember:
             names = {each.schema for each in behind}
             self._try_to_remember(
-                [each for each in found if each.exists and each.schema not in names]
+                [each for each in found if each.is_due and each.schema not in names]
             )
         return tuple(sorted(each.schema for each in behind))
 
@@ -185,7 +186,7 @@ class SchemaReader:
         unknown = [
             each
             for each in found
-            if each.exists and known.get(each.schema) != each.identity
+            if each.is_due and known.get(each.schema) != each.identity
         ]
         complete = self.complete(unknown)
         for each in unknown:
@@ -219,11 +220,14 @@ class SchemaReader:
             f"SET LOCAL search_path = pg_catalog, {quoted(self.tenancy.shared_schema)}"
         )
         start = f"{path}; WITH tenant (schema, kind) AS ({tenants}) "
+        static = {each.schema for each in self.tenancy.static_tenants}
         rows = self.session.read(
             start.replace("%", "%%") + query, {**self.params, **(params or {})}
         )
         return [
-            FoundSchema(schema, kind, exists, SchemaIdentity(*identity))
+            FoundSchema(
+                schema, kind, exists, SchemaIdentity(*identity), schema in static
+            )
             for schema, kind, exists, *identity in rows
         ]
 

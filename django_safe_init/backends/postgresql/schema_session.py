@@ -250,6 +250,12 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             [(exists, _)] = pinned_rows(self._raw, _EXISTS, self._params)
         return bool(exists)
 
+    def create(self) -> None:
+        self.verify()
+        with self.connection.wrap_database_errors:
+            plain_cursor(self._raw).execute(f"CREATE SCHEMA {quoted(self.schema)}")
+        self.is_present = True
+
     def recorded(self) -> Names | None:
         if not self._has_table:
             return None

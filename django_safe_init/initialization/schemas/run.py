@@ -111,8 +111,8 @@ class SchemaRun:
             self.context.alias, self.context.build, self.context.settings
         )
         found = self._find(receivers)
-        work = [each for each in found if each.exists]
-        self._missing = [each.schema for each in found if not each.exists]
+        work = [each for each in found if each.is_due]
+        self._missing = [each.schema for each in found if not each.is_due]
         self._total = self._count() if self._is_whole else len(work)
         self._done = self._total - len(work)
         self._publish()
@@ -125,7 +125,7 @@ class SchemaRun:
         self._raise_failures()
 
     def _count(self) -> int:
-        return sum(each.exists for each in self.schemas.all())
+        return sum(each.is_due for each in self.schemas.all())
 
     def _find(self, receivers: str) -> list[FoundSchema]:
         """Return the schemas to migrate, in order, and remember those that need nothing."""
@@ -153,7 +153,7 @@ class SchemaRun:
                 "List the schemas with `manage.py safe_init_status --schemas`."
             )
         chosen = [known[name] for name in names]
-        gone = [each.schema for each in chosen if not each.exists]
+        gone = [each.schema for each in chosen if not each.is_due]
         if gone:
             raise ConfigurationError(
                 f"The schema {name_some(gone)} does not exist. Create it with "

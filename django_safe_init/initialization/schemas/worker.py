@@ -140,7 +140,10 @@ class SchemaWorker:
     ) -> SchemaResult:
         self._reset(session)
         with suppress(DatabaseError):
-            if not session.exists():
+            is_static = (
+                tenant in self.tenancy.static_tenants
+            )  # a run creates its schema
+            if not is_static and not session.exists():
                 return SchemaResult(tenant.schema, is_missing=True)
         name = failure.migration if failure else None
         text = message_of(cause)
@@ -161,6 +164,8 @@ class SchemaWorker:
             connection.close()  # no code of the worker keeps a transaction open
 
     def _attempt(self, session: BaseSchemaSession, tenant: Tenant) -> int:
+        if not session.is_present and tenant in self.tenancy.static_tenants:
+            session.create()
         if not session.is_present:
             raise SchemaFailed(None) from LookupError("The schema does not exist.")
         with self.tenancy.active(session.connection, tenant):
