@@ -70,6 +70,10 @@ class BaseSchemaSession(RunSession):
         """Return True if the schema exists."""
 
     @abstractmethod
+    def create(self) -> None:
+        """Create the schema, whose key this session holds."""
+
+    @abstractmethod
     def recorded(self) -> Names | None:
         """Return the migrations that are recorded in the schema; None without a table of them."""
 
@@ -85,10 +89,6 @@ class BaseSchemaSession(RunSession):
         Raises `LockLost` if this process does not lead, or a name is recorded already, and
         Django's database errors.
         """
-
-    @abstractmethod
-    def create_schema(self) -> None:
-        """Create the schema, whose key is held."""
 
     @abstractmethod
     def create_table(self, statements: Sequence[str]) -> None:

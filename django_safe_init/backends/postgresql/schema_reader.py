@@ -161,7 +161,8 @@ class SchemaReader:
         """
         found = self.stale() if has_rows else self.all()
         behind = self._lacking(found)
-        total = sum(map(self._counts, self.all() if has_rows else found))
+        every = self.all() if has_rows else found
+        total = sum(each.is_due for each in every)
         return SchemaSummary(total, tuple(sorted(each.schema for each in behind)))
 
     def behind(self, *, remember: bool = False) -> tuple[str, ...]:
@@ -171,7 +172,7 @@ class SchemaReader:
         if remember:
             names = {each.schema for each in behind}
             self._try_to_remember(
-                [each for each in found if each.exists and each.schema not in names]
+                [each for each in found if each.is_due and each.schema not in names]
             )
         return tuple(sorted(each.schema for each in behind))
 
@@ -185,7 +186,7 @@ class SchemaReader:
         unknown = [
             each
             for each in found
-            if self._counts(each) and known.get(each.schema) != each.identity
+            if each.is_due and known.get(each.schema) != each.identity
         ]
         complete = self.complete(unknown)
         for each in unknown:
@@ -194,10 +195,6 @@ class SchemaReader:
             else:
                 known.pop(each.schema, None)
         return [each for each in unknown if each.schema not in complete]
-
-    def _counts(self, found: FoundSchema) -> bool:
-        """Return True unless the schema is missing and stays so."""
-        return found.exists or self.tenancy.creates_schemas
 
     def _try_to_remember(self, found: Sequence[FoundSchema]) -> None:
         """Write rows for the schemas, unless another process does, or this one may not."""
@@ -227,7 +224,13 @@ class SchemaReader:
             start.replace("%", "%%") + query, {**self.params, **(params or {})}
         )
         return [
-            FoundSchema(schema, kind, exists, SchemaIdentity(*identity))
+            FoundSchema(
+                schema,
+                kind,
+                exists,
+                SchemaIdentity(*identity),
+                self.tenancy.creates_schemas,
+            )
             for schema, kind, exists, *identity in rows
         ]
 

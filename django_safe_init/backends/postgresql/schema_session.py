@@ -253,6 +253,14 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             [(exists, _)] = pinned_rows(self._raw, _EXISTS, self._params)
         return bool(exists)
 
+    def create(self) -> None:
+        self.verify()
+        with self.connection.wrap_database_errors:
+            plain_cursor(self._raw).execute(
+                f"CREATE SCHEMA IF NOT EXISTS {quoted(self.schema)}"
+            )
+        self.is_present = True
+
     def recorded(self) -> Names | None:
         if not self._has_table:
             return None
@@ -263,12 +271,6 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
     @property
     def _table(self) -> str:
         return f"{quoted(self.schema)}.{quoted(migration_table_name())}"
-
-    def create_schema(self) -> None:
-        with self.connection.wrap_database_errors:
-            plain_cursor(self._raw).execute(
-                f"CREATE SCHEMA IF NOT EXISTS {quoted(self.schema)}"
-            )
 
     def create_table(self, statements: Sequence[str]) -> None:
         self.replay("the table of migrations", statements, ())

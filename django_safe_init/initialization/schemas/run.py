@@ -111,9 +111,8 @@ class SchemaRun:
             self.context.alias, self.context.build, self.context.settings
         )
         found = self._find(receivers)
-        creates = self.tenancy.creates_schemas
-        work = [each for each in found if each.exists or creates]
-        self._missing = [each.schema for each in found if each not in work]
+        work = [each for each in found if each.is_due]
+        self._missing = [each.schema for each in found if not each.is_due]
         self._total = self._count() if self._is_whole else len(work)
         self._done = self._total - len(work)
         self._publish()
@@ -126,17 +125,17 @@ class SchemaRun:
         self._raise_failures()
 
     def _count(self) -> int:
-        creates = self.tenancy.creates_schemas
-        return sum(each.exists or creates for each in self.schemas.all())
+        return sum(each.is_due for each in self.schemas.all())
 
     def _find(self, receivers: str) -> list[FoundSchema]:
         """Return the schemas to migrate, in order, and remember those that need nothing."""
-        if not self._is_whole:
+        names_migrations = self.task.rerun or self.task.resume
+        if not self._is_whole or self.options.force or names_migrations:
             found = self.schemas.all()
             if self.options.only is not None:
                 found = self._chosen(found, self.options.only)
             return self._ordered(found)
-        stale = self.schemas.all() if self.options.force else self.schemas.stale(None)
+        stale = self.schemas.stale(None)
         complete = self.schemas.complete(stale)
         current = [each for each in stale if each.schema in complete]
         # They have the migrations. Their rows may lack what the receivers create.
@@ -154,8 +153,8 @@ class SchemaRun:
                 "List the schemas with `manage.py safe_init_status --schemas`."
             )
         chosen = [known[name] for name in names]
-        gone = [each.schema for each in chosen if not each.exists]
-        if gone and not self.tenancy.creates_schemas:
+        gone = [each.schema for each in chosen if not each.is_due]
+        if gone:
             raise ConfigurationError(
                 f"The schema {name_some(gone)} does not exist. Create it with "
                 f"{self.tenancy.package}, or delete its tenant."
@@ -225,9 +224,12 @@ class SchemaRun:
                 self.tenancy,
                 self.schemas.worker(forked=forked),
                 planner,
-                self.task,
-                receivers,
-                unfinished,
+                receivers_digest=receivers,
+                unfinished=unfinished,
+                rerun=self.task.rerun,
+                resume=self.task.resume,
+                migrate=options.migrate,
+                fake=self.task.fake,
             )
 
         with opened_pool(jobs, make_worker) as pool:
@@ -323,8 +325,7 @@ class SchemaRun:
 
     def _publish(self) -> None:
         progress = SchemaProgress(self._total, self._done, len(self._failures.results))
-        if self._is_whole and self.options.shared:
-            self.recorder.schemas = progress
+        self.recorder.schemas = progress
         now = time.monotonic()
         if now - self._published > 0.5 or not progress.pending:
             self._published = now

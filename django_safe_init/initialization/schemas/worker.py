@@ -141,7 +141,7 @@ class SchemaWorker:
     ) -> SchemaResult:
         self._reset(session)
         with suppress(DatabaseError):
-            if not session.exists():
+            if not (self.tenancy.creates_schemas or session.exists()):
                 return SchemaResult(tenant.schema, is_missing=True)
         name = failure.migration if failure else None
         text = message_of(cause)
@@ -165,7 +165,7 @@ class SchemaWorker:
         if not session.is_present:
             if not self.tenancy.creates_schemas:
                 raise SchemaFailed(None) from LookupError("The schema does not exist.")
-            session.create_schema()
+            session.create()
         with self.tenancy.active(session.connection, tenant):
             self.tenancy.before_migrate(tenant.schema)
             if self._migrate is None:
