@@ -155,7 +155,7 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
             run_syncdb=bool(options.get("run_syncdb")),
         )
         tenancy = get_tenancy(alias)
-        schema = tenancy and self._provisioned(tenancy, options)
+        schema = None if tenancy is None else self._provisioned(tenancy, options)
         if tenancy is not None and schema is not None:
             with exit_codes():
                 provision(
@@ -241,9 +241,8 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
         if self._called_from_command_line or not tenancy.names_schemas(options):
             return None
         selection = tenancy.selection(options)
-        if selection.shared or len(selection.schemas or ()) != 1:
-            return None
-        return selection.schemas[0]
+        names = selection.schemas or ()
+        return names[0] if len(names) == 1 and not selection.shared else None
 
     def _wanted_by_handle(self, options: dict[str, Any]) -> dict[str, Any]:
         """Return the options, except `database` and `skip_checks` if `handle` refuses them.
