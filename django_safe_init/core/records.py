@@ -286,7 +286,7 @@ class Snapshot(NamedTuple):
     release: str | None = None
     #: The schemas of tenants; None without tenants, or while a run of this build is open.
     schemas: SchemaSummary | None = None
-    #: True if readiness is about the shared schema, and not about those of tenants.
+    #: True if readiness is about the shared schema, and not about the schemas of tenants.
     shared_suffices: bool = False
 
     @property

@@ -39,6 +39,12 @@ def get_tenancy(alias: str) -> Tenancy | None:
     return DjangoPgschemas(alias) if alias == get_tenant_database_alias() else None
 
 
+def _settings() -> Mapping[str, Any]:
+    values: Any = settings
+    tenants: Mapping[str, Any] = values.TENANTS
+    return tenants
+
+
 class DjangoPgschemas(Tenancy):
     """The schemas of django-pgschemas: static tenants of the settings, and rows of a model."""
 
@@ -58,7 +64,7 @@ class DjangoPgschemas(Tenancy):
     def static_tenants(self) -> tuple[Tenant, ...]:
         from django_pgschemas.utils import get_clone_reference
 
-        names = [name for name in settings.TENANTS if name not in _NO_TENANTS]
+        names = [name for name in _settings() if name not in _NO_TENANTS]
         tenants = [Tenant(name, name) for name in names]
         if reference := get_clone_reference():
             tenants.append(Tenant(reference))  # it has the apps of dynamic tenants
@@ -69,7 +75,10 @@ class DjangoPgschemas(Tenancy):
         from django_pgschemas.utils import get_tenant_model
 
         model: Any = get_tenant_model()
-        return None if model is None else model.objects.all()
+        if model is None:
+            return None
+        found: QuerySet[Any] = model.objects.all()
+        return found
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -94,11 +103,10 @@ class DjangoPgschemas(Tenancy):
         ):
             return Selection()
 
-        class Options(WrappedSchemaOption):
-            allow_interactive = False
-
+        finder = WrappedSchemaOption()
+        finder.allow_interactive = False
         # It also makes the schemas that are missing; without this, only names are found.
-        found = Options().get_schemas_from_options(**given, skip_schema_creation=True)
+        found = finder.get_schemas_from_options(**given, skip_schema_creation=True)
         names = tuple(name for name in found if name != _SHARED)
         return Selection(_SHARED in found, names)
 
@@ -126,15 +134,14 @@ class DjangoPgschemas(Tenancy):
         name = "django_pgschemas.routing.middleware.DomainRoutingMiddleware"
         if model is None or name not in settings.MIDDLEWARE:
             return None
-        return model.objects.filter(folder="").values_list(
-            "domain", "tenant__schema_name"
-        )
+        domains: QuerySet[Any] = model.objects.filter(folder="")
+        return domains.values_list("domain", "tenant__schema_name")
 
     @property
     def static_hosts(self) -> Mapping[str, str]:
         return {
             host: name
-            for name, values in settings.TENANTS.items()
+            for name, values in _settings().items()
             if name not in _NO_TENANTS
             for host in values.get("DOMAINS", ())
         }

@@ -155,7 +155,7 @@ class SchemaReader:
         return self._find(_STALE, {"receivers": receivers})
 
     def summary(self, *, has_rows: bool) -> SchemaSummary:
-        """Return the number of schemas, and those that lack a migration of the build.
+        """Return the number of schemas, and the names of the schemas that lack a migration.
 
         Without rows, all records are read.
         """

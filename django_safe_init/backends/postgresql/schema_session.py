@@ -119,7 +119,7 @@ def journal_scope(lock_key: str, schema: str) -> str:
 
 
 class _Recorder(PostgresRecorder):
-    """Records the migrations of one schema in its row, and only those that are not atomic."""
+    """Records the migrations of one schema that are not atomic, in the row of the schema."""
 
     def __init__(self, owner: PostgresSchemaSession, run: int) -> None:
         super().__init__(
@@ -191,7 +191,7 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
     ) -> None:
         # Not the base's: the worker's sessions and connections serve many schemas.
         self._worker = worker
-        self.context = self._context = worker.context
+        self.context = worker.context
         self.session = self._session = worker.session
         self.lock = worker.lock
         self._fenced = worker.fenced
@@ -299,7 +299,7 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         try:
             with wrap:
                 self._begin(raw, migration, names)
-                # One message: a server without a client rolls all of it back.
+                # One message: a server that loses its client rolls the whole transaction back.
                 plain_cursor(raw).execute(self._script(statements, names))
         except BaseException:
             self._roll_back(raw)
@@ -478,7 +478,8 @@ class PostgresSchemaWorker(BaseSchemaWorker):
         self._opened = 0
 
     def connections(self) -> AbstractContextManager[BaseDatabaseWrapper]:
-        return self.fenced
+        connections: AbstractContextManager[BaseDatabaseWrapper] = self.fenced
+        return connections
 
     def lock_timeout(self) -> Any:
         """Return the limit on lock waits of a schema's migrations."""

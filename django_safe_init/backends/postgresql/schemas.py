@@ -14,6 +14,7 @@ from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_timeout import PostgresLockTimeout
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
+from django_safe_init.backends.postgresql.run_session import PostgresRunSession
 from django_safe_init.backends.postgresql.schema_reader import (
     REMEMBER,
     SchemaReader,
@@ -66,6 +67,13 @@ _PRUNE = f"""
     WHERE s.lock_key = %(lock_key)s AND s.is_current AND NOT EXISTS
       (SELECT FROM pg_namespace n WHERE n.nspname = s.schema::name)
 """
+
+
+def open_schemas(session: PostgresRunSession, tenancy: Tenancy) -> PostgresSchemas:
+    """Return the tenants' schemas of a run, whose table of rows exists afterwards."""
+    session.recorder.ensure_schemas()
+    run = session.recorder.run_id
+    return PostgresSchemas(session.context, session.lock, tenancy, run)
 
 
 class PostgresSchemas(BaseSchemas):

@@ -160,7 +160,7 @@ class Planner:
     def _make(self, recorded: Collection[tuple[str, str]]) -> Plan:
         loader = RecordedLoader(recorded)
         loader.check_history()
-        executor = SchemaExecutor(None, loader)
+        executor: Any = SchemaExecutor(None, loader)
         wanted = executor.migration_plan(loader.graph.leaf_nodes())
         full = executor.migration_plan(loader.graph.leaf_nodes(), clean_start=True)
         pairs = [pair for pair in full if pair in wanted]
