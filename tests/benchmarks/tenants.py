@@ -27,7 +27,7 @@ SIZES = (10, 30, 100, 300, 1000, 2000)
 
 
 def beside_one_process(stage: Stage, rounds: int = 5) -> Figure:
-    """`safe_migrate --jobs 2` ÷ django-tenants' `migrate_schemas`, 200 schemas × 5 migrations.
+    """`safe_migrate --jobs 2` ÷ django-tenants' `migrate_schemas`, 200 schemas, 5 migrations each.
 
     One of the five runs Python in each schema. Whole processes, in turn, on two cores.
     """
@@ -48,7 +48,7 @@ def compare(stage: Stage, rounds: int, command: Sequence[str], limit: float) -> 
         )
     ratio = median(ours) / median(baseline)
     return Figure(
-        f"{SCHEMAS} schemas × 5 migrations ÷ {' '.join(command)}",
+        f"{SCHEMAS} schemas, 5 migrations each ÷ {' '.join(command)}",
         f"{ratio:.2f}",
         f"{limit:g}",
         ratio <= limit,

@@ -132,6 +132,10 @@ class BaseSchemas:
         """
 
     @abstractmethod
+    def known(self) -> int:
+        """Return the number of schemas that earlier runs have finished."""
+
+    @abstractmethod
     def all(self) -> list[FoundSchema]:
         """Return all schemas of tenants."""
 
@@ -158,6 +162,10 @@ class BaseSchemas:
     @abstractmethod
     def plan(self, found: Sequence[FoundSchema]) -> None:
         """Write a row for each schema of the run, as pending."""
+
+    @abstractmethod
+    def record_failure(self, result: SchemaResult) -> None:
+        """Write a step of the run for the migration that failed in a schema."""
 
     @abstractmethod
     def rows(self, run: int, state: str | None = None) -> list[SchemaRow]:

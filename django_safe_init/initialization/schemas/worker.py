@@ -305,7 +305,7 @@ def _state_before(planned: PlannedMigration) -> ProjectState:
 
     The managers of these models keep rows in caches, by alias and not by schema.
     """
-    is_fresh = planned.runs_python or planned.rendered is None
-    state = (planned.state if is_fresh else planned.rendered).clone()
+    rendered = None if planned.runs_python else planned.rendered
+    state = (rendered or planned.state).clone()
     state.apps  # noqa: B018  (rendered before, as by Django's executor)
     return state
