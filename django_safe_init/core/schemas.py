@@ -87,8 +87,13 @@ class FoundSchema(NamedTuple):
     kind: str
     exists: bool
     identity: SchemaIdentity
-    #: What an earlier run has stored about it for this or another build.
-    receivers: str = ""
+    #: True if a run creates the schema that is missing.
+    can_create: bool = False
+
+    @property
+    def is_due(self) -> bool:
+        """True if a run migrates the schema, and creates it before if need be."""
+        return self.exists or self.can_create
 
 
 class SchemaFailure(NamedTuple):

@@ -40,11 +40,18 @@ def get_tenancy(alias: str) -> Tenancy | None:
     return DjangoPgschemas(alias) if alias == get_tenant_database_alias() else None
 
 
+def _settings() -> Mapping[str, Any]:
+    values: Any = settings
+    tenants: Mapping[str, Any] = values.TENANTS
+    return tenants
+
+
 class DjangoPgschemas(Tenancy):
     """The schemas of django-pgschemas: static tenants of the settings, and rows of a model."""
 
     package = "django-pgschemas"
     command = "migrateschema"
+    creates_schemas = True
 
     def __init__(self, alias: str) -> None:
         super().__init__(alias, _SHARED)
@@ -58,7 +65,7 @@ class DjangoPgschemas(Tenancy):
     def static_tenants(self) -> tuple[Tenant, ...]:
         from django_pgschemas.utils import get_clone_reference
 
-        names = [name for name in settings.TENANTS if name not in _NO_TENANTS]
+        names = [name for name in _settings() if name not in _NO_TENANTS]
         tenants = [Tenant(name, name) for name in names]
         if reference := get_clone_reference():
             tenants.append(Tenant(reference))  # it has the apps of dynamic tenants
@@ -69,7 +76,10 @@ class DjangoPgschemas(Tenancy):
         from django_pgschemas.utils import get_tenant_model
 
         model: Any = get_tenant_model()
-        return None if model is None else model.objects.all()
+        if model is None:
+            return None
+        found: QuerySet[Any] = model.objects.all()
+        return found
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -94,11 +104,10 @@ class DjangoPgschemas(Tenancy):
         ):
             return Selection()
 
-        class Options(WrappedSchemaOption):
-            allow_interactive = False
-
+        finder = WrappedSchemaOption()
+        finder.allow_interactive = False
         # It also makes the schemas that are missing; without this, only names are found.
-        found = Options().get_schemas_from_options(**given, skip_schema_creation=True)
+        found = finder.get_schemas_from_options(**given, skip_schema_creation=True)
         names = tuple(name for name in found if name != _SHARED)
         return Selection(_SHARED in found, names)
 
@@ -121,7 +130,7 @@ class DjangoPgschemas(Tenancy):
     def _host_of(self, request: HttpRequest) -> str:
         from django_pgschemas.utils import remove_www
 
-        return remove_www(request.get_host().split(":")[0])
+        return str(remove_www(request.get_host().split(":")[0]))
 
     @property
     def hosts(self) -> QuerySet[Any] | None:
@@ -132,7 +141,7 @@ class DjangoPgschemas(Tenancy):
             return None
         # Where a folder tells the tenant, the host alone does not.
         divided = model.objects.exclude(folder="").values("domain")
-        domains = model.objects.exclude(domain__in=divided)
+        domains: QuerySet[Any] = model.objects.exclude(domain__in=divided)
         return domains.values_list("domain", "tenant__schema_name")
 
     @property
@@ -141,7 +150,7 @@ class DjangoPgschemas(Tenancy):
             return {}
         return {
             host: name
-            for name, values in settings.TENANTS.items()
+            for name, values in _settings().items()
             if name not in _NO_TENANTS
             for host in values.get("DOMAINS", ())
         }

@@ -27,7 +27,7 @@ class Selection(NamedTuple):
 
     #: True if the shared schema is among them.
     shared: bool = True
-    #: The tenants' schemas; None for those of all tenants.
+    #: The tenants' schemas; None for all tenants.
     schemas: tuple[str, ...] | None = None
 
     @property
@@ -43,6 +43,8 @@ class Tenancy(ABC):
     package: str
     #: The package's own command that migrates schemas.
     command: str
+    #: True if that command creates the schemas that are missing.
+    creates_schemas = False
 
     def __init__(self, alias: str, shared_schema: str) -> None:
         self.alias = alias
@@ -107,10 +109,10 @@ class Tenancy(ABC):
     def base_migrate(self) -> type[BaseCommand]:
         """Return the `migrate` that the package runs in each schema."""
 
-    def before_migrate(self, schema: str) -> None:
+    def before_migrate(self, schema: str) -> None:  # noqa: B027  (not every package has one)
         """Send the package's signal before the migrations of a schema."""
 
-    def after_migrate(self, schema: str) -> None:
+    def after_migrate(self, schema: str) -> None:  # noqa: B027
         """Send the package's signal after the migrations of a schema."""
 
     @abstractmethod

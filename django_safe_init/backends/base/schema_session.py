@@ -70,6 +70,10 @@ class BaseSchemaSession(RunSession):
         """Return True if the schema exists."""
 
     @abstractmethod
+    def create(self) -> None:
+        """Create the schema, whose key this session holds."""
+
+    @abstractmethod
     def recorded(self) -> Names | None:
         """Return the migrations that are recorded in the schema; None without a table of them."""
 
@@ -85,6 +89,10 @@ class BaseSchemaSession(RunSession):
         Raises `LockLost` if this process does not lead, or a name is recorded already, and
         Django's database errors.
         """
+
+    @abstractmethod
+    def create_table(self, statements: Sequence[str]) -> None:
+        """Create the schema's table of migrations."""
 
     @abstractmethod
     def create_rows(self, rows: ReceiverRows) -> None:
@@ -122,6 +130,10 @@ class BaseSchemas:
 
         `receivers` is the digest of the rows that `post_migrate` creates; None for any.
         """
+
+    @abstractmethod
+    def known(self) -> int:
+        """Return the number of schemas that earlier runs have finished."""
 
     @abstractmethod
     def all(self) -> list[FoundSchema]:

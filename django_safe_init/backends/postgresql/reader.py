@@ -260,7 +260,7 @@ class PostgresReader(TableReader):
 
     def count_tenants(self) -> int:
         return self._about_tenants(
-            lambda schemas: sum(each.exists for each in schemas.all()), 0
+            lambda schemas: sum(each.is_due for each in schemas.all()), 0
         )
 
     def tenants(self) -> list[TenantStatus]:

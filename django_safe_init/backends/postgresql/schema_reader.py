@@ -208,7 +208,7 @@ class SchemaReader:
         return self._find(_STALE, {"receivers": receivers})
 
     def summary(self, *, has_rows: bool) -> SchemaSummary:
-        """Return the number of schemas, and those that lack a migration of the build.
+        """Return the number of schemas, and the names of the schemas that lack a migration.
 
         Without rows, all records are read.
         """
@@ -216,7 +216,7 @@ class SchemaReader:
         lacking = self._lacking(self.stale() if has_rows else found)
         behind = tuple(sorted(each.schema for each in lacking))
         failed = self.failed(among=behind) if has_rows and behind else NONE_FAILED
-        return SchemaSummary(sum(each.exists for each in found), behind, failed)
+        return SchemaSummary(sum(each.is_due for each in found), behind, failed)
 
     def failed(
         self, *, run: int | None = None, among: Sequence[str] | None = None
@@ -285,7 +285,7 @@ class SchemaReader:
         if remember:
             names = {each.schema for each in behind}
             self._try_to_remember(
-                [each for each in found if each.exists and each.schema not in names]
+                [each for each in found if each.is_due and each.schema not in names]
             )
         return tuple(sorted(each.schema for each in behind))
 
@@ -296,16 +296,16 @@ class SchemaReader:
         """
         key = self.session.alias, self.params["migrations"]
         known = _known.setdefault(key, {})
-        existing = [each for each in found if each.exists]
+        due = [each for each in found if each.is_due]
         unknown = [
             each
-            for each in existing
+            for each in due
             if each.schema not in known or known[each.schema].identity != each.identity
         ]
         complete = self.complete(unknown)
         for each in unknown:
             known[each.schema] = _Known(each.identity, each.schema in complete)
-        return [each for each in existing if not known[each.schema].is_complete]
+        return [each for each in due if not known[each.schema].is_complete]
 
     def _try_to_remember(self, found: Sequence[FoundSchema]) -> None:
         """Write rows for the schemas, unless another process does, or this one may not."""
@@ -329,7 +329,13 @@ class SchemaReader:
         start = f"{self._path}WITH tenant (schema, kind) AS ({_escaped(tenants)}) "
         rows = self.session.read(start + query, {**self.params, **(params or {})})
         return [
-            FoundSchema(schema, kind, exists, SchemaIdentity(*identity))
+            FoundSchema(
+                schema,
+                kind,
+                exists,
+                SchemaIdentity(*identity),
+                self.tenancy.creates_schemas,
+            )
             for schema, kind, exists, *identity in rows
         ]
 
@@ -448,7 +454,7 @@ def _tenant_status(
 ) -> TenantStatus:
     """Return the status; `row` has the columns of `_NEWEST` after the schema."""
     state, run, seconds, error, is_own = row or (None, None, None, None, False)
-    if not found.exists:
+    if not found.is_due:
         return TenantStatus(found.schema, TenantState.MISSING, run, seconds)
     if not is_behind:
         return TenantStatus(found.schema, TenantState.UP_TO_DATE, run, seconds)

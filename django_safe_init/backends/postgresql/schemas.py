@@ -14,6 +14,7 @@ from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_timeout import PostgresLockTimeout
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
+from django_safe_init.backends.postgresql.run_session import PostgresRunSession
 from django_safe_init.backends.postgresql.schema_reader import (
     REMEMBER,
     SchemaReader,
@@ -34,6 +35,9 @@ from django_safe_init.core.schemas import (
 )
 from django_safe_init.tenants import Tenancy
 
+_KNOWN = f"""
+    SELECT count(*) FROM {SCHEMA_TABLE} WHERE is_current AND lock_key = %(lock_key)s
+"""
 _PLAN = f"""
     INSERT INTO {SCHEMA_TABLE} (lock_key, run_id, schema, state)
     SELECT %(lock_key)s, %(run)s, name, '{SchemaState.PENDING.value}'
@@ -62,15 +66,26 @@ _JOURNALED = f"""
     SELECT DISTINCT lock_key FROM {OPERATION_TABLE}
     WHERE starts_with(lock_key, %(scope)s)
 """
-#: Rows that no status shows any more: of runs that were deleted, and of tenants without a row.
+#: The newest runs keep the rows of their schemas.
+_RUNS_WITH_ROWS = 50
+#: Rows of old runs, and of schemas that were dropped.
 _PRUNE = f"""
     DELETE FROM {SCHEMA_TABLE} AS s
     WHERE s.lock_key = %(lock_key)s AND NOT s.is_current AND s.detail IS NULL
-      AND NOT EXISTS (SELECT FROM {RUN_TABLE} r WHERE r.id = s.run_id);
+      AND (NOT EXISTS (SELECT FROM {RUN_TABLE} r WHERE r.id = s.run_id) OR s.run_id <
+        (SELECT min(id) FROM (SELECT id FROM {RUN_TABLE} WHERE lock_key = %(lock_key)s
+         ORDER BY id DESC LIMIT {_RUNS_WITH_ROWS}) AS newest));
     DELETE FROM {SCHEMA_TABLE} AS s
     WHERE s.lock_key = %(lock_key)s AND s.is_current AND NOT EXISTS
       (SELECT FROM pg_namespace n WHERE n.nspname = s.schema::name)
 """
+
+
+def open_schemas(session: PostgresRunSession, tenancy: Tenancy) -> PostgresSchemas:
+    """Return the tenants' schemas of a run, whose table of rows exists afterwards."""
+    session.recorder.ensure_schemas()
+    run = session.recorder.run_id
+    return PostgresSchemas(session.context, session.lock, tenancy, run)
 
 
 class PostgresSchemas(BaseSchemas):
@@ -98,6 +113,10 @@ class PostgresSchemas(BaseSchemas):
 
     def stale(self, receivers: str | None = None) -> list[FoundSchema]:
         return self.reader.stale(receivers)
+
+    def known(self) -> int:
+        [(count,)] = self._write(_KNOWN, self._params)
+        return int(count)
 
     def all(self) -> list[FoundSchema]:
         return self.reader.all()

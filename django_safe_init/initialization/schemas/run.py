@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from django.core.exceptions import FieldError
 from django.utils.module_loading import import_string
 
+from django_safe_init.backends import open_schemas
 from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.base.run_session import RunSession
 from django_safe_init.backends.base.schema_session import SchemaResult
@@ -65,6 +66,31 @@ def _without_schema(result: SchemaResult) -> str:
     return re.sub(r"\d+", "0", text)
 
 
+class _Queue:
+    """The schemas that no worker has yet, in order."""
+
+    def __init__(self, tenants: Sequence[Tenant], patience: Deadline) -> None:
+        self.waiting = deque(tenants)
+        #: The schemas whose key another session has.
+        self.postponed: deque[Tenant] = deque()
+        #: The number of workers that died with the schema.
+        self.deaths: Counter[Tenant] = Counter()
+        #: The limit of all waiting for keys.
+        self.patience = patience
+
+    def clear(self) -> int:
+        """Drop all schemas, and return their number."""
+        count = len(self.waiting) + len(self.postponed)
+        self.waiting.clear()
+        self.postponed.clear()
+        return count
+
+    def retry(self) -> None:
+        """Put the postponed schemas back into the queue."""
+        self.waiting.extend(self.postponed)
+        self.postponed.clear()
+
+
 class SchemaRun:
     """One run in the schemas of tenants, under the leader lock.
 
@@ -85,7 +111,7 @@ class SchemaRun:
         self.task = task
         self.options = task.schemas
         self.report = task.report
-        self.schemas = session.schemas(tenancy)
+        self.schemas = open_schemas(session, context.alias, tenancy)
         self._failures = _Failures(context.settings.tenant_failures)
         self._stopped = ""
         self._done = 0
@@ -104,8 +130,8 @@ class SchemaRun:
             self.context.alias, self.context.build, self.context.settings
         )
         found = self._find(receivers)
-        work = [each for each in found if each.exists]
-        self._missing = [each.schema for each in found if not each.exists]
+        work = [each for each in found if each.is_due]
+        self._missing = [each.schema for each in found if not each.is_due]
         self._total = self._count() if self._is_whole else len(work)
         self._done = self._total - len(work)
         self._publish()
@@ -118,17 +144,16 @@ class SchemaRun:
         self._raise_failures()
 
     def _count(self) -> int:
-        return sum(each.exists for each in self.schemas.all())
+        return sum(each.is_due for each in self.schemas.all())
 
     def _find(self, receivers: str) -> list[FoundSchema]:
-        """Return the schemas to migrate, in order, and remember those that need nothing."""
-        names_migrations = self.task.rerun or self.task.resume
-        if not self._is_whole or self.options.force or names_migrations:
+        """Return the schemas to migrate, in order, and remember the schemas that need nothing."""
+        if not self._is_whole:
             found = self.schemas.all()
             if self.options.only is not None:
                 found = self._chosen(found, self.options.only)
             return self._ordered(found)
-        stale = self.schemas.stale(None)
+        stale = self.schemas.all() if self.options.force else self.schemas.stale(None)
         complete = self.schemas.complete(stale)
         current = [each for each in stale if each.schema in complete]
         # They have the migrations. Their rows may lack what the receivers create.
@@ -146,7 +171,7 @@ class SchemaRun:
                 "List the schemas with `manage.py safe_init_status --schemas`."
             )
         chosen = [known[name] for name in names]
-        gone = [each.schema for each in chosen if not each.exists]
+        gone = [each.schema for each in chosen if not each.is_due]
         if gone:
             raise ConfigurationError(
                 f"The schema {name_some(gone)} does not exist. Create it with "
@@ -217,12 +242,9 @@ class SchemaRun:
                 self.tenancy,
                 self.schemas.worker(forked=forked),
                 planner,
-                receivers_digest=receivers,
-                unfinished=unfinished,
-                rerun=self.task.rerun,
-                resume=self.task.resume,
-                migrate=options.migrate,
-                fake=self.task.fake,
+                self.task,
+                receivers,
+                unfinished,
             )
 
         with opened_pool(jobs, make_worker) as pool:
@@ -244,36 +266,40 @@ class SchemaRun:
             planner.plan(kind, self.schemas.records(schema))
 
     def _migrate(self, pool: Pool, tenants: Sequence[Tenant]) -> None:
-        waiting = deque(tenants)
-        postponed: deque[Tenant] = deque()
-        deaths: dict[Tenant, int] = {}
-        patience = Deadline(self.context.settings.wait_timeout)
-        while waiting or postponed or pool.busy:
-            while pool.has_room() and waiting and not self._stopped:
-                pool.submit(waiting.popleft())
+        queue = _Queue(tenants, Deadline(self.context.settings.wait_timeout))
+        while queue.waiting or queue.postponed or pool.busy:
             if self._stopped:
-                self._untried += len(waiting) + len(postponed)
-                waiting.clear()
-                postponed.clear()
+                self._untried += queue.clear()
+            while pool.has_room() and queue.waiting:
+                pool.submit(queue.waiting.popleft())
             if pool.busy:
-                tenant, result = pool.next()
-                if isinstance(result, WorkerDied):
-                    deaths[tenant] = deaths.get(tenant, 0) + 1
-                    if deaths[tenant] <= _MAX_DEATHS:
-                        self.session.verify()
-                        waiting.appendleft(tenant)
-                        continue
-                    result = self._dead(result)
-                if result.is_busy:
-                    postponed.append(tenant)
-                    continue
-                self._note(result)
-            elif postponed:
-                if patience.passed():
-                    self._note_unavailable(postponed.popleft())
-                    continue
-                sleep(_SECONDS_BETWEEN_ATTEMPTS)
-                waiting, postponed = postponed, deque()
+                self._take(*pool.next(), queue)
+            elif queue.postponed:
+                self._wait_for_keys(queue)
+
+    def _take(
+        self, tenant: Tenant, result: SchemaResult | WorkerDied, queue: _Queue
+    ) -> None:
+        """Note the result of a worker, or give the schema to another worker."""
+        if isinstance(result, WorkerDied):
+            queue.deaths[tenant] += 1
+            if queue.deaths[tenant] <= _MAX_DEATHS:
+                self.session.verify()
+                queue.waiting.appendleft(tenant)
+                return
+            result = self._dead(result)
+        if result.is_busy:
+            queue.postponed.append(tenant)
+        else:
+            self._note(result)
+
+    def _wait_for_keys(self, queue: _Queue) -> None:
+        """Wait before the next attempt for schemas whose key another session has."""
+        if queue.patience.passed():
+            self._note_unavailable(queue.postponed.popleft())
+            return
+        sleep(_SECONDS_BETWEEN_ATTEMPTS)
+        queue.retry()
 
     def _dead(self, death: WorkerDied) -> SchemaResult:
         text = (
