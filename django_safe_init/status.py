@@ -92,7 +92,7 @@ class Status:
     schemas: SchemaProgress | None = None
     #: The tenants' schemas that lack a migration, if they were read.
     behind: tuple[str, ...] = field(default=())
-    #: Those of them that a run of this build has tried in vain.
+    #: The schemas among them in which a run of this build has failed.
     failed_schemas: FailedSchemas = NONE_FAILED
     #: The state for a tenant whose schema is behind, while the shared schema suffices.
     tenant_state: State = State.READY

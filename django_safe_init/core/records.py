@@ -294,7 +294,7 @@ class Snapshot(NamedTuple):
     schemas: SchemaSummary | None = None
     #: The schemas in which the open run of this build has failed.
     failed: FailedSchemas = NONE_FAILED
-    #: True if readiness is about the shared schema, and not about those of tenants.
+    #: True if readiness is about the shared schema, and not about tenants' schemas.
     shared_suffices: bool = False
 
     @property

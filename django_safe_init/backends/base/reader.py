@@ -135,7 +135,7 @@ class BaseReader(ABC):
         return ()
 
     def blocked(self, behind: Sequence[str]) -> BlockedTenants:
-        """Return those of the schemas whose requests have to wait, with their host names."""
+        """Return which of the schemas have requests that wait, with their host names."""
         return NONE_BLOCKED
 
     @abstractmethod

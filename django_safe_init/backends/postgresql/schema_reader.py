@@ -252,7 +252,7 @@ class SchemaReader:
         return self.build.pending(self.records(schema))
 
     def blocked(self, behind: Sequence[str]) -> BlockedTenants:
-        """Return those of the schemas whose requests have to wait, with their host names.
+        """Return which of the schemas have requests that wait, with their host names.
 
         A tenant that is being created is behind for a moment, and has no requests to hold back.
         """
