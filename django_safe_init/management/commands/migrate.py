@@ -243,7 +243,7 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
             sys.exit(1)
 
     def _lacks(self, tenancy: Tenancy, schema: str, options: dict[str, Any]) -> bool:
-        """Run the command in one schema; return True if `--check` finds that it lacks migrations."""
+        """Run the command in one schema; return True if `--check` finds pending migrations."""
         tenant = Tenant(schema, tenancy.kind_of(schema))
         with tenancy.active(connections[self._alias], tenant):
             try:
