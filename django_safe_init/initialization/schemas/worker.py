@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+from django.apps import apps as installed_apps
 from django.db import DatabaseError
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.migrations.state import ProjectState
@@ -33,7 +34,7 @@ from django_safe_init.initialization.schemas.plans import (
     Planner,
     SchemaExecutor,
 )
-from django_safe_init.initialization.schemas.receivers import Receivers
+from django_safe_init.initialization.schemas.receivers import Receivers, clear_caches
 from django_safe_init.initialization.tracker import MigrationTracker
 from django_safe_init.initialization.types import MigrateTask
 from django_safe_init.tenants import Tenancy, Tenant
@@ -167,12 +168,14 @@ class SchemaWorker:
                 raise SchemaFailed(None) from LookupError("The schema does not exist.")
             session.create()
         with self.tenancy.active(session.connection, tenant):
+            clear_caches(installed_apps)
             self.tenancy.before_migrate(tenant.schema)
             if self._migrate is None:
                 applied = self._apply_plan(session, tenant)
             else:
                 applied = self._run_command(session, self._migrate)
             self.tenancy.after_migrate(tenant.schema)
+        clear_caches(installed_apps)
         return applied
 
     def _apply_plan(self, session: BaseSchemaSession, tenant: Tenant) -> int:
