@@ -121,7 +121,7 @@ class SchemaWorker:
                 applied = self._attempt(session, tenant)
             except LockLost:
                 raise
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001  (a migration is code of the project)
                 attempt += 1
                 failure = exc if isinstance(exc, SchemaFailed) else None
                 cause = (failure and failure.__cause__) or exc
