@@ -43,6 +43,10 @@ class SchemaResult(NamedTuple):
     traceback: str | None = None
 
 
+class SchemaChanged(Exception):
+    """Another program, which does not take the key of the schema, has recorded a migration."""
+
+
 class BaseSchemaSession(RunSession):
     """A session for the schema of one tenant, on a connection of the run.
 
@@ -86,8 +90,8 @@ class BaseSchemaSession(RunSession):
     ) -> None:
         """Execute the statements of a migration and record the names, in one transaction.
 
-        Raises `LockLost` if this process does not lead, or a name is recorded already, and
-        Django's database errors.
+        Raises `LockLost` if this process does not lead, `SchemaChanged` if a name is recorded
+        already, and Django's database errors.
         """
 
     @abstractmethod

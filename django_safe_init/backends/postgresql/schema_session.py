@@ -16,6 +16,7 @@ from django_safe_init.backends.base.schema_session import (
     BaseSchemaSession,
     BaseSchemaWorker,
     ReceiverRows,
+    SchemaChanged,
     SchemaResult,
 )
 from django_safe_init.backends.base.transaction import Names
@@ -331,10 +332,7 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         if not is_fenced:
             self.verify()  # it takes again what was released, or raises
         if recorded:
-            raise LockLost(
-                f"The record of {migration} in the schema {self.schema!r} was changed meanwhile "
-                "by a program that does not take the key of the schema."
-            )
+            raise SchemaChanged(f"{migration} is recorded in {self.schema!r} meanwhile")
 
     def _script(
         self, statements: Sequence[str], names: Collection[tuple[str, str]]

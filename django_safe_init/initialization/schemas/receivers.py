@@ -119,8 +119,8 @@ class Receivers:
         """Send `post_migrate`, if rows in bulk are not enough."""
         if self._has_post or plan.renames_models:
             apps = self._final_apps(plan)
-            _clear_caches(apps)
-            _clear_caches(installed_apps)
+            clear_caches(apps)
+            clear_caches(installed_apps)
             emit_post_migrate_signal(
                 0, False, self.alias, stdout=io.StringIO(), apps=apps, plan=plan.pairs
             )
@@ -157,7 +157,7 @@ class Receivers:
         return plan.final_apps
 
 
-def _clear_caches(apps: Any) -> None:
+def clear_caches(apps: Any) -> None:
     """Clear the managers' caches of rows, which know the alias and not the schema."""
     for model in apps.get_models():
         for manager in model._meta.managers:

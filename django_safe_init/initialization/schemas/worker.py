@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+from django.apps import apps as installed_apps
 from django.db import DatabaseError
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.migrations.state import ProjectState
@@ -19,6 +20,7 @@ from django_safe_init.backends.base.run_session import ErrorKind
 from django_safe_init.backends.base.schema_session import (
     BaseSchemaSession,
     BaseSchemaWorker,
+    SchemaChanged,
     SchemaResult,
 )
 from django_safe_init.backends.base.transaction import Names
@@ -33,7 +35,7 @@ from django_safe_init.initialization.schemas.plans import (
     Planner,
     SchemaExecutor,
 )
-from django_safe_init.initialization.schemas.receivers import Receivers
+from django_safe_init.initialization.schemas.receivers import Receivers, clear_caches
 from django_safe_init.initialization.tracker import MigrationTracker
 from django_safe_init.initialization.types import MigrateTask
 from django_safe_init.tenants import Tenancy, Tenant
@@ -55,6 +57,16 @@ class SchemaFailed(Exception):
     def __init__(self, migration: str | None) -> None:
         super().__init__(migration)
         self.migration = migration
+
+
+@contextmanager
+def _own_caches() -> Iterator[None]:
+    """Keep the rows that managers cache from other schemas: they know the alias only."""
+    clear_caches(installed_apps)
+    try:
+        yield
+    finally:
+        clear_caches(installed_apps)
 
 
 class SchemaWorker:
@@ -103,33 +115,45 @@ class SchemaWorker:
     def _result(
         self, session: BaseSchemaSession, tenant: Tenant, started: float
     ) -> SchemaResult:
-        for attempt in range(_ATTEMPTS):
+        attempt = 0
+        while True:
             try:
                 applied = self._attempt(session, tenant)
+            except LockLost:
+                raise
+            except Exception as exc:  # noqa: BLE001  (a migration is code of the project)
+                attempt += 1
+                failure = exc if isinstance(exc, SchemaFailed) else None
+                cause = (failure and failure.__cause__) or exc
+                if attempt >= _ATTEMPTS or not self._may_pass(session, tenant, cause):
+                    return self._failed(session, tenant, cause, failure, started)
+                logger.info("%s: again after: %s", tenant.schema, one_line(cause))
+            else:
                 return SchemaResult(
                     tenant.schema,
                     seconds=time.monotonic() - started,
                     applied=applied,
                     receivers=self._digest,
                 )
-            except LockLost:
-                raise
-            except Exception as exc:
-                failure = exc if isinstance(exc, SchemaFailed) else None
-                cause = (failure and failure.__cause__) or exc
-                kind = session.classify(cause)
-                if kind is ErrorKind.LOST:
-                    raise LockLost(
-                        f"The connection that migrates the schema {tenant.schema!r} was lost: "
-                        f"{one_line(cause)}"
-                    ) from exc
-                again = kind is ErrorKind.TRANSIENT and attempt < _ATTEMPTS - 1
-                if not again:
-                    return self._failed(session, tenant, cause, failure, started)
-                logger.info("%s: again after: %s", tenant.schema, one_line(cause))
             self._reset(session)
             sleep(random.uniform(0.05, min(_LONGEST_PAUSE, 0.1 * 2**attempt)))
-        raise AssertionError("unreachable")
+
+    def _may_pass(
+        self, session: BaseSchemaSession, tenant: Tenant, cause: BaseException
+    ) -> bool:
+        """Return True if another attempt may not meet the error, such as a deadlock.
+
+        Raises `LockLost` if the connection was lost.
+        """
+        if isinstance(cause, SchemaChanged):
+            return True
+        kind = session.classify(cause)
+        if kind is ErrorKind.LOST:
+            raise LockLost(
+                f"The connection that migrates the schema {tenant.schema!r} was lost: "
+                f"{one_line(cause)}"
+            ) from cause
+        return kind is ErrorKind.TRANSIENT
 
     def _failed(
         self,
@@ -166,7 +190,7 @@ class SchemaWorker:
             if not self.tenancy.creates_schemas:
                 raise SchemaFailed(None) from LookupError("The schema does not exist.")
             session.create()
-        with self.tenancy.active(session.connection, tenant):
+        with self.tenancy.active(session.connection, tenant), _own_caches():
             self.tenancy.before_migrate(tenant.schema)
             if self._migrate is None:
                 applied = self._apply_plan(session, tenant)
@@ -277,7 +301,7 @@ class _Applying:
     def _replay(self, planned: PlannedMigration, statements: list[str]) -> None:
         try:
             self.session.replay(planned.name, statements, planned.names)
-        except LockLost:
+        except (LockLost, SchemaChanged):
             raise
         except Exception as exc:
             timeout = self.session.lock_timeout

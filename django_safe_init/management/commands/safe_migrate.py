@@ -150,7 +150,7 @@ class Command(EntrypointCommand):
         results: list[Result] = []
         # A database with tenants forks processes, so no thread may run beside it.
         alone = aliases
-        if options["jobs"] > 1:
+        if options["jobs"] > 1 and self._several:
             alone = [alias for alias in aliases if get_tenancy(alias) is not None]
         for alias in alone:
             results.append(initialize(alias))
