@@ -69,11 +69,11 @@ def test_list_of_schemas(project: TenantProject) -> None:
     tenants = status(project, "--schemas", code=1)["tenants"]
     states = {each["schema"]: (each["state"], each["run"]) for each in tenants}
     assert states == {
-        **{name: ("missing", None) for name in without_schema(project)},
+        **dict.fromkeys(without_schema(project), ("missing", None)),
         "t0": ("up_to_date", run),
         "t1": ("failed", run),
         "t2": ("up_to_date", run),
-        **{name: ("up_to_date", run) for name in project.static},
+        **dict.fromkeys(project.static, ("up_to_date", run)),
     }
     lines = project.run("safe_init_status", "--schemas", code=1).stdout.splitlines()
     assert lines[1].split() == ["schema", "state", "run", "took", "error"]
@@ -83,7 +83,8 @@ def test_list_of_schemas(project: TenantProject) -> None:
     one = status(project, "--schema", "t1", code=1)["tenant"]
     assert (one["error"], one["pending"]) == (FAILURE, ["stock.0006_held"])
     shown = project.run("safe_init_status", "--schema", "t1", code=1).stdout
-    assert "schema t1 - failed" in shown and "to apply: stock.0006_held" in shown
+    assert "schema t1 - failed" in shown
+    assert "to apply: stock.0006_held" in shown
     assert status(project, "--schema", "t0")["tenant"]["pending"] == []
     project.add_tenants("late")
     assert status(project, "--schema", "late", code=3)["tenant"]["state"] == "behind"
@@ -96,7 +97,9 @@ def test_while_it_runs(project: TenantProject) -> None:
     project.run("safe_migrate")
     project.add_tenants(*NAMES)
     project.run("safe_migrate")
-    body = FAILING.replace("    if schema", '    hold(schema_editor, "before")\n    if schema')
+    body = FAILING.replace(
+        "    if schema", '    hold(schema_editor, "before")\n    if schema'
+    )
     project.add_migration("0006_held", PYTHON, body=body)
     leader = project.start("safe_migrate", HOLD_SCHEMA="t2")
     project.tracebacks = True
@@ -161,7 +164,8 @@ def test_plan_of_one_schema(project: TenantProject) -> None:
     project.add_tenants(*NAMES)
     named = NAMED[project.package]
     plan = project.run("migrate", "--plan", *named).stdout
-    assert "stock.0005_box_color" in plan and "tenants' schemas" not in plan
+    assert "stock.0005_box_color" in plan
+    assert "tenants' schemas" not in plan
     project.run("migrate", "--check", *named, code=1)
     project.run("migrate", *named)
     project.run("migrate", "--check", *named)
@@ -177,7 +181,8 @@ def test_validation(project: TenantProject) -> None:
     assert database["findings"] == []
     project.database.rows("ALTER TABLE public.customers_customer DROP COLUMN size")
     broken = project.run("safe_init_validate", code=1)
-    assert "size" in broken.stdout and "stock_box" not in broken.stdout, broken
+    assert "size" in broken.stdout, broken
+    assert "stock_box" not in broken.stdout, broken
 
 
 ADMIN = """
@@ -211,7 +216,8 @@ PAGES = """
 from django.contrib.auth.models import User
 from django.test import Client
 client = Client()
-client.force_login(User.objects.create(username="x", is_staff=True), "django.contrib.auth.backends.ModelBackend")
+user = User.objects.create(username="x", is_staff=True)
+client.force_login(user, "django.contrib.auth.backends.ModelBackend")
 for url in {urls!r}:
     response = client.get("/admin/django_safe_init/" + url)
     print(response.status_code, response.content.decode())
@@ -239,7 +245,9 @@ def test_admin(project: TenantProject) -> None:
         f"run/{run}/",
     )
     assert all(f">{name}<" in of_run for name in NAMES)
-    assert FAILURE in failed and ">t0<" not in failed
+    assert FAILURE in failed
+    assert ">t0<" not in failed
     done = len([*NAMES, *project.static]) - 1
-    assert f"{schemas}?run__exact={run}" in page and f">{done}/{done + 1}<" in page
+    assert f"{schemas}?run__exact={run}" in page
+    assert f">{done}/{done + 1}<" in page
     assert "t1: stock.0006_held" in page
