@@ -287,7 +287,7 @@ def test_other_databases_of_tenants(set_statuses) -> None:
 
 
 def test_a_child_polls_for_tenants(set_statuses) -> None:
-    """A forked child polls until all tenants are up to date, and serves meanwhile."""
+    """A forked child serves at once, and polls until no tenant is behind."""
     set_statuses(NOT_READY)
     report_blocked(BLOCKED)
 
