@@ -239,7 +239,6 @@ def test_no_tenants() -> None:
     Without.__abstractmethods__ = frozenset()
     reader = Without()
     assert read_schemas("default", reader) is None
-    assert reader.count_tenants() == 0
     assert reader.lacking("t1") == ()
     assert reader.blocked(["t1"]) == BlockedTenants()
     with pytest.raises(ConfigurationError, match="it has no tenants"):
