@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections import deque
@@ -18,7 +19,14 @@ from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.schemas import FoundSchema, SchemaProgress
 from django_safe_init.core.states import State
-from django_safe_init.core.text import name_some, printable
+from django_safe_init.core.text import (
+    Hint,
+    first_line,
+    name_some,
+    printable,
+    printable_hint,
+    wrap,
+)
 from django_safe_init.exceptions import (
     ConfigurationError,
     InitializationFailed,
@@ -30,6 +38,8 @@ from django_safe_init.initialization.schemas.worker import SchemaWorker
 from django_safe_init.initialization.types import MigrateTask
 from django_safe_init.tenants import Tenancy, Tenant
 
+logger = logging.getLogger("django_safe_init")
+
 #: A schema is given to another worker so often after the worker that had it has died.
 _MAX_DEATHS = 2
 #: Between two attempts to get the key of a schema.
@@ -39,7 +49,16 @@ _NAMED_FAILURES = 5
 
 
 class SchemasFailed(InitializationFailed):
-    """Schemas of tenants failed; the others are up to date."""
+    """Schemas of tenants failed; the others are up to date.
+
+    `traceback` is the one of the first failure. Each error was logged when it happened.
+    """
+
+    is_logged = True
+
+    def __init__(self, message: str, traceback: str | None) -> None:
+        super().__init__(message)
+        self.traceback = traceback
 
 
 @dataclass
@@ -50,12 +69,17 @@ class _Failures:
     results: list[SchemaResult] = field(default_factory=list)
     in_a_row: int = 0
     _last: str = ""
+    _known: set[str] = field(default_factory=set)
 
-    def add(self, result: SchemaResult) -> None:
+    def add(self, result: SchemaResult) -> bool:
+        """Add the failure, and return True if no other schema has failed in this way."""
         self.results.append(result)
         text = _without_schema(result)
         self.in_a_row = self.in_a_row + 1 if text == self._last else 1
         self._last = text
+        is_new = text not in self._known
+        self._known.add(text)
+        return is_new
 
     def note_success(self) -> None:
         self.in_a_row, self._last = 0, ""
@@ -129,8 +153,7 @@ class SchemaRun:
 
     def _find(self, receivers: str) -> list[FoundSchema]:
         """Return the schemas to migrate, in order, and remember those that need nothing."""
-        names_migrations = self.task.rerun or self.task.resume
-        if not self._is_whole or self.options.force or names_migrations:
+        if not self._is_whole or self.options.force:
             found = self.schemas.all()
             if self.options.only is not None:
                 found = self._chosen(found, self.options.only)
@@ -140,7 +163,14 @@ class SchemaRun:
         current = [each for each in stale if each.schema in complete]
         # They have the migrations. Their rows may lack what the receivers create.
         self.schemas.remember(current, None)
-        return self._ordered(self.schemas.stale(receivers))
+        return self._ordered(self._with_unfinished(self.schemas.stale(receivers)))
+
+    def _with_unfinished(self, found: list[FoundSchema]) -> list[FoundSchema]:
+        """Add the schemas in which a recorded migration lacks some of its operations."""
+        names = self.schemas.unfinished() - {each.schema for each in found}
+        if not names:
+            return found
+        return found + [each for each in self.schemas.all() if each.schema in names]
 
     def _chosen(
         self, found: Sequence[FoundSchema], names: Iterable[str]
@@ -226,10 +256,12 @@ class SchemaRun:
                 planner,
                 receivers_digest=receivers,
                 unfinished=unfinished,
-                rerun=self.task.rerun,
-                resume=self.task.resume,
+                # Without a schema, the names are about the shared one.
+                rerun=() if options.shared else self.task.rerun,
+                resume=() if options.shared else self.task.resume,
                 migrate=options.migrate,
                 fake=self.task.fake,
+                target=self.task.target,
             )
 
         with opened_pool(jobs, make_worker) as pool:
@@ -306,10 +338,21 @@ class SchemaRun:
             self._done += 1
             self._failures.note_success()
         else:
-            self._failures.add(result)
-            self.report(printable(f"{result.schema} failed: {result.error}"))
-            self._stop_after_failure()
+            self._note_failure(result)
         self._publish()
+
+    def _note_failure(self, result: SchemaResult) -> None:
+        is_new = self._failures.add(result)
+        line = wrap(f"{result.schema} failed: ", result.error or "")
+        self.report(printable_hint(line))
+        logger.error(
+            "%s: run %s: %s",
+            self.context.alias,
+            self.recorder.run_id,
+            line,
+            extra={"traceback_text": result.traceback if is_new else None},
+        )
+        self._stop_after_failure()
 
     def _stop_after_failure(self) -> None:
         if self.options.stop_at_first:
@@ -346,8 +389,9 @@ class SchemaRun:
         failed = self._failures.results
         if not failed:
             return
+        shown = failed[:_NAMED_FAILURES]
         named = "; ".join(
-            f"{each.schema}: {each.error}" for each in failed[:_NAMED_FAILURES]
+            f"{each.schema}: {first_line(each.error or '')}" for each in shown
         )
         more = len(failed) - _NAMED_FAILURES
         text = f"{len(failed)} of {self._total} tenants' schemas failed: {named}"
@@ -357,6 +401,13 @@ class SchemaRun:
             text += f". The run was stopped ({self._stopped})"
             if self._untried:
                 text += f", and {self._untried} schemas were not tried"
+        text = printable(f"{text.rstrip('.')}. The next start migrates what is left.")
+        commands = [
+            command
+            for each in shown
+            if isinstance(each.error, Hint)
+            for command in each.error.commands
+        ]
         raise SchemasFailed(
-            printable(f"{text.rstrip('.')}. The next start migrates what is left.")
+            Hint(text, *commands) if commands else text, failed[0].traceback
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ from django_safe_init.backends.base.schema_session import (
 )
 from django_safe_init.backends.base.transaction import Names
 from django_safe_init.core.cancellation import sleep
-from django_safe_init.core.text import message_of, one_line, stored_traceback
+from django_safe_init.core.text import message_of, one_line, stored_traceback, wrap
 from django_safe_init.exceptions import LockLost, SafeInitError
 from django_safe_init.initialization.interrupted import InterruptedSteps
 from django_safe_init.initialization.run_context import run_context
@@ -73,6 +74,7 @@ class SchemaWorker:
         resume: tuple[str, ...] = (),
         migrate: Migrate | None = None,
         fake: bool = False,
+        target: tuple[str, str] | None = None,
     ) -> None:
         self.context = context
         self.tenancy = tenancy
@@ -84,6 +86,7 @@ class SchemaWorker:
         self._rerun, self._resume = rerun, resume
         self._migrate = migrate
         self._fake = fake
+        self._target = target
 
     def work(self, tenant: Tenant) -> SchemaResult:
         """Migrate the schema and write its row. Raises `LockLost`; other errors are a result."""
@@ -148,10 +151,10 @@ class SchemaWorker:
         name = failure.migration if failure else None
         text = message_of(cause)
         if not isinstance(cause, SafeInitError):
-            text = f"{type(cause).__name__}: {text}"
+            text = wrap(f"{type(cause).__name__}: ", text)
         return SchemaResult(
             tenant.schema,
-            error=text if name is None or name in text else f"{name}: {text}",
+            error=text if name is None or name in text else wrap(f"{name}: ", text),
             migration=name,
             seconds=time.monotonic() - started,
             traceback=stored_traceback(cause),
@@ -178,21 +181,30 @@ class SchemaWorker:
         return applied
 
     def _apply_plan(self, session: BaseSchemaSession, tenant: Tenant) -> int:
-        recorded = session.recorded()
-        if recorded is None:
-            self._create_table(session)
-            recorded = set()
+        recorded = self._recorded(session)
+        interrupted = self.interrupted(session)
+        if interrupted.steps:
+            with self.tracked(session, interrupted, recorded) as tracker:
+                tracker.half_done.prepare(session.connection, tracker, None)
+            recorded = self._recorded(session)
         plan = self.planner.plan(tenant.kind, recorded)
         self.planner.compile(plan, session.connection)
         self.receivers.before(plan)
-        applying = _Applying(self, session, plan, recorded)
-        applying.run()
+        _Applying(self, session, plan, interrupted, recorded).run()
         if plan.squashed:
             session.replay("the squashed migrations", [], plan.squashed)
         session.create_rows(self.receivers.rows(plan, tenant.kind))
         with run_context(self.context.alias, None):
             self.receivers.after(plan)
         return len(plan.migrations)
+
+    def _recorded(self, session: BaseSchemaSession) -> Names:
+        """Return the recorded migrations of a schema, which gets their table if need be."""
+        recorded = session.recorded()
+        if recorded is None:
+            self._create_table(session)
+            recorded = set()
+        return recorded
 
     def _create_table(self, session: BaseSchemaSession) -> None:
         executor = SchemaExecutor(session.connection, self.planner.plan("", ()).loader)
@@ -210,17 +222,19 @@ class SchemaWorker:
             self._rerun,
             self.context.alias,
             self._resume,
-            where=f" --schema {session.schema}",
+            where=f" --schema {shlex.quote(session.schema)}",
             is_known_clean=not is_known,
         )
 
     @contextmanager
     def tracked(
-        self, session: BaseSchemaSession, recorded: Names
+        self,
+        session: BaseSchemaSession,
+        interrupted: InterruptedSteps,
+        recorded: Names,
     ) -> Iterator[MigrationTracker]:
         """Track the migrations of the block, which run for real."""
         connection = session.connection
-        interrupted = self.interrupted(session)
         if not self._fake:
             interrupted.complete_reversals(connection)
         tracker = MigrationTracker(
@@ -235,13 +249,13 @@ class SchemaWorker:
                 raise SchemaFailed(tracker.current) from exc
 
     def _run_command(self, session: BaseSchemaSession, migrate: Migrate) -> int:
-        recorded = session.recorded()
-        if recorded is None:
-            self._create_table(session)
-            recorded = set()
-        with self.tracked(session, recorded) as tracker:
-            if not self._fake:
-                tracker.half_done.prepare(session.connection, tracker, None)
+        interrupted = self.interrupted(session)
+        with self.tracked(session, interrupted, self._recorded(session)) as tracker:
+            half_done, target = tracker.half_done, self._target
+            if self._fake:
+                half_done.accept_fake(session.connection, target)
+            else:
+                half_done.prepare(session.connection, tracker, target)
             migrate()
         return len(tracker.applied)
 
@@ -254,8 +268,10 @@ class _Applying:
         worker: SchemaWorker,
         session: BaseSchemaSession,
         plan: Plan,
+        interrupted: InterruptedSteps,
         recorded: Names,
     ) -> None:
+        self.interrupted = interrupted
         self.worker = worker
         self.session = session
         self.plan = plan
@@ -264,7 +280,8 @@ class _Applying:
     def run(self) -> None:
         """Apply all migrations, in order."""
         for planned in self.plan.migrations:
-            if planned.statements is None:
+            is_unfinished = planned.name in self.interrupted.steps
+            if planned.statements is None or is_unfinished:
                 self._run(planned)
             else:
                 self._replay(planned, planned.statements)
@@ -280,10 +297,7 @@ class _Applying:
 
     def _run(self, planned: PlannedMigration) -> None:
         session = self.session
-        with self.worker.tracked(session, self.recorded) as tracker:
-            name = planned.name
-            if name in tracker.half_done:
-                tracker.half_done.prepare(session.connection, tracker, None)
+        with self.worker.tracked(session, self.interrupted, self.recorded) as tracker:
 
             def report(action: str, migration: Any = None, fake: bool = False) -> None:
                 if action == "apply_start":
@@ -300,11 +314,10 @@ def _state_before(planned: PlannedMigration) -> ProjectState:
 
     The managers of these models keep rows in caches, by alias and not by schema.
     """
-    if planned.runs_python:
+    if planned.runs_python or planned.rendered is None:
         state = planned.state.clone()
         vars(state).pop("apps", None)
     else:
-        assert planned.rendered is not None  # it has no statements
         state = planned.rendered.clone()
     state.apps  # noqa: B018  (rendered before, as by Django's executor)
     return state
