@@ -263,6 +263,47 @@ def test_journal_of_a_tenant(project: TenantProject, jobs: str) -> None:
     assert not project.database.rows("SELECT * FROM django_safe_init_operation")
 
 
+def test_child_killed_in_sql(project: TenantProject) -> None:
+    """The statement of a killed worker is ended before the schema is done again."""
+    prepare(project)
+    project.database.rows("CREATE TABLE public.gate (name text)")
+    project.database.rows("INSERT INTO public.gate VALUES ('t11')")
+    add_migrations(project)
+    replica = project.start("safe_migrate", "--jobs", "2")
+    asleep = "wait_event = 'PgSleep'"
+    [row] = project.wait_until(
+        lambda: project.database.backends(asleep), "a statement that sleeps"
+    )
+    children = {pid for pid, _ in project.wait_for_note("after", 12)}
+    for child in children & set(project.descendants(replica)):
+        os.kill(child, signal.SIGKILL)
+    project.database.rows("DELETE FROM public.gate")
+    assert replica.wait() == 0, project
+    assert_once(project)
+
+
+def test_reversal_killed(project: TenantProject) -> None:
+    """A half-undone migration of one tenant is applied again by the next start."""
+    prepare(project)
+    project.add_migration("0006_steps", STEPS, body=INSERT, atomic=False)
+    undo = project.root / "stock/migrations/0006_steps.py"
+    undo.write_text(undo.read_text().replace("migrations.RunPython.noop", "insert"))
+    project.run("safe_migrate")
+    project.use(HOLD_SCHEMA="t07")
+    backwards = project.start("migrate", "stock", "0005", "--schema", "t07")
+    project.wait_for_note("before t07", 2)
+    kill(project, backwards.pid, [])
+    columns = (
+        "SELECT count(*) FROM information_schema.columns WHERE table_schema = 't07'"
+        " AND table_name = 'stock_box' AND column_name IN ('height', 'depth')"
+    )
+    assert project.database.value(columns) == 1
+    project.allow()
+    project.run("safe_migrate")
+    assert project.database.value(columns) == 2
+    project.assert_complete([*SCHEMAS, *project.static], "stock.0006_steps")
+
+
 UNKNOWN = """
 def insert(apps, schema_editor):
     hold(schema_editor, "before")

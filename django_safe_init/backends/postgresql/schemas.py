@@ -8,7 +8,8 @@ from typing import Any
 import psycopg
 
 from django_safe_init.backends.base.context import Context
-from django_safe_init.backends.base.schema_session import BaseSchemas
+from django_safe_init.backends.base.schema_session import BaseSchemas, SchemaResult
+from django_safe_init.backends.base.statements import journal_scope
 from django_safe_init.backends.base.transaction import Names
 from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
@@ -20,11 +21,11 @@ from django_safe_init.backends.postgresql.schema_reader import (
     remembered,
 )
 from django_safe_init.backends.postgresql.schema_session import (
+    ENDED,
     PostgresSchemaWorker,
-    journal_scope,
 )
 from django_safe_init.backends.postgresql.session import Session
-from django_safe_init.core.records import OPERATION_TABLE, RUN_TABLE
+from django_safe_init.core.records import OPERATION_TABLE, RUN_TABLE, EntryKind
 from django_safe_init.core.schemas import (
     SCHEMA_TABLE,
     FoundSchema,
@@ -51,7 +52,7 @@ _UNFINISHED = f"""
 """
 _JOURNALED = f"""
     SELECT DISTINCT lock_key FROM {OPERATION_TABLE}
-    WHERE starts_with(lock_key, %(scope)s)
+    WHERE starts_with(lock_key, %(scope)s) AND kind <> '{EntryKind.PROGRESS.value}'
 """
 #: Rows that no status shows any more: of runs that were deleted, and of tenants without a row.
 _PRUNE = f"""
@@ -126,6 +127,10 @@ class PostgresSchemas(BaseSchemas):
             rows = self._write(_JOURNALED, {"scope": scope})
             found.update(key[len(scope) :] for (key,) in rows)
         return found
+
+    def note(self, result: SchemaResult) -> None:
+        state = {"state": SchemaState.FAILED.value}
+        self._write(ENDED, {**self._params, **result._asdict(), **state})
 
     def prune(self) -> None:
         """Delete the rows that nothing needs any more."""

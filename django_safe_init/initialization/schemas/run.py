@@ -218,25 +218,34 @@ class SchemaRun:
                 ordered = tenants.using(self.context.alias).order_by(*fields)
                 return list(ordered.values_list(self.tenancy.fields[0], flat=True))
             except FieldError as exc:
-                raise ConfigurationError(
-                    f"SAFE_INIT['TENANT_ORDER'] is {setting!r}: {exc}. Name a field of the "
-                    "tenant model, or the dotted path of a function."
-                ) from exc
+raise self._wrong_order(str(exc)) from exc
 
     def _order_by_function(self, path: str) -> list[str]:
         try:
             function = import_string(path)
         except ImportError as exc:
-            raise ConfigurationError(
-                f"SAFE_INIT['TENANT_ORDER'] is {path!r}: {exc}. Name a field of the tenant "
-                "model, or the dotted path of a function."
-            ) from exc
+            raise self._wrong_order(str(exc)) from exc
+        if not callable(function):
+            raise self._wrong_order(f"a {type(function).__name__} is no function")
         names = sorted(each.schema for each in self.schemas.all())
         with (
             self.session.connections() as connection,
             self.tenancy.active(connection, Tenant(self.tenancy.shared_schema)),
         ):
-            return [str(name) for name in function(names)]
+            try:
+                return [str(name) for name in function(names)]
+            except Exception as exc:
+                logger.error("%s: TENANT_ORDER failed", self.context.alias, exc_info=exc)
+                raise self._wrong_order(
+                    f"with {len(names)} names it raised {type(exc).__name__}: {exc}"
+                ) from exc
+
+    def _wrong_order(self, reason: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"SAFE_INIT['TENANT_ORDER'] is {self.context.settings.tenant_order!r}: {reason}. "
+            "Name a field of the tenant model, or the dotted path of a function that gets the "
+            "names of the schemas and returns them in order."
+        )
 
     # Work
 
@@ -245,8 +254,12 @@ class SchemaRun:
         unfinished = frozenset(self.schemas.unfinished())
         options = self.options
         jobs = min(options.jobs, len(tenants))
+        # The evidence of progress in the journals of schemas is deleted when the run ends well.
+        self.recorder.used_journal = True
         if jobs > 1:
             self._prepare(planner, tenants)
+            # Created here, because the workers would create it at the same time.
+            self.recorder.ensure_journal()
 
         def make_worker(forked: bool) -> SchemaWorker:
             return SchemaWorker(
@@ -319,16 +332,18 @@ class SchemaRun:
             f"{_MAX_DEATHS + 1} processes died while they migrated the schema, the last with "
             f"the exit code {death.exit_code}"
         )
-        return SchemaResult(death.tenant.schema, error=text)
+        result = SchemaResult(death.tenant.schema, error=text)
+        self.schemas.note(result)
+        return result
 
     def _note_unavailable(self, tenant: Tenant) -> None:
-        self._note(
-            SchemaResult(
-                tenant.schema,
-                error="Another session has kept the key of the schema, which it is creating or "
-                "migrating.",
-            )
+        result = SchemaResult(
+            tenant.schema,
+            error="Another session has kept the key of the schema, which it is creating or "
+            "migrating.",
         )
+        self.schemas.note(result)
+        self._note(result)
 
     def _note(self, result: SchemaResult) -> None:
         if result.is_missing:
