@@ -218,7 +218,7 @@ class SchemaRun:
                 ordered = tenants.using(self.context.alias).order_by(*fields)
                 return list(ordered.values_list(self.tenancy.fields[0], flat=True))
             except FieldError as exc:
-raise self._wrong_order(str(exc)) from exc
+                raise self._wrong_order(str(exc)) from exc
 
     def _order_by_function(self, path: str) -> list[str]:
         try:
@@ -235,7 +235,9 @@ raise self._wrong_order(str(exc)) from exc
             try:
                 return [str(name) for name in function(names)]
             except Exception as exc:
-                logger.error("%s: TENANT_ORDER failed", self.context.alias, exc_info=exc)
+                logger.error(
+                    "%s: TENANT_ORDER failed", self.context.alias, exc_info=exc
+                )
                 raise self._wrong_order(
                     f"with {len(names)} names it raised {type(exc).__name__}: {exc}"
                 ) from exc
