@@ -172,6 +172,10 @@ class BaseSchemas:
         """Write a step of the run for the migration that failed in a schema."""
 
     @abstractmethod
+    def note(self, result: SchemaResult) -> None:
+        """Write a failure that no worker has written into the schema's row of the run."""
+
+    @abstractmethod
     def rows(self, run: int, state: str | None = None) -> list[SchemaRow]:
         """Return the rows of a run."""
 

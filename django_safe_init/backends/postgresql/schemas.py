@@ -9,6 +9,7 @@ import psycopg
 
 from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.base.schema_session import BaseSchemas, SchemaResult
+from django_safe_init.backends.base.statements import journal_scope
 from django_safe_init.backends.base.transaction import Names
 from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
@@ -21,11 +22,16 @@ from django_safe_init.backends.postgresql.schema_reader import (
     remembered,
 )
 from django_safe_init.backends.postgresql.schema_session import (
+    ENDED,
     PostgresSchemaWorker,
-    journal_scope,
 )
 from django_safe_init.backends.postgresql.session import Session
-from django_safe_init.core.records import OPERATION_TABLE, RUN_TABLE, STEP_TABLE
+from django_safe_init.core.records import (
+    OPERATION_TABLE,
+    RUN_TABLE,
+    STEP_TABLE,
+    EntryKind,
+)
 from django_safe_init.core.schemas import (
     SCHEMA_STEP,
     SCHEMA_TABLE,
@@ -64,7 +70,7 @@ _UNFINISHED = f"""
 """
 _JOURNALED = f"""
     SELECT DISTINCT lock_key FROM {OPERATION_TABLE}
-    WHERE starts_with(lock_key, %(scope)s)
+    WHERE starts_with(lock_key, %(scope)s) AND kind <> '{EntryKind.PROGRESS.value}'
 """
 #: The newest runs keep the rows of their schemas.
 _RUNS_WITH_ROWS = 50
@@ -161,6 +167,10 @@ class PostgresSchemas(BaseSchemas):
             rows = self._write(_JOURNALED, {"scope": scope})
             found.update(key[len(scope) :] for (key,) in rows)
         return found
+
+    def note(self, result: SchemaResult) -> None:
+        state = {"state": SchemaState.FAILED.value}
+        self._write(ENDED, {**self._params, **result._asdict(), **state})
 
     def prune(self) -> None:
         """Delete the rows that nothing needs any more."""
