@@ -36,6 +36,8 @@ from django_safe_init.core.records import (
     TablesUnreadable,
 )
 from django_safe_init.core.schemas import (
+    NONE_BLOCKED,
+    NONE_FAILED,
     BlockedTenants,
     FailedSchemas,
     SchemaProgress,
@@ -90,8 +92,8 @@ class Status:
     schemas: SchemaProgress | None = None
     #: The tenants' schemas that lack a migration, if they were read.
     behind: tuple[str, ...] = field(default=())
-    #: Those of them that a run of this build has tried in vain.
-    failed_schemas: FailedSchemas = field(default=FailedSchemas())
+    #: The schemas among them in which a run of this build has failed.
+    failed_schemas: FailedSchemas = NONE_FAILED
     #: The state for a tenant whose schema is behind, while the shared schema suffices.
     tenant_state: State = State.READY
 
@@ -177,7 +179,7 @@ class StatusDetail:
     #: True if this database role may not read the steps.
     steps_unreadable: bool = False
     #: The tenants whose requests have to wait, while the shared schema suffices.
-    blocked: BlockedTenants = field(default=BlockedTenants())
+    blocked: BlockedTenants = NONE_BLOCKED
     #: When it was read, on this process's monotonic clock.
     read_at: float = field(default_factory=time.monotonic)
 

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from django_safe_init.core.progress import OperationProgress
 from django_safe_init.core.schemas import (
+    NONE_FAILED,
     FailedSchemas,
     SchemaProgress,
     SchemaSummary,
@@ -292,8 +293,8 @@ class Snapshot(NamedTuple):
     #: while a run of this build is open, unless the shared schema suffices.
     schemas: SchemaSummary | None = None
     #: The schemas in which the open run of this build has failed.
-    failed: FailedSchemas = FailedSchemas()
-    #: True if readiness is about the shared schema, and not about those of tenants.
+    failed: FailedSchemas = NONE_FAILED
+    #: True if readiness is about the shared schema, and not about tenants' schemas.
     shared_suffices: bool = False
 
     @property

@@ -110,6 +110,9 @@ class FailedSchemas(NamedTuple):
     first: tuple[SchemaFailure, ...] = ()
 
 
+NONE_FAILED = FailedSchemas()
+
+
 class SchemaSummary(NamedTuple):
     """The tenants' schemas of a database at one moment."""
 
@@ -117,7 +120,7 @@ class SchemaSummary(NamedTuple):
     #: The schemas that lack a migration of the build, sorted.
     behind: tuple[str, ...] = ()
     #: Those among them that a run of the build has tried in vain.
-    failed: FailedSchemas = FailedSchemas()
+    failed: FailedSchemas = NONE_FAILED
 
     @property
     def done(self) -> int:
@@ -187,11 +190,14 @@ class BlockedTenants(NamedTuple):
     hosts: Mapping[str, str] = {}
 
     def without_others(self, known: BlockedTenants) -> BlockedTenants:
-        """Return those that were known before: a tenant that was created later never waits."""
+        """Return the ones that were known before: a tenant that was created later never waits."""
         return BlockedTenants(
             self.schemas & known.schemas,
             {host: name for host, name in self.hosts.items() if name in known.schemas},
         )
+
+
+NONE_BLOCKED = BlockedTenants()
 
 
 class SchemaRow(NamedTuple):

@@ -132,9 +132,10 @@ class Follower:
     ) -> Decision | None:
         """Return the next action for the snapshot; None to wait on. Raises `LeaderFailed`.
 
-        `holds_lock` is True if this process itself holds the leader lock. `_poll` takes over in
-        two more cases: the status tables are locked and no process leads, or a stalled leader was
-        ended.
+        `holds_lock` is True if this process itself holds the leader lock.
+
+        `_poll` takes over in two more cases: the status tables are locked and no process
+        leads, or a stalled leader was ended.
         """
         self.snapshot = snapshot
         own, latest = snapshot.own, snapshot.latest

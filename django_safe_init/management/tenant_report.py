@@ -12,7 +12,7 @@ from django_safe_init.status import Status
 _HEADINGS = ("schema", "state", "run", "took", "error")
 #: The headings of columns with numbers.
 _NUMBERS = frozenset({"run", "took"})
-#: From the state that a person looks for to the others.
+#: The first one is the most urgent.
 _ORDER = (
     TenantState.FAILED,
     TenantState.BEHIND,

@@ -139,7 +139,7 @@ class DjangoPgschemas(Tenancy):
         model: Any = get_domain_model()
         if model is None or not _finds_by_host():
             return None
-        # Where a folder tells the tenant, the host alone does not.
+        # A host with folders has several tenants.
         divided = model.objects.exclude(folder="").values("domain")
         domains: QuerySet[Any] = model.objects.exclude(domain__in=divided)
         return domains.values_list("domain", "tenant__schema_name")

@@ -24,7 +24,12 @@ from django_safe_init.core.records import (
     RunRow,
     Snapshot,
 )
-from django_safe_init.core.schemas import BlockedTenants, SchemaSummary, TenantStatus
+from django_safe_init.core.schemas import (
+    NONE_BLOCKED,
+    BlockedTenants,
+    SchemaSummary,
+    TenantStatus,
+)
 from django_safe_init.core.step import CompletedStep, completed_step
 
 
@@ -130,8 +135,8 @@ class BaseReader(ABC):
         return ()
 
     def blocked(self, behind: Sequence[str]) -> BlockedTenants:
-        """Return those of the schemas whose requests have to wait, with their host names."""
-        return BlockedTenants()
+        """Return which of the schemas have requests that wait, with their host names."""
+        return NONE_BLOCKED
 
     @abstractmethod
     def completed_steps(self) -> list[CompletedStep]:

@@ -32,6 +32,8 @@ from django_safe_init.core.records import (
     step_row,
 )
 from django_safe_init.core.schemas import (
+    NONE_BLOCKED,
+    NONE_FAILED,
     SCHEMA_TABLE,
     BlockedTenants,
     FailedSchemas,
@@ -244,7 +246,7 @@ class PostgresReader(TableReader):
         """Return the schemas of tenants that have failed in the run, if it is open."""
         progress = run.schemas if run is not None and run.open else None
         if run is None or progress is None or not progress.failed:
-            return FailedSchemas()
+            return NONE_FAILED
         assert self._schemas is not None  # the run has tenants
         return self._schemas.failed(run=run.id)
 
@@ -258,7 +260,7 @@ class PostgresReader(TableReader):
 
     def count_tenants(self) -> int:
         return self._about_tenants(
-            lambda schemas: sum(each.exists for each in schemas.all()), 0
+            lambda schemas: sum(each.is_due for each in schemas.all()), 0
         )
 
     def tenants(self) -> list[TenantStatus]:
@@ -271,7 +273,7 @@ class PostgresReader(TableReader):
 
     def blocked(self, behind: Sequence[str]) -> BlockedTenants:
         return self._about_tenants(
-            lambda schemas: schemas.blocked(behind), BlockedTenants()
+            lambda schemas: schemas.blocked(behind), NONE_BLOCKED
         )
 
     def _about_tenants(self, read: Callable[[SchemaReader], T], default: T) -> T:

@@ -22,6 +22,7 @@ from django_safe_init.core.build import Build
 from django_safe_init.core.databases import migration_table_name
 from django_safe_init.core.records import RUN_TABLE, TablesUnreadable
 from django_safe_init.core.schemas import (
+    NONE_FAILED,
     SCHEMA_TABLE,
     BlockedTenants,
     FailedSchemas,
@@ -214,7 +215,7 @@ class SchemaReader:
         found = self.all()
         lacking = self._lacking(self.stale() if has_rows else found)
         behind = tuple(sorted(each.schema for each in lacking))
-        failed = self.failed(among=behind) if has_rows and behind else FailedSchemas()
+        failed = self.failed(among=behind) if has_rows and behind else NONE_FAILED
         return SchemaSummary(sum(each.is_due for each in found), behind, failed)
 
     def failed(
@@ -251,7 +252,7 @@ class SchemaReader:
         return self.build.pending(self.records(schema))
 
     def blocked(self, behind: Sequence[str]) -> BlockedTenants:
-        """Return those of the schemas whose requests have to wait, with their host names.
+        """Return which of the schemas have requests that wait, with their host names.
 
         A tenant that is being created is behind for a moment, and has no requests to hold back.
         """
@@ -453,7 +454,7 @@ def _tenant_status(
 ) -> TenantStatus:
     """Return the status; `row` has the columns of `_NEWEST` after the schema."""
     state, run, seconds, error, is_own = row or (None, None, None, None, False)
-    if not found.exists:
+    if not found.is_due:
         return TenantStatus(found.schema, TenantState.MISSING, run, seconds)
     if not is_behind:
         return TenantStatus(found.schema, TenantState.UP_TO_DATE, run, seconds)

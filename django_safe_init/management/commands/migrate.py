@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from inspect import Parameter, signature
 from typing import Any, TypeGuard
@@ -28,6 +30,7 @@ from django_safe_init.initialization.migrate_command import (
     known_options,
     next_migrate,
 )
+from django_safe_init.initialization.plan import schemas_behind
 from django_safe_init.initialization.run_context import current_listener, in_run
 from django_safe_init.initialization.schemas.provisioning import provision
 from django_safe_init.initialization.tracked_migrate import (
@@ -46,7 +49,7 @@ from django_safe_init.management.console import (
     printable_uncaught_errors,
     report_to,
 )
-from django_safe_init.tenants import Tenancy, get_tenancy, is_tenanted
+from django_safe_init.tenants import Tenancy, Tenant, get_tenancy, is_tenanted
 
 #: Added by `execute` and by Django's `call_command`, whatever the parser knows.
 _ADDED = frozenset({"database", "skip_checks"})
@@ -195,8 +198,12 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
 
     def _migrate(self, *args: Any, **options: Any) -> None:
         """Run Django's `migrate`, tracked if this thread is in a run."""
-        if is_tenanted() and self._has_runs() and not _only_looks(options):
-            self._migrate_active_schema(options)
+        if is_tenanted() and self._has_runs():
+            tenancy = get_tenancy(self._alias)
+            if tenancy is not None and _only_looks(options):
+                self._look(tenancy, options)
+            else:
+                self._migrate_active_schema(options)
             return
         self.track(self._alias)
         self._output = super().handle(*args, **self._wanted_by_handle(options))
@@ -211,6 +218,39 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
             stdout=self.stdout._out,
             stderr=self.stderr._out,
         )
+
+    def _look(self, tenancy: Tenancy, options: dict[str, Any]) -> None:
+        """Show the plan of the shared schema or of the named ones, and how many lack migrations.
+
+        With `--check`, exit with 1 if one of them does.
+        """
+        selection = tenancy.selection(options)
+        behind = ""
+        if selection.schemas is None and not options.get("app_label"):
+            errors = (
+                command_errors() if self._called_from_command_line else nullcontext()
+            )
+            with errors:
+                behind = schemas_behind(self._alias)
+        names = [tenancy.shared_schema] if selection.shared else []
+        lacking = [
+            self._lacks(tenancy, name, options)
+            for name in (*names, *(selection.schemas or ()))
+        ]
+        if behind:
+            self.stdout.write(f"{behind}.")
+        if options.get("check_unapplied") and (behind or any(lacking)):
+            sys.exit(1)
+
+    def _lacks(self, tenancy: Tenancy, schema: str, options: dict[str, Any]) -> bool:
+        """Run the command in one schema; return True if `--check` finds pending migrations."""
+        tenant = Tenant(schema, tenancy.kind_of(schema))
+        with tenancy.active(connections[self._alias], tenant):
+            try:
+                self._migrate_active_schema(options)
+            except SystemExit as exc:
+                return bool(exc.code)
+        return False
 
     def _schemas(self, tenancy: Tenancy, options: dict[str, Any]) -> SchemaOptions:
         """Return the work in schemas that the options of the package's command name."""

@@ -13,7 +13,7 @@ from django_safe_init.backends import with_lock
 from django_safe_init.conf import get_settings, in_project_tests, should_initialize
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.deadline import Deadline
-from django_safe_init.core.schemas import BlockedTenants
+from django_safe_init.core.schemas import NONE_BLOCKED, BlockedTenants
 from django_safe_init.core.text import name_some
 from django_safe_init.serving.background.poller import StatusPoller
 from django_safe_init.serving.background.recheck import Recheck
@@ -196,7 +196,7 @@ class Readiness:
         is_first = alias not in self._ready
         self._ready.add(alias)
         if not is_first:
-            blocked = blocked.without_others(self._blocked.get(alias, BlockedTenants()))
+            blocked = blocked.without_others(self._blocked.get(alias, NONE_BLOCKED))
         others = {name: self._blocked[name] for name in self._blocked if name != alias}
         self._blocked = {**others, alias: blocked} if blocked.schemas else others
 
