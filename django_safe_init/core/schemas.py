@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable
 from enum import Enum
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 #: The table with the rows of the schemas.
 SCHEMA_TABLE = "django_safe_init_schema"
@@ -98,22 +98,6 @@ class SchemaSummary(NamedTuple):
     def done(self) -> int:
         """The number of schemas that are up to date."""
         return max(0, self.total - len(self.behind))
-
-
-class SchemaRow(NamedTuple):
-    """The newest row of a tenant's schema."""
-
-    schema: str
-    state: SchemaState
-    seconds: float | None
-    error: str | None
-    #: The migration that failed, or that is not finished.
-    migration: str | None
-    run: int
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the JSON object of a status."""
-        return {**self._asdict(), "state": self.state.value}
 
 
 def digest(names: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.backends.base.run_session import RunSession
 from django_safe_init.backends.base.transaction import Names
-from django_safe_init.core.schemas import FoundSchema, SchemaRow
+from django_safe_init.core.schemas import FoundSchema
 
 
 class ReceiverRows(NamedTuple):
@@ -150,10 +150,6 @@ class BaseSchemas:
     @abstractmethod
     def plan(self, found: Sequence[FoundSchema]) -> None:
         """Write a row for each schema of the run, as pending."""
-
-    @abstractmethod
-    def rows(self, run: int, state: str | None = None) -> list[SchemaRow]:
-        """Return the rows of a run."""
 
     @abstractmethod
     def worker(self, *, forked: bool) -> BaseSchemaWorker:
