@@ -283,7 +283,7 @@ def test_unknown_names(stage: Stage) -> None:
 
 
 def test_a_tenant_without_a_schema(stage: Stage) -> None:
-    """A tenant without a schema is named, left alone, and not counted."""
+    """The run names a tenant without a schema, skips it, and does not count it."""
     stage.schemas.known.append(found("gone", exists=False))
     stage.schemas.behind.add("gone")
     stage.answers["c"] = [missing]

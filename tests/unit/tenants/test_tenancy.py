@@ -103,7 +103,7 @@ def test_defaults() -> None:
 
 @pytest.mark.parametrize("tenancy", [DjangoTenants, DjangoPgschemas])
 def test_the_schema_of_a_request(tenancy: type[Any]) -> None:
-    """The schema is that of the tenant which the middleware has found."""
+    """The request has the schema of the tenant that the middleware has found."""
     request: Any = RequestFactory().get("/")
     assert tenancy("default").schema_of(request) is None
     request.tenant = None
