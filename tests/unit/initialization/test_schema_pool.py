@@ -172,7 +172,7 @@ def test_a_process_that_dies() -> None:
 
 
 def test_a_process_that_died_before_it_got_work() -> None:
-    """Its schema is returned as that of any process that died."""
+    """The pool returns its schema with the exit code."""
     with ForkedPool(1, lambda: Worker()) as pool:  # type: ignore[arg-type, return-value]
         [child] = pool._children
         child.process.kill()

@@ -211,7 +211,7 @@ def test_the_state_before_the_migrations(plan: Plan, connect: Any) -> None:
 
 
 def test_a_renamed_model(plan: Plan, emitted: list[Any]) -> None:
-    """Where a model was renamed the signal is sent, because content types are renamed then."""
+    """After the rename of a model the signal is sent, because a receiver renames content types."""
     migration = Migration("0002", "shop")
     migration.operations = [RenameModel("Old", "New")]
     planned = PlannedMigration(migration, plan.state, {("shop", "0002")})
