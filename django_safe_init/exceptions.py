@@ -54,6 +54,10 @@ class LeaderFailed(InitializationFailed):
     """The leader that was followed failed; the message holds its reason."""
 
 
+class SchemasFailed(InitializationFailed):
+    """Schemas of tenants failed; the shared schema and the others are up to date."""
+
+
 class UnfinishedMigration(InitializationFailed):
     """A non-atomic migration was interrupted, and `UNFINISHED` is "report"."""
 

@@ -89,11 +89,10 @@ class ReceiverPolicy:
         return not self.always
 
     def accepts(self, snapshot: Snapshot) -> bool:
-        """Return True if a run that ended ready during this start has run the receivers.
+        """Return True if a run that made this build ready has run the receivers in this start.
 
         The run of another build or release has run other receivers.
         """
         if not self.always:
             return self.allows_skip(snapshot)
-        own = snapshot.own
-        return own is not None and own.outcome == "ready" and not snapshot.superseded
+        return snapshot.own_suffices and not snapshot.superseded

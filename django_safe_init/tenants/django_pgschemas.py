@@ -22,6 +22,7 @@ from django_safe_init.tenants.tenancy import Selection, Tenancy, Tenant
 #: The entries of `TENANTS` that are no tenant's schema.
 _NO_TENANTS = ("public", "default")
 _SHARED = "public"
+_MIDDLEWARE = "django_pgschemas.routing.middleware."
 _OPTIONS = (
     "schemas",
     "excluded_schemas",
@@ -50,6 +51,7 @@ class DjangoPgschemas(Tenancy):
 
     package = "django-pgschemas"
     command = "migrateschema"
+    creates_schemas = True
 
     def __init__(self, alias: str) -> None:
         super().__init__(alias, _SHARED)
@@ -125,22 +127,40 @@ class DjangoPgschemas(Tenancy):
         tenant = getattr(request, "tenant", None)
         return None if tenant is None else str(tenant.schema_name)
 
+    def _host_of(self, request: HttpRequest) -> str:
+        from django_pgschemas.utils import remove_www
+
+        return str(remove_www(request.get_host().split(":")[0]))
+
     @property
     def hosts(self) -> QuerySet[Any] | None:
         from django_pgschemas.utils import get_domain_model
 
         model: Any = get_domain_model()
-        name = "django_pgschemas.routing.middleware.DomainRoutingMiddleware"
-        if model is None or name not in settings.MIDDLEWARE:
+        if model is None or not _finds_by_host():
             return None
-        domains: QuerySet[Any] = model.objects.filter(folder="")
+        # Where a folder tells the tenant, the host alone does not.
+        divided = model.objects.exclude(folder="").values("domain")
+        domains: QuerySet[Any] = model.objects.exclude(domain__in=divided)
         return domains.values_list("domain", "tenant__schema_name")
 
     @property
     def static_hosts(self) -> Mapping[str, str]:
+        if not _finds_by_host():
+            return {}
         return {
             host: name
             for name, values in _settings().items()
             if name not in _NO_TENANTS
             for host in values.get("DOMAINS", ())
         }
+
+
+def _finds_by_host() -> bool:
+    """Return True if the host tells the tenant, and nothing that comes after it."""
+    names = {
+        name.removeprefix(_MIDDLEWARE)
+        for name in settings.MIDDLEWARE
+        if name.startswith(_MIDDLEWARE)
+    }
+    return names == {"DomainRoutingMiddleware"}

@@ -134,6 +134,11 @@ class DjangoTenants(Tenancy):
         tenant = getattr(request, "tenant", None)
         return None if tenant is None else str(tenant.schema_name)
 
+    def _host_of(self, request: HttpRequest) -> str:
+        from django_tenants.middleware import TenantMainMiddleware
+
+        return str(TenantMainMiddleware.hostname_from_request(request))
+
     @property
     def hosts(self) -> QuerySet[Any] | None:
         from django_tenants.middleware import TenantMainMiddleware

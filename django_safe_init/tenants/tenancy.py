@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
+from django.core.exceptions import DisallowedHost
 from django.core.management import BaseCommand
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import QuerySet
@@ -42,6 +43,8 @@ class Tenancy(ABC):
     package: str
     #: The package's own command that migrates schemas.
     command: str
+    #: True if that command creates the schemas that are missing.
+    creates_schemas = False
 
     def __init__(self, alias: str, shared_schema: str) -> None:
         self.alias = alias
@@ -116,11 +119,22 @@ class Tenancy(ABC):
     def schema_of(self, request: HttpRequest) -> str | None:
         """Return the schema that the package's middleware has found for the request, or None."""
 
+    def host_of(self, request: HttpRequest) -> str | None:
+        """Return the host name of the request as `hosts` has it; None if Django refuses it."""
+        try:
+            return self._host_of(request)
+        except DisallowedHost:
+            return None
+
+    @abstractmethod
+    def _host_of(self, request: HttpRequest) -> str:
+        """Return the host name by the package's own rule. Raises Django's `DisallowedHost`."""
+
     @property
     def hosts(self) -> QuerySet[Any] | None:
         """Return the query for host names and their schemas, if only the host tells the tenant.
 
-        None if the project finds tenants in another way.
+        None if the project finds tenants in another way. Names in `static_hosts` come first.
         """
         return None
 

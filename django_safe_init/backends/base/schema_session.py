@@ -43,6 +43,10 @@ class SchemaResult(NamedTuple):
     traceback: str | None = None
 
 
+class SchemaChanged(Exception):
+    """Another program, which does not take the key of the schema, has recorded a migration."""
+
+
 class BaseSchemaSession(RunSession):
     """A session for the schema of one tenant, on a connection of the run.
 
@@ -70,6 +74,10 @@ class BaseSchemaSession(RunSession):
         """Return True if the schema exists."""
 
     @abstractmethod
+    def create(self) -> None:
+        """Create the schema, whose key this session holds."""
+
+    @abstractmethod
     def recorded(self) -> Names | None:
         """Return the migrations that are recorded in the schema; None without a table of them."""
 
@@ -82,9 +90,13 @@ class BaseSchemaSession(RunSession):
     ) -> None:
         """Execute the statements of a migration and record the names, in one transaction.
 
-        Raises `LockLost` if this process does not lead, or a name is recorded already, and
-        Django's database errors.
+        Raises `LockLost` if this process does not lead, `SchemaChanged` if a name is recorded
+        already, and Django's database errors.
         """
+
+    @abstractmethod
+    def create_table(self, statements: Sequence[str]) -> None:
+        """Create the schema's table of migrations."""
 
     @abstractmethod
     def create_rows(self, rows: ReceiverRows) -> None:
@@ -124,6 +136,10 @@ class BaseSchemas:
         """
 
     @abstractmethod
+    def known(self) -> int:
+        """Return the number of schemas that earlier runs have finished."""
+
+    @abstractmethod
     def all(self) -> list[FoundSchema]:
         """Return all schemas of tenants."""
 
@@ -150,6 +166,10 @@ class BaseSchemas:
     @abstractmethod
     def plan(self, found: Sequence[FoundSchema]) -> None:
         """Write a row for each schema of the run, as pending."""
+
+    @abstractmethod
+    def record_failure(self, result: SchemaResult) -> None:
+        """Write a step of the run for the migration that failed in a schema."""
 
     @abstractmethod
     def worker(self, *, forked: bool) -> BaseSchemaWorker:

@@ -16,6 +16,7 @@ from django_safe_init.backends.base.schema_session import (
     BaseSchemaSession,
     BaseSchemaWorker,
     ReceiverRows,
+    SchemaChanged,
     SchemaResult,
 )
 from django_safe_init.backends.base.transaction import Names
@@ -53,6 +54,9 @@ _FENCE = f"""
     SELECT coalesce(bool_or(pid = pg_backend_pid() AND key = %(work_key)s), false)
        AND coalesce(bool_or(pid = pg_backend_pid() AND key = %(schema_key)s), false)
        AND coalesce(bool_or(pid = %(leader)s AND key = %(leader_key)s), false) FROM {HELD}
+"""
+_HOLDS_KEY = f"""
+    SELECT EXISTS (SELECT FROM {HELD} WHERE pid = %(pid)s AND key = %(schema_key)s)
 """
 _EXISTS = """
     SELECT n.oid IS NOT NULL, c.oid IS NOT NULL FROM (VALUES (%(schema)s::name)) AS s (name)
@@ -250,6 +254,14 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             [(exists, _)] = pinned_rows(self._raw, _EXISTS, self._params)
         return bool(exists)
 
+    def create(self) -> None:
+        self.verify()
+        with self.connection.wrap_database_errors:
+            plain_cursor(self._raw).execute(
+                f"CREATE SCHEMA IF NOT EXISTS {quoted(self.schema)}"
+            )
+        self.is_present = True
+
     def recorded(self) -> Names | None:
         if not self._has_table:
             return None
@@ -261,8 +273,19 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
     def _table(self) -> str:
         return f"{quoted(self.schema)}.{quoted(migration_table_name())}"
 
+    def create_table(self, statements: Sequence[str]) -> None:
+        self.replay("the table of migrations", statements, ())
+        self._has_table = True
+
     def verify(self) -> None:
         self._fenced.verify()
+        # Code of a migration may have closed the connection, or released all locks.
+        [(is_held,)] = self.write(_HOLDS_KEY, {"pid": self._fenced.backend_pid})
+        if not is_held and not self.try_lock():
+            raise LockLost(
+                f"The key of the schema {self.schema!r} was released, and another session has "
+                "taken it."
+            )
 
     def transaction(self, connection: BaseDatabaseWrapper) -> PostgresTransaction:
         return self._worker.transaction(connection)
@@ -307,13 +330,9 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         )
         [(is_fenced, recorded)] = results(cursor.execute(query, self._params))[-1]
         if not is_fenced:
-            self.verify()  # it raises the error that says which lock is lost
-            raise LockLost(f"The key of the schema {self.schema!r} was released.")
+            self.verify()  # it takes again what was released, or raises
         if recorded:
-            raise LockLost(
-                f"The record of {migration} in the schema {self.schema!r} was changed meanwhile "
-                "by a program that does not take the key of the schema."
-            )
+            raise SchemaChanged(f"{migration} is recorded in {self.schema!r} meanwhile")
 
     def _script(
         self, statements: Sequence[str], names: Collection[tuple[str, str]]

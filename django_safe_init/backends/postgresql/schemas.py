@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from django_safe_init.backends.base.context import Context
-from django_safe_init.backends.base.schema_session import BaseSchemas
+from django_safe_init.backends.base.schema_session import BaseSchemas, SchemaResult
 from django_safe_init.backends.base.transaction import Names
 from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
@@ -25,18 +25,30 @@ from django_safe_init.backends.postgresql.schema_session import (
     journal_scope,
 )
 from django_safe_init.backends.postgresql.session import Session
-from django_safe_init.core.records import OPERATION_TABLE, RUN_TABLE
+from django_safe_init.core.records import OPERATION_TABLE, RUN_TABLE, STEP_TABLE
 from django_safe_init.core.schemas import (
+    SCHEMA_STEP,
     SCHEMA_TABLE,
     FoundSchema,
     SchemaState,
 )
 from django_safe_init.tenants import Tenancy
 
+_KNOWN = f"""
+    SELECT count(*) FROM {SCHEMA_TABLE} WHERE is_current AND lock_key = %(lock_key)s
+"""
 _PLAN = f"""
     INSERT INTO {SCHEMA_TABLE} (lock_key, run_id, schema, state)
     SELECT %(lock_key)s, %(run)s, name, '{SchemaState.PENDING.value}'
     FROM unnest(%(schemas)s::text[]) AS name
+"""
+#: A step without an effect on others: only a status and the admin show it.
+_FAILED_STEP = f"""
+    INSERT INTO {STEP_TABLE} (run_id, position, kind, name, backwards, atomic, started_at,
+      finished_at, outcome)
+    SELECT %(run)s, coalesce(max(position), 0) + 1, '{SCHEMA_STEP}', %(name)s, false, true,
+      clock_timestamp() - make_interval(secs => %(seconds)s), clock_timestamp(), 'failed'
+    FROM {STEP_TABLE} WHERE run_id = %(run)s
 """
 _UNFINISHED = f"""
     SELECT DISTINCT schema FROM {SCHEMA_TABLE}
@@ -46,11 +58,15 @@ _JOURNALED = f"""
     SELECT DISTINCT lock_key FROM {OPERATION_TABLE}
     WHERE starts_with(lock_key, %(scope)s)
 """
-#: Rows that no status shows any more: of runs that were deleted, and of tenants without a row.
+#: The newest runs keep the rows of their schemas.
+_RUNS_WITH_ROWS = 50
+#: Rows of old runs, and of schemas that were dropped.
 _PRUNE = f"""
     DELETE FROM {SCHEMA_TABLE} AS s
     WHERE s.lock_key = %(lock_key)s AND NOT s.is_current AND s.detail IS NULL
-      AND NOT EXISTS (SELECT FROM {RUN_TABLE} r WHERE r.id = s.run_id);
+      AND (NOT EXISTS (SELECT FROM {RUN_TABLE} r WHERE r.id = s.run_id) OR s.run_id <
+        (SELECT min(id) FROM (SELECT id FROM {RUN_TABLE} WHERE lock_key = %(lock_key)s
+         ORDER BY id DESC LIMIT {_RUNS_WITH_ROWS}) AS newest));
     DELETE FROM {SCHEMA_TABLE} AS s
     WHERE s.lock_key = %(lock_key)s AND s.is_current AND NOT EXISTS
       (SELECT FROM pg_namespace n WHERE n.nspname = s.schema::name)
@@ -90,6 +106,10 @@ class PostgresSchemas(BaseSchemas):
     def stale(self, receivers: str | None = None) -> list[FoundSchema]:
         return self.reader.stale(receivers)
 
+    def known(self) -> int:
+        [(count,)] = self._write(_KNOWN, self._params)
+        return int(count)
+
     def all(self) -> list[FoundSchema]:
         return self.reader.all()
 
@@ -111,6 +131,13 @@ class PostgresSchemas(BaseSchemas):
     def plan(self, found: Sequence[FoundSchema]) -> None:
         names = [each.schema for each in found]
         self._write(_PLAN, {**self._params, "schemas": names})
+
+    def record_failure(self, result: SchemaResult) -> None:
+        name = f"{result.schema}: {result.migration}"
+        self._write(
+            _FAILED_STEP,
+            {"run": self.run, "name": name, "seconds": result.seconds},
+        )
 
     def unfinished(self) -> set[str]:
         """Return the schemas in which a non-atomic migration was interrupted."""

@@ -20,10 +20,7 @@ from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.schemas import FoundSchema, SchemaProgress
 from django_safe_init.core.states import State
 from django_safe_init.core.text import name_some, printable
-from django_safe_init.exceptions import (
-    ConfigurationError,
-    InitializationFailed,
-)
+from django_safe_init.exceptions import ConfigurationError, SchemasFailed
 from django_safe_init.initialization.schemas.plans import Planner
 from django_safe_init.initialization.schemas.pool import Pool, WorkerDied, opened_pool
 from django_safe_init.initialization.schemas.receivers import receivers_digest
@@ -37,10 +34,6 @@ _MAX_DEATHS = 2
 _SECONDS_BETWEEN_ATTEMPTS = 0.2
 #: The failed schemas that an error names.
 _NAMED_FAILURES = 5
-
-
-class SchemasFailed(InitializationFailed):
-    """Schemas of tenants failed; the others are up to date."""
 
 
 @dataclass
@@ -137,8 +130,8 @@ class SchemaRun:
             self.context.alias, self.context.build, self.context.settings
         )
         found = self._find(receivers)
-        work = [each for each in found if each.exists]
-        self._missing = [each.schema for each in found if not each.exists]
+        work = [each for each in found if each.is_due]
+        self._missing = [each.schema for each in found if not each.is_due]
         self._total = self._count() if self._is_whole else len(work)
         self._done = self._total - len(work)
         self._publish()
@@ -151,17 +144,16 @@ class SchemaRun:
         self._raise_failures()
 
     def _count(self) -> int:
-        return sum(each.exists for each in self.schemas.all())
+        return sum(each.is_due for each in self.schemas.all())
 
     def _find(self, receivers: str) -> list[FoundSchema]:
         """Return the schemas to migrate, in order, and remember the schemas that need nothing."""
-        names_migrations = self.task.rerun or self.task.resume
-        if not self._is_whole or self.options.force or names_migrations:
+        if not self._is_whole:
             found = self.schemas.all()
             if self.options.only is not None:
                 found = self._chosen(found, self.options.only)
             return self._ordered(found)
-        stale = self.schemas.stale(None)
+        stale = self.schemas.all() if self.options.force else self.schemas.stale(None)
         complete = self.schemas.complete(stale)
         current = [each for each in stale if each.schema in complete]
         # They have the migrations. Their rows may lack what the receivers create.
@@ -179,7 +171,7 @@ class SchemaRun:
                 "List the schemas with `manage.py safe_init_status --schemas`."
             )
         chosen = [known[name] for name in names]
-        gone = [each.schema for each in chosen if not each.exists]
+        gone = [each.schema for each in chosen if not each.is_due]
         if gone:
             raise ConfigurationError(
                 f"The schema {name_some(gone)} does not exist. Create it with "
@@ -250,12 +242,9 @@ class SchemaRun:
                 self.tenancy,
                 self.schemas.worker(forked=forked),
                 planner,
-                receivers_digest=receivers,
-                unfinished=unfinished,
-                rerun=self.task.rerun,
-                resume=self.task.resume,
-                migrate=options.migrate,
-                fake=self.task.fake,
+                self.task,
+                receivers,
+                unfinished,
             )
 
         with opened_pool(jobs, make_worker) as pool:
@@ -337,6 +326,8 @@ class SchemaRun:
             self._failures.note_success()
         else:
             self._failures.add(result)
+            if result.migration is not None:
+                self.schemas.record_failure(result)
             self.report(printable(f"{result.schema} failed: {result.error}"))
             self._stop_after_failure()
         self._publish()
@@ -355,7 +346,10 @@ class SchemaRun:
 
     def _publish(self) -> None:
         progress = SchemaProgress(self._total, self._done, len(self._failures.results))
-        self.recorder.schemas = progress
+        if self.options.shared:
+            # It also says that the shared schema is done, of which a run in single schemas knows
+            # nothing.
+            self.recorder.schemas = progress
         now = time.monotonic()
         if now - self._published > 0.5 or not progress.pending:
             self._published = now

@@ -93,7 +93,7 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
             self._check_engine(alias)
             self._check_quorum(options)
         self._was_connected = connections[alias].connection is not None
-        if self._is_protected(options):
+        if self._is_protected(options) and not self._names_tenants(options):
             max_wait = get_settings().max_wait
             self._deadline = Deadline(max_wait)
             with exit_codes():
@@ -146,6 +146,9 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
     def handle(self, *args: Any, **options: Any) -> str | None:
         """Wait until this process leads, then run Django's `migrate`, and return its output."""
         self._alias = alias = options.get("database") or DEFAULT_DB_ALIAS
+        tenancy = None if _only_looks(options) else self._tenancy()
+        if tenancy is not None and self._provision(tenancy, options):
+            return self._output
         if not self._is_protected(options):
             self._migrate(*args, **options)
             return self._output
@@ -154,17 +157,6 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
             options.get("migration_name"),
             run_syncdb=bool(options.get("run_syncdb")),
         )
-        tenancy = get_tenancy(alias)
-        schema = None if tenancy is None else self._provisioned(tenancy, options)
-        if tenancy is not None and schema is not None:
-            with exit_codes():
-                provision(
-                    tenancy,
-                    schema,
-                    partial(self._migrate_active_schema, options),
-                    report_to(self.stderr),
-                )
-            return self._output
         if not self._was_connected:
             # The checks opened it, and another replica may need the connection slot.
             connections[alias].close()
@@ -203,7 +195,7 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
 
     def _migrate(self, *args: Any, **options: Any) -> None:
         """Run Django's `migrate`, tracked if this thread is in a run."""
-        if is_tenanted() and not _only_looks(options):
+        if is_tenanted() and self._has_runs() and not _only_looks(options):
             self._migrate_active_schema(options)
             return
         self.track(self._alias)
@@ -233,16 +225,34 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
             else None,
         )
 
-    def _provisioned(self, tenancy: Tenancy, options: dict[str, Any]) -> str | None:
-        """Return the schema of the tenant that the caller creates; None for a command.
+    def _has_runs(self) -> bool:
+        """Return False if the package's own commands do all the work, as in a project's tests."""
+        with command_errors():
+            mode = effective_mode(get_settings())
+        return mode != "off" and get_features(self._alias).has_lock
 
-        The packages call the command for a new tenant, with its schema.
-        """
-        if self._called_from_command_line or not tenancy.names_schemas(options):
-            return None
+    def _tenancy(self) -> Tenancy | None:
+        return get_tenancy(self._alias) if self._has_runs() else None
+
+    def _names_tenants(self, options: dict[str, Any]) -> bool:
+        """Return True if code names schemas, as the packages do for a tenant that is created."""
+        tenancy = get_tenancy(self._alias)
+        if tenancy is None or self._called_from_command_line:
+            return False
+        return tenancy.names_schemas(options)
+
+    def _provision(self, tenancy: Tenancy, options: dict[str, Any]) -> bool:
+        """Migrate the schemas that code names, without a run; return False if it names none."""
+        if not self._names_tenants(options):
+            return False
         selection = tenancy.selection(options)
-        names = selection.schemas or ()
-        return names[0] if len(names) == 1 and not selection.shared else None
+        if selection.shared or not selection.schemas:
+            return False
+        migrate = partial(self._migrate_active_schema, options)
+        with exit_codes():
+            for schema in selection.schemas:
+                provision(tenancy, schema, migrate, report_to(self.stderr))
+        return True
 
     def _wanted_by_handle(self, options: dict[str, Any]) -> dict[str, Any]:
         """Return the options, except `database` and `skip_checks` if `handle` refuses them.
@@ -259,9 +269,7 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
     def _is_protected(self, options: dict[str, Any]) -> bool:
         if _only_looks(options) or in_run(self._alias):
             return False
-        with command_errors():
-            mode = effective_mode(get_settings())
-        return mode != "off" and get_features(self._alias).has_lock
+        return self._has_runs()
 
 
 def _only_looks(options: dict[str, Any]) -> bool:

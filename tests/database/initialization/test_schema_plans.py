@@ -385,3 +385,13 @@ def test_no_renamed_model(shop: Shop, settings: Any) -> None:
     plan = Planner("default").plan("", ())
     assert not plan.renames_models
     assert len(plan.migrations) == 3
+
+
+def test_few_plans_are_kept(shop: Shop) -> None:
+    """A planner keeps the plans that were used last."""
+    planner = Planner("default")
+    plans = [planner.plan(str(kind), ()) for kind in range(module._MAX_PLANS)]
+    assert planner.plan("0", ()) is plans[0]
+    planner.plan("another", ())
+    assert planner.plan("0", ()) is plans[0]
+    assert planner.plan("1", ()) is not plans[1]

@@ -156,18 +156,17 @@ def emitted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_only_djangos_receivers(plan: Plan, emitted: list[Any]) -> None:
-    """Only rows in bulk are needed, which are computed once for a plan and a kind."""
+    """Only rows in bulk are needed, which are computed once for a plan."""
     receivers = Receivers("default")
     receivers.before(plan)
-    rows = receivers.rows(plan, "")
+    rows = receivers.rows(plan)
     receivers.after(plan)
     assert emitted == []
     assert sorted(name for _, name in rows.content_types) == [
         "contenttype",
         *AUTH,
     ]
-    assert receivers.rows(plan, "") is rows
-    assert receivers.rows(plan, "large") == rows
+    assert receivers.rows(plan) is rows
 
 
 def test_a_receiver_of_the_project(

@@ -42,6 +42,7 @@ class Schemas:
         self.remembered: list[str] = []
         self.planned: list[str] = []
         self.pruned = False
+        self.failures: list[tuple[str, str | None]] = []
 
     def all(self) -> list[FoundSchema]:
         return list(self.known)
@@ -68,6 +69,9 @@ class Schemas:
 
     def prune(self) -> None:
         self.pruned = True
+
+    def record_failure(self, result: SchemaResult) -> None:
+        self.failures.append((result.schema, result.migration))
 
     def worker(self, *, forked: bool) -> None: ...
 
@@ -115,8 +119,8 @@ def died(tenant: Tenant) -> WorkerDied:
     return WorkerDied(tenant, -9)
 
 
-def failing(text: str) -> Answer:
-    return lambda tenant: SchemaResult(tenant.schema, error=text)
+def failing(text: str, migration: str | None = None) -> Answer:
+    return lambda tenant: SchemaResult(tenant.schema, error=text, migration=migration)
 
 
 class Stage:
@@ -247,28 +251,30 @@ def test_processes(stage: Stage) -> None:
     assert stage.jobs == 1
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"schemas": SchemaOptions(force=True)},
-        {"rerun": ("shop.0002",)},
-        {"resume": ("shop.0002:3",)},
-        {"schemas": SchemaOptions(migrate=lambda: None)},
-    ],
-)
-def test_all_schemas_by_request(stage: Stage, options: dict[str, Any]) -> None:
-    """A person's request is about all schemas, whatever the rows say."""
+def test_a_migrate_with_a_target(stage: Stage) -> None:
+    """A person's `migrate` with a target runs in all schemas, whatever the rows say."""
     stage.schemas.behind = {"a"}
-    stage.run(**options)
+    stage.run(SchemaOptions(migrate=lambda: None))
     assert stage.tried == NAMES
+
+
+def test_force(stage: Stage) -> None:
+    """With `--force` the records of all schemas are read, also where a row is up to date."""
+    stage.schemas.known.append(found("complete"))
+    stage.schemas.behind = {"a"}
+    stage.run(SchemaOptions(force=True))
+    assert stage.schemas.remembered == ["complete"]
+    assert stage.tried == ["a"]
 
 
 def test_chosen_schemas(stage: Stage) -> None:
     """Only the named schemas are migrated, and the total is their number."""
     stage.run(SchemaOptions(shared=False, only=("c", "a")))
     assert stage.tried == ["a", "c"]
-    assert stage.progress == SchemaProgress(2, 2)
+    assert stage.updates[-1] == "2 of 2 schemas updated"
     assert not stage.schemas.pruned
+    # The row of the run says nothing about the shared schema.
+    assert stage.made.recorder.schemas is None
 
 
 def test_unknown_names(stage: Stage) -> None:
@@ -298,8 +304,9 @@ def test_a_tenant_without_a_schema(stage: Stage) -> None:
 
 def test_a_failure(stage: Stage) -> None:
     """A failing schema stops no other, and the error names it."""
-    stage.answers["b"] = [failing("shop.0002: no room\n")]
+    stage.answers["b"] = [failing("shop.0002: no room\n", "shop.0002")]
     text = stage.fail()
+    assert stage.schemas.failures == [("b", "shop.0002")]
     assert stage.tried == NAMES
     assert text.startswith("1 of 6 tenants' schemas failed: b: shop.0002: no room")
     assert text.endswith(". The next start migrates what is left.")
