@@ -135,6 +135,8 @@ def test_jobs(
 
 def test_hosts_of_static_tenants(tenancy: DjangoPgschemas, settings: Any) -> None:
     """Host names of the settings lead to static tenants, and no query is needed."""
+    settings.MIDDLEWARE = []
+    assert tenancy.static_hosts == {}
     settings.MIDDLEWARE = [DOMAINS]
     assert tenancy.hosts is None
     assert tenancy.static_hosts == {"www.example.com": "www", "example.com": "www"}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from importlib import import_module
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from django.apps import apps
+from django.db import connections
 from django.test import RequestFactory
 
 from django_safe_init.management.commands.migrate import Command
@@ -99,6 +101,33 @@ def test_defaults() -> None:
     assert tenancy.jobs({"executor": "multiprocessing"}) == 1
     assert tenancy.hosts is None
     assert tenancy.static_hosts == {}
+
+
+@pytest.mark.usefixtures("package")
+def test_an_engine_without_schemas() -> None:
+    """A database whose engine has no schemas has no tenants."""
+    entry = {**connections.settings["default"], "ENGINE": "django.db.backends.sqlite3"}
+    with patch.dict(connections.settings, {"default": entry}):
+        assert get_tenancy("default") is None
+
+
+@pytest.mark.parametrize(
+    ("tenancy", "host", "found"),
+    [
+        (DjangoTenants, "acme.example:8000", "acme.example"),
+        (DjangoPgschemas, "acme.example:8000", "acme.example"),
+        (DjangoPgschemas, "www.acme.example", "acme.example"),
+        (DjangoTenants, "acme_$.example", None),
+        (DjangoPgschemas, "acme_$.example", None),
+    ],
+)
+def test_the_host_of_a_request(
+    tenancy: type[Any], host: str, found: str | None, settings: Any
+) -> None:
+    """The host name follows the rule of the package, and a refused host is none."""
+    settings.ALLOWED_HOSTS = ["*"]
+    request = RequestFactory().get("/", headers={"host": host})
+    assert tenancy("default").host_of(request) == found
 
 
 @pytest.mark.parametrize("tenancy", [DjangoTenants, DjangoPgschemas])
