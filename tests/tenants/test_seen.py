@@ -69,11 +69,11 @@ def test_list_of_schemas(project: TenantProject) -> None:
     tenants = status(project, "--schemas", code=1)["tenants"]
     states = {each["schema"]: (each["state"], each["run"]) for each in tenants}
     assert states == {
-        **{name: ("missing", None) for name in without_schema(project)},
+        **dict.fromkeys(without_schema(project), ("missing", None)),
         "t0": ("up_to_date", run),
         "t1": ("failed", run),
         "t2": ("up_to_date", run),
-        **{name: ("up_to_date", run) for name in project.static},
+        **dict.fromkeys(project.static, ("up_to_date", run)),
     }
     lines = project.run("safe_init_status", "--schemas", code=1).stdout.splitlines()
     assert lines[1].split() == ["schema", "state", "run", "took", "error"]
@@ -96,7 +96,9 @@ def test_while_it_runs(project: TenantProject) -> None:
     project.run("safe_migrate")
     project.add_tenants(*NAMES)
     project.run("safe_migrate")
-    body = FAILING.replace("    if schema", '    hold(schema_editor, "before")\n    if schema')
+    body = FAILING.replace(
+        "    if schema", '    hold(schema_editor, "before")\n    if schema'
+    )
     project.add_migration("0006_held", PYTHON, body=body)
     leader = project.start("safe_migrate", HOLD_SCHEMA="t2")
     project.tracebacks = True

@@ -36,7 +36,6 @@ from django_safe_init.core.schemas import (
     SCHEMA_STEP,
     SCHEMA_TABLE,
     FoundSchema,
-    SchemaRow,
     SchemaState,
 )
 from django_safe_init.tenants import Tenancy
@@ -48,13 +47,6 @@ _PLAN = f"""
     INSERT INTO {SCHEMA_TABLE} (lock_key, run_id, schema, state)
     SELECT %(lock_key)s, %(run)s, name, '{SchemaState.PENDING.value}'
     FROM unnest(%(schemas)s::text[]) AS name
-"""
-_ROWS = f"""
-    SELECT schema, state, extract(epoch FROM finished_at - started_at)::float8, error,
-      migration, run_id
-    FROM {SCHEMA_TABLE}
-    WHERE run_id = %(run)s AND (%(state)s::text IS NULL OR state = %(state)s)
-    ORDER BY id
 """
 #: A step without an effect on others: only a status and the admin show it.
 _FAILED_STEP = f"""
@@ -152,10 +144,6 @@ class PostgresSchemas(BaseSchemas):
             _FAILED_STEP,
             {"run": self.run, "name": name, "seconds": result.seconds},
         )
-
-    def rows(self, run: int, state: str | None = None) -> list[SchemaRow]:
-        rows = self._write(_ROWS, {**self._params, "run": run, "state": state})
-        return [SchemaRow(name, SchemaState(kind), *rest) for name, kind, *rest in rows]
 
     def unfinished(self) -> set[str]:
         """Return the schemas in which a non-atomic migration was interrupted."""

@@ -77,8 +77,8 @@ class _Failures:
 
 def _without_schema(result: SchemaResult) -> str:
     """Return the error without what differs from schema to schema: its name, and numbers."""
-    text = (result.error or "").replace(result.schema, "")
-    return re.sub(r"\d+", "0", text)
+    name = rf"(?<!\w){re.escape(result.schema)}(?!\w)"
+    return re.sub(r"\d+", "0", re.sub(name, "", result.error or ""))
 
 
 class _Queue:
