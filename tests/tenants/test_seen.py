@@ -83,7 +83,8 @@ def test_list_of_schemas(project: TenantProject) -> None:
     one = status(project, "--schema", "t1", code=1)["tenant"]
     assert (one["error"], one["pending"]) == (FAILURE, ["stock.0006_held"])
     shown = project.run("safe_init_status", "--schema", "t1", code=1).stdout
-    assert "schema t1 - failed" in shown and "to apply: stock.0006_held" in shown
+    assert "schema t1 - failed" in shown
+    assert "to apply: stock.0006_held" in shown
     assert status(project, "--schema", "t0")["tenant"]["pending"] == []
     project.add_tenants("late")
     assert status(project, "--schema", "late", code=3)["tenant"]["state"] == "behind"
@@ -163,7 +164,8 @@ def test_plan_of_one_schema(project: TenantProject) -> None:
     project.add_tenants(*NAMES)
     named = NAMED[project.package]
     plan = project.run("migrate", "--plan", *named).stdout
-    assert "stock.0005_box_color" in plan and "tenants' schemas" not in plan
+    assert "stock.0005_box_color" in plan
+    assert "tenants' schemas" not in plan
     project.run("migrate", "--check", *named, code=1)
     project.run("migrate", *named)
     project.run("migrate", "--check", *named)
@@ -213,7 +215,8 @@ PAGES = """
 from django.contrib.auth.models import User
 from django.test import Client
 client = Client()
-client.force_login(User.objects.create(username="x", is_staff=True), "django.contrib.auth.backends.ModelBackend")
+user = User.objects.create(username="x", is_staff=True)
+client.force_login(user, "django.contrib.auth.backends.ModelBackend")
 for url in {urls!r}:
     response = client.get("/admin/django_safe_init/" + url)
     print(response.status_code, response.content.decode())
@@ -241,7 +244,9 @@ def test_admin(project: TenantProject) -> None:
         f"run/{run}/",
     )
     assert all(f">{name}<" in of_run for name in NAMES)
-    assert FAILURE in failed and ">t0<" not in failed
+    assert FAILURE in failed
+    assert ">t0<" not in failed
     done = len([*NAMES, *project.static]) - 1
-    assert f"{schemas}?run__exact={run}" in page and f">{done}/{done + 1}<" in page
+    assert f"{schemas}?run__exact={run}" in page
+    assert f">{done}/{done + 1}<" in page
     assert "t1: stock.0006_held" in page
