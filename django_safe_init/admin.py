@@ -382,7 +382,9 @@ class TenantSchemaAdmin(ReadOnlyAdmin):
     @admin.display(description=_("run"), ordering="run")
     def link(self, row: TenantSchema) -> str:
         # A run that was deleted may leave the newest row of a schema.
-        return link_to(row.run, self.admin_site) if row.run else str(row.run_id or "")
+        if row.run:
+            return link_to(row.run, self.admin_site)
+        return str(row.run_id or "")  # type: ignore[attr-defined]  # no stub of the column
 
     @admin.display(description=_("result"), ordering="state")
     def result(self, row: TenantSchema) -> str:

@@ -181,7 +181,8 @@ def test_validation(project: TenantProject) -> None:
     assert database["findings"] == []
     project.database.rows("ALTER TABLE public.customers_customer DROP COLUMN size")
     broken = project.run("safe_init_validate", code=1)
-    assert "size" in broken.stdout and "stock_box" not in broken.stdout, broken
+    assert "size" in broken.stdout, broken
+    assert "stock_box" not in broken.stdout, broken
 
 
 ADMIN = """
