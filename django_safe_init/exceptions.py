@@ -55,7 +55,16 @@ class LeaderFailed(InitializationFailed):
 
 
 class SchemasFailed(InitializationFailed):
-    """Schemas of tenants failed; the shared schema and the others are up to date."""
+    """Schemas of tenants failed; the shared schema and the others are up to date.
+
+    `traceback` is the one of the first failure. Each error was logged when it happened.
+    """
+
+    is_logged = True
+
+    def __init__(self, message: str, traceback: str | None = None) -> None:
+        super().__init__(message)
+        self.traceback = traceback
 
 
 class UnfinishedMigration(InitializationFailed):

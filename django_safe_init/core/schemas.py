@@ -200,22 +200,6 @@ class BlockedTenants(NamedTuple):
 NONE_BLOCKED = BlockedTenants()
 
 
-class SchemaRow(NamedTuple):
-    """The newest row of a tenant's schema."""
-
-    schema: str
-    state: SchemaState
-    seconds: float | None
-    error: str | None
-    #: The migration that failed, or that is not finished.
-    migration: str | None
-    run: int
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the JSON object of a status."""
-        return {**self._asdict(), "state": self.state.value}
-
-
 def digest(names: Iterable[str]) -> str:
     """Return a digest of a set of names."""
     text = "\n".join(sorted(names))

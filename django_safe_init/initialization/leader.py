@@ -222,14 +222,13 @@ class Leader:
             ).known()
 
     def _read_interrupted_steps(self) -> InterruptedSteps:
-        # Otherwise the names are those of a tenant's schema.
-        is_shared = self.tenancy is None or self.task.schemas.shared
+        is_about_tenants = self.tenancy is not None and not self.task.schemas.shared
         return InterruptedSteps(
             self.session,
             self.context.settings,
-            self.task.rerun if is_shared else (),
+            () if is_about_tenants else self.task.rerun,
             self.context.alias,
-            self.task.resume if is_shared else (),
+            () if is_about_tenants else self.task.resume,
         )
 
     def _open_run(self) -> None:
@@ -470,10 +469,11 @@ class Leader:
         run = self.context.alias, self.recorder.run_id
         reason = self.recorder.error or self._reason(cause)
         if logged is not None:
-            is_usage = isinstance(
-                logged, ConfigurationError
-            )  # bad input has no traceback
-            shown = None if is_usage else logged
+            # Bad input has no traceback, and that of a tenant's schema is logged already.
+            is_told = isinstance(logged, ConfigurationError) or getattr(
+                logged, "is_logged", False
+            )
+            shown = None if is_told else logged
             logger.error("%s: run %s failed: %s", *run, reason, exc_info=shown)
         elif isinstance(cause, Exception):
             logger.info("%s: run %s: %s", *run, reason, exc_info=cause)
@@ -506,7 +506,7 @@ class Leader:
                 self.recorder.finish_step("failed")
             with shield():
                 written = self.recorder.finish_run(
-                    expected, state, self._reason(exc), stored_traceback(exc)
+                    expected, state, self._reason(exc), _traceback_of(exc)
                 )
             if written != expected:
                 line = wrap(
@@ -558,6 +558,11 @@ class Leader:
     @property
     def _current(self) -> MigrationTracker | StepRunner | None:
         return self._steps or self._tracker
+
+
+def _traceback_of(exc: BaseException) -> str:
+    """Return the traceback to store: of a migration in a tenant's schema, if that has failed."""
+    return getattr(exc, "traceback", None) or stored_traceback(exc)
 
 
 #: The errors of this package that are the run's own, also while a migration runs.

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.processes.conftest import LEAK, LOGGED
+from tests.processes.conftest import LEAK
 from tests.support import Database
 from tests.tenants.harness import PACKAGES, TenantProject
 
+#: The log's record of a failed run, or of a failed schema of a run.
+LOGGED = re.compile(
+    r"\w+: (?:run \d+(?: failed)?: .*|TENANT_ORDER failed)\n(?: {4}.*\n)*(?:\| .*\n)+"
+)
 HERE = Path(__file__).parent
 
 

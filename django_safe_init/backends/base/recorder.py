@@ -23,6 +23,7 @@ from django_safe_init.backends.base.statements import (
     RETAINED_RUNS,
     RUNS_WITH_PROGRESS,
     STORE_FINDINGS,
+    journal_scope,
 )
 from django_safe_init.core.build import Build
 from django_safe_init.core.progress import OperationProgress, ProgressTracker
@@ -467,7 +468,11 @@ class TableRecorder(BaseRecorder):
 
     @property
     def _identity(self) -> dict[str, Any]:
-        return {"lock_key": self.lock_key, "build": self.build}
+        return {
+            "lock_key": self.lock_key,
+            "build": self.build,
+            "scope": journal_scope(self.lock_key, ""),
+        }
 
     def complete_step(self, connection: BaseDatabaseWrapper) -> None:
         with connection.cursor() as cursor:

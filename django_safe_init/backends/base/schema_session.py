@@ -11,7 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.backends.base.run_session import RunSession
 from django_safe_init.backends.base.transaction import Names
-from django_safe_init.core.schemas import FoundSchema, SchemaRow
+from django_safe_init.core.schemas import FoundSchema
 
 
 class ReceiverRows(NamedTuple):
@@ -172,8 +172,8 @@ class BaseSchemas:
         """Write a step of the run for the migration that failed in a schema."""
 
     @abstractmethod
-    def rows(self, run: int, state: str | None = None) -> list[SchemaRow]:
-        """Return the rows of a run."""
+    def note(self, result: SchemaResult) -> None:
+        """Write a failure that no worker has written into the schema's row of the run."""
 
     @abstractmethod
     def worker(self, *, forked: bool) -> BaseSchemaWorker:

@@ -58,9 +58,11 @@ from django_safe_init.core.records import (
     STEP_TABLE,
     LostRuns,
 )
+from django_safe_init.core.schemas import SCHEMA_TABLE, SchemaState
 from django_safe_init.core.states import State
 from django_safe_init.core.text import escape, one_line
 from django_safe_init.exceptions import UnsafeConnection
+from django_safe_init.tenants import get_tenancy
 
 logger = logging.getLogger("django_safe_init")
 T = TypeVar("T")
@@ -86,6 +88,13 @@ _CLOSE_RUN = f"""
 _ON_DISK = """
     SELECT set_config('synchronous_commit', 'on', true)
     WHERE current_setting('synchronous_commit') = 'off';
+"""
+
+#: A run that brought a tenant's schema up to date is no failure, however it ended.
+_RUNS_WITH_SCHEMAS = f"""
+    SELECT DISTINCT run_id FROM {SCHEMA_TABLE}
+    WHERE lock_key = %(lock_key)s AND state = '{SchemaState.DONE.value}'
+      AND run_id IS NOT NULL
 """
 
 _DELETE_RUNS = f"""
@@ -212,6 +221,14 @@ class PostgresRecorder(TableRecorder):
         with self._lock:
             self._write_with_retry(lambda: ensure_journal(self.session))
 
+    def _runs_with_progress(self) -> set[int]:
+        """Return also the runs that finished the schema of a tenant."""
+        found = super()._runs_with_progress()
+        if get_tenancy(self.session.alias) is not None and self._has(SCHEMA_TABLE):
+            rows = self.session.rows(_RUNS_WITH_SCHEMAS, {"lock_key": self.lock_key})
+            found.update(run for (run,) in rows)
+        return found
+
     def ensure_schemas(self) -> None:
         """Create the table of the tenants' schemas, or add the columns it lacks."""
         if self._has_schemas:
@@ -311,7 +328,11 @@ class PostgresRecorder(TableRecorder):
         return self.session.rows(statement, params)
 
     def _has_journal(self) -> bool:
-        table = self.session.tables.qualified(OPERATION_TABLE)
+        return self._has(OPERATION_TABLE)
+
+    def _has(self, name: str) -> bool:
+        """Return True if the table of this package exists."""
+        table = self.session.tables.qualified(name)
         [(exists,)] = self.session.rows(
             "SELECT to_regclass(%(table)s) IS NOT NULL", {"table": table}
         )

@@ -19,6 +19,7 @@ from django_safe_init.backends.base.schema_session import (
     SchemaChanged,
     SchemaResult,
 )
+from django_safe_init.backends.base.statements import journal_scope
 from django_safe_init.backends.base.transaction import Names
 from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
 from django_safe_init.backends.postgresql.errors import session_error
@@ -85,7 +86,7 @@ _DONE = f"""
     WHERE n.nspname = %(schema)s::name AND c.relname = %(table)s::name
       AND c.relkind IN ('r', 'p') AND run_id = %(run)s AND schema = %(schema)s
 """
-_ENDED = f"""
+ENDED = f"""
     UPDATE {SCHEMA_TABLE} SET state = %(state)s, error = %(error)s,
       migration = coalesce(%(migration)s, migration),
       started_at = clock_timestamp() - make_interval(secs => %(seconds)s),
@@ -109,14 +110,6 @@ _INTERRUPTED = f"""
       AND migration IS NOT NULL
     ORDER BY migration, id DESC
 """
-
-
-def journal_scope(lock_key: str, schema: str) -> str:
-    """Return the value of the journal's column `lock_key` for a tenant's schema.
-
-    The second line is the schema, so the entries of the shared schema are apart.
-    """
-    return f"{lock_key}\n{schema}"
 
 
 class _Recorder(PostgresRecorder):
@@ -382,10 +375,10 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             self.write(_DONE, params)
             return
         try:
-            self.session.rows(_ENDED, {**self._params, **params})
+            self.session.rows(ENDED, {**self._params, **params})
         except psycopg.DataError:  # the database's encoding lacks a character
             params["error"] = escape(result.error or "")
-            self.write(_ENDED, params)
+            self.write(ENDED, params)
 
 
 def _content_types(rows: ReceiverRows) -> list[tuple[str, dict[str, Any]]]:

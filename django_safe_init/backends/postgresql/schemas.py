@@ -9,6 +9,7 @@ import psycopg
 
 from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.base.schema_session import BaseSchemas, SchemaResult
+from django_safe_init.backends.base.statements import journal_scope
 from django_safe_init.backends.base.transaction import Names
 from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
@@ -21,16 +22,20 @@ from django_safe_init.backends.postgresql.schema_reader import (
     remembered,
 )
 from django_safe_init.backends.postgresql.schema_session import (
+    ENDED,
     PostgresSchemaWorker,
-    journal_scope,
 )
 from django_safe_init.backends.postgresql.session import Session
-from django_safe_init.core.records import OPERATION_TABLE, RUN_TABLE, STEP_TABLE
+from django_safe_init.core.records import (
+    OPERATION_TABLE,
+    RUN_TABLE,
+    STEP_TABLE,
+    EntryKind,
+)
 from django_safe_init.core.schemas import (
     SCHEMA_STEP,
     SCHEMA_TABLE,
     FoundSchema,
-    SchemaRow,
     SchemaState,
 )
 from django_safe_init.tenants import Tenancy
@@ -42,13 +47,6 @@ _PLAN = f"""
     INSERT INTO {SCHEMA_TABLE} (lock_key, run_id, schema, state)
     SELECT %(lock_key)s, %(run)s, name, '{SchemaState.PENDING.value}'
     FROM unnest(%(schemas)s::text[]) AS name
-"""
-_ROWS = f"""
-    SELECT schema, state, extract(epoch FROM finished_at - started_at)::float8, error,
-      migration, run_id
-    FROM {SCHEMA_TABLE}
-    WHERE run_id = %(run)s AND (%(state)s::text IS NULL OR state = %(state)s)
-    ORDER BY id
 """
 #: A step without an effect on others: only a status and the admin show it.
 _FAILED_STEP = f"""
@@ -64,7 +62,7 @@ _UNFINISHED = f"""
 """
 _JOURNALED = f"""
     SELECT DISTINCT lock_key FROM {OPERATION_TABLE}
-    WHERE starts_with(lock_key, %(scope)s)
+    WHERE starts_with(lock_key, %(scope)s) AND kind <> '{EntryKind.PROGRESS.value}'
 """
 #: The newest runs keep the rows of their schemas.
 _RUNS_WITH_ROWS = 50
@@ -147,10 +145,6 @@ class PostgresSchemas(BaseSchemas):
             {"run": self.run, "name": name, "seconds": result.seconds},
         )
 
-    def rows(self, run: int, state: str | None = None) -> list[SchemaRow]:
-        rows = self._write(_ROWS, {**self._params, "run": run, "state": state})
-        return [SchemaRow(name, SchemaState(kind), *rest) for name, kind, *rest in rows]
-
     def unfinished(self) -> set[str]:
         """Return the schemas in which a non-atomic migration was interrupted."""
         found = {name for (name,) in self._write(_UNFINISHED, self._params)}
@@ -161,6 +155,10 @@ class PostgresSchemas(BaseSchemas):
             rows = self._write(_JOURNALED, {"scope": scope})
             found.update(key[len(scope) :] for (key,) in rows)
         return found
+
+    def note(self, result: SchemaResult) -> None:
+        state = {"state": SchemaState.FAILED.value}
+        self._write(ENDED, {**self._params, **result._asdict(), **state})
 
     def prune(self) -> None:
         """Delete the rows that nothing needs any more."""

@@ -20,16 +20,15 @@ from django.db.migrations.state import ProjectState
 
 from django_safe_init.backends.base.schema_session import ReceiverRows
 from django_safe_init.backends.base.transaction import Names
-from django_safe_init.initialization.interrupted import operations
 
 #: A plan keeps the states, and the models, of its migrations.
 _MAX_PLANS = 8
 #: Text of `RunSQL` whose effect depends on the statements before it, or lasts after it.
 _SESSION_SQL = re.compile(
-    r"(?:^|;)\s*(?:--[^\n]*\n\s*)*(?:set|reset|discard|begin|start|commit|end|abort|rollback|"
+    r"(?:^|;)\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*(?:set|reset|discard|begin|start|commit|end|abort|rollback|"
     r"savepoint|release|listen|unlisten|prepare|deallocate|declare|copy|vacuum)\b"
     r"|\b(?:search_path|set_config|concurrently|pg_(?:try_)?advisory\w*)\b",
-    re.IGNORECASE,
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -267,13 +266,17 @@ def _inject_renames(
 
 def _runs_python(migration: Migration) -> bool:
     return type(migration).apply is not Migration.apply or any(
-        isinstance(each, RunPython) or not _is_of_django(each)
-        for each in operations(migration)
+        map(_is_python, migration.operations)
     )
 
 
-def _is_of_django(operation: Operation) -> bool:
-    return type(operation).__module__.startswith("django.")
+def _is_python(operation: Operation) -> bool:
+    """Return True if the operation runs code that is not Django's."""
+    if not type(operation).__module__.startswith("django."):
+        return True
+    if isinstance(operation, SeparateDatabaseAndState):
+        return any(map(_is_python, operation.database_operations))
+    return isinstance(operation, RunPython)
 
 
 class _Reads(Exception):
@@ -325,16 +328,17 @@ def _is_class_of_django(editor: type) -> bool:
 
 
 def _is_replayable(operation: Operation) -> bool:
+    """Return True unless an operation of Django has SQL that is about the session."""
     if isinstance(operation, SeparateDatabaseAndState):
         return all(map(_is_replayable, operation.database_operations))
     if isinstance(operation, RunSQL):
         return not _SESSION_SQL.search(_text_of(operation.sql))
-    return _is_of_django(operation)
+    return True
 
 
 def _text_of(sql: Any) -> str:
     if isinstance(sql, str):
         return sql
-    return "\n".join(
+    return ";\n".join(
         each if isinstance(each, str) else str(each[0]) for each in sql or ()
     )

@@ -30,6 +30,10 @@ MakeWorker = Callable[[], SchemaWorker]
 #: The longest wait for a result, so that a signal is noticed.
 _POLL_SECONDS = 0.5
 
+#: Connections of the parent's process: not to be closed here, and psycopg warns of one that is
+#: freed.
+_inherited: list[Any] = []
+
 
 class WorkerDied(NamedTuple):
     """A worker's process ended while it migrated the schema."""
@@ -193,7 +197,8 @@ def _run_child(
         signal.signal(number, signal.SIG_DFL)
     _watch_parent()
     for wrapper in connections.all(initialized_only=True):
-        wrapper.connection = None  # of the parent's process: not even to be closed here
+        _inherited.append(wrapper.connection)
+        wrapper.connection = None
     try:
         worker = make_worker()
         with ExitStack() as stack:

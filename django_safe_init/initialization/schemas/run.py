@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections import Counter, deque
@@ -19,7 +20,14 @@ from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.schemas import FoundSchema, SchemaProgress
 from django_safe_init.core.states import State
-from django_safe_init.core.text import name_some, printable
+from django_safe_init.core.text import (
+    Hint,
+    first_line,
+    name_some,
+    printable,
+    printable_hint,
+    wrap,
+)
 from django_safe_init.exceptions import ConfigurationError, SchemasFailed
 from django_safe_init.initialization.schemas.plans import Planner
 from django_safe_init.initialization.schemas.pool import Pool, WorkerDied, opened_pool
@@ -27,6 +35,8 @@ from django_safe_init.initialization.schemas.receivers import receivers_digest
 from django_safe_init.initialization.schemas.worker import SchemaWorker
 from django_safe_init.initialization.types import MigrateTask
 from django_safe_init.tenants import Tenancy, Tenant
+
+logger = logging.getLogger("django_safe_init")
 
 #: A schema is given to another worker so often after the worker that had it has died.
 _MAX_DEATHS = 2
@@ -44,12 +54,17 @@ class _Failures:
     results: list[SchemaResult] = field(default_factory=list)
     in_a_row: int = 0
     _last: str = ""
+    _known: set[str] = field(default_factory=set)
 
-    def add(self, result: SchemaResult) -> None:
+    def add(self, result: SchemaResult) -> bool:
+        """Add the failure, and return True if no other schema has failed in this way."""
         self.results.append(result)
         text = _without_schema(result)
         self.in_a_row = self.in_a_row + 1 if text == self._last else 1
         self._last = text
+        is_new = text not in self._known
+        self._known.add(text)
+        return is_new
 
     def note_success(self) -> None:
         self.in_a_row, self._last = 0, ""
@@ -62,8 +77,8 @@ class _Failures:
 
 def _without_schema(result: SchemaResult) -> str:
     """Return the error without what differs from schema to schema: its name, and numbers."""
-    text = (result.error or "").replace(result.schema, "")
-    return re.sub(r"\d+", "0", text)
+    name = rf"(?<!\w){re.escape(result.schema)}(?!\w)"
+    return re.sub(r"\d+", "0", re.sub(name, "", result.error or ""))
 
 
 class _Queue:
@@ -158,7 +173,14 @@ class SchemaRun:
         current = [each for each in stale if each.schema in complete]
         # They have the migrations. Their rows may lack what the receivers create.
         self.schemas.remember(current, None)
-        return self._ordered(self.schemas.stale(receivers))
+        return self._ordered(self._with_unfinished(self.schemas.stale(receivers)))
+
+    def _with_unfinished(self, found: list[FoundSchema]) -> list[FoundSchema]:
+        """Add the schemas in which a recorded migration lacks some of its operations."""
+        names = self.schemas.unfinished() - {each.schema for each in found}
+        if not names:
+            return found
+        return found + [each for each in self.schemas.all() if each.schema in names]
 
     def _chosen(
         self, found: Sequence[FoundSchema], names: Iterable[str]
@@ -206,25 +228,36 @@ class SchemaRun:
                 ordered = tenants.using(self.context.alias).order_by(*fields)
                 return list(ordered.values_list(self.tenancy.fields[0], flat=True))
             except FieldError as exc:
-                raise ConfigurationError(
-                    f"SAFE_INIT['TENANT_ORDER'] is {setting!r}: {exc}. Name a field of the "
-                    "tenant model, or the dotted path of a function."
-                ) from exc
+                raise self._wrong_order(str(exc)) from exc
 
     def _order_by_function(self, path: str) -> list[str]:
         try:
             function = import_string(path)
         except ImportError as exc:
-            raise ConfigurationError(
-                f"SAFE_INIT['TENANT_ORDER'] is {path!r}: {exc}. Name a field of the tenant "
-                "model, or the dotted path of a function."
-            ) from exc
+            raise self._wrong_order(str(exc)) from exc
+        if not callable(function):
+            raise self._wrong_order(f"a {type(function).__name__} is no function")
         names = sorted(each.schema for each in self.schemas.all())
         with (
             self.session.connections() as connection,
             self.tenancy.active(connection, Tenant(self.tenancy.shared_schema)),
         ):
-            return [str(name) for name in function(names)]
+            try:
+                return [str(name) for name in function(names)]
+            except Exception as exc:
+                logger.error(
+                    "%s: TENANT_ORDER failed", self.context.alias, exc_info=exc
+                )
+                raise self._wrong_order(
+                    f"with {len(names)} names it raised {type(exc).__name__}: {exc}"
+                ) from exc
+
+    def _wrong_order(self, reason: str) -> ConfigurationError:
+        return ConfigurationError(
+            f"SAFE_INIT['TENANT_ORDER'] is {self.context.settings.tenant_order!r}: {reason}. "
+            "Name a field of the tenant model, or the dotted path of a function that gets the "
+            "names of the schemas and returns them in order."
+        )
 
     # Work
 
@@ -233,8 +266,12 @@ class SchemaRun:
         unfinished = frozenset(self.schemas.unfinished())
         options = self.options
         jobs = min(options.jobs, len(tenants))
+        # The evidence of progress in the journals of schemas is deleted when the run ends well.
+        self.recorder.used_journal = True
         if jobs > 1:
             self._prepare(planner, tenants)
+            # Created here, because the workers would create it at the same time.
+            self.session.ensure_journal()
 
         def make_worker(forked: bool) -> SchemaWorker:
             return SchemaWorker(
@@ -306,16 +343,18 @@ class SchemaRun:
             f"{_MAX_DEATHS + 1} processes died while they migrated the schema, the last with "
             f"the exit code {death.exit_code}"
         )
-        return SchemaResult(death.tenant.schema, error=text)
+        result = SchemaResult(death.tenant.schema, error=text)
+        self.schemas.note(result)
+        return result
 
     def _note_unavailable(self, tenant: Tenant) -> None:
-        self._note(
-            SchemaResult(
-                tenant.schema,
-                error="Another session has kept the key of the schema, which it is creating or "
-                "migrating.",
-            )
+        result = SchemaResult(
+            tenant.schema,
+            error="Another session has kept the key of the schema, which it is creating or "
+            "migrating.",
         )
+        self.schemas.note(result)
+        self._note(result)
 
     def _note(self, result: SchemaResult) -> None:
         if result.is_missing:
@@ -325,12 +364,23 @@ class SchemaRun:
             self._done += 1
             self._failures.note_success()
         else:
-            self._failures.add(result)
-            if result.migration is not None:
-                self.schemas.record_failure(result)
-            self.report(printable(f"{result.schema} failed: {result.error}"))
-            self._stop_after_failure()
+            self._note_failure(result)
         self._publish()
+
+    def _note_failure(self, result: SchemaResult) -> None:
+        is_new = self._failures.add(result)
+        if result.migration is not None:
+            self.schemas.record_failure(result)
+        line = wrap(f"{result.schema} failed: ", result.error or "")
+        self.report(printable_hint(line))
+        logger.error(
+            "%s: run %s: %s",
+            self.context.alias,
+            self.recorder.run_id,
+            line,
+            extra={"traceback_text": result.traceback if is_new else None},
+        )
+        self._stop_after_failure()
 
     def _stop_after_failure(self) -> None:
         if self.options.stop_at_first:
@@ -370,8 +420,9 @@ class SchemaRun:
         failed = self._failures.results
         if not failed:
             return
+        shown = failed[:_NAMED_FAILURES]
         named = "; ".join(
-            f"{each.schema}: {each.error}" for each in failed[:_NAMED_FAILURES]
+            f"{each.schema}: {first_line(each.error or '')}" for each in shown
         )
         more = len(failed) - _NAMED_FAILURES
         text = f"{len(failed)} of {self._total} tenants' schemas failed: {named}"
@@ -381,6 +432,13 @@ class SchemaRun:
             text += f". The run was stopped ({self._stopped})"
             if self._untried:
                 text += f", and {self._untried} schemas were not tried"
+        text = printable(f"{text.rstrip('.')}. The next start migrates what is left.")
+        commands = [
+            command
+            for each in shown
+            if isinstance(each.error, Hint)
+            for command in each.error.commands
+        ]
         raise SchemasFailed(
-            printable(f"{text.rstrip('.')}. The next start migrates what is left.")
+            Hint(text, *commands) if commands else text, failed[0].traceback
         )

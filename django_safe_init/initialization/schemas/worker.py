@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +26,7 @@ from django_safe_init.backends.base.schema_session import (
 )
 from django_safe_init.backends.base.transaction import Names
 from django_safe_init.core.cancellation import sleep
-from django_safe_init.core.text import message_of, one_line, stored_traceback
+from django_safe_init.core.text import message_of, one_line, stored_traceback, wrap
 from django_safe_init.exceptions import LockLost, SafeInitError
 from django_safe_init.initialization.interrupted import InterruptedSteps
 from django_safe_init.initialization.run_context import run_context
@@ -170,10 +171,10 @@ class SchemaWorker:
         name = failure.migration if failure else None
         text = message_of(cause)
         if not isinstance(cause, SafeInitError):
-            text = f"{type(cause).__name__}: {text}"
+            text = wrap(f"{type(cause).__name__}: ", text)
         return SchemaResult(
             tenant.schema,
-            error=text if name is None or name in text else f"{name}: {text}",
+            error=text if name is None or name in text else wrap(f"{name}: ", text),
             migration=name,
             seconds=time.monotonic() - started,
             traceback=stored_traceback(cause),
@@ -200,14 +201,16 @@ class SchemaWorker:
         return applied
 
     def _apply_plan(self, session: BaseSchemaSession, tenant: Tenant) -> int:
-        if session.schema in self._unfinished:
-            self._finish_half_done(session)
         recorded = self._recorded(session)
+        interrupted = self.interrupted(session)
+        if interrupted.steps:
+            with self.tracked(session, interrupted, recorded) as tracker:
+                tracker.half_done.prepare(session.connection, tracker, None)
+            recorded = self._recorded(session)
         plan = self.planner.plan(tenant.kind, recorded)
         self.planner.compile(plan, session.connection)
         self.receivers.before(plan)
-        applying = _Applying(self, session, plan, recorded)
-        applying.run()
+        _Applying(self, session, plan, interrupted, recorded).run()
         if plan.squashed:
             session.replay("the squashed migrations", [], plan.squashed)
         session.create_rows(self.receivers.rows(plan))
@@ -224,11 +227,6 @@ class SchemaWorker:
             session.create_table(editor.collected_sql)
         return recorded or set()
 
-    def _finish_half_done(self, session: BaseSchemaSession) -> None:
-        """Delete journals without use, and finish what was being reversed."""
-        with self.tracked(session, self._recorded(session)) as tracker:
-            tracker.half_done.prepare(session.connection, tracker, self.task.target)
-
     def interrupted(self, session: BaseSchemaSession) -> InterruptedSteps:
         """Return what earlier runs have left unfinished in the schema."""
         task = self.task
@@ -239,17 +237,19 @@ class SchemaWorker:
             task.rerun,
             self.context.alias,
             task.resume,
-            where=f" --schema {session.schema}",
+            where=f" --schema {shlex.quote(session.schema)}",
             is_known_clean=not may_exist,
         )
 
     @contextmanager
     def tracked(
-        self, session: BaseSchemaSession, recorded: Names
+        self,
+        session: BaseSchemaSession,
+        interrupted: InterruptedSteps,
+        recorded: Names,
     ) -> Iterator[MigrationTracker]:
         """Track the migrations of the block, which run for real."""
         connection = session.connection
-        interrupted = self.interrupted(session)
         if not self.task.fake:
             interrupted.complete_reversals(connection)
         tracker = MigrationTracker(
@@ -265,7 +265,8 @@ class SchemaWorker:
 
     def _run_command(self, session: BaseSchemaSession, migrate: Migrate) -> int:
         connection, target = session.connection, self.task.target
-        with self.tracked(session, self._recorded(session)) as tracker:
+        interrupted = self.interrupted(session)
+        with self.tracked(session, interrupted, self._recorded(session)) as tracker:
             if self.task.fake:
                 tracker.half_done.accept_fake(connection, target)
             else:
@@ -282,8 +283,10 @@ class _Applying:
         worker: SchemaWorker,
         session: BaseSchemaSession,
         plan: Plan,
+        interrupted: InterruptedSteps,
         recorded: Names,
     ) -> None:
+        self.interrupted = interrupted
         self.worker = worker
         self.session = session
         self.plan = plan
@@ -292,7 +295,8 @@ class _Applying:
     def run(self) -> None:
         """Apply all migrations, in order."""
         for planned in self.plan.migrations:
-            if planned.statements is None:
+            is_unfinished = planned.name in self.interrupted.steps
+            if planned.statements is None or is_unfinished:
                 self._run(planned)
             else:
                 self._replay(planned, planned.statements)
@@ -312,7 +316,7 @@ class _Applying:
 
     def _run(self, planned: PlannedMigration) -> None:
         session = self.session
-        with self.worker.tracked(session, self.recorded) as tracker:
+        with self.worker.tracked(session, self.interrupted, self.recorded) as tracker:
 
             def report(action: str, migration: Any = None, fake: bool = False) -> None:
                 if action == "apply_start":

@@ -160,12 +160,13 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
             options.get("migration_name"),
             run_syncdb=bool(options.get("run_syncdb")),
         )
-        if not self._was_connected:
-            # The checks opened it, and another replica may need the connection slot.
-            connections[alias].close()
         schemas = SchemaOptions()
         if tenancy is not None:
             schemas = self._schemas(tenancy, options)
+        if not self._was_connected:
+            # The checks, or the query for tenants, opened it, and another replica may need the
+            # connection slot.
+            connections[alias].close()
         task = MigrateTask(
             migrate=lambda: self._migrate(*args, **options),
             command="migrate",

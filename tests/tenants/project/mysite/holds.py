@@ -13,6 +13,8 @@ def hold(schema_editor, point):
     directory = Path(os.environ["TEST_DIR"])
     with (directory / "notes").open("a") as notes:
         notes.write(f"{os.getpid()} {point} {schema}\n")
+    if point != os.environ.get("HOLD_POINT", point):
+        return
     while schema in os.environ.get("HOLD_SCHEMA", "").split(","):
         if (directory / "allowed").exists():
             return
