@@ -134,6 +134,10 @@ def test_step_of_a_failure(project: TenantProject) -> None:
 
 def test_plan_and_check(project: TenantProject) -> None:
     """`--plan` and `--check` show the shared schema, and count the schemas that are behind."""
+    empty = project.run("migrate", "--plan").stdout
+    assert "customers.0001_initial" in empty
+    assert "tenants' schemas" not in empty
+    project.run("migrate", "--check", code=1)
     project.run("safe_migrate")
     project.run("migrate", "--check")
     project.add_tenants(*NAMES)
