@@ -524,7 +524,7 @@ class Leader:
         # A target that was mistyped, or cannot be reached, says nothing about the build. A
         # migration that is half done, or half undone, does.
         half_done = self._tracker is not None and self._tracker.is_half_done
-        whole = self.task.full_target or half_done or isinstance(exc, ValidationFailed)
+        whole = self._is_whole or half_done or isinstance(exc, ValidationFailed)
         return "failed" if whole else "partial"
 
     def _is_lost(self, exc: BaseException) -> bool:

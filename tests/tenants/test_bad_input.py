@@ -57,6 +57,7 @@ def test_row_without_schema(project: TenantProject, jobs: str) -> None:
     project.assert_complete(["ghost"], "stock.0006_size")
 
 
+@pytest.mark.parametrize("package", ["django_tenants"])
 def test_row_of_the_shared_schema(project: TenantProject) -> None:
     """A tenant whose schema is the shared one is migrated once, as the shared one."""
     prepare(project)
@@ -160,24 +161,6 @@ def test_names_that_need_quotes(project: TenantProject, jobs: str) -> None:
     project.assert_complete(["Made % here"], "stock.0007_python", "stock.0006_size")
     project.run("safe_migrate", "--jobs", jobs)
     assert is_ready(project)
-
-
-@pytest.mark.parametrize("package", ["django_pgschemas"])
-def test_names_that_are_folded(project: TenantProject, jobs: str) -> None:
-    """A name with capitals is a schema in small letters, as django-pgschemas makes it."""
-    prepare(project)
-    project.python(CREATE.format("Mixed"))
-    project.assert_complete(["mixed"])
-    assert is_ready(project)
-    project.add_migration("0006_size", FIELD)
-    assert not is_ready(project)
-    project.run("safe_migrate", "--jobs", jobs)
-    project.assert_complete([*NAMES, "mixed", *project.static], "stock.0006_size")
-    project.add_migration(
-        "0007_sql", "migrations.RunSQL('SELECT 1')", after="0006_size"
-    )
-    project.run("migrate", "--schema", "Mixed")
-    assert "stock.0007_sql" in project.records("mixed")
 
 
 PATHS = {
