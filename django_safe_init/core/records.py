@@ -17,7 +17,12 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from django_safe_init.core.progress import OperationProgress
-from django_safe_init.core.schemas import SchemaProgress, SchemaSummary
+from django_safe_init.core.schemas import (
+    NONE_FAILED,
+    FailedSchemas,
+    SchemaProgress,
+    SchemaSummary,
+)
 from django_safe_init.core.states import State
 from django_safe_init.core.text import (
     MAX_ERROR_LENGTH,
@@ -284,9 +289,12 @@ class Snapshot(NamedTuple):
     unknown: tuple[str, ...] = ()
     #: The release of the newest run, of any build and with any outcome, that ended.
     release: str | None = None
-    #: The schemas of tenants; None without tenants, or while a run of this build is open.
+    #: The schemas of tenants. None without tenants, while the shared schema is not done, and
+    #: while a run of this build is open, unless the shared schema suffices.
     schemas: SchemaSummary | None = None
-    #: True if readiness is about the shared schema, and not about those of tenants.
+    #: The schemas in which the open run of this build has failed.
+    failed: FailedSchemas = NONE_FAILED
+    #: True if readiness is about the shared schema, and not about tenants' schemas.
     shared_suffices: bool = False
 
     @property
@@ -303,6 +311,19 @@ class Snapshot(NamedTuple):
     def behind(self) -> tuple[str, ...]:
         """The schemas of tenants that lack a migration of this build."""
         return self.schemas.behind if self.schemas else ()
+
+    @property
+    def schema_progress(self) -> SchemaProgress | None:
+        """The numbers of the tenants' schemas; None without tenants, or if nothing is known."""
+        if self.schemas is not None:
+            return self.schemas.progress
+        own = self.own
+        return own.schemas if own is not None and own.open else None
+
+    @property
+    def failed_schemas(self) -> FailedSchemas:
+        """The tenants' schemas that a run of this build has tried in vain."""
+        return self.schemas.failed if self.schemas else self.failed
 
     @property
     def shared_done(self) -> bool:
@@ -332,12 +353,23 @@ class Snapshot(NamedTuple):
         """Return True if this build's newest run ended ready, in this release.
 
         No run of another release has ended since, however it ended: its receivers of
-        `post_migrate` may have replaced the objects that this release had installed.
+        `post_migrate` may have replaced the objects that this release had installed. If the
+        shared schema suffices, a run that has done it counts before its end.
         """
         own = self.own
-        if own is None or own.outcome != "ready":
+        if own is None or not self.own_suffices:
             return False
-        return own.release == self.release == release
+        newest = own.release if own.open else self.release
+        return own.release == newest == release
+
+    @property
+    def own_suffices(self) -> bool:
+        """True if this build's newest run ended ready, or has done all that readiness needs."""
+        own = self.own
+        if own is None:
+            return False
+        suffices = self.shared_suffices and own.schemas is not None
+        return own.outcome == "ready" or suffices
 
     @property
     def led(self) -> bool:

@@ -127,8 +127,12 @@ class Follower:
             )
         return reader.read()
 
-    def decide(self, snapshot: Snapshot) -> Decision | None:
+    def decide(
+        self, snapshot: Snapshot, *, holds_lock: bool = False
+    ) -> Decision | None:
         """Return the next action for the snapshot; None to wait on. Raises `LeaderFailed`.
+
+        `holds_lock` is True if this process itself holds the leader lock.
 
         `_poll` takes over in two more cases: the status tables are locked and no process
         leads, or a stalled leader was ended.
@@ -142,7 +146,8 @@ class Follower:
         ready = self.satisfied(snapshot)
         if ready and (self._ended_ready(own) or self._ended_ready(latest)):
             return Decision.DONE
-        if ready and snapshot.shared_suffices and snapshot.leader_pid is not None:
+        is_led = snapshot.leader_pid is not None and not holds_lock
+        if ready and snapshot.shared_suffices and is_led:
             return Decision.DONE  # the leader goes on in the schemas of tenants
         return Decision.CAMPAIGN if snapshot.leader_pid is None else None
 

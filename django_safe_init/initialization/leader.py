@@ -11,6 +11,7 @@ from typing import NamedTuple
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from django_safe_init.backends import open_schemas
 from django_safe_init.backends.base.backend import LockingBackend
 from django_safe_init.backends.base.lock import Lock, LockWaitTimeout
 from django_safe_init.backends.base.observer import BaseObserver
@@ -127,6 +128,7 @@ class Leader:
                 interrupted = self._read_interrupted_steps()
                 self._open_run()
                 with self._closed_run(), session.heartbeat():
+                    self._expect_schemas()
                     self._take_baseline()
                     self._delete_old_runs(interrupted)
                     with session.connections() as connection:
@@ -212,6 +214,13 @@ class Leader:
             send_pre_migrate(self.session, self.context.alias)
             self.recorder.ensure_tables()
 
+    def _expect_schemas(self) -> None:
+        """Let the progress of the run count the schemas of tenants from the beginning."""
+        if self.tenancy is not None and self._is_whole:
+            self.recorder.expected_schemas = open_schemas(
+                self.session, self.context.alias, self.tenancy
+            ).known()
+
     def _read_interrupted_steps(self) -> InterruptedSteps:
         is_about_tenants = self.tenancy is not None and not self.task.schemas.shared
         return InterruptedSteps(
@@ -241,6 +250,9 @@ class Leader:
                 reason,
             )
             raise LeaderFailed(reason, run=self.recorder.run_id)
+        if self.tenancy is not None and self.task.schemas.only != ():
+            # From the beginning, because the percentage of a run never decreases.
+            self.recorder.expected_schemas = self.session.reader.count_tenants()
 
     def _take_baseline(self) -> None:
         """Note the findings that were there before, and store them for the next leader."""

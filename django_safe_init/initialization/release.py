@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any
 from weakref import ReferenceType
 
-from django.db.models.signals import ModelSignal, post_migrate, pre_migrate
+from django.db.models.signals import post_migrate, pre_migrate
+from django.dispatch import Signal
 
 from django_safe_init.conf import Settings
 from django_safe_init.core.records import Snapshot
@@ -29,7 +30,7 @@ def project_receivers() -> list[str]:
     return sorted({*receivers_of(pre_migrate), *receivers_of(post_migrate)})
 
 
-def receivers_of(signal: ModelSignal) -> set[str]:
+def receivers_of(signal: Signal) -> set[str]:
     """Return the dotted paths of the signal's connected receivers that are not Django's own."""
     return {
         f"{receiver.__module__}.{_name(receiver)}"
@@ -38,7 +39,7 @@ def receivers_of(signal: ModelSignal) -> set[str]:
     }
 
 
-def _live_receivers(signal: ModelSignal) -> Iterator[Any]:
+def _live_receivers(signal: Signal) -> Iterator[Any]:
     # Django has no public way to list receivers. The second item is one, in all versions.
     for _, receiver, *_ in list(signal.receivers):
         if isinstance(receiver, ReferenceType):
@@ -88,11 +89,10 @@ class ReceiverPolicy:
         return not self.always
 
     def accepts(self, snapshot: Snapshot) -> bool:
-        """Return True if a run that ended ready during this start has run the receivers.
+        """Return True if a run that made this build ready has run the receivers in this start.
 
         The run of another build or release has run other receivers.
         """
         if not self.always:
             return self.allows_skip(snapshot)
-        own = snapshot.own
-        return own is not None and own.outcome == "ready" and not snapshot.superseded
+        return snapshot.own_suffices and not snapshot.superseded

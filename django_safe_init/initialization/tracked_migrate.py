@@ -56,8 +56,8 @@ def migrate_schema(
 ) -> None:
     """Run a `migrate` in the schema that is active.
 
-    `base` is the command that a package with a schema for each tenant runs in each of them. The
-    options are those of the package's own `migrate`; Django's are passed on.
+    `base` is the command that a package with a schema for each tenant runs in each schema.
+    `options` are the options of the package's own `migrate`. Django's options are passed on.
     """
     if issubclass(base, TrackedMigrate):  # the project named this package's command
         base = DjangoMigrate

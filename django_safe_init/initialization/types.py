@@ -35,7 +35,7 @@ class SchemaOptions:
 
     #: True if the run migrates the shared schema first.
     shared: bool = True
-    #: The schemas of tenants; None for those of all tenants.
+    #: The schemas to migrate; None for the schemas of all tenants.
     only: tuple[str, ...] | None = None
     #: The number of processes that migrate schemas.
     jobs: int = 1
@@ -43,7 +43,7 @@ class SchemaOptions:
     canary: int = 0
     #: True to begin no other schema after the first failure.
     stop_at_first: bool = False
-    #: True to look into all schemas, whatever the rows of earlier runs say.
+    #: True to read the records of all schemas, whatever the rows of earlier runs say.
     force: bool = False
     #: Runs Django's `migrate` in the active schema, with a target or with options of its own;
     #: None for all migrations.

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from importlib import import_module
 
 from django.apps import apps
+from django.db import connections
 
 from django_safe_init.tenants.tenancy import Tenancy, Tenant
 
@@ -21,10 +22,16 @@ PACKAGES = {
     "django_tenants": "django_safe_init.tenants.django_tenants",
     "django_pgschemas": "django_safe_init.tenants.django_pgschemas",
 }
+#: With these, a project runs its tests without its tenants.
+_ENGINES_WITHOUT_SCHEMAS = {
+    f"django.db.backends.{name}" for name in ("dummy", "mysql", "oracle", "sqlite3")
+}
 
 
 def get_tenancy(alias: str) -> Tenancy | None:
     """Return the tenancy of the database; None for a database without tenants' schemas."""
+    if connections.settings.get(alias, {}).get("ENGINE") in _ENGINES_WITHOUT_SCHEMAS:
+        return None
     for app, module in PACKAGES.items():
         if apps.is_installed(app):
             make: Callable[[str], Tenancy | None] = import_module(module).get_tenancy

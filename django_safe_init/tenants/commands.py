@@ -28,4 +28,5 @@ def replace_commands() -> None:
     """
     for app, module in _MODULES.items():
         if apps.is_installed(app):
-            import_module(module).Command = _migrate
+            commands: Any = import_module(module)
+            commands.Command = _migrate

@@ -22,6 +22,7 @@ from django_safe_init.tenants.tenancy import Selection, Tenancy, Tenant
 #: The entries of `TENANTS` that are no tenant's schema.
 _NO_TENANTS = ("public", "default")
 _SHARED = "public"
+_MIDDLEWARE = "django_pgschemas.routing.middleware."
 _OPTIONS = (
     "schemas",
     "excluded_schemas",
@@ -39,11 +40,18 @@ def get_tenancy(alias: str) -> Tenancy | None:
     return DjangoPgschemas(alias) if alias == get_tenant_database_alias() else None
 
 
+def _settings() -> Mapping[str, Any]:
+    values: Any = settings
+    tenants: Mapping[str, Any] = values.TENANTS
+    return tenants
+
+
 class DjangoPgschemas(Tenancy):
     """The schemas of django-pgschemas: static tenants of the settings, and rows of a model."""
 
     package = "django-pgschemas"
     command = "migrateschema"
+    creates_schemas = True
 
     def __init__(self, alias: str) -> None:
         super().__init__(alias, _SHARED)
@@ -57,7 +65,7 @@ class DjangoPgschemas(Tenancy):
     def static_tenants(self) -> tuple[Tenant, ...]:
         from django_pgschemas.utils import get_clone_reference
 
-        names = [name for name in settings.TENANTS if name not in _NO_TENANTS]
+        names = [name for name in _settings() if name not in _NO_TENANTS]
         tenants = [Tenant(name, name) for name in names]
         if reference := get_clone_reference():
             tenants.append(Tenant(reference))  # it has the apps of dynamic tenants
@@ -68,7 +76,10 @@ class DjangoPgschemas(Tenancy):
         from django_pgschemas.utils import get_tenant_model
 
         model: Any = get_tenant_model()
-        return None if model is None else model.objects.all()
+        if model is None:
+            return None
+        found: QuerySet[Any] = model.objects.all()
+        return found
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -93,11 +104,10 @@ class DjangoPgschemas(Tenancy):
         ):
             return Selection()
 
-        class Options(WrappedSchemaOption):
-            allow_interactive = False
-
+        finder = WrappedSchemaOption()
+        finder.allow_interactive = False
         # It also makes the schemas that are missing; without this, only names are found.
-        found = Options().get_schemas_from_options(**given, skip_schema_creation=True)
+        found = finder.get_schemas_from_options(**given, skip_schema_creation=True)
         names = tuple(name for name in found if name != _SHARED)
         return Selection(_SHARED in found, names)
 
@@ -117,23 +127,40 @@ class DjangoPgschemas(Tenancy):
         tenant = getattr(request, "tenant", None)
         return None if tenant is None else str(tenant.schema_name)
 
+    def _host_of(self, request: HttpRequest) -> str:
+        from django_pgschemas.utils import remove_www
+
+        return str(remove_www(request.get_host().split(":")[0]))
+
     @property
     def hosts(self) -> QuerySet[Any] | None:
         from django_pgschemas.utils import get_domain_model
 
         model: Any = get_domain_model()
-        name = "django_pgschemas.routing.middleware.DomainRoutingMiddleware"
-        if model is None or name not in settings.MIDDLEWARE:
+        if model is None or not _finds_by_host():
             return None
-        return model.objects.filter(folder="").values_list(
-            "domain", "tenant__schema_name"
-        )
+        # A host with folders has several tenants.
+        divided = model.objects.exclude(folder="").values("domain")
+        domains: QuerySet[Any] = model.objects.exclude(domain__in=divided)
+        return domains.values_list("domain", "tenant__schema_name")
 
     @property
     def static_hosts(self) -> Mapping[str, str]:
+        if not _finds_by_host():
+            return {}
         return {
             host: name
-            for name, values in settings.TENANTS.items()
+            for name, values in _settings().items()
             if name not in _NO_TENANTS
             for host in values.get("DOMAINS", ())
         }
+
+
+def _finds_by_host() -> bool:
+    """Return True if the host tells the tenant, and nothing that comes after it."""
+    names = {
+        name.removeprefix(_MIDDLEWARE)
+        for name in settings.MIDDLEWARE
+        if name.startswith(_MIDDLEWARE)
+    }
+    return names == {"DomainRoutingMiddleware"}

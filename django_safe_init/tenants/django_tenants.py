@@ -50,7 +50,8 @@ class DjangoTenants(Tenancy):
         from django_tenants.utils import get_tenant_model
 
         model = get_tenant_model()
-        return model.objects.exclude(schema_name=self.shared_schema)
+        found: QuerySet[Any] = model.objects.exclude(schema_name=self.shared_schema)
+        return found
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -133,6 +134,11 @@ class DjangoTenants(Tenancy):
         tenant = getattr(request, "tenant", None)
         return None if tenant is None else str(tenant.schema_name)
 
+    def _host_of(self, request: HttpRequest) -> str:
+        from django_tenants.middleware import TenantMainMiddleware
+
+        return str(TenantMainMiddleware.hostname_from_request(request))
+
     @property
     def hosts(self) -> QuerySet[Any] | None:
         from django_tenants.middleware import TenantMainMiddleware
@@ -142,5 +148,5 @@ class DjangoTenants(Tenancy):
         names.append("django_tenants.middleware.TenantMainMiddleware")
         if not set(names) & set(settings.MIDDLEWARE):
             return None  # a subclass or another middleware may have a rule of its own
-        domains = get_tenant_domain_model().objects
+        domains: QuerySet[Any] = get_tenant_domain_model().objects.all()
         return domains.values_list("domain", "tenant__schema_name")

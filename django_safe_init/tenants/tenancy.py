@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
+from django.core.exceptions import DisallowedHost
 from django.core.management import BaseCommand
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import QuerySet
@@ -26,7 +27,7 @@ class Selection(NamedTuple):
 
     #: True if the shared schema is among them.
     shared: bool = True
-    #: The tenants' schemas; None for those of all tenants.
+    #: The tenants' schemas; None for all tenants.
     schemas: tuple[str, ...] | None = None
 
     @property
@@ -42,6 +43,8 @@ class Tenancy(ABC):
     package: str
     #: The package's own command that migrates schemas.
     command: str
+    #: True if that command creates the schemas that are missing.
+    creates_schemas = False
 
     def __init__(self, alias: str, shared_schema: str) -> None:
         self.alias = alias
@@ -106,21 +109,32 @@ class Tenancy(ABC):
     def base_migrate(self) -> type[BaseCommand]:
         """Return the `migrate` that the package runs in each schema."""
 
-    def before_migrate(self, schema: str) -> None:
+    def before_migrate(self, schema: str) -> None:  # noqa: B027  (not every package has one)
         """Send the package's signal before the migrations of a schema."""
 
-    def after_migrate(self, schema: str) -> None:
+    def after_migrate(self, schema: str) -> None:  # noqa: B027
         """Send the package's signal after the migrations of a schema."""
 
     @abstractmethod
     def schema_of(self, request: HttpRequest) -> str | None:
         """Return the schema that the package's middleware has found for the request, or None."""
 
+    def host_of(self, request: HttpRequest) -> str | None:
+        """Return the host name of the request as `hosts` has it; None if Django refuses it."""
+        try:
+            return self._host_of(request)
+        except DisallowedHost:
+            return None
+
+    @abstractmethod
+    def _host_of(self, request: HttpRequest) -> str:
+        """Return the host name by the package's own rule. Raises Django's `DisallowedHost`."""
+
     @property
     def hosts(self) -> QuerySet[Any] | None:
         """Return the query for host names and their schemas, if only the host tells the tenant.
 
-        None if the project finds tenants in another way.
+        None if the project finds tenants in another way. Names in `static_hosts` come first.
         """
         return None
 

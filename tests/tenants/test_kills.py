@@ -271,7 +271,7 @@ def test_child_killed_in_sql(project: TenantProject) -> None:
     add_migrations(project)
     replica = project.start("safe_migrate", "--jobs", "2")
     asleep = "wait_event = 'PgSleep'"
-    [row] = project.wait_until(
+    project.wait_until(
         lambda: project.database.backends(asleep), "a statement that sleeps"
     )
     children = {pid for pid, _ in project.wait_for_note("after", 12)}

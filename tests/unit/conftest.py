@@ -25,6 +25,8 @@ class SilentPoller:
 
     def stop(self) -> None: ...
 
+    def cancel(self) -> None: ...
+
 
 @pytest.fixture
 def set_statuses(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.operations.base import Operation
@@ -22,10 +21,6 @@ from django_safe_init.conf import LockTimeoutPolicy
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.heartbeat import Heartbeat
 from django_safe_init.core.records import Blocker
-from django_safe_init.tenants import Tenancy
-
-if TYPE_CHECKING:
-    from django_safe_init.backends.base.schema_session import BaseSchemas
 
 
 @dataclass(frozen=True)
@@ -92,10 +87,6 @@ class RunSession(ABC):
     @abstractmethod
     def transaction(self, connection: BaseDatabaseWrapper) -> MigrationTransaction:
         """Return the transactions that apply and record migrations on `connection`."""
-
-    def schemas(self, tenancy: Tenancy) -> BaseSchemas:
-        """Return the tenants' schemas. Only an engine with schemas is asked for them."""
-        raise NotImplementedError
 
     def heartbeat(self) -> AbstractContextManager[None]:
         """Return a context manager that records every few seconds that the leader is alive."""

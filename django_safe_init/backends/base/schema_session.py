@@ -11,7 +11,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.backends.base.run_session import RunSession
 from django_safe_init.backends.base.transaction import Names
-from django_safe_init.core.schemas import FoundSchema, SchemaRow
+from django_safe_init.core.schemas import FoundSchema
 
 
 class ReceiverRows(NamedTuple):
@@ -41,6 +41,10 @@ class SchemaResult(NamedTuple):
     #: True if the schema does not exist any more.
     is_missing: bool = False
     traceback: str | None = None
+
+
+class SchemaChanged(Exception):
+    """Another program, which does not take the key of the schema, has recorded a migration."""
 
 
 class BaseSchemaSession(RunSession):
@@ -86,9 +90,13 @@ class BaseSchemaSession(RunSession):
     ) -> None:
         """Execute the statements of a migration and record the names, in one transaction.
 
-        Raises `LockLost` if this process does not lead, or a name is recorded already, and
-        Django's database errors.
+        Raises `LockLost` if this process does not lead, `SchemaChanged` if a name is recorded
+        already, and Django's database errors.
         """
+
+    @abstractmethod
+    def create_table(self, statements: Sequence[str]) -> None:
+        """Create the schema's table of migrations."""
 
     @abstractmethod
     def create_rows(self, rows: ReceiverRows) -> None:
@@ -128,6 +136,10 @@ class BaseSchemas:
         """
 
     @abstractmethod
+    def known(self) -> int:
+        """Return the number of schemas that earlier runs have finished."""
+
+    @abstractmethod
     def all(self) -> list[FoundSchema]:
         """Return all schemas of tenants."""
 
@@ -156,12 +168,12 @@ class BaseSchemas:
         """Write a row for each schema of the run, as pending."""
 
     @abstractmethod
-    def note(self, result: SchemaResult) -> None:
-        """Write a failure that no worker has written into the schema's row of the run."""
+    def record_failure(self, result: SchemaResult) -> None:
+        """Write a step of the run for the migration that failed in a schema."""
 
     @abstractmethod
-    def rows(self, run: int, state: str | None = None) -> list[SchemaRow]:
-        """Return the rows of a run."""
+    def note(self, result: SchemaResult) -> None:
+        """Write a failure that no worker has written into the schema's row of the run."""
 
     @abstractmethod
     def worker(self, *, forked: bool) -> BaseSchemaWorker:

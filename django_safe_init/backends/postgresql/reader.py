@@ -31,7 +31,15 @@ from django_safe_init.core.records import (
     same_apps,
     step_row,
 )
-from django_safe_init.core.schemas import SCHEMA_TABLE
+from django_safe_init.core.schemas import (
+    NONE_BLOCKED,
+    NONE_FAILED,
+    SCHEMA_TABLE,
+    BlockedTenants,
+    FailedSchemas,
+    SchemaSummary,
+    TenantStatus,
+)
 from django_safe_init.core.step import DONE, completed_step, missing_steps
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import UnsafeConnection
@@ -224,14 +232,60 @@ class PostgresReader(TableReader):
         snapshot = self._read_shared()
         if self._schemas is None:
             return snapshot
+        self._schemas.session = self.session
         shared_suffices = get_settings().tenant_readiness == "shared"
         snapshot = snapshot._replace(shared_suffices=shared_suffices)
-        is_open = snapshot.own is not None and snapshot.own.open
-        if snapshot.missing or is_open:  # not ready, whatever the tenants' schemas have
-            return snapshot
+        own = snapshot.own
+        if snapshot.missing or (own and own.open and not snapshot.ready):
+            # Not ready, whatever the tenants' schemas have.
+            return snapshot._replace(failed=self._failed_in(own))
+        summary = self._schemas.summary(has_rows=self._has_schema_rows())
+        return snapshot._replace(schemas=summary)
+
+    def _failed_in(self, run: RunRow | None) -> FailedSchemas:
+        """Return the schemas of tenants that have failed in the run, if it is open."""
+        progress = run.schemas if run is not None and run.open else None
+        if run is None or progress is None or not progress.failed:
+            return NONE_FAILED
+        assert self._schemas is not None  # the run has tenants
+        return self._schemas.failed(run=run.id)
+
+    def _has_schema_rows(self) -> bool:
+        return self._access(SCHEMA_TABLE) == (True, True)
+
+    def schemas(self) -> SchemaSummary | None:
+        return self._about_tenants(
+            lambda schemas: schemas.summary(has_rows=self._has_schema_rows()), None
+        )
+
+    def count_tenants(self) -> int:
+        return self._about_tenants(
+            lambda schemas: sum(each.is_due for each in schemas.all()), 0
+        )
+
+    def tenants(self) -> list[TenantStatus]:
+        return self._about_tenants(
+            lambda schemas: schemas.statuses(has_rows=self._has_schema_rows()), []
+        )
+
+    def lacking(self, schema: str) -> tuple[str, ...]:
+        return self._about_tenants(lambda schemas: schemas.pending(schema), ())
+
+    def blocked(self, behind: Sequence[str]) -> BlockedTenants:
+        return self._about_tenants(
+            lambda schemas: schemas.blocked(behind), NONE_BLOCKED
+        )
+
+    def _about_tenants(self, read: Callable[[SchemaReader], T], default: T) -> T:
+        """Return what `read` returns; the default without tenants, or without their table."""
+        if self._schemas is None:
+            return default
+        self.session.locate_missing_tables()
         self._schemas.session = self.session
-        has_rows = self._access(SCHEMA_TABLE) == (True, True)
-        return snapshot._replace(schemas=self._schemas.summary(has_rows=has_rows))
+        try:
+            return read(self._schemas)
+        except TablesUnreadable:  # the first run creates it
+            return default
 
     def _read_shared(self) -> Snapshot:
         recorded = self._readable(MIGRATION_TABLE)

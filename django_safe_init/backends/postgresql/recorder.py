@@ -205,6 +205,8 @@ class PostgresRecorder(TableRecorder):
         self._verify = verify or AdvisoryLock(session, lock_key).verify
         self._snapshot_params = snapshot_params(lock_key)
         self._snapshot: LockSnapshot | None = None
+        #: True once the table of the tenants' schemas is known to exist.
+        self._has_schemas = False
         self._unsaved: list[_PendingStep] = []
         #: The query in flight, and its steps with their earlier `inserted`.
         self._sent: PendingQuery | None = None
@@ -229,8 +231,11 @@ class PostgresRecorder(TableRecorder):
 
     def ensure_schemas(self) -> None:
         """Create the table of the tenants' schemas, or add the columns it lacks."""
+        if self._has_schemas:
+            return
         with self._lock:
             self._write_with_retry(lambda: ensure_schemas(self.session))
+        self._has_schemas = True
 
     def open_run(
         self, command: str, lost: LostRuns | None = None, release: str | None = None

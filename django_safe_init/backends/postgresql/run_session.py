@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
 
 import psycopg
 from django.contrib.postgres.operations import RemoveIndexConcurrently
@@ -45,10 +44,6 @@ from django_safe_init.backends.postgresql.sql_effects import effect_of
 from django_safe_init.backends.postgresql.statement_progress import StatementProgress
 from django_safe_init.backends.postgresql.transaction import PostgresTransaction
 from django_safe_init.core.text import exception_chain
-from django_safe_init.tenants import Tenancy
-
-if TYPE_CHECKING:
-    from django_safe_init.backends.base.schema_session import BaseSchemas
 
 #: Errors after which another attempt of the same migration may succeed.
 _TRANSIENT = (
@@ -68,9 +63,9 @@ class PostgresRunSession(RunSession):
     def __init__(self, context: Context, lock: AdvisoryLock) -> None:
         settings, session = context.settings, lock.session
         session.patience = None  # no limit of waiting applies to a run
-        self._context = context
+        self.context = context
         self._session = session
-        self._lock = lock
+        self.lock = lock
         self._fenced = FencedConnections(
             context.alias, lock, context.direct, context.deadline
         )
@@ -92,12 +87,6 @@ class PostgresRunSession(RunSession):
 
     def connections(self) -> AbstractContextManager[BaseDatabaseWrapper]:
         return self._fenced
-
-    def schemas(self, tenancy: Tenancy) -> BaseSchemas:
-        from django_safe_init.backends.postgresql.schemas import PostgresSchemas
-
-        self.recorder.ensure_schemas()
-        return PostgresSchemas(self._context, self._lock, tenancy, self.recorder.run_id)
 
     def transaction(self, connection: BaseDatabaseWrapper) -> PostgresTransaction:
         self.lock_timeout.respect(connection)
@@ -130,7 +119,7 @@ class PostgresRunSession(RunSession):
 
     def introspection(self) -> PostgresIntrospection:
         return PostgresIntrospection(
-            self._session, self._context.settings, self._session.rows
+            self._session, self.context.settings, self._session.rows
         )
 
     def ensure_journal(self) -> bool:

@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import psycopg
 from django.core.exceptions import EmptyResultSet
+from django.db.models import QuerySet
 from psycopg import sql
 
-from django_safe_init.backends.postgresql.lock_keys import remember_key
+from django_safe_init.backends.postgresql.lock_keys import (
+    HELD,
+    remember_key,
+    schema_key,
+    work_key,
+)
 from django_safe_init.backends.postgresql.session import READ_LIMITS, Session, quoted
 from django_safe_init.core.build import Build
 from django_safe_init.core.databases import migration_table_name
-from django_safe_init.core.records import TablesUnreadable
+from django_safe_init.core.records import RUN_TABLE, TablesUnreadable
 from django_safe_init.core.schemas import (
+    NONE_FAILED,
     SCHEMA_TABLE,
+    BlockedTenants,
+    FailedSchemas,
     FoundSchema,
+    SchemaFailure,
     SchemaIdentity,
     SchemaState,
     SchemaSummary,
+    TenantState,
+    TenantStatus,
     digest,
 )
-from django_safe_init.core.text import one_line
+from django_safe_init.core.text import one_line, stored_hint
 from django_safe_init.tenants import Tenancy
 
 logger = logging.getLogger("django_safe_init")
@@ -31,6 +43,8 @@ logger = logging.getLogger("django_safe_init")
 #: The schemas of one statement. Each costs two locks of the server's shared table until the
 #: statement ends, and a server has 64 for each connection that it allows.
 _SCHEMAS_PER_STATEMENT = 50
+#: The failed schemas that a status names.
+_NAMED_FAILURES = 20
 #: Attempts to read the records, while schemas are dropped.
 _ATTEMPTS = 5
 
@@ -97,8 +111,46 @@ TRY_TO_REMEMBER = f"""
       pg_try_advisory_xact_lock(%(remember_key)s)::text, true);
     {_REMEMBER.format(condition=_MAY)}
 """
-#: The identities of the tables that this process has found complete, by alias and build.
-_complete: dict[tuple[str, str], dict[str, SchemaIdentity]] = {}
+#: The newest rows of schemas that runs of this build, or one run of it, have finished.
+_FINISHED = f"""
+    SELECT DISTINCT ON (s.schema) s.schema, s.state, s.error
+    FROM {SCHEMA_TABLE} s JOIN {RUN_TABLE} r ON r.id = s.run_id
+    WHERE r.lock_key = %(lock_key)s AND r.build = %(build)s
+      AND s.state <> '{SchemaState.PENDING.value}'
+      AND (%(run)s::bigint IS NULL OR r.id = %(run)s)
+    ORDER BY s.schema, s.id DESC
+"""
+_FAILED = f"""
+    SELECT schema, error, count(*) OVER () FROM ({_FINISHED}) AS newest
+    WHERE state = '{SchemaState.FAILED.value}'
+      AND (%(among)s::text[] IS NULL OR schema = ANY(%(among)s))
+    ORDER BY schema LIMIT {_NAMED_FAILURES}
+"""
+#: The newest row of each schema that any run has finished, and if the run was of this build.
+_NEWEST = f"""
+    SELECT DISTINCT ON (s.schema) s.schema, s.state, s.run_id,
+      extract(epoch FROM s.finished_at - s.started_at)::float8, s.error,
+      coalesce(r.build = %(build)s, false)
+    FROM {SCHEMA_TABLE} s LEFT JOIN {RUN_TABLE} r ON r.id = s.run_id
+    WHERE s.lock_key = %(lock_key)s AND s.state <> '{SchemaState.PENDING.value}'
+    ORDER BY s.schema, s.id DESC
+"""
+#: The keys of schemas that a session without the work key holds: it creates their tenants.
+_CREATED = f"""
+    SELECT key FROM {HELD} WHERE key = ANY(%(keys)s) AND pid NOT IN
+      (SELECT pid FROM {HELD} WHERE key = %(work_key)s)
+"""
+
+
+class _Known(NamedTuple):
+    """A table of migrations as this process has read it."""
+
+    identity: SchemaIdentity
+    is_complete: bool
+
+
+#: The tables that this process has read, by alias and build, and by schema.
+_known: dict[tuple[str, str], dict[str, _Known]] = {}
 
 
 def remembered(
@@ -134,6 +186,7 @@ class SchemaReader:
         self.lock_key = lock_key or ""
         self.params: dict[str, Any] = {
             "lock_key": self.lock_key,
+            "build": build.fingerprint,
             "migrations": self.digest_of(build),
             "table": migration_table_name(),
         }
@@ -155,15 +208,75 @@ class SchemaReader:
         return self._find(_STALE, {"receivers": receivers})
 
     def summary(self, *, has_rows: bool) -> SchemaSummary:
-        """Return the number of schemas, and those that lack a migration of the build.
+        """Return the number of schemas, and the names of the schemas that lack a migration.
 
         Without rows, all records are read.
         """
-        found = self.stale() if has_rows else self.all()
-        behind = self._lacking(found)
-        every = self.all() if has_rows else found
-        total = sum(each.is_due for each in every)
-        return SchemaSummary(total, tuple(sorted(each.schema for each in behind)))
+        found = self.all()
+        lacking = self._lacking(self.stale() if has_rows else found)
+        behind = tuple(sorted(each.schema for each in lacking))
+        failed = self.failed(among=behind) if has_rows and behind else NONE_FAILED
+        return SchemaSummary(sum(each.is_due for each in found), behind, failed)
+
+    def failed(
+        self, *, run: int | None = None, among: Sequence[str] | None = None
+    ) -> FailedSchemas:
+        """Return the schemas whose last attempt in this build, or in one run of it, failed."""
+        rows = self.session.read(
+            _FAILED,
+            {
+                **self.params,
+                "run": run,
+                "among": None if among is None else list(among),
+            },
+        )
+        first = tuple(
+            SchemaFailure(schema, stored_hint(error or "")) for schema, error, _ in rows
+        )
+        return FailedSchemas(rows[0][2] if rows else 0, first)
+
+    def statuses(self, *, has_rows: bool) -> list[TenantStatus]:
+        """Return the status of each tenant's schema, by name."""
+        found = sorted(self.all(), key=lambda each: each.schema)
+        lacking = self._lacking(self.stale() if has_rows else found)
+        behind = {each.schema for each in lacking}
+        rows = self.session.read(_NEWEST, self.params) if has_rows else []
+        newest = {schema: rest for schema, *rest in rows}
+        return [
+            _tenant_status(each, each.schema in behind, newest.get(each.schema))
+            for each in found
+        ]
+
+    def pending(self, schema: str) -> tuple[str, ...]:
+        """Return the migrations of the build that the schema lacks; none if it is missing."""
+        return self.build.pending(self.records(schema))
+
+    def blocked(self, behind: Sequence[str]) -> BlockedTenants:
+        """Return which of the schemas have requests that wait, with their host names.
+
+        A tenant that is being created is behind for a moment, and has no requests to hold back.
+        """
+        keys = {schema_key(name): name for name in behind}
+        rows = self.session.read(
+            _CREATED, {"keys": list(keys), "work_key": work_key(self.lock_key)}
+        )
+        names = frozenset(keys.values()).difference(keys[key] for (key,) in rows)
+        return BlockedTenants(names, self._hosts(names))
+
+    def _hosts(self, names: Collection[str]) -> dict[str, str]:
+        """Return the schemas of the host names by which the package finds these tenants."""
+        static = self.tenancy.static_hosts
+        hosts = {host: name for host, name in static.items() if name in names}
+        query = self.tenancy.hosts
+        statement = "" if query is None else self._compiled(query)
+        if statement and names:
+            rows = self.session.read(
+                f"{self._path}SELECT host, name FROM ({_escaped(statement)}) AS row (host, name)"
+                " WHERE name = ANY(%(names)s)",
+                {"names": list(names)},
+            )
+            hosts.update((host, name) for host, name in rows if host not in static)
+        return hosts
 
     def behind(self, *, remember: bool = False) -> tuple[str, ...]:
         """Return the schemas that lack a migration. The table of the rows must exist."""
@@ -182,19 +295,17 @@ class SchemaReader:
         What this process has read of a table is true until the table changes.
         """
         key = self.session.alias, self.params["migrations"]
-        known = _complete.setdefault(key, {})
+        known = _known.setdefault(key, {})
+        due = [each for each in found if each.is_due]
         unknown = [
             each
-            for each in found
-            if each.is_due and known.get(each.schema) != each.identity
+            for each in due
+            if each.schema not in known or known[each.schema].identity != each.identity
         ]
         complete = self.complete(unknown)
         for each in unknown:
-            if each.schema in complete:
-                known[each.schema] = each.identity
-            else:
-                known.pop(each.schema, None)
-        return [each for each in unknown if each.schema not in complete]
+            known[each.schema] = _Known(each.identity, each.schema in complete)
+        return [each for each in due if not known[each.schema].is_complete]
 
     def _try_to_remember(self, found: Sequence[FoundSchema]) -> None:
         """Write rows for the schemas, unless another process does, or this one may not."""
@@ -215,21 +326,24 @@ class SchemaReader:
         tenants = self._tenants()
         if not tenants:
             return []
-        # The query of the tenants is Django's, with names that have no schema.
-        path = (
-            f"SET LOCAL search_path = pg_catalog, {quoted(self.tenancy.shared_schema)}"
-        )
-        start = f"{path}; WITH tenant (schema, kind) AS ({tenants}) "
-        static = {each.schema for each in self.tenancy.static_tenants}
-        rows = self.session.read(
-            start.replace("%", "%%") + query, {**self.params, **(params or {})}
-        )
+        start = f"{self._path}WITH tenant (schema, kind) AS ({_escaped(tenants)}) "
+        rows = self.session.read(start + query, {**self.params, **(params or {})})
         return [
             FoundSchema(
-                schema, kind, exists, SchemaIdentity(*identity), schema in static
+                schema,
+                kind,
+                exists,
+                SchemaIdentity(*identity),
+                self.tenancy.creates_schemas,
             )
             for schema, kind, exists, *identity in rows
         ]
+
+    @property
+    def _path(self) -> str:
+        """The statement for a query of Django's, with names that have no schema."""
+        path = f"pg_catalog, {quoted(self.tenancy.shared_schema)}"
+        return f"SET LOCAL search_path = {_escaped(path)}; "
 
     def _tenants(self) -> str:
         """Return the query for the schema and the kind of each tenant; empty without any."""
@@ -251,9 +365,13 @@ class SchemaReader:
         tenants = self.tenancy.tenants
         if tenants is None:
             return ""
-        query = tenants.order_by().values_list(*self.tenancy.fields).query
+        return self._compiled(tenants.order_by().values_list(*self.tenancy.fields))
+
+    def _compiled(self, query: QuerySet[Any]) -> str:
+        """Return the query with its values; empty if it finds nothing whatever the tables have."""
         try:
-            statement, params = query.get_compiler(self.tenancy.alias).as_sql()
+            compiler = query.query.get_compiler(self.tenancy.alias)
+            statement, params = compiler.as_sql()
         except EmptyResultSet:
             return ""
         return self.session.compose(statement, params)
@@ -329,6 +447,27 @@ class SchemaReader:
     def table(self, schema: str) -> str:
         """Return the qualified name of the table of migrations in the schema."""
         return f"{quoted(schema)}.{quoted(migration_table_name())}"
+
+
+def _tenant_status(
+    found: FoundSchema, is_behind: bool, row: Sequence[Any] | None
+) -> TenantStatus:
+    """Return the status; `row` has the columns of `_NEWEST` after the schema."""
+    state, run, seconds, error, is_own = row or (None, None, None, None, False)
+    if not found.is_due:
+        return TenantStatus(found.schema, TenantState.MISSING, run, seconds)
+    if not is_behind:
+        return TenantStatus(found.schema, TenantState.UP_TO_DATE, run, seconds)
+    if state != SchemaState.FAILED.value or not is_own:
+        return TenantStatus(found.schema, TenantState.BEHIND, run, seconds)
+    return TenantStatus(
+        found.schema, TenantState.FAILED, run, seconds, stored_hint(error or "")
+    )
+
+
+def _escaped(statement: str) -> str:
+    """Return the statement for a message that has parameters."""
+    return statement.replace("%", "%%")
 
 
 def _literal(text: str) -> str:

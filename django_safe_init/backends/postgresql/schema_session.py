@@ -16,6 +16,7 @@ from django_safe_init.backends.base.schema_session import (
     BaseSchemaSession,
     BaseSchemaWorker,
     ReceiverRows,
+    SchemaChanged,
     SchemaResult,
 )
 from django_safe_init.backends.base.statements import journal_scope
@@ -54,6 +55,9 @@ _FENCE = f"""
     SELECT coalesce(bool_or(pid = pg_backend_pid() AND key = %(work_key)s), false)
        AND coalesce(bool_or(pid = pg_backend_pid() AND key = %(schema_key)s), false)
        AND coalesce(bool_or(pid = %(leader)s AND key = %(leader_key)s), false) FROM {HELD}
+"""
+_HOLDS_KEY = f"""
+    SELECT EXISTS (SELECT FROM {HELD} WHERE pid = %(pid)s AND key = %(schema_key)s)
 """
 _EXISTS = """
     SELECT n.oid IS NOT NULL, c.oid IS NOT NULL FROM (VALUES (%(schema)s::name)) AS s (name)
@@ -109,7 +113,7 @@ _INTERRUPTED = f"""
 
 
 class _Recorder(PostgresRecorder):
-    """Records the migrations of one schema in its row, and only those that are not atomic."""
+    """Records the migrations of one schema that are not atomic, in the row of the schema."""
 
     def __init__(self, owner: PostgresSchemaSession, run: int) -> None:
         super().__init__(
@@ -181,7 +185,7 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
     ) -> None:
         # Not the base's: the worker's sessions and connections serve many schemas.
         self._worker = worker
-        self.context = self._context = worker.context
+        self.context = worker.context
         self.session = self._session = worker.session
         self.lock = worker.lock
         self._fenced = worker.fenced
@@ -246,7 +250,9 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
     def create(self) -> None:
         self.verify()
         with self.connection.wrap_database_errors:
-            plain_cursor(self._raw).execute(f"CREATE SCHEMA {quoted(self.schema)}")
+            plain_cursor(self._raw).execute(
+                f"CREATE SCHEMA IF NOT EXISTS {quoted(self.schema)}"
+            )
         self.is_present = True
 
     def recorded(self) -> Names | None:
@@ -260,8 +266,19 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
     def _table(self) -> str:
         return f"{quoted(self.schema)}.{quoted(migration_table_name())}"
 
+    def create_table(self, statements: Sequence[str]) -> None:
+        self.replay("the table of migrations", statements, ())
+        self._has_table = True
+
     def verify(self) -> None:
         self._fenced.verify()
+        # Code of a migration may have closed the connection, or released all locks.
+        [(is_held,)] = self.write(_HOLDS_KEY, {"pid": self._fenced.backend_pid})
+        if not is_held and not self.try_lock():
+            raise LockLost(
+                f"The key of the schema {self.schema!r} was released, and another session has "
+                "taken it."
+            )
 
     def transaction(self, connection: BaseDatabaseWrapper) -> PostgresTransaction:
         return self._worker.transaction(connection)
@@ -276,7 +293,7 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         try:
             with wrap:
                 self._begin(raw, migration, names)
-                # One message: a server without a client rolls all of it back.
+                # One message: a server that loses its client rolls the whole transaction back.
                 plain_cursor(raw).execute(self._script(statements, names))
         except BaseException:
             self._roll_back(raw)
@@ -306,13 +323,9 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         )
         [(is_fenced, recorded)] = results(cursor.execute(query, self._params))[-1]
         if not is_fenced:
-            self.verify()  # it raises the error that says which lock is lost
-            raise LockLost(f"The key of the schema {self.schema!r} was released.")
+            self.verify()  # it takes again what was released, or raises
         if recorded:
-            raise LockLost(
-                f"The record of {migration} in the schema {self.schema!r} was changed meanwhile "
-                "by a program that does not take the key of the schema."
-            )
+            raise SchemaChanged(f"{migration} is recorded in {self.schema!r} meanwhile")
 
     def _script(
         self, statements: Sequence[str], names: Collection[tuple[str, str]]
@@ -456,7 +469,8 @@ class PostgresSchemaWorker(BaseSchemaWorker):
         self._opened = 0
 
     def connections(self) -> AbstractContextManager[BaseDatabaseWrapper]:
-        return self.fenced
+        connections: AbstractContextManager[BaseDatabaseWrapper] = self.fenced
+        return connections
 
     def lock_timeout(self) -> Any:
         """Return the limit on lock waits of a schema's migrations."""

@@ -15,6 +15,7 @@ from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_timeout import PostgresLockTimeout
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
+from django_safe_init.backends.postgresql.run_session import PostgresRunSession
 from django_safe_init.backends.postgresql.schema_reader import (
     REMEMBER,
     SchemaReader,
@@ -25,26 +26,35 @@ from django_safe_init.backends.postgresql.schema_session import (
     PostgresSchemaWorker,
 )
 from django_safe_init.backends.postgresql.session import Session
-from django_safe_init.core.records import OPERATION_TABLE, RUN_TABLE, EntryKind
+from django_safe_init.core.records import (
+    OPERATION_TABLE,
+    RUN_TABLE,
+    STEP_TABLE,
+    EntryKind,
+)
 from django_safe_init.core.schemas import (
+    SCHEMA_STEP,
     SCHEMA_TABLE,
     FoundSchema,
-    SchemaRow,
     SchemaState,
 )
 from django_safe_init.tenants import Tenancy
 
+_KNOWN = f"""
+    SELECT count(*) FROM {SCHEMA_TABLE} WHERE is_current AND lock_key = %(lock_key)s
+"""
 _PLAN = f"""
     INSERT INTO {SCHEMA_TABLE} (lock_key, run_id, schema, state)
     SELECT %(lock_key)s, %(run)s, name, '{SchemaState.PENDING.value}'
     FROM unnest(%(schemas)s::text[]) AS name
 """
-_ROWS = f"""
-    SELECT schema, state, extract(epoch FROM finished_at - started_at)::float8, error,
-      migration, run_id
-    FROM {SCHEMA_TABLE}
-    WHERE run_id = %(run)s AND (%(state)s::text IS NULL OR state = %(state)s)
-    ORDER BY id
+#: A step without an effect on others: only a status and the admin show it.
+_FAILED_STEP = f"""
+    INSERT INTO {STEP_TABLE} (run_id, position, kind, name, backwards, atomic, started_at,
+      finished_at, outcome)
+    SELECT %(run)s, coalesce(max(position), 0) + 1, '{SCHEMA_STEP}', %(name)s, false, true,
+      clock_timestamp() - make_interval(secs => %(seconds)s), clock_timestamp(), 'failed'
+    FROM {STEP_TABLE} WHERE run_id = %(run)s
 """
 _UNFINISHED = f"""
     SELECT DISTINCT schema FROM {SCHEMA_TABLE}
@@ -54,15 +64,26 @@ _JOURNALED = f"""
     SELECT DISTINCT lock_key FROM {OPERATION_TABLE}
     WHERE starts_with(lock_key, %(scope)s) AND kind <> '{EntryKind.PROGRESS.value}'
 """
-#: Rows that no status shows any more: of runs that were deleted, and of tenants without a row.
+#: The newest runs keep the rows of their schemas.
+_RUNS_WITH_ROWS = 50
+#: Rows of old runs, and of schemas that were dropped.
 _PRUNE = f"""
     DELETE FROM {SCHEMA_TABLE} AS s
     WHERE s.lock_key = %(lock_key)s AND NOT s.is_current AND s.detail IS NULL
-      AND NOT EXISTS (SELECT FROM {RUN_TABLE} r WHERE r.id = s.run_id);
+      AND (NOT EXISTS (SELECT FROM {RUN_TABLE} r WHERE r.id = s.run_id) OR s.run_id <
+        (SELECT min(id) FROM (SELECT id FROM {RUN_TABLE} WHERE lock_key = %(lock_key)s
+         ORDER BY id DESC LIMIT {_RUNS_WITH_ROWS}) AS newest));
     DELETE FROM {SCHEMA_TABLE} AS s
     WHERE s.lock_key = %(lock_key)s AND s.is_current AND NOT EXISTS
       (SELECT FROM pg_namespace n WHERE n.nspname = s.schema::name)
 """
+
+
+def open_schemas(session: PostgresRunSession, tenancy: Tenancy) -> PostgresSchemas:
+    """Return the tenants' schemas of a run, whose table of rows exists afterwards."""
+    session.recorder.ensure_schemas()
+    run = session.recorder.run_id
+    return PostgresSchemas(session.context, session.lock, tenancy, run)
 
 
 class PostgresSchemas(BaseSchemas):
@@ -91,6 +112,10 @@ class PostgresSchemas(BaseSchemas):
     def stale(self, receivers: str | None = None) -> list[FoundSchema]:
         return self.reader.stale(receivers)
 
+    def known(self) -> int:
+        [(count,)] = self._write(_KNOWN, self._params)
+        return int(count)
+
     def all(self) -> list[FoundSchema]:
         return self.reader.all()
 
@@ -113,9 +138,12 @@ class PostgresSchemas(BaseSchemas):
         names = [each.schema for each in found]
         self._write(_PLAN, {**self._params, "schemas": names})
 
-    def rows(self, run: int, state: str | None = None) -> list[SchemaRow]:
-        rows = self._write(_ROWS, {**self._params, "run": run, "state": state})
-        return [SchemaRow(name, SchemaState(kind), *rest) for name, kind, *rest in rows]
+    def record_failure(self, result: SchemaResult) -> None:
+        name = f"{result.schema}: {result.migration}"
+        self._write(
+            _FAILED_STEP,
+            {"run": self.run, "name": name, "seconds": result.seconds},
+        )
 
     def unfinished(self) -> set[str]:
         """Return the schemas in which a non-atomic migration was interrupted."""

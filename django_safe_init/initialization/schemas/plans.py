@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,15 +18,17 @@ from django.db.migrations.operations.special import SeparateDatabaseAndState
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.migrations.state import ProjectState
 
+from django_safe_init.backends.base.schema_session import ReceiverRows
 from django_safe_init.backends.base.transaction import Names
-from django_safe_init.initialization.interrupted import operations
 
+#: A plan keeps the states, and the models, of its migrations.
+_MAX_PLANS = 8
 #: Text of `RunSQL` whose effect depends on the statements before it, or lasts after it.
 _SESSION_SQL = re.compile(
-    r"(?:^|;)\s*(?:--[^\n]*\n\s*)*(?:set|reset|discard|begin|start|commit|end|abort|rollback|"
+    r"(?:^|;)\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*(?:set|reset|discard|begin|start|commit|end|abort|rollback|"
     r"savepoint|release|listen|unlisten|prepare|deallocate|declare|copy|vacuum)\b"
     r"|\b(?:search_path|set_config|concurrently|pg_(?:try_)?advisory\w*)\b",
-    re.IGNORECASE,
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -122,6 +124,8 @@ class Plan:
     is_compiled: bool = False
     #: The models after the last migration, as the receivers of `post_migrate` get them.
     final_apps: Any = None
+    #: The rows that Django's own receivers create after it.
+    rows: ReceiverRows | None = None
     pairs: list[tuple[Migration, bool]] = field(default_factory=list)
 
     @property
@@ -135,23 +139,27 @@ class Plan:
 
 
 class Planner:
-    """Makes one plan for each kind of tenant and each set of records."""
+    """Makes one plan for each kind of tenant and each set of records, and keeps the newest."""
 
     def __init__(self, alias: str) -> None:
         self.alias = alias
         self._plans: dict[tuple[str, frozenset[tuple[str, str]]], Plan] = {}
+        self._known = _known_names()
 
     def plan(self, kind: str, recorded: Collection[tuple[str, str]]) -> Plan:
         """Return the plan, with the states, and without SQL."""
-        key = kind, frozenset(recorded)
-        if key not in self._plans:
-            self._plans[key] = self._make(recorded)
-        return self._plans[key]
+        # Schemas may differ in the records of apps that the project has not any more.
+        names = self._known.intersection(recorded)
+        plan = self._plans.pop((kind, names), None) or self._make(names)
+        self._plans[kind, names] = plan
+        while len(self._plans) > _MAX_PLANS:
+            del self._plans[next(iter(self._plans))]
+        return plan
 
     def _make(self, recorded: Collection[tuple[str, str]]) -> Plan:
         loader = RecordedLoader(recorded)
         loader.check_history()
-        executor = SchemaExecutor(None, loader)
+        executor: Any = SchemaExecutor(None, loader)
         wanted = executor.migration_plan(loader.graph.leaf_nodes())
         full = executor.migration_plan(loader.graph.leaf_nodes(), clean_start=True)
         pairs = [pair for pair in full if pair in wanted]
@@ -182,6 +190,17 @@ class Planner:
                 planned.rendered = None
             state = planned.migration.mutate_state(state, preserve=True)
         plan.is_compiled = True
+
+
+def _known_names() -> frozenset[tuple[str, str]]:
+    """Return the names of the migrations on disk, and of those that they replace."""
+    migrations = MigrationLoader(None).disk_migrations
+    replaced = (each.replaces for each in migrations.values())
+    return frozenset(migrations).union(*map(_pairs, replaced))
+
+
+def _pairs(names: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+    return {(app, name) for app, name in names}
 
 
 def recorded_names(executor: MigrationExecutor, migration: Migration) -> Names:
@@ -247,13 +266,17 @@ def _inject_renames(
 
 def _runs_python(migration: Migration) -> bool:
     return type(migration).apply is not Migration.apply or any(
-        isinstance(each, RunPython) or not _is_of_django(each)
-        for each in operations(migration)
+        map(_is_python, migration.operations)
     )
 
 
-def _is_of_django(operation: Operation) -> bool:
-    return type(operation).__module__.startswith("django.")
+def _is_python(operation: Operation) -> bool:
+    """Return True if the operation runs code that is not Django's."""
+    if not type(operation).__module__.startswith("django."):
+        return True
+    if isinstance(operation, SeparateDatabaseAndState):
+        return any(map(_is_python, operation.database_operations))
+    return isinstance(operation, RunPython)
 
 
 class _Reads(Exception):
@@ -305,16 +328,17 @@ def _is_class_of_django(editor: type) -> bool:
 
 
 def _is_replayable(operation: Operation) -> bool:
+    """Return True unless an operation of Django has SQL that is about the session."""
     if isinstance(operation, SeparateDatabaseAndState):
         return all(map(_is_replayable, operation.database_operations))
     if isinstance(operation, RunSQL):
         return not _SESSION_SQL.search(_text_of(operation.sql))
-    return _is_of_django(operation)
+    return True
 
 
 def _text_of(sql: Any) -> str:
     if isinstance(sql, str):
         return sql
-    return "\n".join(
+    return ";\n".join(
         each if isinstance(each, str) else str(each[0]) for each in sql or ()
     )

@@ -1,4 +1,4 @@
-"""Let several forked processes migrate schemas, or this process alone."""
+"""Let several forked processes migrate schemas, or this process."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Pool(ABC):
 
     @abstractmethod
     def next(self) -> tuple[Tenant, SchemaResult | WorkerDied]:
-        """Return the next result. Raises `LockLost` if a worker found that nobody leads."""
+        """Return the next result. Raises `LockLost` if the leader of a worker does not lead."""
 
     @property
     @abstractmethod
@@ -106,7 +106,7 @@ class _Child:
             daemon=True,
         )
         with warnings.catch_warnings():
-            # The leader has no other thread that works at this moment.
+            # No other thread of the leader works while it forks.
             warnings.simplefilter("ignore", DeprecationWarning)
             self.process.start()
         far.close()

@@ -95,7 +95,6 @@ class Receivers:
         self.alias = alias
         self._has_pre = bool(receivers_of(pre_migrate))
         self._has_post = bool(receivers_of(post_migrate))
-        self._rows: dict[tuple[int, str], ReceiverRows] = {}
 
     def before(self, plan: Plan) -> None:
         """Send `pre_migrate`, if the project has a receiver."""
@@ -110,19 +109,18 @@ class Receivers:
                 plan=plan.pairs,
             )
 
-    def rows(self, plan: Plan, kind: str) -> ReceiverRows:
-        """Return the rows to create after the plan, in the schema that is active."""
-        key = id(plan), kind
-        if key not in self._rows:
-            self._rows[key] = rows_of(self.alias, self._final_apps(plan))
-        return self._rows[key]
+    def rows(self, plan: Plan) -> ReceiverRows:
+        """Return the rows to create after the plan, in an active schema of its kind."""
+        if plan.rows is None:
+            plan.rows = rows_of(self.alias, self._final_apps(plan))
+        return plan.rows
 
     def after(self, plan: Plan) -> None:
         """Send `post_migrate`, if rows in bulk are not enough."""
         if self._has_post or plan.renames_models:
             apps = self._final_apps(plan)
-            _clear_caches(apps)
-            _clear_caches(installed_apps)
+            clear_caches(apps)
+            clear_caches(installed_apps)
             emit_post_migrate_signal(
                 0, False, self.alias, stdout=io.StringIO(), apps=apps, plan=plan.pairs
             )
@@ -159,7 +157,7 @@ class Receivers:
         return plan.final_apps
 
 
-def _clear_caches(apps: Any) -> None:
+def clear_caches(apps: Any) -> None:
     """Clear the managers' caches of rows, which know the alias and not the schema."""
     for model in apps.get_models():
         for manager in model._meta.managers:

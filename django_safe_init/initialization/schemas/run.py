@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from django.core.exceptions import FieldError
 from django.utils.module_loading import import_string
 
+from django_safe_init.backends import open_schemas
 from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.base.run_session import RunSession
 from django_safe_init.backends.base.schema_session import SchemaResult
@@ -27,10 +28,7 @@ from django_safe_init.core.text import (
     printable_hint,
     wrap,
 )
-from django_safe_init.exceptions import (
-    ConfigurationError,
-    InitializationFailed,
-)
+from django_safe_init.exceptions import ConfigurationError, SchemasFailed
 from django_safe_init.initialization.schemas.plans import Planner
 from django_safe_init.initialization.schemas.pool import Pool, WorkerDied, opened_pool
 from django_safe_init.initialization.schemas.receivers import receivers_digest
@@ -46,19 +44,6 @@ _MAX_DEATHS = 2
 _SECONDS_BETWEEN_ATTEMPTS = 0.2
 #: The failed schemas that an error names.
 _NAMED_FAILURES = 5
-
-
-class SchemasFailed(InitializationFailed):
-    """Schemas of tenants failed; the others are up to date.
-
-    `traceback` is the one of the first failure. Each error was logged when it happened.
-    """
-
-    is_logged = True
-
-    def __init__(self, message: str, traceback: str | None) -> None:
-        super().__init__(message)
-        self.traceback = traceback
 
 
 @dataclass
@@ -92,8 +77,33 @@ class _Failures:
 
 def _without_schema(result: SchemaResult) -> str:
     """Return the error without what differs from schema to schema: its name, and numbers."""
-    text = (result.error or "").replace(result.schema, "")
-    return re.sub(r"\d+", "0", text)
+    name = rf"(?<!\w){re.escape(result.schema)}(?!\w)"
+    return re.sub(r"\d+", "0", re.sub(name, "", result.error or ""))
+
+
+class _Queue:
+    """The schemas that no worker has yet, in order."""
+
+    def __init__(self, tenants: Sequence[Tenant], patience: Deadline) -> None:
+        self.waiting = deque(tenants)
+        #: The schemas whose key another session has.
+        self.postponed: deque[Tenant] = deque()
+        #: The number of workers that died with the schema.
+        self.deaths: Counter[Tenant] = Counter()
+        #: The limit of all waiting for keys.
+        self.patience = patience
+
+    def clear(self) -> int:
+        """Drop all schemas, and return their number."""
+        count = len(self.waiting) + len(self.postponed)
+        self.waiting.clear()
+        self.postponed.clear()
+        return count
+
+    def retry(self) -> None:
+        """Put the postponed schemas back into the queue."""
+        self.waiting.extend(self.postponed)
+        self.postponed.clear()
 
 
 class SchemaRun:
@@ -116,7 +126,7 @@ class SchemaRun:
         self.task = task
         self.options = task.schemas
         self.report = task.report
-        self.schemas = session.schemas(tenancy)
+        self.schemas = open_schemas(session, context.alias, tenancy)
         self._failures = _Failures(context.settings.tenant_failures)
         self._stopped = ""
         self._done = 0
@@ -152,13 +162,13 @@ class SchemaRun:
         return sum(each.is_due for each in self.schemas.all())
 
     def _find(self, receivers: str) -> list[FoundSchema]:
-        """Return the schemas to migrate, in order, and remember those that need nothing."""
-        if not self._is_whole or self.options.force:
+        """Return the schemas to migrate, in order, and remember the schemas that need nothing."""
+        if not self._is_whole:
             found = self.schemas.all()
             if self.options.only is not None:
                 found = self._chosen(found, self.options.only)
             return self._ordered(found)
-        stale = self.schemas.stale(None)
+        stale = self.schemas.all() if self.options.force else self.schemas.stale(None)
         complete = self.schemas.complete(stale)
         current = [each for each in stale if each.schema in complete]
         # They have the migrations. Their rows may lack what the receivers create.
@@ -261,7 +271,7 @@ class SchemaRun:
         if jobs > 1:
             self._prepare(planner, tenants)
             # Created here, because the workers would create it at the same time.
-            self.recorder.ensure_journal()
+            self.session.ensure_journal()
 
         def make_worker(forked: bool) -> SchemaWorker:
             return SchemaWorker(
@@ -269,14 +279,9 @@ class SchemaRun:
                 self.tenancy,
                 self.schemas.worker(forked=forked),
                 planner,
-                receivers_digest=receivers,
-                unfinished=unfinished,
-                # Without a schema, the names are about the shared one.
-                rerun=() if options.shared else self.task.rerun,
-                resume=() if options.shared else self.task.resume,
-                migrate=options.migrate,
-                fake=self.task.fake,
-                target=self.task.target,
+                self.task,
+                receivers,
+                unfinished,
             )
 
         with opened_pool(jobs, make_worker) as pool:
@@ -298,36 +303,40 @@ class SchemaRun:
             planner.plan(kind, self.schemas.records(schema))
 
     def _migrate(self, pool: Pool, tenants: Sequence[Tenant]) -> None:
-        waiting = deque(tenants)
-        postponed: deque[Tenant] = deque()
-        deaths: dict[Tenant, int] = {}
-        patience = Deadline(self.context.settings.wait_timeout)
-        while waiting or postponed or pool.busy:
-            while pool.has_room() and waiting and not self._stopped:
-                pool.submit(waiting.popleft())
+        queue = _Queue(tenants, Deadline(self.context.settings.wait_timeout))
+        while queue.waiting or queue.postponed or pool.busy:
             if self._stopped:
-                self._untried += len(waiting) + len(postponed)
-                waiting.clear()
-                postponed.clear()
+                self._untried += queue.clear()
+            while pool.has_room() and queue.waiting:
+                pool.submit(queue.waiting.popleft())
             if pool.busy:
-                tenant, result = pool.next()
-                if isinstance(result, WorkerDied):
-                    deaths[tenant] = deaths.get(tenant, 0) + 1
-                    if deaths[tenant] <= _MAX_DEATHS:
-                        self.session.verify()
-                        waiting.appendleft(tenant)
-                        continue
-                    result = self._dead(result)
-                if result.is_busy:
-                    postponed.append(tenant)
-                    continue
-                self._note(result)
-            elif postponed:
-                if patience.passed():
-                    self._note_unavailable(postponed.popleft())
-                    continue
-                sleep(_SECONDS_BETWEEN_ATTEMPTS)
-                waiting, postponed = postponed, deque()
+                self._take(*pool.next(), queue)
+            elif queue.postponed:
+                self._wait_for_keys(queue)
+
+    def _take(
+        self, tenant: Tenant, result: SchemaResult | WorkerDied, queue: _Queue
+    ) -> None:
+        """Note the result of a worker, or give the schema to another worker."""
+        if isinstance(result, WorkerDied):
+            queue.deaths[tenant] += 1
+            if queue.deaths[tenant] <= _MAX_DEATHS:
+                self.session.verify()
+                queue.waiting.appendleft(tenant)
+                return
+            result = self._dead(result)
+        if result.is_busy:
+            queue.postponed.append(tenant)
+        else:
+            self._note(result)
+
+    def _wait_for_keys(self, queue: _Queue) -> None:
+        """Wait before the next attempt for schemas whose key another session has."""
+        if queue.patience.passed():
+            self._note_unavailable(queue.postponed.popleft())
+            return
+        sleep(_SECONDS_BETWEEN_ATTEMPTS)
+        queue.retry()
 
     def _dead(self, death: WorkerDied) -> SchemaResult:
         text = (
@@ -360,6 +369,8 @@ class SchemaRun:
 
     def _note_failure(self, result: SchemaResult) -> None:
         is_new = self._failures.add(result)
+        if result.migration is not None:
+            self.schemas.record_failure(result)
         line = wrap(f"{result.schema} failed: ", result.error or "")
         self.report(printable_hint(line))
         logger.error(
@@ -385,7 +396,10 @@ class SchemaRun:
 
     def _publish(self) -> None:
         progress = SchemaProgress(self._total, self._done, len(self._failures.results))
-        self.recorder.schemas = progress
+        if self.options.shared:
+            # It also says that the shared schema is done, of which a run in single schemas knows
+            # nothing.
+            self.recorder.schemas = progress
         now = time.monotonic()
         if now - self._published > 0.5 or not progress.pending:
             self._published = now

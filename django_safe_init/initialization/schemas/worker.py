@@ -8,9 +8,12 @@ import shlex
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
+from django.apps import apps as installed_apps
 from django.db import DatabaseError
+from django.db.migrations.recorder import MigrationRecorder
 from django.db.migrations.state import ProjectState
 
 from django_safe_init.backends.base.context import Context
@@ -18,6 +21,7 @@ from django_safe_init.backends.base.run_session import ErrorKind
 from django_safe_init.backends.base.schema_session import (
     BaseSchemaSession,
     BaseSchemaWorker,
+    SchemaChanged,
     SchemaResult,
 )
 from django_safe_init.backends.base.transaction import Names
@@ -32,8 +36,9 @@ from django_safe_init.initialization.schemas.plans import (
     Planner,
     SchemaExecutor,
 )
-from django_safe_init.initialization.schemas.receivers import Receivers
+from django_safe_init.initialization.schemas.receivers import Receivers, clear_caches
 from django_safe_init.initialization.tracker import MigrationTracker
+from django_safe_init.initialization.types import MigrateTask
 from django_safe_init.tenants import Tenancy, Tenant
 
 logger = logging.getLogger("django_safe_init")
@@ -55,10 +60,21 @@ class SchemaFailed(Exception):
         self.migration = migration
 
 
+@contextmanager
+def _own_caches() -> Iterator[None]:
+    """Keep the rows that managers cache from other schemas: they know the alias only."""
+    clear_caches(installed_apps)
+    try:
+        yield
+    finally:
+        clear_caches(installed_apps)
+
+
 class SchemaWorker:
     """Migrates schemas on one connection of the run.
 
-    `migrate` replaces the plan, for a person's command with a target or with options.
+    The task of the run tells what a person asked for: options of single schemas, or a `migrate`
+    that replaces the plan.
     """
 
     def __init__(
@@ -67,26 +83,22 @@ class SchemaWorker:
         tenancy: Tenancy,
         connections: BaseSchemaWorker,
         planner: Planner,
-        *,
-        receivers_digest: str = "",
-        unfinished: frozenset[str] = frozenset(),
-        rerun: tuple[str, ...] = (),
-        resume: tuple[str, ...] = (),
-        migrate: Migrate | None = None,
-        fake: bool = False,
-        target: tuple[str, str] | None = None,
+        task: MigrateTask,
+        receivers_digest: str,
+        unfinished: frozenset[str],
     ) -> None:
         self.context = context
         self.tenancy = tenancy
         self.connections = connections
         self.planner = planner
         self.receivers = Receivers(context.alias)
-        self._digest = receivers_digest
+        # Without named schemas, the names of migrations are those of the shared schema.
+        if task.schemas.shared:
+            task = replace(task, rerun=(), resume=())
+        self.task = task
+        self._migrate = task.schemas.migrate
+        self._digest = "" if self._migrate else receivers_digest
         self._unfinished = unfinished
-        self._rerun, self._resume = rerun, resume
-        self._migrate = migrate
-        self._fake = fake
-        self._target = target
 
     def work(self, tenant: Tenant) -> SchemaResult:
         """Migrate the schema and write its row. Raises `LockLost`; other errors are a result."""
@@ -104,34 +116,45 @@ class SchemaWorker:
     def _result(
         self, session: BaseSchemaSession, tenant: Tenant, started: float
     ) -> SchemaResult:
-        for attempt in range(_ATTEMPTS):
+        attempt = 0
+        while True:
             try:
                 applied = self._attempt(session, tenant)
-                digest = "" if self._migrate else self._digest
+            except LockLost:
+                raise
+            except Exception as exc:  # noqa: BLE001  (a migration is code of the project)
+                attempt += 1
+                failure = exc if isinstance(exc, SchemaFailed) else None
+                cause = (failure and failure.__cause__) or exc
+                if attempt >= _ATTEMPTS or not self._may_pass(session, tenant, cause):
+                    return self._failed(session, tenant, cause, failure, started)
+                logger.info("%s: again after: %s", tenant.schema, one_line(cause))
+            else:
                 return SchemaResult(
                     tenant.schema,
                     seconds=time.monotonic() - started,
                     applied=applied,
-                    receivers=digest,
+                    receivers=self._digest,
                 )
-            except LockLost:
-                raise
-            except Exception as exc:
-                failure = exc if isinstance(exc, SchemaFailed) else None
-                cause = (failure and failure.__cause__) or exc
-                kind = session.classify(cause)
-                if kind is ErrorKind.LOST:
-                    raise LockLost(
-                        f"The connection that migrates the schema {tenant.schema!r} was lost: "
-                        f"{one_line(cause)}"
-                    ) from exc
-                again = kind is ErrorKind.TRANSIENT and attempt < _ATTEMPTS - 1
-                if not again:
-                    return self._failed(session, tenant, cause, failure, started)
-                logger.info("%s: again after: %s", tenant.schema, one_line(cause))
             self._reset(session)
             sleep(random.uniform(0.05, min(_LONGEST_PAUSE, 0.1 * 2**attempt)))
-        raise AssertionError("unreachable")
+
+    def _may_pass(
+        self, session: BaseSchemaSession, tenant: Tenant, cause: BaseException
+    ) -> bool:
+        """Return True if another attempt may not meet the error, such as a deadlock.
+
+        Raises `LockLost` if the connection was lost.
+        """
+        if isinstance(cause, SchemaChanged):
+            return True
+        kind = session.classify(cause)
+        if kind is ErrorKind.LOST:
+            raise LockLost(
+                f"The connection that migrates the schema {tenant.schema!r} was lost: "
+                f"{one_line(cause)}"
+            ) from cause
+        return kind is ErrorKind.TRANSIENT
 
     def _failed(
         self,
@@ -143,10 +166,7 @@ class SchemaWorker:
     ) -> SchemaResult:
         self._reset(session)
         with suppress(DatabaseError):
-            is_static = (
-                tenant in self.tenancy.static_tenants
-            )  # a run creates its schema
-            if not is_static and not session.exists():
+            if not (self.tenancy.creates_schemas or session.exists()):
                 return SchemaResult(tenant.schema, is_missing=True)
         name = failure.migration if failure else None
         text = message_of(cause)
@@ -161,17 +181,17 @@ class SchemaWorker:
         )
 
     def _reset(self, session: BaseSchemaSession) -> None:
-        """End a transaction that the failed work has left open."""
-        connection: Any = session.connection
+        """End a transaction that the failed work has left open, and the connection with it."""
+        connection = session.connection
         if connection.connection is not None and connection.in_atomic_block:
-            connection.close()  # no code of the worker keeps a transaction open
+            connection.close()
 
     def _attempt(self, session: BaseSchemaSession, tenant: Tenant) -> int:
-        if not session.is_present and tenant in self.tenancy.static_tenants:
-            session.create()
         if not session.is_present:
-            raise SchemaFailed(None) from LookupError("The schema does not exist.")
-        with self.tenancy.active(session.connection, tenant):
+            if not self.tenancy.creates_schemas:
+                raise SchemaFailed(None) from LookupError("The schema does not exist.")
+            session.create()
+        with self.tenancy.active(session.connection, tenant), _own_caches():
             self.tenancy.before_migrate(tenant.schema)
             if self._migrate is None:
                 applied = self._apply_plan(session, tenant)
@@ -193,37 +213,32 @@ class SchemaWorker:
         _Applying(self, session, plan, interrupted, recorded).run()
         if plan.squashed:
             session.replay("the squashed migrations", [], plan.squashed)
-        session.create_rows(self.receivers.rows(plan, tenant.kind))
+        session.create_rows(self.receivers.rows(plan))
         with run_context(self.context.alias, None):
             self.receivers.after(plan)
         return len(plan.migrations)
 
     def _recorded(self, session: BaseSchemaSession) -> Names:
-        """Return the recorded migrations of a schema, which gets their table if need be."""
+        """Return the recorded migrations, in a table that is created if it is missing."""
         recorded = session.recorded()
         if recorded is None:
-            self._create_table(session)
-            recorded = set()
-        return recorded
-
-    def _create_table(self, session: BaseSchemaSession) -> None:
-        executor = SchemaExecutor(session.connection, self.planner.plan("", ()).loader)
-        with session.connection.schema_editor(collect_sql=True) as editor:
-            editor.create_model(executor.recorder.Migration)
-        session.replay("the table of migrations", editor.collected_sql, ())
+            with session.connection.schema_editor(collect_sql=True) as editor:
+                editor.create_model(MigrationRecorder.Migration)
+            session.create_table(editor.collected_sql)
+        return recorded or set()
 
     def interrupted(self, session: BaseSchemaSession) -> InterruptedSteps:
         """Return what earlier runs have left unfinished in the schema."""
-        settings = self.context.settings
-        is_known = self._rerun or self._resume or session.schema in self._unfinished
+        task = self.task
+        may_exist = task.rerun or task.resume or session.schema in self._unfinished
         return InterruptedSteps(
             session,
-            settings,
-            self._rerun,
+            self.context.settings,
+            task.rerun,
             self.context.alias,
-            self._resume,
+            task.resume,
             where=f" --schema {shlex.quote(session.schema)}",
-            is_known_clean=not is_known,
+            is_known_clean=not may_exist,
         )
 
     @contextmanager
@@ -235,7 +250,7 @@ class SchemaWorker:
     ) -> Iterator[MigrationTracker]:
         """Track the migrations of the block, which run for real."""
         connection = session.connection
-        if not self._fake:
+        if not self.task.fake:
             interrupted.complete_reversals(connection)
         tracker = MigrationTracker(
             connection, session, interrupted, self.context.report, recorded=recorded
@@ -249,13 +264,13 @@ class SchemaWorker:
                 raise SchemaFailed(tracker.current) from exc
 
     def _run_command(self, session: BaseSchemaSession, migrate: Migrate) -> int:
+        connection, target = session.connection, self.task.target
         interrupted = self.interrupted(session)
         with self.tracked(session, interrupted, self._recorded(session)) as tracker:
-            half_done, target = tracker.half_done, self._target
-            if self._fake:
-                half_done.accept_fake(session.connection, target)
+            if self.task.fake:
+                tracker.half_done.accept_fake(connection, target)
             else:
-                half_done.prepare(session.connection, tracker, target)
+                tracker.half_done.prepare(connection, tracker, target)
             migrate()
         return len(tracker.applied)
 
@@ -290,10 +305,14 @@ class _Applying:
     def _replay(self, planned: PlannedMigration, statements: list[str]) -> None:
         try:
             self.session.replay(planned.name, statements, planned.names)
-        except LockLost:
+        except (LockLost, SchemaChanged):
             raise
         except Exception as exc:
-            raise SchemaFailed(planned.name) from exc
+            timeout = self.session.lock_timeout
+            if timeout is None or not timeout.is_timeout(exc):
+                raise SchemaFailed(planned.name) from exc
+            # It is tried again for real, which names the sessions that block it.
+            self._run(planned)
 
     def _run(self, planned: PlannedMigration) -> None:
         session = self.session
@@ -314,10 +333,7 @@ def _state_before(planned: PlannedMigration) -> ProjectState:
 
     The managers of these models keep rows in caches, by alias and not by schema.
     """
-    if planned.runs_python or planned.rendered is None:
-        state = planned.state.clone()
-        vars(state).pop("apps", None)
-    else:
-        state = planned.rendered.clone()
+    rendered = None if planned.runs_python else planned.rendered
+    state = (rendered or planned.state).clone()
     state.apps  # noqa: B018  (rendered before, as by Django's executor)
     return state

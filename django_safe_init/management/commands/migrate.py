@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from inspect import Parameter, signature
 from typing import Any, TypeGuard
@@ -28,6 +30,7 @@ from django_safe_init.initialization.migrate_command import (
     known_options,
     next_migrate,
 )
+from django_safe_init.initialization.plan import schemas_behind
 from django_safe_init.initialization.run_context import current_listener, in_run
 from django_safe_init.initialization.schemas.provisioning import provision
 from django_safe_init.initialization.tracked_migrate import (
@@ -46,7 +49,7 @@ from django_safe_init.management.console import (
     printable_uncaught_errors,
     report_to,
 )
-from django_safe_init.tenants import Tenancy, get_tenancy, is_tenanted
+from django_safe_init.tenants import Tenancy, Tenant, get_tenancy, is_tenanted
 
 #: Added by `execute` and by Django's `call_command`, whatever the parser knows.
 _ADDED = frozenset({"database", "skip_checks"})
@@ -93,7 +96,7 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
             self._check_engine(alias)
             self._check_quorum(options)
         self._was_connected = connections[alias].connection is not None
-        if self._is_protected(options):
+        if self._is_protected(options) and not self._names_tenants(options):
             max_wait = get_settings().max_wait
             self._deadline = Deadline(max_wait)
             with exit_codes():
@@ -146,6 +149,9 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
     def handle(self, *args: Any, **options: Any) -> str | None:
         """Wait until this process leads, then run Django's `migrate`, and return its output."""
         self._alias = alias = options.get("database") or DEFAULT_DB_ALIAS
+        tenancy = None if _only_looks(options) else self._tenancy()
+        if tenancy is not None and self._provision(tenancy, options):
+            return self._output
         if not self._is_protected(options):
             self._migrate(*args, **options)
             return self._output
@@ -154,17 +160,6 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
             options.get("migration_name"),
             run_syncdb=bool(options.get("run_syncdb")),
         )
-        tenancy = get_tenancy(alias)
-        schema = tenancy and self._provisioned(tenancy, options)
-        if tenancy is not None and schema is not None:
-            with exit_codes():
-                provision(
-                    tenancy,
-                    schema,
-                    partial(self._migrate_active_schema, options),
-                    report_to(self.stderr),
-                )
-            return self._output
         schemas = SchemaOptions()
         if tenancy is not None:
             schemas = self._schemas(tenancy, options)
@@ -204,8 +199,12 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
 
     def _migrate(self, *args: Any, **options: Any) -> None:
         """Run Django's `migrate`, tracked if this thread is in a run."""
-        if is_tenanted() and not _only_looks(options):
-            self._migrate_active_schema(options)
+        if is_tenanted() and self._has_runs():
+            tenancy = get_tenancy(self._alias)
+            if tenancy is not None and _only_looks(options):
+                self._look(tenancy, options)
+            else:
+                self._migrate_active_schema(options)
             return
         self.track(self._alias)
         self._output = super().handle(*args, **self._wanted_by_handle(options))
@@ -221,6 +220,39 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
             stderr=self.stderr._out,
         )
 
+    def _look(self, tenancy: Tenancy, options: dict[str, Any]) -> None:
+        """Show the plan of the shared schema or of the named ones, and how many lack migrations.
+
+        With `--check`, exit with 1 if one of them does.
+        """
+        selection = tenancy.selection(options)
+        behind = ""
+        if selection.schemas is None and not options.get("app_label"):
+            errors = (
+                command_errors() if self._called_from_command_line else nullcontext()
+            )
+            with errors:
+                behind = schemas_behind(self._alias)
+        names = [tenancy.shared_schema] if selection.shared else []
+        lacking = [
+            self._lacks(tenancy, name, options)
+            for name in (*names, *(selection.schemas or ()))
+        ]
+        if behind:
+            self.stdout.write(f"{behind}.")
+        if options.get("check_unapplied") and (behind or any(lacking)):
+            sys.exit(1)
+
+    def _lacks(self, tenancy: Tenancy, schema: str, options: dict[str, Any]) -> bool:
+        """Run the command in one schema; return True if `--check` finds pending migrations."""
+        tenant = Tenant(schema, tenancy.kind_of(schema))
+        with tenancy.active(connections[self._alias], tenant):
+            try:
+                self._migrate_active_schema(options)
+            except SystemExit as exc:
+                return bool(exc.code)
+        return False
+
     def _schemas(self, tenancy: Tenancy, options: dict[str, Any]) -> SchemaOptions:
         """Return the work in schemas that the options of the package's command name."""
         selection = tenancy.selection(options)
@@ -234,17 +266,34 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
             else None,
         )
 
-    def _provisioned(self, tenancy: Tenancy, options: dict[str, Any]) -> str | None:
-        """Return the schema of the tenant that the caller creates; None for a command.
+    def _has_runs(self) -> bool:
+        """Return False if the package's own commands do all the work, as in a project's tests."""
+        with command_errors():
+            mode = effective_mode(get_settings())
+        return mode != "off" and get_features(self._alias).has_lock
 
-        The packages call the command for a new tenant, with its schema.
-        """
-        if self._called_from_command_line or not tenancy.names_schemas(options):
-            return None
+    def _tenancy(self) -> Tenancy | None:
+        return get_tenancy(self._alias) if self._has_runs() else None
+
+    def _names_tenants(self, options: dict[str, Any]) -> bool:
+        """Return True if code names schemas, as the packages do for a tenant that is created."""
+        tenancy = get_tenancy(self._alias)
+        if tenancy is None or self._called_from_command_line:
+            return False
+        return tenancy.names_schemas(options)
+
+    def _provision(self, tenancy: Tenancy, options: dict[str, Any]) -> bool:
+        """Migrate the schemas that code names, without a run; return False if it names none."""
+        if not self._names_tenants(options):
+            return False
         selection = tenancy.selection(options)
-        if selection.shared or len(selection.schemas or ()) != 1:
-            return None
-        return selection.schemas[0]
+        if selection.shared or not selection.schemas:
+            return False
+        migrate = partial(self._migrate_active_schema, options)
+        with exit_codes():
+            for schema in selection.schemas:
+                provision(tenancy, schema, migrate, report_to(self.stderr))
+        return True
 
     def _wanted_by_handle(self, options: dict[str, Any]) -> dict[str, Any]:
         """Return the options, except `database` and `skip_checks` if `handle` refuses them.
@@ -261,9 +310,7 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
     def _is_protected(self, options: dict[str, Any]) -> bool:
         if _only_looks(options) or in_run(self._alias):
             return False
-        with command_errors():
-            mode = effective_mode(get_settings())
-        return mode != "off" and get_features(self._alias).has_lock
+        return self._has_runs()
 
 
 def _only_looks(options: dict[str, Any]) -> bool:

@@ -18,7 +18,11 @@ from django_safe_init.core.databases import check_alias
 from django_safe_init.core.deadline import Deadline, check_timeout
 from django_safe_init.core.signal_handling import Interrupted
 from django_safe_init.core.text import one_line
-from django_safe_init.exceptions import ConfigurationError, SafeInitError
+from django_safe_init.exceptions import (
+    ConfigurationError,
+    SafeInitError,
+    SchemasFailed,
+)
 from django_safe_init.initialization.initializer import Initializer, retry_while_busy
 from django_safe_init.initialization.migrate_command import run_migrate
 from django_safe_init.initialization.types import (
@@ -124,14 +128,17 @@ class Command(EntrypointCommand):
         aliases = _aliases(options)
         self._several = len(aliases) > 1
         results = self._initialize(aliases, options)
-        results.sort(key=lambda result: result.severity)
+        results.sort(key=lambda each: (each.severity, each.outcome.error is None))
         self.reported = True
         if options["json"]:
             self.print_json(as_json(results))
         if results[0].code:
             raise command_error(results)
-        if options["verbosity"] > 0 and not (options["plan"] or options["json"]):
-            for result in results:
+        is_quiet = options["verbosity"] == 0 or options["plan"] or options["json"]
+        for result in results:
+            if result.outcome.error:
+                self._report(result.outcome.database)(result.outcome.error)
+            elif not is_quiet:
                 self.stdout.write(result.summary)
 
     def error_as_json(self, result: str, error: str) -> dict[str, Any]:
@@ -143,7 +150,7 @@ class Command(EntrypointCommand):
         results: list[Result] = []
         # A database with tenants forks processes, so no thread may run beside it.
         alone = aliases
-        if options["jobs"] > 1:
+        if options["jobs"] > 1 and self._several:
             alone = [alias for alias in aliases if get_tenancy(alias) is not None]
         for alias in alone:
             results.append(initialize(alias))
@@ -161,7 +168,8 @@ class Command(EntrypointCommand):
             return Result(self._run(initializer, options))
         except SafeInitError as exc:
             outcome = initializer.outcome(exc.result, str(exc))
-            return Result(outcome, exc.exit_code, exc)
+            code = 0 if self._goes_on_after(exc) else exc.exit_code
+            return Result(outcome, code, exc)
         except SystemCheckError as exc:
             return Result(initializer.outcome("usage", str(exc)), 2)
         except Interrupted as exc:
@@ -182,6 +190,12 @@ class Command(EntrypointCommand):
         else:
             return initializer.run()
         return initializer.outcome("ready")
+
+    def _goes_on_after(self, error: SafeInitError) -> bool:
+        """Return True if the command after `--` may serve, although tenants' schemas failed."""
+        if not self.next_command or not isinstance(error, SchemasFailed):
+            return False
+        return get_settings().tenant_readiness == "shared"
 
     def _check_usage(self, options: dict[str, Any]) -> None:
         check_command(self.next_command)

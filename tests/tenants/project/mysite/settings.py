@@ -26,8 +26,12 @@ DATABASES = {
         "ATOMIC_REQUESTS": bool(os.environ.get("ATOMIC_REQUESTS")),
     }
 }
+#: Without this package, to compare with the package's own command.
+_OURS = [] if os.environ.get("PLAIN") else ["django_safe_init"]
+#: Without the app of the tenants, whose migrations are then pending.
+_STOCK = [] if os.environ.get("WITHOUT_STOCK") else ["stock"]
 SHARED_APPS = [
-    "django_safe_init",
+    *_OURS,
     PACKAGE,
     "customers",
     "django.contrib.contenttypes",
@@ -38,9 +42,9 @@ TENANT_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.auth",
     "django.contrib.sessions",
-    "stock",
+    *_STOCK,
 ]
-INSTALLED_APPS = [*SHARED_APPS, "stock"]
+INSTALLED_APPS = [*SHARED_APPS, *_STOCK]
 PUBLIC_SCHEMA_NAME = os.environ.get("PUBLIC_SCHEMA", "public")
 
 if PACKAGE == "django_tenants":
@@ -53,7 +57,7 @@ else:
     TENANTS = {
         "public": {"APPS": SHARED_APPS},
         "www": {
-            "APPS": ["django.contrib.contenttypes", "stock"],
+            "APPS": ["django.contrib.contenttypes", *_STOCK],
             "DOMAINS": ["www.localhost"],
             "URLCONF": "mysite.urls",
         },
@@ -66,10 +70,9 @@ else:
     }
     _TENANT_MIDDLEWARE = "django_pgschemas.routing.middleware.DomainRoutingMiddleware"
 
-MIDDLEWARE = [
-    "django_safe_init.middleware.InitializationMiddleware",
-    _TENANT_MIDDLEWARE,
-]
+MIDDLEWARE = [_TENANT_MIDDLEWARE]
+if _OURS:
+    MIDDLEWARE.insert(0, "django_safe_init.middleware.InitializationMiddleware")
 SAFE_INIT = json.loads(os.environ.get("SAFE_INIT_SETTINGS", "{}"))
 LOGGING = {
     "version": 1,

@@ -1,0 +1,47 @@
+"""A schema whose table is locked waits with the limits of a single database."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from tests.tenants.harness import TenantProject
+
+NAMES = ["t0", "t1", "t2"]
+FIELD = 'migrations.AddField("box", "size", models.IntegerField(default=0))'
+
+
+def prepare(project: TenantProject) -> None:
+    project.run("safe_migrate")
+    project.add_tenants(*NAMES)
+    project.run("safe_migrate")
+    project.add_migration("0006_size", FIELD)
+
+
+def test_blocked_schema_fails(project: TenantProject) -> None:
+    """The error names the session that blocks the schema; the other schemas are done."""
+    prepare(project)
+    with closing(project.database.connect(application_name="reporting")) as blocker:
+        blocker.execute("BEGIN")
+        blocker.execute("LOCK TABLE t1.stock_box IN ACCESS SHARE MODE")
+        limits = {"DDL_LOCK_TIMEOUT": 0.1, "DDL_ATTEMPTS": 2}
+        project.use(limits)
+        failed = project.run("safe_migrate", code=1)
+        assert "t1 failed: stock.0006_size" in failed.stderr, failed
+        assert "reporting" in failed.stderr, failed
+        project.assert_complete(["t0", "t2", *project.static], "stock.0006_size")
+        assert "stock.0006_size" not in project.records("t1")
+    project.run("safe_migrate")
+    project.assert_complete(NAMES, "stock.0006_size")
+
+
+def test_blocked_schema_waits(project: TenantProject) -> None:
+    """A schema whose table is locked for a while is migrated afterwards, in the same run."""
+    prepare(project)
+    project.use({"DDL_LOCK_TIMEOUT": 0.1, "DDL_ATTEMPTS": 30})
+    with closing(project.database.connect(application_name="reporting")) as blocker:
+        blocker.execute("BEGIN")
+        blocker.execute("LOCK TABLE t1.stock_box IN ACCESS SHARE MODE")
+        replica = project.start("safe_migrate")
+        project.wait_until(lambda: "reporting" in replica.stderr, "the blocker's name")
+    assert replica.wait() == 0, replica
+    project.assert_complete([*NAMES, *project.static], "stock.0006_size")
