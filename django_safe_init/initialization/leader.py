@@ -250,9 +250,6 @@ class Leader:
                 reason,
             )
             raise LeaderFailed(reason, run=self.recorder.run_id)
-        if self.tenancy is not None and self.task.schemas.only != ():
-            # From the beginning, because the percentage of a run never decreases.
-            self.recorder.expected_schemas = self.session.reader.count_tenants()
 
     def _take_baseline(self) -> None:
         """Note the findings that were there before, and store them for the next leader."""
