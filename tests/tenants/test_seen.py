@@ -24,7 +24,7 @@ def status(project: TenantProject, *options: str, code: int | None = 0) -> Any:
 
 
 def without_schema(project: TenantProject) -> list[str]:
-    """The tenants without a schema. A run creates those of django-pgschemas, as it does."""
+    """The tenants that stay without a schema: with django-pgschemas a run creates it."""
     return ["gone"] if project.package == "django_tenants" else []
 
 
@@ -118,7 +118,7 @@ def test_while_it_runs(project: TenantProject) -> None:
 
 
 def test_step_of_a_failure(project: TenantProject) -> None:
-    """A step of the run tells which migration failed in which schema, and nothing else does."""
+    """Only a step of the run tells which migration failed in which schema."""
     fail_in_one(project)
     steps = [row for row in project.database.steps() if row["kind"] == "schema"]
     assert [(row["name"], row["outcome"]) for row in steps] == [
@@ -133,7 +133,7 @@ def test_step_of_a_failure(project: TenantProject) -> None:
 
 
 def test_plan_and_check(project: TenantProject) -> None:
-    """`--plan` and `--check` look at the shared schema, and count the schemas that are behind."""
+    """`--plan` and `--check` read the shared schema, and count the schemas that are behind."""
     project.run("safe_migrate")
     project.run("migrate", "--check")
     project.add_tenants(*NAMES)

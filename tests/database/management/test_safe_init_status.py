@@ -120,6 +120,7 @@ def test_json(run, django_database, small_shop) -> None:
         "pending": ["shop.0001_initial", "shop.0002_sale"],
         "unknown": [],
         "error": None,
+        "schemas": None,
         "activity": None,
         "blockers": [],
         "history": [],
