@@ -469,7 +469,7 @@ class Leader:
         run = self.context.alias, self.recorder.run_id
         reason = self.recorder.error or self._reason(cause)
         if logged is not None:
-            # Bad input has no traceback, and that of a tenant's schema is logged already.
+            # Bad input has no traceback, and the traceback of a tenant's schema is logged already.
             is_told = isinstance(logged, ConfigurationError) or getattr(
                 logged, "is_logged", False
             )
