@@ -469,7 +469,7 @@ class Leader:
         run = self.context.alias, self.recorder.run_id
         reason = self.recorder.error or self._reason(cause)
         if logged is not None:
-            # Bad input has no traceback, and that of a tenant's schema is logged already.
+            # Bad input has no traceback, and the traceback of a tenant's schema is logged already.
             is_told = isinstance(logged, ConfigurationError) or getattr(
                 logged, "is_logged", False
             )
@@ -533,7 +533,7 @@ class Leader:
         # A target that was mistyped, or cannot be reached, says nothing about the build. A
         # migration that is half done, or half undone, does.
         half_done = self._tracker is not None and self._tracker.is_half_done
-        whole = self.task.full_target or half_done or isinstance(exc, ValidationFailed)
+        whole = self._is_whole or half_done or isinstance(exc, ValidationFailed)
         return "failed" if whole else "partial"
 
     def _is_lost(self, exc: BaseException) -> bool:

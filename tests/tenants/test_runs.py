@@ -305,7 +305,7 @@ RICH = {
         'migrations.RunSQL(["INSERT INTO stock_box (label, weight, color) VALUES '
         "('50%; ''x'' -- no', 1, '')\", (\"UPDATE stock_box SET color = %s || '%%' "
         "WHERE label LIKE %s\", ['100%;', '50\\\\%%'])]), "
-        'migrations.RunSQL("DO $$ BEGIN PERFORM 1; END $$; CREATE VIEW some AS '
+        'migrations.RunSQL("DO $$ BEGIN PERFORM 1; END $$; CREATE VIEW picked AS '
         "SELECT * FROM stock_box WHERE label LIKE '%;%'; \"), "
         "migrations.RunSQL(\"UPDATE stock_box SET label = label || '%s %(x)s %' -- done\\n\")"
     ),
@@ -315,7 +315,7 @@ RICH = {
         '("text", models.TextField(db_index=True)), ("owner", models.ForeignKey('
         '"auth.User", models.CASCADE, null=True))], '
         'options={"permissions": [("stick", "Can stick")]}), '
-        "migrations.RunSQL('DROP VIEW some')"
+        "migrations.RunSQL('DROP VIEW picked')"
     ),
 }
 BODY = """
