@@ -128,6 +128,8 @@ class SchemaRun:
         self.report = task.report
         self.schemas = open_schemas(session, context.alias, tenancy)
         self._failures = _Failures(context.settings.tenant_failures)
+        #: The number of schemas that this run has migrated.
+        self.migrated = 0
         self._stopped = ""
         self._done = 0
         self._missing: list[str] = []
@@ -289,10 +291,8 @@ class SchemaRun:
             if canaries:
                 self._migrate(pool, canaries)
                 if self._failures.results:
-                    count = len(tenants) - len(canaries)
-                    self._stop(
-                        f"the canaries failed, so {count} schemas were not tried"
-                    )
+                    self._stop("a canary failed")
+                    self._untried += len(tenants) - len(canaries)
                     return
             self._migrate(pool, tenants[len(canaries) :])
 
@@ -362,6 +362,7 @@ class SchemaRun:
             self._total -= 1
         elif result.error is None:
             self._done += 1
+            self.migrated += 1
             self._failures.note_success()
         else:
             self._note_failure(result)
