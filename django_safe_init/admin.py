@@ -384,7 +384,7 @@ class TenantSchemaAdmin(ReadOnlyAdmin):
         # A run that was deleted may leave the newest row of a schema.
         if row.run:
             return link_to(row.run, self.admin_site)
-        return str(row.run_id or "")  # type: ignore[attr-defined]  # no stub of the column
+        return str(row.serializable_value("run") or "")
 
     @admin.display(description=_("result"), ordering="state")
     def result(self, row: TenantSchema) -> str:

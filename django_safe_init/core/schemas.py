@@ -190,7 +190,7 @@ class BlockedTenants(NamedTuple):
     hosts: Mapping[str, str] = {}
 
     def without_others(self, known: BlockedTenants) -> BlockedTenants:
-        """Return the ones that were known before: a tenant that was created later never waits."""
+        """Return the tenants that were known before: one that was created later never waits."""
         return BlockedTenants(
             self.schemas & known.schemas,
             {host: name for host, name in self.hosts.items() if name in known.schemas},

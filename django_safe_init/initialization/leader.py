@@ -250,9 +250,6 @@ class Leader:
                 reason,
             )
             raise LeaderFailed(reason, run=self.recorder.run_id)
-        if self.tenancy is not None and self.task.schemas.only != ():
-            # From the beginning, because the percentage of a run never decreases.
-            self.recorder.expected_schemas = self.session.reader.count_tenants()
 
     def _take_baseline(self) -> None:
         """Note the findings that were there before, and store them for the next leader."""
@@ -472,7 +469,7 @@ class Leader:
         run = self.context.alias, self.recorder.run_id
         reason = self.recorder.error or self._reason(cause)
         if logged is not None:
-            # Bad input has no traceback, and that of a tenant's schema is logged already.
+            # Bad input has no traceback, and the traceback of a tenant's schema is logged already.
             is_told = isinstance(logged, ConfigurationError) or getattr(
                 logged, "is_logged", False
             )

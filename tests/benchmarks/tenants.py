@@ -35,7 +35,10 @@ def beside_one_process(stage: Stage, rounds: int = 5) -> Figure:
 
 
 def beside_two_processes(stage: Stage, rounds: int = 5) -> Figure:
-    """`safe_migrate --jobs 2` ÷ `migrate_schemas` with its executor of two processes."""
+    """`safe_migrate --jobs 2` ÷ `migrate_schemas` with its executor of two processes.
+
+    The same schemas and migrations. Whole processes, in turn, on two cores.
+    """
     return compare(stage, rounds, PARALLEL, 0.4)
 
 
@@ -59,7 +62,10 @@ def compare(stage: Stage, rounds: int, command: Sequence[str], limit: float) -> 
 
 
 def nothing_to_do(stage: Stage, rounds: int = 9) -> Figure:
-    """A whole `safe_migrate` with nothing to do in 1,000 schemas ÷ `manage.py version`."""
+    """A whole `safe_migrate` with nothing to do in 1,000 schemas ÷ `manage.py version`.
+
+    `version` imports Django and the settings, and opens no connection.
+    """
     with prepared(stage, MANY) as template, copied(stage, template) as database:
         run(database, OURS)
 

@@ -112,7 +112,7 @@ def add_hosts(project: TenantProject, *tenants: str) -> None:
         )
 
 
-#: Creates a tenant, as the application does when somebody signs up.
+#: The code of the application for a new tenant.
 SIGN_UP = """
 from customers.models import Customer, Domain
 tenant = Customer(schema_name={name!r})

@@ -41,7 +41,7 @@ def error_of(stderr: str) -> str:
 
 @pytest.mark.parametrize("package", ["django_tenants"])
 def test_row_without_schema(project: TenantProject, jobs: str) -> None:
-    """A tenant without a schema is named, left alone, and keeps no build from being ready."""
+    """A tenant without a schema is named, and the build becomes ready without it."""
     prepare(project)
     project.add_tenants("ghost", schemas=False)
     assert is_ready(project)

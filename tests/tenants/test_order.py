@@ -63,7 +63,7 @@ def test_order(project: TenantProject, order: str | None, expected: str) -> None
 @pytest.mark.parametrize(
     ("order", "reason"),
     [
-        ("sise", "Cannot resolve keyword 'sise'"),
+        ("weight", "Cannot resolve keyword 'weight'"),
         ("mysite.order.missing", 'does not define a "missing" attribute'),
         ("mysite.nothing.order", "No module named 'mysite.nothing'"),
         ("mysite.order.number", "is no function"),

@@ -111,7 +111,7 @@ def Own(get_response):
 
 @pytest.mark.parametrize("kind", ["gunicorn", "uvicorn"])
 def test_a_middleware_of_the_project(project: TenantProject, kind: str) -> None:
-    """Where no host name tells the tenant, the project's middleware does."""
+    """Without a known rule for hosts, the project's middleware tells the tenant."""
     prepare(project)
     (project.root / "mysite/middleware.py").write_text(OWN_MIDDLEWARE[project.package])
     project.append("mysite/settings.py", 'MIDDLEWARE[1] = "mysite.middleware.Own"\n')

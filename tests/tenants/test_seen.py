@@ -24,7 +24,7 @@ def status(project: TenantProject, *options: str, code: int | None = 0) -> Any:
 
 
 def without_schema(project: TenantProject) -> list[str]:
-    """The tenants without a schema. A run creates those of django-pgschemas, as it does."""
+    """Return the tenants without a schema. A run creates the schemas of django-pgschemas."""
     return ["gone"] if project.package == "django_tenants" else []
 
 
@@ -118,7 +118,7 @@ def test_while_it_runs(project: TenantProject) -> None:
 
 
 def test_step_of_a_failure(project: TenantProject) -> None:
-    """A step of the run tells which migration failed in which schema, and nothing else does."""
+    """A step of the run tells which migration failed in which schema. No later run repeats it."""
     fail_in_one(project)
     steps = [row for row in project.database.steps() if row["kind"] == "schema"]
     assert [(row["name"], row["outcome"]) for row in steps] == [
@@ -133,7 +133,11 @@ def test_step_of_a_failure(project: TenantProject) -> None:
 
 
 def test_plan_and_check(project: TenantProject) -> None:
-    """`--plan` and `--check` look at the shared schema, and count the schemas that are behind."""
+    """`--plan` and `--check` show the shared schema, and count the schemas that are behind."""
+    empty = project.run("migrate", "--plan").stdout
+    assert "customers.0001_initial" in empty
+    assert "tenants' schemas" not in empty
+    project.run("migrate", "--check", code=1)
     project.run("safe_migrate")
     project.run("migrate", "--check")
     project.add_tenants(*NAMES)

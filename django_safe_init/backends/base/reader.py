@@ -122,10 +122,6 @@ class BaseReader(ABC):
         """
         return None
 
-    def count_tenants(self) -> int:
-        """Return the number of tenants' schemas; 0 before the table of tenants exists."""
-        return 0
-
     def tenants(self) -> list[TenantStatus]:
         """Return the status of each tenant's schema, by name."""
         return []

@@ -94,7 +94,7 @@ def journal_scope(lock_key: str, schema: str) -> str:
     return f"{lock_key}\n{schema}"
 
 
-#: The journal of the database, and those of its tenants' schemas.
+#: The journals of the database and of its tenants' schemas.
 _IN_SCOPE = """
     (lock_key = %(lock_key)s OR substr(lock_key, 1, length(%(scope)s)) = %(scope)s)
 """

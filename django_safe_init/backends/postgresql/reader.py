@@ -258,11 +258,6 @@ class PostgresReader(TableReader):
             lambda schemas: schemas.summary(has_rows=self._has_schema_rows()), None
         )
 
-    def count_tenants(self) -> int:
-        return self._about_tenants(
-            lambda schemas: sum(each.is_due for each in schemas.all()), 0
-        )
-
     def tenants(self) -> list[TenantStatus]:
         return self._about_tenants(
             lambda schemas: schemas.statuses(has_rows=self._has_schema_rows()), []

@@ -198,7 +198,7 @@ class Planner:
 
 
 def _known_names() -> frozenset[tuple[str, str]]:
-    """Return the names of the migrations on disk, and of those that they replace."""
+    """Return the names of the migrations on disk, and of the migrations they replace."""
     migrations = MigrationLoader(None).disk_migrations
     replaced = (each.replaces for each in migrations.values())
     return frozenset(migrations).union(*map(_pairs, replaced))

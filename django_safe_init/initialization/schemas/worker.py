@@ -92,7 +92,7 @@ class SchemaWorker:
         self.connections = connections
         self.planner = planner
         self.receivers = Receivers(context.alias)
-        # Without named schemas, the names of migrations are those of the shared schema.
+        # Without named schemas, the names of migrations are about the shared schema.
         if task.schemas.shared:
             task = replace(task, rerun=(), resume=())
         self.task = task

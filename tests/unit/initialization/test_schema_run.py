@@ -15,6 +15,7 @@ from django_safe_init.backends.base.schema_session import SchemaResult
 from django_safe_init.conf import Settings
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.schemas import FoundSchema, SchemaIdentity, SchemaProgress
+from django_safe_init.core.text import Hint
 from django_safe_init.exceptions import ConfigurationError, InitializationFailed
 from django_safe_init.initialization.schemas import run as module
 from django_safe_init.initialization.schemas.pool import WorkerDied
@@ -43,6 +44,8 @@ class Schemas:
         self.planned: list[str] = []
         self.pruned = False
         self.failures: list[tuple[str, str | None]] = []
+        self.half_done: set[str] = set()
+        self.noted: list[str] = []
 
     def all(self) -> list[FoundSchema]:
         return list(self.known)
@@ -62,13 +65,16 @@ class Schemas:
         self.planned = [each.schema for each in work]
 
     def unfinished(self) -> set[str]:
-        return set()
+        return self.half_done
 
     def records(self, schema: str) -> set[tuple[str, str]]:
         return {("shop", schema)}
 
     def prune(self) -> None:
         self.pruned = True
+
+    def note(self, result: SchemaResult) -> None:
+        self.noted.append(result.schema)
 
     def record_failure(self, result: SchemaResult) -> None:
         self.failures.append((result.schema, result.migration))
@@ -179,10 +185,15 @@ class Stage:
     def run(self, schemas: SchemaOptions = ALL, **task: Any) -> SchemaRun:
         settings = Settings(**self.settings)
         recorder = SimpleNamespace(
-            schemas=None, update=lambda state, text: self.updates.append(text)
+            run_id=7,
+            schemas=None,
+            update=lambda state, text: self.updates.append(text),
         )
         session: Any = SimpleNamespace(
-            recorder=recorder, verify=self._verify, connections=self._nothing
+            recorder=recorder,
+            verify=self._verify,
+            connections=self._nothing,
+            ensure_journal=lambda: self.prepared.append(("journal", set())),
         )
         context: Any = SimpleNamespace(
             alias="default", build=None, settings=settings, deadline=Deadline(None)
@@ -242,6 +253,7 @@ def test_processes(stage: Stage) -> None:
     stage.schemas.known[1] = found("b")._replace(kind="large")
     stage.run(SchemaOptions(jobs=4))
     assert stage.jobs == 4
+    assert stage.prepared.pop() == ("journal", set())
     assert sorted(stage.prepared) == [
         ("", {("shop", "a")}),
         ("large", {("shop", "b")}),
@@ -265,6 +277,14 @@ def test_force(stage: Stage) -> None:
     stage.run(SchemaOptions(force=True))
     assert stage.schemas.remembered == ["complete"]
     assert stage.tried == ["a"]
+
+
+def test_half_done_migrations(stage: Stage) -> None:
+    """A schema with a half-done migration is migrated, also if its records are complete."""
+    stage.schemas.half_done = {"b", "d"}
+    stage.schemas.behind = {"d"}
+    stage.run()
+    assert stage.tried == ["b", "d"]
 
 
 def test_chosen_schemas(stage: Stage) -> None:
@@ -313,6 +333,33 @@ def test_a_failure(stage: Stage) -> None:
     assert stage.progress == SchemaProgress(6, 5, 1)
     assert stage.reports[0].startswith("b failed: shop.0002: no room")
     assert stage.schemas.pruned
+
+
+def test_the_log_of_failures(stage: Stage, caplog: pytest.LogCaptureFixture) -> None:
+    """Each failure is logged, with the traceback of the first in its way."""
+    for number, name in enumerate("abc"):
+        stage.answers[name] = [
+            lambda tenant, n=number: SchemaResult(
+                tenant.schema,
+                error=f"{tenant.schema} has {n} rows",
+                traceback="Traceback",
+            )
+        ]
+    stage.fail()
+    assert caplog.messages == [
+        f"default: run 7: {name} failed: {name} has {number} rows"
+        for number, name in enumerate("abc")
+    ]
+    tracebacks: list[Any] = [vars(each)["traceback_text"] for each in caplog.records]
+    assert tracebacks == ["Traceback", None, None]
+
+
+def test_the_commands_of_a_failure(stage: Stage) -> None:
+    """The commands of a schema's error stand below the error of the run."""
+    hint = Hint("It is half done. Continue with:", "manage.py safe_migrate --schema b")
+    stage.answers["b"] = [lambda tenant: SchemaResult(tenant.schema, error=hint)]
+    text = stage.fail()
+    assert "manage.py safe_migrate --schema b" in text
 
 
 def test_many_failures(stage: Stage) -> None:
@@ -393,6 +440,7 @@ def test_a_key_that_is_never_free(stage: Stage, monkeypatch: Any) -> None:
     text = stage.fail()
     assert stage.naps == 3
     assert "a: Another session has kept the key of the schema" in text
+    assert stage.schemas.noted == ["a"]
 
 
 def test_a_stop_while_a_key_is_awaited(stage: Stage) -> None:
@@ -465,9 +513,16 @@ def test_an_order_by_a_field(stage: Stage) -> None:
     assert stage.tried == NAMES
 
 
-@pytest.mark.parametrize("order", ["weight", "mysite.tenants.by_size"])
+def by_weight(names: list[str]) -> list[str]:
+    raise ZeroDivisionError("no weight")
+
+
+@pytest.mark.parametrize(
+    "order",
+    ["weight", "mysite.tenants.by_size", f"{__name__}.NAMES", f"{__name__}.by_weight"],
+)
 def test_an_unknown_order(stage: Stage, order: str) -> None:
-    """A field or function that does not exist is one clear error."""
+    """A field that does not exist, or a wrong function, is one clear error."""
     stage.tenancy.tenants = Rows()
     stage.settings["tenant_order"] = order
     with pytest.raises(ConfigurationError, match=f"TENANT_ORDER'\\] is '{order}'"):

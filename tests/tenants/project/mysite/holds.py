@@ -1,4 +1,4 @@
-"""What migrations of the tests call: they leave a note, and wait until the test allows them."""
+"""Let migrations of the tests leave a note, and wait until the test allows them."""
 
 import os
 import time
