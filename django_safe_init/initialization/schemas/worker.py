@@ -121,7 +121,7 @@ class SchemaWorker:
             try:
                 applied = self._attempt(session, tenant)
             except LockLost as exc:
-                # Without the schema, the records of the shared one look like its own.
+                # Without the schema, the connection reads the records of the shared one.
                 if not self._is_gone(session):
                     raise
                 return self._failed(session, tenant, exc, None, started)
