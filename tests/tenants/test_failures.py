@@ -199,3 +199,30 @@ def test_deadlock(project: TenantProject, jobs: str) -> None:
     assert replica.wait() == 0, project
     project.assert_complete([*SCHEMAS, *project.static], "stock.0008_lock")
     assert len(project.notes("updated t3")) >= 2
+
+
+STEPS = (
+    'migrations.AddField("box", "depth", models.IntegerField(default=0)), '
+    "migrations.RunPython(lock, atomic=True), "
+    'migrations.AddField("box", "height", models.IntegerField(default=0))'
+)
+
+
+def test_deadlock_in_a_journal(project: TenantProject, jobs: str) -> None:
+    """A non-atomic migration that loses a deadlock goes on with the operation that failed."""
+    prepare(project)
+    project.run("safe_migrate")
+    project.add_migration(
+        "0008_lock", STEPS, after="0007_size", body=DEADLOCK, atomic=False
+    )
+    replica = project.start("safe_migrate", "--jobs", jobs, HOLD_SCHEMA="t3")
+    project.wait_for_note("updated t3")
+    with project.database.connect() as other:
+        other.execute("BEGIN; SET LOCAL deadlock_timeout = '1h'")
+        other.execute("UPDATE customers_customer SET size = 2 WHERE schema_name = 't3'")
+        project.allow()
+        other.execute("UPDATE t3.stock_box SET weight = 2")
+        other.execute("COMMIT")
+    assert replica.wait() == 0, project
+    project.assert_complete([*SCHEMAS, *project.static], "stock.0008_lock")
+    assert len(project.notes("updated t3")) >= 2

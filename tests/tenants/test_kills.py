@@ -263,6 +263,48 @@ def test_journal_of_a_tenant(project: TenantProject, jobs: str) -> None:
     assert not project.database.rows("SELECT * FROM django_safe_init_operation")
 
 
+@pytest.mark.smoke
+def test_child_killed_in_a_journal(project: TenantProject) -> None:
+    """The worker that takes the schema of a killed one goes on in its journal."""
+    prepare(project)
+    project.add_migration("0006_steps", STEPS, body=INSERT, atomic=False)
+    project.use(HOLD_SCHEMA="t07", HOLD_POINT="after")
+    replica = project.start("safe_migrate", "--jobs", "2")
+    [(child, _)] = project.wait_for_note("after t07")
+    os.kill(child, signal.SIGKILL)
+    project.wait_for_note("after t07", 2)
+    project.allow()
+    assert replica.wait() == 0, replica
+    project.assert_complete([*SCHEMAS, *project.static], "stock.0006_steps")
+    for name in SCHEMAS:
+        assert project.labels(name)[1:] == ["second"], name
+
+
+COLUMNS = (
+    "SELECT count(*) FROM information_schema.columns WHERE table_schema = 't07'"
+    " AND table_name = 'stock_box' AND column_name IN ('height', 'depth')"
+)
+
+
+def test_half_done_schema_dropped(project: TenantProject, jobs: str) -> None:
+    """The journal of a schema that was dropped is not used for the next one of its name."""
+    prepare(project)
+    project.add_migration("0006_steps", STEPS, body=INSERT, atomic=False)
+    project.use(HOLD_SCHEMA="t07")
+    replica = project.start("safe_migrate", "--jobs", jobs)
+    project.wait_for_note("before t07")
+    kill(project, replica.pid, project.descendants(replica))
+    project.wait_until(lambda: not project.database.backends(), "the sessions' end")
+    assert project.database.value(COLUMNS) == 1
+    project.database.rows("DROP SCHEMA t07 CASCADE")
+    project.database.rows("CREATE SCHEMA t07")
+    project.allow()
+    project.run("safe_migrate", "--jobs", jobs)
+    project.assert_complete([*SCHEMAS, *project.static], "stock.0006_steps")
+    assert project.database.value(COLUMNS) == 2
+    assert project.labels("t07")[1:] == ["second"]
+
+
 def test_child_killed_in_sql(project: TenantProject) -> None:
     """The statement of a killed worker is ended before the schema is done again."""
     prepare(project)
@@ -293,14 +335,10 @@ def test_reversal_killed(project: TenantProject) -> None:
     backwards = project.start("migrate", "stock", "0005", "--schema", "t07")
     project.wait_for_note("before t07", 2)
     kill(project, backwards.pid, [])
-    columns = (
-        "SELECT count(*) FROM information_schema.columns WHERE table_schema = 't07'"
-        " AND table_name = 'stock_box' AND column_name IN ('height', 'depth')"
-    )
-    assert project.database.value(columns) == 1
+    assert project.database.value(COLUMNS) == 1
     project.allow()
     project.run("safe_migrate")
-    assert project.database.value(columns) == 2
+    assert project.database.value(COLUMNS) == 2
     project.assert_complete([*SCHEMAS, *project.static], "stock.0006_steps")
 
 

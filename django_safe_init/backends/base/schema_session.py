@@ -99,6 +99,10 @@ class BaseSchemaSession(RunSession):
         """Create the schema's table of migrations."""
 
     @abstractmethod
+    def forget_unfinished(self) -> None:
+        """Delete what says that a migration is unfinished in the schema."""
+
+    @abstractmethod
     def create_rows(self, rows: ReceiverRows) -> None:
         """Create the content types and permissions that the schema lacks."""
 

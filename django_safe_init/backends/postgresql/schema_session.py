@@ -40,7 +40,11 @@ from django_safe_init.backends.postgresql.transaction import (
     PostgresTransaction,
 )
 from django_safe_init.core.databases import migration_table_name
-from django_safe_init.core.records import InterruptedStep, JournalEntry
+from django_safe_init.core.records import (
+    OPERATION_TABLE,
+    InterruptedStep,
+    JournalEntry,
+)
 from django_safe_init.core.schemas import SCHEMA_TABLE, SchemaState
 from django_safe_init.core.text import escape
 from django_safe_init.exceptions import LockLost
@@ -103,6 +107,11 @@ _FINISH_MIGRATION = f"""
     UPDATE {SCHEMA_TABLE} SET migration = NULL, detail = NULL
     WHERE lock_key = %(lock_key)s AND schema = %(schema)s AND migration = %(migration)s
 """
+_FORGET_STEPS = f"""
+    UPDATE {SCHEMA_TABLE} SET migration = NULL, detail = NULL
+    WHERE lock_key = %(lock_key)s AND schema = %(schema)s AND detail IS NOT NULL
+"""
+_FORGET_JOURNAL = f"DELETE FROM {OPERATION_TABLE} WHERE lock_key = %(scope)s"
 #: The non-atomic migration that an earlier run, or this one, has started and not finished.
 _INTERRUPTED = f"""
     SELECT DISTINCT ON (migration) run_id, migration, backwards, detail FROM {SCHEMA_TABLE}
@@ -155,6 +164,11 @@ class _Recorder(PostgresRecorder):
         if not self._is_atomic and outcome != "failed":
             self._owner.write(_FINISH_MIGRATION, {"migration": self.step})
 
+    def forget_journal(self) -> None:
+        """Delete the journal of the schema."""
+        if self._has_journal():
+            self._owner.write(_FORGET_JOURNAL, {"scope": self.lock_key})
+
 
 class _InterruptedReader:
     """Reads what earlier runs have left unfinished in one schema."""
@@ -179,6 +193,8 @@ class _InterruptedReader:
 
 class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
     """The session for one schema, on the connections of a worker."""
+
+    recorder: _Recorder
 
     def __init__(
         self, worker: PostgresSchemaWorker, schema: str, path: Sequence[str]
@@ -265,6 +281,10 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
     @property
     def _table(self) -> str:
         return f"{quoted(self.schema)}.{quoted(migration_table_name())}"
+
+    def forget_unfinished(self) -> None:
+        self.write(_FORGET_STEPS, {})
+        self.recorder.forget_journal()
 
     def create_table(self, statements: Sequence[str]) -> None:
         self.replay("the table of migrations", statements, ())

@@ -129,6 +129,11 @@ class Plan:
     pairs: list[tuple[Migration, bool]] = field(default_factory=list)
 
     @property
+    def runs_for_real(self) -> bool:
+        """True if a migration of the compiled plan has no statements to replay."""
+        return any(planned.statements is None for planned in self.migrations)
+
+    @property
     def renames_models(self) -> bool:
         """True if a receiver of `post_migrate` may have to rename rows."""
         return any(

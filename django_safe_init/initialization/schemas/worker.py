@@ -27,7 +27,7 @@ from django_safe_init.backends.base.schema_session import (
 from django_safe_init.backends.base.transaction import Names
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.text import message_of, one_line, stored_traceback, wrap
-from django_safe_init.exceptions import LockLost, SafeInitError
+from django_safe_init.exceptions import InitializationFailed, LockLost, SafeInitError
 from django_safe_init.initialization.interrupted import InterruptedSteps
 from django_safe_init.initialization.run_context import run_context
 from django_safe_init.initialization.schemas.plans import (
@@ -120,8 +120,11 @@ class SchemaWorker:
         while True:
             try:
                 applied = self._attempt(session, tenant)
-            except LockLost:
-                raise
+            except LockLost as exc:
+                # Without the schema, the connection reads the records of the shared one.
+                if not self._is_gone(session):
+                    raise
+                return self._failed(session, tenant, exc, None, started)
             except Exception as exc:  # noqa: BLE001  (a migration is code of the project)
                 attempt += 1
                 failure = exc if isinstance(exc, SchemaFailed) else None
@@ -164,10 +167,13 @@ class SchemaWorker:
         failure: SchemaFailed | None,
         started: float,
     ) -> SchemaResult:
-        self._reset(session)
-        with suppress(DatabaseError):
-            if not (self.tenancy.creates_schemas or session.exists()):
+        if self._is_gone(session):
+            if not self.tenancy.creates_schemas:
                 return SchemaResult(tenant.schema, is_missing=True)
+            if session.is_present:
+                cause = InitializationFailed(
+                    "The schema was dropped while it was migrated."
+                )
         name = failure.migration if failure else None
         text = message_of(cause)
         if not isinstance(cause, SafeInitError):
@@ -179,6 +185,14 @@ class SchemaWorker:
             seconds=time.monotonic() - started,
             traceback=stored_traceback(cause),
         )
+
+    def _is_gone(self, session: BaseSchemaSession) -> bool:
+        """Return True if this process leads, and the schema does not exist."""
+        self._reset(session)
+        with suppress(DatabaseError, SafeInitError):
+            session.verify()
+            return not session.exists()
+        return False
 
     def _reset(self, session: BaseSchemaSession) -> None:
         """End a transaction that the failed work has left open, and the connection with it."""
@@ -202,13 +216,14 @@ class SchemaWorker:
 
     def _apply_plan(self, session: BaseSchemaSession, tenant: Tenant) -> int:
         recorded = self._recorded(session)
-        interrupted = self.interrupted(session)
+        plan = self._plan(session, tenant, recorded)
+        # Another worker, or an earlier attempt, may have begun a migration of the plan.
+        interrupted = self.interrupted(session, may_exist=plan.runs_for_real)
         if interrupted.steps:
             with self.tracked(session, interrupted, recorded) as tracker:
                 tracker.half_done.prepare(session.connection, tracker, None)
             recorded = self._recorded(session)
-        plan = self.planner.plan(tenant.kind, recorded)
-        self.planner.compile(plan, session.connection)
+            plan = self._plan(session, tenant, recorded)
         self.receivers.before(plan)
         _Applying(self, session, plan, interrupted, recorded).run()
         if plan.squashed:
@@ -218,19 +233,31 @@ class SchemaWorker:
             self.receivers.after(plan)
         return len(plan.migrations)
 
+    def _plan(
+        self, session: BaseSchemaSession, tenant: Tenant, recorded: Names
+    ) -> Plan:
+        plan = self.planner.plan(tenant.kind, recorded)
+        self.planner.compile(plan, session.connection)
+        return plan
+
     def _recorded(self, session: BaseSchemaSession) -> Names:
         """Return the recorded migrations, in a table that is created if it is missing."""
         recorded = session.recorded()
         if recorded is None:
+            if session.schema in self._unfinished:
+                session.forget_unfinished()  # of a schema with this name, which was dropped
             with session.connection.schema_editor(collect_sql=True) as editor:
                 editor.create_model(MigrationRecorder.Migration)
             session.create_table(editor.collected_sql)
         return recorded or set()
 
-    def interrupted(self, session: BaseSchemaSession) -> InterruptedSteps:
+    def interrupted(
+        self, session: BaseSchemaSession, *, may_exist: bool
+    ) -> InterruptedSteps:
         """Return what earlier runs have left unfinished in the schema."""
         task = self.task
-        may_exist = task.rerun or task.resume or session.schema in self._unfinished
+        may_exist |= session.schema in self._unfinished
+        may_exist |= bool(task.rerun or task.resume)
         return InterruptedSteps(
             session,
             self.context.settings,
@@ -265,8 +292,9 @@ class SchemaWorker:
 
     def _run_command(self, session: BaseSchemaSession, migrate: Migrate) -> int:
         connection, target = session.connection, self.task.target
-        interrupted = self.interrupted(session)
-        with self.tracked(session, interrupted, self._recorded(session)) as tracker:
+        recorded = self._recorded(session)
+        interrupted = self.interrupted(session, may_exist=True)
+        with self.tracked(session, interrupted, recorded) as tracker:
             if self.task.fake:
                 tracker.half_done.accept_fake(connection, target)
             else:
