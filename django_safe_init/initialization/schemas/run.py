@@ -172,10 +172,14 @@ class SchemaRun:
             return self._ordered(found)
         stale = self.schemas.all() if self.options.force else self.schemas.stale(None)
         complete = self.schemas.complete(stale)
-        current = [each for each in stale if each.schema in complete]
-        # They have the migrations. Their rows may lack what the receivers create.
-        self.schemas.remember(current, None)
-        return self._ordered(self._with_unfinished(self.schemas.stale(receivers)))
+        lacking = {each.schema: each for each in stale if each.schema not in complete}
+        self.schemas.remember([each for each in stale if each.schema in complete], None)
+        # The complete ones may lack what the receivers create.
+        found = {
+            **{each.schema: each for each in self.schemas.stale(receivers)},
+            **lacking,
+        }
+        return self._ordered(self._with_unfinished(list(found.values())))
 
     def _with_unfinished(self, found: list[FoundSchema]) -> list[FoundSchema]:
         """Add the schemas in which a recorded migration lacks some of its operations."""
