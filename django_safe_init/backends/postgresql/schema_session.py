@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any
@@ -68,6 +69,17 @@ _EXISTS = """
     LEFT JOIN pg_namespace n ON n.nspname = s.name
     LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = %(table)s::name
       AND c.relkind IN ('r', 'p')
+"""
+#: What code may leave in a session, except the search path: settings, temporary tables, cursors,
+#: statements, channels, and locks beside the two keys.
+_SESSION_STATE = f"""
+    SELECT concat_ws('|',
+      (SELECT md5(string_agg(name || '=' || setting, ',' ORDER BY name)) FROM pg_settings
+       WHERE source = 'session' AND name <> 'search_path'),
+      pg_my_temp_schema(), (SELECT count(*) FROM pg_listening_channels()),
+      (SELECT count(*) FROM pg_cursor() WHERE is_holdable),
+      (SELECT count(*) FROM pg_prepared_statement()),
+      (SELECT count(*) > 2 FROM {HELD} WHERE pid = pg_backend_pid()))
 """
 _TRY_LOCK = "SELECT pg_try_advisory_lock(%(schema_key)s)"
 #: Makes the statistics of this session visible before its next statement (PostgreSQL 15).
@@ -251,9 +263,16 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             [[(acquired,)], [(self.is_present, self._has_table)]] = results(cursor)
         return bool(acquired)
 
+    def recover(self) -> None:
+        self.lock.verify()
+        self._fenced.reconnect()
+
     def unlock(self) -> None:
         raw = self.connection.connection
         if raw is None or raw.closed:
+            return
+        if self.ran_code and self._worker.is_altered(raw):
+            self._fenced.reconnect()  # the keys are released with the session
             return
         with suppress(psycopg.Error):  # the session has ended, and the key with it
             pinned_rows(raw, "SELECT pg_advisory_unlock(%(schema_key)s)", self._params)
@@ -359,7 +378,8 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             )
             parts.append(self.session.compose(f"{insert} VALUES {rows}", values))
         parts.append("COMMIT")
-        return ";\n".join(part.rstrip().rstrip(";") for part in parts)
+        # A statement may end with a comment, which ends with its line.
+        return "\n;\n".join(parts)
 
     def _roll_back(self, raw: psycopg.Connection[Any]) -> None:
         with suppress(psycopg.Error):
@@ -416,6 +436,7 @@ def _content_types(rows: ReceiverRows) -> list[tuple[str, dict[str, Any]]]:
         WHERE NOT EXISTS (SELECT FROM {table} t
           WHERE t.app_label = w.app_label AND t.model = w.model)
         ORDER BY w.place
+        ON CONFLICT DO NOTHING
     """
     return [(statement, {"labels": labels, "models": models})]
 
@@ -487,6 +508,10 @@ class PostgresSchemaWorker(BaseSchemaWorker):
         self._make_lock_timeout = make_lock_timeout
         self._transaction: PostgresTransaction | None = None
         self._opened = 0
+        #: The state of each connection before its first schema.
+        self._states: weakref.WeakKeyDictionary[psycopg.Connection[Any], str] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def connections(self) -> AbstractContextManager[BaseDatabaseWrapper]:
         connections: AbstractContextManager[BaseDatabaseWrapper] = self.fenced
@@ -504,12 +529,31 @@ class PostgresSchemaWorker(BaseSchemaWorker):
             self._transaction = PostgresTransaction(connection, timeout.timeout)
         return self._transaction
 
+    def is_altered(self, raw: psycopg.Connection[Any]) -> bool:
+        """Return True if the session has settings, tables or locks that it had not at first.
+
+        The next schema must not inherit them.
+        """
+        try:
+            [(found,)] = pinned_rows(raw, _SESSION_STATE)
+        except psycopg.Error:
+            return True
+        return bool(self._states.get(raw) != found)
+
     def open(self, schema: str, kind: str) -> PostgresSchemaSession:
         self.connection = self.fenced.wrapper
+        self._note_state()
         self._opened += 1
         if self._opened % _SCHEMAS_PER_CONNECTION == 0:
             self.fenced.reconnect()
         return PostgresSchemaSession(self, schema, self.tenancy.search_path(schema))
+
+    def _note_state(self) -> None:
+        """Note the state of a connection that is used for the first time."""
+        self.connection.ensure_connection()
+        raw = self.connection.connection
+        if raw not in self._states:
+            [(self._states[raw],)] = pinned_rows(raw, _SESSION_STATE)
 
     def close(self) -> None:
         if self._own is not None:

@@ -146,22 +146,34 @@ class SchemaRun:
         receivers = receivers_digest(
             self.context.alias, self.context.build, self.context.settings
         )
-        found = self._find(receivers)
-        work = [each for each in found if each.is_due]
-        self._missing = [each.schema for each in found if not each.is_due]
-        self._total = self._count() if self._is_whole else len(work)
-        self._done = self._total - len(work)
-        self._publish()
-        if work:
-            self.schemas.plan(work)
-            self._work([Tenant(each.schema, each.kind) for each in work], receivers)
+        seen: set[str] = set()
+        while True:
+            found = [each for each in self._find(receivers) if each.schema not in seen]
+            work = [each for each in found if each.is_due]
+            self._missing += [each.schema for each in found if not each.is_due]
+            self._count(work, is_first=not seen)
+            seen.update(each.schema for each in found)
+            if work:
+                self.schemas.plan(work)
+                self._work([Tenant(each.schema, each.kind) for each in work], receivers)
+            # A replica of an older build may have created tenants meanwhile.
+            if not work or self._stopped or not self._is_whole:
+                break
         if self._is_whole:
             self.schemas.prune()
         self._report_missing()
         self._raise_failures()
 
-    def _count(self) -> int:
-        return sum(each.is_due for each in self.schemas.all())
+    def _count(self, work: Sequence[FoundSchema], *, is_first: bool) -> None:
+        """Add the schemas to those of the run, and publish their number."""
+        if not is_first:
+            self._total += len(work)
+        elif self._is_whole:
+            self._total = sum(each.is_due for each in self.schemas.all())
+            self._done = self._total - len(work)
+        else:
+            self._total = len(work)
+        self._publish()
 
     def _find(self, receivers: str) -> list[FoundSchema]:
         """Return the schemas to migrate, in order, and remember the schemas that need nothing."""
@@ -175,11 +187,8 @@ class SchemaRun:
         lacking = {each.schema: each for each in stale if each.schema not in complete}
         self.schemas.remember([each for each in stale if each.schema in complete], None)
         # The complete ones may lack what the receivers create.
-        found = {
-            **{each.schema: each for each in self.schemas.stale(receivers)},
-            **lacking,
-        }
-        return self._ordered(self._with_unfinished(list(found.values())))
+        named = {each.schema: each for each in self.schemas.stale(receivers)}
+        return self._ordered(self._with_unfinished(list({**named, **lacking}.values())))
 
     def _with_unfinished(self, found: list[FoundSchema]) -> list[FoundSchema]:
         """Add the schemas in which a recorded migration lacks some of its operations."""
