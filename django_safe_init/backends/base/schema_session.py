@@ -186,5 +186,9 @@ class BaseSchemas:
         """Write a failure that no worker has written into the schema's row of the run."""
 
     @abstractmethod
+    def max_workers(self) -> int | None:
+        """Return how many forked workers get their connections now; None without a limit."""
+
+    @abstractmethod
     def worker(self, *, forked: bool) -> BaseSchemaWorker:
         """Return a worker of the run: with sessions of its own in a forked process."""

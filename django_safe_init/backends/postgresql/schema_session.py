@@ -27,7 +27,6 @@ from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.lock import AdvisoryLock, BorrowedLock
 from django_safe_init.backends.postgresql.lock_keys import HELD, schema_key
 from django_safe_init.backends.postgresql.project_connection import (
-    SEARCH_PATH,
     pinned_rows,
     plain_cursor,
     results,
@@ -65,7 +64,9 @@ _HOLDS_KEY = f"""
     SELECT EXISTS (SELECT FROM {HELD} WHERE pid = %(pid)s AND key = %(schema_key)s)
 """
 _EXISTS = """
-    SELECT n.oid IS NOT NULL, c.oid IS NOT NULL FROM (VALUES (%(schema)s::name)) AS s (name)
+    SELECT n.oid IS NOT NULL, c.oid IS NOT NULL,
+      coalesce(pg_stat_get_tuples_updated(c.oid), 0),
+      coalesce(pg_stat_get_tuples_deleted(c.oid), 0) FROM (VALUES (%(schema)s::name)) AS s (name)
     LEFT JOIN pg_namespace n ON n.nspname = s.name
     LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = %(table)s::name
       AND c.relkind IN ('r', 'p')
@@ -96,8 +97,7 @@ _DONE = f"""
       finished_at = clock_timestamp(), table_oid = c.oid::bigint,
       table_file = c.relfilenode::bigint,
       inserted = coalesce(pg_stat_get_tuples_inserted(c.oid), 0),
-      updated = coalesce(pg_stat_get_tuples_updated(c.oid), 0),
-      deleted = coalesce(pg_stat_get_tuples_deleted(c.oid), 0)
+      updated = %(updated)s, deleted = %(deleted)s
     FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid
     WHERE n.nspname = %(schema)s::name AND c.relname = %(table)s::name
       AND c.relkind IN ('r', 'p') AND run_id = %(run)s AND schema = %(schema)s
@@ -223,6 +223,8 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         self.run = worker.run
         self.key = schema_key(schema)
         self.is_present = self._has_table = False
+        #: The counters of the records that no work of this package changes.
+        self._updated = self._deleted = 0
         self.path = ", ".join(map(quoted, path))
         self.lock_timeout = worker.lock_timeout()
         self.reader = _InterruptedReader(self)  # type: ignore[assignment]  # two of its methods
@@ -255,12 +257,17 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             raise session_error(exc) from exc
 
     def try_lock(self) -> bool:
-        raw = self._raw
-        # Two statements: the second one sees what the last holder of the key has committed.
-        query = f"SET LOCAL search_path = {SEARCH_PATH}; {_TRY_LOCK}; {_EXISTS}"
+        if not self._take_key():
+            return False
         with self.connection.wrap_database_errors:
-            cursor = plain_cursor(raw).execute(query, self._params)
-            [[(acquired,)], [(self.is_present, self._has_table)]] = results(cursor)
+            # Its own statement: it sees what the last holder of the key has committed.
+            [found] = pinned_rows(self._raw, _EXISTS, self._params)
+        self.is_present, self._has_table, self._updated, self._deleted = found
+        return True
+
+    def _take_key(self) -> bool:
+        with self.connection.wrap_database_errors:
+            [(acquired,)] = pinned_rows(self._raw, _TRY_LOCK, self._params)
         return bool(acquired)
 
     def recover(self) -> None:
@@ -279,7 +286,7 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
 
     def exists(self) -> bool:
         with self.connection.wrap_database_errors:
-            [(exists, _)] = pinned_rows(self._raw, _EXISTS, self._params)
+            [(exists, *_)] = pinned_rows(self._raw, _EXISTS, self._params)
         return bool(exists)
 
     def create(self) -> None:
@@ -313,7 +320,7 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         self._fenced.verify()
         # Code of a migration may have closed the connection, or released all locks.
         [(is_held,)] = self.write(_HOLDS_KEY, {"pid": self._fenced.backend_pid})
-        if not is_held and not self.try_lock():
+        if not is_held and not self._take_key():
             raise LockLost(
                 f"The key of the schema {self.schema!r} was released, and another session has "
                 "taken it."
@@ -408,6 +415,9 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             "build": self.context.build.fingerprint,
             "migrations": SchemaReader.digest_of(self.context.build),
             "state": SchemaState.FAILED.value,
+            # Records that others have changed meanwhile are read by the next start.
+            "updated": self._updated,
+            "deleted": self._deleted,
         }
         if result.is_missing:
             params["state"] = SchemaState.MISSING.value

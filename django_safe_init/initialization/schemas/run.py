@@ -280,7 +280,7 @@ class SchemaRun:
         planner = Planner(self.context.alias)
         unfinished = frozenset(self.schemas.unfinished())
         options = self.options
-        jobs = min(options.jobs, len(tenants))
+        jobs = self._jobs(len(tenants))
         # The evidence of progress in the journals of schemas is deleted when the run ends well.
         self.recorder.used_journal = True
         if jobs > 1:
@@ -308,6 +308,18 @@ class SchemaRun:
                     self._untried += len(tenants) - len(canaries)
                     return
             self._migrate(pool, tenants[len(canaries) :])
+
+    def _jobs(self, schemas: int) -> int:
+        """Return the number of processes, as many as get their connections."""
+        jobs = min(self.options.jobs, schemas)
+        limit = self.schemas.max_workers() if jobs > 1 else None
+        if limit is None or jobs <= limit:
+            return jobs
+        self.report(
+            f"The server has connections for {limit} of {jobs} processes. Raise the limit of the "
+            "role, of the database or of the server, or set --jobs lower."
+        )
+        return max(1, limit)
 
     def _prepare(self, planner: Planner, tenants: Sequence[Tenant]) -> None:
         """Load the graph, and the states of the first schema, before processes are forked."""
