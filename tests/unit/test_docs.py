@@ -430,7 +430,7 @@ def test_keys_of_safe_init_validate_json() -> None:
 
 
 def test_schema_of_safe_migrate() -> None:
-    """The schema has the keys and results of the code, and requires those of every version."""
+    """The schema has the keys and results of the code, and requires the keys of every version."""
     defs = schema_of("safe_migrate").schema["$defs"]
     keys = list(Outcome("ready", "none", "default").as_json())
     assert list(defs["outcome"]["properties"]) == keys

@@ -415,7 +415,7 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             "build": self.context.build.fingerprint,
             "migrations": SchemaReader.digest_of(self.context.build),
             "state": SchemaState.FAILED.value,
-            # Records that others have changed meanwhile are read by the next start.
+            # The next start reads records that others have changed during the work.
             "updated": self._updated,
             "deleted": self._deleted,
         }

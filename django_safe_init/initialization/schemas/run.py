@@ -146,43 +146,47 @@ class SchemaRun:
         receivers = receivers_digest(
             self.context.alias, self.context.build, self.context.settings
         )
-        seen: set[str] = set()
-        while True:
-            found = [each for each in self._find(receivers) if each.schema not in seen]
-            work = [each for each in found if each.is_due]
-            self._missing += [each.schema for each in found if not each.is_due]
-            self._count(work, is_first=not seen)
-            seen.update(each.schema for each in found)
-            if work:
-                self.schemas.plan(work)
-                self._work([Tenant(each.schema, each.kind) for each in work], receivers)
-            # A replica of an older build may have created tenants meanwhile.
-            if not work or self._stopped or not self._is_whole:
+        first = self._find(receivers, force=self.options.force)
+        self._count([each for each in first if each.is_due])
+        seen = self._migrate_found(first, receivers)
+        # A replica of an older build may have created tenants since.
+        while self._is_whole and not self._stopped:
+            found = self._find(receivers, force=False)
+            new = [each for each in found if each.schema not in seen]
+            if not new:
                 break
+            self._total += sum(each.is_due for each in new)
+            seen |= self._migrate_found(new, receivers)
         if self._is_whole:
             self.schemas.prune()
         self._report_missing()
         self._raise_failures()
 
-    def _count(self, work: Sequence[FoundSchema], *, is_first: bool) -> None:
-        """Add the schemas to those of the run, and publish their number."""
-        if not is_first:
-            self._total += len(work)
-        elif self._is_whole:
+    def _migrate_found(self, found: Sequence[FoundSchema], receivers: str) -> set[str]:
+        """Migrate the schemas, and return the names of all that were found."""
+        self._missing += [each.schema for each in found if not each.is_due]
+        work = [each for each in found if each.is_due]
+        if work:
+            self.schemas.plan(work)
+            self._work([Tenant(each.schema, each.kind) for each in work], receivers)
+        return {each.schema for each in found}
+
+    def _count(self, work: Sequence[FoundSchema]) -> None:
+        """Count all schemas, and publish their number."""
+        self._total = len(work)
+        if self._is_whole:
             self._total = sum(each.is_due for each in self.schemas.all())
-            self._done = self._total - len(work)
-        else:
-            self._total = len(work)
+        self._done = self._total - len(work)
         self._publish()
 
-    def _find(self, receivers: str) -> list[FoundSchema]:
+    def _find(self, receivers: str, *, force: bool) -> list[FoundSchema]:
         """Return the schemas to migrate, in order, and remember the schemas that need nothing."""
         if not self._is_whole:
             found = self.schemas.all()
             if self.options.only is not None:
                 found = self._chosen(found, self.options.only)
             return self._ordered(found)
-        stale = self.schemas.all() if self.options.force else self.schemas.stale(None)
+        stale = self.schemas.all() if force else self.schemas.stale(None)
         complete = self.schemas.complete(stale)
         lacking = {each.schema: each for each in stale if each.schema not in complete}
         self.schemas.remember([each for each in stale if each.schema in complete], None)

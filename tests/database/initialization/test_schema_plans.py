@@ -94,7 +94,6 @@ def test_replayed(shop: Shop, operation: str) -> None:
     with connection.cursor() as cursor:
         create_first(cursor)
         for statement in planned.statements:
-            assert not statement.startswith("--")
             cursor.execute(statement)
 
 
@@ -366,14 +365,15 @@ def test_a_renamed_model(shop: Shop, settings: Any) -> None:
     }
     plan = planner.plan("", {FIRST, SECOND, *types})
     [planned] = plan.migrations
+    assert plan.renames_models
+    planner.compile(plan, connection)
+    planner.compile(plan, connection)
     assert [type(each).__name__ for each in planned.migration.operations] == [
         "RenameModel",
         "RenameContentType",
     ]
     assert isinstance(planned.migration.operations[0], RenameModel)
-    assert plan.renames_models
     assert "apps" not in vars(planned.state)
-    planner.compile(plan, connection)
     assert planned.statements is None
     plan = planner.plan("", {FIRST, THIRD, SECOND, *types})
     assert not plan.renames_models

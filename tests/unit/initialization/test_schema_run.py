@@ -46,6 +46,7 @@ class Schemas:
         self.failures: list[tuple[str, str | None]] = []
         self.half_done: set[str] = set()
         self.noted: list[str] = []
+        self.room: int | None = None
 
     def all(self) -> list[FoundSchema]:
         return list(self.known)
@@ -78,6 +79,9 @@ class Schemas:
 
     def record_failure(self, result: SchemaResult) -> None:
         self.failures.append((result.schema, result.migration))
+
+    def max_workers(self) -> int | None:
+        return self.room
 
     def worker(self, *, forked: bool) -> None: ...
 
@@ -271,12 +275,12 @@ def test_a_migrate_with_a_target(stage: Stage) -> None:
 
 
 def test_force(stage: Stage) -> None:
-    """With `--force` the records of all schemas are read, also where a row is up to date."""
+    """With `--force` the records of all schemas count, also where a row is up to date."""
     stage.schemas.known.append(found("complete"))
     stage.schemas.behind = {"a"}
     stage.run(SchemaOptions(force=True))
     assert stage.schemas.remembered == ["complete"]
-    assert stage.tried == ["a"]
+    assert stage.tried == list(NAMES)
 
 
 def test_half_done_migrations(stage: Stage) -> None:
@@ -537,3 +541,25 @@ def test_progress_is_not_written_for_each_schema(
     stage.run()
     assert stage.updates == ["0 of 6 schemas updated", "6 of 6 schemas updated"]
     assert stage.made.recorder.schemas == SchemaProgress(6, 6)
+
+
+def test_few_connections(stage: Stage) -> None:
+    """No more processes are forked than get their connections, and a line says why."""
+    stage.schemas.room = 2
+    stage.run(SchemaOptions(jobs=5))
+    assert stage.jobs == 2
+    assert "The server has connections for 2 of 5 processes" in stage.reports[0]
+
+
+def test_a_tenant_that_is_created_meanwhile(stage: Stage) -> None:
+    """A schema that appears during the run is migrated before the run ends."""
+
+    def create(tenant: Tenant) -> SchemaResult:
+        stage.schemas.known.append(found("late"))
+        stage.schemas.behind.add("late")
+        return done(tenant)
+
+    stage.answers["f"] = [create]
+    stage.run()
+    assert stage.tried == ["late"]
+    assert stage.made.recorder.schemas == SchemaProgress(7, 7)
