@@ -173,7 +173,10 @@ class SchemaRun:
         current = [each for each in stale if each.schema in complete]
         # They have the migrations. Their rows may lack what the receivers create.
         self.schemas.remember(current, None)
-        return self._ordered(self._with_unfinished(self.schemas.stale(receivers)))
+        # The statistics may still hide a record that was deleted a moment ago.
+        due = {each.schema: each for each in stale if each.schema not in complete}
+        due.update((each.schema, each) for each in self.schemas.stale(receivers))
+        return self._ordered(self._with_unfinished(list(due.values())))
 
     def _with_unfinished(self, found: list[FoundSchema]) -> list[FoundSchema]:
         """Add the schemas in which a recorded migration lacks some of its operations."""
