@@ -366,7 +366,12 @@ class Leader:
 
         self.machine.transition_to(State.MIGRATING)
         with raise_cancellation():
-            SchemaRun(self.context, self.session, self.tenancy, self.task).run()
+            run = SchemaRun(self.context, self.session, self.tenancy, self.task)
+            try:
+                run.run()
+            finally:
+                before = self.progress.schemas_migrated or 0
+                self.progress.schemas_migrated = before + run.migrated
         self.machine.transition_to(State.VALIDATING)
 
     def _finish(self, end: _End) -> None:

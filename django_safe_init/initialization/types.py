@@ -135,6 +135,10 @@ class Outcome:
     waited_seconds: float = 0.0
     duration_seconds: float = 0.0
     error: str | None = None
+    #: The schemas of tenants that this process has migrated; None without tenants.
+    schemas_migrated: int | None = None
+    #: False if only single schemas were asked for, which makes no build ready.
+    is_whole: bool = True
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of `safe_migrate --json`."""
@@ -147,6 +151,7 @@ class Outcome:
             "waited_seconds": round(self.waited_seconds, 3),
             "duration_seconds": round(self.duration_seconds, 3),
             "error": self.error,
+            "schemas_migrated": self.schemas_migrated,
         }
 
 
@@ -160,6 +165,8 @@ class Progress:
     role: str = "none"
     run_id: int | None = None
     applied: tuple[str, ...] = ()
+    #: The schemas of tenants that were migrated; None before the first one could be.
+    schemas_migrated: int | None = None
     #: Until this process led; None while it has not.
     waited: float | None = None
     #: True if the system checks passed for this build: here, or in a leader that left its work
@@ -203,4 +210,6 @@ class Progress:
             waited_seconds=duration if self.waited is None else self.waited,
             duration_seconds=duration,
             error=error,
+            schemas_migrated=self.schemas_migrated,
+            is_whole=self.options.task.schemas.shared,
         )

@@ -32,9 +32,12 @@ class Result(NamedTuple):
         applied = ""
         if outcome.role == "leader":
             applied = f", {len(outcome.applied)} migrations applied"
+        if outcome.schemas_migrated is not None:
+            applied += f", {outcome.schemas_migrated:,} schemas of tenants migrated"
         role = "nothing to do" if outcome.role == "none" else outcome.role
         duration = f"{outcome.duration_seconds:.1f} s"
-        return f"{outcome.database}: ready ({role}{applied}, {duration})"
+        result = "ready" if outcome.is_whole else "done"
+        return f"{outcome.database}: {result} ({role}{applied}, {duration})"
 
 
 def as_json(results: Sequence[Result]) -> dict[str, Any]:

@@ -92,6 +92,15 @@ class DjangoPgschemas(Tenancy):
         with Schema.create(schema_name=tenant.schema):
             yield
 
+    def active_schema(self, connection: BaseDatabaseWrapper) -> str:
+        from django_pgschemas.schema import get_current_schema
+
+        return str(get_current_schema().schema_name)
+
+    def forget_path(self, connection: BaseDatabaseWrapper) -> None:
+        wrapper: Any = connection
+        wrapper._search_path = None  # see PGSCHEMAS_LIMIT_SET_CALLS
+
     def names_schemas(self, options: Mapping[str, Any]) -> bool:
         return bool(options.get("schemas"))
 

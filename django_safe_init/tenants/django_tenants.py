@@ -80,6 +80,14 @@ class DjangoTenants(Tenancy):
         finally:
             wrapper.set_tenant(before, include_public=with_public)
 
+    def active_schema(self, connection: BaseDatabaseWrapper) -> str:
+        wrapper: Any = connection
+        return str(wrapper.schema_name)
+
+    def forget_path(self, connection: BaseDatabaseWrapper) -> None:
+        wrapper: Any = connection
+        wrapper.search_path_set_schemas = None  # see TENANT_LIMIT_SET_CALLS
+
     def names_schemas(self, options: Mapping[str, Any]) -> bool:
         return bool(options.get("schema_name"))
 

@@ -87,6 +87,14 @@ class Tenancy(ABC):
         """
 
     @abstractmethod
+    def active_schema(self, connection: BaseDatabaseWrapper) -> str:
+        """Return the schema that the connection uses."""
+
+    @abstractmethod
+    def forget_path(self, connection: BaseDatabaseWrapper) -> None:
+        """Let the next cursor set the search path, also if the package keeps count of it."""
+
+    @abstractmethod
     def names_schemas(self, options: Mapping[str, Any]) -> bool:
         """Return True if the options name single schemas."""
 

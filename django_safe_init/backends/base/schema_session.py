@@ -57,6 +57,8 @@ class BaseSchemaSession(RunSession):
     connection: BaseDatabaseWrapper
     #: True if the schema existed when its key was taken.
     is_present: bool
+    #: True once code, or SQL of the project, has run that may have changed the connection.
+    ran_code = False
 
     @abstractmethod
     def try_lock(self) -> bool:
@@ -68,6 +70,10 @@ class BaseSchemaSession(RunSession):
     @abstractmethod
     def unlock(self) -> None:
         """Release the schema's key."""
+
+    @abstractmethod
+    def recover(self) -> None:
+        """Forget a connection that was lost. Raises `LockLost` if this process does not lead."""
 
     @abstractmethod
     def exists(self) -> bool:
@@ -178,6 +184,10 @@ class BaseSchemas:
     @abstractmethod
     def note(self, result: SchemaResult) -> None:
         """Write a failure that no worker has written into the schema's row of the run."""
+
+    @abstractmethod
+    def max_workers(self) -> int | None:
+        """Return how many forked workers get their connections now; None without a limit."""
 
     @abstractmethod
     def worker(self, *, forked: bool) -> BaseSchemaWorker:

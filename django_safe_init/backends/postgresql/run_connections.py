@@ -180,6 +180,7 @@ class FencedConnections:
     def reconnect(self) -> None:
         """Close the connection of the leading thread; its next statement opens another one."""
         self._raw = None  # closed on purpose, so not lost
+        self.lost = False
         self._wrapper.close()
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from typing import Any
@@ -26,7 +27,6 @@ from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.lock import AdvisoryLock, BorrowedLock
 from django_safe_init.backends.postgresql.lock_keys import HELD, schema_key
 from django_safe_init.backends.postgresql.project_connection import (
-    SEARCH_PATH,
     pinned_rows,
     plain_cursor,
     results,
@@ -64,10 +64,23 @@ _HOLDS_KEY = f"""
     SELECT EXISTS (SELECT FROM {HELD} WHERE pid = %(pid)s AND key = %(schema_key)s)
 """
 _EXISTS = """
-    SELECT n.oid IS NOT NULL, c.oid IS NOT NULL FROM (VALUES (%(schema)s::name)) AS s (name)
+    SELECT n.oid IS NOT NULL, c.oid IS NOT NULL,
+      coalesce(pg_stat_get_tuples_updated(c.oid), 0),
+      coalesce(pg_stat_get_tuples_deleted(c.oid), 0) FROM (VALUES (%(schema)s::name)) AS s (name)
     LEFT JOIN pg_namespace n ON n.nspname = s.name
     LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = %(table)s::name
       AND c.relkind IN ('r', 'p')
+"""
+#: What code may leave in a session, except the search path: settings, temporary tables, cursors,
+#: statements, channels, and locks beside the two keys.
+_SESSION_STATE = f"""
+    SELECT concat_ws('|',
+      (SELECT md5(string_agg(name || '=' || setting, ',' ORDER BY name)) FROM pg_settings
+       WHERE source = 'session' AND name <> 'search_path'),
+      pg_my_temp_schema(), (SELECT count(*) FROM pg_listening_channels()),
+      (SELECT count(*) FROM pg_cursor() WHERE is_holdable),
+      (SELECT count(*) FROM pg_prepared_statement()),
+      (SELECT count(*) > 2 FROM {HELD} WHERE pid = pg_backend_pid()))
 """
 _TRY_LOCK = "SELECT pg_try_advisory_lock(%(schema_key)s)"
 #: Makes the statistics of this session visible before its next statement (PostgreSQL 15).
@@ -84,8 +97,7 @@ _DONE = f"""
       finished_at = clock_timestamp(), table_oid = c.oid::bigint,
       table_file = c.relfilenode::bigint,
       inserted = coalesce(pg_stat_get_tuples_inserted(c.oid), 0),
-      updated = coalesce(pg_stat_get_tuples_updated(c.oid), 0),
-      deleted = coalesce(pg_stat_get_tuples_deleted(c.oid), 0)
+      updated = %(updated)s, deleted = %(deleted)s
     FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid
     WHERE n.nspname = %(schema)s::name AND c.relname = %(table)s::name
       AND c.relkind IN ('r', 'p') AND run_id = %(run)s AND schema = %(schema)s
@@ -211,6 +223,8 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         self.run = worker.run
         self.key = schema_key(schema)
         self.is_present = self._has_table = False
+        #: The counters of the records that no work of this package changes.
+        self._updated = self._deleted = 0
         self.path = ", ".join(map(quoted, path))
         self.lock_timeout = worker.lock_timeout()
         self.reader = _InterruptedReader(self)  # type: ignore[assignment]  # two of its methods
@@ -243,24 +257,36 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             raise session_error(exc) from exc
 
     def try_lock(self) -> bool:
-        raw = self._raw
-        # Two statements: the second one sees what the last holder of the key has committed.
-        query = f"SET LOCAL search_path = {SEARCH_PATH}; {_TRY_LOCK}; {_EXISTS}"
+        if not self._take_key():
+            return False
         with self.connection.wrap_database_errors:
-            cursor = plain_cursor(raw).execute(query, self._params)
-            [[(acquired,)], [(self.is_present, self._has_table)]] = results(cursor)
+            # Its own statement: it sees what the last holder of the key has committed.
+            [found] = pinned_rows(self._raw, _EXISTS, self._params)
+        self.is_present, self._has_table, self._updated, self._deleted = found
+        return True
+
+    def _take_key(self) -> bool:
+        with self.connection.wrap_database_errors:
+            [(acquired,)] = pinned_rows(self._raw, _TRY_LOCK, self._params)
         return bool(acquired)
+
+    def recover(self) -> None:
+        self.lock.verify()
+        self._fenced.reconnect()
 
     def unlock(self) -> None:
         raw = self.connection.connection
         if raw is None or raw.closed:
+            return
+        if self.ran_code and self._worker.is_altered(raw):
+            self._fenced.reconnect()  # the keys are released with the session
             return
         with suppress(psycopg.Error):  # the session has ended, and the key with it
             pinned_rows(raw, "SELECT pg_advisory_unlock(%(schema_key)s)", self._params)
 
     def exists(self) -> bool:
         with self.connection.wrap_database_errors:
-            [(exists, _)] = pinned_rows(self._raw, _EXISTS, self._params)
+            [(exists, *_)] = pinned_rows(self._raw, _EXISTS, self._params)
         return bool(exists)
 
     def create(self) -> None:
@@ -294,7 +320,7 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         self._fenced.verify()
         # Code of a migration may have closed the connection, or released all locks.
         [(is_held,)] = self.write(_HOLDS_KEY, {"pid": self._fenced.backend_pid})
-        if not is_held and not self.try_lock():
+        if not is_held and not self._take_key():
             raise LockLost(
                 f"The key of the schema {self.schema!r} was released, and another session has "
                 "taken it."
@@ -359,7 +385,8 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             )
             parts.append(self.session.compose(f"{insert} VALUES {rows}", values))
         parts.append("COMMIT")
-        return ";\n".join(part.rstrip().rstrip(";") for part in parts)
+        # A statement may end with a comment, which ends with its line.
+        return "\n;\n".join(parts)
 
     def _roll_back(self, raw: psycopg.Connection[Any]) -> None:
         with suppress(psycopg.Error):
@@ -388,6 +415,9 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             "build": self.context.build.fingerprint,
             "migrations": SchemaReader.digest_of(self.context.build),
             "state": SchemaState.FAILED.value,
+            # Records that others have changed meanwhile are read by the next start.
+            "updated": self._updated,
+            "deleted": self._deleted,
         }
         if result.is_missing:
             params["state"] = SchemaState.MISSING.value
@@ -416,6 +446,7 @@ def _content_types(rows: ReceiverRows) -> list[tuple[str, dict[str, Any]]]:
         WHERE NOT EXISTS (SELECT FROM {table} t
           WHERE t.app_label = w.app_label AND t.model = w.model)
         ORDER BY w.place
+        ON CONFLICT DO NOTHING
     """
     return [(statement, {"labels": labels, "models": models})]
 
@@ -487,6 +518,10 @@ class PostgresSchemaWorker(BaseSchemaWorker):
         self._make_lock_timeout = make_lock_timeout
         self._transaction: PostgresTransaction | None = None
         self._opened = 0
+        #: The state of each connection before its first schema.
+        self._states: weakref.WeakKeyDictionary[psycopg.Connection[Any], str] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def connections(self) -> AbstractContextManager[BaseDatabaseWrapper]:
         connections: AbstractContextManager[BaseDatabaseWrapper] = self.fenced
@@ -504,12 +539,31 @@ class PostgresSchemaWorker(BaseSchemaWorker):
             self._transaction = PostgresTransaction(connection, timeout.timeout)
         return self._transaction
 
+    def is_altered(self, raw: psycopg.Connection[Any]) -> bool:
+        """Return True if the session has settings, tables or locks that it had not at first.
+
+        The next schema must not inherit them.
+        """
+        try:
+            [(found,)] = pinned_rows(raw, _SESSION_STATE)
+        except psycopg.Error:
+            return True
+        return bool(self._states.get(raw) != found)
+
     def open(self, schema: str, kind: str) -> PostgresSchemaSession:
         self.connection = self.fenced.wrapper
+        self._note_state()
         self._opened += 1
         if self._opened % _SCHEMAS_PER_CONNECTION == 0:
             self.fenced.reconnect()
         return PostgresSchemaSession(self, schema, self.tenancy.search_path(schema))
+
+    def _note_state(self) -> None:
+        """Note the state of a connection that is used for the first time."""
+        self.connection.ensure_connection()
+        raw = self.connection.connection
+        if raw not in self._states:
+            [(self._states[raw],)] = pinned_rows(raw, _SESSION_STATE)
 
     def close(self) -> None:
         if self._own is not None:

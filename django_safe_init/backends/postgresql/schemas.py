@@ -11,6 +11,7 @@ from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.base.schema_session import BaseSchemas, SchemaResult
 from django_safe_init.backends.base.statements import journal_scope
 from django_safe_init.backends.base.transaction import Names
+from django_safe_init.backends.postgresql.connection_limits import free_connections
 from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_timeout import PostgresLockTimeout
@@ -64,6 +65,8 @@ _JOURNALED = f"""
     SELECT DISTINCT lock_key FROM {OPERATION_TABLE}
     WHERE starts_with(lock_key, %(scope)s) AND kind <> '{EntryKind.PROGRESS.value}'
 """
+#: A forked worker migrates on one connection, and sees on another one if its leader leads.
+_CONNECTIONS_OF_A_WORKER = 2
 #: The newest runs keep the rows of their schemas.
 _RUNS_WITH_ROWS = 50
 #: Rows of old runs, and of schemas that were dropped.
@@ -163,6 +166,10 @@ class PostgresSchemas(BaseSchemas):
     def prune(self) -> None:
         """Delete the rows that nothing needs any more."""
         self._write(_PRUNE, self._params)
+
+    def max_workers(self) -> int | None:
+        free = free_connections(self.session)
+        return None if free is None else free // _CONNECTIONS_OF_A_WORKER
 
     def worker(self, *, forked: bool) -> PostgresSchemaWorker:
         context = self.context

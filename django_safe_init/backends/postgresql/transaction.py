@@ -42,7 +42,7 @@ class PostgresTransaction(MigrationTransaction):
     ) -> None:
         super().__init__(connection)
         self._sent: PendingQuery | None = None
-        self._is_tenanted = get_tenancy(connection.alias) is not None
+        self._tenancy = get_tenancy(connection.alias)
         self._lock_timeout = (
             ""
             if lock_timeout is None
@@ -54,9 +54,10 @@ class PostgresTransaction(MigrationTransaction):
 
         In between, Django computes the migration's changes, which takes longer.
         """
-        if self._is_tenanted:
+        if self._tenancy is not None:
+            self._tenancy.forget_path(self.connection)
             with self.connection.cursor():
-                pass  # a package sets the search path of the active schema with each cursor
+                pass  # a package sets the search path of the active schema with a cursor
         atomic.__enter__()
         raw = self.connection.connection
         level = raw.isolation_level

@@ -8,8 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.apps import apps as installed_apps
+from django.db import router
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.migrations import Migration, RenameModel, RunPython, RunSQL
+from django.db.migrations import (
+    AddField,
+    AlterField,
+    Migration,
+    RenameModel,
+    RunPython,
+    RunSQL,
+)
 from django.db.migrations.exceptions import InconsistentMigrationHistory
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
@@ -17,17 +25,23 @@ from django.db.migrations.operations.base import Operation
 from django.db.migrations.operations.special import SeparateDatabaseAndState
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.migrations.state import ProjectState
+from django.db.models import Field
 
 from django_safe_init.backends.base.schema_session import ReceiverRows
 from django_safe_init.backends.base.transaction import Names
+from django_safe_init.initialization.interrupted import operations
 
+#: The packages whose routers decide by the kind of a tenant only.
+_PACKAGES_WITH_ROUTERS = ("django_pgschemas.", "django_safe_init.", "django_tenants.")
+#: Callables of default values that give the same value in each schema.
+_EMPTY_VALUES = (bool, dict, float, int, list, str)
 #: A plan keeps the states, and the models, of its migrations.
 _MAX_PLANS = 8
 #: Text of `RunSQL` whose effect depends on the statements before it, or lasts after it.
 _SESSION_SQL = re.compile(
     r"(?:^|;)\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*(?:set|reset|discard|begin|start|commit|end|abort|rollback|"
     r"savepoint|release|listen|unlisten|prepare|deallocate|declare|copy|vacuum)\b"
-    r"|\b(?:search_path|set_config|concurrently|pg_(?:try_)?advisory\w*)\b",
+    r"|\b(?:search_path|set_config|concurrently|temp|temporary|pg_(?:try_)?advisory\w*)\b",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -82,11 +96,18 @@ class SchemaExecutor(MigrationExecutor):
         connection: Any,
         loader: MigrationLoader,
         progress_callback: Callable[..., None] | None = None,
+        before_record: Callable[[], None] = lambda: None,
     ) -> None:
         self.connection = connection
         self.loader = loader
         self.recorder = _PresentTable(connection)
         self.progress_callback = progress_callback
+        self._before_record = before_record
+
+    def record_migration(self, *args: Any, **kwargs: Any) -> None:
+        """Record the migration. The arguments differ between versions of Django."""
+        self._before_record()
+        super().record_migration(*args, **kwargs)
 
 
 @dataclass
@@ -101,6 +122,8 @@ class PlannedMigration:
     #: Its statements; None if it must run for real.
     statements: list[str] | None = None
     runs_python: bool = False
+    #: True if the project's Python or SQL may change more than its schema.
+    runs_code: bool = False
     #: The state before it, with models; only of a migration that runs for real.
     rendered: ProjectState | None = None
 
@@ -169,8 +192,6 @@ class Planner:
         full = executor.migration_plan(loader.graph.leaf_nodes(), clean_start=True)
         pairs = [pair for pair in full if pair in wanted]
         state = executor._create_project_state(with_applied_migrations=True)
-        if pairs:
-            _inject_renames(self.alias, pairs, state)
         planned = []
         for migration, _ in pairs:
             planned.append(
@@ -184,11 +205,16 @@ class Planner:
         """Compute the statements of the plan, once, in a schema of its kind that is active."""
         if plan.is_compiled:
             return
+        if plan.migrations:
+            _inject_renames(self.alias, plan)
         state = plan.migrations[0].state.clone() if plan.migrations else plan.state
         if plan.migrations:
             state.apps  # noqa: B018  (rendered once, as by Django's executor)
         for planned in plan.migrations:
             planned.runs_python = _runs_python(planned.migration)
+            planned.runs_code = planned.runs_python or any(
+                isinstance(each, RunSQL) for each in operations(planned.migration)
+            )
             planned.rendered = state.clone()
             planned.statements = _statements(planned.migration, state, connection)
             if planned.statements is not None:
@@ -219,6 +245,7 @@ def recorded_names(executor: MigrationExecutor, migration: Migration) -> Names:
     class Recording(SchemaExecutor):
         def __init__(self) -> None:
             self.loader = executor.loader
+            self._before_record = lambda: None
             self.recorder = Recorder()  # type: ignore[assignment]  # its only method used here
 
     recording: Any = Recording()
@@ -247,12 +274,11 @@ def _squashed(
     return found
 
 
-def _inject_renames(
-    alias: str, pairs: list[tuple[Migration, bool]], state: ProjectState
-) -> None:
+def _inject_renames(alias: str, plan: Plan) -> None:
     """Let the receiver of contenttypes add the operations that rename content types.
 
-    It changes the migrations, so it is called once for all schemas.
+    It changes the migrations, so it is called once for all schemas of the plan. It asks the
+    routers, so a schema of the plan's kind is active.
     """
     if not installed_apps.is_installed("django.contrib.contenttypes"):
         return
@@ -260,13 +286,10 @@ def _inject_renames(
         inject_rename_contenttypes_operations,
     )
 
-    for migration, _ in pairs:
-        if any(isinstance(each, RenameModel) for each in migration.operations):
-            inject_rename_contenttypes_operations(
-                plan=pairs, apps=state.apps, using=alias
-            )
-            vars(state).pop("apps", None)
-            return
+    if plan.renames_models:
+        inject_rename_contenttypes_operations(
+            plan=plan.pairs, apps=plan.migrations[0].state.clone().apps, using=alias
+        )
 
 
 def _runs_python(migration: Migration) -> bool:
@@ -306,14 +329,11 @@ def _statements(
             connection.execute_wrapper(_refuse),
             connection.schema_editor(collect_sql=True, atomic=True) as editor,
         ):
-            migration.apply(state.clone(), editor, collect_sql=True)
+            # Not with `collect_sql`, which adds comments.
+            migration.apply(state.clone(), editor)
     except Exception:  # noqa: BLE001  (it fails again where it runs for real)
         return None
-    return [
-        statement
-        for statement in editor.collected_sql
-        if not statement.startswith("--")
-    ]
+    return list(editor.collected_sql)
 
 
 def _is_plain(migration: Migration, connection: BaseDatabaseWrapper) -> bool:
@@ -321,9 +341,18 @@ def _is_plain(migration: Migration, connection: BaseDatabaseWrapper) -> bool:
     editor = connection.SchemaEditorClass
     if not migration.atomic or not _is_class_of_django(editor):
         return False
-    if _runs_python(migration):
+    if _runs_python(migration) or not _are_routers_known():
         return False
     return all(map(_is_replayable, migration.operations))
+
+
+def _are_routers_known() -> bool:
+    """Return True unless a router of the project decides what a schema gets."""
+    return all(
+        type(each).__module__.startswith(_PACKAGES_WITH_ROUTERS)
+        for each in router.routers
+        if hasattr(each, "allow_migrate")
+    )
 
 
 def _is_class_of_django(editor: type) -> bool:
@@ -338,7 +367,16 @@ def _is_replayable(operation: Operation) -> bool:
         return all(map(_is_replayable, operation.database_operations))
     if isinstance(operation, RunSQL):
         return not _SESSION_SQL.search(_text_of(operation.sql))
-    return True
+    return not isinstance(operation, (AddField, AlterField)) or not _computes_default(
+        operation.field
+    )
+
+
+def _computes_default(field: Field[Any, Any]) -> bool:
+    """Return True if Python computes the value that existing rows get."""
+    if not field.has_default() or not callable(field.default):
+        return False
+    return field.default not in _EMPTY_VALUES
 
 
 def _text_of(sql: Any) -> str:

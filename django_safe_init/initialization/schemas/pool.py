@@ -103,7 +103,6 @@ class _Child:
             target=_run_child,
             args=(make_worker, far, [*inherited, self.pipe]),
             name="safe_init schemas",
-            daemon=True,
         )
         with warnings.catch_warnings():
             # No other thread of the leader works while it forks.

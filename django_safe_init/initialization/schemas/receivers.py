@@ -8,6 +8,7 @@ Other receivers run as Django would run them.
 from __future__ import annotations
 
 import io
+from copy import copy
 from typing import Any
 
 from django.apps import apps as installed_apps
@@ -16,6 +17,7 @@ from django.core.management.sql import (
     emit_pre_migrate_signal,
 )
 from django.db import router
+from django.db.migrations import Migration
 from django.db.migrations.state import ModelState
 from django.db.models.signals import post_migrate, pre_migrate
 
@@ -50,8 +52,9 @@ def rows_of(alias: str, apps: Any, *, is_filtered: bool = True) -> ReceiverRows:
     types: list[tuple[str, str]] = []
     permissions: list[tuple[str, str, str, str]] = []
     has_types = _has(alias, "contenttypes", "ContentType", is_filtered)
-    has_permissions = has_types and _has(alias, "auth", "Permission", is_filtered)
-    if not has_types:
+    has_permissions = _has(alias, "auth", "Permission", is_filtered)
+    # For a permission, Django finds its content type on the search path, or creates it there.
+    if not (has_types or has_permissions):
         return ReceiverRows()
     for config in installed_apps.get_app_configs():
         if config.models_module is None:
@@ -96,6 +99,11 @@ class Receivers:
         self._has_pre = bool(receivers_of(pre_migrate))
         self._has_post = bool(receivers_of(post_migrate))
 
+    @property
+    def run_code(self) -> bool:
+        """True if the project has receivers."""
+        return self._has_pre or self._has_post
+
     def before(self, plan: Plan) -> None:
         """Send `pre_migrate`, if the project has a receiver."""
         if self._has_pre:
@@ -106,7 +114,8 @@ class Receivers:
                 self.alias,
                 stdout=io.StringIO(),
                 apps=state.clone().apps,
-                plan=plan.pairs,
+                # Copies: a receiver may add operations, in each schema again.
+                plan=[(_copied(migration), False) for migration, _ in plan.pairs],
             )
 
     def rows(self, plan: Plan) -> ReceiverRows:
@@ -155,6 +164,13 @@ class Receivers:
             )
             plan.final_apps = apps
         return plan.final_apps
+
+
+def _copied(migration: Migration) -> Migration:
+    copied: Any = copy(migration)
+    copied.operations = list(migration.operations)
+    result: Migration = copied
+    return result
 
 
 def clear_caches(apps: Any) -> None:

@@ -128,6 +128,8 @@ class SchemaRun:
         self.report = task.report
         self.schemas = open_schemas(session, context.alias, tenancy)
         self._failures = _Failures(context.settings.tenant_failures)
+        #: The number of schemas that this run has migrated.
+        self.migrated = 0
         self._stopped = ""
         self._done = 0
         self._missing: list[str] = []
@@ -144,22 +146,34 @@ class SchemaRun:
         receivers = receivers_digest(
             self.context.alias, self.context.build, self.context.settings
         )
-        found = self._find(receivers)
-        work = [each for each in found if each.is_due]
-        self._missing = [each.schema for each in found if not each.is_due]
-        self._total = self._count() if self._is_whole else len(work)
-        self._done = self._total - len(work)
-        self._publish()
-        if work:
-            self.schemas.plan(work)
-            self._work([Tenant(each.schema, each.kind) for each in work], receivers)
+        seen: set[str] = set()
+        while True:
+            found = [each for each in self._find(receivers) if each.schema not in seen]
+            work = [each for each in found if each.is_due]
+            self._missing += [each.schema for each in found if not each.is_due]
+            self._count(work, is_first=not seen)
+            seen.update(each.schema for each in found)
+            if work:
+                self.schemas.plan(work)
+                self._work([Tenant(each.schema, each.kind) for each in work], receivers)
+            # A replica of an older build may have created tenants meanwhile.
+            if not work or self._stopped or not self._is_whole:
+                break
         if self._is_whole:
             self.schemas.prune()
         self._report_missing()
         self._raise_failures()
 
-    def _count(self) -> int:
-        return sum(each.is_due for each in self.schemas.all())
+    def _count(self, work: Sequence[FoundSchema], *, is_first: bool) -> None:
+        """Add the schemas to those of the run, and publish their number."""
+        if not is_first:
+            self._total += len(work)
+        elif self._is_whole:
+            self._total = sum(each.is_due for each in self.schemas.all())
+            self._done = self._total - len(work)
+        else:
+            self._total = len(work)
+        self._publish()
 
     def _find(self, receivers: str) -> list[FoundSchema]:
         """Return the schemas to migrate, in order, and remember the schemas that need nothing."""
@@ -170,13 +184,11 @@ class SchemaRun:
             return self._ordered(found)
         stale = self.schemas.all() if self.options.force else self.schemas.stale(None)
         complete = self.schemas.complete(stale)
-        current = [each for each in stale if each.schema in complete]
-        # They have the migrations. Their rows may lack what the receivers create.
-        self.schemas.remember(current, None)
-        # The statistics may still hide a record that was deleted a moment ago.
-        due = {each.schema: each for each in stale if each.schema not in complete}
-        due.update((each.schema, each) for each in self.schemas.stale(receivers))
-        return self._ordered(self._with_unfinished(list(due.values())))
+        lacking = {each.schema: each for each in stale if each.schema not in complete}
+        self.schemas.remember([each for each in stale if each.schema in complete], None)
+        # The complete ones may lack what the receivers create.
+        named = {each.schema: each for each in self.schemas.stale(receivers)}
+        return self._ordered(self._with_unfinished(list({**named, **lacking}.values())))
 
     def _with_unfinished(self, found: list[FoundSchema]) -> list[FoundSchema]:
         """Add the schemas in which a recorded migration lacks some of its operations."""
@@ -268,7 +280,7 @@ class SchemaRun:
         planner = Planner(self.context.alias)
         unfinished = frozenset(self.schemas.unfinished())
         options = self.options
-        jobs = min(options.jobs, len(tenants))
+        jobs = self._jobs(len(tenants))
         # The evidence of progress in the journals of schemas is deleted when the run ends well.
         self.recorder.used_journal = True
         if jobs > 1:
@@ -292,12 +304,22 @@ class SchemaRun:
             if canaries:
                 self._migrate(pool, canaries)
                 if self._failures.results:
-                    count = len(tenants) - len(canaries)
-                    self._stop(
-                        f"the canaries failed, so {count} schemas were not tried"
-                    )
+                    self._stop("a canary failed")
+                    self._untried += len(tenants) - len(canaries)
                     return
             self._migrate(pool, tenants[len(canaries) :])
+
+    def _jobs(self, schemas: int) -> int:
+        """Return the number of processes, as many as get their connections."""
+        jobs = min(self.options.jobs, schemas)
+        limit = self.schemas.max_workers() if jobs > 1 else None
+        if limit is None or jobs <= limit:
+            return jobs
+        self.report(
+            f"The server has connections for {limit} of {jobs} processes. Raise the limit of the "
+            "role, of the database or of the server, or set --jobs lower."
+        )
+        return max(1, limit)
 
     def _prepare(self, planner: Planner, tenants: Sequence[Tenant]) -> None:
         """Load the graph, and the states of the first schema, before processes are forked."""
@@ -365,6 +387,7 @@ class SchemaRun:
             self._total -= 1
         elif result.error is None:
             self._done += 1
+            self.migrated += 1
             self._failures.note_success()
         else:
             self._note_failure(result)

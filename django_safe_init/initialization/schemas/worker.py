@@ -26,7 +26,13 @@ from django_safe_init.backends.base.schema_session import (
 )
 from django_safe_init.backends.base.transaction import Names
 from django_safe_init.core.cancellation import sleep
-from django_safe_init.core.text import message_of, one_line, stored_traceback, wrap
+from django_safe_init.core.text import (
+    message_of,
+    name_some,
+    one_line,
+    stored_traceback,
+    wrap,
+)
 from django_safe_init.exceptions import InitializationFailed, LockLost, SafeInitError
 from django_safe_init.initialization.interrupted import InterruptedSteps
 from django_safe_init.initialization.run_context import run_context
@@ -45,6 +51,8 @@ logger = logging.getLogger("django_safe_init")
 
 #: Attempts for a schema whose error another attempt may not meet, such as a deadlock.
 _ATTEMPTS = 10
+#: A migration that ends its own connection must not keep the other schemas waiting.
+_MAX_LOSSES = 1
 #: The longest pause before another attempt, in seconds.
 _LONGEST_PAUSE = 2.0
 
@@ -116,7 +124,7 @@ class SchemaWorker:
     def _result(
         self, session: BaseSchemaSession, tenant: Tenant, started: float
     ) -> SchemaResult:
-        attempt = 0
+        attempt = losses = 0
         while True:
             try:
                 applied = self._attempt(session, tenant)
@@ -125,11 +133,16 @@ class SchemaWorker:
                 if not self._is_gone(session):
                     raise
                 return self._failed(session, tenant, exc, None, started)
-            except Exception as exc:  # noqa: BLE001  (a migration is code of the project)
+            except (Exception, SystemExit) as exc:  # noqa: BLE001  (code of the project)
                 attempt += 1
                 failure = exc if isinstance(exc, SchemaFailed) else None
                 cause = (failure and failure.__cause__) or exc
-                if attempt >= _ATTEMPTS or not self._may_pass(session, tenant, cause):
+                kind = _kind(session, cause)
+                if kind is ErrorKind.LOST:
+                    losses += 1
+                    session.recover()
+                may_pass = kind is not ErrorKind.OTHER and losses <= _MAX_LOSSES
+                if attempt >= _ATTEMPTS or not may_pass:
                     return self._failed(session, tenant, cause, failure, started)
                 logger.info("%s: again after: %s", tenant.schema, one_line(cause))
             else:
@@ -141,23 +154,6 @@ class SchemaWorker:
                 )
             self._reset(session)
             sleep(random.uniform(0.05, min(_LONGEST_PAUSE, 0.1 * 2**attempt)))
-
-    def _may_pass(
-        self, session: BaseSchemaSession, tenant: Tenant, cause: BaseException
-    ) -> bool:
-        """Return True if another attempt may not meet the error, such as a deadlock.
-
-        Raises `LockLost` if the connection was lost.
-        """
-        if isinstance(cause, SchemaChanged):
-            return True
-        kind = session.classify(cause)
-        if kind is ErrorKind.LOST:
-            raise LockLost(
-                f"The connection that migrates the schema {tenant.schema!r} was lost: "
-                f"{one_line(cause)}"
-            ) from cause
-        return kind is ErrorKind.TRANSIENT
 
     def _failed(
         self,
@@ -229,8 +225,11 @@ class SchemaWorker:
         if plan.squashed:
             session.replay("the squashed migrations", [], plan.squashed)
         session.create_rows(self.receivers.rows(plan))
+        session.ran_code |= self.receivers.run_code
         with run_context(self.context.alias, None):
             self.receivers.after(plan)
+        if session.ran_code:
+            self._check_recorded(session, plan)
         return len(plan.migrations)
 
     def _plan(
@@ -239,6 +238,14 @@ class SchemaWorker:
         plan = self.planner.plan(tenant.kind, recorded)
         self.planner.compile(plan, session.connection)
         return plan
+
+    def _check_recorded(self, session: BaseSchemaSession, plan: Plan) -> None:
+        """Raise `InitializationFailed` if code of the project has undone or moved a record."""
+        wanted = plan.squashed.union(*(each.names for each in plan.migrations))
+        missing = wanted.difference(session.recorded() or ())
+        if missing:
+            names = name_some(sorted(f"{app}.{name}" for app, name in missing))
+            raise InitializationFailed(f"Not recorded after its migrations: {names}.")
 
     def _recorded(self, session: BaseSchemaSession) -> Names:
         """Return the recorded migrations, in a table that is created if it is missing."""
@@ -287,11 +294,12 @@ class SchemaWorker:
                 yield tracker
             except LockLost:
                 raise
-            except Exception as exc:
+            except (Exception, SystemExit) as exc:
                 raise SchemaFailed(tracker.current) from exc
 
     def _run_command(self, session: BaseSchemaSession, migrate: Migrate) -> int:
         connection, target = session.connection, self.task.target
+        session.ran_code = True
         recorded = self._recorded(session)
         interrupted = self.interrupted(session, may_exist=True)
         with self.tracked(session, interrupted, recorded) as tracker:
@@ -331,6 +339,7 @@ class _Applying:
             self.recorded |= planned.names
 
     def _replay(self, planned: PlannedMigration, statements: list[str]) -> None:
+        self.session.ran_code |= planned.runs_code
         try:
             self.session.replay(planned.name, statements, planned.names)
         except (LockLost, SchemaChanged):
@@ -342,6 +351,15 @@ class _Applying:
             # It is tried again for real, which names the sessions that block it.
             self._run(planned)
 
+    def _check_schema(self) -> None:
+        """Raise `InitializationFailed` if a migration has left another schema active."""
+        active = self.worker.tenancy.active_schema(self.session.connection)
+        if active != self.session.schema:
+            raise InitializationFailed(
+                f"It has left the schema {active!r} active, in which it would be recorded. Let the "
+                "migration activate its own schema again."
+            )
+
     def _run(self, planned: PlannedMigration) -> None:
         session = self.session
         with self.worker.tracked(session, self.interrupted, self.recorded) as tracker:
@@ -352,8 +370,18 @@ class _Applying:
                 elif action == "apply_success":
                     tracker.on_apply_success(fake=fake)
 
-            executor = SchemaExecutor(session.connection, self.plan.loader, report)
+            session.ran_code |= planned.runs_code
+            executor = SchemaExecutor(
+                session.connection, self.plan.loader, report, self._check_schema
+            )
             executor.apply_migration(_state_before(planned), planned.migration)
+
+
+def _kind(session: BaseSchemaSession, cause: BaseException) -> ErrorKind:
+    """Return what the error means for the schema."""
+    if isinstance(cause, SchemaChanged):
+        return ErrorKind.TRANSIENT
+    return session.classify(cause)
 
 
 def _state_before(planned: PlannedMigration) -> ProjectState:

@@ -214,6 +214,10 @@ class Command(EntrypointCommand):
             raise ConfigurationError(
                 "--phase privileged is an administrator's: no command can follow it."
             )
+        if self.next_command and options["schema"]:
+            raise ConfigurationError(
+                "--schema migrates a part of the database, so no command can follow it."
+            )
         if self.next_command and options["plan"]:
             raise ConfigurationError(
                 "--plan changes nothing, so no command can follow it."

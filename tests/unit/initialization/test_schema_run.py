@@ -271,12 +271,12 @@ def test_a_migrate_with_a_target(stage: Stage) -> None:
 
 
 def test_force(stage: Stage) -> None:
-    """With `--force` the records decide, also where a row says that a schema is up to date."""
+    """With `--force` the records of all schemas are read, also where a row is up to date."""
     stage.schemas.known.append(found("complete"))
     stage.schemas.behind = {"a"}
     stage.run(SchemaOptions(force=True))
     assert stage.schemas.remembered == ["complete"]
-    assert stage.tried == NAMES
+    assert stage.tried == ["a"]
 
 
 def test_half_done_migrations(stage: Stage) -> None:
@@ -418,7 +418,7 @@ def test_a_canary_that_fails(stage: Stage) -> None:
     stage.answers["b"] = [failing("no")]
     text = stage.fail(SchemaOptions(canary=2))
     assert stage.tried == ["a", "b"]
-    assert "the canaries failed, so 4 schemas were not tried" in text
+    assert "(a canary failed), and 4 schemas were not tried" in text
 
 
 # Keys and deaths
