@@ -239,3 +239,55 @@ def test_shared_content_types(project: TenantProject) -> None:
     assert len(counts) == 1
     assert counts.pop() > 30
     assert not project.database.has_table("t0.django_content_type")
+
+
+def test_output_of_workers(project: TenantProject) -> None:
+    """What a migration prints in a worker reaches the output of the command."""
+    prepare(project)
+    body = (
+        "def tell(apps, schema_editor):\n"
+        "    with schema_editor.connection.cursor() as cursor:\n"
+        '        cursor.execute("SELECT current_schema()")\n'
+        '        print("told by", cursor.fetchone()[0])\n\n'
+    )
+    project.add_migration("0006_tell", f"migrations.RunPython(tell, {NOOP})", body=body)
+    replica = project.run("safe_migrate", "--jobs", "2", PYTHONUNBUFFERED="")
+    for name in NAMES:
+        assert f"told by {name}\n" in replica.stdout, replica
+
+
+def test_objects_outside_of_the_schemas(project: TenantProject) -> None:
+    """Migrations that change the same object at the same time are repeated."""
+    prepare(project)
+    statement = (
+        "CREATE OR REPLACE FUNCTION public.shared() RETURNS int LANGUAGE sql"
+        " AS 'SELECT 1'; SELECT pg_sleep(0.1)"
+    )
+    project.add_migration("0006_function", f'migrations.RunSQL("""{statement}""")')
+    project.run("safe_migrate", "--jobs", "3")
+    project.assert_complete(NAMES, "stock.0006_function")
+
+
+HOLD = """
+def fill(apps, schema_editor):
+    apps.get_model("auth", "Group").objects.create(name="of a tenant")
+    hold(schema_editor, "inside")
+
+"""
+
+
+def test_schema_that_is_renamed(project: TenantProject, jobs: str) -> None:
+    """The work of a schema that is renamed meanwhile does not go to the shared schema."""
+    prepare(project)
+    project.add_migration("0006_fill", f"migrations.RunPython(fill, {NOOP})", body=HOLD)
+    replica = project.start("safe_migrate", "--jobs", jobs, HOLD_SCHEMA="t1")
+    project.wait_for_note("inside t1")
+    project.database.rows("ALTER SCHEMA t1 RENAME TO renamed")
+    project.allow()
+    assert replica.wait() in (0, 1), replica
+    assert project.records(project.shared)["stock.0006_fill"] == 1
+    groups = f"SELECT count(*) FROM {quoted(project.shared)}.auth_group"
+    # A static tenant has no table of groups, and uses the shared one.
+    assert project.database.value(groups) == len(project.static)
+    assert "stock.0006_fill" not in project.records("renamed")
+    project.assert_complete(["t0", "t2"], "stock.0006_fill")

@@ -72,6 +72,10 @@ class BaseSchemaSession(RunSession):
         """Release the schema's key."""
 
     @abstractmethod
+    def current_schema(self) -> str | None:
+        """Return the schema that names without a schema mean now; None for no schema."""
+
+    @abstractmethod
     def recover(self) -> None:
         """Forget a connection that was lost. Raises `LockLost` if this process does not lead."""
 
@@ -164,6 +168,10 @@ class BaseSchemas:
     @abstractmethod
     def records(self, schema: str) -> Names:
         """Return the migrations that are recorded in the schema."""
+
+    @abstractmethod
+    def failed(self) -> set[str]:
+        """Return the schemas in which the last attempt failed."""
 
     @abstractmethod
     def unfinished(self) -> set[str]:

@@ -13,6 +13,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 
 from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.base.recorder import Fence
+from django_safe_init.backends.base.run_session import ErrorKind
 from django_safe_init.backends.base.schema_session import (
     BaseSchemaSession,
     BaseSchemaWorker,
@@ -29,6 +30,7 @@ from django_safe_init.backends.postgresql.lock_keys import HELD, schema_key
 from django_safe_init.backends.postgresql.project_connection import (
     pinned_rows,
     plain_cursor,
+    plain_rows,
     results,
 )
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
@@ -46,7 +48,7 @@ from django_safe_init.core.records import (
     JournalEntry,
 )
 from django_safe_init.core.schemas import SCHEMA_TABLE, SchemaState
-from django_safe_init.core.text import escape
+from django_safe_init.core.text import escape, exception_chain
 from django_safe_init.exceptions import LockLost
 from django_safe_init.tenants import Tenancy
 
@@ -70,6 +72,12 @@ _EXISTS = """
     LEFT JOIN pg_namespace n ON n.nspname = s.name
     LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = %(table)s::name
       AND c.relkind IN ('r', 'p')
+"""
+#: Reads the catalog, because `current_schema()` alone knows nothing of a schema that another
+#: session has renamed or dropped during the transaction.
+_CURRENT_SCHEMA = """
+    SELECT nspname::pg_catalog.text FROM pg_catalog.pg_namespace
+    WHERE nspname OPERATOR(pg_catalog.=) pg_catalog.current_schema()
 """
 #: What code may leave in a session, except the search path: settings, temporary tables, cursors,
 #: statements, channels, and locks beside the two keys.
@@ -270,6 +278,16 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             [(acquired,)] = pinned_rows(self._raw, _TRY_LOCK, self._params)
         return bool(acquired)
 
+    def classify(self, error: BaseException) -> ErrorKind:
+        kind = super().classify(error)
+        if kind is ErrorKind.OTHER and any(map(_is_collision, exception_chain(error))):
+            return ErrorKind.TRANSIENT
+        return kind
+
+    def current_schema(self) -> str | None:
+        rows = plain_rows(self.connection, _CURRENT_SCHEMA)
+        return str(rows[0][0]) if rows else None
+
     def recover(self) -> None:
         self.lock.verify()
         self._fenced.reconnect()
@@ -429,6 +447,17 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         except psycopg.DataError:  # the database's encoding lacks a character
             params["error"] = escape(result.error or "")
             self.write(ENDED, params)
+
+
+def _is_collision(error: BaseException) -> bool:
+    """Return True if another schema's migration has changed the same object at the same time.
+
+    Such objects are outside of the schemas: functions, extensions, rights on shared tables.
+    PostgreSQL reports the second change as a duplicate row of a catalog, or as an internal error.
+    """
+    if isinstance(error, psycopg.errors.UniqueViolation):
+        return error.diag.schema_name == "pg_catalog"
+    return isinstance(error, psycopg.errors.InternalError_)
 
 
 def _content_types(rows: ReceiverRows) -> list[tuple[str, dict[str, Any]]]:

@@ -44,6 +44,13 @@ from django_safe_init.tenants import Tenancy
 _KNOWN = f"""
     SELECT count(*) FROM {SCHEMA_TABLE} WHERE is_current AND lock_key = %(lock_key)s
 """
+_LAST_FAILED = f"""
+    SELECT schema FROM (
+      SELECT DISTINCT ON (schema) schema, state FROM {SCHEMA_TABLE}
+      WHERE lock_key = %(lock_key)s AND state <> '{SchemaState.PENDING.value}'
+      ORDER BY schema, id DESC) AS newest
+    WHERE state = '{SchemaState.FAILED.value}'
+"""
 _PLAN = f"""
     INSERT INTO {SCHEMA_TABLE} (lock_key, run_id, schema, state)
     SELECT %(lock_key)s, %(run)s, name, '{SchemaState.PENDING.value}'
@@ -147,6 +154,9 @@ class PostgresSchemas(BaseSchemas):
             _FAILED_STEP,
             {"run": self.run, "name": name, "seconds": result.seconds},
         )
+
+    def failed(self) -> set[str]:
+        return {name for (name,) in self._write(_LAST_FAILED, self._params)}
 
     def unfinished(self) -> set[str]:
         """Return the schemas in which a non-atomic migration was interrupted."""

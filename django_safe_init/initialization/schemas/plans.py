@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,6 @@ from django.apps import apps as installed_apps
 from django.db import router
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations import (
-    AddField,
-    AlterField,
     Migration,
     RenameModel,
     RunPython,
@@ -367,9 +365,25 @@ def _is_replayable(operation: Operation) -> bool:
         return all(map(_is_replayable, operation.database_operations))
     if isinstance(operation, RunSQL):
         return not _SESSION_SQL.search(_text_of(operation.sql))
-    return not isinstance(operation, (AddField, AlterField)) or not _computes_default(
-        operation.field
-    )
+    if not all(map(_is_of_django, _parts_of(operation))):
+        return False
+    field = getattr(operation, "field", None)
+    return not isinstance(field, Field) or not _computes_default(field)
+
+
+def _parts_of(operation: Operation) -> Iterator[object]:
+    """Yield the fields, indexes and constraints of the operation, whose code makes its SQL."""
+    options = getattr(operation, "options", None) or {}
+    yield from (field for _, field in getattr(operation, "fields", None) or ())
+    yield from options.get("indexes", ())
+    yield from options.get("constraints", ())
+    for name in ("field", "index", "constraint"):
+        if (part := getattr(operation, name, None)) is not None:
+            yield part
+
+
+def _is_of_django(part: object) -> bool:
+    return type(part).__module__.startswith("django.")
 
 
 def _computes_default(field: Field[Any, Any]) -> bool:

@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection, wait
+from types import TracebackType
 from typing import Any, NamedTuple
 
 from django.db import connections
@@ -27,6 +28,8 @@ from django_safe_init.tenants import Tenant
 #: Makes a worker, in the process that uses it.
 MakeWorker = Callable[[], SchemaWorker]
 
+#: The seconds in which a process must have written what it has buffered.
+_SECONDS_TO_END = 5.0
 #: The longest wait for a result, so that a signal is noticed.
 _POLL_SECONDS = 0.5
 
@@ -110,6 +113,11 @@ class _Child:
             self.process.start()
         far.close()
 
+    def finish(self) -> None:
+        """Let the process end, which writes what it has buffered."""
+        self.pipe.close()
+        self.process.join(_SECONDS_TO_END)
+
     def end(self) -> None:
         """End the process at once. The server rolls back what it was doing."""
         self.process.kill()
@@ -130,12 +138,20 @@ class ForkedPool(Pool):
         try:
             for _ in range(self.size):
                 self._fork()
-        except BaseException:
-            self.__exit__()
+        except BaseException as exc:
+            self.__exit__(type(exc), exc, None)
             raise
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        if error is None:
+            for child in self._children:
+                child.finish()
         for child in self._children:
             child.end()
         self._children.clear()

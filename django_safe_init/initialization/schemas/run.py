@@ -42,6 +42,11 @@ logger = logging.getLogger("django_safe_init")
 _MAX_DEATHS = 2
 #: Between two attempts to get the key of a schema.
 _SECONDS_BETWEEN_ATTEMPTS = 0.2
+#: The values of a row, which PostgreSQL quotes in the detail of an error.
+_VALUES = re.compile(r"=\s*\([^)]*\)|\bDETAIL:.*", re.DOTALL)
+#: The longest time from the row of a new tenant to its schema. A run that created the schema in
+#: between would take it from its creator.
+_SECONDS_OF_CREATION = 2.0
 #: The failed schemas that an error names.
 _NAMED_FAILURES = 5
 
@@ -76,9 +81,9 @@ class _Failures:
 
 
 def _without_schema(result: SchemaResult) -> str:
-    """Return the error without what differs from schema to schema: its name, and numbers."""
-    name = rf"(?<!\w){re.escape(result.schema)}(?!\w)"
-    return re.sub(r"\d+", "0", re.sub(name, "", result.error or ""))
+    """Return the error without what differs from schema to schema: its name, and values."""
+    text = re.sub(rf"(?<!\w){re.escape(result.schema)}(?!\w)", "", result.error or "")
+    return re.sub(r"\d+", "0", _VALUES.sub("", text))
 
 
 class _Queue:
@@ -165,10 +170,17 @@ class SchemaRun:
     def _migrate_found(self, found: Sequence[FoundSchema], receivers: str) -> set[str]:
         """Migrate the schemas, and return the names of all that were found."""
         self._missing += [each.schema for each in found if not each.is_due]
+        seen_at = time.monotonic()
         work = [each for each in found if each.is_due]
         if work:
             self.schemas.plan(work)
-            self._work([Tenant(each.schema, each.kind) for each in work], receivers)
+        static = {tenant.schema for tenant in self.tenancy.static_tenants}
+        young = [each for each in work if not each.exists and each.schema not in static]
+        self._work([each for each in work if each not in young], receivers)
+        if young and not self._stopped:
+            # A tenant that is being created has its row before its schema.
+            sleep(max(0.0, seen_at + _SECONDS_OF_CREATION - time.monotonic()))
+            self._work(young, receivers)
         return {each.schema for each in found}
 
     def _count(self, work: Sequence[FoundSchema]) -> None:
@@ -221,14 +233,18 @@ class SchemaRun:
         return chosen
 
     def _ordered(self, found: list[FoundSchema]) -> list[FoundSchema]:
-        order = self._order()
-        if order is None:
-            return sorted(found, key=lambda each: each.schema)
-        place = {name: number for number, name in enumerate(order)}
-        last = len(place)
-        return sorted(
-            found, key=lambda each: (place.get(each.schema, last), each.schema)
-        )
+        """Return the schemas in order, at the end those in which the last attempt failed.
+
+        A few schemas with a defect of their own must not stop each run before the others.
+        """
+        place = {name: number for number, name in enumerate(self._order() or ())}
+        failed, last = self.schemas.failed(), len(place)
+
+        def key(each: FoundSchema) -> tuple[bool, int, str]:
+            name = each.schema
+            return name in failed, place.get(name, last), name
+
+        return sorted(found, key=key)
 
     def _order(self) -> list[str] | None:
         """Return the names of schemas in the order of the settings; None without an order."""
@@ -280,7 +296,10 @@ class SchemaRun:
 
     # Work
 
-    def _work(self, tenants: list[Tenant], receivers: str) -> None:
+    def _work(self, schemas: Sequence[FoundSchema], receivers: str) -> None:
+        if not schemas:
+            return
+        tenants = [Tenant(each.schema, each.kind) for each in schemas]
         planner = Planner(self.context.alias)
         unfinished = frozenset(self.schemas.unfinished())
         options = self.options

@@ -353,11 +353,18 @@ class _Applying:
 
     def _check_schema(self) -> None:
         """Raise `InitializationFailed` if a migration has left another schema active."""
-        active = self.worker.tenancy.active_schema(self.session.connection)
-        if active != self.session.schema:
+        session = self.session
+        active = self.worker.tenancy.active_schema(session.connection)
+        if active != session.schema:
             raise InitializationFailed(
                 f"It has left the schema {active!r} active, in which it would be recorded. Let the "
                 "migration activate its own schema again."
+            )
+        current = session.current_schema()
+        if current != session.schema:
+            raise InitializationFailed(
+                f"It would be recorded in the schema {current!r}: it has changed the search path, "
+                "or its own schema was renamed or dropped."
             )
 
     def _run(self, planned: PlannedMigration) -> None:

@@ -16,7 +16,11 @@ from django_safe_init.conf import Settings
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.schemas import FoundSchema, SchemaIdentity, SchemaProgress
 from django_safe_init.core.text import Hint
-from django_safe_init.exceptions import ConfigurationError, InitializationFailed
+from django_safe_init.exceptions import (
+    ConfigurationError,
+    InitializationFailed,
+    SchemasFailed,
+)
 from django_safe_init.initialization.schemas import run as module
 from django_safe_init.initialization.schemas.pool import WorkerDied
 from django_safe_init.initialization.schemas.run import SchemaRun
@@ -47,6 +51,7 @@ class Schemas:
         self.half_done: set[str] = set()
         self.noted: list[str] = []
         self.room: int | None = None
+        self.failed_before: set[str] = set()
 
     def all(self) -> list[FoundSchema]:
         return list(self.known)
@@ -79,6 +84,9 @@ class Schemas:
 
     def record_failure(self, result: SchemaResult) -> None:
         self.failures.append((result.schema, result.migration))
+
+    def failed(self) -> set[str]:
+        return self.failed_before
 
     def max_workers(self) -> int | None:
         return self.room
@@ -153,6 +161,7 @@ class Stage:
             default_order=(),
             fields=("schema_name",),
             tenants=None,
+            static_tenants=(),
             active=self._nothing,
         )
         stage = self
@@ -563,3 +572,29 @@ def test_a_tenant_that_is_created_meanwhile(stage: Stage) -> None:
     stage.run()
     assert stage.tried == ["late"]
     assert stage.made.recorder.schemas == SchemaProgress(7, 7)
+
+
+def test_schemas_that_failed_before(stage: Stage) -> None:
+    """Schemas in which the last attempt failed come last."""
+    stage.schemas.failed_before = {"a", "c"}
+    stage.run()
+    assert stage.tried == ["b", "d", "e", "f", "a", "c"]
+
+
+def test_values_in_errors(stage: Stage) -> None:
+    """Errors that differ in the values of rows only are the same."""
+    for name in NAMES:
+        text = f'duplicated DETAIL: Key (label)=("{name * 3}") is duplicated.'
+        stage.answers[name] = [failing(text)]
+    with pytest.raises(SchemasFailed, match="5 schemas in a row"):
+        stage.run()
+
+
+def test_a_schema_that_a_run_creates(stage: Stage) -> None:
+    """A run creates a missing schema after some time, in which its tenant may do it."""
+    stage.schemas.known.append(
+        FoundSchema("made", "", False, SchemaIdentity(None, None, 0, 0, 0), True)
+    )
+    stage.schemas.behind = {"made"}
+    stage.run()
+    assert (stage.tried, stage.naps) == (["made"], 1)
