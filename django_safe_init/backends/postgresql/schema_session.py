@@ -28,6 +28,7 @@ from django_safe_init.backends.postgresql.errors import session_error
 from django_safe_init.backends.postgresql.lock import AdvisoryLock, BorrowedLock
 from django_safe_init.backends.postgresql.lock_keys import HELD, schema_key
 from django_safe_init.backends.postgresql.project_connection import (
+    SEARCH_PATH,
     pinned_rows,
     plain_cursor,
     plain_rows,
@@ -265,13 +266,13 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             raise session_error(exc) from exc
 
     def try_lock(self) -> bool:
-        if not self._take_key():
-            return False
+        # Two statements: the second one sees what the last holder of the key has committed.
+        query = f"SET LOCAL search_path = {SEARCH_PATH}; {_TRY_LOCK}; {_EXISTS}"
         with self.connection.wrap_database_errors:
-            # Its own statement: it sees what the last holder of the key has committed.
-            [found] = pinned_rows(self._raw, _EXISTS, self._params)
+            cursor = plain_cursor(self._raw).execute(query, self._params)
+            [[(acquired,)], [found]] = results(cursor)
         self.is_present, self._has_table, self._updated, self._deleted = found
-        return True
+        return bool(acquired)
 
     def _take_key(self) -> bool:
         with self.connection.wrap_database_errors:

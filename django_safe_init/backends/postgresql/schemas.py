@@ -17,6 +17,7 @@ from django_safe_init.backends.postgresql.lock import AdvisoryLock
 from django_safe_init.backends.postgresql.lock_timeout import PostgresLockTimeout
 from django_safe_init.backends.postgresql.run_connections import FencedConnections
 from django_safe_init.backends.postgresql.run_session import PostgresRunSession
+from django_safe_init.backends.postgresql.schema import missing_privilege
 from django_safe_init.backends.postgresql.schema_reader import (
     REMEMBER,
     SchemaReader,
@@ -209,5 +210,7 @@ class PostgresSchemas(BaseSchemas):
     def _write(self, statement: str, params: Mapping[str, Any]) -> list[Any]:
         try:
             return self.session.rows(statement, params)
+        except psycopg.errors.InsufficientPrivilege as exc:
+            raise missing_privilege(self.session, exc, [SCHEMA_TABLE]) from exc
         except psycopg.Error as exc:
             raise session_error(exc) from exc

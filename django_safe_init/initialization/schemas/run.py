@@ -7,9 +7,11 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from django.core.exceptions import FieldError
+from django.db.migrations.exceptions import InconsistentMigrationHistory
 from django.utils.module_loading import import_string
 
 from django_safe_init.backends import open_schemas
@@ -348,7 +350,8 @@ class SchemaRun:
         """Load the graph, and the states of the first schema, before processes are forked."""
         first = {tenant.kind: tenant.schema for tenant in reversed(tenants)}
         for kind, schema in first.items():
-            planner.plan(kind, self.schemas.records(schema))
+            with suppress(InconsistentMigrationHistory):  # its worker tells
+                planner.plan(kind, self.schemas.records(schema))
 
     def _migrate(self, pool: Pool, tenants: Sequence[Tenant]) -> None:
         queue = _Queue(tenants, Deadline(self.context.settings.wait_timeout))
