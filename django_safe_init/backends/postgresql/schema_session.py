@@ -31,7 +31,6 @@ from django_safe_init.backends.postgresql.project_connection import (
     SEARCH_PATH,
     pinned_rows,
     plain_cursor,
-    plain_rows,
     results,
 )
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
@@ -80,6 +79,8 @@ _CURRENT_SCHEMA = """
     SELECT nspname::pg_catalog.text FROM pg_catalog.pg_namespace
     WHERE nspname OPERATOR(pg_catalog.=) pg_catalog.current_schema()
 """
+#: Divides by zero unless both checks of a replay are as they should be.
+_ALL = "1 / CASE WHEN c.fenced AND NOT c.recorded THEN 1 ELSE 0 END"
 #: What code may leave in a session, except the search path: settings, temporary tables, cursors,
 #: statements, channels, and locks beside the two keys.
 _SESSION_STATE = f"""
@@ -286,8 +287,11 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         return kind
 
     def current_schema(self) -> str | None:
-        rows = plain_rows(self.connection, _CURRENT_SCHEMA)
-        return str(rows[0][0]) if rows else None
+        # Django's cursor first receives what was sent for the migration.
+        with self.connection.cursor() as cursor:
+            cursor.execute(_CURRENT_SCHEMA)
+            row = cursor.fetchone()
+        return str(row[0]) if row else None
 
     def recover(self) -> None:
         self.lock.verify()
@@ -354,43 +358,63 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         statements: Sequence[str],
         names: Collection[tuple[str, str]],
     ) -> None:
-        raw, wrap = self._raw, self.connection.wrap_database_errors
+        raw, script = self._raw, self._script(statements, names)
         try:
-            with wrap:
-                self._begin(raw, migration, names)
-                # One message: a server that loses its client rolls the whole transaction back.
-                plain_cursor(raw).execute(self._script(statements, names))
+            with self.connection.wrap_database_errors:
+                self._execute(raw, migration, names, script)
         except BaseException:
             self._roll_back(raw)
             raise
 
-    def _begin(
+    def _execute(
         self,
         raw: psycopg.Connection[Any],
         migration: str,
         names: Collection[tuple[str, str]],
+        script: str,
     ) -> None:
+        """Execute the script after the checks, in one message.
+
+        A server that loses its client rolls the whole transaction back. A check that fails is
+        a division by zero. Then, or if the script itself has divided, the checks are a message of
+        their own, which tells what is wrong.
+        """
+        cursor, checks = plain_cursor(raw), self._checks(names)
+        begin = cursor.mogrify(
+            f"{self._begin} SELECT {_ALL} FROM ({checks}) AS c", self._params
+        )
+        try:
+            cursor.execute(f"{begin}\n;\n{script}")
+        except psycopg.errors.DivisionByZero:
+            self._roll_back(raw)
+            found = cursor.execute(f"{self._begin} {checks}", self._params)
+            [(is_fenced, recorded)] = results(found)[-1]
+            if not is_fenced:
+                self.verify()  # it takes again what was released, or raises
+            if recorded:
+                raise SchemaChanged(
+                    f"{migration} is recorded in {self.schema!r} meanwhile"
+                ) from None
+            cursor.execute(script)
+
+    @property
+    def _begin(self) -> str:
         limit = ""
         if self.lock_timeout.timeout is not None:
-            limit = f"SET LOCAL lock_timeout = '{self.lock_timeout.timeout}'; "
-        cursor = plain_cursor(raw)
+            limit = f"SET LOCAL lock_timeout = '{self.lock_timeout.timeout}';"
+        return f"BEGIN; {ASYNCHRONOUS} {limit} SET LOCAL search_path = pg_catalog;"
+
+    def _checks(self, names: Collection[tuple[str, str]]) -> str:
+        """Return the query for two checks: this process leads, and a name is recorded."""
         is_recorded = "false"
         if names:
             pairs = ", ".join("(%s, %s)" for _ in names)
             values = [part for name in names for part in name]
-            condition = cursor.mogrify(f"(app, name) IN ({pairs})", values)
-            condition = condition.replace("%", "%%")
-            table = self._table.replace("%", "%%")
-            is_recorded = f"EXISTS (SELECT FROM {table} WHERE {condition})"
-        query = (
-            f"BEGIN; {ASYNCHRONOUS} {limit}SET LOCAL search_path = pg_catalog;"
-            f" SELECT ({_FENCE}), {is_recorded}"
+            condition = self.session.compose(f"(app, name) IN ({pairs})", values)
+            is_recorded = f"EXISTS (SELECT FROM {self._table} WHERE {condition})"
+        return (
+            f"SELECT ({_FENCE}) AS fenced, {is_recorded.replace('%', '%%')} AS recorded"
         )
-        [(is_fenced, recorded)] = results(cursor.execute(query, self._params))[-1]
-        if not is_fenced:
-            self.verify()  # it takes again what was released, or raises
-        if recorded:
-            raise SchemaChanged(f"{migration} is recorded in {self.schema!r} meanwhile")
 
     def _script(
         self, statements: Sequence[str], names: Collection[tuple[str, str]]
