@@ -24,6 +24,8 @@ LEAK = re.compile(
 #: The log's record of a failed run, which the process that failed writes. The commands of a hint
 #: have a line each.
 LOGGED = re.compile(r"\w+: run \d+ failed: .*\n(?: {4}.*\n)*(?:\| .*\n)+")
+#: The log of gunicorn, whose worker was told to exit while it sent a response.
+EXIT = re.compile(r"Traceback \(most recent call last\):\n(?: .*\n)+SystemExit: 0\n")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,7 +68,7 @@ def _ended(fleet: Fleet) -> Iterator[Fleet]:
         fleet.end()
     for replica in fleet.replicas:
         assert not LEAK.search(replica.stderr), replica
-        unlogged = LOGGED.sub("", replica.stderr)
+        unlogged = EXIT.sub("", LOGGED.sub("", replica.stderr))
         assert fleet.tracebacks or "Traceback" not in unlogged, replica
 
 
