@@ -29,11 +29,11 @@ from django.utils.timezone import is_aware, localtime
 from django.utils.translation import gettext_lazy as _
 
 from django_safe_init.backends import bounded_reads
+from django_safe_init.backends.tenants import is_tenanted
 from django_safe_init.conf import get_settings
 from django_safe_init.core.schemas import SchemaProgress
 from django_safe_init.core.text import format_duration, printable
 from django_safe_init.models import Run, Step, TenantSchema, seconds_between
-from django_safe_init.tenants import is_tenanted
 
 if TYPE_CHECKING:
     ReadOnlyBase = admin.ModelAdmin[Any]

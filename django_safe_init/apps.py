@@ -27,8 +27,8 @@ class SafeInitConfig(AppConfig):
 
         from django_safe_init.core.log import make_log_printable
         from django_safe_init.management import checks  # noqa: F401  (registers them)
+        from django_safe_init.management.tenant_commands import replace_commands
         from django_safe_init.pools.execute_wrappers import guard_connection
-        from django_safe_init.tenants.commands import replace_commands
 
         make_log_printable()
         replace_commands()

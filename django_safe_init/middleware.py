@@ -9,11 +9,11 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import MiddlewareNotUsed
 from django.http import HttpRequest
 
+from django_safe_init.backends.tenants import Tenancy, get_tenancy
 from django_safe_init.conf import Settings, effective_serve_mode, get_settings
 from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.serving.http import responses
 from django_safe_init.serving.http.views import PROBE_SECONDS, start_readiness
-from django_safe_init.tenants import Tenancy, get_tenancy
 
 #: Seconds that a request may wait for the first status of a process. Without it, a new worker
 #: would block its first user although all databases are ready.

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from django_safe_init.backends.base.context import Context
     from django_safe_init.backends.base.run_session import RunSession
     from django_safe_init.backends.base.schema_session import BaseSchemas
+    from django_safe_init.backends.tenants import Tenancy
     from django_safe_init.conf import Settings
     from django_safe_init.core.build import Build
     from django_safe_init.core.step import StepDefinition
-    from django_safe_init.tenants import Tenancy
 
 #: The folder of each engine, by Django's `connection.vendor`. Its module `features` has a
 #: function `get_features(connection)`.

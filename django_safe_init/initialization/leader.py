@@ -17,6 +17,7 @@ from django_safe_init.backends.base.lock import Lock, LockWaitTimeout
 from django_safe_init.backends.base.observer import BaseObserver
 from django_safe_init.backends.base.recorder import BaseRecorder, MissingSchema
 from django_safe_init.backends.base.run_session import ErrorKind, RunSession
+from django_safe_init.backends.tenants import Tenant, get_tenancy
 from django_safe_init.conf import strict_kinds
 from django_safe_init.core.cancellation import raise_cancellation, shield
 from django_safe_init.core.local_errors import is_local, is_output_lost
@@ -53,7 +54,6 @@ from django_safe_init.initialization.run_context import run_context
 from django_safe_init.initialization.step_runner import StepRunner
 from django_safe_init.initialization.tracker import MigrationTracker
 from django_safe_init.initialization.types import Decision, Progress
-from django_safe_init.tenants import Tenant, get_tenancy
 from django_safe_init.validation import ValidationReport, log_findings, validate
 from django_safe_init.validation.baseline import earlier_differences, without_damage
 

@@ -18,6 +18,7 @@ from django.db import connections
 from django_safe_init.backends import check_driver, get_backend
 from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.base.introspection import BaseIntrospection
+from django_safe_init.backends.tenants import Tenant, get_tenancy
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.databases import check_alias
@@ -34,7 +35,6 @@ from django_safe_init.exceptions import (
     UnsafeConnection,
     WaitTimeout,
 )
-from django_safe_init.tenants import Tenant, get_tenancy
 from django_safe_init.validation.classify import apps_ahead, compare
 from django_safe_init.validation.model_schema import Table, tables_of
 

@@ -193,7 +193,7 @@ PATHS = {
 
 @pytest.mark.parametrize("of", PATHS)
 def test_search_path(project: TenantProject, jobs: str, of: str) -> None:
-    """The search path of a database or role changes nothing: all is in the shared schema."""
+    """A search path of the database or role does not move a table out of the shared schema."""
     database = project.database
     database.rows("CREATE SCHEMA app")
     database.rows(PATHS[of].format(database=quoted(database.name)))

@@ -242,7 +242,7 @@ def test_shared_content_types(project: TenantProject) -> None:
 
 
 def test_output_of_workers(project: TenantProject) -> None:
-    """What a migration prints in a worker reaches the output of the command."""
+    """The output of a migration in a worker reaches the output of the command."""
     prepare(project)
     body = (
         "def tell(apps, schema_editor):\n"

@@ -25,7 +25,7 @@ print(json.dumps([sorted(found.schemas), dict(found.hosts)]))
 HOSTS = """
 import json
 from django.test import RequestFactory
-from django_safe_init.tenants import get_tenancy
+from django_safe_init.backends.tenants import get_tenancy
 get = RequestFactory().get
 hosts = ["www.t1.localhost:8000", "t1.localhost", "not a host"]
 requests = [get("/", headers={"host": host}) for host in hosts]

@@ -13,6 +13,7 @@ from django_safe_init.backends.base.journal import READ_JOURNAL
 from django_safe_init.backends.base.reader import TableReader
 from django_safe_init.backends.postgresql.lock_keys import holders_sql, leader_key
 from django_safe_init.backends.postgresql.session import Session
+from django_safe_init.backends.tenants import get_tenancy
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import Build
 from django_safe_init.core.deadline import Deadline
@@ -43,7 +44,6 @@ from django_safe_init.core.schemas import (
 from django_safe_init.core.step import DONE, completed_step, missing_steps
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import UnsafeConnection
-from django_safe_init.tenants import get_tenancy
 
 if TYPE_CHECKING:
     from django_safe_init.backends.postgresql.schema_reader import SchemaReader

@@ -49,6 +49,7 @@ from django_safe_init.backends.postgresql.schema import (
     missing_privilege,
 )
 from django_safe_init.backends.postgresql.session import Session
+from django_safe_init.backends.tenants import get_tenancy
 from django_safe_init.core.build import Build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.progress import ProgressUpdate
@@ -62,7 +63,6 @@ from django_safe_init.core.schemas import SCHEMA_TABLE, SchemaState
 from django_safe_init.core.states import State
 from django_safe_init.core.text import escape, one_line
 from django_safe_init.exceptions import UnsafeConnection
-from django_safe_init.tenants import get_tenancy
 
 logger = logging.getLogger("django_safe_init")
 T = TypeVar("T")

@@ -18,6 +18,7 @@ from django_safe_init.backends.postgresql.lock_keys import (
     work_key,
 )
 from django_safe_init.backends.postgresql.session import READ_LIMITS, Session, quoted
+from django_safe_init.backends.tenants import Tenancy
 from django_safe_init.core.build import Build
 from django_safe_init.core.databases import migration_table_name
 from django_safe_init.core.records import RUN_TABLE, TablesUnreadable
@@ -36,7 +37,6 @@ from django_safe_init.core.schemas import (
     digest,
 )
 from django_safe_init.core.text import one_line, stored_hint
-from django_safe_init.tenants import Tenancy
 
 logger = logging.getLogger("django_safe_init")
 

@@ -41,6 +41,7 @@ from django_safe_init.backends.postgresql.transaction import (
     ASYNCHRONOUS,
     PostgresTransaction,
 )
+from django_safe_init.backends.tenants import Tenancy
 from django_safe_init.core.databases import migration_table_name
 from django_safe_init.core.records import (
     OPERATION_TABLE,
@@ -50,7 +51,6 @@ from django_safe_init.core.records import (
 from django_safe_init.core.schemas import SCHEMA_TABLE, SchemaState
 from django_safe_init.core.text import escape, exception_chain
 from django_safe_init.exceptions import LockLost
-from django_safe_init.tenants import Tenancy
 
 #: The connection of a worker is replaced after so many schemas. The server keeps what it knows
 #: of each table that a session has used.
@@ -73,7 +73,7 @@ _EXISTS = """
     LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = %(table)s::name
       AND c.relkind IN ('r', 'p')
 """
-#: Reads the catalog, because `current_schema()` alone knows nothing of a schema that another
+#: Reads the catalog, because `current_schema()` does not notice a schema that another
 #: session has renamed or dropped during the transaction.
 _CURRENT_SCHEMA = """
     SELECT nspname::pg_catalog.text FROM pg_catalog.pg_namespace

@@ -28,6 +28,7 @@ from django_safe_init.backends.postgresql.schema_session import (
     PostgresSchemaWorker,
 )
 from django_safe_init.backends.postgresql.session import Session
+from django_safe_init.backends.tenants import Tenancy
 from django_safe_init.core.records import (
     OPERATION_TABLE,
     RUN_TABLE,
@@ -40,7 +41,6 @@ from django_safe_init.core.schemas import (
     FoundSchema,
     SchemaState,
 )
-from django_safe_init.tenants import Tenancy
 
 _KNOWN = f"""
     SELECT count(*) FROM {SCHEMA_TABLE} WHERE is_current AND lock_key = %(lock_key)s

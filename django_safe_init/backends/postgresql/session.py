@@ -38,11 +38,11 @@ from django_safe_init.backends.postgresql.table_locations import (
     TableLocations,
     locate_params,
 )
+from django_safe_init.backends.tenants import get_tenancy
 from django_safe_init.core.databases import quoted_migration_table
 from django_safe_init.core.records import MIGRATION_TABLE, RUN_TABLE
 from django_safe_init.core.text import exception_chain
 from django_safe_init.exceptions import ConfigurationError, MissingPrivilege
-from django_safe_init.tenants import get_tenancy
 
 logger = logging.getLogger("django_safe_init")
 

@@ -14,7 +14,7 @@ from django_safe_init.backends.base.transaction import (
     recorded_sql,
 )
 from django_safe_init.backends.postgresql.pipeline import PendingQuery
-from django_safe_init.tenants import get_tenancy
+from django_safe_init.backends.tenants import get_tenancy
 
 #: Where a commit waits for standbys, it still does: a failover keeps it.
 ASYNCHRONOUS = """

@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 from django.db import connections
 
 from django_safe_init.backends.base.schema_session import SchemaResult
+from django_safe_init.backends.tenants import Tenant
 from django_safe_init.core.cancellation import check as check_cancellation
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import LockLost, SafeInitError
 from django_safe_init.initialization.schemas.worker import SchemaWorker
-from django_safe_init.tenants import Tenant
 
 #: Makes a worker, in the process that uses it.
 MakeWorker = Callable[[], SchemaWorker]

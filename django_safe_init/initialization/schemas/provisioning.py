@@ -11,11 +11,11 @@ from django.db.migrations import Migration
 
 from django_safe_init.backends import schema_guard
 from django_safe_init.backends.base.context import Context
+from django_safe_init.backends.tenants import Tenancy, Tenant
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import current_build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.initialization.run_context import run_context
-from django_safe_init.tenants import Tenancy, Tenant
 
 
 class _OneTransaction:

@@ -18,6 +18,7 @@ from django_safe_init.backends import open_schemas
 from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.base.run_session import RunSession
 from django_safe_init.backends.base.schema_session import SchemaResult
+from django_safe_init.backends.tenants import Tenancy, Tenant
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.schemas import FoundSchema, SchemaProgress
@@ -36,7 +37,6 @@ from django_safe_init.initialization.schemas.pool import Pool, WorkerDied, opene
 from django_safe_init.initialization.schemas.receivers import receivers_digest
 from django_safe_init.initialization.schemas.worker import SchemaWorker
 from django_safe_init.initialization.types import MigrateTask
-from django_safe_init.tenants import Tenancy, Tenant
 
 logger = logging.getLogger("django_safe_init")
 

@@ -25,6 +25,7 @@ from django_safe_init.backends.base.schema_session import (
     SchemaResult,
 )
 from django_safe_init.backends.base.transaction import Names
+from django_safe_init.backends.tenants import Tenancy, Tenant
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.text import (
     message_of,
@@ -45,7 +46,6 @@ from django_safe_init.initialization.schemas.plans import (
 from django_safe_init.initialization.schemas.receivers import Receivers, clear_caches
 from django_safe_init.initialization.tracker import MigrationTracker
 from django_safe_init.initialization.types import MigrateTask
-from django_safe_init.tenants import Tenancy, Tenant
 
 logger = logging.getLogger("django_safe_init")
 

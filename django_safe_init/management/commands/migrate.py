@@ -15,6 +15,7 @@ from django.core.management.commands.migrate import Command as DjangoMigrate
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from django_safe_init.backends import check_loaded, get_features
+from django_safe_init.backends.tenants import Tenancy, Tenant, get_tenancy, is_tenanted
 from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.core.databases import check_not_empty, check_not_pool
 from django_safe_init.core.deadline import Deadline
@@ -49,7 +50,6 @@ from django_safe_init.management.console import (
     printable_uncaught_errors,
     report_to,
 )
-from django_safe_init.tenants import Tenancy, Tenant, get_tenancy, is_tenanted
 
 #: Added by `execute` and by Django's `call_command`, whatever the parser knows.
 _ADDED = frozenset({"database", "skip_checks"})

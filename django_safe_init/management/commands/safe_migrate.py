@@ -12,6 +12,7 @@ from django.core.management.base import CommandParser, OutputWrapper, SystemChec
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from django_safe_init.backends import check_driver, get_features
+from django_safe_init.backends.tenants import get_tenancy
 from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.core.cancellation import check as check_cancellation
 from django_safe_init.core.databases import check_alias
@@ -36,7 +37,6 @@ from django_safe_init.management.entrypoint import EntrypointCommand
 from django_safe_init.management.exec import check_command
 from django_safe_init.management.parallel import prefixed_stream, run_parallel
 from django_safe_init.management.results import Result, as_json, command_error
-from django_safe_init.tenants import get_tenancy
 
 if TYPE_CHECKING:
     from django_safe_init.initialization.plan import PlannedStep

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from django_safe_init.backends.tenants import Tenant
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.initialization.run_context import current_listener, in_run
 from django_safe_init.initialization.schemas import provisioning as module
 from django_safe_init.initialization.schemas.provisioning import provision
-from django_safe_init.tenants import Tenant
 
 
 class Stage:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from django_safe_init.backends.base.schema_session import SchemaResult
+from django_safe_init.backends.tenants import Tenant
 from django_safe_init.exceptions import ConfigurationError, LockLost
 from django_safe_init.initialization.schemas import pool as module
 from django_safe_init.initialization.schemas.pool import (
@@ -22,7 +23,6 @@ from django_safe_init.initialization.schemas.pool import (
     WorkerDied,
     opened_pool,
 )
-from django_safe_init.tenants import Tenant
 from tests.support import wait_until
 
 A, B, C = (Tenant(name) for name in "abc")

@@ -12,6 +12,7 @@ import pytest
 from django.core.exceptions import FieldError
 
 from django_safe_init.backends.base.schema_session import SchemaResult
+from django_safe_init.backends.tenants import Tenant
 from django_safe_init.conf import Settings
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.schemas import FoundSchema, SchemaIdentity, SchemaProgress
@@ -25,7 +26,6 @@ from django_safe_init.initialization.schemas import run as module
 from django_safe_init.initialization.schemas.pool import WorkerDied
 from django_safe_init.initialization.schemas.run import SchemaRun
 from django_safe_init.initialization.types import MigrateTask, SchemaOptions
-from django_safe_init.tenants import Tenant
 
 IDENTITY = SchemaIdentity(1, 1, 0, 0, 0)
 NAMES = ["a", "b", "c", "d", "e", "f"]

@@ -13,8 +13,8 @@ from django.db import connections
 from django_pgschemas import utils
 from django_pgschemas.schema import get_current_schema
 
-from django_safe_init.tenants.django_pgschemas import DjangoPgschemas
-from django_safe_init.tenants.tenancy import Selection, Tenant
+from django_safe_init.backends.tenants.django_pgschemas import DjangoPgschemas
+from django_safe_init.backends.tenants.tenancy import Selection, Tenant
 from tests.unit.tenants import models
 
 DOMAINS = "django_pgschemas.routing.middleware.DomainRoutingMiddleware"

@@ -11,8 +11,8 @@ from django.core.management.commands.migrate import Command as DjangoMigrate
 from django_tenants import utils
 from django_tenants.signals import schema_migrated, schema_pre_migration
 
-from django_safe_init.tenants.django_tenants import DjangoTenants
-from django_safe_init.tenants.tenancy import Selection, Tenant
+from django_safe_init.backends.tenants.django_tenants import DjangoTenants
+from django_safe_init.backends.tenants.tenancy import Selection, Tenant
 from tests.unit.tenants import models
 
 MAIN = "django_tenants.middleware.main.TenantMainMiddleware"

@@ -11,11 +11,12 @@ from django.apps import apps
 from django.db import connections
 from django.test import RequestFactory
 
+from django_safe_init.backends.tenants import get_tenancy, is_tenanted
+from django_safe_init.backends.tenants.django_pgschemas import DjangoPgschemas
+from django_safe_init.backends.tenants.django_tenants import DjangoTenants
+from django_safe_init.backends.tenants.tenancy import Selection, Tenancy
+from django_safe_init.management import tenant_commands
 from django_safe_init.management.commands.migrate import Command
-from django_safe_init.tenants import commands, get_tenancy, is_tenanted
-from django_safe_init.tenants.django_pgschemas import DjangoPgschemas
-from django_safe_init.tenants.django_tenants import DjangoTenants
-from django_safe_init.tenants.tenancy import Selection, Tenancy
 
 CLASSES: dict[str, type[Tenancy]] = {
     "django_tenants": DjangoTenants,
@@ -57,12 +58,12 @@ def test_the_command_of_a_package(
 ) -> None:
     """The package's own command is this package's `migrate`; other packages keep theirs."""
     originals = {}
-    for app, name in commands._MODULES.items():
+    for app, name in tenant_commands._MODULES.items():
         module: Any = import_module(name)
         originals[app] = module.Command
         monkeypatch.setattr(module, "Command", module.Command)
-    commands.replace_commands()
-    for app, name in commands._MODULES.items():
+    tenant_commands.replace_commands()
+    for app, name in tenant_commands._MODULES.items():
         module = import_module(name)
         if app == package:
             assert type(module.Command()) is Command

@@ -17,7 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from django_safe_init.tenants.tenancy import Selection, Tenancy, Tenant
+from django_safe_init.backends.tenants.tenancy import Selection, Tenancy, Tenant
 
 #: The entries of `TENANTS` that are no tenant's schema.
 _NO_TENANTS = ("public", "default")

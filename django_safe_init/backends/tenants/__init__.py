@@ -13,14 +13,14 @@ from importlib import import_module
 from django.apps import apps
 from django.db import connections
 
-from django_safe_init.tenants.tenancy import Tenancy, Tenant
+from django_safe_init.backends.tenants.tenancy import Tenancy, Tenant
 
 __all__ = ["PACKAGES", "Tenancy", "Tenant", "get_tenancy", "is_tenanted"]
 
 #: The module of each package's `Tenancy`, by the name of the package's app.
 PACKAGES = {
-    "django_tenants": "django_safe_init.tenants.django_tenants",
-    "django_pgschemas": "django_safe_init.tenants.django_pgschemas",
+    "django_tenants": "django_safe_init.backends.tenants.django_tenants",
+    "django_pgschemas": "django_safe_init.backends.tenants.django_pgschemas",
 }
 #: With these, a project runs its tests without its tenants.
 _ENGINES_WITHOUT_SCHEMAS = {

@@ -16,8 +16,9 @@ _MODULES = {
 
 def _migrate(**options: Any) -> Any:
     # Imported here: few processes run the command.
-    module = import_module("django_safe_init.management.commands.migrate")
-    return module.Command(**options)
+    from django_safe_init.management.commands.migrate import Command
+
+    return Command(**options)
 
 
 def replace_commands() -> None:

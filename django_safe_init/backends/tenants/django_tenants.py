@@ -16,7 +16,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from django_safe_init.tenants.tenancy import Selection, Tenancy, Tenant
+from django_safe_init.backends.tenants.tenancy import Selection, Tenancy, Tenant
 
 
 def get_tenancy(alias: str) -> Tenancy | None:
