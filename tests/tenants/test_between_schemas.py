@@ -277,7 +277,7 @@ def fill(apps, schema_editor):
 
 
 def test_schema_that_is_renamed(project: TenantProject, jobs: str) -> None:
-    """The work of a schema that is renamed meanwhile does not go to the shared schema."""
+    """The migration of a schema that is renamed while it runs does not change the shared one."""
     prepare(project)
     project.add_migration("0006_fill", f"migrations.RunPython(fill, {NOOP})", body=HOLD)
     replica = project.start("safe_migrate", "--jobs", jobs, HOLD_SCHEMA="t1")
