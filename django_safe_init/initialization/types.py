@@ -122,7 +122,7 @@ class InitializationOptions:
 class Outcome:
     """The end of an initialization for this process. Durations are in seconds."""
 
-    #: "ready", or the `result` of the error that was raised.
+    #: "ready", "partial" after single schemas, or the `result` of the error that was raised.
     result: str
     #: "leader", "follower", or "none" where neither was needed.
     role: str
@@ -137,8 +137,6 @@ class Outcome:
     error: str | None = None
     #: The schemas of tenants that this process has migrated; None without tenants.
     schemas_migrated: int | None = None
-    #: False if only single schemas were asked for, which makes no build ready.
-    is_whole: bool = True
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of `safe_migrate --json`."""
@@ -201,6 +199,8 @@ class Progress:
     def outcome(self, result: str, error: str | None = None) -> Outcome:
         """Return the outcome as of now."""
         duration = time.monotonic() - self.started
+        if result == "ready" and not self.options.task.schemas.shared:
+            result = "partial"  # single schemas make no build ready
         return Outcome(
             result=result,
             role=self.role,
@@ -211,5 +211,4 @@ class Progress:
             duration_seconds=duration,
             error=error,
             schemas_migrated=self.schemas_migrated,
-            is_whole=self.options.task.schemas.shared,
         )

@@ -36,7 +36,7 @@ class Result(NamedTuple):
             applied += f", {outcome.schemas_migrated:,} schemas of tenants migrated"
         role = "nothing to do" if outcome.role == "none" else outcome.role
         duration = f"{outcome.duration_seconds:.1f} s"
-        result = "ready" if outcome.is_whole else "done"
+        result = "done" if outcome.result == "partial" else outcome.result
         return f"{outcome.database}: {result} ({role}{applied}, {duration})"
 
 

@@ -222,6 +222,20 @@ def test_a_part(project: TenantProject, command: list[str], names: list[str]) ->
     assert is_ready(project)
 
 
+def test_the_result_of_a_part(project: TenantProject) -> None:
+    """A program that reads the result does not take single schemas for a ready build."""
+    prepare(project)
+    project.add_migration("0006_size", FIELD)
+    done = project.run("safe_migrate", "--schema", "t1", "--json")
+    assert done.json["result"] == "partial"
+    assert done.json["schemas_migrated"] == 1
+    refused = project.run("safe_migrate", "--schema", "t2", "--", "true", code=2)
+    assert "so no command can follow it" in refused.stderr
+    assert with_size(project) == ["t1"]
+    printed = project.run("safe_migrate", "--schema", "t2").stdout
+    assert "default: done (leader, " in printed
+
+
 ALL = {
     "django_tenants": [
         ["migrate"],
