@@ -219,6 +219,7 @@ class TenantSchema(PrintableModel):
     inserted = models.BigIntegerField(null=True)
     updated = models.BigIntegerField(null=True)
     deleted = models.BigIntegerField(null=True)
+    counted_since = models.TextField(default="", db_default="")
     #: The migration that failed; or the non-atomic one that was started, with its detail.
     migration = models.TextField(null=True)
     backwards = models.BooleanField(null=True)

@@ -78,6 +78,8 @@ class SchemaIdentity(NamedTuple):
     inserted: int
     updated: int
     deleted: int
+    #: The moment since which the server counts. After a crash, or a reset, it begins again.
+    counted_since: str = ""
 
 
 class FoundSchema(NamedTuple):

@@ -23,6 +23,15 @@ class ReceiverRows(NamedTuple):
     permissions: tuple[tuple[str, str, str, str], ...] = ()
 
 
+class Replay(NamedTuple):
+    """A migration whose SQL is known."""
+
+    migration: str
+    statements: Sequence[str]
+    #: The names under which it is recorded.
+    names: Collection[tuple[str, str]]
+
+
 class SchemaResult(NamedTuple):
     """The end of a run in one schema."""
 
@@ -92,16 +101,12 @@ class BaseSchemaSession(RunSession):
         """Return the migrations that are recorded in the schema; None without a table of them."""
 
     @abstractmethod
-    def replay(
-        self,
-        migration: str,
-        statements: Sequence[str],
-        names: Collection[tuple[str, str]],
-    ) -> None:
-        """Execute the statements of a migration and record the names, in one transaction.
+    def replay(self, migrations: Sequence[Replay]) -> None:
+        """Execute and record the migrations in turn, each in a transaction of its own.
 
-        Raises `LockLost` if this process does not lead, `SchemaChanged` if a name is recorded
-        already, and Django's database errors.
+        After an error, those before the failed one are recorded. Raises `LockLost` if this
+        process does not lead, `SchemaChanged` if a name is recorded already, and Django's database
+        errors.
         """
 
     @abstractmethod

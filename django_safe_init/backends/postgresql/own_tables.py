@@ -70,6 +70,7 @@ _REQUIRED = {
         "inserted": "bigint",
         "updated": "bigint",
         "deleted": "bigint",
+        "counted_since": "text",
         "migration": "text",
         "backwards": "boolean",
         "detail": "jsonb",

@@ -48,11 +48,18 @@ _NAMED_FAILURES = 20
 #: Attempts to read the records, while schemas are dropped.
 _ATTEMPTS = 5
 
-_IDENTITY = """
+#: A server that has crashed forgets all statistics, and resets those of the background writer at
+#: once. A reset of a table or database has the time of the database.
+COUNTED_SINCE = """
+    (SELECT concat_ws('|', extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time()),
+       extract(epoch FROM pg_stat_get_db_stat_reset_time(oid)))
+     FROM pg_database WHERE datname = current_database())
+"""
+_IDENTITY = f"""
     c.oid::bigint, c.relfilenode::bigint,
     coalesce(pg_stat_get_tuples_inserted(c.oid), 0),
     coalesce(pg_stat_get_tuples_updated(c.oid), 0),
-    coalesce(pg_stat_get_tuples_deleted(c.oid), 0)
+    coalesce(pg_stat_get_tuples_deleted(c.oid), 0), {COUNTED_SINCE}
 """
 _FOUND = f"""
     SELECT t.schema, t.kind, n.oid IS NOT NULL, {_IDENTITY}
@@ -63,7 +70,8 @@ _FOUND = f"""
 """
 _STALE = f"""
     SELECT found.* FROM ({_FOUND}) AS found
-      (schema, kind, present, table_oid, table_file, inserted, updated, deleted)
+      (schema, kind, present, table_oid, table_file, inserted, updated, deleted,
+       counted_since)
     WHERE NOT EXISTS (
       SELECT FROM {SCHEMA_TABLE} k
       WHERE k.is_current AND k.lock_key = %(lock_key)s AND k.schema = found.schema
@@ -71,7 +79,7 @@ _STALE = f"""
         AND (%(receivers)s::text IS NULL OR k.receivers = %(receivers)s)
         AND k.table_oid = found.table_oid AND k.table_file = found.table_file
         AND k.inserted = found.inserted AND k.updated = found.updated
-        AND k.deleted = found.deleted)
+        AND k.deleted = found.deleted AND k.counted_since = found.counted_since)
 """
 _RECORDS = """
     SELECT {schema}::text, md5(string_agg(app || '.' || name, E'\\n'
@@ -81,8 +89,9 @@ _RECORDS = """
 
 _ROWS = """
     unnest(%(schemas)s::text[], %(tables)s::bigint[], %(files)s::bigint[],
-           %(inserted)s::bigint[], %(updated)s::bigint[], %(deleted)s::bigint[])
-      AS f (schema, table_oid, table_file, inserted, updated, deleted)
+           %(inserted)s::bigint[], %(updated)s::bigint[], %(deleted)s::bigint[],
+           %(counted_since)s::text[])
+      AS f (schema, table_oid, table_file, inserted, updated, deleted, counted_since)
 """
 #: Rows for schemas that were found to have all migrations. `{condition}` is true, or false for a
 #: process that must not write.
@@ -91,14 +100,16 @@ _REMEMBER = f"""
       receivers = coalesce(%(receivers)s::text, CASE WHEN k.migrations = %(migrations)s
                                                 THEN k.receivers ELSE '' END),
       table_oid = f.table_oid, table_file = f.table_file,
-      inserted = f.inserted, updated = f.updated, deleted = f.deleted
+      inserted = f.inserted, updated = f.updated, deleted = f.deleted,
+      counted_since = f.counted_since
     FROM {_ROWS}
     WHERE {{condition}} AND k.schema = f.schema AND k.is_current AND k.lock_key = %(lock_key)s;
     INSERT INTO {SCHEMA_TABLE} (lock_key, schema, state, is_current, build, migrations,
-      receivers, table_oid, table_file, inserted, updated, deleted, finished_at)
+      receivers, table_oid, table_file, inserted, updated, deleted, counted_since,
+      finished_at)
     SELECT %(lock_key)s, f.schema, '{SchemaState.DONE.value}', true, %(build)s,
       %(migrations)s, coalesce(%(receivers)s::text, ''), f.table_oid, f.table_file, f.inserted,
-      f.updated, f.deleted, clock_timestamp()
+      f.updated, f.deleted, f.counted_since, clock_timestamp()
     FROM {_ROWS}
     WHERE {{condition}} AND NOT EXISTS (SELECT FROM {SCHEMA_TABLE} k
       WHERE k.schema = f.schema AND k.is_current AND k.lock_key = %(lock_key)s)
@@ -171,6 +182,7 @@ def remembered(
         "inserted": [each.inserted for each in identities],
         "updated": [each.updated for each in identities],
         "deleted": [each.deleted for each in identities],
+        "counted_since": [each.counted_since for each in identities],
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg.pq import TransactionStatus
 
 from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.base.recorder import Fence
@@ -18,6 +19,7 @@ from django_safe_init.backends.base.schema_session import (
     BaseSchemaSession,
     BaseSchemaWorker,
     ReceiverRows,
+    Replay,
     SchemaChanged,
     SchemaResult,
 )
@@ -25,7 +27,11 @@ from django_safe_init.backends.base.statements import journal_scope
 from django_safe_init.backends.base.transaction import Names
 from django_safe_init.backends.postgresql.connect import connect, create_direct_wrapper
 from django_safe_init.backends.postgresql.errors import session_error
-from django_safe_init.backends.postgresql.lock import AdvisoryLock, BorrowedLock
+from django_safe_init.backends.postgresql.lock import (
+    AdvisoryLock,
+    BorrowedLock,
+    LockSnapshot,
+)
 from django_safe_init.backends.postgresql.lock_keys import HELD, schema_key
 from django_safe_init.backends.postgresql.project_connection import (
     SEARCH_PATH,
@@ -35,7 +41,10 @@ from django_safe_init.backends.postgresql.project_connection import (
 )
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.run_session import PostgresRunSession
-from django_safe_init.backends.postgresql.schema_reader import SchemaReader
+from django_safe_init.backends.postgresql.schema_reader import (
+    COUNTED_SINCE,
+    SchemaReader,
+)
 from django_safe_init.backends.postgresql.session import Session, quoted
 from django_safe_init.backends.postgresql.transaction import (
     ASYNCHRONOUS,
@@ -62,13 +71,16 @@ _FENCE = f"""
        AND coalesce(bool_or(pid = pg_backend_pid() AND key = %(schema_key)s), false)
        AND coalesce(bool_or(pid = %(leader)s AND key = %(leader_key)s), false) FROM {HELD}
 """
-_HOLDS_KEY = f"""
-    SELECT EXISTS (SELECT FROM {HELD} WHERE pid = %(pid)s AND key = %(schema_key)s)
+_VERIFY = f"""
+    SELECT coalesce(bool_or(pid = %(leader)s AND key = %(leader_key)s), false),
+      coalesce(array_agg(pid) FILTER (WHERE key = %(work_key)s), '{{}}'),
+      coalesce(bool_or(pid = %(pid)s AND key = %(schema_key)s), false) FROM {HELD}
 """
-_EXISTS = """
+_EXISTS = f"""
     SELECT n.oid IS NOT NULL, c.oid IS NOT NULL,
       coalesce(pg_stat_get_tuples_updated(c.oid), 0),
-      coalesce(pg_stat_get_tuples_deleted(c.oid), 0) FROM (VALUES (%(schema)s::name)) AS s (name)
+      coalesce(pg_stat_get_tuples_deleted(c.oid), 0), {COUNTED_SINCE}
+    FROM (VALUES (%(schema)s::name)) AS s (name)
     LEFT JOIN pg_namespace n ON n.nspname = s.name
     LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = %(table)s::name
       AND c.relkind IN ('r', 'p')
@@ -93,6 +105,7 @@ _SESSION_STATE = f"""
       (SELECT count(*) > 2 FROM {HELD} WHERE pid = pg_backend_pid()))
 """
 _TRY_LOCK = "SELECT pg_try_advisory_lock(%(schema_key)s)"
+_UNLOCK = "SELECT pg_advisory_unlock(%(schema_key)s)"
 #: Makes the statistics of this session visible before its next statement (PostgreSQL 15).
 _FLUSH_STATISTICS = "SELECT pg_catalog.pg_stat_force_next_flush()"
 
@@ -107,7 +120,7 @@ _DONE = f"""
       finished_at = clock_timestamp(), table_oid = c.oid::bigint,
       table_file = c.relfilenode::bigint,
       inserted = coalesce(pg_stat_get_tuples_inserted(c.oid), 0),
-      updated = %(updated)s, deleted = %(deleted)s
+      updated = %(updated)s, deleted = %(deleted)s, counted_since = %(counted_since)s
     FROM pg_namespace n JOIN pg_class c ON c.relnamespace = n.oid
     WHERE n.nspname = %(schema)s::name AND c.relname = %(table)s::name
       AND c.relkind IN ('r', 'p') AND run_id = %(run)s AND schema = %(schema)s
@@ -235,6 +248,7 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         self.is_present = self._has_table = False
         #: The counters of the records that no work of this package changes.
         self._updated = self._deleted = 0
+        self._counted_since = ""
         self.path = ", ".join(map(quoted, path))
         self.lock_timeout = worker.lock_timeout()
         self.reader = _InterruptedReader(self)  # type: ignore[assignment]  # two of its methods
@@ -272,7 +286,13 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         with self.connection.wrap_database_errors:
             cursor = plain_cursor(self._raw).execute(query, self._params)
             [[(acquired,)], [found]] = results(cursor)
-        self.is_present, self._has_table, self._updated, self._deleted = found
+        (
+            self.is_present,
+            self._has_table,
+            self._updated,
+            self._deleted,
+            self._counted_since,
+        ) = found
         return bool(acquired)
 
     def _take_key(self) -> bool:
@@ -301,11 +321,12 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         raw = self.connection.connection
         if raw is None or raw.closed:
             return
-        if self.ran_code and self._worker.is_altered(raw):
-            self._fenced.reconnect()  # the keys are released with the session
+        if self.ran_code:
+            if not self._worker.is_unaltered_at_unlock(raw, self._params):
+                self._fenced.reconnect()  # the keys are released with the session
             return
         with suppress(psycopg.Error):  # the session has ended, and the key with it
-            pinned_rows(raw, "SELECT pg_advisory_unlock(%(schema_key)s)", self._params)
+            pinned_rows(raw, _UNLOCK, self._params)
 
     def exists(self) -> bool:
         with self.connection.wrap_database_errors:
@@ -336,13 +357,14 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         self.recorder.forget_journal()
 
     def create_table(self, statements: Sequence[str]) -> None:
-        self.replay("the table of migrations", statements, ())
+        self.replay([Replay("the table of migrations", statements, ())])
         self._has_table = True
 
     def verify(self) -> None:
-        self._fenced.verify()
+        params = {"pid": self._fenced.backend_pid}
+        [(leads, pids, is_held)] = self.write(_VERIFY, params)
+        self._fenced.verify(LockSnapshot(leads, frozenset(pids)))
         # Code of a migration may have closed the connection, or released all locks.
-        [(is_held,)] = self.write(_HOLDS_KEY, {"pid": self._fenced.backend_pid})
         if not is_held and not self._take_key():
             raise LockLost(
                 f"The key of the schema {self.schema!r} was released, and another session has "
@@ -352,50 +374,58 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
     def transaction(self, connection: BaseDatabaseWrapper) -> PostgresTransaction:
         return self._worker.transaction(connection)
 
-    def replay(
-        self,
-        migration: str,
-        statements: Sequence[str],
-        names: Collection[tuple[str, str]],
-    ) -> None:
-        raw, script = self._raw, self._script(statements, names)
+    def replay(self, migrations: Sequence[Replay]) -> None:
+        raw = self._raw
         try:
             with self.connection.wrap_database_errors:
-                self._execute(raw, migration, names, script)
+                self._execute(raw, migrations)
         except BaseException:
             self._roll_back(raw)
             raise
 
     def _execute(
-        self,
-        raw: psycopg.Connection[Any],
-        migration: str,
-        names: Collection[tuple[str, str]],
-        script: str,
+        self, raw: psycopg.Connection[Any], migrations: Sequence[Replay]
     ) -> None:
-        """Execute the script after the checks, in one message.
+        """Execute the migrations, each after its checks, in one message.
 
-        A server that loses its client rolls the whole transaction back. A check that fails is
-        a division by zero. Then, or if the script itself has divided, the checks are a message of
-        their own, which tells what is wrong.
+        A server that loses its client goes on with the message. The checks of the next migration
+        then end it, because the leader does not lead any more. A check that fails is a division by
+        zero; the SQL of a migration may divide, too.
         """
-        cursor, checks = plain_cursor(raw), self._checks(names)
-        begin = cursor.mogrify(
-            f"{self._begin} SELECT {_ALL} FROM ({checks}) AS c", self._params
-        )
+        cursor = plain_cursor(raw)
+        scripts = [self._script(each) for each in migrations]
+        parts = []
+        for each, script in zip(migrations, scripts, strict=True):
+            query = (
+                f"{self._begin} SELECT {_ALL} FROM ({self._checks(each.names)}) AS c"
+            )
+            parts += [cursor.mogrify(query, self._params), script]
         try:
-            cursor.execute(f"{begin}\n;\n{script}")
+            cursor.execute("\n;\n".join(parts))
         except psycopg.errors.DivisionByZero:
             self._roll_back(raw)
-            found = cursor.execute(f"{self._begin} {checks}", self._params)
-            [(is_fenced, recorded)] = results(found)[-1]
-            if not is_fenced:
-                self.verify()  # it takes again what was released, or raises
-            if recorded:
+            if len(migrations) > 1:
+                self.verify()
                 raise SchemaChanged(
-                    f"{migration} is recorded in {self.schema!r} meanwhile"
+                    f"another program has recorded a migration in {self.schema!r} meanwhile, or "
+                    "the SQL of a migration divides by zero"
                 ) from None
-            cursor.execute(script)
+            self._execute_after_checks(raw, migrations[0], scripts[0])
+
+    def _execute_after_checks(
+        self, raw: psycopg.Connection[Any], replay: Replay, script: str
+    ) -> None:
+        """Ask the checks in a message of their own, whose answer says what is wrong."""
+        cursor, checks = plain_cursor(raw), self._checks(replay.names)
+        found = cursor.execute(f"{self._begin} {checks}", self._params)
+        [(is_fenced, recorded)] = results(found)[-1]
+        if not is_fenced:
+            self.verify()  # it takes again what was released, or raises
+        if recorded:
+            raise SchemaChanged(
+                f"{replay.migration} is recorded in {self.schema!r} meanwhile"
+            )
+        cursor.execute(script)
 
     @property
     def _begin(self) -> str:
@@ -416,10 +446,9 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             f"SELECT ({_FENCE}) AS fenced, {is_recorded.replace('%', '%%')} AS recorded"
         )
 
-    def _script(
-        self, statements: Sequence[str], names: Collection[tuple[str, str]]
-    ) -> str:
-        parts = [f"SET LOCAL search_path = {self.path}", *statements]
+    def _script(self, replay: Replay) -> str:
+        names = replay.names
+        parts = [f"SET LOCAL search_path = {self.path}", *replay.statements]
         if names:
             rows = ", ".join("(%s, %s, pg_catalog.now())" for _ in names)
             values = [part for name in names for part in name]
@@ -461,6 +490,7 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             # The next start reads records that others have changed during the work.
             "updated": self._updated,
             "deleted": self._deleted,
+            "counted_since": self._counted_since,
         }
         if result.is_missing:
             params["state"] = SchemaState.MISSING.value
@@ -593,16 +623,24 @@ class PostgresSchemaWorker(BaseSchemaWorker):
             self._transaction = PostgresTransaction(connection, timeout.timeout)
         return self._transaction
 
-    def is_altered(self, raw: psycopg.Connection[Any]) -> bool:
-        """Return True if the session has settings, tables or locks that it had not at first.
+    def is_unaltered_at_unlock(
+        self, raw: psycopg.Connection[Any], params: Mapping[str, Any]
+    ) -> bool:
+        """Release the schema's key, and return True if the next schema may have the session.
 
-        The next schema must not inherit them.
+        It may not if the session has settings, tables or locks that it had not at first.
         """
+        if (
+            not raw.autocommit
+            or raw.info.transaction_status is not TransactionStatus.IDLE
+        ):
+            return False
+        query = f"SET LOCAL search_path = {SEARCH_PATH}; {_SESSION_STATE}; {_UNLOCK}"
         try:
-            [(found,)] = pinned_rows(raw, _SESSION_STATE)
+            [[(found,)], _] = results(plain_cursor(raw).execute(query, params))
         except psycopg.Error:
-            return True
-        return bool(self._states.get(raw) != found)
+            return False
+        return bool(self._states.get(raw) == found)
 
     def open(self, schema: str, kind: str) -> PostgresSchemaSession:
         self.connection = self.fenced.wrapper

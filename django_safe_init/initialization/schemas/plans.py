@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import date, time, timedelta
+from enum import Enum
+from numbers import Number
+from types import FunctionType, NoneType
 from typing import Any
+from uuid import UUID
 
 from django.apps import apps as installed_apps
 from django.db import router
@@ -33,6 +38,32 @@ from django_safe_init.initialization.interrupted import operations
 _PACKAGES_WITH_ROUTERS = ("django_pgschemas.", "django_safe_init.", "django_tenants.")
 #: Callables of default values that give the same value in each schema.
 _EMPTY_VALUES = (bool, dict, float, int, list, str)
+#: Attributes of fields that are not in their SQL. The value of a default is, if it is no callable.
+_NOT_IN_SQL = frozenset(
+    (
+        "_error_messages",
+        "_validators",
+        "choices",
+        "default",
+        "error_messages",
+        "help_text",
+        "remote_field",
+        "storage",
+        "upload_to",
+        "verbose_name",
+    )
+)
+_PLAIN_VALUES = (
+    NoneType,
+    str,
+    bytes,
+    Number,
+    Enum,
+    date,
+    time,
+    timedelta,
+    UUID,
+)
 #: A plan keeps the states, and the models, of its migrations.
 _MAX_PLANS = 8
 #: Text of `RunSQL` whose effect depends on the statements before it, or lasts after it.
@@ -150,9 +181,9 @@ class Plan:
     pairs: list[tuple[Migration, bool]] = field(default_factory=list)
 
     @property
-    def runs_for_real(self) -> bool:
-        """True if a migration of the compiled plan has no statements to replay."""
-        return any(planned.statements is None for planned in self.migrations)
+    def may_stop_halfway(self) -> bool:
+        """True if a migration is not atomic, so that a part of it may be left."""
+        return any(not planned.migration.atomic for planned in self.migrations)
 
     @property
     def renames_models(self) -> bool:
@@ -383,7 +414,20 @@ def _parts_of(operation: Operation) -> Iterator[object]:
 
 
 def _is_of_django(part: object) -> bool:
-    return type(part).__module__.startswith("django.")
+    """Return True if the part, and each object in it, has no code of the project."""
+    if isinstance(part, _PLAIN_VALUES):
+        return True
+    if isinstance(part, Mapping):
+        return all(map(_is_of_django, part.values()))
+    if isinstance(part, Collection):
+        return all(map(_is_of_django, part))
+    code = part if isinstance(part, (type, FunctionType)) else type(part)
+    if not code.__module__.startswith("django."):
+        return False
+    if code is part or not hasattr(part, "__dict__"):
+        return True
+    names = vars(part).keys() - _NOT_IN_SQL
+    return all(_is_of_django(vars(part)[name]) for name in names)
 
 
 def _computes_default(field: Field[Any, Any]) -> bool:

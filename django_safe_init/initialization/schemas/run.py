@@ -237,16 +237,17 @@ class SchemaRun:
     def _ordered(self, found: list[FoundSchema]) -> list[FoundSchema]:
         """Return the schemas in order, at the end those in which the last attempt failed.
 
-        A few schemas with a defect of their own must not stop each run before the others.
+        A few schemas with a defect of their own must not stop each run before the others. A canary
+        stays the first one until it succeeds.
         """
         place = {name: number for number, name in enumerate(self._order() or ())}
         failed, last = self.schemas.failed(), len(place)
-
-        def key(each: FoundSchema) -> tuple[bool, int, str]:
-            name = each.schema
-            return name in failed, place.get(name, last), name
-
-        return sorted(found, key=key)
+        ordered = sorted(
+            found, key=lambda each: (place.get(each.schema, last), each.schema)
+        )
+        canaries = ordered[: self.options.canary]
+        others = ordered[self.options.canary :]
+        return canaries + sorted(others, key=lambda each: each.schema in failed)
 
     def _order(self) -> list[str] | None:
         """Return the names of schemas in the order of the settings; None without an order."""

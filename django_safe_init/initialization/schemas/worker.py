@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import islice, takewhile
 from typing import Any
 
 from django.apps import apps as installed_apps
@@ -21,6 +22,7 @@ from django_safe_init.backends.base.run_session import ErrorKind
 from django_safe_init.backends.base.schema_session import (
     BaseSchemaSession,
     BaseSchemaWorker,
+    Replay,
     SchemaChanged,
     SchemaResult,
 )
@@ -53,6 +55,8 @@ logger = logging.getLogger("django_safe_init")
 _ATTEMPTS = 10
 #: A migration that ends its own connection must not keep the other schemas waiting.
 _MAX_LOSSES = 1
+#: Migrations that are sent to the server in one message.
+_GROUP_SIZE = 50
 #: The longest pause before another attempt, in seconds.
 _LONGEST_PAUSE = 2.0
 
@@ -127,7 +131,9 @@ class SchemaWorker:
         attempt = losses = 0
         while True:
             try:
-                applied = self._attempt(session, tenant)
+                # The error of a group may not tell which of its migrations failed.
+                group_size = _GROUP_SIZE if attempt == 0 else 1
+                applied = self._attempt(session, tenant, group_size)
             except LockLost as exc:
                 # Without the schema, the connection reads the records of the shared one.
                 if not self._is_gone(session):
@@ -196,7 +202,9 @@ class SchemaWorker:
         if connection.connection is not None and connection.in_atomic_block:
             connection.close()
 
-    def _attempt(self, session: BaseSchemaSession, tenant: Tenant) -> int:
+    def _attempt(
+        self, session: BaseSchemaSession, tenant: Tenant, group_size: int
+    ) -> int:
         if not session.is_present:
             if not self.tenancy.creates_schemas:
                 raise SchemaFailed(None) from LookupError("The schema does not exist.")
@@ -204,26 +212,28 @@ class SchemaWorker:
         with self.tenancy.active(session.connection, tenant), _own_caches():
             self.tenancy.before_migrate(tenant.schema)
             if self._migrate is None:
-                applied = self._apply_plan(session, tenant)
+                applied = self._apply_plan(session, tenant, group_size)
             else:
                 applied = self._run_command(session, self._migrate)
             self.tenancy.after_migrate(tenant.schema)
         return applied
 
-    def _apply_plan(self, session: BaseSchemaSession, tenant: Tenant) -> int:
+    def _apply_plan(
+        self, session: BaseSchemaSession, tenant: Tenant, group_size: int
+    ) -> int:
         recorded = self._recorded(session)
         plan = self._plan(session, tenant, recorded)
         # Another worker, or an earlier attempt, may have begun a migration of the plan.
-        interrupted = self.interrupted(session, may_exist=plan.runs_for_real)
+        interrupted = self.interrupted(session, may_exist=plan.may_stop_halfway)
         if interrupted.steps:
             with self.tracked(session, interrupted, recorded) as tracker:
                 tracker.half_done.prepare(session.connection, tracker, None)
             recorded = self._recorded(session)
             plan = self._plan(session, tenant, recorded)
         self.receivers.before(plan)
-        _Applying(self, session, plan, interrupted, recorded).run()
+        _Applying(self, session, plan, interrupted, recorded).run(group_size)
         if plan.squashed:
-            session.replay("the squashed migrations", [], plan.squashed)
+            session.replay([Replay("the squashed migrations", [], plan.squashed)])
         session.create_rows(self.receivers.rows(plan))
         session.ran_code |= self.receivers.run_code
         with run_context(self.context.alias, None):
@@ -328,28 +338,50 @@ class _Applying:
         self.plan = plan
         self.recorded = set(recorded)
 
-    def run(self) -> None:
+    def run(self, group_size: int) -> None:
         """Apply all migrations, in order."""
-        for planned in self.plan.migrations:
-            is_unfinished = planned.name in self.interrupted.steps
-            if planned.statements is None or is_unfinished:
-                self._run(planned)
-            else:
-                self._replay(planned, planned.statements)
-            self.recorded |= planned.names
+        left = self.plan.migrations
+        while left:
+            group = list(islice(takewhile(self._is_replayable, left), group_size))
+            done = self._replay(group) if group else self._run(left[0])
+            self.recorded.update(*(each.names for each in left[:done]))
+            left = left[done:]
 
-    def _replay(self, planned: PlannedMigration, statements: list[str]) -> None:
-        self.session.ran_code |= planned.runs_code
+    def _is_replayable(self, planned: PlannedMigration) -> bool:
+        is_unfinished = planned.name in self.interrupted.steps
+        return planned.statements is not None and not is_unfinished
+
+    def _replay(self, group: list[PlannedMigration]) -> int:
+        """Replay the group, and return how many of its migrations are applied."""
+        session = self.session
+        session.ran_code |= any(each.runs_code for each in group)
         try:
-            self.session.replay(planned.name, statements, planned.names)
+            session.replay(
+                [Replay(each.name, each.statements or (), each.names) for each in group]
+            )
         except (LockLost, SchemaChanged):
             raise
         except Exception as exc:
-            timeout = self.session.lock_timeout
+            failed = self._failed(group, exc)
+            if failed is None:
+                raise SchemaFailed(None) from exc
+            timeout = session.lock_timeout
             if timeout is None or not timeout.is_timeout(exc):
-                raise SchemaFailed(planned.name) from exc
+                raise SchemaFailed(failed.name) from exc
             # It is tried again for real, which names the sessions that block it.
-            self._run(planned)
+            return group.index(failed) + self._run(failed)
+        return len(group)
+
+    def _failed(
+        self, group: list[PlannedMigration], error: Exception
+    ) -> PlannedMigration | None:
+        """Return the migration of the group that failed; None if the connection is lost."""
+        if len(group) == 1:
+            return group[0]
+        if self.session.classify(error) is ErrorKind.LOST:
+            return None
+        recorded = self.session.recorded() or set()
+        return next((each for each in group if not each.names <= recorded), None)
 
     def _check_schema(self) -> None:
         """Raise `InitializationFailed` if a migration has left another schema active."""
@@ -367,7 +399,8 @@ class _Applying:
                 "or its own schema was renamed or dropped."
             )
 
-    def _run(self, planned: PlannedMigration) -> None:
+    def _run(self, planned: PlannedMigration) -> int:
+        """Apply the migration as Django does, and return 1."""
         session = self.session
         with self.worker.tracked(session, self.interrupted, self.recorded) as tracker:
 
@@ -382,6 +415,7 @@ class _Applying:
                 session.connection, self.plan.loader, report, self._check_schema
             )
             executor.apply_migration(_state_before(planned), planned.migration)
+        return 1
 
 
 def _kind(session: BaseSchemaSession, cause: BaseException) -> ErrorKind:

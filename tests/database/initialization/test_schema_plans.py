@@ -127,6 +127,63 @@ def test_python(shop: Shop, operation: str) -> None:
     assert planned.rendered is not None
 
 
+#: The places for an expression or a field, with `{own}` for one of the project's.
+EXPRESSIONS = [
+    "migrations.AddField('product', 'note', models.TextField(db_default={own}(Value('X'))))",
+    "migrations.AddField('product', 'note', models.GeneratedField("
+    "expression={own}('name'), output_field=models.TextField(), db_persist=True))",
+    "migrations.AddIndex('product', models.Index({own}('name'), name='an_index'))",
+    "migrations.AddIndex('product', models.Index(fields=['name'], name='an_index',"
+    " condition=models.Q(name={own}(Value('X')))))",
+    "migrations.AddConstraint('product', models.UniqueConstraint({own}('name'), name='a_name'))",
+    "migrations.CreateModel('Sale', [('id', models.BigAutoField(primary_key=True)),"
+    " ('name', models.TextField())], {{'constraints': [models.CheckConstraint("
+    "condition=models.Q(name={own}('name')), name='a_name')]}})",
+]
+IMPORTS = """
+from django.contrib.postgres.fields import ArrayField
+from django.db.models import Value
+from django.db.models.functions import Lower
+"""
+
+
+@pytest.mark.parametrize("operation", EXPRESSIONS)
+def test_an_expression_of_django(shop: Shop, operation: str) -> None:
+    """Django's own expressions give the same SQL in each schema."""
+    shop.write("0002_next", operation.format(own="Lower"))
+    planned = planned_again(shop)
+    assert planned.statements is not None
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        *(each.format(own="unusual.Own") for each in EXPRESSIONS),
+        "migrations.AddConstraint('product', models.CheckConstraint("
+        "condition=unusual.own_check('name'), name='a_name'))",
+        "migrations.AddField('product', 'note', unusual.OwnField(default=''))",
+        "migrations.AddField('product', 'note', ArrayField(unusual.OwnField(), default=list))",
+        "migrations.AddField('product', 'note', models.TextField("
+        "default='', db_comment=unusual.LAZY))",
+    ],
+)
+def test_an_expression_of_the_project(shop: Shop, operation: str) -> None:
+    """Python of the project inside a field, an index or a constraint is asked in each schema."""
+    shop.write("0002_next", operation)
+    planned = planned_again(shop)
+    assert planned.statements is None
+    assert not planned.runs_python
+
+
+def planned_again(shop: Shop) -> PlannedMigration:
+    """Return the second migration as planned, with more names to use in it."""
+    rewrite(shop, "0002_next", "", ("\nclass Migration", f"{IMPORTS}\nclass Migration"))
+    planner = Planner("default")
+    plan = planner.plan("", {FIRST})
+    planner.compile(plan, connection)
+    return plan.migrations[0]
+
+
 def test_a_custom_apply(shop: Shop) -> None:
     """A migration class with its own `apply` runs in each schema."""
     body = "\n    def apply(self, *args):\n        return super().apply(*args)\n"

@@ -7,6 +7,7 @@ from typing import Any
 from django.db import migrations
 from django.db.backends.ddl_references import Statement
 from django.db.migrations.operations.base import Operation
+from django.db.models import F, Func, Q, TextField, Value
 from django.utils.functional import lazystr
 
 
@@ -110,6 +111,22 @@ class Deferring(Operation):
 
     def database_backwards(self, app_label, editor, *states: Any) -> None:
         """Do nothing."""
+
+
+class Own(Func):
+    """An expression of a project, whose SQL may depend on anything."""
+
+    function = "lower"
+    arity = 1
+
+
+class OwnField(TextField):  # type: ignore[type-arg]
+    """A field of a project."""
+
+
+def own_check(name: str) -> Q:
+    """Return a condition with an expression of a project, deep inside."""
+    return ~Q(name=Own(Value("X"))) | Q(name=F("name"))
 
 
 LAZY = lazystr("INSERT INTO before VALUES (1)")
