@@ -29,6 +29,7 @@ from django.db.migrations.operations.special import SeparateDatabaseAndState
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.migrations.state import ProjectState
 from django.db.models import Field
+from django.utils.functional import LazyObject
 
 from django_safe_init.backends.base.schema_session import ReceiverRows
 from django_safe_init.backends.base.transaction import Names
@@ -50,6 +51,7 @@ _NOT_IN_SQL = frozenset(
         "remote_field",
         "storage",
         "upload_to",
+        "validators",
         "verbose_name",
     )
 )
@@ -417,6 +419,8 @@ def _is_of_django(part: object) -> bool:
     """Return True if the part, and each object in it, has no code of the project."""
     if isinstance(part, _PLAIN_VALUES):
         return True
+    if isinstance(part, LazyObject):
+        return False  # it says to be what it will become
     if isinstance(part, Mapping):
         return all(map(_is_of_django, part.values()))
     if isinstance(part, Collection):
