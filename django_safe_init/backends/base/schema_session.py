@@ -85,6 +85,13 @@ class BaseSchemaSession(RunSession):
         """Return the schema that names without a schema mean now; None for no schema."""
 
     @abstractmethod
+    def may_collide(self, error: BaseException) -> bool:
+        """Return True if another worker may have created the same object at the same time.
+
+        Another attempt then finds the object.
+        """
+
+    @abstractmethod
     def recover(self) -> None:
         """Forget a connection that was lost. Raises `LockLost` if this process does not lead."""
 

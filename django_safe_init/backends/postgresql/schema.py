@@ -122,6 +122,20 @@ def missing_privilege(
     )
 
 
+def unusable_schema(session: Session, schema: str) -> MissingPrivilege:
+    """Return the error for a role that may not use a tenant's schema, with the GRANT."""
+    role = _role(session)
+    grant = (
+        f"GRANT USAGE, CREATE ON SCHEMA {_identifier(schema)} TO {_identifier(role)};"
+    )
+    return MissingPrivilege(
+        with_commands(
+            f"The role {role} may not use the schema. As its owner or as an administrator:",
+            [grant],
+        )
+    )
+
+
 def grant_delete_hint(session: Session) -> str:
     """Return the sentence that tells how the session's role may delete old runs."""
     return f"To remove them, as the tables' owner: {_grant('DELETE', _role(session))}"

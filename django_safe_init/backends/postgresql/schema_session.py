@@ -41,6 +41,7 @@ from django_safe_init.backends.postgresql.project_connection import (
 )
 from django_safe_init.backends.postgresql.recorder import PostgresRecorder
 from django_safe_init.backends.postgresql.run_session import PostgresRunSession
+from django_safe_init.backends.postgresql.schema import unusable_schema
 from django_safe_init.backends.postgresql.schema_reader import (
     COUNTED_SINCE,
     SchemaReader,
@@ -79,7 +80,8 @@ _VERIFY = f"""
 _EXISTS = f"""
     SELECT n.oid IS NOT NULL, c.oid IS NOT NULL,
       coalesce(pg_stat_get_tuples_updated(c.oid), 0),
-      coalesce(pg_stat_get_tuples_deleted(c.oid), 0), {COUNTED_SINCE}
+      coalesce(pg_stat_get_tuples_deleted(c.oid), 0), {COUNTED_SINCE},
+      coalesce(has_schema_privilege(n.oid, 'USAGE'), true)
     FROM (VALUES (%(schema)s::name)) AS s (name)
     LEFT JOIN pg_namespace n ON n.nspname = s.name
     LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = %(table)s::name
@@ -105,6 +107,13 @@ _SESSION_STATE = f"""
       (SELECT count(*) > 2 FROM {HELD} WHERE pid = pg_backend_pid()))
 """
 _TRY_LOCK = "SELECT pg_try_advisory_lock(%(schema_key)s)"
+#: "The object exists already", which may be true only since another worker has committed.
+_COLLISIONS = (
+    psycopg.errors.DuplicateFunction,
+    psycopg.errors.DuplicateObject,
+    psycopg.errors.DuplicateSchema,
+    psycopg.errors.DuplicateTable,
+)
 _UNLOCK = "SELECT pg_advisory_unlock(%(schema_key)s)"
 #: Makes the statistics of this session visible before its next statement (PostgreSQL 15).
 _FLUSH_STATISTICS = "SELECT pg_catalog.pg_stat_force_next_flush()"
@@ -249,6 +258,7 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         #: The counters of the records that no work of this package changes.
         self._updated = self._deleted = 0
         self._counted_since = ""
+        self._may_use = True
         self.path = ", ".join(map(quoted, path))
         self.lock_timeout = worker.lock_timeout()
         self.reader = _InterruptedReader(self)  # type: ignore[assignment]  # two of its methods
@@ -292,6 +302,7 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             self._updated,
             self._deleted,
             self._counted_since,
+            self._may_use,
         ) = found
         return bool(acquired)
 
@@ -305,6 +316,16 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         if kind is ErrorKind.OTHER and any(map(_is_collision, exception_chain(error))):
             return ErrorKind.TRANSIENT
         return kind
+
+    def may_collide(self, error: BaseException) -> bool:
+        if not self._worker.is_forked:
+            return False
+        chain = exception_chain(error)
+        return any(isinstance(each, _COLLISIONS) for each in chain) or any(
+            each.diag.schema_name != self.schema
+            for each in chain
+            if isinstance(each, psycopg.errors.UniqueViolation)
+        )
 
     def current_schema(self) -> str | None:
         # Django's cursor first receives what was sent for the migration.
@@ -357,6 +378,8 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         self.recorder.forget_journal()
 
     def create_table(self, statements: Sequence[str]) -> None:
+        if not self._may_use:
+            raise unusable_schema(self.session, self.schema)
         self.replay([Replay("the table of migrations", statements, ())])
         self._has_table = True
 
@@ -585,6 +608,8 @@ class PostgresSchemaWorker(BaseSchemaWorker):
         self.tenancy = tenancy
         self.run = run
         self._own: Session | None = None
+        #: True if other workers migrate other schemas at the same time.
+        self.is_forked = forked
         if forked:
             self._own = connect(
                 create_direct_wrapper(context.alias, context.direct),

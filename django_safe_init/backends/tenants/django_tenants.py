@@ -120,6 +120,12 @@ class DjangoTenants(Tenancy):
         found = self.tenants.using(self.alias).filter(schema_name=schema)
         return str(found.values_list(self.fields[1], flat=True).first() or "")
 
+    @property
+    def fakes_clones(self) -> bool:
+        from django_tenants.utils import get_creation_fakes_migrations
+
+        return bool(get_creation_fakes_migrations())
+
     def base_migrate(self) -> type[BaseCommand]:
         from django_tenants.utils import get_tenant_base_migrate_command_class
 

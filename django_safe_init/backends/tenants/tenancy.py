@@ -109,6 +109,11 @@ class Tenancy(ABC):
         """Return the number of processes that the options and settings of the package ask for."""
         return 1
 
+    @property
+    def fakes_clones(self) -> bool:
+        """True if the package fakes the migrations of a new schema that it has cloned."""
+        return False
+
     @abstractmethod
     def kind_of(self, schema: str) -> str:
         """Return the kind of the tenant with this schema. May read it from the database."""

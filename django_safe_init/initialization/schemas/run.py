@@ -32,6 +32,7 @@ from django_safe_init.core.text import (
     wrap,
 )
 from django_safe_init.exceptions import ConfigurationError, SchemasFailed
+from django_safe_init.initialization.schemas.names import unknown_schemas
 from django_safe_init.initialization.schemas.plans import Planner
 from django_safe_init.initialization.schemas.pool import Pool, WorkerDied, opened_pool
 from django_safe_init.initialization.schemas.receivers import receivers_digest
@@ -179,7 +180,9 @@ class SchemaRun:
         static = {tenant.schema for tenant in self.tenancy.static_tenants}
         young = [each for each in work if not each.exists and each.schema not in static]
         self._work([each for each in work if each not in young], receivers)
-        if young and not self._stopped:
+        if self._stopped:
+            self._untried += len(young)
+        elif young:
             # A tenant that is being created has its row before its schema.
             sleep(max(0.0, seen_at + _SECONDS_OF_CREATION - time.monotonic()))
             self._work(young, receivers)
@@ -221,10 +224,7 @@ class SchemaRun:
         known = {each.schema: each for each in found}
         unknown = [name for name in names if name not in known]
         if unknown:
-            raise ConfigurationError(
-                f"No tenant of {self.context.alias!r} has the schema {name_some(unknown)}. "
-                "List the schemas with `manage.py safe_init_status --schemas`."
-            )
+            raise unknown_schemas(self.context.alias, unknown)
         chosen = [known[name] for name in names]
         gone = [each.schema for each in chosen if not each.is_due]
         if gone:
@@ -282,7 +282,7 @@ class SchemaRun:
         ):
             try:
                 return [str(name) for name in function(names)]
-            except Exception as exc:
+            except (Exception, SystemExit) as exc:
                 logger.error(
                     "%s: TENANT_ORDER failed", self.context.alias, exc_info=exc
                 )

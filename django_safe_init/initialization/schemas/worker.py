@@ -53,6 +53,8 @@ logger = logging.getLogger("django_safe_init")
 
 #: Attempts for a schema whose error another attempt may not meet, such as a deadlock.
 _ATTEMPTS = 10
+#: Attempts for a schema that lacks what it has found to exist.
+_ATTEMPTS_AFTER_COLLISION = 3
 #: A migration that ends its own connection must not keep the other schemas waiting.
 _MAX_LOSSES = 1
 #: Migrations that are sent to the server in one message.
@@ -147,8 +149,8 @@ class SchemaWorker:
                 if kind is ErrorKind.LOST:
                     losses += 1
                     session.recover()
-                may_pass = kind is not ErrorKind.OTHER and losses <= _MAX_LOSSES
-                if attempt >= _ATTEMPTS or not may_pass:
+                attempts = _attempts(session, kind, cause)
+                if attempt >= attempts or losses > _MAX_LOSSES:
                     return self._failed(session, tenant, cause, failure, started)
                 logger.info("%s: again after: %s", tenant.schema, one_line(cause))
             else:
@@ -423,6 +425,13 @@ def _kind(session: BaseSchemaSession, cause: BaseException) -> ErrorKind:
     if isinstance(cause, SchemaChanged):
         return ErrorKind.TRANSIENT
     return session.classify(cause)
+
+
+def _attempts(session: BaseSchemaSession, kind: ErrorKind, cause: BaseException) -> int:
+    """Return how many attempts a schema has after the error."""
+    if kind is not ErrorKind.OTHER:
+        return _ATTEMPTS
+    return _ATTEMPTS_AFTER_COLLISION if session.may_collide(cause) else 1
 
 
 def _state_before(planned: PlannedMigration) -> ProjectState:

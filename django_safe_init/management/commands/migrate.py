@@ -13,6 +13,7 @@ from django.core.management import CommandError
 from django.core.management.base import CommandParser
 from django.core.management.commands.migrate import Command as DjangoMigrate
 from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.migrations.recorder import MigrationRecorder
 
 from django_safe_init.backends import check_loaded, get_features
 from django_safe_init.backends.tenants import Tenancy, Tenant, get_tenancy, is_tenanted
@@ -33,6 +34,7 @@ from django_safe_init.initialization.migrate_command import (
 )
 from django_safe_init.initialization.plan import schemas_behind
 from django_safe_init.initialization.run_context import current_listener, in_run
+from django_safe_init.initialization.schemas.names import check_schemas
 from django_safe_init.initialization.schemas.provisioning import provision
 from django_safe_init.initialization.tracked_migrate import (
     TrackedMigrate,
@@ -50,6 +52,7 @@ from django_safe_init.management.console import (
     printable_uncaught_errors,
     report_to,
 )
+from django_safe_init.management.results import schemas_migrated
 
 #: Added by `execute` and by Django's `call_command`, whatever the parser knows.
 _ADDED = frozenset({"database", "skip_checks"})
@@ -189,12 +192,14 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
         )
         try:
             with exit_codes():
-                Initializer(initialization).run()
+                outcome = Initializer(initialization).run()
         except CommandError as exc:
             failure = exc.__cause__
             if _has_own_cause(failure):
                 raise (failure.__cause__ or exc) from None
             raise
+        if outcome.schemas_migrated and options["verbosity"] > 0:
+            self.stdout.write(f"{schemas_migrated(outcome.schemas_migrated)}.")
         return self._output
 
     def _migrate(self, *args: Any, **options: Any) -> None:
@@ -220,12 +225,27 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
             stderr=self.stderr._out,
         )
 
+    def _migrate_new_schema(self, tenancy: Tenancy, options: dict[str, Any]) -> None:
+        """Migrate the schema of a new tenant, which may be a clone.
+
+        A clone with data has the records of its original, and nothing of a later migration.
+        """
+        is_clone = tenancy.fakes_clones and not options.get("app_label")
+        if (
+            is_clone
+            and MigrationRecorder(connections[self._alias]).applied_migrations()
+        ):
+            options = {**options, "fake": False}
+        self._migrate_active_schema(options)
+
     def _look(self, tenancy: Tenancy, options: dict[str, Any]) -> None:
         """Show the plan of the shared schema or of the named ones, and how many lack migrations.
 
         With `--check`, exit with 1 if one of them does.
         """
         selection = tenancy.selection(options)
+        with command_errors():
+            check_schemas(tenancy, selection.schemas or ())
         behind = ""
         if selection.schemas is None and not options.get("app_label"):
             errors = (
@@ -289,7 +309,7 @@ class Command(TrackedMigrate, next_migrate()):  # type: ignore[misc]  # depends 
         selection = tenancy.selection(options)
         if selection.shared or not selection.schemas:
             return False
-        migrate = partial(self._migrate_active_schema, options)
+        migrate = partial(self._migrate_new_schema, tenancy, options)
         with exit_codes():
             for schema in selection.schemas:
                 provision(tenancy, schema, migrate, report_to(self.stderr))

@@ -126,6 +126,9 @@ class Command(EntrypointCommand):
     def handle(self, **options: Any) -> None:
         """Initialize the databases, then report the results."""
         aliases = _aliases(options)
+        if options["schema"] and not options["database"]:
+            # The other databases have no part in it.
+            aliases = [each for each in aliases if get_tenancy(each)] or aliases
         self._several = len(aliases) > 1
         results = self._initialize(aliases, options)
         results.sort(key=lambda each: (each.severity, each.outcome.error is None))
@@ -214,10 +217,6 @@ class Command(EntrypointCommand):
             raise ConfigurationError(
                 "--phase privileged is an administrator's: no command can follow it."
             )
-        if self.next_command and options["schema"]:
-            raise ConfigurationError(
-                "--schema migrates a part of the database, so no command can follow it."
-            )
         if self.next_command and options["plan"]:
             raise ConfigurationError(
                 "--plan changes nothing, so no command can follow it."
@@ -233,6 +232,18 @@ class Command(EntrypointCommand):
                     f"--{name.replace('_', '-')} is about schemas of tenants, and no database "
                     "here has them. Leave the option out."
                 )
+
+        if not options["schema"]:
+            return
+        if self.next_command:
+            raise ConfigurationError(
+                "--schema migrates a part of the database, so no command can follow it."
+            )
+        if effective_mode(get_settings(), options["mode"]) == "external":
+            raise ConfigurationError(
+                "--schema migrates, and with the mode 'external' another program does. Run it "
+                "there, or with --mode self."
+            )
 
     def _check_driver(self, alias: str, options: dict[str, Any]) -> None:
         settings = get_settings()
