@@ -86,6 +86,10 @@ def test_unknown_schema(project: TenantProject) -> None:
     prepare(project)
     refused = project.run("safe_migrate", "--schema", "nowhere", code=2)
     assert "No tenant of 'default' has the schema nowhere" in error_of(refused.stderr)
+    for option in ("--plan", "--check"):
+        looked = project.run("migrate", "--schema", "nowhere", option, code=None)
+        assert looked.wait() in (1, 2), looked
+        assert "nowhere" in error_of(looked.stderr)
     refused = project.run("migrate", "--schema", "nowhere", code=None)
     assert refused.wait() in (1, 2)
     assert "nowhere" in error_of(refused.stderr)
@@ -235,6 +239,11 @@ def test_role_without_usage(project: TenantProject, jobs: str) -> None:
         line = error_of(failed.stderr)
         assert "t1: " in line
         assert "permission denied for schema t1" in line
+        project.add_tenants("new")
+        failed = project.run("safe_migrate", "--jobs", jobs, code=1)
+        assert f"The role {role} may not use the schema" in failed.stderr
+        assert f'GRANT USAGE, CREATE ON SCHEMA "new" TO "{role}"' in failed.stderr
+        database.rows(f"ALTER SCHEMA new OWNER TO {role}")
         others: list[Any] = [name for name in NAMES if name != "t1"]
         project.assert_complete([*others, *project.static], "stock.0006_size")
         assert not is_ready(project)

@@ -256,13 +256,20 @@ def test_output_of_workers(project: TenantProject) -> None:
         assert f"told by {name}\n" in replica.stdout, replica
 
 
-def test_objects_outside_of_the_schemas(project: TenantProject) -> None:
+OUTSIDE = {
+    "function": "CREATE OR REPLACE FUNCTION public.shared() RETURNS int LANGUAGE sql"
+    " AS 'SELECT 1'; SELECT pg_sleep(0.1)",
+    "type": "DO $$ BEGIN IF to_regtype('public.mood') IS NULL THEN PERFORM pg_sleep(0.2);"
+    " CREATE TYPE public.mood AS ENUM ('fine'); END IF; END $$",
+    "row": "DO $$ BEGIN IF NOT EXISTS (SELECT FROM public.auth_group WHERE name = 'x') THEN"
+    " PERFORM pg_sleep(0.2); INSERT INTO public.auth_group (name) VALUES ('x'); END IF; END $$",
+}
+
+
+@pytest.mark.parametrize("statement", OUTSIDE.values(), ids=OUTSIDE)
+def test_objects_outside_of_the_schemas(project: TenantProject, statement: str) -> None:
     """Migrations that change the same object at the same time are repeated."""
     prepare(project)
-    statement = (
-        "CREATE OR REPLACE FUNCTION public.shared() RETURNS int LANGUAGE sql"
-        " AS 'SELECT 1'; SELECT pg_sleep(0.1)"
-    )
     project.add_migration("0006_function", f'migrations.RunSQL("""{statement}""")')
     project.run("safe_migrate", "--jobs", "3")
     project.assert_complete(NAMES, "stock.0006_function")

@@ -190,6 +190,17 @@ def test_faked_clone(database: Database, tmp_path, jobs: str) -> None:  # type: 
         project.run("safe_migrate", "--jobs", jobs)
         project.assert_complete([*NAMES, "made"], "stock.0006_note")
         assert project.labels("made")[1:] == ["second"]
+        # The original lacks this one, and so does its clone.
+        project.add_migration(
+            "0007_size",
+            "migrations.AddField('box', 'size', models.IntegerField(default=7))",
+            after="0006_note",
+        )
+        project.python(CREATE + "create('second')")
+        assert "stock.0007_size" in project.records("second")
+        assert database.value("SELECT min(size) FROM second.stock_box") == 7
+        project.run("safe_migrate", "--jobs", jobs)
+        project.assert_complete([*NAMES, "made", "second"], "stock.0007_size")
     finally:
         project.end()
 

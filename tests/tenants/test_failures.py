@@ -149,6 +149,22 @@ def test_canary_fails(project: TenantProject, jobs: str) -> None:
     assert "t3" in found["pending"]
 
 
+def test_canary_fails_again(project: TenantProject) -> None:
+    """A restart does not choose another canary: the first schema of the order stays one."""
+    prepare(project, t7="no coal in {}")
+    project.use(safe_init={"TENANT_ORDER": "-schema_name"})
+    for _ in range(2):
+        failed = project.run("safe_migrate", "--canary", "1", code=1)
+        assert "a canary failed" in failed.stderr
+        others = len(SCHEMAS + project.static) - 1
+        assert f"{others} schemas were not tried" in failed.stderr
+        found = states(project)
+        assert (found["failed"], "done" in found) == (["t7"], False)
+    project.database.rows("DELETE FROM public.fault")
+    project.run("safe_migrate", "--canary", "1")
+    project.assert_complete([*SCHEMAS, *project.static], "stock.0007_size")
+
+
 def test_canary_succeeds(project: TenantProject) -> None:
     """The others are migrated after the canaries, which come first in the order."""
     prepare(project)

@@ -23,6 +23,9 @@ def some(names):
 def broken(names):
     raise ZeroDivisionError("no order")
 
+def leaving(names):
+    raise SystemExit(3)
+
 def none(names):
     return None
 
@@ -69,6 +72,7 @@ def test_order(project: TenantProject, order: str | None, expected: str) -> None
         ("mysite.order.number", "is no function"),
         ("mysite.order.none", "raised TypeError: 'NoneType' object is not iterable"),
         ("mysite.order.broken", "ZeroDivisionError: no order"),
+        ("mysite.order.leaving", "raised SystemExit: 3"),
     ],
 )
 def test_wrong_order(project: TenantProject, order: str, reason: str) -> None:

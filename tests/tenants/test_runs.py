@@ -134,6 +134,24 @@ def test_record_deleted(project: TenantProject) -> None:
     assert set(project.schema_rows()) == {"t2"}
 
 
+def test_statistics_are_reset_twice(project: TenantProject) -> None:
+    """A server that counts from zero again, as after a crash, does not hide what was deleted."""
+    prepare(project)
+    project.database.rows("SELECT pg_stat_reset()")
+    assert is_ready(project)
+    project.run("safe_migrate")
+    project.run("migrate", "stock", "0004", "--schema", "t1")
+    project.database.rows(
+        "DELETE FROM t2.django_migrations WHERE app = 'stock' AND name = '0005_box_color'"
+    )
+    project.database.rows("ALTER TABLE t2.stock_box DROP color")
+    project.database.rows("SELECT pg_stat_reset()")
+    assert not is_ready(project)
+    project.run("safe_migrate")
+    assert set(project.schema_rows()) == {"t1", "t2"}
+    project.assert_complete([*NAMES, *project.static])
+
+
 def test_force_reads_all(project: TenantProject) -> None:
     """With --force the records themselves count, whatever the statistics of the server say."""
     project.add_migration(
@@ -234,6 +252,24 @@ def test_the_result_of_a_part(project: TenantProject) -> None:
     assert with_size(project) == ["t1"]
     printed = project.run("safe_migrate", "--schema", "t2").stdout
     assert "default: done (leader, " in printed
+
+
+def test_a_part_beside_another_database(project: TenantProject) -> None:
+    """A named schema leaves databases without tenants alone, and needs a process that leads."""
+    project.append(
+        "mysite/settings.py",
+        'DATABASES["other"] = {"ENGINE": "django.db.backends.sqlite3",'
+        ' "NAME": os.environ["TEST_DIR"] + "/other.sqlite3"}\n',
+    )
+    prepare(project)
+    project.use(safe_init={"DATABASES": ["default", "other"]})
+    done = project.run("safe_migrate", "--schema", "t1")
+    assert "default: done" in done.stdout
+    assert "other" not in done.stdout + done.stderr
+    refused = project.run(
+        "safe_migrate", "--schema", "t1", "--mode", "external", code=2
+    )
+    assert "--schema migrates, and with the mode 'external'" in refused.stderr
 
 
 ALL = {

@@ -320,7 +320,7 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
     def may_collide(self, error: BaseException) -> bool:
         if not self._worker.is_forked:
             return False
-        chain = exception_chain(error)
+        chain = list(exception_chain(error))
         return any(isinstance(each, _COLLISIONS) for each in chain) or any(
             each.diag.schema_name != self.schema
             for each in chain
