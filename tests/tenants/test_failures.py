@@ -242,3 +242,40 @@ def test_deadlock_in_a_journal(project: TenantProject, jobs: str) -> None:
     assert replica.wait() == 0, project
     project.assert_complete([*SCHEMAS, *project.static], "stock.0008_lock")
     assert len(project.notes("updated t3")) >= 2
+
+
+#: SQL that fails in one schema, and what the error then says.
+SQL_OF_T3 = {
+    "division": ("SELECT 1 / (current_schema() <> 't3')::int", "division by zero"),
+    "lost connection": (
+        "SELECT pg_terminate_backend(pg_backend_pid()) WHERE current_schema() = 't3'",
+        "terminating connection",
+    ),
+}
+
+
+@pytest.mark.parametrize(("statement", "error"), SQL_OF_T3.values(), ids=SQL_OF_T3)
+def test_sql_between_other_migrations(
+    project: TenantProject, jobs: str, statement: str, error: str
+) -> None:
+    """Of several migrations with SQL, those before the failed one are done, and it is named."""
+    project.run("safe_migrate")
+    project.add_tenants(*SCHEMAS)
+    project.run("safe_migrate")
+    project.add_migration("0006_size", FIELD)
+    project.add_migration(
+        "0007_sql", f'migrations.RunSQL("""{statement}""")', after="0006_size"
+    )
+    project.add_migration(
+        "0008_last", 'migrations.RunSQL("SELECT 1")', after="0007_sql"
+    )
+    failed = project.run("safe_migrate", "--jobs", jobs, code=1)
+    line = failed.stderr.splitlines()[-1]
+    assert "CommandError: default: 1 of" in line
+    assert "t3: stock.0007_sql: " in line
+    assert error in line
+    assert "stock.0006_size" in project.records("t3")
+    assert "stock.0007_sql" not in project.records("t3")
+    others = [name for name in SCHEMAS if name != "t3"]
+    names = ("stock.0006_size", "stock.0007_sql", "stock.0008_last")
+    project.assert_complete([*others, *project.static], *names)

@@ -312,6 +312,9 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         return bool(acquired)
 
     def classify(self, error: BaseException) -> ErrorKind:
+        raw = self.connection.connection
+        if raw is not None and raw.closed:
+            return ErrorKind.LOST
         kind = super().classify(error)
         if kind is ErrorKind.OTHER and any(map(_is_collision, exception_chain(error))):
             return ErrorKind.TRANSIENT
