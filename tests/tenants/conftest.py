@@ -33,6 +33,15 @@ def package(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def jobs(package: str) -> str:
+    """The number of processes: several with one package, and none beside the leader with the other.
+
+    The tests of kills run each package with both numbers.
+    """
+    return {"django_tenants": "2", "django_pgschemas": "1"}[package]
+
+
+@pytest.fixture
 def project(
     database: Database, tmp_path: Path, package: str
 ) -> Iterator[TenantProject]:

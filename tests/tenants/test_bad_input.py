@@ -18,11 +18,6 @@ def note(apps, schema_editor):
 CREATE = "from customers.models import Customer\nCustomer(schema_name={!r}).save()\n"
 
 
-@pytest.fixture(params=["1", "2"], ids=["serial", "forked"])
-def jobs(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def prepare(project: TenantProject) -> None:
     project.run("safe_migrate")
     project.add_tenants(*NAMES)

@@ -26,11 +26,6 @@ def values(project: TenantProject, column: str) -> dict[str, object]:
     }
 
 
-@pytest.fixture(params=["1", "2"], ids=["serial", "forked"])
-def jobs(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 SQL = {
     "comment first": ("-- blue\\nUPDATE stock_box SET color = 'blue'", "blue"),
     "comment last": ("UPDATE stock_box SET color = 'red' -- red", "red"),

@@ -62,11 +62,6 @@ def prepare(project: TenantProject) -> None:
     project.run("safe_migrate")
 
 
-@pytest.fixture(params=["1", "2"], ids=["serial", "forked"])
-def jobs(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.mark.smoke
 @pytest.mark.parametrize("text", ["create('made')", ATOMIC], ids=["plain", "atomic"])
 def test_no_run(project: TenantProject, text: str) -> None:
@@ -172,7 +167,7 @@ def test_failed_creation(project: TenantProject) -> None:
     assert len(project.database.runs()) == 2
 
 
-def test_faked_clone(database: Database, tmp_path, jobs: str) -> None:  # type: ignore[no-untyped-def]
+def test_faked_clone(database: Database, tmp_path) -> None:  # type: ignore[no-untyped-def]
     """A tenant that django-tenants clones is up to date, also while a run goes on."""
     project = TenantProject(database, tmp_path, "django_tenants")
     try:
@@ -187,7 +182,7 @@ def test_faked_clone(database: Database, tmp_path, jobs: str) -> None:  # type: 
         project.run("safe_migrate")
         assert len(database.runs()) == 2
         project.add_migration("0006_note", "migrations.RunPython(note)", body=NOTE)
-        project.run("safe_migrate", "--jobs", jobs)
+        project.run("safe_migrate", "--jobs", "2")
         project.assert_complete([*NAMES, "made"], "stock.0006_note")
         assert project.labels("made")[1:] == ["second"]
         # The original lacks this one, and so does its clone.
@@ -199,7 +194,7 @@ def test_faked_clone(database: Database, tmp_path, jobs: str) -> None:  # type: 
         project.python(CREATE + "create('second')")
         assert "stock.0007_size" in project.records("second")
         assert database.value("SELECT min(size) FROM second.stock_box") == 7
-        project.run("safe_migrate", "--jobs", jobs)
+        project.run("safe_migrate", "--jobs", "2")
         project.assert_complete([*NAMES, "made", "second"], "stock.0007_size")
     finally:
         project.end()

@@ -26,11 +26,6 @@ PYTHON = "migrations.RunPython(fail, migrations.RunPython.noop)"
 FIELD = 'migrations.AddField("box", "size", models.IntegerField(default=0))'
 
 
-@pytest.fixture(params=["1", "2"], ids=["serial", "forked"])
-def jobs(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def prepare(project: TenantProject, **faults: str) -> None:
     """Initialize eight tenants, and let a new migration fail in some of them."""
     project.run("safe_migrate")

@@ -17,11 +17,6 @@ FIELD = 'migrations.AddField("box", "size", models.IntegerField(default=0))'
 STATISTICS = 15
 
 
-@pytest.fixture(params=["1", "2"], ids=["serial", "forked"])
-def jobs(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def prepare(project: TenantProject) -> None:
     project.run("safe_migrate")
     project.add_tenants(*NAMES)

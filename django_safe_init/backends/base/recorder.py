@@ -193,6 +193,7 @@ class BaseRecorder(ABC):
         self.expected_schemas = 0
         #: The progress in the tenants' schemas, once the shared schema is done.
         self.schemas: SchemaProgress | None = None
+        self._published_schemas: SchemaProgress | None = None
         self._release: str | None = None
         self._lost = LostRuns()
 
@@ -427,6 +428,10 @@ class BaseRecorder(ABC):
             "release": self._release,
         }
 
+    def has_update(self) -> bool:
+        """Return True if the progress differs from the published one."""
+        return self.progress.has_update() or self.schemas != self._published_schemas
+
     def _run_params(self, state: State | None = None) -> dict[str, Any]:
         """Return the values that an update of the run's row writes.
 
@@ -442,6 +447,7 @@ class BaseRecorder(ABC):
             self.done + finished, self.total + self.expected_schemas
         )
         operation = self.progress.operation
+        self._published_schemas = self.schemas
         return {
             "run": self.run_id,
             "state": state.value,

@@ -149,3 +149,23 @@ def test_progress_with_schemas(schemas, percent) -> None:
     params = BaseRecorder._run_params(run)
     assert params["progress"] == percent
     assert SchemaProgress.from_json(params["schemas"]) == schemas
+
+
+def test_update_of_schemas() -> None:
+    """A schema that was finished since the last write is news for the heartbeat."""
+    recorder = SimpleNamespace(
+        state=State.MIGRATING,
+        run_id=1,
+        done=1,
+        total=1,
+        message="",
+        schemas=SchemaProgress(3),
+        expected_schemas=3,
+        progress=ProgressTracker(),
+        _published_schemas=None,
+    )
+    assert BaseRecorder.has_update(recorder)  # type: ignore[arg-type]
+    BaseRecorder._run_params(recorder)  # type: ignore[arg-type]
+    assert not BaseRecorder.has_update(recorder)  # type: ignore[arg-type]
+    recorder.schemas = SchemaProgress(3, 1)
+    assert BaseRecorder.has_update(recorder)  # type: ignore[arg-type]
