@@ -249,6 +249,39 @@ SQL_OF_T3 = {
 }
 
 
+WRONG_SQL = {
+    "syntax": ("SELECT nothing FROM FROM", 'syntax error at or near "FROM"'),
+    "quote": ("SELECT 'open", "unterminated quoted string"),
+    "dynamic": ("DO $$ BEGIN EXECUTE 'SELECT FROM FROM'; END $$", "syntax error"),
+}
+
+
+@pytest.mark.parametrize(("statement", "error"), WRONG_SQL.values(), ids=WRONG_SQL)
+def test_wrong_sql_between_other_migrations(
+    project: TenantProject, jobs: str, statement: str, error: str
+) -> None:
+    """Wrong SQL fails by its own name and text, and the migrations before it are done."""
+    project.run("safe_migrate")
+    project.add_tenants(*SCHEMAS[:2])
+    project.run("safe_migrate")
+    project.add_migration("0006_size", FIELD)
+    project.add_migration(
+        "0007_sql", f'migrations.RunSQL("""{statement}""")', after="0006_size"
+    )
+    project.add_migration(
+        "0008_last", 'migrations.RunSQL("SELECT 1")', after="0007_sql"
+    )
+    failed = project.run("safe_migrate", "--jobs", jobs, code=1)
+    line = failed.stderr.splitlines()[-1]
+    assert "t0: stock.0007_sql: ProgrammingError: " in line
+    assert error in failed.stderr
+    assert "INSERT" not in line
+    for name in SCHEMAS[:2]:
+        records = project.records(name)
+        assert records["stock.0006_size"] == 1
+        assert "stock.0007_sql" not in records
+
+
 @pytest.mark.parametrize(("statement", "error"), SQL_OF_T3.values(), ids=SQL_OF_T3)
 def test_sql_between_other_migrations(
     project: TenantProject, jobs: str, statement: str, error: str

@@ -92,6 +92,10 @@ class BaseSchemaSession(RunSession):
         """
 
     @abstractmethod
+    def was_refused(self, error: BaseException) -> bool:
+        """Return True if the server may have refused a whole message for a part of it."""
+
+    @abstractmethod
     def recover(self) -> None:
         """Forget a connection that was lost. Raises `LockLost` if this process does not lead."""
 

@@ -114,6 +114,12 @@ _COLLISIONS = (
     psycopg.errors.DuplicateSchema,
     psycopg.errors.DuplicateTable,
 )
+#: Found in the text of a message before its first statement is executed, or in dynamic SQL.
+_REFUSALS = (
+    psycopg.errors.CharacterNotInRepertoire,
+    psycopg.errors.SyntaxError,
+    psycopg.errors.UntranslatableCharacter,
+)
 _UNLOCK = "SELECT pg_advisory_unlock(%(schema_key)s)"
 #: Makes the statistics of this session visible before its next statement (PostgreSQL 15).
 _FLUSH_STATISTICS = "SELECT pg_catalog.pg_stat_force_next_flush()"
@@ -329,6 +335,9 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             for each in chain
             if isinstance(each, psycopg.errors.UniqueViolation)
         )
+
+    def was_refused(self, error: BaseException) -> bool:
+        return any(isinstance(each, _REFUSALS) for each in exception_chain(error))
 
     def current_schema(self) -> str | None:
         # Django's cursor first receives what was sent for the migration.

@@ -2,79 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from datetime import date, time, timedelta
-from enum import Enum
-from numbers import Number
-from types import FunctionType, NoneType
 from typing import Any
-from uuid import UUID
 
 from django.apps import apps as installed_apps
-from django.db import router
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.migrations import (
-    Migration,
-    RenameModel,
-    RunPython,
-    RunSQL,
-)
+from django.db.migrations import Migration, RenameModel, RunSQL
 from django.db.migrations.exceptions import InconsistentMigrationHistory
 from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
-from django.db.migrations.operations.base import Operation
-from django.db.migrations.operations.special import SeparateDatabaseAndState
 from django.db.migrations.recorder import MigrationRecorder
 from django.db.migrations.state import ProjectState
-from django.db.models import Field
-from django.utils.functional import LazyObject
 
 from django_safe_init.backends.base.schema_session import ReceiverRows
 from django_safe_init.backends.base.transaction import Names
 from django_safe_init.initialization.interrupted import operations
+from django_safe_init.initialization.schemas.replayable import (
+    is_replayable,
+    runs_python,
+)
 
-#: The packages whose routers decide by the kind of a tenant only.
-_PACKAGES_WITH_ROUTERS = ("django_pgschemas.", "django_safe_init.", "django_tenants.")
-#: Callables of default values that give the same value in each schema.
-_EMPTY_VALUES = (bool, dict, float, int, list, str)
-#: Attributes of fields that are not in their SQL. The value of a default is, if it is no callable.
-_NOT_IN_SQL = frozenset(
-    (
-        "_error_messages",
-        "_validators",
-        "choices",
-        "default",
-        "error_messages",
-        "help_text",
-        "remote_field",
-        "storage",
-        "upload_to",
-        "validators",
-        "verbose_name",
-    )
-)
-_PLAIN_VALUES = (
-    NoneType,
-    str,
-    bytes,
-    Number,
-    Enum,
-    date,
-    time,
-    timedelta,
-    UUID,
-)
 #: A plan keeps the states, and the models, of its migrations.
 _MAX_PLANS = 8
-#: Text of `RunSQL` whose effect depends on the statements before it, or lasts after it.
-_SESSION_SQL = re.compile(
-    r"(?:^|;)\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*(?:set|reset|discard|begin|start|commit|end|abort|rollback|"
-    r"savepoint|release|listen|unlisten|prepare|deallocate|declare|copy|vacuum)\b"
-    r"|\b(?:search_path|set_config|concurrently|temp|temporary|pg_(?:try_)?advisory\w*)\b",
-    re.IGNORECASE | re.DOTALL,
-)
 
 
 class RecordedLoader(MigrationLoader):
@@ -242,7 +192,7 @@ class Planner:
         if plan.migrations:
             state.apps  # noqa: B018  (rendered once, as by Django's executor)
         for planned in plan.migrations:
-            planned.runs_python = _runs_python(planned.migration)
+            planned.runs_python = runs_python(planned.migration)
             planned.runs_code = planned.runs_python or any(
                 isinstance(each, RunSQL) for each in operations(planned.migration)
             )
@@ -323,21 +273,6 @@ def _inject_renames(alias: str, plan: Plan) -> None:
         )
 
 
-def _runs_python(migration: Migration) -> bool:
-    return type(migration).apply is not Migration.apply or any(
-        map(_is_python, migration.operations)
-    )
-
-
-def _is_python(operation: Operation) -> bool:
-    """Return True if the operation runs code that is not Django's."""
-    if not type(operation).__module__.startswith("django."):
-        return True
-    if isinstance(operation, SeparateDatabaseAndState):
-        return any(map(_is_python, operation.database_operations))
-    return isinstance(operation, RunPython)
-
-
 class _Reads(Exception):
     """The migration reads the database, so its SQL depends on the schema."""
 
@@ -353,7 +288,7 @@ def _statements(
     migration: Migration, state: ProjectState, connection: BaseDatabaseWrapper
 ) -> list[str] | None:
     """Return the SQL of the migration if it is the same in all schemas of the plan."""
-    if not _is_plain(migration, connection):
+    if not is_replayable(migration, state, connection):
         return None
     try:
         with (
@@ -365,85 +300,3 @@ def _statements(
     except Exception:  # noqa: BLE001  (it fails again where it runs for real)
         return None
     return list(editor.collected_sql)
-
-
-def _is_plain(migration: Migration, connection: BaseDatabaseWrapper) -> bool:
-    """Return True if only Django's own code decides about the SQL of the migration."""
-    editor = connection.SchemaEditorClass
-    if not migration.atomic or not _is_class_of_django(editor):
-        return False
-    if _runs_python(migration) or not _are_routers_known():
-        return False
-    return all(map(_is_replayable, migration.operations))
-
-
-def _are_routers_known() -> bool:
-    """Return True unless a router of the project decides what a schema gets."""
-    return all(
-        type(each).__module__.startswith(_PACKAGES_WITH_ROUTERS)
-        for each in router.routers
-        if hasattr(each, "allow_migrate")
-    )
-
-
-def _is_class_of_django(editor: type) -> bool:
-    # The class that keeps a migration's transaction is this package's.
-    names = [each.__module__ for each in editor.__mro__ if each is not object]
-    return all(name.startswith(("django.", "django_safe_init.")) for name in names)
-
-
-def _is_replayable(operation: Operation) -> bool:
-    """Return True unless an operation of Django has SQL that is about the session."""
-    if isinstance(operation, SeparateDatabaseAndState):
-        return all(map(_is_replayable, operation.database_operations))
-    if isinstance(operation, RunSQL):
-        return not _SESSION_SQL.search(_text_of(operation.sql))
-    if not all(map(_is_of_django, _parts_of(operation))):
-        return False
-    field = getattr(operation, "field", None)
-    return not isinstance(field, Field) or not _computes_default(field)
-
-
-def _parts_of(operation: Operation) -> Iterator[object]:
-    """Yield the fields, indexes and constraints of the operation, whose code makes its SQL."""
-    options = getattr(operation, "options", None) or {}
-    yield from (field for _, field in getattr(operation, "fields", None) or ())
-    yield from options.get("indexes", ())
-    yield from options.get("constraints", ())
-    for name in ("field", "index", "constraint"):
-        if (part := getattr(operation, name, None)) is not None:
-            yield part
-
-
-def _is_of_django(part: object) -> bool:
-    """Return True if the part, and each object in it, has no code of the project."""
-    if isinstance(part, _PLAIN_VALUES):
-        return True
-    if isinstance(part, LazyObject):
-        return False  # it says to be what it will become
-    if isinstance(part, Mapping):
-        return all(map(_is_of_django, part.values()))
-    if isinstance(part, Collection):
-        return all(map(_is_of_django, part))
-    code = part if isinstance(part, (type, FunctionType)) else type(part)
-    if not code.__module__.startswith("django."):
-        return False
-    if code is part or not hasattr(part, "__dict__"):
-        return True
-    names = vars(part).keys() - _NOT_IN_SQL
-    return all(_is_of_django(vars(part)[name]) for name in names)
-
-
-def _computes_default(field: Field[Any, Any]) -> bool:
-    """Return True if Python computes the value that existing rows get."""
-    if not field.has_default() or not callable(field.default):
-        return False
-    return field.default not in _EMPTY_VALUES
-
-
-def _text_of(sql: Any) -> str:
-    if isinstance(sql, str):
-        return sql
-    return ";\n".join(
-        each if isinstance(each, str) else str(each[0]) for each in sql or ()
-    )

@@ -45,13 +45,19 @@ logger = logging.getLogger("django_safe_init")
 _MAX_DEATHS = 2
 #: Between two attempts to get the key of a schema.
 _SECONDS_BETWEEN_ATTEMPTS = 0.2
-#: The values of a row, which PostgreSQL quotes in the detail of an error.
-_VALUES = re.compile(r"=\s*\([^)]*\)|\bDETAIL:.*", re.DOTALL)
+#: The values that an error quotes, its detail, and numbers.
+_VALUES = re.compile(
+    r"=\s*\([^)]*\)|\bDETAIL:.*|\bCONTEXT:.*|\"[^\"]*\"|'[^']*'|\d+", re.DOTALL
+)
 #: The longest time from the row of a new tenant to its schema. A run that created the schema in
 #: between would take it from its creator.
 _SECONDS_OF_CREATION = 2.0
 #: The failed schemas that an error names.
 _NAMED_FAILURES = 5
+
+
+#: The way in which a schema has failed: its migration, and the error without values.
+_Way = tuple[str | None, str]
 
 
 @dataclass
@@ -61,21 +67,21 @@ class _Failures:
     limit: int
     results: list[SchemaResult] = field(default_factory=list)
     in_a_row: int = 0
-    _last: str = ""
-    _known: set[str] = field(default_factory=set)
+    _last: _Way | None = None
+    _known: set[_Way] = field(default_factory=set)
 
     def add(self, result: SchemaResult) -> bool:
         """Add the failure, and return True if no other schema has failed in this way."""
         self.results.append(result)
-        text = _without_schema(result)
-        self.in_a_row = self.in_a_row + 1 if text == self._last else 1
-        self._last = text
-        is_new = text not in self._known
-        self._known.add(text)
+        way = _way_of(result)
+        self.in_a_row = self.in_a_row + 1 if way == self._last else 1
+        self._last = way
+        is_new = way not in self._known
+        self._known.add(way)
         return is_new
 
     def note_success(self) -> None:
-        self.in_a_row, self._last = 0, ""
+        self.in_a_row, self._last = 0, None
 
     @property
     def is_systematic(self) -> bool:
@@ -83,10 +89,11 @@ class _Failures:
         return self.in_a_row >= self.limit
 
 
-def _without_schema(result: SchemaResult) -> str:
-    """Return the error without what differs from schema to schema: its name, and values."""
-    text = re.sub(rf"(?<!\w){re.escape(result.schema)}(?!\w)", "", result.error or "")
-    return re.sub(r"\d+", "0", _VALUES.sub("", text))
+def _way_of(result: SchemaResult) -> _Way:
+    """Return the migration, and its error without what differs from schema to schema."""
+    text = (result.error or "").removeprefix(f"{result.migration}: ")
+    text = re.sub(rf"(?<!\w){re.escape(result.schema)}(?!\w)", "", text)
+    return result.migration, _VALUES.sub("", text)
 
 
 class _Queue:

@@ -364,6 +364,8 @@ class _Applying:
         except (LockLost, SchemaChanged):
             raise
         except Exception as exc:
+            if session.was_refused(exc):
+                return self._replay_singly(group)
             failed = self._failed(group, exc)
             if failed is None:
                 raise SchemaFailed(None) from exc
@@ -372,6 +374,16 @@ class _Applying:
                 raise SchemaFailed(failed.name) from exc
             # It is tried again for real, which names the sessions that block it.
             return group.index(failed) + self._run(failed)
+        return len(group)
+
+    def _replay_singly(self, group: list[PlannedMigration]) -> int:
+        """Replay one after the other. A single one runs for real, for an exact error."""
+        if len(group) == 1:
+            return self._run(group[0])
+        recorded = self.session.recorded() or set()
+        for each in group:
+            if not each.names <= recorded:
+                self._replay([each])
         return len(group)
 
     def _failed(

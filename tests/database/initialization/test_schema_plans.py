@@ -11,6 +11,7 @@ from django.db.backends.postgresql.schema import DatabaseSchemaEditor
 from django.db.migrations import Migration, RenameModel
 from django.db.migrations.exceptions import InconsistentMigrationHistory
 from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.state import ProjectState
 
 from django_safe_init.initialization.schemas import plans as module
 from django_safe_init.initialization.schemas.plans import (
@@ -20,7 +21,9 @@ from django_safe_init.initialization.schemas.plans import (
     SchemaExecutor,
     recorded_names,
 )
+from django_safe_init.initialization.schemas.replayable import is_replayable
 from tests.database.conftest import INITIAL, SALE, Shop
+from tests.database.initialization import unusual_operations
 
 FIRST, SECOND, THIRD = (
     ("shop", name) for name in ("0001_initial", "0002_next", "0003_last")
@@ -175,6 +178,65 @@ def test_an_expression_of_the_project(shop: Shop, operation: str) -> None:
     assert not planned.runs_python
 
 
+@pytest.mark.parametrize(
+    ("operation", "is_replayed"),
+    [
+        (
+            "migrations.AddConstraint('product', models.CheckConstraint("
+            "condition=~models.Q(name__same='x'), name='a_name'))",
+            False,
+        ),
+        (
+            "migrations.AddIndex('product', models.Index(Lower('name'), name='i'))",
+            False,
+        ),
+        (
+            "migrations.AddIndex('product', models.Index(fields=['name'], name='i'))",
+            True,
+        ),
+        (ADD_NOTE, True),
+    ],
+)
+def test_a_lookup_of_the_project(shop: Shop, operation: str, is_replayed: bool) -> None:
+    """With a lookup of the project, expressions are asked in each schema."""
+    shop.write("0002_next", operation)
+    with unusual_operations.own_lookup():
+        planned = planned_again(shop)
+    assert (planned.statements is not None) is is_replayed
+
+
+OWN_KEY = "migrations.CreateModel('Sort', [('id', unusual.OwnField(primary_key=True))])"
+CHAIN = (
+    "migrations.CreateModel('Sale', [('sort', models.OneToOneField('shop.Sort',"
+    " models.CASCADE, primary_key=True))])"
+)
+
+
+@pytest.mark.parametrize(
+    ("operation", "is_replayed"),
+    [
+        ("AddField('product', 'sort', models.ForeignKey('Sort', models.CASCADE))", False),
+        ("AddField('product', 'sort', models.ManyToManyField('shop.Sort'))", False),
+        ("AddField('product', 'sale', models.ForeignKey('Sale', models.CASCADE))", False),
+        ("AddField('sort', 'products', models.ManyToManyField('shop.Product'))", False),
+        ("AddField('sort', 'next', models.ForeignKey('self', models.CASCADE))", False),
+        ("AddField('product', 'other', models.ManyToManyField('self'))", True),
+        ("AddField('sort', 'product', models.ForeignKey('Product', models.CASCADE))", True),
+        ("AlterField('sort', 'id', models.CharField(max_length=9, primary_key=True))", False),
+        ("RenameField('sort', 'id', 'key')", False),
+    ],
+)  # fmt: skip
+def test_a_key_of_the_project(shop: Shop, operation: str, is_replayed: bool) -> None:
+    """A relation has the type of the key to which it is, and a change reads the old field."""
+    shop.write("0002_keys", OWN_KEY, CHAIN)
+    rewrite(shop, "0002_keys", "")
+    shop.write("0003_next", f"migrations.{operation}")
+    planner = Planner("default")
+    plan = planner.plan("", {FIRST, ("shop", "0002_keys")})
+    planner.compile(plan, connection)
+    assert (plan.migrations[0].statements is not None) is is_replayed
+
+
 def planned_again(shop: Shop) -> PlannedMigration:
     """Return the second migration as planned, with more names to use in it."""
     rewrite(shop, "0002_next", "", ("\nclass Migration", f"{IMPORTS}\nclass Migration"))
@@ -218,7 +280,9 @@ def test_sql_about_the_session(shop: Shop, text: str, form: str) -> None:
     assert planned.statements is None
     assert not planned.runs_python
     nested = f"migrations.SeparateDatabaseAndState([migrations.RunSQL({text!r})])"
-    assert not module._is_replayable(operation_of(shop, nested))
+    migration = Migration("0003_last", "shop")
+    migration.operations = [operation_of(shop, nested)]
+    assert not is_replayable(migration, ProjectState(), connection)
 
 
 def operation_of(shop: Shop, text: str) -> Any:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.db import migrations
 from django.db.backends.ddl_references import Statement
 from django.db.migrations.operations.base import Operation
 from django.db.models import F, Func, Q, TextField, Value
+from django.db.models.lookups import Exact
 from django.utils.functional import lazystr
 
 
@@ -122,6 +125,20 @@ class Own(Func):
 
 class OwnField(TextField):  # type: ignore[type-arg]
     """A field of a project."""
+
+
+@contextmanager
+def own_lookup() -> Iterator[None]:
+    """Let fields have a lookup of a project."""
+
+    class Same(Exact):
+        lookup_name = "same"
+
+    TextField.register_lookup(Same)
+    try:
+        yield
+    finally:
+        TextField._unregister_lookup(Same)
 
 
 def own_check(name: str) -> Q:

@@ -396,11 +396,20 @@ def test_the_first_failure(stage: Stage) -> None:
     assert "not tried" not in stage.fail(SchemaOptions(stop_at_first=True))
 
 
-def test_the_same_failure_again_and_again(stage: Stage) -> None:
-    """The same error in several schemas in a row stops the run, apart from names and numbers."""
+@pytest.mark.parametrize(
+    "error",
+    [
+        "{schema}.box has {number} rows",
+        'invalid input syntax for type integer: "word{schema}"',
+        "no coal in 'mine of {schema}'",
+        "duplicate key DETAIL: Key (name)=({schema} and more) already exists.",
+    ],
+)
+def test_the_same_failure_again_and_again(stage: Stage, error: str) -> None:
+    """The same error in several schemas in a row stops the run, apart from names and values."""
     stage.settings["tenant_failures"] = 3
     for number, name in enumerate(NAMES):
-        stage.answers[name] = [failing(f"{name}.box has {number} rows")]
+        stage.answers[name] = [failing(error.format(schema=name, number=number))]
     text = stage.fail()
     assert stage.tried == ["a", "b", "c"]
     assert "3 schemas in a row failed with the same error" in text
@@ -414,6 +423,16 @@ def test_failures_that_are_not_in_a_row(stage: Stage, between: Answer) -> None:
         stage.answers[name] = [failing("the same")]
     stage.answers["c"] = [between]
     assert "3 schemas in a row" in stage.fail()
+    assert stage.tried == NAMES
+
+
+def test_failures_of_two_migrations(stage: Stage) -> None:
+    """The same words about another migration are another error."""
+    stage.settings["tenant_failures"] = 3
+    for number, name in enumerate(NAMES):
+        migration = f"stock.000{number % 2}_x"
+        stage.answers[name] = [failing(f"{migration}: no", migration)]
+    assert "in a row" not in stage.fail()
     assert stage.tried == NAMES
 
 
