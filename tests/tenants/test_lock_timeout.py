@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import closing
 
+import pytest
+
 from tests.tenants.harness import TenantProject
 
 NAMES = ["t0", "t1", "t2"]
@@ -44,4 +46,22 @@ def test_blocked_schema_waits(project: TenantProject) -> None:
         replica = project.start("safe_migrate")
         project.wait_until(lambda: "reporting" in replica.stderr, "the blocker's name")
     assert replica.wait() == 0, replica
+    project.assert_complete([*NAMES, *project.static], "stock.0006_size")
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_locked_table_of_migrations(project: TenantProject, jobs: str) -> None:
+    """The schema is tried again until its limits; the other schemas are done."""
+    prepare(project)
+    project.use({"DDL_LOCK_TIMEOUT": 0.1, "DDL_ATTEMPTS": 2})
+    with closing(project.database.connect(application_name="restoring")) as blocker:
+        blocker.execute("BEGIN")
+        blocker.execute("LOCK TABLE t1.django_migrations")
+        failed = project.run("safe_migrate", "--jobs", jobs, code=1)
+        assert "t1 failed: The table of migrations of 't1'" in failed.stderr, failed
+        assert "restoring" in failed.stderr, failed
+        project.assert_complete(["t0", "t2", *project.static], "stock.0006_size")
+        status = project.run("safe_init_status", code=None)
+        assert "t1" in status.stdout
+    project.run("safe_migrate", "--jobs", jobs)
     project.assert_complete([*NAMES, *project.static], "stock.0006_size")

@@ -109,7 +109,10 @@ class BaseSchemaSession(RunSession):
 
     @abstractmethod
     def recorded(self) -> Names | None:
-        """Return the migrations that are recorded in the schema; None without a table of them."""
+        """Return the migrations that are recorded in the schema; None without a table of them.
+
+        Waits for a lock no longer than `lock_timeout`, and then raises a database error.
+        """
 
     @abstractmethod
     def replay(self, migrations: Sequence[Replay]) -> None:

@@ -21,7 +21,7 @@ from django_safe_init.backends.postgresql.session import READ_LIMITS, Session, q
 from django_safe_init.backends.tenants import Tenancy
 from django_safe_init.core.build import Build
 from django_safe_init.core.databases import migration_table_name
-from django_safe_init.core.records import RUN_TABLE, TablesUnreadable
+from django_safe_init.core.records import RUN_TABLE, TablesLocked, TablesUnreadable
 from django_safe_init.core.schemas import (
     NONE_FAILED,
     SCHEMA_TABLE,
@@ -409,7 +409,7 @@ class SchemaReader:
             rows = self.session.read(
                 f"SELECT app || '.' || name FROM {self.table(schema)}"
             )
-        except TablesUnreadable:  # the schema was dropped
+        except (TablesLocked, TablesUnreadable):  # the schema may have been dropped
             return frozenset()
         return frozenset(name for (name,) in rows)
 
@@ -428,12 +428,14 @@ class SchemaReader:
                 return self._read_digests(schemas)
             except TablesUnreadable:
                 schemas = self._readable(schemas)
-        # Single schemas, of which each may have been dropped.
+            except TablesLocked:
+                break
+        # Single schemas, of which each may be locked, or have been dropped.
         digests: dict[str, str] = {}
         for schema in schemas:
             try:
                 digests.update(self._read_digests([schema]))
-            except TablesUnreadable:
+            except (TablesLocked, TablesUnreadable):
                 continue
         return digests
 

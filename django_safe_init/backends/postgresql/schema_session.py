@@ -377,8 +377,9 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
     def recorded(self) -> Names | None:
         if not self._has_table:
             return None
+        query = f"{self._limit} SELECT app, name FROM {self._table}"
         with self.connection.wrap_database_errors:
-            rows = pinned_rows(self._raw, f"SELECT app, name FROM {self._table}")
+            rows = pinned_rows(self._raw, query)
         return {(app, name) for app, name in rows}
 
     @property
@@ -463,11 +464,15 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         cursor.execute(script)
 
     @property
+    def _limit(self) -> str:
+        """The statement that limits the waiting for locks until the end of the transaction."""
+        timeout = self.lock_timeout.timeout
+        return "" if timeout is None else f"SET LOCAL lock_timeout = '{timeout}';"
+
+    @property
     def _begin(self) -> str:
-        limit = ""
-        if self.lock_timeout.timeout is not None:
-            limit = f"SET LOCAL lock_timeout = '{self.lock_timeout.timeout}';"
-        return f"BEGIN; {ASYNCHRONOUS} {limit} SET LOCAL search_path = pg_catalog;"
+        path = "SET LOCAL search_path = pg_catalog;"
+        return f"BEGIN; {ASYNCHRONOUS} {self._limit} {path}"
 
     def _checks(self, names: Collection[tuple[str, str]]) -> str:
         """Return the query for two checks: this process leads, and a name is recorded."""

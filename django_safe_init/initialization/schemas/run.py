@@ -21,6 +21,7 @@ from django_safe_init.backends.base.schema_session import SchemaResult
 from django_safe_init.backends.tenants import Tenancy, Tenant
 from django_safe_init.core.cancellation import sleep
 from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.records import TablesLocked
 from django_safe_init.core.schemas import FoundSchema, SchemaProgress
 from django_safe_init.core.states import State
 from django_safe_init.core.text import (
@@ -358,7 +359,8 @@ class SchemaRun:
         """Load the graph, and the states of the first schema, before processes are forked."""
         first = {tenant.kind: tenant.schema for tenant in reversed(tenants)}
         for kind, schema in first.items():
-            with suppress(InconsistentMigrationHistory):  # its worker tells
+            # The worker of the schema meets the error again.
+            with suppress(InconsistentMigrationHistory, TablesLocked):
                 planner.plan(kind, self.schemas.records(schema))
 
     def _migrate(self, pool: Pool, tenants: Sequence[Tenant]) -> None:

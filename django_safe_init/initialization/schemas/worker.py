@@ -38,6 +38,7 @@ from django_safe_init.core.text import (
 )
 from django_safe_init.exceptions import InitializationFailed, LockLost, SafeInitError
 from django_safe_init.initialization.interrupted import InterruptedSteps
+from django_safe_init.initialization.lock_retry import LockTimeoutRetry
 from django_safe_init.initialization.run_context import run_context
 from django_safe_init.initialization.schemas.plans import (
     Plan,
@@ -261,7 +262,7 @@ class SchemaWorker:
 
     def _recorded(self, session: BaseSchemaSession) -> Names:
         """Return the recorded migrations, in a table that is created if it is missing."""
-        recorded = session.recorded()
+        recorded = self._read_recorded(session)
         if recorded is None:
             if session.schema in self._unfinished:
                 session.forget_unfinished()  # of a schema with this name, which was dropped
@@ -269,6 +270,31 @@ class SchemaWorker:
                 editor.create_model(MigrationRecorder.Migration)
             session.create_table(editor.collected_sql)
         return recorded or set()
+
+    def _read_recorded(self, session: BaseSchemaSession) -> Names | None:
+        """Read the table of migrations, with another attempt if another session locks it."""
+        timeout = session.lock_timeout
+        if timeout is None or timeout.policy is None:
+            return session.recorded()
+        try:
+            return session.recorded()
+        except DatabaseError as exc:
+            if not timeout.is_timeout(exc):
+                raise
+        found: list[Names | None] = []
+        retry = LockTimeoutRetry(
+            timeout,
+            timeout.policy,
+            session,
+            session.transaction(session.connection),
+            self.context.report,
+        )
+        with retry.watched():
+            retry.repeat(
+                f"The table of migrations of {session.schema!r}",
+                lambda: found.append(session.recorded()),
+            )
+        return found[0]
 
     def interrupted(
         self, session: BaseSchemaSession, *, may_exist: bool

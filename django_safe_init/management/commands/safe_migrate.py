@@ -239,10 +239,11 @@ class Command(EntrypointCommand):
             raise ConfigurationError(
                 "--schema migrates a part of the database, so no command can follow it."
             )
-        if effective_mode(get_settings(), options["mode"]) == "external":
+        mode = effective_mode(get_settings(), options["mode"])
+        if mode != "self":
             raise ConfigurationError(
-                "--schema migrates, and with the mode 'external' another program does. Run it "
-                "there, or with --mode self."
+                f"--schema migrates under the leader lock, and with the mode {mode!r} this process "
+                "takes none. Run it with --mode self, or run `migrate` with the schema."
             )
 
     def _check_driver(self, alias: str, options: dict[str, Any]) -> None:
