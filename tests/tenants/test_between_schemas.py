@@ -107,6 +107,36 @@ def test_router_of_the_project(project: TenantProject, jobs: str) -> None:
     assert present == ["t1"]
 
 
+OF_ONE_TENANT = """
+class Router:
+    def allow_migrate(self, db, app_label, **hints):
+        from django.db import connections
+
+        with connections[db].cursor() as cursor:
+            cursor.execute("SELECT current_schema()")
+            [schema] = cursor.fetchone()
+        if app_label == "auth":
+            return schema in ("public", "t1")
+
+"""
+
+
+def test_rows_with_a_router_of_the_project(project: TenantProject, jobs: str) -> None:
+    """The permissions of a schema do not depend on the schema that was migrated before it."""
+    (project.root / "mysite/routers.py").write_text(OF_ONE_TENANT)
+    project.append(
+        "mysite/settings.py", 'DATABASE_ROUTERS.insert(0, "mysite.routers.Router")\n'
+    )
+    project.run("safe_migrate")
+    count = "SELECT count(*) FROM {}.auth_permission"
+    shared = project.database.value(count.format("public"))
+    project.add_tenants(*NAMES)
+    project.run("safe_migrate", "--jobs", jobs)
+    assert project.database.value(count.format("t1")) > 20
+    assert project.database.value(count.format("public")) == shared
+    assert not project.database.has_table("t0.auth_permission")
+
+
 LEAVES = {
     "temporary table": "CREATE TEMP TABLE scratch AS SELECT 1 AS one",
     "setting": "SET statement_timeout = '123s'",

@@ -160,6 +160,16 @@ def test_canary_fails_again(project: TenantProject) -> None:
     project.assert_complete([*SCHEMAS, *project.static], "stock.0007_size")
 
 
+def test_canary_is_not_replaced(project: TenantProject) -> None:
+    """Canaries that succeeded stay canaries, so a failed one lets no other schema pass."""
+    prepare(project, t0="no coal in {}")
+    for _ in range(3):
+        failed = project.run("safe_migrate", "--canary", "3", code=1)
+        assert "a canary failed" in failed.stderr
+        done = [name for name in SCHEMAS if "stock.0007_size" in project.records(name)]
+        assert done == ["t1", "t2"]
+
+
 def test_canary_succeeds(project: TenantProject) -> None:
     """The others are migrated after the canaries, which come first in the order."""
     prepare(project)

@@ -27,6 +27,7 @@ from django_safe_init.core.build import Build
 from django_safe_init.core.schemas import digest
 from django_safe_init.initialization.release import receivers_of
 from django_safe_init.initialization.schemas.plans import Plan
+from django_safe_init.initialization.schemas.replayable import are_routers_known
 
 
 def receivers_digest(alias: str, build: Build, settings: Settings) -> str:
@@ -120,7 +121,8 @@ class Receivers:
 
     def rows(self, plan: Plan) -> ReceiverRows:
         """Return the rows to create after the plan, in an active schema of its kind."""
-        if plan.rows is None:
+        # A router of the project may give each schema other tables.
+        if plan.rows is None or not are_routers_known():
             plan.rows = rows_of(self.alias, self._final_apps(plan))
         return plan.rows
 

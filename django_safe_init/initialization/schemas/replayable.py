@@ -85,13 +85,13 @@ def is_replayable(
         return False
     if not _is_class_of_django(connection.SchemaEditorClass):
         return False
-    if not _are_routers_known():
+    if not are_routers_known():
         return False
     operations = _Operations(migration.app_label, state)
     return all(map(operations.is_replayable, migration.operations))
 
 
-def _are_routers_known() -> bool:
+def are_routers_known() -> bool:
     """Return True unless a router of the project decides what a schema gets."""
     return all(
         type(each).__module__.startswith(_PACKAGES_WITH_ROUTERS)

@@ -147,6 +147,8 @@ class SchemaRun:
         #: The number of schemas that this run has migrated.
         self.migrated = 0
         self._stopped = ""
+        #: The schemas that are migrated before the others.
+        self._canaries: set[str] = set()
         self._done = 0
         self._missing: list[str] = []
         self._untried = 0
@@ -245,17 +247,28 @@ class SchemaRun:
     def _ordered(self, found: list[FoundSchema]) -> list[FoundSchema]:
         """Return the schemas in order, at the end those in which the last attempt failed.
 
-        A few schemas with a defect of their own must not stop each run before the others. A canary
-        stays the first one until it succeeds.
+        A few schemas with a defect of their own must not stop each run before the others. The
+        canaries are the first of all schemas, also of those that need nothing, so that a failed
+        one is not replaced by another schema.
         """
         place = {name: number for number, name in enumerate(self._order() or ())}
         failed, last = self.schemas.failed(), len(place)
-        ordered = sorted(
-            found, key=lambda each: (place.get(each.schema, last), each.schema)
+
+        def key(each: FoundSchema) -> tuple[int, str]:
+            return place.get(each.schema, last), each.schema
+
+        if self.options.canary:
+            due = found if self.options.only else self.schemas.all()
+            first = sorted((each for each in due if each.is_due), key=key)
+            self._canaries = {each.schema for each in first[: self.options.canary]}
+        return sorted(
+            found,
+            key=lambda each: (
+                each.schema not in self._canaries,
+                each.schema in failed - self._canaries,
+                *key(each),
+            ),
         )
-        canaries = ordered[: self.options.canary]
-        others = ordered[self.options.canary :]
-        return canaries + sorted(others, key=lambda each: each.schema in failed)
 
     def _order(self) -> list[str] | None:
         """Return the names of schemas in the order of the settings; None without an order."""
@@ -313,7 +326,6 @@ class SchemaRun:
         tenants = [Tenant(each.schema, each.kind) for each in schemas]
         planner = Planner(self.context.alias)
         unfinished = frozenset(self.schemas.unfinished())
-        options = self.options
         jobs = self._jobs(len(tenants))
         # The evidence of progress in the journals of schemas is deleted when the run ends well.
         self.recorder.used_journal = True
@@ -334,14 +346,15 @@ class SchemaRun:
             )
 
         with opened_pool(jobs, make_worker) as pool:
-            canaries = tenants[: options.canary]
+            canaries = [each for each in tenants if each.schema in self._canaries]
             if canaries:
                 self._migrate(pool, canaries)
                 if self._failures.results:
                     self._stop("a canary failed")
                     self._untried += len(tenants) - len(canaries)
                     return
-            self._migrate(pool, tenants[len(canaries) :])
+            others = [each for each in tenants if each.schema not in self._canaries]
+            self._migrate(pool, others)
 
     def _jobs(self, schemas: int) -> int:
         """Return the number of processes, as many as get their connections."""
@@ -462,10 +475,11 @@ class SchemaRun:
             # It also says that the shared schema is done, of which a run in single schemas knows
             # nothing.
             self.recorder.schemas = progress
+        self.recorder.message = f"{progress} updated"  # the heartbeat publishes it, too
         now = time.monotonic()
         if now - self._published > 0.5 or not progress.pending:
             self._published = now
-            self.recorder.update(State.MIGRATING, f"{progress} updated")
+            self.recorder.update(State.MIGRATING, self.recorder.message)
 
     # The end
 
