@@ -323,3 +323,61 @@ def test_schema_that_is_renamed(project: TenantProject, jobs: str) -> None:
     assert project.database.value(groups) == len(project.static)
     assert "stock.0006_fill" not in project.records("renamed")
     project.assert_complete(["t0", "t2"], "stock.0006_fill")
+
+
+SWAP = """
+def swap(apps, schema_editor):
+    apps.get_model("stock", "Box").objects.update(color="first half")
+    hold(schema_editor, "inside")
+
+"""
+
+
+def test_schema_that_is_replaced(project: TenantProject) -> None:
+    """A migration is not recorded in a schema that gets the name while it runs."""
+    prepare(project)
+    project.database.rows("CREATE SCHEMA new")
+    project.database.rows(
+        "CREATE TABLE new.django_migrations (LIKE t1.django_migrations INCLUDING ALL)"
+    )
+    project.add_migration("0006_swap", f"migrations.RunPython(swap, {NOOP})", body=SWAP)
+    leader = project.start("safe_migrate", HOLD_SCHEMA="t1")
+    project.wait_for_note("inside t1")
+    project.database.rows(
+        "ALTER SCHEMA t1 RENAME TO old; ALTER SCHEMA new RENAME TO t1"
+    )
+    project.allow()
+    assert leader.wait() == 1, leader
+    assert "its own schema was renamed or dropped" in leader.stderr
+    assert not project.records("t1")
+    assert "stock.0006_swap" not in project.records("old")
+    assert project.database.value("SELECT color FROM old.stock_box") != "first half"
+
+
+def test_schema_that_is_replaced_in_sql(project: TenantProject) -> None:
+    """SQL that is replayed while its schema is replaced is executed in the new one, wholly."""
+    prepare(project)
+    project.database.rows("CREATE TABLE public.gate (); CREATE SCHEMA new")
+    project.database.rows(
+        "CREATE TABLE new.django_migrations (LIKE t1.django_migrations INCLUDING ALL)"
+    )
+    statement = "LOCK TABLE public.gate IN SHARE MODE"
+    project.add_migration("0006_wait", f'migrations.RunSQL("{statement}")')
+    with project.database.connect() as blocker:
+        blocker.execute("BEGIN")
+        blocker.execute("LOCK TABLE public.gate")
+        leader = project.start("safe_migrate", "--schema", "t1")
+        project.wait_until(
+            lambda: project.database.value(
+                "SELECT count(*) FROM pg_locks WHERE NOT granted"
+                " AND relation = 'public.gate'::regclass"
+            ),
+            "the migration of t1",
+        )
+        project.database.rows(
+            "ALTER SCHEMA t1 RENAME TO old; ALTER SCHEMA new RENAME TO t1"
+        )
+        blocker.execute("COMMIT")
+    assert leader.wait() == 0, leader
+    assert "stock.0006_wait" not in project.records("old")
+    project.assert_complete(["t1"], "stock.0006_wait")

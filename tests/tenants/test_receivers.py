@@ -111,3 +111,37 @@ def test_receiver_of_the_project(project: TenantProject) -> None:
     assert [seen(name) for name in NAMES] == [[name] for name in NAMES]
     project.run("safe_migrate", SAFE_INIT_RELEASE="2")
     assert [seen(name) for name in NAMES] == [[name] * 2 for name in NAMES]
+
+
+INJECT = """
+from django.db import migrations
+from django.db.models.signals import pre_migrate
+
+
+def inject(plan, **kwargs):
+    for migration, _ in plan:
+        if migration.name == "0006_size":
+            migration.operations.append(
+                migrations.RunSQL("UPDATE stock_box SET color = 'injected'")
+            )
+
+
+pre_migrate.connect(inject)
+"""
+
+
+def test_operations_of_a_receiver(project: TenantProject) -> None:
+    """An operation that a receiver of `pre_migrate` adds is executed once in each schema."""
+    project.run("safe_migrate")
+    project.add_tenants("t0", "t1")
+    project.run("safe_migrate")
+    project.append("stock/models.py", INJECT)
+    project.add_migration(
+        "0006_size",
+        'migrations.AddField("box", "size", models.IntegerField(default=0))',
+    )
+    project.run("safe_migrate")
+    project.assert_complete(["t0", "t1", *project.static], "stock.0006_size")
+    for name in ("t0", "t1"):
+        color = project.database.value(f"SELECT color FROM {name}.stock_box")
+        assert color == "injected"

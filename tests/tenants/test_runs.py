@@ -250,7 +250,7 @@ def test_the_result_of_a_part(project: TenantProject) -> None:
 
 
 def test_a_part_beside_another_database(project: TenantProject) -> None:
-    """A named schema leaves databases without tenants alone, and needs a process that leads."""
+    """A named schema changes no database without tenants, and needs a process that leads."""
     project.append(
         "mysite/settings.py",
         'DATABASES["other"] = {"ENGINE": "django.db.backends.sqlite3",'

@@ -104,6 +104,10 @@ class BaseSchemaSession(RunSession):
         """Return True if the schema exists."""
 
     @abstractmethod
+    def refresh(self) -> None:
+        """Read again if the schema and its table of migrations exist."""
+
+    @abstractmethod
     def create(self) -> None:
         """Create the schema, whose key this session holds."""
 

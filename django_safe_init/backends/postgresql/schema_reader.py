@@ -48,8 +48,8 @@ _NAMED_FAILURES = 20
 #: Attempts to read the records, while schemas are dropped.
 _ATTEMPTS = 5
 
-#: A server that has crashed forgets all statistics, and resets those of the background writer at
-#: once. A reset of a table or database has the time of the database.
+#: After a crash the server counts again from zero, for the background writer at once. A reset of a
+#: table or database has the time of the database.
 COUNTED_SINCE = """
     (SELECT concat_ws('|', extract(epoch FROM pg_stat_get_bgwriter_stat_reset_time()),
        extract(epoch FROM pg_stat_get_db_stat_reset_time(oid)))

@@ -78,7 +78,7 @@ _VERIFY = f"""
       coalesce(bool_or(pid = %(pid)s AND key = %(schema_key)s), false) FROM {HELD}
 """
 _EXISTS = f"""
-    SELECT n.oid IS NOT NULL, c.oid IS NOT NULL,
+    SELECT n.oid::bigint, c.oid IS NOT NULL,
       coalesce(pg_stat_get_tuples_updated(c.oid), 0),
       coalesce(pg_stat_get_tuples_deleted(c.oid), 0), {COUNTED_SINCE},
       coalesce(has_schema_privilege(n.oid, 'USAGE'), true)
@@ -92,6 +92,7 @@ _EXISTS = f"""
 _CURRENT_SCHEMA = """
     SELECT nspname::pg_catalog.text FROM pg_catalog.pg_namespace
     WHERE nspname OPERATOR(pg_catalog.=) pg_catalog.current_schema()
+      AND oid OPERATOR(pg_catalog.=) coalesce(%(oid)s::pg_catalog.oid, oid)
 """
 #: Divides by zero unless both checks of a replay are as they should be.
 _ALL = "1 / CASE WHEN c.fenced AND NOT c.recorded THEN 1 ELSE 0 END"
@@ -265,6 +266,8 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         self._updated = self._deleted = 0
         self._counted_since = ""
         self._may_use = True
+        #: The schema at first; None if this session has created it.
+        self._oid: int | None = None
         self.path = ", ".join(map(quoted, path))
         self.lock_timeout = worker.lock_timeout()
         self.reader = _InterruptedReader(self)  # type: ignore[assignment]  # two of its methods
@@ -302,15 +305,27 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
         with self.connection.wrap_database_errors:
             cursor = plain_cursor(self._raw).execute(query, self._params)
             [[(acquired,)], [found]] = results(cursor)
-        (
-            self.is_present,
-            self._has_table,
-            self._updated,
-            self._deleted,
-            self._counted_since,
-            self._may_use,
-        ) = found
+        self._note(*found)
         return bool(acquired)
+
+    def _note(
+        self,
+        oid: int | None,
+        has_table: bool,
+        updated: int,
+        deleted: int,
+        counted_since: str,
+        may_use: bool,
+    ) -> None:
+        self._oid, self.is_present = oid, oid is not None
+        self._has_table, self._may_use = has_table, may_use
+        self._updated, self._deleted = updated, deleted
+        self._counted_since = counted_since
+
+    def refresh(self) -> None:
+        with self.connection.wrap_database_errors:
+            [found] = pinned_rows(self._raw, _EXISTS, self._params)
+        self._note(*found)
 
     def _take_key(self) -> bool:
         with self.connection.wrap_database_errors:
@@ -342,7 +357,7 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
     def current_schema(self) -> str | None:
         # Django's cursor first receives what was sent for the migration.
         with self.connection.cursor() as cursor:
-            cursor.execute(_CURRENT_SCHEMA)
+            cursor.execute(_CURRENT_SCHEMA, {"oid": self._oid})
             row = cursor.fetchone()
         return str(row[0]) if row else None
 
@@ -363,8 +378,8 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
 
     def exists(self) -> bool:
         with self.connection.wrap_database_errors:
-            [(exists, *_)] = pinned_rows(self._raw, _EXISTS, self._params)
-        return bool(exists)
+            [(oid, *_)] = pinned_rows(self._raw, _EXISTS, self._params)
+        return oid is not None
 
     def create(self) -> None:
         self.verify()
@@ -461,7 +476,19 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
             raise SchemaChanged(
                 f"{replay.migration} is recorded in {self.schema!r} meanwhile"
             )
-        cursor.execute(script)
+        try:
+            cursor.execute(script)
+        except psycopg.errors.DivisionByZero:
+            self._roll_back(raw)
+            if self._is_replaced(raw):
+                raise SchemaChanged(
+                    f"the schema {self.schema!r} was replaced or renamed meanwhile"
+                ) from None
+            raise
+
+    def _is_replaced(self, raw: psycopg.Connection[Any]) -> bool:
+        [(oid, *_)] = pinned_rows(raw, _EXISTS, self._params)
+        return self._oid is not None and bool(oid != self._oid)
 
     @property
     def _limit(self) -> str:
@@ -496,9 +523,21 @@ class PostgresSchemaSession(BaseSchemaSession, PostgresRunSession):
                 f"INSERT INTO {self._table.replace('%', '%%')} (app, name, applied)"
             )
             parts.append(self.session.compose(f"{insert} VALUES {rows}", values))
+            parts.append(self._same_schema)
         parts.append("COMMIT")
         # A statement may end with a comment, which ends with its line.
         return "\n;\n".join(parts)
+
+    @property
+    def _same_schema(self) -> str:
+        """The check that no other schema has got the name: a failed one is a division by zero."""
+        if self._oid is None:
+            return "SELECT"
+        name = self.session.compose("%s", [quoted(self.schema)])
+        return (
+            f"SELECT 1 / CASE WHEN pg_catalog.to_regnamespace({name})::pg_catalog.oid"
+            f" OPERATOR(pg_catalog.=) {self._oid} THEN 1 ELSE 0 END"
+        )
 
     def _roll_back(self, raw: psycopg.Connection[Any]) -> None:
         with suppress(psycopg.Error):

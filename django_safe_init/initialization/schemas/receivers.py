@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 from django.apps import apps as installed_apps
@@ -26,7 +27,7 @@ from django_safe_init.conf import Settings
 from django_safe_init.core.build import Build
 from django_safe_init.core.schemas import digest
 from django_safe_init.initialization.release import receivers_of
-from django_safe_init.initialization.schemas.plans import Plan
+from django_safe_init.initialization.schemas.plans import Plan, PlannedMigration
 from django_safe_init.initialization.schemas.replayable import are_routers_known
 
 
@@ -105,19 +106,30 @@ class Receivers:
         """True if the project has receivers."""
         return self._has_pre or self._has_post
 
-    def before(self, plan: Plan) -> None:
-        """Send `pre_migrate`, if the project has a receiver."""
-        if self._has_pre:
-            state = plan.migrations[0].state if plan.migrations else plan.state
-            emit_pre_migrate_signal(
-                0,
-                False,
-                self.alias,
-                stdout=io.StringIO(),
-                apps=state.clone().apps,
-                # Copies: a receiver may add operations, in each schema again.
-                plan=[(_copied(migration), False) for migration, _ in plan.pairs],
-            )
+    def before(self, plan: Plan) -> list[PlannedMigration]:
+        """Send `pre_migrate`, if the project has a receiver, and return the migrations to apply.
+
+        A receiver may add operations to the plan, in each schema again. Such a migration runs for
+        real.
+        """
+        if not self._has_pre:
+            return plan.migrations
+        state = plan.migrations[0].state if plan.migrations else plan.state
+        copies = [_copied(migration) for migration, _ in plan.pairs]
+        emit_pre_migrate_signal(
+            0,
+            False,
+            self.alias,
+            stdout=io.StringIO(),
+            apps=state.clone().apps,
+            plan=[(copied, False) for copied in copies],
+        )
+        return [
+            planned
+            if copied.operations == planned.migration.operations
+            else replace(planned, migration=copied, statements=None, runs_python=True)
+            for planned, copied in zip(plan.migrations, copies, strict=True)
+        ]
 
     def rows(self, plan: Plan) -> ReceiverRows:
         """Return the rows to create after the plan, in an active schema of its kind."""

@@ -157,7 +157,7 @@ class _Operations:
     def _keys_of(self, model: _ModelKey) -> list[Field[Any, Any]]:
         """Return the fields to which a relation can be; none of a model that is not in the state.
 
-        Such a model is created by another operation of the migration, which is looked at, too.
+        Another operation of the migration creates such a model, and decides about it.
         """
         known = self.state.models.get(model)
         fields: Collection[Field[Any, Any]] = known.fields.values() if known else ()

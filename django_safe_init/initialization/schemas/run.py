@@ -248,8 +248,8 @@ class SchemaRun:
         """Return the schemas in order, at the end those in which the last attempt failed.
 
         A few schemas with a defect of their own must not stop each run before the others. The
-        canaries are the first of all schemas, also of those that need nothing, so that a failed
-        one is not replaced by another schema.
+        canaries are chosen among all schemas: a canary that needs nothing stays one, and no other
+        schema takes the place of a failed canary.
         """
         place = {name: number for number, name in enumerate(self._order() or ())}
         failed, last = self.schemas.failed(), len(place)
@@ -507,7 +507,8 @@ class SchemaRun:
         if self._stopped:
             text += f". The run was stopped ({self._stopped})"
             if self._untried:
-                text += f", and {self._untried} schemas were not tried"
+                were = "schema was" if self._untried == 1 else "schemas were"
+                text += f", and {self._untried} {were} not tried"
         text = printable(f"{text.rstrip('.')}. The next start migrates what is left.")
         commands = [
             command

@@ -162,6 +162,8 @@ class SchemaWorker:
                     receivers=self._digest,
                 )
             self._reset(session)
+            with suppress(DatabaseError):  # the next attempt meets it again
+                session.refresh()
             sleep(random.uniform(0.05, min(_LONGEST_PAUSE, 0.1 * 2**attempt)))
 
     def _failed(
@@ -233,8 +235,9 @@ class SchemaWorker:
                 tracker.half_done.prepare(session.connection, tracker, None)
             recorded = self._recorded(session)
             plan = self._plan(session, tenant, recorded)
-        self.receivers.before(plan)
-        _Applying(self, session, plan, interrupted, recorded).run(group_size)
+        planned = self.receivers.before(plan)
+        applying = _Applying(self, session, plan, interrupted, recorded)
+        applying.run(planned, group_size)
         if plan.squashed:
             session.replay([Replay("the squashed migrations", [], plan.squashed)])
         session.create_rows(self.receivers.rows(plan))
@@ -366,9 +369,8 @@ class _Applying:
         self.plan = plan
         self.recorded = set(recorded)
 
-    def run(self, group_size: int) -> None:
-        """Apply all migrations, in order."""
-        left = self.plan.migrations
+    def run(self, left: list[PlannedMigration], group_size: int) -> None:
+        """Apply the migrations, in order."""
         while left:
             group = list(islice(takewhile(self._is_replayable, left), group_size))
             done = self._replay(group) if group else self._run(left[0])
