@@ -115,7 +115,7 @@ class Receivers:
         if not self._has_pre:
             return plan.migrations
         state = plan.migrations[0].state if plan.migrations else plan.state
-        copies = [_copied(migration) for migration, _ in plan.pairs]
+        copies = [_copied(planned.migration) for planned in plan.migrations]
         emit_pre_migrate_signal(
             0,
             False,

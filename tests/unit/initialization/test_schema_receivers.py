@@ -211,8 +211,30 @@ def test_the_state_before_the_migrations(plan: Plan, connect: Any) -> None:
     state.add_model(ModelState("shop", "Old", []))
     planned = PlannedMigration(Migration("0002", "shop"), state, {("shop", "0002")})
     changed = Plan(plan.loader, [planned], plan.state, set())
-    Receivers("default").before(changed)
+    assert Receivers("default").before(changed) == [planned]
     assert set(seen) == {True}
+
+
+def test_operations_of_a_receiver(plan: Plan, connect: Any) -> None:
+    """A migration to which a receiver adds an operation runs for real, and stays as it was."""
+
+    def receive(plan: Any, **kwargs: Any) -> None:
+        plan[0][0].operations.append(RenameModel("Old", "New"))
+
+    connect(pre_migrate, receive)
+    state = ProjectState()
+    planned = [
+        PlannedMigration(Migration(name, "shop"), state, {("shop", name)}, ["SELECT 1"])
+        for name in ("0001", "0002")
+    ]
+    changed = Plan(plan.loader, planned, plan.state, set())
+    for _ in range(2):
+        first, second = Receivers("default").before(changed)
+        assert len(first.migration.operations) == 1
+        assert first.statements is None
+        assert first.runs_python
+        assert second == planned[1]
+    assert planned[0].migration.operations == []
 
 
 def test_a_renamed_model(plan: Plan, emitted: list[Any]) -> None:
