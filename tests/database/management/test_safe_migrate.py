@@ -32,6 +32,7 @@ KEYS = [
     "waited_seconds",
     "duration_seconds",
     "error",
+    "schemas_migrated",
 ]
 
 
