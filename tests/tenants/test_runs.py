@@ -430,10 +430,11 @@ DESCRIPTION = {
     " WHERE schemaname = %(schema)s AND sequencename NOT LIKE 'django_migrations%%'"
     " ORDER BY 1",
     "records": "SELECT app, name FROM {schema}.django_migrations ORDER BY 1, 2",
-    "types": "SELECT id, app_label, model FROM {schema}.django_content_type ORDER BY 1",
-    "permissions": "SELECT p.id, codename, name, app_label, model"
+    # Without their ids: Django reads the models of an app in an order that may differ.
+    "types": "SELECT app_label, model FROM {schema}.django_content_type ORDER BY 1, 2",
+    "permissions": "SELECT codename, name, app_label, model"
     " FROM {schema}.auth_permission p JOIN {schema}.django_content_type t"
-    " ON t.id = content_type_id ORDER BY 1",
+    " ON t.id = content_type_id ORDER BY 1, 3, 4",
     "boxes": "SELECT * FROM {schema}.stock_box ORDER BY id",
     "best": "SELECT * FROM {schema}.stock_rack_best ORDER BY id",
 }
