@@ -132,7 +132,13 @@ class Receivers:
         ]
 
     def rows(self, plan: Plan) -> ReceiverRows:
-        """Return the rows to create after the plan, in an active schema of its kind."""
+        """Return the rows to create after the plan, in an active schema of its kind.
+
+        None after the rename of a model: Django's receivers first rename rows, and refuse to if
+        the new ones exist.
+        """
+        if plan.renames_models:
+            return ReceiverRows()
         # A router of the project may give each schema other tables.
         if plan.rows is None or not are_routers_known():
             plan.rows = rows_of(self.alias, self._final_apps(plan))
