@@ -259,12 +259,10 @@ class Journal:
             for key, entry in self._entries.items()
         )
 
-    def forget_positions(self, number: int, *, backwards: bool | None = None) -> None:
-        """Delete the positions of the loops of the operation, of one direction or of both."""
+    def forget_positions(self, number: int) -> None:
+        """Delete the positions of the loops of the operation."""
         for key, entry in list(self._entries.items()):
-            if key[:2] != (_BATCH, number):
-                continue
-            if backwards in (None, entry.detail["backwards"]):
+            if key[:2] == (_BATCH, number):
                 self._writer.delete(entry)
                 del self._entries[key]
 

@@ -171,12 +171,12 @@ class UnitRunner:
     def _run_bare(self, unit: Unit) -> None:
         journal, number = self.journal, unit.place[0]
         is_started = journal.is_started(unit.place, unit.fingerprint)
-        if not is_started or journal.has_positions(
-            number, backwards=not self.backwards
-        ):
+        is_turned = journal.has_positions(number, backwards=not self.backwards)
+        if is_turned or not is_started:
             with self._transaction(unit.title, limited=False):
-                # The loops of the other direction begin anew after this work.
-                journal.forget_positions(number, backwards=not self.backwards)
+                if is_turned:
+                    # The loops of the other direction begin anew after this work.
+                    journal.forget_positions(number)
                 if not is_started:
                     journal.start(unit.place, unit.fingerprint, self._before(unit))
         alias = self.connection.alias
