@@ -195,17 +195,16 @@ class SchemaWorker:
 
     def _is_gone(self, session: BaseSchemaSession) -> bool:
         """Return True if this process leads, and the schema does not exist."""
-        self._reset(session)
         with suppress(DatabaseError, SafeInitError):
+            self._reset(session)
             session.verify()
             return not session.exists()
         return False
 
     def _reset(self, session: BaseSchemaSession) -> None:
         """End a transaction that the failed work has left open, and the connection with it."""
-        connection = session.connection
-        if connection.connection is not None and connection.in_atomic_block:
-            connection.close()
+        if session.connection.in_atomic_block:
+            session.recover()
 
     def _attempt(
         self, session: BaseSchemaSession, tenant: Tenant, group_size: int
