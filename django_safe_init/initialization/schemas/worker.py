@@ -293,7 +293,7 @@ class SchemaWorker:
         )
         with retry.watched():
             retry.repeat(
-                f"The table of migrations of {session.schema!r}",
+                f"Reading the migrations of {session.schema!r}",
                 lambda: found.append(session.recorded()),
             )
         return found[0]
@@ -445,10 +445,10 @@ class _Applying:
         session = self.session
         with self.worker.tracked(session, self.interrupted, self.recorded) as tracker:
 
-            def report(action: str, migration: Any = None, fake: bool = False) -> None:
+            def report(action: str, migration: Any, fake: bool) -> None:
                 if action == "apply_start":
                     tracker.on_apply_start(migration, backwards=False, fake=fake)
-                elif action == "apply_success":
+                else:
                     tracker.on_apply_success(fake=fake)
 
             session.ran_code |= planned.runs_code
