@@ -75,6 +75,35 @@ def test_no_run(project: TenantProject, text: str) -> None:
     assert not project.database.rows("SELECT FROM pg_locks WHERE locktype = 'advisory'")
 
 
+SHARED = {
+    "django_tenants": "call_command('migrate_schemas', schema_name='public')",
+    "django_pgschemas": "call_command('migrateschema', schemas=['public'])",
+}
+
+
+def test_code_that_names_the_shared_schema(project: TenantProject) -> None:
+    """Code that migrates the shared schema waits for the leader lock, and opens a run."""
+    prepare(project)
+    project.add_migration(
+        "0002_note",
+        "migrations.RunPython(note)",
+        app="customers",
+        after="0001_initial",
+        body='def note(apps, schema_editor):\n    hold(schema_editor, "at")\n',
+    )
+    migrate = (
+        f"from django.core.management import call_command\n{SHARED[project.package]}"
+    )
+    leader = project.start("safe_migrate", HOLD_SCHEMA="public")
+    project.wait_for_note("at public")
+    other = project.start("shell", "-v", "0", "-c", migrate)
+    project.wait_for_followers(1)
+    project.allow()
+    assert exit_codes([leader, other]) == [0, 0], project
+    assert len(project.notes("at public")) == 1
+    assert project.database.newest_run()["outcome"] == "partial"
+
+
 def test_rolled_back(project: TenantProject) -> None:
     """The schema of a sign-up that is rolled back is gone."""
     prepare(project)

@@ -319,6 +319,19 @@ def test_target(project: TenantProject, jobs: str) -> None:
     assert with_size(project) == ["public", *NAMES, *project.static]
 
 
+@pytest.mark.parametrize("package", ["django_tenants"])
+def test_this_package_as_base_command(project: TenantProject) -> None:
+    """If TENANT_BASE_MIGRATE_COMMAND names this package, Django's command runs in each schema."""
+    path = "django_safe_init.management.commands.migrate.Command"
+    project.append("mysite/settings.py", f"\nTENANT_BASE_MIGRATE_COMMAND = {path!r}\n")
+    prepare(project)
+    project.run("migrate", "stock", "0004")
+    for name in NAMES:
+        assert "stock.0005_box_color" not in project.records(name)
+    project.run("safe_migrate")
+    project.assert_complete(NAMES)
+
+
 def test_they_wait_for_the_leader(project: TenantProject) -> None:
     """A command for one schema waits until the leader has finished."""
     prepare(project)

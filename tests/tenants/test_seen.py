@@ -220,7 +220,7 @@ PAGES = """
 from django.contrib.auth.models import User
 from django.test import Client
 client = Client()
-user = User.objects.create(username="x", is_staff=True)
+user, _ = User.objects.get_or_create(username="x", is_staff=True)
 client.force_login(user, "django.contrib.auth.backends.ModelBackend")
 for url in {urls!r}:
     response = client.get("/admin/django_safe_init/" + url)
@@ -236,7 +236,7 @@ def pages(project: TenantProject, *urls: str) -> list[str]:
 
 
 def test_admin(project: TenantProject) -> None:
-    """The admin lists the schemas of a run, by their state."""
+    """The admin lists the schemas of a run, by their state, also after the run was deleted."""
     fail_in_one(project)
     project.append("mysite/settings.py", ADMIN)
     project.append("mysite/urls.py", URLS)
@@ -255,3 +255,8 @@ def test_admin(project: TenantProject) -> None:
     assert f"{schemas}?run__exact={run}" in page
     assert f">{done}/{done + 1}<" in page
     assert "t1: stock.0006_held" in page
+    project.database.rows("DELETE FROM django_safe_init_run WHERE id = %s", run)
+    [left] = pages(project, schemas)
+    assert all(f">{name}<" in left for name in NAMES)
+    assert f'field-link">{run}</td>' in left
+    assert f"/run/{run}/" not in left

@@ -181,6 +181,8 @@ class FencedConnections:
         """Close the connection of the leading thread; its next statement opens another one."""
         self._raw = None  # closed on purpose, so not lost
         self.lost = False
+        # Inside an atomic block, Django would keep the closed connection until the block ends.
+        self._wrapper.in_atomic_block = self._wrapper.closed_in_transaction = False
         self._wrapper.close()
 
     @property

@@ -24,7 +24,7 @@ from django.db.migrations.state import ProjectState
 from django.db.migrations.utils import resolve_relation
 from django.db.models import F, Field, Q
 from django.db.models.query_utils import RegisterLookupMixin
-from django.utils.functional import LazyObject
+from django.utils.functional import LazyObject, Promise
 
 #: The packages whose routers decide by the kind of a tenant only.
 _PACKAGES_WITH_ROUTERS = ("django_pgschemas.", "django_safe_init.", "django_tenants.")
@@ -33,8 +33,10 @@ _EMPTY_VALUES = (bool, dict, float, int, list, str)
 #: Attributes of fields that are not in their SQL. The value of a default is, if it is no callable.
 _NOT_IN_SQL = frozenset(
     (
+        "_choices",
         "_error_messages",
         "_validators",
+        "_verbose_name",
         "choices",
         "default",
         "error_messages",
@@ -44,9 +46,12 @@ _NOT_IN_SQL = frozenset(
         "upload_to",
         "validators",
         "verbose_name",
+        "violation_error_message",
     )
 )
 _PLAIN_VALUES = (NoneType, str, bytes, Number, Enum, date, time, timedelta, UUID)
+#: Objects that call code of the project when they are used. They claim the type of their value.
+_LAZY = (LazyObject, Promise)
 #: Text of `RunSQL` whose effect depends on the statements before it, or lasts after it.
 _SESSION_SQL = re.compile(
     r"(?:^|;)\s*(?:--[^\n]*\n\s*|/\*.*?\*/\s*)*(?:set|reset|discard|begin|start|commit|end|abort|rollback|"
@@ -200,10 +205,10 @@ def _parts_of(operation: Operation) -> Iterator[object]:
 
 def _objects_in(part: object) -> Iterator[object]:
     """Yield the part and each object in it, except plain values."""
-    if isinstance(part, _PLAIN_VALUES):
-        return
-    if isinstance(part, LazyObject):
+    if isinstance(part, _LAZY):
         yield part
+    elif isinstance(part, _PLAIN_VALUES):
+        return
     elif isinstance(part, Mapping):
         yield from (found for each in part.values() for found in _objects_in(each))
     elif isinstance(part, Collection):
@@ -218,8 +223,8 @@ def _objects_in(part: object) -> Iterator[object]:
 
 def _is_of_django(part: object) -> bool:
     """Return True if the code of the object is Django's."""
-    if isinstance(part, LazyObject):
-        return False  # it says to be what it will become
+    if isinstance(part, _LAZY):
+        return False
     return _is_code_of_django(
         part if isinstance(part, (type, FunctionType)) else type(part)
     )

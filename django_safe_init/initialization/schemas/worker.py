@@ -195,17 +195,16 @@ class SchemaWorker:
 
     def _is_gone(self, session: BaseSchemaSession) -> bool:
         """Return True if this process leads, and the schema does not exist."""
-        self._reset(session)
         with suppress(DatabaseError, SafeInitError):
+            self._reset(session)
             session.verify()
             return not session.exists()
         return False
 
     def _reset(self, session: BaseSchemaSession) -> None:
         """End a transaction that the failed work has left open, and the connection with it."""
-        connection = session.connection
-        if connection.connection is not None and connection.in_atomic_block:
-            connection.close()
+        if session.connection.in_atomic_block:
+            session.recover()
 
     def _attempt(
         self, session: BaseSchemaSession, tenant: Tenant, group_size: int
@@ -294,7 +293,7 @@ class SchemaWorker:
         )
         with retry.watched():
             retry.repeat(
-                f"The table of migrations of {session.schema!r}",
+                f"Reading the migrations of {session.schema!r}",
                 lambda: found.append(session.recorded()),
             )
         return found[0]
@@ -446,10 +445,10 @@ class _Applying:
         session = self.session
         with self.worker.tracked(session, self.interrupted, self.recorded) as tracker:
 
-            def report(action: str, migration: Any = None, fake: bool = False) -> None:
+            def report(action: str, migration: Any, fake: bool) -> None:
                 if action == "apply_start":
                     tracker.on_apply_start(migration, backwards=False, fake=fake)
-                elif action == "apply_success":
+                else:
                     tracker.on_apply_success(fake=fake)
 
             session.ran_code |= planned.runs_code

@@ -86,6 +86,8 @@ def rewrite(shop: Shop, name: str, body: str, *changes: tuple[str, str]) -> None
         "migrations.AlterModelOptions('product', {'ordering': ['name']})",
         f"migrations.SeparateDatabaseAndState([{ADD_NOTE}], [{ADD_NOTE}])",
         f"migrations.SeparateDatabaseAndState([], [{ADD_NOTE}])",
+        "migrations.AddField('product', 'note', models.TextField(unusual.LAZY,"
+        " default='', choices=[('x', unusual.LAZY)], help_text=unusual.LAZY))",
     ],
 )
 def test_replayed(shop: Shop, operation: str) -> None:
@@ -142,6 +144,8 @@ EXPRESSIONS = [
     "migrations.CreateModel('Sale', [('id', models.BigAutoField(primary_key=True)),"
     " ('name', models.TextField())], {{'constraints': [models.CheckConstraint("
     "condition=models.Q(name={own}('name')), name='a_name')]}})",
+    "migrations.AddConstraint('product', models.CheckConstraint("
+    "condition=models.Q(name={own}('name')), name='a_name', violation_error_message=unusual.LAZY))",
 ]
 IMPORTS = """
 from django.contrib.postgres.fields import ArrayField
@@ -168,6 +172,11 @@ def test_an_expression_of_django(shop: Shop, operation: str) -> None:
         "migrations.AddField('product', 'note', ArrayField(unusual.OwnField(), default=list))",
         "migrations.AddField('product', 'note', models.TextField("
         "default='', db_comment=unusual.LAZY))",
+        *(
+            "migrations.AddField('product', 'note', models.TextField("
+            f"default='', db_collation=unusual.LAZY_COLLATIONS[{kind!r}]))"
+            for kind in unusual_operations.LAZY_COLLATIONS
+        ),
     ],
 )
 def test_an_expression_of_the_project(shop: Shop, operation: str) -> None:

@@ -11,7 +11,7 @@ from django.db.backends.ddl_references import Statement
 from django.db.migrations.operations.base import Operation
 from django.db.models import F, Func, Q, TextField, Value
 from django.db.models.lookups import Exact
-from django.utils.functional import lazystr
+from django.utils.functional import SimpleLazyObject, lazystr
 
 
 class SQLAndMore(migrations.RunSQL):
@@ -147,3 +147,5 @@ def own_check(name: str) -> Q:
 
 
 LAZY = lazystr("INSERT INTO before VALUES (1)")
+#: Collations that code of a project could choose.
+LAZY_COLLATIONS = {"text": lazystr("C"), "object": SimpleLazyObject(lambda: "C")}
