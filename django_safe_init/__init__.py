@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # a test compares these imports with _HOMES
     from django_safe_init.core.batches import for_each_batch as for_each_batch
     from django_safe_init.core.progress import track as track
     from django_safe_init.core.records import RunRow as RunRow
+    from django_safe_init.core.schemas import FailedSchemas as FailedSchemas
+    from django_safe_init.core.schemas import SchemaFailure as SchemaFailure
+    from django_safe_init.core.schemas import SchemaProgress as SchemaProgress
     from django_safe_init.core.states import State as State
     from django_safe_init.core.step_registry import init_step as init_step
     from django_safe_init.exceptions import ConfigurationError as ConfigurationError
@@ -48,6 +51,7 @@ _HOMES = {
     "ConfigurationError": "exceptions",
     "DDLLockTimeout": "exceptions",
     "DatabaseUnreachable": "exceptions",
+    "FailedSchemas": "core.schemas",
     "InitializationFailed": "exceptions",
     "LeaderFailed": "exceptions",
     "LockLost": "exceptions",
@@ -58,6 +62,8 @@ _HOMES = {
     "ReadOnlyServer": "exceptions",
     "RunRow": "core.records",
     "SafeInitError": "exceptions",
+    "SchemaFailure": "core.schemas",
+    "SchemaProgress": "core.schemas",
     "State": "core.states",
     "Status": "status",
     "UnfinishedMigration": "exceptions",

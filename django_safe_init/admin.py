@@ -1,4 +1,4 @@
-"""Read-only pages for runs and steps in Django's admin.
+"""Read-only pages for runs, steps and the schemas of tenants in Django's admin.
 
 Only `django.contrib.admin` imports this module. The models are missing from the project's app
 registry, so the pages must not depend on permissions, content types or log entries for them.
@@ -29,9 +29,11 @@ from django.utils.timezone import is_aware, localtime
 from django.utils.translation import gettext_lazy as _
 
 from django_safe_init.backends import bounded_reads
+from django_safe_init.backends.tenants import is_tenanted
 from django_safe_init.conf import get_settings
+from django_safe_init.core.schemas import SchemaProgress
 from django_safe_init.core.text import format_duration, printable
-from django_safe_init.models import Run, Step, seconds_between
+from django_safe_init.models import Run, Step, TenantSchema, seconds_between
 
 if TYPE_CHECKING:
     ReadOnlyBase = admin.ModelAdmin[Any]
@@ -208,10 +210,16 @@ def link_to(run: Run, site: admin.AdminSite) -> str:
     """Return a link to the page of a run, in the database that the run was read from."""
     name = "admin:django_safe_init_run_change"
     url = reverse(name, args=[run.pk], current_app=site.name)
-    alias = run._state.db or ""
-    if alias != get_settings().databases[0]:
-        url += "?" + urlencode({PARAMETER: alias})
+    if query := urlencode(_parameters(run)):
+        url += f"?{query}"
     return format_html('<a href="{}">{}</a>', url, run.pk)
+
+
+def _parameters(run: Run, **others: Any) -> dict[str, Any]:
+    """Return the parameters of a URL, with the database of the run if it is not the first one."""
+    alias = run._state.db or ""
+    is_first = alias == get_settings().databases[0]
+    return others if is_first else {**others, PARAMETER: alias}
 
 
 def moment(when: datetime | None) -> str:
@@ -292,6 +300,7 @@ class RunAdmin(ReadOnlyAdmin):
         if run is None:
             raise Http404(f"There is no run {run_id}.")
         bars = timeline(run, run.steps.order_by("position", "id"))
+        has_schemas = run.schemas and self.admin_site.is_registered(TenantSchema)
         return self.page(
             request,
             "run",
@@ -302,6 +311,8 @@ class RunAdmin(ReadOnlyAdmin):
             last_sign=moment(run.heartbeat_at),
             bars=bars,
             longest=max(bars, key=lambda bar: bar.step.seconds, default=None),
+            schemas=SchemaProgress.from_json(run.schemas) if has_schemas else None,
+            schemas_query=urlencode(_parameters(run, run__exact=run.pk)),
         )
 
     @admin.display(description=_("run"), ordering="id")
@@ -356,3 +367,41 @@ class StepAdmin(ReadOnlyAdmin):
     @admin.display(description=_("result"), ordering="outcome")
     def result(self, step: Step) -> str:
         return badge(step.result)
+
+
+class TenantSchemaAdmin(ReadOnlyAdmin):
+    """Changelist of the tenants' schemas in all runs, which the page of a run filters."""
+
+    list_display = ("schema", "link", "result", "started", "duration", "problem")
+    list_filter = (DatabaseFilter, ("state", PrintableValuesFilter))
+    list_select_related = ("run",)
+    search_fields = ("schema", "migration", "error")
+    ordering = ("-id",)
+    traceback_lookup = "run__traceback"
+
+    @admin.display(description=_("run"), ordering="run")
+    def link(self, row: TenantSchema) -> str:
+        # A run that was deleted may leave the newest row of a schema.
+        if row.run:
+            return link_to(row.run, self.admin_site)
+        return str(row.serializable_value("run") or "")
+
+    @admin.display(description=_("result"), ordering="state")
+    def result(self, row: TenantSchema) -> str:
+        return badge(row.state)
+
+    @admin.display(description=_("started"), ordering="started_at")
+    def started(self, row: TenantSchema) -> str:
+        return moment(row.started_at) if row.started_at else ""
+
+    @admin.display(description=_("took"), ordering=F("finished_at") - F("started_at"))
+    def duration(self, row: TenantSchema) -> str:
+        return format_duration(row.seconds) if row.finished_at else ""
+
+    @admin.display(description=_("error"), ordering="error")
+    def problem(self, row: TenantSchema) -> str:
+        return row.error or ""
+
+
+if is_tenanted():
+    admin.site.register(TenantSchema, TenantSchemaAdmin)

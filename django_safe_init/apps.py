@@ -27,7 +27,9 @@ class SafeInitConfig(AppConfig):
 
         from django_safe_init.core.log import make_log_printable
         from django_safe_init.management import checks  # noqa: F401  (registers them)
+        from django_safe_init.management.tenant_commands import replace_commands
         from django_safe_init.pools.execute_wrappers import guard_connection
 
         make_log_printable()
+        replace_commands()
         connection_created.connect(guard_connection)

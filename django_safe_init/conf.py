@@ -104,6 +104,13 @@ class Settings:
     ddl_attempts: int = 30
     #: The number of runs to keep.
     history: int = 1000
+    #: What readiness demands of tenants' schemas: "all" of them, or only the "shared" schema.
+    tenant_readiness: str = "all"
+    #: This many failures in a row with the same error end a run: the migration is at fault.
+    tenant_failures: int = 5
+    #: The order of the tenants' schemas: a field of the tenant model, or the dotted path of a
+    #: function that takes the names of schemas and returns them in order. None for any order.
+    tenant_order: str | None = None
     #: The level of each kind of validation finding: "error", "warn" or "off".
     validate: Mapping[str, str] = dataclasses.field(
         default_factory=lambda: dict(DEFAULT_LEVELS)
@@ -229,6 +236,9 @@ RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "DDL_LOCK_TIMEOUT": _OPTIONAL_DURATION,
     "DDL_ATTEMPTS": _POSITIVE_COUNT,
     "HISTORY": _POSITIVE_COUNT,
+    "TENANT_READINESS": _one_of("all", "shared"),
+    "TENANT_FAILURES": _POSITIVE_COUNT,
+    "TENANT_ORDER": _OPTIONAL_TEXT,
     "VALIDATE": (
         _is_levels,
         "a dictionary of "

@@ -54,6 +54,19 @@ class LeaderFailed(InitializationFailed):
     """The leader that was followed failed; the message holds its reason."""
 
 
+class SchemasFailed(InitializationFailed):
+    """Schemas of tenants failed; the shared schema and the others are up to date.
+
+    `traceback` is the one of the first failure. Each error was logged when it happened.
+    """
+
+    is_logged = True
+
+    def __init__(self, message: str, traceback: str | None = None) -> None:
+        super().__init__(message)
+        self.traceback = traceback
+
+
 class UnfinishedMigration(InitializationFailed):
     """A non-atomic migration was interrupted, and `UNFINISHED` is "report"."""
 

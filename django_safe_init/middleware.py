@@ -9,7 +9,8 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.exceptions import MiddlewareNotUsed
 from django.http import HttpRequest
 
-from django_safe_init.conf import effective_serve_mode, get_settings
+from django_safe_init.backends.tenants import Tenancy, get_tenancy
+from django_safe_init.conf import Settings, effective_serve_mode, get_settings
 from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.serving.http import responses
 from django_safe_init.serving.http.views import PROBE_SECONDS, start_readiness
@@ -26,6 +27,10 @@ class InitializationMiddleware:
     Requests to `EXEMPT_PATHS` are not blocked. Once ready, a request costs one dictionary lookup
     and one attribute test. No request opens a connection: see `readiness`. With `MODE` or
     `SERVE` "off", and in a project's own tests, the middleware is not used.
+
+    With `TENANT_READINESS` "shared", requests of tenants whose schema is behind are blocked. The
+    host name tells the tenant before the project sees the request, or else the project's
+    middleware does, before its view.
     """
 
     sync_capable = True
@@ -45,6 +50,12 @@ class InitializationMiddleware:
         self.is_async = iscoroutinefunction(get_response)
         if self.is_async:
             markcoroutinefunction(self)
+        self.tenancies = _tenancies(settings)
+        if self.tenancies:
+            # Only then: under an asynchronous server each such method costs a request time.
+            self.process_view = (
+                self._process_view_async if self.is_async else self._process_view
+            )
         readiness.install()
 
     def __call__(self, request: HttpRequest) -> Any:
@@ -77,8 +88,36 @@ class InitializationMiddleware:
 
     def _blocked(self, request: HttpRequest) -> responses.Responder | None:
         """Return the responder for a blocked request, or None if the request may pass."""
-        passes = readiness.complete or self._is_exempt(request)
-        return None if passes else responses.service_unavailable
+        if readiness.complete or self._is_exempt(request):
+            return None
+        if not readiness.ready():
+            return responses.service_unavailable
+        is_blocked = any(
+            readiness.is_blocked_host(each.alias, each.host_of(request) or "")
+            for each in self.tenancies
+        )
+        return responses.tenant_unavailable if is_blocked else None
+
+    def _process_view(self, request: HttpRequest, *view: Any) -> Any:
+        """Return 503 if the project has found a tenant whose schema is behind."""
+        if readiness.complete or self._is_exempt(request):
+            return None
+        is_blocked = any(
+            readiness.is_blocked(each.alias, each.schema_of(request))
+            for each in self.tenancies
+        )
+        return responses.tenant_unavailable(request) if is_blocked else None
+
+    async def _process_view_async(self, request: HttpRequest, *view: Any) -> Any:
+        return self._process_view(request)
 
     def _is_exempt(self, request: HttpRequest) -> bool:
         return request.path_info.startswith(self.exempt_paths)
+
+
+def _tenancies(settings: Settings) -> list[Tenancy]:
+    """Return the tenancies whose requests may be blocked one by one."""
+    if settings.tenant_readiness != "shared":
+        return []
+    found = map(get_tenancy, settings.databases)
+    return [each for each in found if each is not None]

@@ -21,6 +21,7 @@ from django_safe_init.core.records import (
     STEP_TABLE,
     run_result,
 )
+from django_safe_init.core.schemas import SCHEMA_TABLE, SchemaState
 from django_safe_init.core.states import State
 from django_safe_init.core.text import printable, stored_hint
 
@@ -85,6 +86,8 @@ class Run(PrintableModel):
     checks = models.TextField(null=True)
     release = models.TextField(null=True)
     findings = models.TextField(null=True)
+    #: A `SchemaProgress` in JSON, once the shared schema is done.
+    schemas = models.TextField(null=True)
 
     class Meta:
         apps = _registry
@@ -186,6 +189,66 @@ class Operation(models.Model):
 
     def __str__(self) -> str:
         return f"{self.migration} {self.kind} {self.position}"
+
+
+class TenantSchema(PrintableModel):
+    """A tenant's schema in one run, or as it was found outside of a run."""
+
+    id = models.BigAutoField(primary_key=True)
+    lock_key = models.TextField(default="", db_default="")
+    run = models.ForeignKey(
+        Run,
+        models.DO_NOTHING,
+        db_constraint=False,
+        related_name="tenant_schemas",
+        null=True,
+    )
+    schema = models.TextField()
+    state = models.TextField(
+        choices=[(state.value, state.value) for state in SchemaState]
+    )
+    #: True for the newest row that was done: it tells what the schema has.
+    is_current = models.BooleanField(default=False, db_default=False)
+    #: The build, and digests of its migrations and of the rows of `post_migrate`.
+    build = models.TextField(default="", db_default="")
+    migrations = models.TextField(default="", db_default="")
+    receivers = models.TextField(default="", db_default="")
+    #: The fields of a `SchemaIdentity`.
+    table_oid = models.BigIntegerField(null=True)
+    table_file = models.BigIntegerField(null=True)
+    inserted = models.BigIntegerField(null=True)
+    updated = models.BigIntegerField(null=True)
+    deleted = models.BigIntegerField(null=True)
+    counted_since = models.TextField(default="", db_default="")
+    #: The migration that failed; or the non-atomic one that was started, with its detail.
+    migration = models.TextField(null=True)
+    backwards = models.BooleanField(null=True)
+    detail = models.JSONField(null=True)
+    error = models.TextField(null=True)
+    started_at = models.DateTimeField(null=True)
+    finished_at = models.DateTimeField(null=True)
+
+    class Meta:
+        apps = _registry
+        app_label = "django_safe_init"
+        managed = False
+        db_table = SCHEMA_TABLE
+        indexes = [
+            models.Index(fields=["run", "schema"], name=f"{SCHEMA_TABLE}_run"),
+            models.Index(
+                fields=["lock_key", "schema"],
+                name=f"{SCHEMA_TABLE}_now",
+                condition=models.Q(is_current=True),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.schema
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds that the run worked on the schema."""
+        return seconds_between(self.started_at, self.finished_at)
 
 
 def seconds_between(start: datetime | None, end: datetime | None) -> float:

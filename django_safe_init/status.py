@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from django_safe_init.backends import get_backend
 from django_safe_init.backends.base.context import Context
@@ -35,6 +35,15 @@ from django_safe_init.core.records import (
     TablesLocked,
     TablesUnreadable,
 )
+from django_safe_init.core.schemas import (
+    NONE_BLOCKED,
+    NONE_FAILED,
+    BlockedTenants,
+    FailedSchemas,
+    SchemaProgress,
+    SchemaSummary,
+    TenantStatus,
+)
 from django_safe_init.core.states import State
 from django_safe_init.core.text import bounded_lines, name_some, one_line, wrap
 from django_safe_init.exceptions import (
@@ -44,6 +53,8 @@ from django_safe_init.exceptions import (
 )
 
 logger = logging.getLogger("django_safe_init")
+
+T = TypeVar("T")
 
 #: More steps than a terminal has lines.
 MAX_STEPS = 200
@@ -76,6 +87,15 @@ class Status:
     #: database has followed another branch.
     unknown: tuple[str, ...] = field(default=())
     error: str | None = None
+    #: The numbers of the tenants' schemas. None without tenants, and until the shared schema is
+    #: done.
+    schemas: SchemaProgress | None = None
+    #: The tenants' schemas that lack a migration, if they were read.
+    behind: tuple[str, ...] = field(default=())
+    #: The schemas among them in which a run of this build has failed.
+    failed_schemas: FailedSchemas = NONE_FAILED
+    #: The state for a tenant whose schema is behind, while the shared schema suffices.
+    tenant_state: State = State.READY
 
     @classmethod
     def unreachable(cls, database: str, error: str | None = None) -> Status:
@@ -96,8 +116,25 @@ class Status:
 
     @property
     def ready(self) -> bool:
-        """True if everything this build defines is done."""
+        """True if this build may serve: everything it defines is done.
+
+        If the shared schema suffices, tenants' schemas may be behind.
+        """
         return self.state is State.READY
+
+    @property
+    def complete(self) -> bool:
+        """True if it is ready, and the schemas of all tenants are up to date."""
+        return self.ready and not self.behind
+
+    @property
+    def for_tenant(self) -> Status:
+        """The status for a tenant whose schema is behind."""
+        run = self.run
+        progress = run.progress if run is not None and run.open else 0
+        if not self.behind:
+            return self
+        return replace(self, state=self.tenant_state, progress=progress)
 
     def as_json(self) -> dict[str, Any]:
         """Return all fields as values for JSON."""
@@ -112,7 +149,14 @@ class Status:
             "pending": list(self.pending),
             "unknown": list(self.unknown),
             "error": self.error,
+            "schemas": self._schemas_as_json(),
         }
+
+    def _schemas_as_json(self) -> dict[str, Any] | None:
+        if self.schemas is None:
+            return None
+        failures = [each._asdict() for each in self.failed_schemas.first]
+        return {**self.schemas.as_json(), "failures": failures}
 
 
 @dataclass(frozen=True)
@@ -134,6 +178,8 @@ class StatusDetail:
     note: str = ""
     #: True if this database role may not read the steps.
     steps_unreadable: bool = False
+    #: The tenants whose requests have to wait, while the shared schema suffices.
+    blocked: BlockedTenants = NONE_BLOCKED
     #: When it was read, on this process's monotonic clock.
     read_at: float = field(default_factory=time.monotonic)
 
@@ -261,6 +307,58 @@ def read_half_done(
         raise _connection_lost(database, exc) from exc
 
 
+def read_schemas(database: str, reader: BaseReader) -> SchemaSummary | None:
+    """Return the schemas of tenants; None without tenants.
+
+    Raises `WaitTimeout` while a migration locks the tables, and `DatabaseUnreachable` when the
+    connection is lost.
+    """
+    return _about_tenants(database, reader, reader.schemas)
+
+
+def read_tenants(database: str, reader: BaseReader) -> list[TenantStatus]:
+    """Return the status of each tenant's schema, by name. Raises as `read_schemas` does."""
+    return _about_tenants(database, reader, reader.tenants)
+
+
+def read_tenant(database: str, reader: BaseReader, schema: str) -> TenantStatus:
+    """Return the status of a tenant's schema, with the migrations that it lacks.
+
+    Raises `ConfigurationError` for a name that no tenant has, and as `read_schemas` does.
+    """
+    found = read_tenants(database, reader)
+    for each in found:
+        if each.schema == schema:
+            lacking = _about_tenants(database, reader, lambda: reader.lacking(schema))
+            return each._replace(pending=lacking)
+    known = f"the tenants are {name_some([each.schema for each in found])}"
+    raise ConfigurationError(
+        f"No tenant of {database!r} has the schema {schema!r}: "
+        f"{known if found else 'it has no tenants'}. List them with --schemas."
+    )
+
+
+def _about_tenants(database: str, reader: BaseReader, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except TablesLocked as exc:
+        start = f"The tenants of {database!r} cannot be read: "
+        raise WaitTimeout(wrap(start, reader.table_lock_holders())) from exc
+    except ConnectionEnded as exc:
+        raise _connection_lost(database, exc) from exc
+
+
+def with_blocked(detail: StatusDetail, reader: BaseReader) -> StatusDetail:
+    """Return the detail with the tenants whose requests have to wait."""
+    status = detail.status
+    if not status.ready or not status.behind:
+        return detail
+    try:
+        return replace(detail, blocked=reader.blocked(status.behind))
+    except ConnectionEnded as exc:
+        raise _connection_lost(status.database, exc) from exc
+
+
 @dataclass(frozen=True)
 class RunReport:
     """A run with its steps and the traceback of its error."""
@@ -340,6 +438,10 @@ def describe(database: str, snapshot: Snapshot) -> Status:
         pending=snapshot.missing,
         unknown=snapshot.unknown,
         error=error,
+        schemas=snapshot.schema_progress,
+        behind=snapshot.behind,
+        failed_schemas=snapshot.failed_schemas,
+        tenant_state=snapshot._replace(shared_suffices=False).state,
     )
 
 
@@ -367,12 +469,18 @@ def _error(snapshot: Snapshot) -> str:
 
 def _message(state: State, snapshot: Snapshot) -> str:
     run = snapshot.latest
+    behind = snapshot.schemas.sentence if snapshot.schemas else ""
     if state is State.READY:
+        if behind:
+            return f"the shared schema is ready; {behind}"
         return "everything this build knows is done"
     if state is State.UNINITIALIZED:
-        return "not initialized for this build" + _unknown_migrations(snapshot)
+        reason = f": {behind}" if behind else _unknown_migrations(snapshot)
+        return f"not initialized for this build{reason}"
     if run is None or not run.open:
         return "a leader is starting"
+    if run.schemas is not None:
+        return f"{state} {run.doing}"
     step = (
         f" {min(run.done + 1, run.total)}/{run.total} {run.doing}" if run.total else ""
     )

@@ -27,6 +27,9 @@ from django_safe_init.exceptions import UnsupportedEngine
 if TYPE_CHECKING:
     from django_safe_init.backends.base.backend import BaseBackend
     from django_safe_init.backends.base.context import Context
+    from django_safe_init.backends.base.run_session import RunSession
+    from django_safe_init.backends.base.schema_session import BaseSchemas
+    from django_safe_init.backends.tenants import Tenancy
     from django_safe_init.conf import Settings
     from django_safe_init.core.build import Build
     from django_safe_init.core.step import StepDefinition
@@ -141,6 +144,27 @@ def bounded_reads(alias: str) -> AbstractContextManager[None]:
         f"{folder}.bounded_reads"
     ).bounded_reads(connection)
     return bounded
+
+
+def schema_guard(schema: str, context: Context) -> AbstractContextManager[None]:
+    """Return a context manager that holds the key of a tenant's schema.
+
+    On this thread's connection to the context's database. Raises `WaitTimeout`.
+    """
+    connection = connections[context.alias]
+    guard: AbstractContextManager[None] = import_module(
+        f"{BACKENDS[connection.vendor]}.schema_guard"
+    ).schema_guard(connection, schema, context)
+    return guard
+
+
+def open_schemas(session: RunSession, alias: str, tenancy: Tenancy) -> BaseSchemas:
+    """Return the tenants' schemas of the database, for the leader of a run."""
+    folder = BACKENDS[connections[alias].vendor]
+    schemas: BaseSchemas = import_module(f"{folder}.schemas").open_schemas(
+        session, tenancy
+    )
+    return schemas
 
 
 def privileged_steps(alias: str, build: Build) -> tuple[StepDefinition, ...]:

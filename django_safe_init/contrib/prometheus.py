@@ -26,6 +26,7 @@ from django_safe_init.conf import get_settings, in_project_tests
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import OUTCOMES, RunRow
+from django_safe_init.core.schemas import SchemaProgress
 from django_safe_init.core.states import State
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import ConfigurationError
@@ -177,6 +178,10 @@ class _Families:
             f"When a run ended ready, if one of the newest {RECENT_RUNS} did.",
         )
 
+        self.schemas = _gauge(
+            "schemas", "Schemas of tenants in each state for this build.", "state"
+        )
+
     def add(self, sample: Sample) -> None:
         """Add the sample of one database."""
         database, status = [sample.database], sample.status
@@ -193,10 +198,21 @@ class _Families:
         # Of a squashed migration that is applied in part, several may be pending.
         self.applied.add_metric(database, max(0, known - pending))
         self.progress.add_metric(database, status.progress / 100)
+        if status.schemas is not None:
+            self._add_schemas(database, status.schemas)
         if sample.last_success is not None:
             self.last_success.add_metric(database, sample.last_success)
         if status.run is not None:
             self._add_run(database, status.run)
+
+    def _add_schemas(self, database: list[str], schemas: SchemaProgress) -> None:
+        """Add the numbers. A label for each tenant would make a series for each."""
+        for state, number in (
+            ("done", schemas.done),
+            ("failed", schemas.failed),
+            ("pending", schemas.pending),
+        ):
+            self.schemas.add_metric([*database, state], number)
 
     def _add_run(self, database: list[str], run: RunRow) -> None:
         self.runs.add_metric(database, run.id)

@@ -5,7 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from django_safe_init.core.text import printable, printable_hint, printable_traceback
+from django_safe_init.core.text import (
+    mark_lines,
+    printable,
+    printable_hint,
+    printable_traceback,
+)
 
 
 class PrintableFilter(logging.Filter):
@@ -22,6 +27,9 @@ class PrintableFilter(logging.Filter):
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
             record.exc_text = printable_traceback(error)
+        text = getattr(record, "traceback_text", None)
+        if text:  # of another process, which formatters print like `exc_info`
+            record.exc_text = mark_lines(text)
         return True
 
 

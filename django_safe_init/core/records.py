@@ -17,6 +17,12 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from django_safe_init.core.progress import OperationProgress
+from django_safe_init.core.schemas import (
+    NONE_FAILED,
+    FailedSchemas,
+    SchemaProgress,
+    SchemaSummary,
+)
 from django_safe_init.core.states import State
 from django_safe_init.core.text import (
     MAX_ERROR_LENGTH,
@@ -90,6 +96,8 @@ class RunRow(NamedTuple):
     checks: str | None = None
     #: The release whose code ran it; None without one. Not in the JSON of a status.
     release: str | None = None
+    #: The tenants' schemas, once the shared schema is done and validated; None without tenants.
+    schemas: SchemaProgress | None = None
 
     @property
     def identity(self) -> tuple[int, str]:
@@ -146,6 +154,8 @@ class RunRow(NamedTuple):
         del values["checks"], values["release"]
         if self.operation is not None:
             values["operation"] = self.operation._asdict()
+        if self.schemas is not None:
+            values["schemas"] = self.schemas.as_json()
         return values
 
 
@@ -196,6 +206,8 @@ def clean_value(name: str, value: Any) -> Any:
         return _finite(value)
     if name == "operation":
         return OperationProgress.from_json(value)
+    if name == "schemas":
+        return SchemaProgress.from_json(value)
     if name in _INTEGERS or name in _OPTIONAL_INTEGERS:
         is_number = isinstance(value, int)
         return value if is_number else (0 if name in _INTEGERS else None)
@@ -277,10 +289,53 @@ class Snapshot(NamedTuple):
     unknown: tuple[str, ...] = ()
     #: The release of the newest run, of any build and with any outcome, that ended.
     release: str | None = None
+    #: The schemas of tenants. None without tenants, while the shared schema is not done, and
+    #: while a run of this build is open, unless the shared schema suffices.
+    schemas: SchemaSummary | None = None
+    #: The schemas in which the open run of this build has failed.
+    failed: FailedSchemas = NONE_FAILED
+    #: True if readiness is about the shared schema, and not about tenants' schemas.
+    shared_suffices: bool = False
 
     @property
     def ready(self) -> bool:
-        """True if everything this build defines is done, and no run of it is open or failed."""
+        """True if everything this build defines is done, and no run of it is open or failed.
+
+        With tenants also in their schemas, unless the shared schema suffices.
+        """
+        if self.shared_suffices and self.shared_done:
+            return True
+        return self._own_ready and not self.behind
+
+    @property
+    def behind(self) -> tuple[str, ...]:
+        """The schemas of tenants that lack a migration of this build."""
+        return self.schemas.behind if self.schemas else ()
+
+    @property
+    def schema_progress(self) -> SchemaProgress | None:
+        """The numbers of the tenants' schemas; None without tenants, or if nothing is known."""
+        if self.schemas is not None:
+            return self.schemas.progress
+        own = self.own
+        return own.schemas if own is not None and own.open else None
+
+    @property
+    def failed_schemas(self) -> FailedSchemas:
+        """The tenants' schemas that a run of this build has tried in vain."""
+        return self.schemas.failed if self.schemas else self.failed
+
+    @property
+    def shared_done(self) -> bool:
+        """True if a run of this build has done and validated the shared schema.
+
+        The run may go on in the schemas of tenants, or have failed there.
+        """
+        has_gone_on = self.own is not None and self.own.schemas is not None
+        return not self.missing and (has_gone_on or self._own_ready)
+
+    @property
+    def _own_ready(self) -> bool:
         own = self.own
         if self.missing or (own is not None and own.open):
             return False
@@ -292,18 +347,29 @@ class Snapshot(NamedTuple):
     @property
     def initialized(self) -> bool:
         """True if it is ready, and `post_migrate` and validation have run for this build."""
-        return self.ready and self.finished
+        return self.ready and self.finished and not self.behind
 
     def is_released(self, release: str) -> bool:
         """Return True if this build's newest run ended ready, in this release.
 
         No run of another release has ended since, however it ended: its receivers of
-        `post_migrate` may have replaced the objects that this release had installed.
+        `post_migrate` may have replaced the objects that this release had installed. If the
+        shared schema suffices, a run that has done it counts before its end.
         """
         own = self.own
-        if own is None or own.outcome != "ready":
+        if own is None or not self.own_suffices:
             return False
-        return own.release == self.release == release
+        newest = own.release if own.open else self.release
+        return own.release == newest == release
+
+    @property
+    def own_suffices(self) -> bool:
+        """True if this build's newest run ended ready, or has done all that readiness needs."""
+        own = self.own
+        if own is None:
+            return False
+        suffices = self.shared_suffices and own.schemas is not None
+        return own.outcome == "ready" or suffices
 
     @property
     def led(self) -> bool:

@@ -42,7 +42,10 @@ TRANSITIONS: dict[State, frozenset[State]] = {
     State.CHECKING_SCHEMA: frozenset({State.MIGRATING, State.ERROR}),
     State.MIGRATING: frozenset({State.VALIDATING, State.ERROR}),
     # UNINITIALIZED: `migrate shop 0003` finished, but this build is not initialized.
-    State.VALIDATING: frozenset({State.READY, State.UNINITIALIZED, State.ERROR}),
+    # MIGRATING: the schemas of tenants follow the shared schema.
+    State.VALIDATING: frozenset(
+        {State.READY, State.UNINITIALIZED, State.MIGRATING, State.ERROR}
+    ),
     State.READY: frozenset({State.CONNECTING, State.ERROR}),
     State.ERROR: frozenset({State.CONNECTING}),
 }

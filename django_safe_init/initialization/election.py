@@ -125,7 +125,7 @@ class Election:
         )
         if snapshot.own is not None and snapshot.own.needs_no_checks:
             self.progress.checks_passed = True
-        return follower.decide(snapshot) is Decision.DONE
+        return follower.decide(snapshot, holds_lock=True) is Decision.DONE
 
     def _first_snapshot(self) -> Snapshot:
         """Return the first snapshot, as soon as no migration locks the status tables."""

@@ -91,7 +91,8 @@ class Follower:
         obstacle = None
         try:
             seen = peeked = reader.peek()
-            if not (self.may_lead and peeked.at_work_for(self.build)):
+            at_work = peeked.at_work_for(self.build) and not self._may_suffice(peeked)
+            if not (self.may_lead and at_work):
                 decision = self.decide(self._read(reader, peeked))
                 if decision is not None:
                     return decision
@@ -108,6 +109,12 @@ class Follower:
         self._log.check_timeouts(obstacle)
         return None
 
+    def _may_suffice(self, peeked: LeaderSnapshot) -> bool:
+        """Return True if the run has done the shared schema, and the settings ask for no more."""
+        if self.observer.context.settings.tenant_readiness != "shared":
+            return False
+        return peeked.latest is not None and peeked.latest.schemas is not None
+
     def _read(self, reader: BaseReader, peeked: LeaderSnapshot) -> Snapshot:
         """Return a full snapshot, without a query if the leader of this build just finished.
 
@@ -120,20 +127,28 @@ class Follower:
             )
         return reader.read()
 
-    def decide(self, snapshot: Snapshot) -> Decision | None:
+    def decide(
+        self, snapshot: Snapshot, *, holds_lock: bool = False
+    ) -> Decision | None:
         """Return the next action for the snapshot; None to wait on. Raises `LeaderFailed`.
+
+        `holds_lock` is True if this process itself holds the leader lock.
 
         `_poll` takes over in two more cases: the status tables are locked and no process
         leads, or a stalled leader was ended.
         """
         self.snapshot = snapshot
         own, latest = snapshot.own, snapshot.latest
-        self._raise_leader_failure(own)
+        if not (snapshot.shared_suffices and snapshot.shared_done):
+            self._raise_leader_failure(own)
         if not self.may_lead:
             return Decision.DONE if self.satisfied(snapshot) else None
         ready = self.satisfied(snapshot)
         if ready and (self._ended_ready(own) or self._ended_ready(latest)):
             return Decision.DONE
+        is_led = snapshot.leader_pid is not None and not holds_lock
+        if ready and snapshot.shared_suffices and is_led:
+            return Decision.DONE  # the leader goes on in the schemas of tenants
         return Decision.CAMPAIGN if snapshot.leader_pid is None else None
 
     def _ended_since(self, ended: RunRow) -> bool:

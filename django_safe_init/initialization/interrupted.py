@@ -92,13 +92,19 @@ class InterruptedSteps:
         rerun: tuple[str, ...],
         alias: str,
         resume: tuple[str, ...] = (),
+        *,
+        where: str | None = None,
+        is_known_clean: bool = False,
     ) -> None:
         self.session = session
-        self.steps = session.reader.interrupted()
+        self.steps = {} if is_known_clean else session.reader.interrupted()
         if self.steps:
             session.ensure_journal()
         self.policy = settings.unfinished
-        self._database_option = database_option(settings, alias)
+        #: The options that name the database, or the schema, in a command.
+        self._database_option = (
+            database_option(settings, alias) if where is None else where
+        )
         self.rerun = frozenset(rerun)
         for name in rerun:
             if name not in self.steps:

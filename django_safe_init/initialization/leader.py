@@ -6,14 +6,18 @@ import logging
 from collections.abc import Callable, Collection, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import closing, contextmanager, suppress
+from typing import NamedTuple
 
+from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from django_safe_init.backends import open_schemas
 from django_safe_init.backends.base.backend import LockingBackend
 from django_safe_init.backends.base.lock import Lock, LockWaitTimeout
 from django_safe_init.backends.base.observer import BaseObserver
 from django_safe_init.backends.base.recorder import BaseRecorder, MissingSchema
 from django_safe_init.backends.base.run_session import ErrorKind, RunSession
+from django_safe_init.backends.tenants import Tenant, get_tenancy
 from django_safe_init.conf import strict_kinds
 from django_safe_init.core.cancellation import raise_cancellation, shield
 from django_safe_init.core.local_errors import is_local, is_output_lost
@@ -56,6 +60,13 @@ from django_safe_init.validation.baseline import earlier_differences, without_da
 logger = logging.getLogger("django_safe_init")
 
 
+class _End(NamedTuple):
+    """The outcome of a run, and the state that it leaves."""
+
+    outcome: str
+    state: State
+
+
 class Leader:
     """Leads one run, if the leader lock is free.
 
@@ -77,6 +88,7 @@ class Leader:
         self.machine = progress.machine
         self.task = progress.options.task
         self.is_done = is_done
+        self.tenancy = get_tenancy(self.context.alias)
         self._session: RunSession | None = None
         self._connection_lost = False
         #: The error that ended the open run, and the outcome that was written for it.
@@ -98,6 +110,7 @@ class Leader:
         run otherwise; the run's row says so.
         """
         with (
+            self._shared_schema(),
             self._translated_errors(),
             self.backend.leadership(self.observer) as lock,  # the lock is taken
         ):
@@ -115,13 +128,26 @@ class Leader:
                 interrupted = self._read_interrupted_steps()
                 self._open_run()
                 with self._closed_run(), session.heartbeat():
+                    self._expect_schemas()
                     self._take_baseline()
                     self._delete_old_runs(interrupted)
                     with session.connections() as connection:
                         self._migrate(connection, interrupted)
                         self._run_steps(connection, interrupted)
-                    self._validate()
+                    end = self._validate()
+                    self._migrate_schemas()
+                    self._finish(end)
             return Decision.LED  # the lock is released, and the followers are woken
+
+    @contextmanager
+    def _shared_schema(self) -> Iterator[None]:
+        """Let the block use the shared schema of a database with a schema for each tenant."""
+        if self.tenancy is None:
+            yield
+            return
+        shared = Tenant(self.tenancy.shared_schema)
+        with self.tenancy.active(connections[self.context.alias], shared):
+            yield
 
     @contextmanager
     def _opened_session(self, lock: Lock) -> Iterator[RunSession]:
@@ -188,13 +214,21 @@ class Leader:
             send_pre_migrate(self.session, self.context.alias)
             self.recorder.ensure_tables()
 
+    def _expect_schemas(self) -> None:
+        """Let the progress of the run count the schemas of tenants from the beginning."""
+        if self.tenancy is not None and self._is_whole:
+            self.recorder.expected_schemas = open_schemas(
+                self.session, self.context.alias, self.tenancy
+            ).known()
+
     def _read_interrupted_steps(self) -> InterruptedSteps:
+        is_about_tenants = self.tenancy is not None and not self.task.schemas.shared
         return InterruptedSteps(
             self.session,
             self.context.settings,
-            self.task.rerun,
+            () if is_about_tenants else self.task.rerun,
             self.context.alias,
-            self.task.resume,
+            () if is_about_tenants else self.task.resume,
         )
 
     def _open_run(self) -> None:
@@ -250,6 +284,8 @@ class Leader:
         ):
             tracker.steps = len(self._due_steps())
             half_done = interrupted.half_done
+            if self.tenancy is not None and not self.task.schemas.shared:
+                return
             if self.task.fake:
                 half_done.accept_fake(connection, self.task.target)
             else:
@@ -294,8 +330,8 @@ class Leader:
     def _missing(self) -> tuple[str, ...]:
         return self.session.reader.read().missing
 
-    def _validate(self) -> None:
-        """Validate the schema, and close the run with the result."""
+    def _validate(self) -> _End:
+        """Validate the schema, and return how the run ends unless a tenant's schema fails."""
         self.machine.transition_to(State.VALIDATING)
         self.session.verify()
         self.recorder.update(State.VALIDATING)
@@ -308,13 +344,40 @@ class Leader:
         if not missing and report.errors:
             raise ValidationFailed(report.summary, findings=report.schema)
         state = State.UNINITIALIZED if missing else State.READY
-        whole = self.task.full_target and not missing and not faked
+        whole = self._is_whole and not missing and not faked
         if whole:
             self.recorder.store_findings(each.key for each in report.schema)
         else:
             self._store_partial_findings()
-        self.recorder.finish_run("ready" if whole else "partial", state)
-        self.machine.transition_to(state)
+        return _End("ready" if whole else "partial", state)
+
+    @property
+    def _is_whole(self) -> bool:
+        """True if the task brings the database to this build, with the schemas of all tenants."""
+        has_schemas = self.tenancy is not None
+        return self.task.full_target and (not has_schemas or self.task.schemas.is_whole)
+
+    def _migrate_schemas(self) -> None:
+        """Migrate the schemas of the tenants, after the shared schema is done and validated."""
+        if self.tenancy is None or self.task.schemas.only == ():
+            return
+        # Imported here to keep the start of other projects fast.
+        from django_safe_init.initialization.schemas.run import SchemaRun
+
+        self.machine.transition_to(State.MIGRATING)
+        with raise_cancellation():
+            run = SchemaRun(self.context, self.session, self.tenancy, self.task)
+            try:
+                run.run()
+            finally:
+                before = self.progress.schemas_migrated or 0
+                self.progress.schemas_migrated = before + run.migrated
+        self.machine.transition_to(State.VALIDATING)
+
+    def _finish(self, end: _End) -> None:
+        """Close the run."""
+        self.recorder.finish_run(*end)
+        self.machine.transition_to(end.state)
 
     def _require_nothing_half_undone(self) -> None:
         names = self._tracker.half_done.half_undone if self._tracker else []
@@ -411,10 +474,11 @@ class Leader:
         run = self.context.alias, self.recorder.run_id
         reason = self.recorder.error or self._reason(cause)
         if logged is not None:
-            is_usage = isinstance(
-                logged, ConfigurationError
-            )  # bad input has no traceback
-            shown = None if is_usage else logged
+            # Bad input has no traceback, and the traceback of a tenant's schema is logged already.
+            is_told = isinstance(logged, ConfigurationError) or getattr(
+                logged, "is_logged", False
+            )
+            shown = None if is_told else logged
             logger.error("%s: run %s failed: %s", *run, reason, exc_info=shown)
         elif isinstance(cause, Exception):
             logger.info("%s: run %s: %s", *run, reason, exc_info=cause)
@@ -447,7 +511,7 @@ class Leader:
                 self.recorder.finish_step("failed")
             with shield():
                 written = self.recorder.finish_run(
-                    expected, state, self._reason(exc), stored_traceback(exc)
+                    expected, state, self._reason(exc), _traceback_of(exc)
                 )
             if written != expected:
                 line = wrap(
@@ -474,7 +538,7 @@ class Leader:
         # A target that was mistyped, or cannot be reached, says nothing about the build. A
         # migration that is half done, or half undone, does.
         half_done = self._tracker is not None and self._tracker.is_half_done
-        whole = self.task.full_target or half_done or isinstance(exc, ValidationFailed)
+        whole = self._is_whole or half_done or isinstance(exc, ValidationFailed)
         return "failed" if whole else "partial"
 
     def _is_lost(self, exc: BaseException) -> bool:
@@ -499,6 +563,11 @@ class Leader:
     @property
     def _current(self) -> MigrationTracker | StepRunner | None:
         return self._steps or self._tracker
+
+
+def _traceback_of(exc: BaseException) -> str:
+    """Return the traceback to store: of a migration in a tenant's schema, if that has failed."""
+    return getattr(exc, "traceback", None) or stored_traceback(exc)
 
 
 #: The errors of this package that are the run's own, also while a migration runs.

@@ -22,7 +22,7 @@ from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.text import name_some
 from django_safe_init.exceptions import InitializationFailed, LoginRefused, WaitTimeout
 from django_safe_init.initialization.initializer import wait_for_server
-from django_safe_init.status import get_status, open_reader
+from django_safe_init.status import get_status, open_reader, read_schemas
 
 if TYPE_CHECKING:
     from django_safe_init.privileged.runner import PrivilegedStepRunner
@@ -127,6 +127,17 @@ def planned_steps(alias: str) -> list[PlannedStep] | None:
     ]
 
 
+def schemas_behind(alias: str) -> str:
+    """Return how many tenants' schemas lack migrations, with the first names; empty if none.
+
+    Raises the errors of `get_status`.
+    """
+    settings = get_settings()
+    with closing(open_reader(alias, settings, Deadline(0))) as reader:
+        found = read_schemas(alias, reader)
+    return found.sentence if found else ""
+
+
 def planned_privileged_steps(runner: PrivilegedStepRunner) -> list[PlannedStep]:
     """Return the pending privileged steps, read with the administrator's credentials."""
     return [PlannedStep(label, "privileged") for label in runner.plan()]
@@ -140,15 +151,16 @@ def check_done(steps: Sequence[PlannedStep], *, name_all: bool = False) -> None:
 
 
 def check_ready(alias: str, *, name_all: bool = False) -> None:
-    """Raise `InitializationFailed` unless the database is ready for this build.
+    """Raise `InitializationFailed` unless the database is ready for this build, and all tenants.
 
     The message names the first pending migrations and steps, or all of them.
     """
     status = get_status(alias)
-    if not status.ready:
+    if not status.complete:
         names = _names(status.pending, name_all)
         more = f"; {len(status.pending)} to apply: {names}" if names else ""
-        raise InitializationFailed(f"not ready: {status.message}{more}")
+        start = "not done" if status.ready else "not ready"
+        raise InitializationFailed(f"{start}: {status.message}{more}")
 
 
 def _names(names: Sequence[str], name_all: bool) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from weakref import ReferenceType
 
 from django.db.models.signals import post_migrate, pre_migrate
+from django.dispatch import Signal
 
 from django_safe_init.conf import Settings
 from django_safe_init.core.records import Snapshot
@@ -26,24 +27,27 @@ def project_receivers() -> list[str]:
 
     Imports nothing: a receiver that is connected later is not known.
     """
-    paths = {
+    return sorted({*receivers_of(pre_migrate), *receivers_of(post_migrate)})
+
+
+def receivers_of(signal: Signal) -> set[str]:
+    """Return the dotted paths of the signal's connected receivers that are not Django's own."""
+    return {
         f"{receiver.__module__}.{_name(receiver)}"
-        for receiver in _live_receivers()
+        for receiver in _live_receivers(signal)
         if _package(receiver) not in _KNOWN_PACKAGES
     }
-    return sorted(paths)
 
 
-def _live_receivers() -> Iterator[Any]:
-    for signal in (pre_migrate, post_migrate):
-        # Django has no public way to list receivers. The second item is one, in all versions.
-        for _, receiver, *_ in list(signal.receivers):
-            if isinstance(receiver, ReferenceType):
-                receiver = receiver()
-            while isinstance(receiver, partial):
-                receiver = receiver.func
-            if receiver is not None:
-                yield receiver
+def _live_receivers(signal: Signal) -> Iterator[Any]:
+    # Django has no public way to list receivers. The second item is one, in all versions.
+    for _, receiver, *_ in list(signal.receivers):
+        if isinstance(receiver, ReferenceType):
+            receiver = receiver()
+        while isinstance(receiver, partial):
+            receiver = receiver.func
+        if receiver is not None:
+            yield receiver
 
 
 def _package(receiver: Callable[..., Any]) -> str:
@@ -85,11 +89,10 @@ class ReceiverPolicy:
         return not self.always
 
     def accepts(self, snapshot: Snapshot) -> bool:
-        """Return True if a run that ended ready during this start has run the receivers.
+        """Return True if a run that made this build ready has run the receivers in this start.
 
         The run of another build or release has run other receivers.
         """
         if not self.always:
             return self.allows_skip(snapshot)
-        own = snapshot.own
-        return own is not None and own.outcome == "ready" and not snapshot.superseded
+        return snapshot.own_suffices and not snapshot.superseded

@@ -44,10 +44,14 @@ def in_run(alias: str) -> bool:
 def run_context(alias: str, listener: MigrationListener | None) -> Iterator[None]:
     """Let `current_listener` find the listener, and let no `migrate` take the lock.
 
-    Without a listener `migrate` is Django's own: in the mode "off", and inside a step.
+    Without a listener `migrate` is Django's own: in the mode "off", and inside a step. Inside
+    another `run_context`, as for a tenant that a migration creates, that one comes back.
     """
-    _listeners.__dict__[alias] = listener
+    listeners: dict[str, MigrationListener | None] = _listeners.__dict__
+    outer = dict(listeners)
+    listeners[alias] = listener
     try:
         yield
     finally:
-        del _listeners.__dict__[alias]
+        del listeners[alias]
+        listeners.update({name: outer[name] for name in (alias,) if name in outer})

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -52,6 +52,7 @@ class MigrationTracker:
     """Context manager around one `migrate` of a leader, from its plan to `post_migrate`.
 
     A `MigrationListener`: it verifies before and after each migration that this process leads.
+    `recorded` are the recorded migrations, if the caller has read them.
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class MigrationTracker:
         session: RunSession,
         interrupted: InterruptedSteps,
         report: Callable[[str], None] = lambda line: None,
+        recorded: Names | None = None,
     ) -> None:
         self.connection = connection
+        self._recorded = recorded
         self.session = session
         self.recorder = session.recorder
         self.interrupted = interrupted
@@ -86,7 +89,9 @@ class MigrationTracker:
         self._around = ExitStack()
 
     def __enter__(self) -> MigrationTracker:
-        recorded = MigrationRecorder(self.connection).applied_migrations()
+        recorded: Iterable[tuple[str, str]] | None = self._recorded
+        if recorded is None:
+            recorded = MigrationRecorder(self.connection).applied_migrations()
         self._recorded_before = frozenset(recorded)
         pre_migrate.connect(self._on_plan)
         return self

@@ -30,6 +30,32 @@ class Decision(Enum):
 
 
 @dataclass(frozen=True)
+class SchemaOptions:
+    """The work of a run in the schemas of tenants, in a database that has them."""
+
+    #: True if the run migrates the shared schema first.
+    shared: bool = True
+    #: The schemas to migrate; None for the schemas of all tenants.
+    only: tuple[str, ...] | None = None
+    #: The number of processes that migrate schemas.
+    jobs: int = 1
+    #: This many schemas are migrated first, and the others only if these succeed.
+    canary: int = 0
+    #: True to begin no other schema after the first failure.
+    stop_at_first: bool = False
+    #: True to read the records of all schemas, whatever the rows of earlier runs say.
+    force: bool = False
+    #: Runs Django's `migrate` in the active schema, with a target or with options of its own;
+    #: None for all migrations.
+    migrate: Callable[[], None] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """True for all migrations in all schemas."""
+        return self.shared and self.only is None and self.migrate is None
+
+
+@dataclass(frozen=True)
 class MigrateTask:
     """The work of a leader, and how it reports."""
 
@@ -48,6 +74,8 @@ class MigrateTask:
     rerun: tuple[str, ...] = ()
     #: The operations with which half-done migrations go on, as `APP.NAME:N`.
     resume: tuple[str, ...] = ()
+    #: The work in the schemas of tenants, in a database that has them.
+    schemas: SchemaOptions = SchemaOptions()
     #: The app and the migration, or "zero", that a command names; None for all migrations.
     target: tuple[str, str] | None = None
     #: Takes the error that the caller gets, and its cause. Returns the error to log: by default
@@ -94,7 +122,7 @@ class InitializationOptions:
 class Outcome:
     """The end of an initialization for this process. Durations are in seconds."""
 
-    #: "ready", or the `result` of the error that was raised.
+    #: "ready", "partial" after single schemas, or the `result` of the error that was raised.
     result: str
     #: "leader", "follower", or "none" where neither was needed.
     role: str
@@ -107,6 +135,8 @@ class Outcome:
     waited_seconds: float = 0.0
     duration_seconds: float = 0.0
     error: str | None = None
+    #: The schemas of tenants that this process has migrated; None without tenants.
+    schemas_migrated: int | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSON object of `safe_migrate --json`."""
@@ -119,6 +149,7 @@ class Outcome:
             "waited_seconds": round(self.waited_seconds, 3),
             "duration_seconds": round(self.duration_seconds, 3),
             "error": self.error,
+            "schemas_migrated": self.schemas_migrated,
         }
 
 
@@ -132,6 +163,8 @@ class Progress:
     role: str = "none"
     run_id: int | None = None
     applied: tuple[str, ...] = ()
+    #: The schemas of tenants that were migrated; None before the first one could be.
+    schemas_migrated: int | None = None
     #: Until this process led; None while it has not.
     waited: float | None = None
     #: True if the system checks passed for this build: here, or in a leader that left its work
@@ -166,6 +199,8 @@ class Progress:
     def outcome(self, result: str, error: str | None = None) -> Outcome:
         """Return the outcome as of now."""
         duration = time.monotonic() - self.started
+        if result == "ready" and not self.options.task.schemas.shared:
+            result = "partial"  # single schemas make no build ready
         return Outcome(
             result=result,
             role=self.role,
@@ -175,4 +210,5 @@ class Progress:
             waited_seconds=duration if self.waited is None else self.waited,
             duration_seconds=duration,
             error=error,
+            schemas_migrated=self.schemas_migrated,
         )

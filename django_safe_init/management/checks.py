@@ -38,8 +38,6 @@ from django_safe_init.initialization.release import project_receivers
 from django_safe_init.pools.config import pool_of, primary_alias
 from django_safe_init.pools.router import ROUTER, is_routed, pool_names
 
-#: Apps whose migration executor migrates each tenant's schema separately.
-_EXECUTOR_APPS = ("django_tenants", "tenant_schemas")
 _MIDDLEWARE = f"{APP_NAME}.middleware.InitializationMiddleware"
 #: The schemas of a connection, in the options of libpq's command line.
 _SEARCH_PATH = re.compile(r"search_path\s*=\s*(\S+)")
@@ -200,22 +198,6 @@ def check_receivers(
             'SAFE_INIT = {"RELEASE": "..."}. Starts of the same release then have nothing to do.',
             id="safe_init.W010",
         )
-    ]
-
-
-@register("safe_init")
-def check_executor(
-    app_configs: Sequence[AppConfig] | None, **kwargs: Any
-) -> list[CheckMessage]:
-    """E003: an app replaces the executor, so that one run cannot describe its migrations."""
-    return [
-        Error(
-            f"{app} replaces Django's migration executor, which {APP_NAME} does not support.",
-            hint=f"Take {APP_NAME!r} out of INSTALLED_APPS and use the commands of {app}.",
-            id="safe_init.E003",
-        )
-        for app in _EXECUTOR_APPS
-        if apps.is_installed(app)
     ]
 
 

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
@@ -223,17 +223,20 @@ def text_table(runs: Sequence[RunRow]) -> str:
 
     A long error makes its line long.
     """
-    rows = [HEADINGS, *map(row, runs)]
+    return "\n".join(aligned_rows([HEADINGS, *map(row, runs)], _RIGHT_ALIGNED))
+
+
+def aligned_rows(
+    rows: Sequence[Sequence[str]], right_aligned: Collection[str]
+) -> Iterator[str]:
+    """Yield the rows, the first of which are the headings, as lines with aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(_aligned(row, widths) for row in rows)
-
-
-def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
-    cells = [
-        cell.rjust(width) if heading in _RIGHT_ALIGNED else cell.ljust(width)
-        for heading, cell, width in zip(HEADINGS, row, widths, strict=True)
-    ]
-    return "  ".join(cells).rstrip()
+    for row in rows:
+        cells = [
+            cell.rjust(width) if heading in right_aligned else cell.ljust(width)
+            for heading, cell, width in zip(rows[0], row, widths, strict=True)
+        ]
+        yield "  ".join(cells).rstrip()
 
 
 def rich_table(runs: Sequence[RunRow]) -> RenderableType:

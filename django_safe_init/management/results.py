@@ -32,9 +32,17 @@ class Result(NamedTuple):
         applied = ""
         if outcome.role == "leader":
             applied = f", {len(outcome.applied)} migrations applied"
+        if outcome.schemas_migrated is not None:
+            applied += f", {schemas_migrated(outcome.schemas_migrated)}"
         role = "nothing to do" if outcome.role == "none" else outcome.role
         duration = f"{outcome.duration_seconds:.1f} s"
-        return f"{outcome.database}: ready ({role}{applied}, {duration})"
+        result = "done" if outcome.result == "partial" else outcome.result
+        return f"{outcome.database}: {result} ({role}{applied}, {duration})"
+
+
+def schemas_migrated(count: int) -> str:
+    """Return the words for the number of schemas that a process has migrated."""
+    return f"{count:,} schema{'' if count == 1 else 's'} of tenants migrated"
 
 
 def as_json(results: Sequence[Result]) -> dict[str, Any]:

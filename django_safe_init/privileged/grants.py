@@ -7,6 +7,7 @@ from typing import Any
 from django_safe_init.backends import get_features
 from django_safe_init.core.databases import migration_table_name
 from django_safe_init.core.records import OPERATION_TABLE, RUN_TABLE, STEP_TABLE
+from django_safe_init.core.schemas import SCHEMA_TABLE
 from django_safe_init.core.step import PrivilegedContext, StepContext
 from django_safe_init.core.step_registry import init_step
 from django_safe_init.privileged.registration import (
@@ -74,7 +75,13 @@ _BOTH_EXIST = """
 
 def _record_tables() -> list[str]:
     """Return the tables that the serving role may only read."""
-    return [migration_table_name(), OPERATION_TABLE, RUN_TABLE, STEP_TABLE]
+    return [
+        migration_table_name(),
+        OPERATION_TABLE,
+        RUN_TABLE,
+        SCHEMA_TABLE,
+        STEP_TABLE,
+    ]
 
 
 def grant_application(role: str, *, owner: str, schema: str = "public") -> None:

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from django.apps import apps
+from django.db import connections
 
 from django_safe_init.backends import check_driver, get_backend
 from django_safe_init.backends.base.context import Context
 from django_safe_init.backends.base.introspection import BaseIntrospection
+from django_safe_init.backends.tenants import Tenant, get_tenancy
 from django_safe_init.conf import get_settings
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.databases import check_alias
@@ -116,9 +118,11 @@ def validate_database(database: str, report: Callable[[str], None]) -> Validatio
     build = current_build()
     check_driver(database, settings)
     context = Context(database, build, settings, Deadline(0), report)
-    introspection = get_backend(context).introspection()
     try:
-        with closing(introspection):
+        with (
+            _shared_schema(database),
+            closing(get_backend(context).introspection()) as introspection,
+        ):
             return validate(database, introspection, build, settings.validate)
     except TablesLocked as exc:
         raise WaitTimeout(
@@ -134,6 +138,17 @@ def validate_database(database: str, report: Callable[[str], None]) -> Validatio
         raise DatabaseUnreachable(
             f"The connection to {database!r} ended: {one_line(exc)}"
         ) from exc
+
+
+@contextmanager
+def _shared_schema(alias: str) -> Iterator[None]:
+    """Let the block use the shared schema of a database with a schema for each tenant."""
+    tenancy = get_tenancy(alias)
+    if tenancy is None:
+        yield
+        return
+    with tenancy.active(connections[alias], Tenant(tenancy.shared_schema)):
+        yield
 
 
 def validate(

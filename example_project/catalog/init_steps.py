@@ -1,5 +1,6 @@
 """Steps that prepare each of the shop's databases once, beside the migrations."""
 
+from django.apps import apps
 from django.conf import settings
 
 from django_safe_init import init_step, privileged, steps, track
@@ -11,7 +12,6 @@ from .models import ChangeLog, Product, StockItem
 OPENING_STOCK = 25
 
 
-@init_step
 def opening_stock(context: StepContext) -> None:
     """Stock every product that has no stock item yet."""
     new = Product.objects.using(context.alias).filter(stock=None)
@@ -24,8 +24,11 @@ def opening_stock(context: StepContext) -> None:
     )
 
 
-# Runs again whenever the file changes.
-steps.run_sql("sql/price_range.sql", name="price_range", after=["opening_stock"])
+# A step runs once for each database. With a schema for each shop it would find no products.
+if not apps.is_installed("django_tenants"):
+    init_step(opening_stock)
+    # Runs again whenever the file changes.
+    steps.run_sql("sql/price_range.sql", name="price_range", after=["opening_stock"])
 
 # The owner migrates, the application serves. Only an administrator can create these roles.
 if settings.SHOP_THREE_ROLES:

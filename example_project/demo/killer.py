@@ -44,9 +44,12 @@ class Killer:
             else ""
         )
 
+    def _is_time(self, progress: Progress) -> bool:
+        return progress.migration == SLOW_MIGRATION
+
     def _kill_leader(self, fleet: Fleet, progress: Progress) -> None:
         leader = fleet.find(progress.leader_pid)
-        if leader is None or progress.migration != SLOW_MIGRATION:
+        if leader is None or not self._is_time(progress):
             return
         self._seen_at = self._seen_at or time.monotonic()
         if time.monotonic() - self._seen_at >= self.wait_seconds:

@@ -40,7 +40,13 @@ class View(Protocol):
         traceback: TracebackType | None,
     ) -> None: ...
 
-    def show(self, crew: Crew, progress: Progress | None, note: str) -> None: ...
+    def show(
+        self,
+        crew: Crew,
+        progress: Progress | None,
+        note: str,
+        below: RenderableType | None = None,
+    ) -> None: ...
 
 
 def make_view(console: Console) -> View:
@@ -71,11 +77,20 @@ class LiveView:
     ) -> None:
         self._live.__exit__(kind, error, traceback)
 
-    def show(self, crew: Crew, progress: Progress | None, note: str) -> None:
+    def show(
+        self,
+        crew: Crew,
+        progress: Progress | None,
+        note: str,
+        below: RenderableType | None = None,
+    ) -> None:
         if time.monotonic() - self._drawn_at < REDRAW_SECONDS:
             return
         self._drawn_at = time.monotonic()
-        self._live.update(picture(crew, progress, note), refresh=True)
+        frame = picture(crew, progress, note)
+        if below is not None:
+            frame = Group(frame, Text(), below)
+        self._live.update(frame, refresh=True)
 
 
 def picture(crew: Crew, progress: Progress | None, note: str) -> RenderableType:
@@ -145,7 +160,13 @@ class PlainView:
     ) -> None:
         pass
 
-    def show(self, crew: Crew, progress: Progress | None, note: str) -> None:
+    def show(
+        self,
+        crew: Crew,
+        progress: Progress | None,
+        note: str,
+        below: RenderableType | None = None,
+    ) -> None:
         now = standing(crew, progress)
         if now.leader and progress and progress.run != self._run:
             self._run = progress.run

@@ -13,7 +13,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 
-from . import batches, example, operations, pools, serving, starts, validating, waiting
+from . import (
+    batches,
+    example,
+    operations,
+    pools,
+    serving,
+    starts,
+    tenants,
+    validating,
+    waiting,
+)
 from .page import page
 from .project import REPOSITORY, CommandFailed
 from .report import Figure, Results, machine, table, today
@@ -35,6 +45,10 @@ MEASURES: dict[str, Callable[..., Figure]] = {
     "pools": pools.quick_beside_slow,
     "batches": batches.in_batches,
     "operations": operations.with_a_journal,
+    "tenants": tenants.beside_one_process,
+    "tenants-parallel": tenants.beside_two_processes,
+    "tenants-nothing-to-do": tenants.nothing_to_do,
+    "tenants-curve": tenants.curve,
 }
 
 

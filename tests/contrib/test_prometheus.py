@@ -19,8 +19,10 @@ from django.db import connections
 
 from django_safe_init import initialize
 from django_safe_init.backends.postgresql.schema import RUN_TABLE
+from django_safe_init.core.schemas import SchemaProgress
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import InitializationFailed
+from django_safe_init.status import Status
 from tests.support import PATIENCE, Database, wait_until
 
 pytest.importorskip("prometheus_client")
@@ -30,7 +32,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as openmetr
 from prometheus_client.parser import text_string_to_metric_families
 
 from django_safe_init.contrib import prometheus
-from django_safe_init.contrib.prometheus import SafeInitCollector
+from django_safe_init.contrib.prometheus import SafeInitCollector, Sample, metrics
 
 PREFIX = "django_safe_init_"
 
@@ -307,3 +309,22 @@ def test_multiprocess_mode(
 def test_odd_times(text: str, expected: float | None) -> None:
     """A time of the database that has no number of seconds is left out."""
     assert prometheus.timestamp(text) == expected
+
+
+def test_schemas_of_tenants() -> None:
+    """The schemas of tenants are counted by state, without a label for each tenant."""
+    status = Status(
+        "default",
+        State.MIGRATING,
+        41,
+        "",
+        schemas=SchemaProgress(1000, 412, 2),
+        behind=("t1",),
+    )
+    families = {each.name: each for each in metrics([Sample("default", status)])}
+    samples = families[f"{PREFIX}schemas"].samples
+    assert [(sample.labels, sample.value) for sample in samples] == [
+        ({"database": "default", "state": "done"}, 412),
+        ({"database": "default", "state": "failed"}, 2),
+        ({"database": "default", "state": "pending"}, 586),
+    ]

@@ -36,6 +36,7 @@ LACKS = {
         "operation",
         "progress",
         "release",
+        "schemas",
         "traceback",
     ],
     "django_safe_init_step": ["backwards", "detail"],

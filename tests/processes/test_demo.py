@@ -123,6 +123,19 @@ def test_it_shows_a_takeover_and_leaves_nothing(start: Callable[..., Demo]) -> N
     demo.assert_nothing_is_left()
 
 
+def test_it_shows_the_schemas_of_tenants(start: Callable[..., Demo]) -> None:
+    """With `--tenants` each schema has a cell, and each migration runs once in each schema."""
+    demo = start("--tenants", "8")
+    assert demo.wait() == 0, demo.output
+    assert "took over" in demo.output
+    assert "✗" not in demo.output
+    assert demo.output.count("■") == 8
+    assert "0 pending, 8 done, 0 failed" in demo.output
+    assert "recorded once in each of 8 schemas" in " ".join(demo.output.split())
+    assert len(re.findall("✓", demo.output)) == 5, demo.output
+    demo.assert_nothing_is_left()
+
+
 def test_it_leaves_nothing_when_it_is_interrupted(start: Callable[..., Demo]) -> None:
     """Ctrl-C ends the replicas and the server, and removes the files."""
     demo = start(*TAKEOVER)
@@ -193,6 +206,10 @@ def command(pid: int) -> bytes:
         (["--serve", "--kill-leader", "--replicas=3"], "leave out --replicas and --kill-leader."),
         (["--replicas=0"], "must be a whole number from 1 to 200, not '0'."),
         (["--replicas=1", "--kill-leader"], "needs 2 replicas: one must take over."),
+        (["--replicas=1", "--tenants=9"], "--tenants needs 2 replicas: one must take over."),
+        (["--tenants=3"], "--tenants must be a whole number from 4 to 1000, not '3'."),
+        (["--tenants=9", "--serve"], "leave out --tenants."),
+        (["--tenants=9", "--compare"], "leave out --compare and --kill-leader."),
     ],
 )  # fmt: skip
 def test_bad_options(

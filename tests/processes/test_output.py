@@ -12,7 +12,7 @@ from tests.support import Database
 
 SAFE = ["safe_migrate", "--json"]
 KEYS = {"result", "role", "database", "run", "applied", "error"}
-KEYS |= {"waited_seconds", "duration_seconds"}
+KEYS |= {"waited_seconds", "duration_seconds", "schemas_migrated"}
 PRINTED = [
     "printed by a migration",
     "written past sys.stdout",

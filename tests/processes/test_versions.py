@@ -112,8 +112,11 @@ def shown(fleet: Fleet, **version: Any) -> dict[str, Any]:
     status = fleet.run(*STATUS, "--history", "9", **version)
     assert "Traceback" not in status.stderr, status
     document: dict[str, Any] = json.loads(status.stdout)
+    # An earlier version does not have these keys.
+    document.setdefault("schemas", None)
     for run in filter(None, [document["run"], *document["history"]]):
-        run.setdefault("operation", None)  # an earlier version does not have it
+        run.setdefault("operation", None)
+        run.setdefault("schemas", None)
     validate_json("safe_init_status", document)
     return document
 

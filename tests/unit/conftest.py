@@ -8,11 +8,16 @@ from typing import Any
 import pytest
 from django.conf import settings as django_settings
 
+from django_safe_init.core.schemas import (
+    BlockedTenants,
+    SchemaProgress,
+    SchemaSummary,
+)
 from django_safe_init.core.states import State
 from django_safe_init.serving.background import readiness as module
 from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.status import Status, StatusDetail, describe
-from tests.unit.snapshots import snapshot
+from tests.unit.snapshots import run_row, snapshot
 
 
 class SilentPoller:
@@ -24,6 +29,8 @@ class SilentPoller:
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
+
+    def cancel(self) -> None: ...
 
 
 @pytest.fixture
@@ -62,3 +69,22 @@ def status_of(found: Any, database: str = "default") -> Status:
 
 BEHIND = snapshot(missing=("shop.0002_secret",))
 READY = Status("default", State.READY, 100, "everything this build knows is done")
+
+IN_TENANTS = run_row(1, schemas=SchemaProgress(3, 1))
+#: The shared schema is done, and a leader is in the schemas of tenants.
+SHARED_READY = status_of(
+    snapshot(
+        IN_TENANTS,
+        leader_pid=99,
+        shared_suffices=True,
+        schemas=SchemaSummary(3, ("t1", "t2")),
+    )
+)
+BLOCKED = BlockedTenants(
+    frozenset({"t1", "t2"}), {"t1.example": "t1", "t2.example": "t2"}
+)
+
+
+def report_blocked(blocked: BlockedTenants) -> None:
+    """Report a ready database with these blocked tenants, as a poller does."""
+    readiness.update(StatusDetail(SHARED_READY, blocked=blocked))

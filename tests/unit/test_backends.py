@@ -12,7 +12,8 @@ import django_safe_init
 from django_safe_init.backends.generic.backend import GenericBackend
 
 PACKAGE = Path(django_safe_init.__file__).parent
-#: Responsibilities that only one engine has: the server's sessions, and databases in memory.
+#: Responsibilities that only one engine has: the server's sessions, the schemas
+#: of tenants, and databases in memory.
 ONLY_POSTGRESQL = {
     "activity",
     "answer_limit",
@@ -33,6 +34,10 @@ ONLY_POSTGRESQL = {
     "refused_rows",
     "remedies",
     "repair",
+    "schema_guard",
+    "schema_reader",
+    "schema_session",
+    "schemas",
 }
 ONLY_SQLITE = {"memory", "paths"}
 #: The lock's module has the name of the kind of lock.

@@ -47,6 +47,9 @@ VALUES = {
     "DDL_LOCK_TIMEOUT": ([None, 1, 0.5], [0, -1, True, "30"]),
     "DDL_ATTEMPTS": ([1, 10], [0, -1, 1.5, True, "10", None]),
     "HISTORY": ([1, 1000], [0, -1, 1.5, True, "10", None]),
+    "TENANT_READINESS": (["all", "shared"], ["ALL", None, True]),
+    "TENANT_FAILURES": ([1, 10], [0, -1, 1.5, True, "5", None]),
+    "TENANT_ORDER": ([None, "name", "mysite.tenants.order"], [1, b"name", ["name"]]),
     "VALIDATE": (
         [{}, {"missing_table": "warn"}, {"invalid_index": "off"}],
         [None, ["missing_table"], {"tables": "off"}, {"missing_table": True}],

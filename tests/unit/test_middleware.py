@@ -11,13 +11,21 @@ from django.core.exceptions import MiddlewareNotUsed
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, AsyncRequestFactory, Client, RequestFactory
 
+from django_safe_init import middleware as module
 from django_safe_init.exceptions import ConfigurationError
 from django_safe_init.middleware import InitializationMiddleware
 from django_safe_init.serving.background import supervisor
 from django_safe_init.serving.background.readiness import readiness
 from django_safe_init.status import Status, StatusDetail
 from tests.support import validate_json
-from tests.unit.conftest import BEHIND, READY, report, status_of
+from tests.unit.conftest import (
+    BEHIND,
+    BLOCKED,
+    READY,
+    report,
+    report_blocked,
+    status_of,
+)
 from tests.unit.snapshots import ended_run, run_row, snapshot
 
 MIGRATING = status_of(
@@ -506,3 +514,96 @@ def test_cache_headers(set_statuses, ask) -> None:
     for path in ("/api/db/status", "/cart/"):
         assert {"Accept", "Accept-Language"} <= set(ask(path)["Vary"].split(", "))
     assert "Vary" not in ask("/health/db")
+
+
+# Tenants
+
+
+class FakeTenancy:
+    """A tenancy that finds the tenant by the host, or by an attribute of the request."""
+
+    alias = "default"
+
+    def host_of(self, request: HttpRequest) -> str | None:
+        return request.META.get("HTTP_X_HOST")
+
+    def schema_of(self, request: HttpRequest) -> str | None:
+        return getattr(request, "schema", None)
+
+
+@pytest.fixture
+def shared(set_statuses, settings, monkeypatch) -> None:
+    """Let the shared schema suffice, with two tenants that are behind."""
+    monkeypatch.setattr(module, "get_tenancy", lambda alias: FakeTenancy())
+    set_statuses(BEHIND_STATUS)
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "TENANT_READINESS": "shared"}
+
+
+@BOTH
+def test_the_host_of_a_tenant(shared, ask) -> None:
+    """A request to the host of a tenant that is behind gets 503; others pass."""
+    assert ask("/cart/", headers={"x-host": "t0.example"}).status_code == 503
+    report_blocked(BLOCKED)
+    assert ask("/cart/", headers={"x-host": "t0.example"}).content == b"the project"
+    held = ask("/cart/", headers={"x-host": "t1.example"})
+    assert (held.status_code, json.loads(held.content)["state"]) == (503, "migrating")
+    assert 2 <= int(held["Retry-After"]) <= 5
+    assert ask("/health/db", headers={"x-host": "t1.example"}).status_code == 200
+    report(READY)
+    assert ask("/cart/", headers={"x-host": "t1.example"}).content == b"the project"
+
+
+def test_the_page_for_a_tenant(shared, monkeypatch) -> None:
+    """The page of a tenant reloads itself, because the status says "ready"."""
+    pages = rendered_pages(monkeypatch)
+    report_blocked(BLOCKED)
+    ask("/cart/", headers={**HTML, "x-host": "t1.example"})
+    [page] = pages
+    assert (page.state, page.sites, page.status_url) == ("migrating", (1, 3), None)
+    assert page.continue_url == "/cart/"
+
+
+@BOTH
+def test_exempt_paths_of_a_tenant(shared, ask, settings) -> None:
+    """Requests to exempt paths reach the project, also for a tenant that is behind."""
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "EXEMPT_PATHS": ["/static/"]}
+    report_blocked(BLOCKED)
+    assert ask("/static/x", headers={"x-host": "t1.example"}).content == b"the project"
+
+
+def view_result(middleware: Any, schema: str | None, path: str = "/cart/") -> Any:
+    """Return what the middleware does before the view of a request of the tenant."""
+    request = factory.get(path)
+    if schema is not None:
+        request.schema = schema  # type: ignore[attr-defined]
+    result = middleware.process_view(request, None, (), {})
+    return asyncio.run(result) if asyncio.iscoroutine(result) else result
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_the_tenant_that_the_project_has_found(shared, settings, is_async) -> None:
+    """Before its view, a request of a tenant that is behind gets 503."""
+
+    async def get_response(request: HttpRequest) -> HttpResponse:
+        return project(request)
+
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "EXEMPT_PATHS": ["/static/"]}
+    middleware = InitializationMiddleware(get_response if is_async else project)
+    report_blocked(BLOCKED)
+    assert view_result(middleware, "t1").status_code == 503
+    assert view_result(middleware, "t0") is None
+    assert view_result(middleware, None) is None
+    assert view_result(middleware, "t1", "/static/x") is None
+    report(READY)
+    assert view_result(middleware, "t1") is None
+
+
+def test_no_cost_without_tenants(set_statuses, settings, monkeypatch) -> None:
+    """Without tenants, or while all of them count, no method is called before a view."""
+    set_statuses(READY)
+    assert not hasattr(InitializationMiddleware(project), "process_view")
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "TENANT_READINESS": "shared"}
+    assert not hasattr(InitializationMiddleware(project), "process_view")
+    monkeypatch.setattr(module, "get_tenancy", lambda alias: FakeTenancy())
+    settings.SAFE_INIT = {**settings.SAFE_INIT, "TENANT_READINESS": "all"}
+    assert not hasattr(InitializationMiddleware(project), "process_view")

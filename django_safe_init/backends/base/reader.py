@@ -24,6 +24,12 @@ from django_safe_init.core.records import (
     RunRow,
     Snapshot,
 )
+from django_safe_init.core.schemas import (
+    NONE_BLOCKED,
+    BlockedTenants,
+    SchemaSummary,
+    TenantStatus,
+)
 from django_safe_init.core.step import CompletedStep, completed_step
 
 
@@ -108,6 +114,25 @@ class BaseReader(ABC):
     def journal(self) -> list[JournalEntry]:
         """Return the journal of the migrations that are half done."""
         return []
+
+    def schemas(self) -> SchemaSummary | None:
+        """Return the schemas of tenants, also while the shared schema is not done.
+
+        None without tenants, and before the table of tenants exists.
+        """
+        return None
+
+    def tenants(self) -> list[TenantStatus]:
+        """Return the status of each tenant's schema, by name."""
+        return []
+
+    def lacking(self, schema: str) -> tuple[str, ...]:
+        """Return the migrations of the build that a tenant's schema lacks, sorted."""
+        return ()
+
+    def blocked(self, behind: Sequence[str]) -> BlockedTenants:
+        """Return which of the schemas have requests that wait, with their host names."""
+        return NONE_BLOCKED
 
     @abstractmethod
     def completed_steps(self) -> list[CompletedStep]:

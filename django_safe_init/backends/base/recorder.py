@@ -23,6 +23,7 @@ from django_safe_init.backends.base.statements import (
     RETAINED_RUNS,
     RUNS_WITH_PROGRESS,
     STORE_FINDINGS,
+    journal_scope,
 )
 from django_safe_init.core.build import Build
 from django_safe_init.core.progress import OperationProgress, ProgressTracker
@@ -34,6 +35,7 @@ from django_safe_init.core.records import (
     LostRuns,
     leader_name,
 )
+from django_safe_init.core.schemas import SchemaProgress
 from django_safe_init.core.states import State
 from django_safe_init.core.step import DONE
 from django_safe_init.core.text import printable, wrap
@@ -187,6 +189,11 @@ class BaseRecorder(ABC):
         self.checks: str | None = None
         #: True once the run has opened a journal.
         self.used_journal = False
+        #: The number of tenants' schemas that the run may have to migrate.
+        self.expected_schemas = 0
+        #: The progress in the tenants' schemas, once the shared schema is done.
+        self.schemas: SchemaProgress | None = None
+        self._published_schemas: SchemaProgress | None = None
         self._release: str | None = None
         self._lost = LostRuns()
 
@@ -421,14 +428,26 @@ class BaseRecorder(ABC):
             "release": self._release,
         }
 
+    def has_update(self) -> bool:
+        """Return True if the progress differs from the published one."""
+        return self.progress.has_update() or self.schemas != self._published_schemas
+
     def _run_params(self, state: State | None = None) -> dict[str, Any]:
         """Return the values that an update of the run's row writes.
 
         `state` is the final state of a run that is being closed.
         """
         state = state or self.state
-        percent = self.progress.percent(self.done, self.total)
+        finished = 0
+        if self.schemas is not None:
+            finished = self.expected_schemas - min(
+                self.schemas.pending, self.expected_schemas
+            )
+        percent = self.progress.percent(
+            self.done + finished, self.total + self.expected_schemas
+        )
         operation = self.progress.operation
+        self._published_schemas = self.schemas
         return {
             "run": self.run_id,
             "state": state.value,
@@ -437,6 +456,7 @@ class BaseRecorder(ABC):
             "progress": 100 if state is State.READY else percent,
             "message": self.message,
             "operation": json.dumps(operation) if operation else None,
+            "schemas": None if self.schemas is None else json.dumps(self.schemas),
         }
 
 
@@ -454,7 +474,11 @@ class TableRecorder(BaseRecorder):
 
     @property
     def _identity(self) -> dict[str, Any]:
-        return {"lock_key": self.lock_key, "build": self.build}
+        return {
+            "lock_key": self.lock_key,
+            "build": self.build,
+            "scope": journal_scope(self.lock_key, ""),
+        }
 
     def complete_step(self, connection: BaseDatabaseWrapper) -> None:
         with connection.cursor() as cursor:

@@ -90,7 +90,7 @@ class RunSession(ABC):
 
     def heartbeat(self) -> AbstractContextManager[None]:
         """Return a context manager that records every few seconds that the leader is alive."""
-        return Heartbeat(self._beat, has_update=self.recorder.progress.has_update)
+        return Heartbeat(self._beat, has_update=self.recorder.has_update)
 
     @abstractmethod
     def _beat(self) -> None:

@@ -85,13 +85,26 @@ LAST_COMPLETIONS = f"""
     GROUP BY s.name
 """
 
+
+def journal_scope(lock_key: str, schema: str) -> str:
+    """Return the value of the journal's column `lock_key` for a tenant's schema.
+
+    The second line is the schema, so the entries of the shared schema are apart.
+    """
+    return f"{lock_key}\n{schema}"
+
+
+#: The journals of the database and of its tenants' schemas.
+_IN_SCOPE = """
+    (lock_key = %(lock_key)s OR substr(lock_key, 1, length(%(scope)s)) = %(scope)s)
+"""
 #: The runs that finished an operation of a migration with a journal.
 RUNS_WITH_PROGRESS = f"""
     SELECT run_id FROM {OPERATION_TABLE}
-    WHERE lock_key = %(lock_key)s AND kind = '{EntryKind.PROGRESS.value}'
+    WHERE {_IN_SCOPE} AND kind = '{EntryKind.PROGRESS.value}'
 """
 #: After a run that succeeded, no earlier run counts.
 DELETE_PROGRESS = f"""
     DELETE FROM {OPERATION_TABLE}
-    WHERE lock_key = %(lock_key)s AND kind = '{EntryKind.PROGRESS.value}'
+    WHERE {_IN_SCOPE} AND kind = '{EntryKind.PROGRESS.value}'
 """

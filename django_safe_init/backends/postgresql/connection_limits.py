@@ -86,6 +86,16 @@ def check_limits(session: Session, needed: int = _CONNECTIONS_OF_A_LEADER) -> No
             )
 
 
+def free_connections(session: Session) -> int | None:
+    """Return how many more connections the limits admit now; None without a limit."""
+    free = [
+        max(0, limit.maximum - limit.used)
+        for limit in _limits(session)
+        if limit.maximum is not None
+    ]
+    return min(free, default=None)
+
+
 def is_limit_reached(session: Session) -> bool:
     """Return True if the role, the database or the server has no free connection now.
 

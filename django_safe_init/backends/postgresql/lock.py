@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import psycopg
 
@@ -54,6 +55,11 @@ def snapshot_params(lock_key: str | None) -> dict[str, int]:
     return {"leader_key": leader_key(lock_key), "work_key": work_key(lock_key)}
 
 
+#: The fields of a `LockSnapshot`, as a process of the leader sees them on a session of its own.
+_READ_LOCK_OF = f"""
+    SELECT coalesce(bool_or(pid = %(leader)s AND key = %(leader_key)s), false),
+        coalesce(array_agg(pid) FILTER (WHERE key = %(work_key)s), '{{}}') FROM {HELD}
+"""
 _ACQUIRE = """
     SELECT CASE WHEN pg_try_advisory_lock(%(key)s)
       THEN set_config('application_name', %(name)s, false) END
@@ -75,6 +81,12 @@ class AdvisoryLock:
         self.key = leader_key(lock_key)
         self.work_key = work_key(lock_key)
         self.channel = channel(lock_key)
+
+    @cached_property
+    def leader_pid(self) -> int:
+        """The server process of the session that holds, or may take, the lock."""
+        [(pid,)] = self.session.rows("SELECT pg_backend_pid()")
+        return int(pid)
 
     def try_acquire(self) -> bool:
         """Acquire the lock if it is free, and name the leader for other sessions."""
@@ -141,6 +153,22 @@ class AdvisoryLock:
                 )
             sleep(deadline.clip(pause))
             pause = min(pause * 1.5, _LONGEST_PAUSE)
+
+
+class BorrowedLock(AdvisoryLock):
+    """The lock of a leader, as a process that the leader has forked sees it."""
+
+    def __init__(self, session: Session, lock_key: str | None, leader_pid: int) -> None:
+        super().__init__(session, lock_key)
+        self.leader_pid = leader_pid
+
+    def snapshot(self) -> LockSnapshot:
+        params = {**snapshot_params(self.lock_key), "leader": self.leader_pid}
+        try:
+            [(leads, pids)] = self.session.rows(_READ_LOCK_OF, params)
+        except psycopg.Error as exc:
+            raise session_error(exc) from exc
+        return LockSnapshot(leads, frozenset(pids))
 
 
 def _predecessor_message(holder: Holder) -> str:

@@ -33,6 +33,19 @@ def privileged_key(lock_key: str | None = None) -> int:
     return _key("privileged", lock_key)
 
 
+def schema_key(schema: str) -> int:
+    """Return the key whose exclusive holder migrates a tenant's schema.
+
+    All projects of a database exclude each other, whatever their `LOCK_KEY`: the schema is one.
+    """
+    return _key("schema", schema)
+
+
+def remember_key(lock_key: str | None = None) -> int:
+    """Return the key of the one process that writes what several have read of schemas."""
+    return _key("remember", lock_key)
+
+
 def channel(lock_key: str | None = None) -> str:
     """Return the NOTIFY channel on which a leader announces that the lock is free."""
     return f"django_safe_init_{leader_key(lock_key) & 0xFFFFFFFFFFFFFFFF:016x}"

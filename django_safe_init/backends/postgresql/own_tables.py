@@ -15,6 +15,7 @@ from django_safe_init.core.records import (
     RUN_TABLE,
     STEP_TABLE,
 )
+from django_safe_init.core.schemas import SCHEMA_TABLE
 from django_safe_init.core.text import printable
 from django_safe_init.exceptions import UnsafeConnection
 
@@ -54,6 +55,29 @@ _REQUIRED = {
         "run_id": "bigint",
         "written_at": "timestamp with time zone",
     },
+    SCHEMA_TABLE: {
+        "id": "bigint",
+        "lock_key": "text",
+        "run_id": "bigint",
+        "schema": "text",
+        "state": "text",
+        "is_current": "boolean",
+        "build": "text",
+        "migrations": "text",
+        "receivers": "text",
+        "table_oid": "bigint",
+        "table_file": "bigint",
+        "inserted": "bigint",
+        "updated": "bigint",
+        "deleted": "bigint",
+        "counted_since": "text",
+        "migration": "text",
+        "backwards": "boolean",
+        "detail": "jsonb",
+        "error": "text",
+        "started_at": "timestamp with time zone",
+        "finished_at": "timestamp with time zone",
+    },
 }
 #: The types of columns that an upgrade adds.
 _ADDED = {
@@ -76,6 +100,7 @@ _ADDED = {
         "release": "text",
         "findings": "text",
         "operation": "text",
+        "schemas": "text",
     },
     STEP_TABLE: {
         "backwards": "boolean",
@@ -85,6 +110,7 @@ _ADDED = {
         "detail": "jsonb",
     },
     OPERATION_TABLE: {},
+    SCHEMA_TABLE: {},
 }
 RELATION = """
     SELECT c.oid::regclass::text, c.relkind::text, pg_get_userbyid(c.relowner)::text,

@@ -13,6 +13,8 @@ from django_safe_init.backends.base.journal import READ_JOURNAL
 from django_safe_init.backends.base.reader import TableReader
 from django_safe_init.backends.postgresql.lock_keys import holders_sql, leader_key
 from django_safe_init.backends.postgresql.session import Session
+from django_safe_init.backends.tenants import get_tenancy
+from django_safe_init.conf import get_settings
 from django_safe_init.core.build import Build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import (
@@ -30,11 +32,21 @@ from django_safe_init.core.records import (
     same_apps,
     step_row,
 )
+from django_safe_init.core.schemas import (
+    NONE_BLOCKED,
+    NONE_FAILED,
+    SCHEMA_TABLE,
+    BlockedTenants,
+    FailedSchemas,
+    SchemaSummary,
+    TenantStatus,
+)
 from django_safe_init.core.step import DONE, completed_step, missing_steps
 from django_safe_init.core.text import one_line
 from django_safe_init.exceptions import UnsafeConnection
 
 if TYPE_CHECKING:
+    from django_safe_init.backends.postgresql.schema_reader import SchemaReader
     from django_safe_init.core.records import Activity
 
 logger = logging.getLogger("django_safe_init")
@@ -181,9 +193,30 @@ class PostgresReader(TableReader):
             },
         )
         for run, completed in rows:
-            if not self._missing_steps(completed):
+            if not self._missing_steps(completed) and not self._behind(remember=True):
                 return int(run)
         return None
+
+    def _behind(self, *, remember: bool = False) -> tuple[str, ...]:
+        """Return the schemas of tenants that lack a migration, with one query if rows tell.
+
+        With `remember`, rows are written for schemas that have all, so that the next start needs
+        one query again.
+        """
+        if self._schemas is None:
+            return ()
+        self._schemas.session = self.session
+        return self._schemas.behind(remember=remember)
+
+    @cached_property
+    def _schemas(self) -> SchemaReader | None:
+        tenancy = get_tenancy(self.alias)
+        if tenancy is None:
+            return None
+        # Imported here: most projects have no tenants.
+        from django_safe_init.backends.postgresql.schema_reader import SchemaReader
+
+        return SchemaReader(self.session, tenancy, self.definition, self.lock_key)
 
     def _missing_steps(self, completed: list[Any] | None) -> tuple[str, ...]:
         """Return the labels of the steps that are not completed; empty if that is unknown."""
@@ -196,6 +229,60 @@ class PostgresReader(TableReader):
         return self._read_again_if_dropped(self._read)
 
     def _read(self) -> Snapshot:
+        snapshot = self._read_shared()
+        if self._schemas is None:
+            return snapshot
+        self._schemas.session = self.session
+        shared_suffices = get_settings().tenant_readiness == "shared"
+        snapshot = snapshot._replace(shared_suffices=shared_suffices)
+        own = snapshot.own
+        if snapshot.missing or (own and own.open and not snapshot.ready):
+            # Not ready, whatever the tenants' schemas have.
+            return snapshot._replace(failed=self._failed_in(own))
+        summary = self._schemas.summary(has_rows=self._has_schema_rows())
+        return snapshot._replace(schemas=summary)
+
+    def _failed_in(self, run: RunRow | None) -> FailedSchemas:
+        """Return the schemas of tenants that have failed in the run, if it is open."""
+        progress = run.schemas if run is not None and run.open else None
+        if run is None or progress is None or not progress.failed:
+            return NONE_FAILED
+        assert self._schemas is not None  # the run has tenants
+        return self._schemas.failed(run=run.id)
+
+    def _has_schema_rows(self) -> bool:
+        return self._access(SCHEMA_TABLE) == (True, True)
+
+    def schemas(self) -> SchemaSummary | None:
+        return self._about_tenants(
+            lambda schemas: schemas.summary(has_rows=self._has_schema_rows()), None
+        )
+
+    def tenants(self) -> list[TenantStatus]:
+        return self._about_tenants(
+            lambda schemas: schemas.statuses(has_rows=self._has_schema_rows()), []
+        )
+
+    def lacking(self, schema: str) -> tuple[str, ...]:
+        return self._about_tenants(lambda schemas: schemas.pending(schema), ())
+
+    def blocked(self, behind: Sequence[str]) -> BlockedTenants:
+        return self._about_tenants(
+            lambda schemas: schemas.blocked(behind), NONE_BLOCKED
+        )
+
+    def _about_tenants(self, read: Callable[[SchemaReader], T], default: T) -> T:
+        """Return what `read` returns; the default without tenants, or without their table."""
+        if self._schemas is None:
+            return default
+        self.session.locate_missing_tables()
+        self._schemas.session = self.session
+        try:
+            return read(self._schemas)
+        except TablesUnreadable:  # the first run creates it
+            return default
+
+    def _read_shared(self) -> Snapshot:
         recorded = self._readable(MIGRATION_TABLE)
         return self._query(
             f"{_MISSING}, {_UNKNOWN}"

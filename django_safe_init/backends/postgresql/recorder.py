@@ -43,11 +43,13 @@ from django_safe_init.backends.postgresql.refused_rows import (
 )
 from django_safe_init.backends.postgresql.schema import (
     ensure_journal,
+    ensure_schemas,
     ensure_tables,
     grant_delete_hint,
     missing_privilege,
 )
 from django_safe_init.backends.postgresql.session import Session
+from django_safe_init.backends.tenants import get_tenancy
 from django_safe_init.core.build import Build
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.progress import ProgressUpdate
@@ -57,6 +59,7 @@ from django_safe_init.core.records import (
     STEP_TABLE,
     LostRuns,
 )
+from django_safe_init.core.schemas import SCHEMA_TABLE, SchemaState
 from django_safe_init.core.states import State
 from django_safe_init.core.text import escape, one_line
 from django_safe_init.exceptions import UnsafeConnection
@@ -75,7 +78,7 @@ _CLOSE_RUN = f"""
     UPDATE {RUN_TABLE}
     SET state = %(state)s, done = %(done)s, total = %(total)s, progress = %(progress)s,
         message = %(message)s, item_done = NULL, item_total = NULL, item_message = NULL,
-        operation = NULL,
+        operation = NULL, schemas = %(schemas)s,
         finished_at = clock_timestamp(), heartbeat_at = clock_timestamp(),
         outcome = %(outcome)s, error = %(error)s, traceback = %(traceback)s
     WHERE id = %(run)s
@@ -85,6 +88,13 @@ _CLOSE_RUN = f"""
 _ON_DISK = """
     SELECT set_config('synchronous_commit', 'on', true)
     WHERE current_setting('synchronous_commit') = 'off';
+"""
+
+#: A run that brought a tenant's schema up to date is no failure, however it ended.
+_RUNS_WITH_SCHEMAS = f"""
+    SELECT DISTINCT run_id FROM {SCHEMA_TABLE}
+    WHERE lock_key = %(lock_key)s AND state = '{SchemaState.DONE.value}'
+      AND run_id IS NOT NULL
 """
 
 _DELETE_RUNS = f"""
@@ -112,7 +122,7 @@ _PREPARED = {
         UPDATE django_safe_init_run
         SET state = $2, done = $3, total = $4, progress = $5, message = $6,
             item_done = $7, item_total = $8, item_message = $9, operation = $10,
-            heartbeat_at = clock_timestamp()
+            schemas = $11, heartbeat_at = clock_timestamp()
         WHERE id = $1
     """,
     "safe_init_read_lock": f"""
@@ -131,7 +141,7 @@ _FINISH_STEP = """
 _UPDATE_RUN = """
     EXECUTE safe_init_update_run(%(run)s, %(state)s, %(done)s, %(total)s, %(progress)s,
                                  %(message)s, %(item_done)s, %(item_total)s,
-                                 %(item_message)s, %(operation)s);
+                                 %(item_message)s, %(operation)s, %(schemas)s);
     EXECUTE safe_init_read_lock(%(application_name)s, %(leader_key)s, %(work_key)s);
 """
 
@@ -195,6 +205,8 @@ class PostgresRecorder(TableRecorder):
         self._verify = verify or AdvisoryLock(session, lock_key).verify
         self._snapshot_params = snapshot_params(lock_key)
         self._snapshot: LockSnapshot | None = None
+        #: True once the table of the tenants' schemas is known to exist.
+        self._has_schemas = False
         self._unsaved: list[_PendingStep] = []
         #: The query in flight, and its steps with their earlier `inserted`.
         self._sent: PendingQuery | None = None
@@ -208,6 +220,22 @@ class PostgresRecorder(TableRecorder):
         """Create the table of the journal, or add the columns it lacks."""
         with self._lock:
             self._write_with_retry(lambda: ensure_journal(self.session))
+
+    def _runs_with_progress(self) -> set[int]:
+        """Return also the runs that finished the schema of a tenant."""
+        found = super()._runs_with_progress()
+        if get_tenancy(self.session.alias) is not None and self._has(SCHEMA_TABLE):
+            rows = self.session.rows(_RUNS_WITH_SCHEMAS, {"lock_key": self.lock_key})
+            found.update(run for (run,) in rows)
+        return found
+
+    def ensure_schemas(self) -> None:
+        """Create the table of the tenants' schemas, or add the columns it lacks."""
+        if self._has_schemas:
+            return
+        with self._lock:
+            self._write_with_retry(lambda: ensure_schemas(self.session))
+        self._has_schemas = True
 
     def open_run(
         self, command: str, lost: LostRuns | None = None, release: str | None = None
@@ -300,7 +328,11 @@ class PostgresRecorder(TableRecorder):
         return self.session.rows(statement, params)
 
     def _has_journal(self) -> bool:
-        table = self.session.tables.qualified(OPERATION_TABLE)
+        return self._has(OPERATION_TABLE)
+
+    def _has(self, name: str) -> bool:
+        """Return True if the table of this package exists."""
+        table = self.session.tables.qualified(name)
         [(exists,)] = self.session.rows(
             "SELECT to_regclass(%(table)s) IS NOT NULL", {"table": table}
         )

@@ -9,6 +9,7 @@ import psycopg
 from django_safe_init.backends.postgresql.own_tables import RELATION, SEQUENCE
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.records import RUN_TABLE, STEP_TABLE
+from django_safe_init.core.schemas import SCHEMA_TABLE
 from django_safe_init.core.text import one_line, printable
 from django_safe_init.exceptions import MissingPrivilege, UnsafeConnection
 
@@ -17,6 +18,7 @@ _GIVEN = {
     RUN_TABLE: "lock_key build state leader backend_pid command version started_at "
     "heartbeat_at",
     STEP_TABLE: "run_id position kind name backwards atomic started_at detail",
+    SCHEMA_TABLE: "lock_key run_id schema state",
 }
 #: Without a value for `id`; a column that must have one; a rule; a trigger or row security, which
 #: decide for each row.

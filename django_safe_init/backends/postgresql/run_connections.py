@@ -84,7 +84,7 @@ class FencedConnections:
         self.deadline = deadline or Deadline(None)
         self._process = os.getpid()
         self._token = token_of_other_thread()
-        [(self._leader_pid,)] = lock.session.rows("SELECT pg_backend_pid()")
+        self._leader_pid = lock.leader_pid
         #: A connection of the leading thread was lost before the run ended.
         self.lost = False
         self._thread = threading.current_thread()
@@ -171,6 +171,19 @@ class FencedConnections:
         """
         seconds = get_settings().wait_timeout
         return seconds if self._raw_pid else self.deadline.clip(seconds)
+
+    @property
+    def wrapper(self) -> BaseDatabaseWrapper:
+        """Django's wrapper of the leading thread, inside the context."""
+        return self._wrapper
+
+    def reconnect(self) -> None:
+        """Close the connection of the leading thread; its next statement opens another one."""
+        self._raw = None  # closed on purpose, so not lost
+        self.lost = False
+        # Inside an atomic block, Django would keep the closed connection until the block ends.
+        self._wrapper.in_atomic_block = self._wrapper.closed_in_transaction = False
+        self._wrapper.close()
 
     @property
     def backend_pid(self) -> int:

@@ -63,8 +63,9 @@ class PostgresRunSession(RunSession):
     def __init__(self, context: Context, lock: AdvisoryLock) -> None:
         settings, session = context.settings, lock.session
         session.patience = None  # no limit of waiting applies to a run
-        self._context = context
+        self.context = context
         self._session = session
+        self.lock = lock
         self._fenced = FencedConnections(
             context.alias, lock, context.direct, context.deadline
         )
@@ -118,7 +119,7 @@ class PostgresRunSession(RunSession):
 
     def introspection(self) -> PostgresIntrospection:
         return PostgresIntrospection(
-            self._session, self._context.settings, self._session.rows
+            self._session, self.context.settings, self._session.rows
         )
 
     def ensure_journal(self) -> bool:

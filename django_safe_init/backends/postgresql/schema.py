@@ -16,13 +16,14 @@ from django_safe_init.backends.postgresql.own_tables import check_own, repair_se
 from django_safe_init.backends.postgresql.refused_rows import check_takes_rows
 from django_safe_init.backends.postgresql.session import Session
 from django_safe_init.core.records import OPERATION_TABLE, RUN_TABLE, STEP_TABLE
+from django_safe_init.core.schemas import SCHEMA_TABLE
 from django_safe_init.core.text import one_line, with_commands
 from django_safe_init.exceptions import (
     MissingPrivilege,
     ReadOnlyServer,
     UnsafeConnection,
 )
-from django_safe_init.models import Operation
+from django_safe_init.models import Operation, TenantSchema
 
 
 def ensure_tables(session: Session) -> None:
@@ -71,6 +72,20 @@ def ensure_journal(session: Session) -> None:
         raise missing_privilege(session, exc, [OPERATION_TABLE]) from exc
 
 
+def ensure_schemas(session: Session) -> None:
+    """Create the table of the tenants' schemas, or add the columns it lacks.
+
+    Raises the errors of `ensure_tables`.
+    """
+    try:
+        check_own(session, SCHEMA_TABLE)
+        _ensure_table(session, TenantSchema)
+        check_takes_rows(session, SCHEMA_TABLE)
+        repair_sequence(session, SCHEMA_TABLE)
+    except psycopg.errors.InsufficientPrivilege as exc:
+        raise missing_privilege(session, exc, [SCHEMA_TABLE]) from exc
+
+
 def _no_schema(session: Session) -> MissingSchema:
     return MissingSchema(
         f"The role {_role(session)} has no schema to create tables in. "
@@ -103,6 +118,20 @@ def missing_privilege(
             f"The role {role} may not keep the status tables ({cause}). "
             "As their owner or as an administrator:",
             grants,
+        )
+    )
+
+
+def unusable_schema(session: Session, schema: str) -> MissingPrivilege:
+    """Return the error for a role that may not use a tenant's schema, with the GRANT."""
+    role = _role(session)
+    grant = (
+        f"GRANT USAGE, CREATE ON SCHEMA {_identifier(schema)} TO {_identifier(role)};"
+    )
+    return MissingPrivilege(
+        with_commands(
+            f"The role {role} may not use the schema. As its owner or as an administrator:",
+            [grant],
         )
     )
 

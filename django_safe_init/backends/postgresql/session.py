@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import psycopg
@@ -38,6 +38,7 @@ from django_safe_init.backends.postgresql.table_locations import (
     TableLocations,
     locate_params,
 )
+from django_safe_init.backends.tenants import get_tenancy
 from django_safe_init.core.databases import quoted_migration_table
 from django_safe_init.core.records import MIGRATION_TABLE, RUN_TABLE
 from django_safe_init.core.text import exception_chain
@@ -84,7 +85,7 @@ _PIN = f"""
 
 #: For `Session.read`: a reader does not wait long for a table that a migration locks, and times
 #: are in UTC.
-_READ_LIMITS = (
+READ_LIMITS = (
     "SET LOCAL lock_timeout = '1s'; SET LOCAL statement_timeout = '10s'; "
     "SET LOCAL TimeZone = 'UTC'; "
 )
@@ -148,7 +149,8 @@ class Session:
         """Find the tables on the project's search path, then leave that path."""
         params = {**locate_params(migrations), "name": name, "pid": self.handshake_pid}
         role = f"SET LOCAL ROLE {quoted(self.role)}; " if self.role else ""
-        message = f"{_READ_LIMITS}{role}{LOCATE_TABLES_FAST}; {_PIN}"
+        path = _shared_path(self.alias)
+        message = f"{READ_LIMITS}{role}{path}{LOCATE_TABLES_FAST}; {_PIN}"
         with self._drain_on_interrupt():
             [located, pinned] = results(self._execute(message, params))
         self.tables = TableLocations(migrations, *located[0])
@@ -167,7 +169,7 @@ class Session:
         path = "SELECT set_config('search_path', %(path)s, true); "
         params = {**locate_params(tables.migrations), "path": tables.search_path}
         with translate_errors():
-            [located] = self.rows(_READ_LIMITS + path + query, params)
+            [located] = self.rows(READ_LIMITS + path + query, params)
         self.tables = TableLocations(tables.migrations, *located)
 
     def locate_missing_tables(self) -> None:
@@ -251,7 +253,7 @@ class Session:
         pooler. Raises `TablesLocked`, `TablesUnreadable` or `ConnectionEnded`.
         """
         with translate_errors():
-            return self.rows(_READ_LIMITS + self._local_role + statement, params)
+            return self.rows(READ_LIMITS + self._local_role + statement, params)
 
     @property
     def _local_role(self) -> str:
@@ -259,6 +261,10 @@ class Session:
         if self._is_dedicated or self.role is None:
             return ""
         return f"SET LOCAL ROLE {quoted(self.role)}; "
+
+    def compose(self, statement: str, params: Sequence[Any]) -> str:
+        """Return the statement with its parameters as literals, in the style of Django's SQL."""
+        return plain_cursor(self.raw).mogrify(statement, params)
 
     def prepare(self, statements: Mapping[str, str]) -> None:
         """Prepare the statements, with parameters $1, $2..., for `EXECUTE` on this session.
@@ -320,6 +326,19 @@ if hasattr(os, "register_at_fork"):
 def quoted(name: str) -> str:
     """Return the name as a quoted identifier."""
     return sql.Identifier(name).as_string(None)
+
+
+def _shared_path(alias: str) -> str:
+    """Return the statement that sets the search path of a tenanted database's shared schema.
+
+    A package with a schema for each tenant sets the path with each cursor, so the path of a new
+    connection tells nothing.
+    """
+    tenancy = get_tenancy(alias)
+    if tenancy is None:
+        return ""
+    path = ", ".join(map(quoted, tenancy.search_path(tenancy.shared_schema)))
+    return f"SET LOCAL search_path = {path.replace('%', '%%')}; "
 
 
 def _open(

@@ -12,10 +12,12 @@ from django_safe_init.core.records import (
     RUN_TABLE,
     STEP_TABLE,
 )
+from django_safe_init.core.schemas import SCHEMA_TABLE
 
-#: Matches the tables' names in this package's SQL. Parameters are not part of it.
+#: Matches the tables' names in this package's SQL that have no schema. Parameters are not part
+#: of it.
 _NAMES = re.compile(
-    rf'"?\b({MIGRATION_TABLE}|{OPERATION_TABLE}|{RUN_TABLE}|{STEP_TABLE})\b"?'
+    rf'(?<!\.)(?<!\.")"?\b({MIGRATION_TABLE}|{OPERATION_TABLE}|{RUN_TABLE}|{SCHEMA_TABLE}|{STEP_TABLE})\b"?'
 )
 #: A quoted name, with or without a schema.
 _QUOTED = re.compile(r'(?:"(?P<schema>.+)"\.)?"(?P<name>.+)"')

@@ -14,9 +14,10 @@ from django_safe_init.backends.base.transaction import (
     recorded_sql,
 )
 from django_safe_init.backends.postgresql.pipeline import PendingQuery
+from django_safe_init.backends.tenants import get_tenancy
 
 #: Where a commit waits for standbys, it still does: a failover keeps it.
-_ASYNCHRONOUS = """
+ASYNCHRONOUS = """
     SELECT pg_catalog.set_config('synchronous_commit', 'off', true)
     WHERE pg_catalog.current_setting('synchronous_standby_names') OPERATOR(pg_catalog.=) '';
 """
@@ -41,6 +42,7 @@ class PostgresTransaction(MigrationTransaction):
     ) -> None:
         super().__init__(connection)
         self._sent: PendingQuery | None = None
+        self._tenancy = get_tenancy(connection.alias)
         self._lock_timeout = (
             ""
             if lock_timeout is None
@@ -52,6 +54,10 @@ class PostgresTransaction(MigrationTransaction):
 
         In between, Django computes the migration's changes, which takes longer.
         """
+        if self._tenancy is not None:
+            self._tenancy.forget_path(self.connection)
+            with self.connection.cursor():
+                pass  # a package sets the search path of the active schema with a cursor
         atomic.__enter__()
         raw = self.connection.connection
         level = raw.isolation_level
@@ -65,7 +71,7 @@ class PostgresTransaction(MigrationTransaction):
         recorded = recorded_sql(self.connection, "%s", names, _EQUALS)
         self._sent = PendingQuery(
             raw,
-            f"{begin}; {_ASYNCHRONOUS}{limit}{recorded}",
+            f"{begin}; {ASYNCHRONOUS}{limit}{recorded}",
             [part for name in names for part in name],
         )
 

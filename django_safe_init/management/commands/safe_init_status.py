@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from django_safe_init.core.build import current_build
 from django_safe_init.core.databases import check_alias, chosen_aliases
 from django_safe_init.core.deadline import Deadline
 from django_safe_init.core.records import RunRow
+from django_safe_init.core.schemas import TenantState
 from django_safe_init.core.states import State
 from django_safe_init.core.text import printable, printable_hint, wrap
 from django_safe_init.exceptions import ConfigurationError
@@ -30,6 +31,11 @@ from django_safe_init.management.console import (
 )
 from django_safe_init.management.results import WORST_FIRST
 from django_safe_init.management.run_report import format_run
+from django_safe_init.management.tenant_report import (
+    format_counts,
+    format_tenant,
+    format_tenants,
+)
 from django_safe_init.management.watch import PlainOutput, watch
 from django_safe_init.status import (
     StatusDetail,
@@ -38,6 +44,8 @@ from django_safe_init.status import (
     read_half_done,
     read_history,
     read_run,
+    read_tenant,
+    read_tenants,
 )
 
 if TYPE_CHECKING:
@@ -86,6 +94,12 @@ class Command(JsonCommand):
             metavar="N",
             help="Show only run N: its steps, its error and the traceback.",
         )
+        add("--schemas", action="store_true", help="List the schemas of all tenants.")
+        add(
+            "--schema",
+            metavar="NAME",
+            help="Show only this schema of a tenant, and what it lacks.",
+        )
 
     def run(self, options: dict[str, Any]) -> int:
         """Show the databases, and return the exit code of the worst status."""
@@ -93,15 +107,14 @@ class Command(JsonCommand):
         self.console = None if plain_only else terminal(color=not options["no_color"])
         settings = get_settings()
         aliases = chosen_aliases(options["database"], settings)
-        if options["run"] is not None:
-            _check_options_of_run(aliases, options)
+        _check_options(aliases, options)
         objects: list[dict[str, Any]] = []
         codes: list[int] = []
         for alias in aliases:
             self._alias = alias
             check_alias(alias)
             check_driver(alias, settings)
-            show = self._show_status if options["run"] is None else self._show_run
+            show = self._show(options)
             codes.append(show(alias, options, objects))
         if options["json"]:
             several = {"databases": objects}
@@ -112,6 +125,40 @@ class Command(JsonCommand):
         """Return the JSON object of an error of the database that was read."""
         alias = getattr(self, "_alias", options["database"] or DEFAULT_DB_ALIAS)
         return {"database": alias, "error": error}
+
+    def _show(self, options: dict[str, Any]) -> Callable[..., int]:
+        if options["run"] is not None:
+            return self._show_run
+        if options["schemas"]:
+            return self._show_tenants
+        return self._show_status if options["schema"] is None else self._show_tenant
+
+    def _show_tenants(
+        self, alias: str, options: dict[str, Any], objects: list[dict[str, Any]]
+    ) -> int:
+        """Print the schemas of all tenants, or add their object."""
+        with closing(open_reader(alias, get_settings(), Deadline(0))) as reader:
+            tenants = read_tenants(alias, reader)
+        if options["json"]:
+            listed = [each.as_json() for each in tenants]
+            objects.append({"database": alias, "tenants": listed})
+        else:
+            self.stdout.write("\n".join(format_tenants(alias, tenants)))
+        return _code_of(each.state for each in tenants)
+
+    def _show_tenant(
+        self, alias: str, options: dict[str, Any], objects: list[dict[str, Any]]
+    ) -> int:
+        """Print one schema of a tenant, or add its object."""
+        with closing(open_reader(alias, get_settings(), Deadline(0))) as reader:
+            tenant = read_tenant(alias, reader, options["schema"])
+        if options["json"]:
+            objects.append({"database": alias, "tenant": tenant.as_json()})
+        else:
+            show_all = options["verbosity"] > 1
+            lines = format_tenant(alias, tenant, show_all=show_all)
+            self.stdout.write("\n".join(lines))
+        return _code_of([tenant.state])
 
     def _show_status(
         self, alias: str, options: dict[str, Any], objects: list[dict[str, Any]]
@@ -188,6 +235,8 @@ class Command(JsonCommand):
         self.stdout.write(printable_hint(wrap(start, status.message)))
         if activity:
             self._line(f"  statement: {activity}")
+        for line in format_counts(status):
+            self._line(line)
         for line in half_done:
             self._line(f"  half done: {line}")
         for title, names in (
@@ -203,15 +252,37 @@ class Command(JsonCommand):
             self.stdout.write(text_table(history))
 
 
-def _check_options_of_run(aliases: Sequence[str], options: dict[str, Any]) -> None:
-    if options["wait"] or options["watch"] or options["history"]:
+#: The options that show something else than the status, and what they show.
+_VIEWS = {
+    "run": "one run",
+    "schemas": "the schemas of tenants",
+    "schema": "one schema",
+}
+
+
+def _check_options(aliases: Sequence[str], options: dict[str, Any]) -> None:
+    chosen = [name for name in _VIEWS if options[name] not in (None, False)]
+    if len(chosen) > 1:
         raise ConfigurationError(
-            "--run shows one run: leave out --wait, --watch and --history."
+            f"--{chosen[0]} and --{chosen[1]} show different things: leave one out."
         )
-    if len(aliases) > 1:
-        raise ConfigurationError(
-            "--run is about one database: name it with --database."
-        )
+    for name in chosen:
+        if options["wait"] or options["watch"] or options["history"]:
+            raise ConfigurationError(
+                f"--{name} shows {_VIEWS[name]}: leave out --wait, --watch and --history."
+            )
+        if name != "schemas" and len(aliases) > 1:
+            raise ConfigurationError(
+                f"--{name} is about one database: name it with --database."
+            )
+
+
+def _code_of(states: Iterable[TenantState]) -> int:
+    """Return the exit code for schemas. A tenant without a schema has nothing to migrate."""
+    found = set(states)
+    if TenantState.FAILED in found:
+        return 1
+    return NOT_READY if TenantState.BEHIND in found else 0
 
 
 def _pending_privileged(alias: str) -> list[str]:

@@ -12,19 +12,25 @@ from django.core.management.base import CommandParser, OutputWrapper, SystemChec
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from django_safe_init.backends import check_driver, get_features
+from django_safe_init.backends.tenants import get_tenancy
 from django_safe_init.conf import effective_mode, get_settings
 from django_safe_init.core.cancellation import check as check_cancellation
 from django_safe_init.core.databases import check_alias
 from django_safe_init.core.deadline import Deadline, check_timeout
 from django_safe_init.core.signal_handling import Interrupted
 from django_safe_init.core.text import one_line
-from django_safe_init.exceptions import ConfigurationError, SafeInitError
+from django_safe_init.exceptions import (
+    ConfigurationError,
+    SafeInitError,
+    SchemasFailed,
+)
 from django_safe_init.initialization.initializer import Initializer, retry_while_busy
 from django_safe_init.initialization.migrate_command import run_migrate
 from django_safe_init.initialization.types import (
     InitializationOptions,
     MigrateTask,
     Outcome,
+    SchemaOptions,
 )
 from django_safe_init.management.console import format_plan, report_to
 from django_safe_init.management.entrypoint import EntrypointCommand
@@ -62,7 +68,20 @@ class Command(EntrypointCommand):
             type=int,
             default=1,
             metavar="N",
-            help="How many databases to initialize side by side.",
+            help="How many databases and schemas of tenants to initialize side by side.",
+        )
+        add(
+            "--schema",
+            action="append",
+            metavar="NAME",
+            help="A schema of a tenant, to migrate only that. Default: all.",
+        )
+        add(
+            "--canary",
+            type=int,
+            default=0,
+            metavar="N",
+            help="Migrate N schemas of tenants first, the others only if these succeed.",
         )
         add(
             "--mode",
@@ -95,6 +114,10 @@ class Command(EntrypointCommand):
             metavar="APP.NAME:N",
             help="Continue a half-done migration with its operation N.",
         )
+        flag(
+            "--stop-at-first",
+            help="Begin no other schema of a tenant after the first failure.",
+        )
         flag("--plan", help="Show what would be done; change nothing.")
         flag("--check", help="Exit with 1 unless ready; change nothing.")
         flag("--json", help="Print one JSON object, and nothing else.")
@@ -103,16 +126,22 @@ class Command(EntrypointCommand):
     def handle(self, **options: Any) -> None:
         """Initialize the databases, then report the results."""
         aliases = _aliases(options)
+        if options["schema"] and not options["database"]:
+            # The other databases have no part in it.
+            aliases = [each for each in aliases if get_tenancy(each)] or aliases
         self._several = len(aliases) > 1
         results = self._initialize(aliases, options)
-        results.sort(key=lambda result: result.severity)
+        results.sort(key=lambda each: (each.severity, each.outcome.error is None))
         self.reported = True
         if options["json"]:
             self.print_json(as_json(results))
         if results[0].code:
             raise command_error(results)
-        if options["verbosity"] > 0 and not (options["plan"] or options["json"]):
-            for result in results:
+        is_quiet = options["verbosity"] == 0 or options["plan"] or options["json"]
+        for result in results:
+            if result.outcome.error:
+                self._report(result.outcome.database)(result.outcome.error)
+            elif not is_quiet:
                 self.stdout.write(result.summary)
 
     def error_as_json(self, result: str, error: str) -> dict[str, Any]:
@@ -121,14 +150,17 @@ class Command(EntrypointCommand):
 
     def _initialize(self, aliases: list[str], options: dict[str, Any]) -> list[Result]:
         initialize = partial(self._initialize_one, options=options)
-        if options["jobs"] > 1 and self._several:
-            return run_parallel(aliases, options["jobs"], initialize)
         results: list[Result] = []
-        for alias in aliases:
+        # A database with tenants forks processes, so no thread may run beside it.
+        alone = aliases
+        if options["jobs"] > 1 and self._several:
+            alone = [alias for alias in aliases if get_tenancy(alias) is not None]
+        for alias in alone:
             results.append(initialize(alias))
             if results[-1].outcome.result == "interrupted":
-                break
-        return results
+                return results
+        others = [alias for alias in aliases if alias not in alone]
+        return [*results, *run_parallel(others, options["jobs"], initialize)]
 
     def _initialize_one(self, alias: str, options: dict[str, Any]) -> Result:
         initializer = Initializer(self._initialization_options(alias, options))
@@ -139,7 +171,8 @@ class Command(EntrypointCommand):
             return Result(self._run(initializer, options))
         except SafeInitError as exc:
             outcome = initializer.outcome(exc.result, str(exc))
-            return Result(outcome, exc.exit_code, exc)
+            code = 0 if self._goes_on_after(exc) else exc.exit_code
+            return Result(outcome, code, exc)
         except SystemCheckError as exc:
             return Result(initializer.outcome("usage", str(exc)), 2)
         except Interrupted as exc:
@@ -161,6 +194,12 @@ class Command(EntrypointCommand):
             return initializer.run()
         return initializer.outcome("ready")
 
+    def _goes_on_after(self, error: SafeInitError) -> bool:
+        """Return True if the command after `--` may serve, although tenants' schemas failed."""
+        if not self.next_command or not isinstance(error, SchemasFailed):
+            return False
+        return get_settings().tenant_readiness == "shared"
+
     def _check_usage(self, options: dict[str, Any]) -> None:
         check_command(self.next_command)
         check_timeout(options["timeout"])
@@ -171,6 +210,9 @@ class Command(EntrypointCommand):
                 )
         if options["jobs"] < 1:
             raise ConfigurationError("--jobs must be 1 or more.")
+        if options["canary"] < 0:
+            raise ConfigurationError("--canary must be 0 or more.")
+        self._check_schemas(options)
         if self.next_command and options["phase"] == "privileged":
             raise ConfigurationError(
                 "--phase privileged is an administrator's: no command can follow it."
@@ -178,6 +220,30 @@ class Command(EntrypointCommand):
         if self.next_command and options["plan"]:
             raise ConfigurationError(
                 "--plan changes nothing, so no command can follow it."
+            )
+
+    def _check_schemas(self, options: dict[str, Any]) -> None:
+        tenanted = [
+            alias for alias in _aliases(options) if get_tenancy(alias) is not None
+        ]
+        for name in ("schema", "canary", "stop_at_first"):
+            if options[name] and not tenanted:
+                raise ConfigurationError(
+                    f"--{name.replace('_', '-')} is about schemas of tenants, and no database "
+                    "here has them. Leave the option out."
+                )
+
+        if not options["schema"]:
+            return
+        if self.next_command:
+            raise ConfigurationError(
+                "--schema migrates a part of the database, so no command can follow it."
+            )
+        mode = effective_mode(get_settings(), options["mode"])
+        if mode != "self":
+            raise ConfigurationError(
+                f"--schema migrates under the leader lock, and with the mode {mode!r} this process "
+                "takes none. Run it with --mode self, or run `migrate` with the schema."
             )
 
     def _check_driver(self, alias: str, options: dict[str, Any]) -> None:
@@ -195,6 +261,9 @@ class Command(EntrypointCommand):
             rerun=tuple(options["rerun"]),
             resume=tuple(options["resume"]),
             report=self._report(alias),
+            schemas=_schema_options(options),
+            full_target=not options["schema"],
+            require_ready=not options["schema"],
         )
         return InitializationOptions(
             task,
@@ -202,6 +271,7 @@ class Command(EntrypointCommand):
             mode=options["mode"],
             timeout=options["timeout"],
             force=options["force"],
+            follow_success=not options["schema"],
             seconds_of_loading=self.seconds_of_loading,
             run_checks=None if options["skip_checks"] else partial(self._check, alias),
         )
@@ -279,6 +349,18 @@ class Command(EntrypointCommand):
 
     def _report(self, alias: str) -> Callable[[str], None]:
         return report_to(self.stderr, f"{alias}: " if self._several else "")
+
+
+def _schema_options(options: dict[str, Any]) -> SchemaOptions:
+    only = options["schema"]
+    return SchemaOptions(
+        shared=not only,
+        only=tuple(dict.fromkeys(only)) if only else None,
+        jobs=options["jobs"],
+        canary=options["canary"],
+        stop_at_first=options["stop_at_first"],
+        force=options["force"],
+    )
 
 
 def _aliases(options: dict[str, Any]) -> list[str]:

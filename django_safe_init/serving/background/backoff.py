@@ -38,8 +38,8 @@ def backoff(failures: int) -> float:
 
 
 def is_idle(status: Status) -> bool:
-    """Return True if the database is reachable, not ready, and has no leader."""
-    return not (status.ready or status.led or status.state is State.CONNECTING)
+    """Return True if the database is reachable, has no leader, and is not ready for all tenants."""
+    return not (status.complete or status.led or status.state is State.CONNECTING)
 
 
 def seconds_until_retry(status: Status, runs: Sequence[RunRow], build: str) -> float:

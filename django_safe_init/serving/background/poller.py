@@ -27,6 +27,7 @@ from django_safe_init.status import (
     open_reader,
     read_detail,
     read_status,
+    with_blocked,
     with_estimate,
 )
 
@@ -43,7 +44,8 @@ class StatusPoller(threading.Thread):
     """A thread that polls the database until it is ready. Each poll opens a short connection.
 
     `report` is called with each result, in this thread. Errors become a status too: only `stop`
-    and a ready database end the thread.
+    and a ready database end the thread. If a database is ready while schemas of tenants are
+    behind, it goes on until none is.
     """
 
     def __init__(
@@ -60,15 +62,21 @@ class StatusPoller(threading.Thread):
         self._stopped.set()
         self.join()
 
+    def cancel(self) -> None:
+        """Let the thread end after its current poll, without waiting for it."""
+        self._stopped.set()
+
     def run(self) -> None:
-        """Poll, report and pause until the database is ready."""
+        """Poll, report and pause until the database is ready for all tenants."""
         before: StatusDetail | None = None
         while not self._stopped.is_set():
             started = time.monotonic()
             detail = self._poll_once(before)
+            if self._stopped.is_set():
+                return
             _log_change(detail.status, before.status if before else None)
             self._report(detail)
-            if detail.status.ready:
+            if detail.status.complete:
                 return
             before = detail
             self._stopped.wait(poll_interval(time.monotonic() - started))
@@ -97,7 +105,7 @@ class StatusPoller(threading.Thread):
                 detail = read_detail(self.alias, reader, before)
             else:
                 detail = _from_status(read_status(self.alias, reader), before)
-            return with_estimate(detail, reader)
+            return with_blocked(with_estimate(detail, reader), reader)
 
 
 def _from_status(status: Status, before: StatusDetail | None) -> StatusDetail:

@@ -13,6 +13,7 @@ from django_safe_init.backends import with_lock
 from django_safe_init.conf import get_settings, in_project_tests, should_initialize
 from django_safe_init.core.build import Build, current_build
 from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.schemas import NONE_BLOCKED, BlockedTenants
 from django_safe_init.core.text import name_some
 from django_safe_init.serving.background.poller import StatusPoller
 from django_safe_init.serving.background.recheck import Recheck
@@ -31,6 +32,10 @@ class Readiness:
     A database without a known status is not ready. A ready one stays ready for the life of the
     process, unless a `Recheck` finds that a failover took migrations back. Safe to use from any
     thread and any event loop.
+
+    With `TENANT_READINESS` "shared", a database is ready before the schemas of all tenants are.
+    The polls go on, and the requests of tenants that were behind at the first one are blocked
+    until theirs is done. A tenant that was created later is never blocked.
     """
 
     def __init__(self) -> None:
@@ -38,8 +43,12 @@ class Readiness:
         self._reset_state()
 
     def _reset_state(self) -> None:
-        #: True once all databases are ready. An attribute, to be as cheap as possible.
+        #: True once all databases are ready, for all tenants. An attribute, to be as cheap as
+        #: possible.
         self.complete = False
+        #: True once all databases are ready, although schemas of tenants may be behind.
+        self._all_ready = False
+        self._blocked: dict[str, BlockedTenants] = {}
         self._known: dict[str, StatusDetail] = {}
         self._ready: set[str] = set()
         self._build: Build | None = None
@@ -54,7 +63,7 @@ class Readiness:
         self._needs_supervisor = False
         self._pending: set[str] = set()
         self._first_result = threading.Event()
-        if self.complete:
+        if self._all_ready:
             self._first_result.set()
 
     def status(self, alias: str) -> Status | None:
@@ -72,7 +81,17 @@ class Readiness:
 
     def ready(self, alias: str | None = None) -> bool:
         """Return True if the alias, or all of `SAFE_INIT["DATABASES"]`, is known to be ready."""
-        return self.complete if alias is None else alias in self._ready
+        return self._all_ready if alias is None else alias in self._ready
+
+    def is_blocked(self, alias: str, schema: str | None) -> bool:
+        """Return True if requests for the tenant with this schema have to wait."""
+        blocked = self._blocked.get(alias)
+        return blocked is not None and schema in blocked.schemas
+
+    def is_blocked_host(self, alias: str, host: str) -> bool:
+        """Return True if the host name tells a tenant whose requests have to wait."""
+        blocked = self._blocked.get(alias)
+        return blocked is not None and host in blocked.hosts
 
     def install(self) -> None:
         """Prepare a server that loads the application, perhaps before it forks its workers.
@@ -115,7 +134,8 @@ class Readiness:
             return
         with self._lock:
             if not self._polling:
-                self._start_pollers(set(settings.databases) - self._ready)
+                known = self._ready - self._blocked.keys()
+                self._start_pollers(set(settings.databases) - known)
                 self._needs_supervisor = should_initialize(settings)
                 self._polling = True
 
@@ -159,15 +179,26 @@ class Readiness:
             detail = replace(detail, status=supervisor.with_error(detail.status))
         status = detail.status
         with self._lock:
-            self._known[status.database] = detail
             self._pending.discard(status.database)
+            if status.ready or status.database not in self._ready:
+                self._known[status.database] = detail
             if status.ready:
-                self._ready.add(status.database)
-            self.complete = self._ready >= {each.alias for each in self._pollers}
-            if self.complete:
+                self._add_ready(status.database, detail.blocked)
+            self._all_ready = self._ready >= {each.alias for each in self._pollers}
+            self.complete = self._all_ready and not self._blocked
+            if self._all_ready:
                 self._recheck.watch(self._ready, self._build)
             if not self._pending:
                 self._first_result.set()
+
+    def _add_ready(self, alias: str, blocked: BlockedTenants) -> None:
+        """Note that the database is ready, and replace the blocked tenants in one assignment."""
+        is_first = alias not in self._ready
+        self._ready.add(alias)
+        if not is_first:
+            blocked = blocked.without_others(self._blocked.get(alias, NONE_BLOCKED))
+        others = {name: self._blocked[name] for name in self._blocked if name != alias}
+        self._blocked = {**others, alias: blocked} if blocked.schemas else others
 
     def _revoke(self, status: Status) -> None:
         """Close the gate until the database, which was ready, is ready again."""
@@ -179,11 +210,15 @@ class Readiness:
         )
         with self._lock:
             self._ready.discard(alias)
+            self._blocked.pop(alias, None)
             self._known[alias] = StatusDetail(status)
-            self.complete = False
+            self.complete = self._all_ready = False
             self._polling = True
             self._needs_supervisor = should_initialize(get_settings())
             poller = StatusPoller(alias, self._build, self.update)
+            for each in self._pollers:
+                if each.alias == alias:
+                    each.cancel()
             others = [each for each in self._pollers if each.alias != alias]
             self._pollers = [*others, poller]
             poller.start()

@@ -107,7 +107,7 @@ class ExitHook:
 
 
 class InitializationSupervisor(threading.Thread):
-    """A thread that has the databases initialized, and ends when all are ready.
+    """A thread that has the databases initialized, and ends when all are ready for all tenants.
 
     While a leader is active it does nothing. Otherwise it starts a child process, which leads,
     or follows a leader that was faster. A host has one such child at a time. `known` returns the
@@ -148,7 +148,7 @@ class InitializationSupervisor(threading.Thread):
         while not self._stopped.wait(random.uniform(*_CHECK_SECONDS)):
             statuses = [self._known(alias) for alias in self._aliases]
             is_postponed = time.monotonic() < self._not_before
-            if all(status is not None and status.ready for status in statuses):
+            if all(status is not None and status.complete for status in statuses):
                 if not self._may_need_receivers():
                     break
                 if not is_postponed:
@@ -167,7 +167,7 @@ class InitializationSupervisor(threading.Thread):
         one may pass, so only the second in a row changes the state.
         """
         error = self._error
-        if not error or status.error or not is_idle(status):
+        if not error or status.error or status.ready or not is_idle(status):
             return status
         if self._failures > 1:
             return replace(status, state=State.ERROR, message=error, error=error)

@@ -58,6 +58,8 @@ class PageContext:
     #: Finished steps and all steps; both 0 while unknown.
     done: int = 0
     total: int = 0
+    #: The tenants' schemas that are done, and all of them; None unless the run is in them.
+    sites: tuple[int, int] | None = None
     #: Per cent.
     progress: int = 0
     #: The running operation of a migration that is not one transaction, and all of them.
@@ -171,25 +173,31 @@ def _content(page: PageContext) -> dict[str, Any]:
     done = min(max(0, page.done), total)
     progress = 100 if page.state == "ready" else min(max(0, page.progress), 100)
     working, failed = page.state in _WORKING, page.state == "error"
-    counted = total > 0 and (working or failed)
+    counted = (total > 0 or page.sites is not None) and (working or failed)
     shows_run = failed or page.state == "not_initialized"
     return {
         "state": page.state,
         "working": working,
-        "title": texts.title(str(heading), progress if working and total else None),
+        "title": texts.title(str(heading), progress if working and counted else None),
         "heading": heading,
-        "explanation": _explanation(page, checking=0 < total == done),
+        "explanation": _explanation(
+            page, checking=0 < total == done and page.sites is None
+        ),
         "run": texts.run(page.run) if shows_run and page.run is not None else "",
         "advice": texts.advice(),
         "bar": working or counted or page.state == "ready",
         "value": progress if counted or progress else None,
-        "steps": texts.steps(done, total) if counted else "",
+        "steps": _counts(page, done, total) if counted else "",
         "percent": texts.percent(progress),
         "numbers": _numbers(page, working) if working or failed else [],
         "outlook": _outlook(page),
         "link": texts.link("ready" if page.form_was_sent else page.state),
         "debug": _debug(page.debug) if page.debug else None,
     }
+
+
+def _counts(page: PageContext, done: int, total: int) -> str:
+    return texts.steps(done, total) if page.sites is None else texts.sites(*page.sites)
 
 
 def _explanation(page: PageContext, checking: bool) -> str:
@@ -267,12 +275,14 @@ def status_page(
     run = status.run
     open_run = run if run and run.open else None
     operation = open_run.operation if open_run else None
+    schemas = open_run.schemas if open_run else None
     return render(
         PageContext(
             state=PUBLIC_STATES[status.state],
             run=run.id if run and (run.open or status.error) else None,
             done=open_run.done if open_run else 0,
             total=open_run.total if open_run else 0,
+            sites=(schemas.done, schemas.total) if schemas and schemas.total else None,
             progress=status.progress,
             operation=operation[:2] if operation else None,
             elapsed_seconds=open_run.age_seconds if open_run else None,

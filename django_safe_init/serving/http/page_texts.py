@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from django.utils import translation
+from django.utils.formats import number_format
 from django.utils.translation import gettext, gettext_lazy, ngettext, pgettext
 
 #: The heading and the explanation of each public state. Any other state has `UNKNOWN`.
@@ -60,6 +62,23 @@ def steps(done: int, total: int) -> str:
     return ngettext(
         "%(done)d of %(total)d step", "%(done)d of %(total)d steps", total
     ) % {"done": done, "total": total}
+
+
+def sites(done: int, total: int) -> str:
+    """Return how many tenants' schemas are done. A visitor knows a tenant as a site."""
+    with translation.override(language()):  # the numbers in the language of the text
+        numbers = {
+            "done": number_format(done, force_grouping=True),
+            "total": number_format(total, force_grouping=True),
+        }
+    return (
+        ngettext(
+            "%(done)s of %(total)s site updated",
+            "%(done)s of %(total)s sites updated",
+            total,
+        )
+        % numbers
+    )
 
 
 def title(heading: str, progress: int | None) -> str:

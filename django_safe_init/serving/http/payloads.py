@@ -66,13 +66,16 @@ def health(status: Status) -> Body:
 
 
 def public_status(status: Status) -> Body:
-    """Return the public body of `/api/db/status`."""
+    """Return the public body of `/api/db/status`. With tenants it counts them, without names."""
     state = PUBLIC_STATES[status.state]
-    return {
+    body: Body = {
         "state": state,
         "progress": status.progress,
         "message": str(MESSAGES[state]),
     }
+    if status.schemas is not None:
+        body["schemas"] = status.schemas.as_json()
+    return body
 
 
 def problem(status: Status) -> Body:

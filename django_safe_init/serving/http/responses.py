@@ -6,6 +6,7 @@ import functools
 import json
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -128,14 +129,34 @@ def status(request: HttpRequest, context: RequestContext) -> HttpResponse:
 def service_unavailable(request: HttpRequest) -> HttpResponse:
     """Return 503 for a blocked request: as the page for a browser, else as problem details."""
     settings = get_settings()
-    context = _request_context(settings, settings.databases)
+    path = settings.paths["status"]
+    url = path and get_script_prefix().rstrip("/") + path
+    return _unavailable(request, _request_context(settings, settings.databases), url)
+
+
+def tenant_unavailable(request: HttpRequest) -> HttpResponse:
+    """Return 503 for a request of a tenant whose schema is behind, while others are served.
+
+    The page loads itself again: the status says that the database is ready.
+    """
+    settings = get_settings()
+    details = [
+        replace(detail, status=detail.status.for_tenant)
+        for detail in _request_context(settings, settings.databases).details
+    ]
+    least_ready = payloads.least_ready([detail.status for detail in details])
+    return _unavailable(request, RequestContext(settings, details, least_ready), None)
+
+
+def _unavailable(
+    request: HttpRequest, context: RequestContext, status_url: str | None
+) -> HttpResponse:
     seconds = _retry_after(context)
     with _language_of(request):
         if prefers_html(request):
-            path = settings.paths["status"]
             response = status_page(
                 context.details,
-                path and get_script_prefix().rstrip("/") + path,
+                status_url,
                 same_site_url(request),
                 seconds,
                 form_was_sent=request.method not in _METHODS,

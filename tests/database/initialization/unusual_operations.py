@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.db import migrations
 from django.db.backends.ddl_references import Statement
 from django.db.migrations.operations.base import Operation
-from django.utils.functional import lazystr
+from django.db.models import F, Func, Q, TextField, Value
+from django.db.models.lookups import Exact
+from django.utils.functional import SimpleLazyObject, lazystr
 
 
 class SQLAndMore(migrations.RunSQL):
@@ -112,4 +116,36 @@ class Deferring(Operation):
         """Do nothing."""
 
 
+class Own(Func):
+    """An expression of a project, whose SQL may depend on anything."""
+
+    function = "lower"
+    arity = 1
+
+
+class OwnField(TextField):  # type: ignore[type-arg]
+    """A field of a project."""
+
+
+@contextmanager
+def own_lookup() -> Iterator[None]:
+    """Let fields have a lookup of a project."""
+
+    class Same(Exact):
+        lookup_name = "same"
+
+    TextField.register_lookup(Same)
+    try:
+        yield
+    finally:
+        TextField._unregister_lookup(Same)
+
+
+def own_check(name: str) -> Q:
+    """Return a condition with an expression of a project, deep inside."""
+    return ~Q(name=Own(Value("X"))) | Q(name=F("name"))
+
+
 LAZY = lazystr("INSERT INTO before VALUES (1)")
+#: Collations that code of a project could choose.
+LAZY_COLLATIONS = {"text": lazystr("C"), "object": SimpleLazyObject(lambda: "C")}

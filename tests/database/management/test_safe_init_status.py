@@ -120,6 +120,7 @@ def test_json(run, django_database, small_shop) -> None:
         "pending": ["shop.0001_initial", "shop.0002_sale"],
         "unknown": [],
         "error": None,
+        "schemas": None,
         "activity": None,
         "blockers": [],
         "history": [],
@@ -431,3 +432,30 @@ def test_unreachable(run, django_database, log_in_as, small_shop) -> None:
     assert ended.code == 4
     assert ended.json["error"].startswith("The database 'default' cannot be reached: ")
     assert ended.json["database"] == "default"
+
+
+def test_no_tenants(run, django_database, small_shop) -> None:
+    """Without tenants the list is empty, and no schema can be shown."""
+    assert run("--schemas").stdout == "default: no tenants\n"
+    assert run("--schemas", "--json").json == {"database": "default", "tenants": []}
+    ended = run("--schema", "acme")
+    assert ended.code == 2
+    assert "'acme': it has no tenants" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--run", "1", "--schemas"), "--run and --schemas show different things"),
+        (("--schemas", "--schema", "a"), "--schemas and --schema show different"),
+        (("--schemas", "--history", "2"), "--schemas shows the schemas of tenants"),
+        (("--schema", "a", "--watch"), "--schema shows one schema: leave out --wait"),
+    ],
+)
+def test_options_that_exclude_each_other(
+    run, django_database, small_shop, options, message
+) -> None:
+    """Two options that show different things are a usage error."""
+    ended = run(*options)
+    assert ended.code == 2
+    assert message in ended.stderr

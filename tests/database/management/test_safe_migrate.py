@@ -32,6 +32,7 @@ KEYS = [
     "waited_seconds",
     "duration_seconds",
     "error",
+    "schemas_migrated",
 ]
 
 
@@ -353,6 +354,19 @@ def test_applied_before_a_failure(run, django_database, small_shop) -> None:
         (["--timeout", "-1"], "A time-out of -1 seconds is not possible."),
         (["--rerun", "shop.0001_initial"], "that is not unfinished"),
         (["--jobs", "0"], "--jobs must be 1 or more."),
+        (["--canary", "-1"], "--canary must be 0 or more."),
+        *(
+            (
+                arguments,
+                f"{arguments[0]} is about schemas of tenants, and no database here has them. "
+                "Leave the option out.",
+            )
+            for arguments in (
+                ["--schema", "t1"],
+                ["--canary", "1"],
+                ["--stop-at-first"],
+            )
+        ),
         (
             ["--", "no-such-program"],
             "The command 'no-such-program' after `--` is not on PATH",

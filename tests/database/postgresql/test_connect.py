@@ -24,7 +24,7 @@ from django_safe_init.exceptions import (
     WaitTimeout,
 )
 from tests.database.conftest import Background
-from tests.support import PATIENCE, wait_until
+from tests.support import OBSERVER, PATIENCE, wait_until
 
 SETTINGS = Settings(connect_attempts=3, connect_timeout=5)
 
@@ -286,9 +286,19 @@ def test_wrong_options(django_database, log_in_as) -> None:
 
 
 def limited(kind: str, database, role: str, limit: int) -> str:
-    """Limit the connections of a role or database, and return the object that has the limit."""
+    """Limit the connections of a role or database, and return the object that has the limit.
+
+    Afterwards no session of the observer counts, not even one that is ending.
+    """
     name = role if kind == "ROLE" else database.name
-    database.rows(f'ALTER {kind} "{name}" CONNECTION LIMIT {limit}')
+    database.close()
+    observers = (
+        "SELECT FROM pg_stat_activity WHERE datname = %s AND application_name = %s"
+    )
+    with contextlib.closing(database.connect(dbname="postgres")) as admin:
+        admin.execute(f'ALTER {kind} "{name}" CONNECTION LIMIT {limit}')
+        found = [database.name, OBSERVER]
+        wait_until(lambda: not admin.execute(observers, found).fetchall())
     return name
 
 
@@ -300,11 +310,9 @@ def test_a_limit_of_one(
     """A leader that may have one connection says at once which limit it is, in any language."""
     role = new_role("limited one")
     django_database.rows(f'GRANT ALL ON SCHEMA public TO "{role}"')
-    django_database.close()
     if is_translated:
         monkeypatch.setattr(errors_module, "_BUSY", ())
     name = limited(kind, django_database, role, 1)
-    django_database.close()
     log_in_as(USER=role)
     with pytest.raises(MissingPrivilege) as caught:
         initialize()
@@ -390,9 +398,7 @@ def test_the_advice_names_the_limit(
 ) -> None:
     """A process that waited in vain says which limit to raise."""
     role = new_role("limited")
-    django_database.close()
     limited(kind, django_database, role, 1)
-    django_database.close()
     raw = connect_raw(user=role)
     log_in_as(USER=role)
     with pytest.raises(WaitTimeout) as caught:

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from django_safe_init.backends.postgresql.lock import AdvisoryLock
+from django_safe_init.backends.postgresql.lock import AdvisoryLock, BorrowedLock
 from django_safe_init.backends.postgresql.lock_keys import channel, leader_key, work_key
 from django_safe_init.backends.postgresql.reader import PostgresReader
 from django_safe_init.core.build import current_build
@@ -85,6 +85,17 @@ def test_a_terminated_session(lock, django_database) -> None:
         lock.verify()
     with pytest.raises(LockLost, match="The leader session is gone"):
         lock.release()
+
+
+def test_a_terminated_session_of_a_worker(lock, open_session, django_database) -> None:
+    """A worker sees on a session of its own if its leader leads, or raises `LockLost`."""
+    borrowed = BorrowedLock(open_session(), None, lock.leader_pid)
+    borrowed.verify()
+    pid = borrowed.session.handshake_pid
+    django_database.rows("SELECT pg_terminate_backend(%s, 5000)", pid)
+    with pytest.raises(LockLost, match="terminating connection"):
+        borrowed.verify()
+    lock.verify()
 
 
 def test_unlocked_in_the_session(lock) -> None:

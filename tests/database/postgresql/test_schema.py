@@ -9,10 +9,15 @@ from django.db.models import Model
 
 from django_safe_init import initialize
 from django_safe_init.backends.base.schema import MODELS, TableSchema
-from django_safe_init.backends.postgresql.schema import ensure_journal, ensure_tables
+from django_safe_init.backends.postgresql.schema import (
+    ensure_journal,
+    ensure_schemas,
+    ensure_tables,
+)
 from django_safe_init.core.records import OPERATION_TABLE, RUN_TABLE, STEP_TABLE
+from django_safe_init.core.schemas import SCHEMA_TABLE
 from django_safe_init.exceptions import MissingPrivilege, UnsafeConnection
-from django_safe_init.models import Run, Step
+from django_safe_init.models import Run, Step, TenantSchema
 from tests.support import wait_until
 
 
@@ -119,6 +124,24 @@ def test_no_right_to_create_the_journal(
         ensure_journal(other)
     django_database.rows(f"GRANT {rights} ON {OPERATION_TABLE} TO {role}")
     ensure_journal(other)
+    log_in_as(USER="postgres")
+
+
+def test_no_right_to_create_the_table_of_schemas(
+    django_database, log_in_as, new_role, session, open_session
+) -> None:
+    """A role that may only write gets the GRANT once a project has tenants."""
+    role = new_role("writer")
+    ensure_tables(session)
+    log_in_as(USER=role)
+    other = open_session()
+    with pytest.raises(MissingPrivilege) as caught:
+        ensure_schemas(other)
+    grant = 'GRANT CREATE ON SCHEMA public TO "writer";'
+    assert str(caught.value).endswith(grant)
+    django_database.rows(grant)
+    ensure_schemas(other)
+    assert columns(django_database, SCHEMA_TABLE) == column_names(TenantSchema)
     log_in_as(USER="postgres")
 
 

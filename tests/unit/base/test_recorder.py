@@ -16,6 +16,7 @@ from django_safe_init.backends.base.recorder import (
 )
 from django_safe_init.core.progress import ProgressTracker
 from django_safe_init.core.records import LostRuns
+from django_safe_init.core.schemas import SchemaProgress
 from django_safe_init.core.states import State
 
 
@@ -114,5 +115,57 @@ def test_progress(done, total, state, percent) -> None:
         state=state,
         message="",
         progress=ProgressTracker(),
+        schemas=None,
+        expected_schemas=0,
     )
-    assert BaseRecorder._run_params(run)["progress"] == percent
+    params = BaseRecorder._run_params(run)
+    assert params["progress"] == percent
+    assert params["schemas"] is None
+
+
+@pytest.mark.parametrize(
+    ("schemas", "percent"),
+    [
+        (None, 10),
+        (SchemaProgress(80, 0, 0), 10),
+        (SchemaProgress(80, 35, 5), 50),
+        (SchemaProgress(80, 75, 5), 90),
+        (SchemaProgress(200, 0, 0), 10),
+        (SchemaProgress(3, 3), 90),
+    ],
+)
+def test_progress_with_schemas(schemas, percent) -> None:
+    """Each schema of a tenant counts as one step, also a failed one."""
+    run = SimpleNamespace(
+        run_id=1,
+        done=10,
+        total=20,
+        state=State.MIGRATING,
+        message="",
+        progress=ProgressTracker(),
+        schemas=schemas,
+        expected_schemas=80,
+    )
+    params = BaseRecorder._run_params(run)
+    assert params["progress"] == percent
+    assert SchemaProgress.from_json(params["schemas"]) == schemas
+
+
+def test_update_of_schemas() -> None:
+    """A schema that was finished since the last write is news for the heartbeat."""
+    recorder = SimpleNamespace(
+        state=State.MIGRATING,
+        run_id=1,
+        done=1,
+        total=1,
+        message="",
+        schemas=SchemaProgress(3),
+        expected_schemas=3,
+        progress=ProgressTracker(),
+        _published_schemas=None,
+    )
+    assert BaseRecorder.has_update(recorder)  # type: ignore[arg-type]
+    BaseRecorder._run_params(recorder)  # type: ignore[arg-type]
+    assert not BaseRecorder.has_update(recorder)  # type: ignore[arg-type]
+    recorder.schemas = SchemaProgress(3, 1)
+    assert BaseRecorder.has_update(recorder)  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ LEGAL = {
     ("migrating", "validating"),
     ("validating", "ready"),
     ("validating", "uninitialized"),
+    ("validating", "migrating"),
     ("ready", "connecting"),
     ("error", "connecting"),
     *((state.value, "error") for state in State if state is not State.ERROR),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from django_safe_init.backends.base.context import Context
@@ -9,6 +11,8 @@ from django_safe_init.backends.postgresql.observer import PostgresObserver
 from django_safe_init.conf import Settings
 from django_safe_init.core.build import Build
 from django_safe_init.core.deadline import Deadline
+from django_safe_init.core.records import LeaderSnapshot
+from django_safe_init.core.schemas import SchemaProgress, SchemaSummary
 from django_safe_init.exceptions import LeaderFailed
 from django_safe_init.initialization.follower import Follower
 from django_safe_init.initialization.types import Decision
@@ -177,3 +181,55 @@ def test_the_failure_of_a_run_with_a_known_id(failed, is_new) -> None:
             waiting.decide(snapshot(failed))
     else:
         assert waiting.decide(snapshot(failed)) is Decision.CAMPAIGN
+
+
+# Tenants
+
+IN_TENANTS = run_row(1, schemas=SchemaProgress(3, 1))
+SHARED = {"shared_suffices": True, "schemas": SchemaSummary(3, ("t1", "t2"))}
+
+
+@pytest.mark.parametrize(
+    ("now", "decision"),
+    [
+        pytest.param(snapshot(IN_TENANTS, **SHARED, **LED), Decision.DONE, id="led"),
+        pytest.param(snapshot(IN_TENANTS, **SHARED), Decision.CAMPAIGN, id="died"),
+        pytest.param(
+            snapshot(ended_run(1, "failed", schemas=SchemaProgress(3, 1)), **SHARED),
+            Decision.CAMPAIGN,
+            id="failed in tenants",
+        ),
+        pytest.param(snapshot(IN_TENANTS, **LED), None, id="all of them"),
+        pytest.param(
+            snapshot(run_row(1), shared_suffices=True, **LED), None, id="in shared"
+        ),
+    ],
+)
+def test_shared_schema_is_done(now, decision) -> None:
+    """By policy, a follower goes on while the leader is in the schemas of tenants."""
+    assert follower().decide(now) is decision
+
+
+def test_a_leader_does_not_follow_itself() -> None:
+    """A process that holds the lock leads, although the shared schema is done."""
+    now = snapshot(IN_TENANTS, **SHARED, **LED)
+    assert follower().decide(now, holds_lock=True) is None
+    free = snapshot(IN_TENANTS, **SHARED)
+    assert follower().decide(free, holds_lock=True) is Decision.CAMPAIGN
+
+
+@pytest.mark.parametrize(
+    ("readiness", "run", "suffices"),
+    [
+        ("all", IN_TENANTS, False),
+        ("shared", IN_TENANTS, True),
+        ("shared", run_row(1), False),
+        ("shared", None, False),
+    ],
+)
+def test_a_run_that_may_suffice(readiness, run, suffices) -> None:
+    """A follower reads more of a run that has done the shared schema, if that is enough."""
+    waiting = follower()
+    settings = Settings(tenant_readiness=readiness)
+    waiting.observer.context = replace(waiting.observer.context, settings=settings)
+    assert waiting._may_suffice(LeaderSnapshot(run, 99)) is suffices

@@ -10,8 +10,9 @@ from django.contrib.auth.models import UserManager
 from django.db.models.signals import post_migrate, pre_migrate
 
 from django_safe_init.conf import Settings
+from django_safe_init.core.schemas import SchemaProgress
 from django_safe_init.initialization.release import ReceiverPolicy, project_receivers
-from tests.unit.snapshots import OTHER, ended_run, snapshot
+from tests.unit.snapshots import OTHER, ended_run, run_row, snapshot
 
 
 def install(**kwargs) -> None:
@@ -138,3 +139,27 @@ def test_no_demand() -> None:
     other = snapshot(ended_run(4, "ready", build=OTHER))
     assert ReceiverPolicy().allows_skip(other)
     assert ReceiverPolicy().accepts(other)
+
+
+IN_TENANTS = SchemaProgress(3, 1)
+
+
+@pytest.mark.parametrize(
+    ("own", "newest", "accepted"),
+    [
+        (run_row(2, release="r2", schemas=IN_TENANTS), "r1", True),
+        (run_row(2, release="r2"), "r1", False),
+        (run_row(2, release="r1", schemas=IN_TENANTS), "r1", False),
+        (ended_run(2, "failed", release="r2", schemas=IN_TENANTS), "r2", True),
+        (ended_run(2, "failed", release="r2", schemas=IN_TENANTS), "r3", False),
+        (None, "r2", False),
+    ],
+)
+def test_release_of_a_run_in_tenants(own, newest, accepted) -> None:
+    """By policy, the run of a release counts once it has done the shared schema."""
+    found = snapshot(own, release=newest, shared_suffices=True)
+    assert ReceiverPolicy("r2").accepts(found) is accepted
+    without = found._replace(shared_suffices=False)
+    assert not ReceiverPolicy("r2").accepts(without)
+    ran = own is not None and own.schemas is not None
+    assert ReceiverPolicy(always=True).accepts(found) is ran

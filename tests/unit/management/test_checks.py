@@ -275,16 +275,6 @@ def test_engine_that_cannot_be_loaded() -> None:
         get_status("other")
 
 
-@pytest.mark.parametrize("app", ["django_tenants", "tenant_schemas"])
-def test_unsupported_executor(monkeypatch, app) -> None:
-    """E003 names an app that replaces Django's migration executor."""
-    monkeypatch.setattr(apps, "is_installed", lambda name: name == app)
-    [message] = checks.check_executor(None)
-    assert (message.id, message.level) == ("safe_init.E003", ERROR)
-    assert message.msg.startswith(app)
-    assert app in message.hint
-
-
 def test_pgmigrate(monkeypatch, settings) -> None:
     """W009 says that django-pgmigrate has no effect, unless the project has switched it off."""
     monkeypatch.setattr(apps, "is_installed", lambda name: name == "pgmigrate")

@@ -15,10 +15,12 @@ from django_safe_init.core.records import (
     Snapshot,
     TablesLocked,
 )
+from django_safe_init.core.schemas import SchemaProgress, SchemaSummary
 from django_safe_init.exceptions import DatabaseUnreachable
 from django_safe_init.serving.background import backoff as module
 from django_safe_init.serving.background.backoff import (
     backoff,
+    is_idle,
     receivers_are_due,
     seconds_until_due,
     seconds_until_retry,
@@ -128,3 +130,13 @@ def test_receivers_without_a_release(monkeypatch: pytest.MonkeyPatch) -> None:
     assert due(monkeypatch, seen, 49)
     assert not due(monkeypatch, seen, 51)
     assert due(monkeypatch, snapshot(ended_run(1, "ready", build=OTHER)))
+
+
+def test_tenants_that_are_behind() -> None:
+    """A database whose tenants are behind is idle, unless a leader is at work."""
+    failed_run = ended_run(1, "failed", schemas=SchemaProgress(3, 1, 1))
+    behind = {"shared_suffices": True, "schemas": SchemaSummary(3, ("t1",))}
+    idle = status_of(snapshot(failed_run, **behind))
+    assert idle.ready
+    assert is_idle(idle)
+    assert not is_idle(status_of(snapshot(failed_run, **behind, leader_pid=99)))

@@ -490,3 +490,25 @@ def test_formula_of_contrast() -> None:
     """The formula gives the known contrasts."""
     assert contrast("#000000", "#ffffff") == pytest.approx(21)
     assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("en", "412 of 1,000 sites updated"),
+        ("de", "412 von 1.000 Websites aktualisiert"),
+    ],
+)
+def test_sites(language, text) -> None:
+    """While a run is in the tenants' schemas, the page counts them instead of the steps."""
+    view = replace(MIGRATING, done=14, sites=(412, 1000))
+    with translation.override(language):
+        lines = shown(view)
+    assert text in lines
+    assert not [line for line in lines if "14" in line]
+    assert str(page_texts.CHECKING) not in lines
+
+
+def test_one_site() -> None:
+    """A single tenant is one site."""
+    assert "0 of 1 site updated" in shown(replace(MIGRATING, sites=(0, 1)))

@@ -10,6 +10,11 @@ import pytest
 
 import django_safe_init
 from django_safe_init.core.records import Activity, Blocker, StepRow
+from django_safe_init.core.schemas import (
+    FailedSchemas,
+    SchemaFailure,
+    SchemaProgress,
+)
 from django_safe_init.core.states import State
 from django_safe_init.serving.http import payloads
 from django_safe_init.status import Status, StatusDetail, describe
@@ -183,3 +188,23 @@ def test_states_of_the_module() -> None:
     assert frozen is not None
     states = re.findall(r'"(\w+)"', frozen[1])
     assert set(states) >= set(payloads.PUBLIC_STATES.values())
+
+
+def test_tenants_are_counted_and_not_named() -> None:
+    """The public status counts the schemas of tenants, and names none."""
+    failed = FailedSchemas(1, (SchemaFailure("secret", "ValueError: secret"),))
+    run = run_row(17, schemas=SchemaProgress(1000, 412, 1))
+    found = describe("default", snapshot(run, failed=failed, **LED))
+    body = payloads.public_status(found)
+    assert body["schemas"] == {
+        "total": 1000,
+        "done": 412,
+        "failed": 1,
+        "pending": 587,
+        "behind": 588,
+    }
+    validate_json("status", body)
+    for public in (body, payloads.health(found), payloads.problem(found)):
+        assert "secret" not in json.dumps(public)
+    details = json.dumps(payloads.details([StatusDetail(found)]))
+    assert "ValueError: secret" in details

@@ -11,6 +11,7 @@ import pytest
 from django_safe_init.backends.base.features import BackendFeatures
 from django_safe_init.backends.postgresql.features import FEATURES as POSTGRESQL
 from django_safe_init.backends.sqlite3.features import FILE, MEMORY
+from django_safe_init.core.schemas import BlockedTenants
 from django_safe_init.core.states import State
 from django_safe_init.exceptions import (
     ConfigurationError,
@@ -27,7 +28,7 @@ from django_safe_init.serving.background.poller import (
 )
 from django_safe_init.status import Status, StatusDetail
 from tests.support import PATIENCE, wait_until
-from tests.unit.conftest import READY, status_of
+from tests.unit.conftest import BLOCKED, READY, SHARED_READY, status_of
 from tests.unit.snapshots import run_row, snapshot
 
 MISSING = {"missing": ("shop.0002_more",)}
@@ -72,6 +73,9 @@ class Reader:
         self.status = status
 
     def seconds_left(self, *arguments: object) -> None: ...
+
+    def blocked(self, behind: object) -> BlockedTenants:
+        return BLOCKED
 
     def close(self) -> None: ...
 
@@ -178,3 +182,24 @@ def test_unreachable() -> None:
     assert Status.unreachable("default") == Status(
         "default", State.CONNECTING, 0, "waiting for the server"
     )
+
+
+def test_it_polls_until_all_tenants_are_done(poll) -> None:
+    """The poller goes on while schemas are behind, and reports the blocked tenants."""
+    assert poll(SHARED_READY, READY, BEHIND) == [SHARED_READY, READY]
+
+
+def test_cancelled_during_a_poll(monkeypatch) -> None:
+    """A poller that is cancelled during a poll does not report it."""
+    reported: list[StatusDetail] = []
+
+    def open_reader(*arguments: Any) -> Any:
+        thread.cancel()
+        return Reader(READY)
+
+    monkeypatch.setattr(poller, "open_reader", open_reader)
+    monkeypatch.setattr(poller, "read_status", lambda alias, reader: reader.status)
+    thread = StatusPoller("default", None, reported.append)
+    thread.start()
+    thread.join(PATIENCE)
+    assert reported == []

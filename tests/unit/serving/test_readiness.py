@@ -9,13 +9,23 @@ import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
+from django_safe_init.core.schemas import BlockedTenants
 from django_safe_init.core.states import State
 from django_safe_init.serving.background import readiness as module
 from django_safe_init.serving.background import supervisor
 from django_safe_init.serving.background.readiness import Readiness, readiness
 from django_safe_init.status import Status
 from tests.support import ENDLESS
-from tests.unit.conftest import BEHIND, READY, SilentPoller, report, status_of
+from tests.unit.conftest import (
+    BEHIND,
+    BLOCKED,
+    READY,
+    SHARED_READY,
+    SilentPoller,
+    report,
+    report_blocked,
+    status_of,
+)
 
 NOT_READY = status_of(BEHIND)
 OTHER = Status("other", State.READY, 100, "")
@@ -225,3 +235,76 @@ def test_reset(set_statuses) -> None:
     readiness.reset()
     assert not readiness.ready()
     assert readiness.status("default") is None
+
+
+# Tenants
+
+
+def test_tenants_that_are_behind(set_statuses) -> None:
+    """A ready database blocks the tenants that are behind, until none is."""
+    set_statuses(SHARED_READY)
+    report_blocked(BLOCKED)
+    assert readiness.complete  # none was blocked by the first report, and none is added
+    readiness.reset()
+    readiness.start()
+    report_blocked(BLOCKED)
+    assert (readiness.ready(), readiness.complete) == (True, False)
+    assert readiness.is_blocked("default", "t1")
+    assert readiness.is_blocked_host("default", "t1.example")
+    assert not readiness.is_blocked("default", "t0")
+    assert not readiness.is_blocked("default", None)
+    assert not readiness.is_blocked("other", "t1")
+    assert not readiness.is_blocked_host("other", "t1.example")
+    later = BlockedTenants(frozenset({"t2", "t3"}), {"t3.example": "t3"})
+    report_blocked(later)
+    assert not readiness.is_blocked("default", "t1")
+    assert readiness.is_blocked("default", "t2")
+    assert not readiness.is_blocked("default", "t3")  # created later
+    assert not readiness.is_blocked_host("default", "t3.example")
+    report(READY)
+    assert readiness.complete
+
+
+def test_a_poll_that_fails_keeps_the_tenants(set_statuses) -> None:
+    """A ready database stays ready while its server does not answer a later poll."""
+    set_statuses(NOT_READY)
+    report_blocked(BLOCKED)
+    report(Status.unreachable("default", "gone"))
+    assert readiness.ready()
+    assert readiness.status("default") is SHARED_READY
+    assert readiness.is_blocked("default", "t1")
+
+
+def test_other_databases_of_tenants(set_statuses) -> None:
+    """The tenants of each database are known apart."""
+    set_statuses(NOT_READY, OTHER)
+    report_blocked(BLOCKED)
+    assert readiness.is_blocked("default", "t1")
+    assert not readiness.is_blocked("other", "t1")
+    report(OTHER)
+    assert readiness.is_blocked("default", "t1")
+    assert not readiness.complete
+
+
+def test_a_child_polls_for_tenants(set_statuses) -> None:
+    """A forked child serves at once, and polls until no tenant is behind."""
+    set_statuses(NOT_READY)
+    report_blocked(BLOCKED)
+
+    def polls() -> bool:
+        at_once = readiness._first_result.is_set() and readiness.ready()
+        readiness.start()
+        return at_once and [each.alias for each in readiness._pollers] == ["default"]
+
+    assert in_child(polls)
+
+
+def test_revoked_while_tenants_are_behind(set_statuses) -> None:
+    """After a failover nothing is served, and another poller begins."""
+    set_statuses(NOT_READY)
+    report_blocked(BLOCKED)
+    [before] = readiness._pollers
+    readiness._revoke(NOT_READY)
+    assert not readiness.ready()
+    assert not readiness.is_blocked("default", "t1")
+    assert readiness._pollers != [before]

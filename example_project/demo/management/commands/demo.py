@@ -14,7 +14,8 @@ from demo.errors import DemoError, Stopped, stop_on_signals
 from demo.servers import Server, open_server
 
 REPLICAS, MOST_REPLICAS = "10", 200
-OTHERS = ("--replicas", "--kill-leader", "--compare")
+TENANT_REPLICAS, LEAST_TENANTS, MOST_TENANTS = "4", 4, 1000
+OTHERS = ("--replicas", "--kill-leader", "--compare", "--tenants")
 
 
 class Command(BaseCommand):
@@ -36,7 +37,11 @@ class Command(BaseCommand):
             action="store_true",
             help="first show what Django's own migrate does in the same places",
         )
-
+        parser.add_argument(
+            "--tenants",
+            metavar="N",
+            help=f"give N shops a schema each, and kill the leader of {TENANT_REPLICAS} replicas",
+        )
         parser.add_argument(
             "--serve",
             action="store_true",
@@ -44,16 +49,27 @@ class Command(BaseCommand):
         )
 
     def handle(self, **options: Any) -> None:
-        replicas = whole_number(options["replicas"] or REPLICAS)
+        tenants = options["tenants"] and whole_number(
+            "--tenants", options["tenants"], MOST_TENANTS, least=LEAST_TENANTS
+        )
+        default = TENANT_REPLICAS if tenants else REPLICAS
+        replicas = whole_number("--replicas", options["replicas"] or default)
         others = [each for each in OTHERS if options[each[2:].replace("-", "_")]]
         if options["serve"] and others:
             raise CommandError(
                 f"--serve starts one web server: leave out {' and '.join(others)}.",
                 returncode=2,
             )
-        if options["kill_leader"] and replicas == 1:
+        if tenants and (options["compare"] or options["kill_leader"]):
             raise CommandError(
-                "--kill-leader needs 2 replicas: one must take over.", returncode=2
+                "--tenants kills the leader itself: leave out --compare and --kill-leader.",
+                returncode=2,
+            )
+        if (options["kill_leader"] or tenants) and replicas == 1:
+            raise CommandError(
+                f"{'--tenants' if tenants else '--kill-leader'} needs 2 replicas: one must take "
+                "over.",
+                returncode=2,
             )
         # psycopg warns if a signal ends a query by closing its connection.
         logging.getLogger("psycopg").setLevel(logging.ERROR)
@@ -62,7 +78,7 @@ class Command(BaseCommand):
                 stop_on_signals(),
                 open_server(os.environ.get("DATABASE_URL")) as server,
             ):
-                good = self._play(server, replicas, options)
+                good = self._play(server, replicas, tenants, options)
         except DemoError as error:
             raise CommandError(str(error), returncode=error.code) from error
         except psycopg.Error as error:
@@ -75,10 +91,17 @@ class Command(BaseCommand):
             sys.exit(128 + stop.number)
         sys.exit(0 if good else 1)
 
-    def _play(self, server: Server, replicas: int, options: dict[str, Any]) -> bool:
+    def _play(
+        self,
+        server: Server,
+        replicas: int,
+        tenants: int | None,
+        options: dict[str, Any],
+    ) -> bool:
         try:
             from demo.scenes import Stage, make_console, play
             from demo.serving import serve
+            from demo.tenants import play_tenants
         except ImportError as error:
             raise DemoError(
                 f"The demo needs {error.name}: pip install -e '.[demo]'", 2
@@ -86,14 +109,20 @@ class Command(BaseCommand):
         stage = Stage(make_console(), server, replicas)
         if options["serve"]:
             return serve(stage)
+        if tenants:
+            return play_tenants(stage, tenants)
         return play(
             stage, compare=options["compare"], kill_leader=options["kill_leader"]
         )
 
 
-def whole_number(text: str) -> int:
-    """Parse the number of replicas. Raise `CommandError` if it is not in range."""
-    if not text.isdecimal() or not 1 <= int(text) <= MOST_REPLICAS:
-        sentence = f"--replicas must be a whole number from 1 to {MOST_REPLICAS}, not '{text}'."
+def whole_number(
+    option: str, text: str, most: int = MOST_REPLICAS, *, least: int = 1
+) -> int:
+    """Parse the value of an option. Raise `CommandError` if it is not in range."""
+    if not text.isdecimal() or not least <= int(text) <= most:
+        sentence = (
+            f"{option} must be a whole number from {least} to {most}, not '{text}'."
+        )
         raise CommandError(sentence, returncode=2)
     return int(text)
