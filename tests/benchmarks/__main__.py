@@ -48,6 +48,7 @@ MEASURES: dict[str, Callable[..., Figure]] = {
     "tenants": tenants.beside_one_process,
     "tenants-parallel": tenants.beside_two_processes,
     "tenants-nothing-to-do": tenants.nothing_to_do,
+    "tenants-starts": tenants.many_starts,
     "tenants-curve": tenants.curve,
 }
 

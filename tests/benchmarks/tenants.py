@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -12,7 +15,7 @@ from tests.support import Database
 
 from .project import Project, environment
 from .report import Figure, seconds
-from .stage import ROOMY, Stage
+from .stage import ROOMY, SCARCE, Stage
 from .starts import alternate
 
 FOLDER = Path(__file__).parents[1] / "tenants" / "project"
@@ -23,6 +26,8 @@ PARALLEL = ("migrate_schemas", "--executor=multiprocessing")
 SCHEMAS = 200
 #: The schemas of a start with nothing to do.
 MANY = 1000
+#: The schemas beside which the cost of many is measured, and the starts at once.
+FEW, STARTS = 10, 40
 SIZES = (10, 30, 100, 300, 1000, 2000)
 
 
@@ -69,12 +74,12 @@ def nothing_to_do(stage: Stage, rounds: int = 9) -> Figure:
     with prepared(stage, MANY) as template, copied(stage, template) as database:
         run(database, OURS)
 
-        def time(command: str) -> float:
+        def whole(command: str) -> float:
             return run(database, [command])
 
-        time("safe_migrate")
+        whole("safe_migrate")
         baseline, ours = alternate(
-            rounds, lambda: time("version"), lambda: time("safe_migrate")
+            rounds, lambda: whole("version"), lambda: whole("safe_migrate")
         )
     ratio = median(ours) / median(baseline)
     return Figure(
@@ -85,6 +90,85 @@ def nothing_to_do(stage: Stage, rounds: int = 9) -> Figure:
         ours,
         baseline,
         limit_seconds=1.2 * median(baseline),
+    )
+
+
+def many_starts(stage: Stage, rounds: int = 9) -> Figure:
+    """40 starts at once with nothing to do in 1,000 schemas, on a server with 100 connections.
+
+    All must succeed. The figure is the time that a thousand schemas cost the database server in
+    one start, beside a start with ten. The notes have the memory of the process.
+    """
+    with initialized(stage, FEW) as database:
+        few, memory = costs_of_start(database, rounds)
+    with initialized(stage, MANY) as database:
+        many, memory_of_many = costs_of_start(database, rounds)
+        ours = [start_together(database, STARTS) for _ in range(3)]
+    return Figure(
+        f"{STARTS} starts at once, nothing to do in {MANY} schemas: the server's time for one",
+        seconds(many - few),
+        "20.0 ms, none failed",
+        many - few <= 0.02,
+        ours,
+        notes=[
+            f"{FEW} schemas: server {seconds(few)}, process {memory:.1f} MiB",
+            f"{MANY} schemas: server {seconds(many)}, process {memory_of_many:.1f} MiB",
+        ],
+    )
+
+
+@contextmanager
+def initialized(stage: Stage, size: int) -> Iterator[Database]:
+    """Yield a database with so many tenants, in which nothing is left to do."""
+    with prepared(stage, size, SCARCE) as name:
+        database = Database(name, stage.server(SCARCE).params())
+        run(database, OURS)
+        run(database, ["safe_migrate"])
+        yield database
+
+
+def costs_of_start(database: Database, rounds: int) -> tuple[float, float]:
+    """Return the medians of the server's seconds for one start, and of its MiB at most."""
+    costs = [cost_of_start(database) for _ in range(rounds)]
+    return median(each for each, _ in costs), median(each for _, each in costs)
+
+
+def cost_of_start(database: Database) -> tuple[float, float]:
+    """Return the seconds in which the server worked for one start, and its MiB at most."""
+    query = (
+        "SELECT active_time / 1000 AS seconds FROM pg_stat_database WHERE datname = %s"
+    )
+
+    def active_time() -> float:
+        time.sleep(0.5)  # the server counts a session at its end
+        with closing(database.connect(dbname="postgres")) as admin:
+            return float(admin.execute(query, [database.name]).fetchone()["seconds"])
+
+    before = active_time()
+    process = start(database)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise AssertionError(f"a start exited with {process.returncode}")
+    return active_time() - before, usage.ru_maxrss / 1024
+
+
+def start_together(database: Database, number: int) -> float:
+    """Start processes at once, and return the seconds until all have succeeded."""
+    began = time.perf_counter()
+    codes = [each.wait() for each in [start(database) for _ in range(number)]]
+    if any(codes):
+        raise AssertionError(f"exit codes of {number} starts: {codes}")
+    return time.perf_counter() - began
+
+
+def start(database: Database) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "manage.py", "safe_migrate"],
+        cwd=FOLDER,
+        env=variables_of(database),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
 
 
@@ -113,9 +197,9 @@ def curve(stage: Stage, rounds: int = 1) -> Figure:
 
 
 @contextmanager
-def prepared(stage: Stage, size: int) -> Iterator[str]:
+def prepared(stage: Stage, size: int, slots: int = ROOMY) -> Iterator[str]:
     """Yield the name of a database with so many tenants, whose app has no table yet."""
-    with stage.database(initialized=False) as database:
+    with stage.database(slots, initialized=False) as database:
         variables = {"WITHOUT_STOCK": "1"}
         run(database, ["safe_migrate"], **variables)
         database.rows(
@@ -163,6 +247,15 @@ def migrate(
 
 
 def run(database: Database, command: Sequence[str], **variables: str) -> float:
+    return (
+        Project(FOLDER)
+        .run("manage.py", *command, environment=variables_of(database, **variables))
+        .seconds
+    )
+
+
+def variables_of(database: Database, **variables: str) -> dict[str, str]:
+    """Return the environment for a process of the project on this database."""
     parameters = database.parameters
     names = {
         "PGHOST": str(parameters["host"]),
@@ -170,12 +263,4 @@ def run(database: Database, command: Sequence[str], **variables: str) -> float:
         "PGUSER": str(parameters["user"]),
         "PGDATABASE": database.name,
     }
-    return (
-        Project(FOLDER)
-        .run(
-            "manage.py",
-            *command,
-            environment=environment(FOLDER, **names, **variables),
-        )
-        .seconds
-    )
+    return environment(FOLDER, **names, **variables)
